@@ -1,0 +1,37 @@
+"""The exception tree: only for what a user can act on.
+
+Each message is a sentence or two: what could not be done, the value in quotes, then what to do.
+"""
+
+
+class AppError(Exception):
+    """The root; its text is shown to the user as it stands."""
+
+
+class SpecError(AppError):
+    """What was asked for cannot be done: a wrong option, file, name or model.
+
+    Args:
+        message: The sentence, or all faults joined by line breaks.
+        faults: Field name to what is wrong with it, where there are fields.
+    """
+
+    def __init__(self, message: str, faults: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.faults = faults or {}
+
+
+class HubError(AppError):
+    """The Hub refused or could not be reached."""
+
+
+class LoginError(HubError):
+    """The Hub wants a token, or a better one."""
+
+
+class HardwareError(AppError):
+    """This machine lacks the disk, memory or device that the work needs."""
+
+
+class JobError(AppError):
+    """A job, server or worker did not do its work."""

@@ -1,0 +1,190 @@
+"""Artifact: a sealed folder of weights, config, tokenizer, recipe and `artifact.json`, which remembers how it was made.
+
+Sealed means: written to a `.partial` folder, fsynced, manifest last, renamed. A folder without a valid manifest does
+not exist.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from backend import __version__
+from backend.errors import SpecError
+from backend.evaluate import Metrics
+from backend.options import Frozen
+
+MANIFEST = "artifact.json"
+PARTIAL = ".partial"
+
+
+class File(Frozen):
+    """One file of an artifact."""
+
+    size: int = Field(ge=0, description="Bytes.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Artifact(Frozen):
+    """What `artifact.json` says; nothing in it names a path of this machine."""
+
+    kind: str = Field(description="model, quantized, evaluation or published.")
+    stage: str = Field(description="The stage that made it: fetch, quantize, …")
+    base_model: str | None = Field(None, description="The Hub id of the base model; None where it has none.")
+    revision: str | None = Field(None, description="The commit of the base model, where there is one.")
+    origin: str | None = Field(None, description="Where the weights came from, if not from that commit, in words.")
+    options: dict[str, Any] = Field(default_factory=dict, description="The stage's options as run.")
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: str | None = None
+    seconds: float | None = Field(None, description="Wall time of the stage.")
+    peak_memory_bytes: int | None = Field(None, description="Peak resident memory of the stage's process.")
+    created: str = Field(description="UTC, ISO 8601.")
+    metrics: Metrics | None = None
+    files: dict[str, File] = Field(default_factory=dict, description="Every file but this one.")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files.values())
+
+
+PACKAGES = ("torch", "transformers", "bitsandbytes", "accelerate", "safetensors")
+
+
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Give the versions that a result depends on, without importing anything."""
+    found = {"weightsmith": __version__, "python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """Give the time as artifacts write it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def partial(target: Path) -> Path:
+    """Give the empty folder that `target` is written to until it is sealed; one left by a killed run is removed."""
+    folder = target.with_name(target.name + PARTIAL)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def seal(folder: Path, target: Path, artifact: Artifact, known: Mapping[str, str] | None = None) -> Artifact:
+    """Make a `.partial` folder an artifact: hash, fsync, manifest last, rename.
+
+    Args:
+        folder: The folder to seal; symbolic links in it are refused.
+        target: What it is called from then on; must not exist.
+        artifact: What is known of it; `files` is filled in here.
+        known: sha256 of files whose hash was just computed or verified, by relative name.
+    """
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_symlink() or p.is_file()):
+        if path.is_symlink():
+            raise SpecError(f"'{path.name}' is a symbolic link: an artifact holds files only.")
+        name = path.relative_to(folder).as_posix()
+        path.chmod(0o644)  # safetensors writes 0600, which another user of the folder could not read
+        files[name] = File(size=path.stat().st_size, sha256=(known or {}).get(name) or sha256(path))
+        _fsync(path)
+    sealed = artifact.model_copy(update={"files": files})
+    _write_manifest(folder, sealed)
+    folder.rename(target)
+    _fsync(target.parent)
+    return sealed
+
+
+def open_artifact(folder: Path) -> Artifact:
+    """Read an artifact and check that its files are there with their sizes; see verify() for their contents.
+
+    Raises:
+        SpecError: The folder is not a sealed artifact, and why.
+    """
+    path = folder / MANIFEST
+    try:
+        artifact = Artifact.model_validate_json(path.read_bytes())
+    except FileNotFoundError as e:
+        raise SpecError(
+            f"'{folder.name}' is not an artifact: it has no {MANIFEST}. Choose a folder made by a stage."
+        ) from e
+    except (OSError, ValidationError) as e:
+        raise SpecError(f"'{folder.name}/{MANIFEST}' cannot be read: make the artifact again.") from e
+    for name, file in artifact.files.items():
+        inside = folder / name
+        if not inside.resolve().is_relative_to(folder.resolve()) or not inside.is_file():
+            raise SpecError(f"'{folder.name}' lacks the file '{name}': make the artifact again.")
+        if inside.stat().st_size != file.size:
+            raise SpecError(
+                f"'{name}' in '{folder.name}' has {inside.stat().st_size} bytes, not {file.size}: make the artifact again."
+            )
+    return artifact
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether the folder exists as an artifact."""
+    try:
+        open_artifact(folder)
+    except SpecError:
+        return False
+    return True
+
+
+def verify(folder: Path) -> Artifact:
+    """Open an artifact and compare every file with its sha256.
+
+    Raises:
+        SpecError: A file differs; its name and both hashes.
+    """
+    artifact = open_artifact(folder)
+    for name, file in artifact.files.items():
+        found = sha256(folder / name)
+        if found != file.sha256:
+            raise SpecError(
+                f"'{name}' in '{folder.name}' has changed: sha256 {found[:12]}…, not {file.sha256[:12]}…. Make the artifact again."
+            )
+    return artifact
+
+
+def record_metrics(folder: Path, metrics: Metrics) -> Artifact:
+    """Write what was measured into a sealed artifact, whole or not at all."""
+    artifact = open_artifact(folder).model_copy(update={"metrics": metrics})
+    _write_manifest(folder, artifact)
+    return artifact
+
+
+def sha256(path: Path) -> str:
+    """Hash a file in chunks."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _write_manifest(folder: Path, artifact: Artifact) -> None:
+    draft = folder / (MANIFEST + PARTIAL)
+    text = json.dumps(artifact.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False)
+    with draft.open("w", encoding="utf-8") as f:
+        f.write(text + "\n")
+        f.flush()
+        os.fsync(f.fileno())
+    draft.replace(folder / MANIFEST)
+    _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

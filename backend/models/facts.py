@@ -1,0 +1,42 @@
+"""ModelFacts: what a model is before it is loaded, from its config and safetensors headers alone."""
+
+from pydantic import Field
+
+from backend.options import Frozen
+
+
+class Tensor(Frozen):
+    """One tensor of a checkpoint."""
+
+    name: str
+    dtype: str = Field(description="As safetensors writes it: BF16, F16, F32, I32, U8, …")
+    shape: tuple[int, ...]
+
+
+class ModelFacts(Frozen):
+    """What the page shows and the estimates need; sizes in bytes."""
+
+    model: str = Field(description="`demo`, a repo id, or the absolute path of a local folder.")
+    commit: str | None = Field(None, description="The commit that was looked at.")
+    base_model: str | None = Field(None, description="The Hub id that a card may name; None for a local folder.")
+    architecture: str = Field(description="The class, such as LlamaForCausalLM.")
+    model_type: str
+    parameters: int
+    size: int = Field(description="Bytes of the weight files.")
+    download: int = Field(description="Bytes of every file that would be downloaded.")
+    dtype: str = Field(description="The type of most parameters: bfloat16, float16, float32.")
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int | None = Field(None, description="Tokens the model was made for.")
+    tied: bool = Field(description="Whether input and output embeddings are one tensor.")
+    chat_template: bool
+    quant_method: str | None = Field(None, description="How it is quantized already, if it is.")
+    license: str | None = Field(None, description="From the card or repo; never guessed.")
+    license_name: str | None = None
+    license_link: str | None = None
+    languages: tuple[str, ...] = ()
+    gated: bool = False
+    private: bool = False
+    downloads: int | None = None
+    tensors: tuple[Tensor, ...] = Field((), repr=False)

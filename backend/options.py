@@ -1,0 +1,98 @@
+"""Frozen, the base of every option model, and the words for what is wrong with a value."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from backend.errors import SpecError
+
+M = TypeVar("M")
+
+COMMON_OPTIONS = ("stage", "method")
+"""Fields that say which option model it is; every other field is a choice of the user."""
+
+
+class Frozen(BaseModel):
+    """An option model: each option is described once, here; form, flags, recipe and card come from it.
+
+    A field marked `json_schema_extra={"advanced": True}` is folded away under "more options" in the page.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+def parse(kind: type[M], data: Any, where: str = "", context: dict[str, Any] | None = None) -> M:
+    """Build an option model from foreign data, naming every fault at once.
+
+    Args:
+        kind: The model class, or a union of classes.
+        data: A mapping from a form, flags or a file.
+        where: Put before each field's name, such as a file's name.
+        context: What the model's validators need to know of who asks.
+
+    Raises:
+        SpecError: With one line a fault and the field of each.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(data, context=context)
+    except ValidationError as e:
+        raise spec_error(e.errors(), data, where) from e
+
+
+def spec_error(errors: list[ErrorDetails], data: Any, where: str = "") -> SpecError:
+    """Turn pydantic's error list into one SpecError: `field: what is wrong (got 'value')`.
+
+    A validator of a whole model may begin its message with `field: ` to name the field.
+    """
+    faults: dict[str, str] = {}
+    for error in errors:
+        if _follows_from_another(error):
+            continue
+        field, words = _field(error["loc"], data), _words(error)
+        if error["type"] == "value_error" and (named := _NAMED.fullmatch(words)):
+            field, words = f"{field}.{named[1]}".lstrip("."), named[2]
+        faults.setdefault(field, words)
+    return SpecError("\n".join(f"{where}{field or 'all'}: {text}" for field, text in faults.items()), faults)
+
+
+_NAMED = re.compile(r"([a-z0-9_.\[\]]+): (.+)", re.DOTALL)
+
+
+def _follows_from_another(error: ErrorDetails) -> bool:
+    """Pydantic calls a list too short when its elements are at fault; these are named anyway."""
+    return error["type"] == "too_short" and bool(error["input"])
+
+
+def _field(loc: tuple[int | str, ...], data: Any) -> str:
+    """Name a place as it stands in the data: stages[0].group_size, without pydantic's union tags."""
+    name, at = "", data
+    for i, part in enumerate(loc):
+        if isinstance(part, int):
+            name += f"[{part}]"
+            at = at[part] if isinstance(at, list | tuple) and part < len(at) else None
+        elif isinstance(at, Mapping) and (part in at or i == len(loc) - 1) and part not in at.values():
+            name += f".{part}" if name else part
+            at = at.get(part)
+    return name
+
+
+def _words(error: ErrorDetails) -> str:
+    kind, ctx = error["type"], error.get("ctx", {})
+    got = "" if isinstance(error["input"], Mapping) else f" (got {error['input']!r})"
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        return "is not an option here; check its spelling, or the method it belongs to"
+    if kind == "literal_error":
+        return f"must be {ctx['expected']}{got}"
+    if kind == "union_tag_invalid":
+        return f"{ctx['discriminator']} must be one of {ctx['expected_tags']} (got {ctx['tag']!r})"
+    if kind == "union_tag_not_found":
+        return f"has no {ctx['discriminator']}"
+    if kind == "value_error":
+        return str(ctx["error"])
+    text = error["msg"]
+    return text[0].lower() + text[1:] + got

@@ -1,0 +1,27 @@
+"""The publishing plugin: a folder with weights becomes a card and one commit on the Hub, or a local folder."""
+
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+
+from backend.hub.names import parse_repo_id
+from backend.options import Frozen
+
+
+class PublishOptions(Frozen):
+    """Where an artifact goes: a repo on the Hub or a local folder, never both."""
+
+    repo_id: str | None = Field(None, description="The repo to make on the Hub, as namespace/name.")
+    private: bool = Field(True, description="Only you see the new repo; it can be opened at any time on the Hub.")
+    to_folder: Path | None = Field(None, description="A folder to write instead: exactly what the Hub would get.")
+
+    @field_validator("repo_id")
+    @classmethod
+    def _a_repo_id(cls, value: str | None) -> str | None:
+        return parse_repo_id(value, namespaced=True) if value else None
+
+    @model_validator(mode="after")
+    def _one_destination(self) -> "PublishOptions":
+        if (self.repo_id is None) == (self.to_folder is None):
+            raise ValueError("give either repo_id or to_folder")
+        return self

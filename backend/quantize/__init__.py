@@ -1,0 +1,17 @@
+"""The quantization methods: each module holds a method's options and its quantize().
+
+A new method is one module and its name twice here.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from backend.quantize import cast, fp4, int8, nf4
+
+METHODS = {"nf4": nf4, "fp4": fp4, "int8": int8, "cast": cast}
+
+QuantizeOptions = Annotated[
+    nf4.Options | fp4.Options | int8.Options | cast.Options,
+    Field(discriminator="method"),
+]

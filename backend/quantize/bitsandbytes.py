@@ -1,0 +1,75 @@
+"""What nf4, fp4 and int8 share: options, and quantizing through transformers and bitsandbytes.
+
+Packed layout: bitsandbytes' `Linear4bit` and `Linear8bitLt` as transformers saves them (QLoRA, arXiv 2305.14314;
+LLM.int8(), arXiv 2208.07339).
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from backend.options import Frozen
+from backend.progress import Report
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+ADVANCED = {"advanced": True}
+
+
+class BitsAndBytesOptions(Frozen):
+    """Names are BitsAndBytesConfig's; upstream uses the same skip list for 4 and 8 bit."""
+
+    stage: Literal["quantize"] = "quantize"
+    llm_int8_skip_modules: tuple[str, ...] | None = Field(
+        None,
+        description="Modules that stay in 16 bit, by name, such as lm_head. Empty: the output head, as upstream does.",
+        json_schema_extra=ADVANCED,
+    )
+
+    def skip_modules(self) -> list[str] | None:
+        """The skip list as BitsAndBytesConfig wants it."""
+        return list(self.llm_int8_skip_modules) if self.llm_int8_skip_modules else None
+
+
+class FourBitOptions(BitsAndBytesOptions):
+    """Names and defaults are BitsAndBytesConfig's, but for double quantization, which costs nothing and saves space."""
+
+    bnb_4bit_use_double_quant: bool = Field(
+        True, description="Quantize the scales too: 0.37 bit a parameter smaller, hardly any loss."
+    )
+    bnb_4bit_compute_dtype: Dtype = Field(
+        "bfloat16",  # upstream's float32 makes every later use slower; bfloat16 is what its own guide advises
+        description="The type that the weights are unpacked to for arithmetic: bfloat16 is fast, float32 exact.",
+        json_schema_extra=ADVANCED,
+    )
+
+    def config(self, quant_type: Literal["nf4", "fp4"]) -> dict[str, Any]:
+        """Keyword arguments of BitsAndBytesConfig."""
+        return {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": quant_type,
+            "bnb_4bit_use_double_quant": self.bnb_4bit_use_double_quant,
+            "bnb_4bit_compute_dtype": self.bnb_4bit_compute_dtype,
+            "llm_int8_skip_modules": self.skip_modules(),
+        }
+
+
+def save_quantized(source: Path, output: Path, config: dict[str, Any], report: Report) -> None:
+    """Quantize a model folder with bitsandbytes and write it as transformers does.
+
+    Args:
+        source: A folder with config.json and safetensors weights; 16- or 32-bit floats.
+        output: An existing empty folder.
+        config: Keyword arguments of transformers' BitsAndBytesConfig.
+        report: Told the tensors done.
+    """
+    from transformers import BitsAndBytesConfig
+
+    from backend.models.loading import load_causal_lm
+
+    model = load_causal_lm(source, report, quantization_config=BitsAndBytesConfig(**config))
+    report.progress("writing", 0, 1, "files")
+    # A bitsandbytes model that was loaded from disk cannot be saved again: it is saved here, straight from quantizing.
+    model.save_pretrained(output, max_shard_size="5GB")
+    report.progress("writing", 1, 1, "files")

@@ -1,0 +1,109 @@
+"""Recipe: a base model, an ordered list of stages, and where the result goes."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from backend.errors import SpecError
+from backend.evaluate import EvaluateOptions
+from backend.hub.names import DEMO, parse_model
+from backend.options import Frozen, parse
+from backend.publish import PublishOptions
+from backend.quantize import QuantizeOptions
+
+Stage = Annotated[QuantizeOptions | EvaluateOptions, Field(discriminator="stage")]
+
+MAX_BYTES = 1_000_000
+
+
+class Recipe(Frozen):
+    """A base model and what is done to it, in order; a single quantization is a recipe with one stage."""
+
+    base_model: str = Field(description="A Hub id, or `demo`, the bundled model.")
+    revision: str | None = Field(None, description="Branch, tag or commit; resolved to a commit before the start.")
+    stages: tuple[Stage, ...] = Field(min_length=1, description="What is done, in order.")
+    publish: PublishOptions | None = Field(None, description="Where the result goes.")
+
+    @field_validator("base_model")
+    @classmethod
+    def _a_model(cls, value: str, info: ValidationInfo) -> str:
+        return parse_model(value, paths=_paths_allowed(info))
+
+    @model_validator(mode="after")
+    def _no_paths_of_strangers(self, info: ValidationInfo) -> "Recipe":
+        if _paths_allowed(info):
+            return self
+        for i, stage in enumerate(self.stages):
+            if stage.stage == "evaluate" and stage.text:
+                raise ValueError(f"stages[{i}].text: a path of this machine: upload the file instead")
+        if self.publish and self.publish.to_folder:
+            raise ValueError("publish.to_folder: a path of this machine: give repo_id instead")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_follows_a_result(self) -> "Recipe":
+        if self.stages[0].stage == "evaluate":
+            raise ValueError("stages[0]: evaluate measures the result of a stage before it: put quantize first")
+        if self.base_model == DEMO and self.revision:
+            raise ValueError("revision: the bundled demo model has none: leave it out")
+        return self
+
+    def to_yaml(self) -> str:
+        """Write the recipe as a file that parse_recipe() reads again; defaults are written out."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+    def public(self, base_model: str) -> "Recipe":
+        """Give the recipe as strangers may read it: no path of this machine, no destination.
+
+        Args:
+            base_model: What stands for the base model: its Hub id, or the bare name of a local folder.
+        """
+        stages = tuple(
+            stage.model_copy(update={"text": Path(stage.text).name})
+            if stage.stage == "evaluate" and stage.text
+            else stage
+            for stage in self.stages
+        )
+        return self.model_copy(update={"base_model": base_model, "stages": stages, "publish": None})
+
+
+def _paths_allowed(info: ValidationInfo) -> bool:
+    return bool(info.context and info.context.get("paths"))
+
+
+def parse_recipe(data: Any, where: str = "", paths: bool = False) -> Recipe:
+    """Build a recipe from a form, flags or a file's contents, naming every fault at once.
+
+    Args:
+        data: A mapping as Recipe describes it.
+        where: Put before each field, such as `recipe.yaml: `.
+        paths: Whether it may name files and folders of this machine: on its owner's command line and page only.
+
+    Raises:
+        SpecError: One line a fault, each with its field.
+    """
+    if not isinstance(data, dict):
+        raise SpecError(f"{where}A recipe is a mapping with base_model and stages, not a {type(data).__name__}.")
+    return parse(Recipe, data, where, {"paths": paths})
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe file of this machine (YAML; JSON is YAML too).
+
+    Raises:
+        SpecError: The file cannot be read, is no YAML, or has faults.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise SpecError(f"'{path.name}' is larger than {MAX_BYTES} bytes: that is no recipe.")
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise SpecError(f"Could not read the recipe '{path}'. {e.strerror}: check the path.") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        at = getattr(e, "problem_mark", None)
+        line = f", line {at.line + 1}" if at else ""
+        raise SpecError(f"'{path.name}'{line}: this is not YAML. {getattr(e, 'problem', '') or ''}".strip()) from e
+    return parse_recipe(data, f"{path.name}: ", paths=True)

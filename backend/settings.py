@@ -1,0 +1,43 @@
+"""What the machine's owner sets, from the environment: `WEIGHTSMITH_DATA`, `WEIGHTSMITH_PORT`, …"""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_data() -> Path:
+    """A Space with a volume mounts it at /data; everywhere else the data lies beside the app."""
+    shared = Path("/data")
+    return shared if shared.is_dir() and os.access(shared, os.W_OK) else Path("data")
+
+
+class Settings(BaseSettings):
+    """The owner's settings; each is an environment variable with the prefix WEIGHTSMITH_."""
+
+    model_config = SettingsConfigDict(env_prefix="WEIGHTSMITH_", frozen=True, extra="ignore")
+
+    data: Path = Field(default_factory=_default_data, description="Where jobs, models and the database lie.")
+    host: str = Field("127.0.0.1", description="The address that the page listens on.")
+    port: int = Field(7860, ge=1, le=65535, description="The port that the page listens on.")
+    server_idle_seconds: float = Field(900, gt=0, description="An unused chat server stops after this many seconds.")
+    server_start_seconds: float = Field(300, gt=0, description="A chat server that is not ready by then has failed.")
+    cancel_seconds: float = Field(10, gt=0, description="How long a canceled job may take to stop by itself.")
+    max_queued: int = Field(3, ge=1, description="Jobs that one person may have waiting.")
+    max_upload_bytes: int = Field(200_000_000, ge=1, description="The largest file that can be uploaded.")
+
+    @property
+    def on_space(self) -> bool:
+        """Whether this is a Hugging Face Space, where several people use one process."""
+        return "SPACE_ID" in os.environ
+
+    @property
+    def models(self) -> Path:
+        """Where downloaded models lie."""
+        return self.data.resolve() / "models"
+
+    @property
+    def jobs(self) -> Path:
+        """Where the jobs' folders lie."""
+        return self.data.resolve() / "jobs"
