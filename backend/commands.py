@@ -276,8 +276,8 @@ def summary(artifact: Artifact) -> dict[str, Any]:
 def words(artifact: Artifact) -> str:
     """Say the same to a person."""
     made = f"{artifact.size / 1e6:.0f} MB, made in {artifact.seconds:.0f} s"
-    lines = [made, *(quality(artifact.metrics.model_dump()),) if artifact.metrics else (), *artifact.warnings]
-    return "\n".join(lines)
+    measured = [quality(artifact.metrics.model_dump())] if artifact.metrics else []
+    return "\n".join([made, *measured, *artifact.warnings])
 
 
 def quality(metrics: dict[str, Any]) -> str:

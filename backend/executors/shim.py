@@ -1,8 +1,8 @@
 """The shim between the app and a child: when the app dies, however it dies, the child's whole group dies with it.
 
-`python -m backend.executors.shim FD COMMAND…` runs COMMAND in the group that the shim leads and holds the reading end of
-a pipe whose other end only the app has. The pipe's end of file is the app's death. Of all ways to start a child this
-one left nothing behind; PR_SET_PDEATHSIG and plain new sessions did.
+`python -m backend.executors.shim FD COMMAND…` runs COMMAND in the group that the shim leads and holds the reading end
+of a pipe whose other end only the app has. The pipe's end of file is the app's death. Of all ways to start a child
+this one left nothing behind; PR_SET_PDEATHSIG and plain new sessions did.
 """
 
 import os

@@ -60,7 +60,7 @@ def move(folder: Path, output: Path) -> None:
 
 
 class Terminal:
-    """Shows events on standard error: a line that is written over where it is a terminal, else a line for each tenth."""
+    """Shows events on standard error: one line written over where it is a terminal, else a line for each tenth."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()

@@ -31,7 +31,8 @@ def prepare(recipe: Recipe, data: Path, token: str | None) -> Recipe:
     quantizations = [stage for stage in recipe.stages if stage.stage == "quantize"]
     if quantizations and facts.quant_method:
         raise SpecError(
-            f"'{recipe.base_model}' is quantized already ({facts.quant_method}): choose the model that it was made from."
+            f"'{recipe.base_model}' is quantized already ({facts.quant_method}): choose the model that it was made"
+            " from."
         )
     for stage in quantizations:
         stage.check(facts)
@@ -51,6 +52,6 @@ def check_disk(facts: ModelFacts, needed: Estimate, data: Path) -> None:
     have, need = shutil.disk_usage(existing).free, int(needed.disk_bytes * RESERVE)
     if have < need:
         raise HardwareError(
-            f"'{facts.model}' needs {need / 1e9:.1f} GB on the disk of '{data.name}', {have / 1e9:.1f} GB are free: free"
-            f" {(need - have) / 1e9:.1f} GB, or set WEIGHTSMITH_DATA to a larger disk."
+            f"'{facts.model}' needs {need / 1e9:.1f} GB of disk in the data folder, {have / 1e9:.1f} GB are free: free"
+            f" {(need - have) / 1e9:.1f} GB, or set WEIGHTSMITH_DATA to a folder on a larger disk."
         )

@@ -141,7 +141,8 @@ def open_artifact(folder: Path) -> Artifact:
             raise SpecError(f"'{folder.name}' lacks the file '{name}': make the artifact again.")
         if inside.stat().st_size != file.size:
             raise SpecError(
-                f"'{name}' in '{folder.name}' has {inside.stat().st_size} bytes, not {file.size}: make the artifact again."
+                f"'{name}' in '{folder.name}' has {inside.stat().st_size} bytes, not {file.size}: make the artifact"
+                " again."
             )
     return artifact
 
@@ -166,7 +167,8 @@ def verify(folder: Path) -> Artifact:
         found = sha256(folder / name)
         if found != file.sha256:
             raise SpecError(
-                f"'{name}' in '{folder.name}' has changed: sha256 {found[:12]}…, not {file.sha256[:12]}…. Make the artifact again."
+                f"'{name}' in '{folder.name}' has changed: sha256 {found[:12]}…, not {file.sha256[:12]}…. Make the"
+                " artifact again."
             )
     return artifact
 

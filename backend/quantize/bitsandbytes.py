@@ -4,6 +4,7 @@ Packed layout: bitsandbytes' `Linear4bit` and `Linear8bitLt` as transformers sav
 LLM.int8(), arXiv 2208.07339).
 """
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ ADVANCED: dict[str, Any] = {"advanced": True}
 
 BLOCK = 64  # elements that share a scale
 NESTED_BLOCK = 256  # scales that share a scale of their own
-STATE = 170  # bytes of the quant_state that describes a tensor, as JSON
+NESTED_STATE = 92  # bytes that double quantization adds to a tensor's quant_state, give or take the digits of a float
 
 
 class BitsAndBytesOptions(Frozen):
@@ -45,7 +46,7 @@ class BitsAndBytesOptions(Frozen):
             raise SpecError(f"'{facts.model}' has no linear layers that could be quantized: choose another model.")
         names = {part for tensor in facts.tensors for part in tensor.name.split(".")} | {"lm_head"}
         for module in self.llm_int8_skip_modules or ():
-            if not any(part in names for part in module.split(".")[-1:]):
+            if module.rsplit(".", 1)[-1] not in names:
                 known = ", ".join(sorted({tensor.name.split(".")[-2] for tensor in linears}))
                 text = f"'{module}' is no module of the model: choose among {known}"
                 raise SpecError(f"llm_int8_skip_modules: {text}", {"llm_int8_skip_modules": text})
@@ -77,7 +78,9 @@ class FourBitOptions(BitsAndBytesOptions):
             return tensor.bytes
         blocks = -(-tensor.elements // BLOCK)
         scales = blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 * 256 if self.bnb_4bit_use_double_quant else 4 * blocks
-        return -(-tensor.elements // 2) + scales + 4 * 16 + STATE
+        state = {"quant_type": "nf4", "blocksize": BLOCK, "dtype": "bfloat16", "shape": tensor.shape}
+        nested = NESTED_STATE if self.bnb_4bit_use_double_quant else 0
+        return -(-tensor.elements // 2) + scales + 4 * 16 + len(json.dumps(state)) + nested
 
     def config(self, quant_type: Literal["nf4", "fp4"]) -> dict[str, Any]:
         """Keyword arguments of BitsAndBytesConfig."""

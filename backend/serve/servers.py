@@ -1,4 +1,7 @@
-"""Chat servers: one at a time, in a child process on 127.0.0.1 with a random port and key, offline and without a token."""
+"""Chat servers: one at a time, in a child process on 127.0.0.1, offline and without a token.
+
+Each has a random port and key of its own.
+"""
 
 import contextlib
 import secrets
