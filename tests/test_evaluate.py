@@ -1,0 +1,69 @@
+"""The quality figures, compared with a float64 computation that keeps everything."""
+
+import numpy as np
+import pytest
+import torch
+
+from backend.errors import SpecError
+from backend.evaluate import EvaluateOptions, Text, measure
+from backend.models.loading import load_causal_lm, load_tokenizer
+from backend.progress import silent
+from backend.quantize import nf4
+
+PROSE = Text(name="prose", content="The quick brown fox jumps over the lazy dog. " * 40)
+
+
+@pytest.fixture(scope="module")
+def nf4_model(tiny_model, tmp_path_factory):
+    output = tmp_path_factory.mktemp("nf4")
+    nf4.quantize(tiny_model, output, nf4.Options(), silent())
+    return output
+
+
+def direct(reference, result, text, length, windows):
+    """All logits at once, in float64 NumPy."""
+    ids = load_tokenizer(reference)(text.content)["input_ids"]
+    rows = torch.tensor(ids[: length * windows]).view(windows, length)
+    logs = []
+    for folder in (reference, result):
+        with torch.inference_mode():
+            logits = load_causal_lm(folder, silent())(rows).logits[:, :-1].double().numpy()
+        logs.append(
+            logits
+            - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+            - logits.max(-1, keepdims=True)
+        )
+    p, q = (log.reshape(-1, log.shape[-1]) for log in logs)
+    target = rows[:, 1:].reshape(-1, 1).numpy()
+    kl = (np.exp(p) * (p - q)).sum(-1)
+    nll = [-np.take_along_axis(log, target, 1).mean() for log in (p, q)]
+    return kl, np.exp(nll[0]), np.exp(nll[1]), (p.argmax(-1) == q.argmax(-1)).mean()
+
+
+def test_the_figures_are_those_of_a_direct_computation(tiny_model, nf4_model):
+    options = EvaluateOptions(max_seq_length=64, num_samples=5)
+    found = measure(tiny_model, nf4_model, PROSE, options, silent())
+    kl, reference_perplexity, perplexity, agreement = direct(tiny_model, nf4_model, PROSE, 64, 5)
+    assert found.tokens == 5 * 63
+    assert found.kl_mean == pytest.approx(kl.mean(), rel=1e-3)
+    assert found.kl_p99 == pytest.approx(np.sort(kl)[int(np.ceil(0.99 * len(kl))) - 1], rel=0.02)
+    assert found.perplexity == pytest.approx(perplexity, rel=1e-4)
+    assert found.reference_perplexity == pytest.approx(reference_perplexity, rel=1e-4)
+    assert found.top1_agreement == pytest.approx(agreement)
+
+
+def test_a_model_agrees_with_itself(tiny_model):
+    found = measure(tiny_model, tiny_model, PROSE, EvaluateOptions(max_seq_length=64, num_samples=2), silent())
+    assert (found.kl_mean, found.top1_agreement) == (0.0, 1.0)
+    assert found.perplexity == found.reference_perplexity
+
+
+def test_a_text_shorter_than_a_window_is_refused_with_both_lengths(tiny_model):
+    with pytest.raises(SpecError, match=r"'short' has \d+ tokens, fewer than one window of 64"):
+        measure(tiny_model, tiny_model, Text(name="short", content="Hi."), EvaluateOptions(max_seq_length=64), silent())
+
+
+def test_no_more_windows_are_read_than_asked_for(tiny_model):
+    found = measure(tiny_model, tiny_model, PROSE, EvaluateOptions(max_seq_length=16, num_samples=3), silent())
+    assert found.tokens == 3 * 15
+    assert "3 non-overlapping windows of 16 tokens" in found.convention

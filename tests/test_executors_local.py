@@ -1,0 +1,111 @@
+"""Child processes: heard, stopped, and never left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from backend.executors.local import MARKER, ROOT, Child, environment, marked, marker_prefix, mask, sweep
+
+SECRET = "hf_" + "a" * 30
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found through /proc")
+
+
+def start(tmp_path, code, **kwargs):
+    env = environment(tmp_path, online=False)
+    return Child([sys.executable, "-c", code], env, tmp_path, tmp_path / "log.txt", **kwargs)
+
+
+def wait_until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def alive(tmp_path):
+    return list(marked(marker_prefix(tmp_path)))
+
+
+def test_events_are_heard_and_other_output_is_not(tmp_path):
+    events = []
+    code = 'print(\'noise\'); print(\'{"event": "log", "text": "hello"}\')'
+    assert start(tmp_path, code, on_event=events.append).wait(20) == 0
+    assert events == [{"event": "log", "text": "hello"}]
+
+
+def test_a_token_comes_on_standard_input_and_nowhere_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setenv("OAUTH_CLIENT_SECRET", SECRET)
+    events = []
+    code = (
+        "import json, os, sys; token = json.loads(sys.stdin.readline())['token'];"
+        "print(json.dumps({'event': 'log', 'given': len(token), 'argv': token in str(sys.argv),"
+        " 'environ': token in str(dict(os.environ))})); print(token, file=sys.stderr)"
+    )
+    start(tmp_path, code, on_event=events.append, token=SECRET).wait(20)
+    assert events == [{"event": "log", "given": len(SECRET), "argv": False, "environ": False}]
+    assert SECRET not in (tmp_path / "log.txt").read_text()
+    assert "•••" in (tmp_path / "log.txt").read_text()
+
+
+def test_the_exit_code_tells_the_signal(tmp_path):
+    assert start(tmp_path, "import os; os.kill(os.getpid(), 9)").wait(20) == 128 + signal.SIGKILL
+
+
+@linux
+def test_stop_ends_grandchildren_also_those_that_left_the_group(tmp_path):
+    code = (
+        "import subprocess, sys, time;"
+        "sleep = [sys.executable, '-c', 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)'];"
+        "subprocess.Popen(sleep); subprocess.Popen(sleep, start_new_session=True); time.sleep(99)"
+    )
+    child = start(tmp_path, code)
+    assert wait_until(lambda: len(alive(tmp_path)) == 4)
+    child.stop(0.5)
+    assert wait_until(lambda: not alive(tmp_path))
+
+
+@linux
+def test_a_killed_app_leaves_nothing_running(tmp_path):
+    app = (
+        "import sys, time; from pathlib import Path; from backend.executors.local import *;"
+        f"home = Path({str(tmp_path)!r});"
+        "Child([sys.executable, '-c', 'import time; time.sleep(99)'], environment(home, False), home, home / 'log');"
+        "time.sleep(99)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", app], cwd=ROOT)
+    assert wait_until(lambda: len(alive(tmp_path)) == 2)
+    process.kill()
+    process.wait()
+    assert wait_until(lambda: not alive(tmp_path))
+
+
+@linux
+def test_the_sweep_kills_what_bears_the_folders_mark_and_nothing_else(tmp_path):
+    def sleeper(folder):
+        env = {**os.environ, MARKER: marker_prefix(folder) + "x"}
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"], env=env)
+
+    ours, other = sleeper(tmp_path), sleeper(tmp_path / "other")
+    assert wait_until(lambda: len(alive(tmp_path)) == 1)
+    assert sweep(marker_prefix(tmp_path)) == 1
+    assert ours.wait(10) == -signal.SIGKILL
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+def test_a_flood_of_output_does_not_fill_the_disk(tmp_path):
+    child = start(tmp_path, "for i in range(400_000): print('x' * 60)")
+    assert child.wait(60) == 0
+    assert sum(path.stat().st_size for path in tmp_path.glob("log*")) < 11_000_000
+
+
+@pytest.mark.parametrize("secret", [SECRET, "Bearer abc.def", "eyJhbGciOiJI.eyJzdWIiOiIx.abcdefghij"])
+def test_what_looks_like_a_token_is_masked(secret):
+    assert secret not in mask(f"before {secret} after")

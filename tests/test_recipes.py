@@ -1,0 +1,127 @@
+"""Recipes and option models: every fault at once, each with its field."""
+
+import pytest
+
+from backend.errors import SpecError
+from backend.recipes import parse_recipe, read_recipe
+
+NF4 = {"stage": "quantize", "method": "nf4"}
+
+
+def faults(data, **kwargs):
+    with pytest.raises(SpecError) as e:
+        parse_recipe(data, **kwargs)
+    return e.value.faults
+
+
+def test_every_fault_is_named_at_once_with_its_field():
+    found = faults(
+        {
+            "base_model": "../x",
+            "stages": [
+                {**NF4, "bnb_4bit_compute_dtype": "int9", "group_size": 1},
+                {"stage": "evaluate", "num_samples": 0},
+            ],
+            "color": "red",
+        }
+    )
+    assert set(found) == {
+        "base_model",
+        "stages[0].bnb_4bit_compute_dtype",
+        "stages[0].group_size",
+        "stages[1].num_samples",
+        "color",
+    }
+    assert "'int9'" in found["stages[0].bnb_4bit_compute_dtype"]
+    assert "(got 0)" in found["stages[1].num_samples"]
+
+
+def test_a_recipe_survives_yaml(tmp_path):
+    recipe = parse_recipe(
+        {"base_model": "me/model", "stages": [{**NF4, "llm_int8_skip_modules": ["lm_head"]}, {"stage": "evaluate"}]}
+    )
+    (tmp_path / "r.yaml").write_text(recipe.to_yaml())
+    assert read_recipe(tmp_path / "r.yaml") == recipe
+
+
+def test_an_unknown_method_lists_those_there_are():
+    assert (
+        "'nf4', 'fp4', 'int8', 'cast'"
+        in faults({"base_model": "demo", "stages": [{**NF4, "method": "nf5"}]})["stages[0]"]
+    )
+
+
+def test_16_bit_main_weights_and_8_bit_saved_weights_exclude_each_other():
+    found = faults({"base_model": "demo", "stages": [{**NF4, "method": "int8", "llm_int8_has_fp16_weight": True}]})
+    assert "excludes" in found["stages[0].llm_int8_has_fp16_weight"]
+
+
+@pytest.mark.parametrize("option", ["bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype"])
+def test_options_of_four_bits_are_refused_for_eight(option):
+    assert f"stages[0].{option}" in faults(
+        {"base_model": "demo", "stages": [{**NF4, "method": "int8", option: "float32"}]}
+    )
+
+
+def test_evaluate_needs_a_stage_before_it():
+    assert "stages[0]" in faults({"base_model": "demo", "stages": [{"stage": "evaluate"}]})
+
+
+def test_text_and_dataset_exclude_each_other():
+    stages = [NF4, {"stage": "evaluate", "text": "a.txt", "dataset": "a/b"}]
+    assert "exclude" in faults({"base_model": "demo", "stages": stages}, paths=True)["stages[1]"]
+
+
+def test_strangers_name_no_paths_of_this_machine():
+    stages = [NF4, {"stage": "evaluate", "text": "/etc/passwd"}]
+    assert "stages[1].text" in faults({"base_model": "demo", "stages": stages})
+    assert "publish.to_folder" in faults({"base_model": "demo", "stages": [NF4], "publish": {"to_folder": "/tmp/x"}})
+
+
+def test_a_published_recipe_holds_no_path_and_no_destination(tmp_path):
+    text = tmp_path / "mine.txt"
+    stages = [NF4, {"stage": "evaluate", "text": str(text)}]
+    data = {"base_model": str(tmp_path), "stages": stages, "publish": {"to_folder": str(tmp_path / "out")}}
+    public = parse_recipe(data, paths=True).public("model").to_yaml()
+    assert str(tmp_path) not in public
+    assert "mine.txt" in public
+
+
+def test_files_of_a_recipe_are_found_beside_it(tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        "base_model: demo\nstages: [{stage: quantize, method: nf4}, {stage: evaluate, text: t.txt}]\n"
+    )
+    assert read_recipe(tmp_path / "r.yaml").stages[1].text == str(tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize(("content", "words"), [("a: [1", "not YAML"), ("- 1", "mapping"), ("", "mapping")])
+def test_a_file_that_is_no_recipe_is_named(tmp_path, content, words):
+    (tmp_path / "r.yaml").write_text(content)
+    with pytest.raises(SpecError, match=words) as e:
+        read_recipe(tmp_path / "r.yaml")
+    assert "r.yaml" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a--b/c", "not a repo id"),
+        ("https://evil.example/a/b", "address"),
+        ("http://169.254.169.254", "address"),
+        ("user@host/x", "address"),
+        ("me/m\u0435ta", r"U\+0435"),
+        ("a/b/c", "not a repo id"),
+        ("x" * 97, "96"),
+        ("$(id)", "not a repo id"),
+        ("/etc", "path"),
+        ("a\nb", r"U\+000A"),
+    ],
+)
+def test_a_name_that_is_no_model_is_refused_in_words(name, words):
+    with pytest.raises(SpecError, match=words):
+        parse_recipe({"base_model": name, "stages": [NF4]})
+
+
+def test_an_address_on_the_hub_is_its_model():
+    recipe = parse_recipe({"base_model": "https://huggingface.co/me/model/tree/main", "stages": [NF4]})
+    assert recipe.base_model == "me/model"
