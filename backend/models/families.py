@@ -28,8 +28,8 @@ OTHERS = {
     "an encoder, which writes no text": _words("""
     albert bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie esm eurobert
     flaubert fnet funnel gte ibert jina_embeddings_v3 layoutlm longformer luke megatron-bert mobilebert modernbert
-    mpnet mra nomic_bert nystromformer perceiver rembert roberta roberta-prelayernorm roc_bert roformer squeezebert tapas
-    xlm xlm-roberta xlm-roberta-xl xmod yoso
+    mpnet mra nomic_bert nystromformer perceiver rembert roberta roberta-prelayernorm roc_bert roformer squeezebert
+    tapas xlm xlm-roberta xlm-roberta-xl xmod yoso
     """),
     "an encoder-decoder model": _words("""
     bart bigbird_pegasus blenderbot blenderbot-small encoder-decoder fsmt led longt5 m2m_100 marian mbart mt5 mvp

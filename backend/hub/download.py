@@ -1,0 +1,184 @@
+"""Download: a pinned commit of a model becomes a sealed folder, whole and verified, or nothing."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.utils._fixes import WeakFileLock
+from huggingface_hub.utils.tqdm import silent_tqdm
+
+from backend.errors import HardwareError, HubError
+from backend.hub import client
+from backend.hub.admission import admit
+from backend.hub.files import Entry, HubFiles, LocalFiles
+from backend.hub.names import DEMO, is_local
+from backend.models.artifacts import PARTIAL, Artifact, is_sealed, now, seal, sha256, versions
+from backend.models.demo import demo_folder
+from backend.models.inspection import read_tensors
+from backend.progress import Report
+from backend.strict_json import quoted
+
+SPARE = 0.1  # of what is downloaded, for the file system and the stages' own files
+
+
+def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | None, report: Report) -> Path:
+    """Give the folder of a model, downloading it if it does not lie here yet.
+
+    What a killed download has finished is kept and gone on from; the access is checked also when nothing is missing.
+
+    Args:
+        model: `demo`, a repo id, or the absolute path of a local folder.
+        commit: The commit of a Hub model, from resolve(); None for the others.
+        models_dir: Where models lie.
+        token: Of who asks.
+        report: Told the bytes.
+
+    Raises:
+        SpecError: The model is refused; the file, the field, what to do.
+        HubError: The Hub refused, could not be reached, or sent something else than it had announced.
+        HardwareError: The disk is too small, with both figures.
+    """
+    if model == DEMO:
+        return demo_folder(models_dir, report)
+    if is_local(model):
+        _check(Path(model))
+        return Path(model)
+    client.check_access(model, token)
+    files = HubFiles(model, commit or client.resolve(model, None, token), token)
+    target = models_dir / model.replace("/", "--") / files.commit
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(target.with_name(f"{files.commit}.lock")):
+        if not is_sealed(target):
+            shutil.rmtree(target, ignore_errors=True)  # a sealed folder that somebody has damaged
+            _download(files, target, report)
+    return target
+
+
+def _download(files: HubFiles, target: Path, report: Report) -> None:
+    wanted = admit(files).files
+    folder = target.with_name(target.name + PARTIAL)
+    folder.mkdir(exist_ok=True)
+    there = sum(e.size for e in wanted if (folder / e.name).is_file())
+    total = sum(e.size for e in wanted)
+    check_disk(folder, total - there, f"download '{files.repo_id}'")
+    hashes, done = {}, 0
+    for entry in wanted:
+        hashes[entry.name] = fetch_file(files, entry, folder, _from(report, done, total))
+        done += entry.size
+        report.progress("downloading", done, total, "bytes")
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # what huggingface_hub notes beside a download
+    _check(folder)
+    artifact = Artifact(
+        kind="model",
+        stage="fetch",
+        base_model=files.repo_id,
+        revision=files.commit,
+        versions=versions(),
+        created=now(),
+    )
+    seal(folder, target, artifact, hashes)
+
+
+def _check(folder: Path) -> None:
+    """Admit what lies on the disk, tokenizers and headers included: it is what will be loaded."""
+    files = LocalFiles(folder)
+    read_tensors(files, admit(files, whole=True))
+
+
+def check_disk(folder: Path, need: int, to_do: str) -> None:
+    """Refuse what does not fit, before anything is written.
+
+    Args:
+        folder: A folder on the disk.
+        need: Bytes.
+        to_do: What for, as in "Could not {to_do}".
+
+    Raises:
+        HardwareError: What is needed, what is free, and what to do.
+    """
+    need, free = int(need * (1 + SPARE)), shutil.disk_usage(folder).free
+    if need > free:
+        raise HardwareError(
+            f"Could not {to_do}. It needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: free"
+            f" {(need - free) / 1e9:.2f} GB, for example by deleting models that are not needed any more."
+        )
+
+
+def fetch_file(files: HubFiles, entry: Entry, folder: Path, tell: Callable[[int], None]) -> str:
+    """Download one file and compare it with the hash that the Hub lists; a wrong one is fetched once more.
+
+    Args:
+        files: The repo.
+        entry: The file.
+        folder: Where it is written, under its name.
+        tell: Told how many bytes of it are there.
+
+    Returns:
+        Its sha256.
+
+    Raises:
+        HubError: The file, what was expected and what came.
+    """
+    found = expected = ""
+    for _ in range(2):
+        path = client.ask(lambda: Path(_get(files, entry, folder, tell)), files.repo_id, files.token)
+        found, expected = _hash(path, entry)
+        if not expected or found == expected:
+            return found if entry.sha256 else sha256(path)
+        path.unlink()
+    raise HubError(
+        f"{quoted(entry.name)} of '{files.repo_id}' came damaged twice: {found[:12]}… instead of {expected[:12]}…. Try"
+        " again later."
+    )
+
+
+class _Bar(silent_tqdm):
+    """What huggingface_hub calls of a bar, over HTTP and over Xet; nothing is drawn."""
+
+    n = 0
+    total: int | None = None
+
+    def update_transfer(self, n: float) -> None:
+        """Bytes on the wire are not those on the disk, which count."""
+
+    def set_postfix_str(self, text: str = "", refresh: bool = True) -> None:
+        """The report works out the speed."""
+
+    set_transfer_postfix_str = set_postfix_str
+
+    def refresh(self) -> None:
+        """Nothing is drawn."""
+
+    close = refresh
+
+
+def _get(files: HubFiles, entry: Entry, folder: Path, tell: Callable[[int], None]) -> str:
+    class Bar(_Bar):
+        def update(self, n: float | None = 1) -> None:
+            self.n += int(n or 0)
+            tell(min(self.n, entry.size))
+
+    return hf_hub_download(
+        files.repo_id,
+        entry.name,
+        repo_type=files.repo_type,
+        revision=files.commit,
+        local_dir=folder,
+        token=files.token or False,
+        endpoint=client.endpoint(),
+        tqdm_class=Bar,
+    )
+
+
+def _hash(path: Path, entry: Entry) -> tuple[str, str]:
+    """Give the hash of what came and the listed one: sha256 in LFS, git's own elsewhere."""
+    if entry.sha256 or not entry.git_sha1:
+        return sha256(path), entry.sha256 or ""
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest(), entry.git_sha1
+
+
+def _from(report: Report, start: int, total: int) -> Callable[[int], None]:
+    return lambda done: report.progress("downloading", start + done, total, "bytes")

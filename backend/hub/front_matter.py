@@ -1,0 +1,48 @@
+"""What a model card's front matter, or the Hub's copy of it, says of license and language; nothing is guessed."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import yaml
+
+_BLOCK = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+
+
+class License(NamedTuple):
+    """What a derivative has to carry on."""
+
+    id: str | None
+    name: str | None
+    link: str | None
+
+
+def read_front_matter(text: str) -> dict[str, Any]:
+    """Give a card's front matter; an empty one where there is none, or it is no YAML mapping."""
+    found = _BLOCK.match(text)
+    try:
+        data = yaml.safe_load(found[1]) if found else None
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-99-99
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def license_of(card: Mapping[str, Any], tags: Sequence[str] = ()) -> License:
+    """Give the license that a card names, or else the repo's tag `license:…`."""
+    listed = _texts(card.get("license")) or tuple(t.removeprefix("license:") for t in tags if t.startswith("license:"))
+    name, link = (_texts(card.get(key)) for key in ("license_name", "license_link"))
+    return License(listed[0] if listed else None, name[0] if name else None, link[0] if link else None)
+
+
+def languages_of(card: Mapping[str, Any]) -> tuple[str, ...]:
+    """Give the languages that a card names.
+
+    YAML reads a bare `no`, Norwegian, as false.
+    """
+    found = card.get("language")
+    return _texts(["no" if item is False else item for item in found] if isinstance(found, list) else found)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    return tuple(v[:200] for v in values if isinstance(v, str) and v.strip())
