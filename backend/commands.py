@@ -5,7 +5,7 @@ import json
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 from huggingface_hub import get_token
 from pydantic import BaseModel, Field, create_model
@@ -53,20 +53,20 @@ class Command(BaseModel):
 def with_options(command: type[Command], models: dict[str, type[Frozen]], **more: Any) -> Any:
     """Give the command with a flag for each field of option models.
 
-    Every such flag is optional: what is not typed keeps the default that its model describes.
+    What is not typed is not passed on, so that a flag of one method does not disturb another.
     """
     fields: dict[str, Any] = dict(more)
     for label, model in models.items():
         for name, info in model.model_fields.items():
             if name in COMMON_OPTIONS:
                 continue
-            text = fields[name][1].description if name in fields else f"{info.description} Default: {info.default}."
+            text = fields[name][1].description if name in fields else info.description or ""
             text += f" [{label}]" if len(models) > 1 else ""
-            fields[name] = (Optional[info.annotation], FieldInfo(default=None, description=text))  # noqa: UP045
+            fields[name] = (info.annotation, FieldInfo(default=info.default, description=text))
     return create_model(command.__name__.strip("_"), __base__=command, __doc__=command.__doc__, **fields)
 
 
-METHOD_FLAG = {"method": (Literal[tuple(METHODS)], FieldInfo(description="How."))}  # type: ignore[misc]
+METHOD_FLAG = {"method": (Literal[tuple(METHODS)], FieldInfo(description="How."))}
 
 
 class _Quantize(Command):

@@ -87,7 +87,9 @@ def test_a_job_ends_with_a_sealed_and_measured_artifact_and_its_token_nowhere(su
     assert "Isolation" in supervisor.log(job_id, "me")
     on_disk = [path for path in settings.data.rglob("*") if path.is_file()]
     assert not [path for path in on_disk if TOKEN.encode() in path.read_bytes()]
-    assert not [path for path in on_disk if path.name != "model.json" and str(settings.data).encode() in path.read_bytes()]
+    assert not [
+        path for path in on_disk if path.name != "model.json" and str(settings.data).encode() in path.read_bytes()
+    ]
 
 
 def test_a_worker_that_loads_a_model_has_no_network(supervisor, settings, recipe):

@@ -1,16 +1,13 @@
 """What is checked before a job starts: the model, its options, the disk, the destination. It saves paid minutes."""
 
-import shutil
 from pathlib import Path
 
-from backend.errors import HardwareError, SpecError
-from backend.models.estimates import Estimate, estimate
-from backend.models.facts import ModelFacts
+from backend.errors import SpecError
+from backend.hub.download import check_disk
+from backend.models.estimates import estimate
 from backend.models.inspection import inspect
 from backend.publish.push import check_destination
 from backend.recipes import Recipe
-
-RESERVE = 1.1  # of the disk that a job needs
 
 
 def prepare(recipe: Recipe, data: Path, token: str | None) -> Recipe:
@@ -36,22 +33,13 @@ def prepare(recipe: Recipe, data: Path, token: str | None) -> Recipe:
         )
     for stage in quantizations:
         stage.check(facts)
-    check_disk(facts, estimate(facts, *recipe.stages), data)
+    needed = estimate(facts, *recipe.stages)
+    check_disk(existing(data), needed.disk_bytes, f"run this recipe on '{facts.model}'")
     if recipe.publish:
         check_destination(recipe.publish, token)
     return recipe.model_copy(update={"revision": facts.commit})
 
 
-def check_disk(facts: ModelFacts, needed: Estimate, data: Path) -> None:
-    """Refuse what the disk cannot hold.
-
-    Raises:
-        HardwareError: Need, have, and what to do.
-    """
-    existing = next(folder for folder in (data.resolve(), *data.resolve().parents) if folder.exists())
-    have, need = shutil.disk_usage(existing).free, int(needed.disk_bytes * RESERVE)
-    if have < need:
-        raise HardwareError(
-            f"'{facts.model}' needs {need / 1e9:.1f} GB of disk in the data folder, {have / 1e9:.1f} GB are free: free"
-            f" {(need - have) / 1e9:.1f} GB, or set WEIGHTSMITH_DATA to a folder on a larger disk."
-        )
+def existing(folder: Path) -> Path:
+    """Give the folder, or the nearest above it that exists, whose disk it will lie on."""
+    return next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())

@@ -18,6 +18,8 @@ from backend.models.machine import memory_bytes
 
 LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
 
+LAST_WORDS = 15  # lines of a worker's own output that are shown when it failed in a way nobody foresaw
+
 Listen = Callable[[dict[str, Any]], None]
 
 
@@ -101,7 +103,12 @@ class Run:
         if code > 128:
             raise Interrupted(_killed(name, code - 128))
         if code:
-            raise JobError(f"The step '{name}' failed unexpectedly: see the log, then retry.")
+            self._record({"event": "log", "text": self._last_words()}, listen)
+            raise JobError(f"The step '{name}' failed unexpectedly: the end of the log says why; retry, or report it.")
+
+    def _last_words(self) -> str:
+        lines = (self.folder / "log.txt").read_text(encoding="utf-8").splitlines()
+        return "\n".join(lines[-LAST_WORDS:])
 
     def _watch(self, child: Child, name: str, life: list[float]) -> int:
         while (code := child.wait(0.1)) is None:

@@ -25,7 +25,7 @@ from backend.models.artifacts import (
 from backend.models.demo import evaluation_text
 from backend.models.machine import hardware
 from backend.progress import Report
-from backend.publish.card import carry_over
+from backend.publish.base_card import carry_over
 from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.recipes import Recipe
@@ -113,7 +113,7 @@ def _quantize(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     origin = _origin(base)
     folder = partial(target)
     started = time.monotonic()
-    METHODS[options.method].quantize(base, folder, options, report)  # type: ignore[attr-defined]
+    METHODS[options.method].quantize(base, folder, options, report)
     seconds = time.monotonic() - started
     _copy_companions(base, folder)
     carry_over(base, folder)

@@ -1,0 +1,95 @@
+"""How fast the page answers and how little it holds: app.py against a bare `import gradio`, in turn, in fresh processes.
+
+`python -m benchmarks.web_process` writes benchmarks/results/web_process.json.
+"""
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backend.models.artifacts import versions
+from backend.models.machine import hardware
+
+ROUNDS = 5
+IDLE = 5.0  # seconds after the first answer at which memory is read
+RESULTS = Path(__file__).parent / "results" / "web_process.json"
+
+
+def main() -> None:
+    """Measure, print and write."""
+    imports, answers, memory = [], [], []
+    for _ in range(ROUNDS):
+        imports.append(_import_gradio())
+        seconds, rss = _app()
+        answers.append(seconds)
+        memory.append(rss)
+    ratios = [answer / bare for answer, bare in zip(answers, imports, strict=True)]
+    result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": hardware(),
+        "versions": versions(("gradio", "fastapi", "uvicorn", "huggingface-hub", "pydantic")),
+        "rounds": ROUNDS,
+        "import_gradio_seconds": _spread(imports),
+        "first_200_seconds": _spread(answers),
+        "ratio": _spread(ratios),
+        "idle_rss_mib": _spread(memory),
+    }
+    RESULTS.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
+
+
+def _import_gradio() -> float:
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import gradio"], check=True)
+    return time.monotonic() - started
+
+
+def _app() -> tuple[float, float]:
+    """Start the app; give seconds to its first 200 and MiB resident when idle."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with tempfile.TemporaryDirectory() as data:
+        env = os.environ | {"WEIGHTSMITH_PORT": str(port), "WEIGHTSMITH_DATA": data}
+        started = time.monotonic()
+        app = subprocess.Popen([sys.executable, "app.py"], env=env, stdout=subprocess.DEVNULL)
+        try:
+            while not _answers(port):
+                time.sleep(0.02)
+            seconds = time.monotonic() - started
+            time.sleep(IDLE)
+            status = Path(f"/proc/{app.pid}/status").read_text()
+            rss = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+            return seconds, int(rss.split()[1]) / 1024
+        finally:
+            app.terminate()
+            app.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(values), 2),
+        "min": round(min(values), 2),
+        "max": round(max(values), 2),
+    }
+
+
+if __name__ == "__main__":
+    main()

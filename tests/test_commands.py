@@ -1,0 +1,159 @@
+"""The command line: every command on a tiny model, every bad input as one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backend.__main__ import main
+from backend.executors.local import ROOT
+from backend.models.artifacts import open_artifact
+
+PROSE = "The quick brown fox jumps over the lazy dog. " * 20
+MEASURE = ["--max-seq-length", "32", "--num-samples", "2"]
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def nf4(tiny_model, tmp_path_factory):
+    """An artifact that the command line made of the tiny model in a local folder."""
+    output = tmp_path_factory.mktemp("made") / "nf4"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WEIGHTSMITH_DATA", str(output.parent / "data"))
+        assert main(["quantize", str(tiny_model), "--method", "nf4", "--output", str(output)]) == 0
+    return output
+
+
+def succeeds(capsys, *argv):
+    """Run a command with --json and give what it printed."""
+    code = main([*argv, "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return json.loads(out)
+
+
+def fails(capsys, *argv):
+    """Run a command that must fail with one line, and give the line."""
+    code = main(list(argv))
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert out == ""
+    line = err.rstrip("\n").splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "Traceback" not in err
+    return line
+
+
+def test_quantize_writes_an_artifact_and_leaves_no_job_behind(nf4):
+    artifact = open_artifact(nf4)
+    assert artifact.options["method"] == "nf4"
+    assert {"config.json", "model.safetensors", "tokenizer.json", "recipe.yaml"} <= set(artifact.files)
+    assert not list((nf4.parent / "data" / "runs").iterdir())
+
+
+def test_flags_are_the_options_of_the_method(hub, tiny_model, tmp_path, capsys):
+    hub.add_model("me/tiny", tiny_model)
+    output = tmp_path / "q"
+    options = ["--no-bnb-4bit-use-double-quant", "--llm-int8-skip-modules", "down_proj,lm_head"]
+    done = succeeds(capsys, "quantize", "me/tiny", "--method", "fp4", "--output", str(output), *options)
+    assert done["output"] == str(output)
+    chosen = json.loads((output / "config.json").read_text())["quantization_config"]
+    assert chosen["bnb_4bit_use_double_quant"] is False
+    assert chosen["llm_int8_skip_modules"] == ["down_proj", "lm_head"]
+
+
+def test_evaluate_prints_the_promised_figures_and_keeps_them(nf4, tiny_model, tmp_path, capsys):
+    text = tmp_path / "prose.txt"
+    text.write_text(PROSE)
+    done = succeeds(capsys, "evaluate", str(nf4), "--reference", str(tiny_model), "--text", str(text), *MEASURE)
+    promised = {"kl_mean", "kl_p99", "top1_agreement", "perplexity", "reference_perplexity", "tokens"}
+    assert promised <= set(done)
+    assert done["tokens"] == 2 * 31
+    assert open_artifact(nf4).metrics.model_dump() == done
+
+
+def test_estimate_promises_what_quantize_then_writes(nf4, tiny_model, capsys):
+    done = succeeds(capsys, "estimate", str(tiny_model), "--method", "nf4")
+    assert set(done) == {"output_bytes", "peak_memory_bytes", "disk_bytes", "seconds"}
+    weights = (nf4 / "model.safetensors").stat().st_size
+    assert abs(done["output_bytes"] - 4_000_000 - weights) < 0.05 * weights + 5000
+
+
+def test_run_does_a_recipe_and_publishes_to_a_folder(tiny_model, tmp_path, capsys):
+    (tmp_path / "prose.txt").write_text(PROSE)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"base_model: {tiny_model}\nstages:\n- {{stage: quantize, method: nf4}}\n- {{stage: quantize, method: int8}}\n"
+        "- {stage: evaluate, text: prose.txt, max_seq_length: 32, num_samples: 2}\n"
+    )
+    done = succeeds(capsys, "run", str(recipe), "--output", str(tmp_path / "out"))
+    assert [Path(made["output"]).name for made in done["artifacts"]] == ["1-quantize", "2-quantize"]
+    assert all(made["metrics"]["tokens"] == 62 for made in done["artifacts"])
+
+
+def test_publish_writes_to_a_folder_what_the_hub_would_get(nf4, tmp_path, capsys):
+    done = succeeds(capsys, "publish", str(nf4), "--to-folder", str(tmp_path / "out"))
+    assert done["location"] == str(tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+def test_publish_takes_the_token_from_the_environment(nf4, hub, capsys, monkeypatch):
+    hub.add_token("hf_" + "x" * 30, "me")
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 30)
+    done = succeeds(capsys, "publish", str(nf4), "--repo-id", "me/tiny-nf4")
+    assert "me/tiny-nf4" in done["location"]
+    assert "model.safetensors" in hub.files("me/tiny-nf4")
+    assert "'me/tiny-nf4'" in fails(capsys, "publish", str(nf4), "--repo-id", "me/tiny-nf4")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["quantize", "no/such", "--method", "nf4", "--output", "OUT"], "'no/such'"),
+        (["quantize", "./nothing", "--method", "nf4", "--output", "OUT"], "'./nothing'"),
+        (["quantize", "demo", "--method", "nf5", "--output", "OUT"], "--method"),
+        (["quantize", "demo", "--method", "nf4", "--llm-int8-threshold", "3", "--output", "OUT"], "llm_int8_threshold"),
+        (["quantize", "demo", "--method", "int8", "--llm-int8-threshold", "high", "--output", "OUT"], "'high'"),
+        (["evaluate", "nothing", "--reference", "demo"], "'nothing'"),
+        (["run", "nothing.yaml"], "nothing.yaml"),
+        (["publish", ".", "--to-folder", "OUT"], "artifact.json"),
+        (["publish", ".", "--repo-id", "x"], "namespace"),
+        (["publish", "."], "repo_id or to_folder"),
+        (["chat", ".", "--prompt", "hi"], "config.json"),
+        (["estimate", "demo", "--method", "nf4", "--revision", "x"], "revision"),
+    ],
+)
+def test_bad_input_gets_one_line(argv, words, capsys, tmp_path, hub, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert words in fails(capsys, *[str(tmp_path / "out") if word == "OUT" else word for word in argv])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_there_already_is_left_alone(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert "there already" in fails(capsys, "quantize", "demo", "--method", "nf4", "--output", str(tmp_path))
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_wrong_usage_exits_with_2(capsys):
+    with pytest.raises(SystemExit) as e:
+        main(["quantize", "demo"])
+    assert e.value.code == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_help_names_every_command_and_every_option_with_its_method():
+    def text(*argv):
+        return subprocess.run(
+            [sys.executable, "-m", "backend", *argv, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert all(name in text() for name in ("quantize", "evaluate", "chat", "serve", "publish", "estimate", "run"))
+    assert "--no-bnb-4bit-use-double-quant" in text("quantize")
