@@ -6,7 +6,7 @@ Every call is given the asker's token, or False, which means anonymous: never th
 import errno
 import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -85,24 +85,31 @@ def list_files(repo_id: str, commit: str, token: str | None, repo_type: str = "m
     return [entry for entry in listed if isinstance(entry, RepoFile)]
 
 
-def read_range(place: Place, name: str, start: int, end: int) -> bytes:
-    """Fetch the bytes of a file from `start` to before `end`."""
+def chunks(place: Place, name: str, start: int, end: int) -> Iterator[bytes]:
+    """Fetch the bytes of a file from `start` to before `end`, as they come; run inside ask().
+
+    Plain HTTP ranges, also for files in Xet: a killed download goes on from its last byte, which neither
+    huggingface_hub 2.4 nor hf_xet 1.8 does.
+    """
     url = hf_hub_url(place.repo_id, name, repo_type=place.repo_type, revision=place.commit)
     headers = build_hf_headers(token=place.token or False)
     headers |= {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+    with get_session().stream("GET", url, headers=headers) as response:
+        hf_raise_for_status(response)
+        skip = 0 if response.status_code == 206 else start  # a server that knows no ranges sends the whole file
+        left = end - start
+        for chunk in response.iter_bytes():
+            piece = chunk[skip:][:left]
+            skip, left = max(0, skip - len(chunk)), left - len(piece)
+            if piece:
+                yield piece
+            if left == 0:
+                return
 
-    def get() -> bytes:
-        with get_session().stream("GET", url, headers=headers) as response:
-            hf_raise_for_status(response)
-            skip = 0 if response.status_code == 206 else start  # a server that knows no ranges sends the whole file
-            data = bytearray()
-            for chunk in response.iter_bytes():
-                data += chunk
-                if len(data) >= skip + end - start:
-                    break
-            return bytes(data[skip : skip + end - start])
 
-    return ask(get, place.repo_id, place.token)
+def read_range(place: Place, name: str, start: int, end: int) -> bytes:
+    """Fetch the bytes of a file from `start` to before `end`."""
+    return ask(lambda: b"".join(chunks(place, name, start, end)), place.repo_id, place.token)
 
 
 def api(token: str | None) -> HfApi:
@@ -125,8 +132,6 @@ def ask(question: Callable[[], T], repo_id: str, token: str | None) -> T:
     for wait in (*WAITS, None):
         try:
             return question()
-        except AppError:
-            raise
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             # the last four: an answer that is no Hub's, such as a web page with status 200
             pause = _pause(e, wait)

@@ -68,7 +68,7 @@ def fetch_text(dataset: str, target: Path, token: str | None, report: Report) ->
 
 
 def _parse(dataset: str) -> tuple[str, str | None, str | None]:
-    name, _, rest = dataset.strip().partition(":")
+    name, _, rest = (dataset, "", "") if "://" in dataset else dataset.strip().partition(":")
     config, _, split = rest.partition(":")
     try:
         return parse_repo_id(name), config or None, split or None
@@ -107,25 +107,23 @@ def _listed(data_files: Any, names: list[str]) -> dict[str, list[str]]:
 
 def _split(file: str, folders: list[str]) -> str:
     for part in (*re.findall(r"[a-z]+", file.lower()), *reversed(folders)):
-        word = _ALIASES.get(part, part)
+        word = str(_ALIASES.get(part, part))
         if word in SPLITS:
             return word
     return "train"
 
 
 def _choose(there: Mapping[str, Any], given: str | None, repo_id: str, what: str, defaults: Iterable[str]) -> str:
-    if given is None:
-        found = next((name for name in defaults if name in there), next(iter(there)) if len(there) == 1 else None)
-        if found:
-            return found
-        given_words = f"has several {what}s"
-    elif given in there:
+    if given is not None and given in there:
         return given
-    else:
-        given_words = f"has no {what} {quoted(given)}"
-    shown = ", ".join(quoted(name) for name in list(there)[:20])
+    names = list(there)
+    usual = [name for name in defaults if name in there] or (names if len(names) == 1 else [])
+    if given is None and usual:
+        return usual[0]
+    words = f"has several {what}s" if given is None else f"has no {what} {quoted(given)}"
+    shown = ", ".join(quoted(name) for name in names[:20])
     raise SpecError(
-        f"'{repo_id}' {given_words}: give id:config:split, with one of {shown}.", {"dataset": f"{given_words}: {shown}"}
+        f"'{repo_id}' {words}: give id:config:split, with one of {shown}.", {"dataset": f"{words}: {shown}"}
     )
 
 
@@ -147,11 +145,12 @@ def _within_limit(entries: list[Entry], repo_id: str) -> tuple[list[Entry], str]
 
 def _download(files: HubFiles, wanted: list[Entry], folder: Path, report: Report) -> Iterator[Path]:
     done, total = 0, sum(e.size for e in wanted)
+
+    def tell(n: int) -> None:
+        report.progress("downloading", done + n, total, "bytes")
+
     for entry in wanted:
-        start = done
-        fetch_file(
-            files, entry, folder, lambda n, start=start: report.progress("downloading", start + n, total, "bytes")
-        )
+        fetch_file(files, entry, folder, tell)
         done += entry.size
         yield folder / entry.name
     report.progress("downloading", done, total, "bytes")

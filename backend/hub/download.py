@@ -5,9 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
 from huggingface_hub.utils._fixes import WeakFileLock
-from huggingface_hub.utils.tqdm import silent_tqdm
 
 from backend.errors import HardwareError, HubError
 from backend.hub import client
@@ -26,7 +24,7 @@ SPARE = 0.1  # of what is downloaded, for the file system and the stages' own fi
 def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | None, report: Report) -> Path:
     """Give the folder of a model, downloading it if it does not lie here yet.
 
-    What a killed download has finished is kept and gone on from; the access is checked also when nothing is missing.
+    A killed download goes on from its last byte; the access is checked also when nothing is missing.
 
     Args:
         model: `demo`, a repo id, or the absolute path of a local folder.
@@ -60,15 +58,18 @@ def _download(files: HubFiles, target: Path, report: Report) -> None:
     wanted = admit(files).files
     folder = target.with_name(target.name + PARTIAL)
     folder.mkdir(exist_ok=True)
-    there = sum(e.size for e in wanted if (folder / e.name).is_file())
+    there = sum((folder / e.name).stat().st_size for e in wanted if (folder / e.name).is_file())
     total = sum(e.size for e in wanted)
     check_disk(folder, total - there, f"download '{files.repo_id}'")
     hashes, done = {}, 0
+
+    def tell(n: int) -> None:
+        report.progress("downloading", done + n, total, "bytes")
+
     for entry in wanted:
-        hashes[entry.name] = fetch_file(files, entry, folder, _from(report, done, total))
+        hashes[entry.name] = fetch_file(files, entry, folder, tell)
         done += entry.size
         report.progress("downloading", done, total, "bytes")
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # what huggingface_hub notes beside a download
     _check(folder)
     artifact = Artifact(
         kind="model",
@@ -112,7 +113,7 @@ def fetch_file(files: HubFiles, entry: Entry, folder: Path, tell: Callable[[int]
     Args:
         files: The repo.
         entry: The file.
-        folder: Where it is written, under its name.
+        folder: Where it is written, under its name; what a killed download left there is gone on from.
         tell: Told how many bytes of it are there.
 
     Returns:
@@ -121,9 +122,11 @@ def fetch_file(files: HubFiles, entry: Entry, folder: Path, tell: Callable[[int]
     Raises:
         HubError: The file, what was expected and what came.
     """
+    path = folder / entry.name
+    path.parent.mkdir(parents=True, exist_ok=True)
     found = expected = ""
     for _ in range(2):
-        path = client.ask(lambda: Path(_get(files, entry, folder, tell)), files.repo_id, files.token)
+        _get(files, entry, path, tell)
         found, expected = _hash(path, entry)
         if not expected or found == expected:
             return found if entry.sha256 else sha256(path)
@@ -134,42 +137,25 @@ def fetch_file(files: HubFiles, entry: Entry, folder: Path, tell: Callable[[int]
     )
 
 
-class _Bar(silent_tqdm):
-    """What huggingface_hub calls of a bar, over HTTP and over Xet; nothing is drawn."""
+def _get(files: HubFiles, entry: Entry, path: Path, tell: Callable[[int], None]) -> None:
+    with path.open("ab", buffering=0) as out:  # a full disk is felt at the write, not when the file is closed
+        if out.tell() > entry.size:
+            out.truncate(0)
 
-    n = 0
-    total: int | None = None
+        def go_on() -> None:
+            for chunk in client.chunks(files, entry.name, out.tell(), entry.size):
+                while chunk:
+                    chunk = chunk[out.write(chunk) :]
+                tell(out.tell())
 
-    def update_transfer(self, n: float) -> None:
-        """Bytes on the wire are not those on the disk, which count."""
-
-    def set_postfix_str(self, text: str = "", refresh: bool = True) -> None:
-        """The report works out the speed."""
-
-    set_transfer_postfix_str = set_postfix_str
-
-    def refresh(self) -> None:
-        """Nothing is drawn."""
-
-    close = refresh
-
-
-def _get(files: HubFiles, entry: Entry, folder: Path, tell: Callable[[int], None]) -> str:
-    class Bar(_Bar):
-        def update(self, n: float | None = 1) -> None:
-            self.n += int(n or 0)
-            tell(min(self.n, entry.size))
-
-    return hf_hub_download(
-        files.repo_id,
-        entry.name,
-        repo_type=files.repo_type,
-        revision=files.commit,
-        local_dir=folder,
-        token=files.token or False,
-        endpoint=client.endpoint(),
-        tqdm_class=Bar,
-    )
+        while (there := out.tell()) < entry.size:
+            try:
+                client.ask(go_on, files.repo_id, files.token)
+            except HubError:
+                if out.tell() == there:  # a connection that drops now and then still gets there
+                    raise
+            if out.tell() == there:
+                raise HubError(f"The Hub sends no more of {quoted(entry.name)} of '{files.repo_id}': try again later.")
 
 
 def _hash(path: Path, entry: Entry) -> tuple[str, str]:
@@ -178,7 +164,3 @@ def _hash(path: Path, entry: Entry) -> tuple[str, str]:
         return sha256(path), entry.sha256 or ""
     data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest(), entry.git_sha1
-
-
-def _from(report: Report, start: int, total: int) -> Callable[[int], None]:
-    return lambda done: report.progress("downloading", start + done, total, "bytes")

@@ -83,14 +83,13 @@ def demo_facts() -> ModelFacts:
         SpecError: The package is not installed.
     """
     gguf_path()
-    parameters = 134_515_008
     return ModelFacts(
         model=DEMO,
         base_model=BASE_MODEL,
         architecture="LlamaForCausalLM",
         model_type="llama",
-        parameters=parameters,
-        size=2 * parameters,
+        parameters=134_515_008,
+        size=269_060_552,
         download=0,
         dtype="bfloat16",
         layers=_LAYERS,
