@@ -25,7 +25,7 @@ from backend.models.artifacts import (
 from backend.models.demo import evaluation_text
 from backend.models.machine import hardware
 from backend.progress import Report
-from backend.publish.card import carry_over
+from backend.publish.base_card import carry_over
 from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.recipes import Recipe
