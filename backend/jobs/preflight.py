@@ -7,7 +7,7 @@ from backend.errors import HardwareError, SpecError
 from backend.models.estimates import Estimate, estimate
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
-from backend.publish.push import check_destination
+from backend.publish.destination import check_destination
 from backend.recipes import Recipe
 
 RESERVE = 1.1  # of the disk that a job needs
