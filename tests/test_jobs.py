@@ -1,0 +1,210 @@
+"""Jobs: sealed steps, kills, cancels, logins and owners, with real workers on a tiny model of the loopback Hub."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from backend.errors import JobError, SpecError
+from backend.executors.local import ROOT, marked, marker_prefix
+from backend.jobs.store import JobState
+from backend.jobs.supervisor import Supervisor
+from backend.models.artifacts import MANIFEST, open_artifact, verify
+from backend.recipes import parse_recipe
+from backend.settings import Settings
+
+TOKEN = "hf_" + "secret" * 6
+EVALUATE = {"stage": "evaluate", "max_seq_length": 32, "num_samples": 2, "dataset": "me/prose"}
+FINAL = (JobState.COMPLETED, JobState.ERROR, JobState.CANCELED, JobState.WAITING_FOR_LOGIN)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(data=tmp_path / "data", cancel_seconds=5)
+
+
+@pytest.fixture
+def supervisor(settings):
+    started = Supervisor(settings)
+    started.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def recipe(hub, tiny_model):
+    commit = hub.add_model("me/tiny", tiny_model)
+    hub.add_dataset("me/prose", {"test.txt": "The quick brown fox jumps over the lazy dog. " * 20})
+    stages = [{"stage": "quantize", "method": "nf4"}, EVALUATE]
+    return parse_recipe({"base_model": "me/tiny", "revision": commit, "stages": stages})
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    pytest.fail("it did not happen in time")
+
+
+def finished(supervisor, job_id, owner="me"):
+    return until(lambda: (job := supervisor.get(job_id, owner)).state in FINAL and job)
+
+
+def workers(settings, step):
+    """Process numbers of the workers that do this step."""
+    found = []
+    for pid in marked(marker_prefix(settings.data)):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if command[1:3] == [b"-m", b"backend.jobs.worker"] and command[4] == str(step).encode():
+            found.append(pid)
+    return found
+
+
+def test_a_job_ends_with_a_sealed_and_measured_artifact_and_its_token_nowhere(supervisor, settings, recipe, hub):
+    hub.add_token(TOKEN, "me")
+    job_id = supervisor.submit(recipe, "me", TOKEN)
+    worker = until(lambda: workers(settings, 1))[0]
+    environ = Path(f"/proc/{worker}/environ").read_bytes()
+    assert b"HF_HUB_OFFLINE=1" in environ
+    assert TOKEN.encode() not in environ
+    job = finished(supervisor, job_id)
+    assert (job.state, job.error) == (JobState.COMPLETED, None)
+    [folder] = supervisor.artifacts(job_id, "me")
+    artifact = verify(folder)
+    assert (artifact.base_model, artifact.revision) == ("me/tiny", recipe.revision)
+    assert artifact.metrics.tokens == 2 * 31
+    assert artifact.metrics.text.startswith("me/prose")
+    assert "Isolation" in supervisor.log(job_id, "me")
+    on_disk = [path for path in settings.data.rglob("*") if path.is_file()]
+    assert not [path for path in on_disk if TOKEN.encode() in path.read_bytes()]
+    assert not [path for path in on_disk if path.name != "model.json" and str(settings.data).encode() in path.read_bytes()]
+
+
+def test_a_worker_that_loads_a_model_has_no_network(supervisor, settings, recipe):
+    probe = subprocess.run(["unshare", "-Urn", "true"], check=False, capture_output=True)
+    job_id = supervisor.submit(recipe, "me", None)
+    worker = until(lambda: workers(settings, 1))[0]
+    ours = os.readlink("/proc/self/ns/net")
+    if probe.returncode == 0:
+        until(lambda: os.readlink(f"/proc/{worker}/ns/net") != ours)
+    assert finished(supervisor, job_id).state == JobState.COMPLETED
+    granted = "no token, no network." in supervisor.log(job_id, "me")
+    assert granted == (probe.returncode == 0)
+
+
+def test_a_killed_worker_is_replaced_and_sealed_steps_are_not_done_again(supervisor, settings, recipe):
+    job_id = supervisor.submit(recipe, "me", None)
+    os.kill(until(lambda: workers(settings, 1))[0], signal.SIGKILL)
+    job = finished(supervisor, job_id)
+    assert (job.state, job.attempt) == (JobState.COMPLETED, 1)
+    events = (settings.jobs / job_id / "events.jsonl").read_text().splitlines()
+    begun = [event["name"] for event in map(json.loads, events) if event["event"] == "step"]
+    assert begun == ["fetch", "quantize", "quantize", "evaluate"]
+
+
+def test_a_killed_app_leaves_nothing_and_the_next_one_goes_on(settings, recipe):
+    code = (
+        "import sys, time; from pathlib import Path; from backend.jobs.supervisor import Supervisor;"
+        "from backend.recipes import parse_recipe; from backend.settings import Settings;"
+        f"s = Supervisor(Settings(data=Path({str(settings.data)!r}))); s.start();"
+        f"print(s.submit(parse_recipe({recipe.model_dump(mode='json', exclude_none=True)!r}), 'me', None), flush=True);"
+        "time.sleep(99)"
+    )
+    app = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    job_id = app.stdout.readline().strip()
+    until(lambda: workers(settings, 1))
+    app.kill()
+    app.wait()
+    app.stdout.close()
+    until(lambda: not list(marked(marker_prefix(settings.data))), seconds=10)
+    supervisor = Supervisor(settings)
+    supervisor.start()
+    try:
+        job = finished(supervisor, job_id)
+        assert (job.state, job.attempt) == (JobState.COMPLETED, 1)
+        assert not list(settings.jobs.rglob("*.partial"))
+    finally:
+        supervisor.stop()
+
+
+def test_cancel_ends_every_process_and_keeps_what_is_sealed(supervisor, settings, recipe):
+    job_id = supervisor.submit(recipe, "me", None)
+    until(lambda: workers(settings, 1))
+    supervisor.cancel(job_id, "me")
+    assert finished(supervisor, job_id).state == JobState.CANCELED
+    assert not list(marked(marker_prefix(settings.data)))
+    assert [path.name for path in sorted((settings.jobs / job_id / "stages").iterdir())] == ["0-fetch"]
+    supervisor.retry(job_id, "me", None)
+    assert finished(supervisor, job_id).state == JobState.COMPLETED
+
+
+def test_a_job_that_lacks_a_login_waits_and_goes_on_with_one(supervisor, hub, tiny_model):
+    commit = hub.add_model("them/gated", tiny_model, gated=True)
+    hub.add_token(TOKEN, "me")
+    hub.grant("them/gated", "me")
+    stages = [{"stage": "quantize", "method": "cast", "dtype": "float16"}]
+    recipe = parse_recipe({"base_model": "them/gated", "revision": commit, "stages": stages})
+    job_id = supervisor.submit(recipe, "me", None)
+    job = finished(supervisor, job_id)
+    assert job.state == JobState.WAITING_FOR_LOGIN
+    assert "them/gated" in job.error
+    supervisor.retry(job_id, "me", TOKEN)
+    assert finished(supervisor, job_id).state == JobState.COMPLETED
+
+
+def test_nobody_touches_a_job_of_somebody_else(supervisor, recipe):
+    job_id = supervisor.submit(recipe, "me", None)
+    for call in (supervisor.get, supervisor.cancel, supervisor.log, supervisor.artifacts, supervisor.published):
+        with pytest.raises(JobError, match="no such job"):
+            call(job_id, "you")
+    with pytest.raises(JobError, match="no such job"):
+        supervisor.retry(job_id, "you", None)
+    assert supervisor.list("you") == []
+    supervisor.cancel(job_id, "me")
+    assert finished(supervisor, job_id).state == JobState.CANCELED
+
+
+def test_a_second_app_on_the_same_folder_is_refused_with_the_firsts_number(supervisor, settings):
+    with pytest.raises(JobError, match=rf"process {os.getpid()}"):
+        Supervisor(settings).start()
+
+
+def test_one_person_cannot_fill_the_queue(settings, recipe):
+    supervisor = Supervisor(settings.model_copy(update={"max_queued": 2}))
+    supervisor.start()
+    try:
+        ids = [supervisor.submit(recipe, "me", None)]
+        until(lambda: supervisor.get(ids[0], "me").state == JobState.RUNNING)
+        ids += [supervisor.submit(recipe, "me", None) for _ in range(2)]
+        with pytest.raises(JobError, match="2 jobs waiting"):
+            supervisor.submit(recipe, "me", None)
+        for job_id in reversed(ids):
+            supervisor.cancel(job_id, "me")
+        assert {finished(supervisor, job_id).state for job_id in ids} == {JobState.CANCELED}
+    finally:
+        supervisor.stop()
+
+
+def test_a_changed_file_is_found_by_its_hash(supervisor, recipe):
+    job_id = supervisor.submit(recipe.model_copy(update={"stages": recipe.stages[:1]}), "me", None)
+    finished(supervisor, job_id)
+    [folder] = supervisor.artifacts(job_id, "me")
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(SpecError, match=r"'model.safetensors'.*has changed"):
+        verify(folder)
+    (folder / MANIFEST).unlink()
+    with pytest.raises(SpecError, match="not an artifact"):
+        open_artifact(folder)
