@@ -198,6 +198,12 @@ def test_the_card_is_a_pure_function_of_the_folder(make_artifact: Make) -> None:
         assert words in card
 
 
+def test_weights_that_came_another_way_are_told_apart_from_the_published_ones(make_artifact: Make) -> None:
+    card = build_card(make_artifact(origin="dequantized from a GGUF"), None)
+    assert "are not the published ones: dequantized from a GGUF." in card
+    assert "makes it again" not in card
+
+
 def snippet(card: str) -> str:
     return re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
 

@@ -52,14 +52,14 @@ def build_card(folder: Path, repo_id: str | None) -> str:
         weights=_weights(artifact, base, config),
         metrics=_quality(artifact),
         load=_loading(folder, repo_id, config),
-        settings=[(literal(name), literal(value)) for name, value in artifact.options.items() if name != "stage"],
+        settings=_settings(artifact),
         made=_made(artifact),
         recipe=_fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
         license=_license(folder, artifact, base),
         warnings=[literal(warning) for warning in artifact.warnings],
         version=literal(artifact.versions.get("weightsmith", "")),
     )
-    return str(card)
+    return f"{card}\n"
 
 
 def literal(value: Any) -> str:
@@ -164,6 +164,12 @@ def _quality(artifact: Artifact) -> dict[str, str] | None:
         "text": literal(metrics.text),
         "convention": literal(metrics.convention),
     }
+
+
+def _settings(artifact: Artifact) -> list[tuple[str, str]]:
+    """List the options as run, the method first."""
+    names = sorted((name for name in artifact.options if name != "stage"), key=lambda name: name != "method")
+    return [(literal(name), literal(artifact.options[name])) for name in names]
 
 
 def _loading(folder: Path, repo_id: str | None, config: dict[str, Any]) -> dict[str, Any]:
