@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -137,3 +137,62 @@ def _bytes_tokenizer() -> object:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in ("<pad>", "<|im_start|>", "<|im_end|>")])
     return tokenizer
+
+
+@pytest.fixture
+def make_artifact(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Seal an artifact made from the tiny model; see make() for what can be different."""
+
+    def make(
+        name: str = "1-quantize",
+        card: str | None = CARD,
+        extra: Mapping[str, bytes | str] | None = None,
+        quantize: Callable[[Path, Path], None] = lambda base, output: None,
+        **fields: object,
+    ) -> Path:
+        """Make one.
+
+        Args:
+            name: Of its folder, under tmp_path / "artifacts".
+            card: The base model's README.md; None where it has none.
+            extra: More files of the artifact, or others in place of the tiny model's.
+            quantize: Writes other weights; they take the place of the tiny model's.
+            fields: Of Artifact.
+        """
+        from backend.models.artifacts import Artifact, seal
+        from backend.publish.base_card import carry_over
+
+        base, draft = tmp_path / f"{name}-base", tmp_path / "artifacts" / f"{name}.partial"
+        shutil.copytree(tiny_model, base)
+        if card is not None:
+            (base / "README.md").write_text(card)
+            (base / "LICENSE").write_text("Do good things with it.\n")
+        shutil.copytree(tiny_model, draft)
+        quantize(base, draft)
+        carry_over(base, draft)
+        for file, content in {"recipe.yaml": RECIPE, **(extra or {})}.items():
+            (draft / file).write_bytes(content.encode() if isinstance(content, str) else content)
+        known = {"base_model": "acme/tiny", "revision": "c" * 40, "options": {"stage": "quantize", "method": "nf4"}}
+        known |= {
+            "versions": {"weightsmith": "0.1.0", "transformers": "5.23.0"},
+            "created": "2026-11-22T00:00:00+00:00",
+        }
+        artifact = Artifact(**{"kind": "quantized", "stage": "quantize", **known, **fields})  # type: ignore[arg-type]
+        seal(draft, draft.with_suffix(""), artifact)
+        return draft.with_suffix("")
+
+    return make
+
+
+CARD = """---
+license: other
+license_name: acme-1
+license_link: LICENSE
+language: [en, no]
+tags: [chat, onnx, "license:mit", 4-bit]
+datasets: [acme/rows]
+widget: [{text: hello}]
+---
+# Tiny
+"""
+RECIPE = "base_model: acme/tiny\nstages:\n- stage: quantize\n  method: nf4\n"

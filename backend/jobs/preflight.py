@@ -6,7 +6,7 @@ from backend.errors import SpecError
 from backend.hub.download import check_disk
 from backend.models.estimates import estimate
 from backend.models.inspection import inspect
-from backend.publish.push import check_destination
+from backend.publish.destination import check_destination
 from backend.recipes import Recipe
 
 

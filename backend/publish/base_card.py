@@ -1,0 +1,105 @@
+"""The base model's card: the few facts of it that stay true of what is made from it, and its license files."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from backend.errors import SpecError
+from backend.hub.front_matter import languages_of, license_of, read_front_matter
+from backend.options import Frozen
+
+BASE_CARD = "base_card.json"
+"""Lies in an artifact for the card's sake and is not published."""
+
+LICENSE_FILE = re.compile(r"(licen[cs]e|notice|use[-_]policy|copying)([-_]\w+)?(\.(md|txt))?", re.IGNORECASE)
+
+_MAX_README = 200_000  # bytes; front matter comes first
+_MAX_LICENSE = 1_000_000  # bytes
+_MAX_ITEMS = 200
+_WORD = re.compile(r"[^\s/\\<>{}`|][^\\<>{}`|\r\n]{0,119}")
+_LINK = re.compile(r"https?://[^\s()<>\"`\\]{1,500}|[\w][\w./-]{0,119}")
+
+_OF_ITS_FILES = re.compile(
+    r"safetensors|pytorch|tf|jax|flax|onnx|transformers\.js|gguf|ggml|llama\.cpp|mlx|coreml|openvino|rust|tensorboard"
+    r"|(4|8)-bit|gptq|awq|bitsandbytes|compressed-tensors|endpoints_compatible|autotrain_compatible|has_space"
+    r"|(base_model|license|dataset|region|model-index|template|deploy|doi):.*",
+    re.IGNORECASE,
+)
+"""Tags that speak of the base's files or that the Hub works out by itself: of the result they may be false."""
+
+
+class BaseCard(Frozen):
+    """What a base model's card says; a field that it does not say is empty, never guessed."""
+
+    license: tuple[str, ...] = ()
+    license_name: str | None = None
+    license_link: str | None = None
+    language: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = Field((), description="What the base model was trained on.")
+    weights_bytes: int | None = Field(None, description="Size of the base model's weight files.")
+
+
+def carry_over(base_folder: Path, output: Path) -> None:
+    """Write what the base model's card says into an artifact that is being made, and copy its license files.
+
+    Args:
+        base_folder: The base model as downloaded, with its README.md if it has one.
+        output: The artifact's folder, not sealed yet.
+    """
+    weights = sum(path.stat().st_size for path in base_folder.glob("*.safetensors"))
+    card = _of_readme(base_folder / "README.md").model_copy(update={"weights_bytes": weights or None})
+    text = json.dumps(card.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False)
+    (output / BASE_CARD).write_text(text + "\n", encoding="utf-8")
+    for path in sorted(base_folder.iterdir()):
+        if LICENSE_FILE.fullmatch(path.name) and path.is_file() and path.stat().st_size <= _MAX_LICENSE:
+            shutil.copyfile(path, output / path.name)
+
+
+def read_base_card(folder: Path) -> BaseCard:
+    """Give what an artifact knows of its base's card; a folder that was published says it in its own card.
+
+    Raises:
+        SpecError: The file is damaged.
+    """
+    try:
+        return BaseCard.model_validate_json((folder / BASE_CARD).read_bytes())
+    except FileNotFoundError:
+        return _of_readme(folder / "README.md")
+    except (OSError, ValidationError) as e:
+        raise SpecError(f"'{folder.name}/{BASE_CARD}' cannot be read: make the artifact again.") from e
+
+
+def _of_readme(path: Path) -> BaseCard:
+    """Read a card's front matter; one that cannot be read says nothing."""
+    try:
+        with path.open("rb") as f:
+            text = f.read(_MAX_README).decode("utf-8", "replace")
+    except OSError:
+        return BaseCard()
+    card = read_front_matter(text)
+    license = license_of(card)
+    return BaseCard(
+        license=_words(card.get("license")),
+        license_name=_one(license.name, _WORD),
+        license_link=_one(license.link, _LINK),
+        language=_words(list(languages_of(card))),
+        tags=tuple(tag for tag in _words(card.get("tags")) if not _OF_ITS_FILES.fullmatch(tag)),
+        datasets=_words(card.get("datasets")),
+    )
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """Give a text or a list of texts as a list; what is something else is left out."""
+    items = value if isinstance(value, list) else [value]
+    found = (_one(item, _WORD) for item in items[:_MAX_ITEMS])
+    return tuple(dict.fromkeys(item for item in found if item))
+
+
+def _one(value: Any, pattern: re.Pattern[str]) -> str | None:
+    text = value.strip() if isinstance(value, str) else ""
+    return text if pattern.fullmatch(text) else None

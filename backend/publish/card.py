@@ -1,0 +1,241 @@
+"""The model card: a pure function of the artifact's folder, so that it can only say what was recorded.
+
+Front matter follows the Hub's model card metadata (`base_model_relation`, `model-index`, …); a field that is not known
+is left out. Whatever a user or the Hub wrote reaches the template as an escaped value, never as template text.
+"""
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from backend.models.artifacts import Artifact, open_artifact
+from backend.publish.base_card import LICENSE_FILE, BaseCard, read_base_card
+
+TEMPLATE = Path(__file__).parents[2] / "templates" / "model_card.md.j2"
+
+RELATIONS = {"quantized": "quantized"}
+"""An artifact's kind → what the Hub calls its relation to the base model."""
+
+NEEDED = {"bitsandbytes": "bitsandbytes"}
+"""A quantization's method → the package that transformers loads it with."""
+
+_SPECIAL = re.compile(r"([\\`*\[\]|#~$]|(?<!\w)_|_(?!\w))")  # an underscore inside a word means nothing
+_HUB_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
+_REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_MAX_TEXT = 2000  # characters of one value
+
+
+def build_card(folder: Path, repo_id: str | None) -> str:
+    """Write the README.md of an artifact.
+
+    Args:
+        folder: A sealed artifact.
+        repo_id: Where it goes, as parse_repo_id() gives it; None for a folder, whose card loads it from where it lies.
+
+    Raises:
+        SpecError: The folder is not an artifact.
+    """
+    artifact, base, config = _artifact(folder), read_base_card(folder), _json(folder / "config.json")
+    title = repo_id.split("/")[-1] if repo_id else _title(artifact)
+    recipe = folder / "recipe.yaml"
+    card = ModelCard.from_template(
+        _metadata(artifact, base, config, title),
+        template_path=str(TEMPLATE),
+        title=literal(title),
+        artifact=artifact,
+        base_url=f"https://huggingface.co/{artifact.base_model}" if artifact.base_model else None,
+        origin=literal(artifact.origin) if artifact.origin else None,
+        weights=_weights(artifact, base, config),
+        metrics=_quality(artifact),
+        load=_loading(folder, repo_id, config),
+        settings=_settings(artifact),
+        made=_made(artifact),
+        recipe=_fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
+        license=_license(folder, artifact, base),
+        warnings=[literal(warning) for warning in artifact.warnings],
+        version=literal(artifact.versions.get("weightsmith", "")),
+    )
+    return f"{card}\n"
+
+
+def literal(value: Any) -> str:
+    """Give a value as one line of Markdown that shows exactly its text: no HTML, link, emphasis, math or table cell."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    text = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
+    return _SPECIAL.sub(r"\\\1", html.escape(text, quote=False))
+
+
+def size(count: int) -> str:
+    """Give bytes as a person reads them, in powers of ten as the Hub does."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count} bytes"
+
+
+def _artifact(folder: Path) -> Artifact:
+    """Open an artifact; what is no Hub id or no commit is no link."""
+    artifact = open_artifact(folder)
+    base_model, revision = artifact.base_model or "", artifact.revision or ""
+    return artifact.model_copy(
+        update={
+            "base_model": base_model if _HUB_ID.fullmatch(base_model) else None,
+            "revision": revision if re.fullmatch(r"[0-9a-f]{40}", revision) else None,
+        }
+    )
+
+
+def _metadata(artifact: Artifact, base: BaseCard, config: dict[str, Any], title: str) -> ModelCardData:
+    relation = RELATIONS.get(artifact.kind) if artifact.base_model else None
+    return ModelCardData(
+        base_model=artifact.base_model if relation else None,
+        base_model_relation=relation,
+        license=_scalar(base.license),
+        license_name=base.license_name,
+        license_link=_license_link(base, artifact),
+        language=list(base.language) or None,
+        datasets=[dataset for dataset in base.datasets if _HUB_ID.fullmatch(dataset)] or None,
+        library_name="transformers",
+        pipeline_tag="text-generation" if _is_causal_lm(config) else None,
+        tags=[*base.tags, "weightsmith"],
+        model_name=title if artifact.metrics else None,
+        eval_results=_results(artifact),
+    )
+
+
+def _results(artifact: Artifact) -> list[EvalResult] | None:
+    metrics = artifact.metrics
+    if metrics is None:
+        return None
+    named = _REPO_ID.search(metrics.text)
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=named[0] if named else re.sub(r"\W+", "-", metrics.text.lower()).strip("-")[:100] or "text",
+            dataset_name=" ".join(metrics.text.split())[:200],
+            metric_type="perplexity",
+            metric_name=" ".join(f"Perplexity ({metrics.convention})".split())[:400],
+            metric_value=round(metrics.perplexity, 4),
+        )
+    ]
+
+
+def _title(artifact: Artifact) -> str:
+    name = (artifact.base_model or "model").split("/")[-1]
+    method = artifact.options.get("method")
+    return f"{name}-{method}" if method else name
+
+
+def _weights(artifact: Artifact, base: BaseCard, config: dict[str, Any]) -> dict[str, Any]:
+    """Say how the weights are stored, from the config that loads them, and how large they are."""
+    found = sum(file.size for name, file in artifact.files.items() if name.endswith(".safetensors"))
+    quantization = config.get("quantization_config") or {}
+    bits = quantization.get("bits") or {"load_in_4bit": 4, "load_in_8bit": 8}.get(
+        next((key for key in ("load_in_4bit", "load_in_8bit") if quantization.get(key)), "")
+    )
+    return {
+        "bits": bits if isinstance(bits, int) else None,
+        "format": literal(quantization["quant_method"]) if quantization.get("quant_method") else None,
+        "method": literal(artifact.options["method"]) if artifact.options.get("method") else None,
+        "dtype": literal(config.get("dtype") or config.get("torch_dtype") or ""),
+        "size": size(found),
+        "base_size": size(base.weights_bytes) if base.weights_bytes else None,
+        "share": f"{found / base.weights_bytes:.0%}" if base.weights_bytes else None,
+    }
+
+
+def _quality(artifact: Artifact) -> dict[str, str] | None:
+    metrics = artifact.metrics
+    if metrics is None:
+        return None
+    return {
+        "perplexity": f"{metrics.perplexity:.2f}",
+        "reference": f"{metrics.reference_perplexity:.2f}",
+        "change": f"{metrics.perplexity / metrics.reference_perplexity - 1:+.1%}",
+        "kl_mean": f"{metrics.kl_mean:.4f}",
+        "kl_p99": f"{metrics.kl_p99:.4f}",
+        "top1": f"{metrics.top1_agreement:.1%}",
+        "tokens": f"{metrics.tokens:,}",
+        "text": literal(metrics.text),
+        "convention": literal(metrics.convention),
+    }
+
+
+def _settings(artifact: Artifact) -> list[tuple[str, str]]:
+    """List the options as run, the method first."""
+    names = sorted((name for name in artifact.options if name != "stage"), key=lambda name: name != "method")
+    return [(literal(name), literal(artifact.options[name])) for name in names]
+
+
+def _loading(folder: Path, repo_id: str | None, config: dict[str, Any]) -> dict[str, Any]:
+    needed = NEEDED.get((config.get("quantization_config") or {}).get("quant_method", ""))
+    return {
+        "model_id": repo_id or ".",
+        "packages": " ".join(["transformers", "torch", "accelerate", *([needed] if needed else [])]),
+        "needed": needed,
+        "chat_template": (folder / "chat_template.jinja").is_file()
+        or bool(_json(folder / "tokenizer_config.json").get("chat_template")),
+    }
+
+
+def _made(artifact: Artifact) -> list[tuple[str, str]]:
+    """List what was recorded of the making, as rows of a table."""
+    seconds, memory, base, commit = artifact.seconds, artifact.peak_memory_bytes, artifact.base_model, artifact.revision
+    versions = ", ".join(f"{name} {number}" for name, number in artifact.versions.items())
+    rows = [
+        ("Base model", f"[{base}](https://huggingface.co/{base})" if base else "a local folder"),
+        ("Its commit", f"[{commit}](https://huggingface.co/{base}/tree/{commit})" if base and commit else commit),
+        ("Hardware", literal(artifact.hardware) if artifact.hardware else None),
+        ("Time", (f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min") if seconds else None),
+        ("Peak memory", size(memory) if memory else None),
+        ("Made", literal(artifact.created)),
+        ("With", literal(versions) if versions else None),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _license(folder: Path, artifact: Artifact, base: BaseCard) -> dict[str, Any]:
+    link = _license_link(base, artifact)
+    return {
+        "name": literal(base.license_name or ", ".join(base.license)) if base.license else None,
+        "link": link if link and link.startswith("https://") else None,
+        "files": [literal(name) for name in sorted(artifact.files) if LICENSE_FILE.fullmatch(name)],
+    }
+
+
+def _license_link(base: BaseCard, artifact: Artifact) -> str | None:
+    """Give the license's address: a file that lies here, or the base's own, never a file that nobody gets."""
+    link = base.license_link
+    if link is None or link.startswith("http") or link in artifact.files:
+        return link
+    if artifact.base_model is None:
+        return None
+    return f"https://huggingface.co/{artifact.base_model}/blob/{artifact.revision or 'main'}/{link}"
+
+
+def _scalar(values: tuple[str, ...]) -> Any:
+    return list(values) if len(values) > 1 else next(iter(values), None)
+
+
+def _is_causal_lm(config: dict[str, Any]) -> bool:
+    return any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or [])
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _fenced(text: str, language: str) -> str:
+    """Put text into a fence that no run of backticks in it can close."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"

@@ -1,0 +1,124 @@
+"""Outgoing: exactly the files that leave this machine, each looked at before it does.
+
+Known kinds of files only, no pickles, no tokens and no paths of this machine; the card and a manifest that fits what is
+published are made here, last.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from backend.errors import SpecError
+from backend.models.artifacts import MANIFEST, Artifact, File, open_artifact
+from backend.publish.base_card import BASE_CARD, LICENSE_FILE
+from backend.publish.card import build_card
+
+README = "README.md"
+
+_WEIGHTS = ".safetensors"
+_BINARY = (_WEIGHTS, ".model")
+_KNOWN = re.compile(
+    r"[\w.-]+\.safetensors(\.index\.json)?|(config|generation_config|quantize_config|adapter_config)\.json"
+    r"|tokenizer[\w.-]*\.json|[\w-]+\.model|vocab\.(json|txt)|merges\.txt|(special_tokens_map|added_tokens)\.json"
+    r"|chat_template\.(jinja|json)|recipe\.yaml",
+    re.ASCII,
+)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack")
+_FROM_THE_BASE = re.compile(r"(tokenizer\.json|vocab\..*|merges\.txt|added_tokens\.json|chat_template\..*)")
+"""Copied from the base model as they are: a path that stands in one is no path of this machine."""
+
+_TOKEN = re.compile(r"(?<![A-Za-z0-9_])(?:hf|api_org)_[A-Za-z0-9]{20,}")
+_PATH = re.compile(
+    r"file://\S+|[A-Za-z]:\\{1,2}Users\\|(?<![\w.:/~-])/"
+    r"(?:home|root|tmp|var|Users|mnt|data|work|workspace|content|scratch|opt|srv)/[\w.@+-][^\s\"'<>|`)]*"
+)
+
+
+class OutgoingFile(NamedTuple):
+    """One file that is published."""
+
+    source: Path | bytes
+    size: int
+    sha256: str
+
+    def read(self) -> bytes:
+        """Give the whole content."""
+        return self.source.read_bytes() if isinstance(self.source, Path) else self.source
+
+
+def outgoing(folder: Path, repo_id: str | None = None, token: str | None = None) -> dict[str, OutgoingFile]:
+    """Give the files that publishing an artifact would send, by name; nothing is written.
+
+    Args:
+        folder: A sealed artifact; verify() it first, for its recorded sha256 are taken over.
+        repo_id: Where it goes, for the card.
+        token: What publishes; it must stand in no file.
+
+    Raises:
+        SpecError: The folder is no artifact, or holds what must not leave; the file and what to do.
+    """
+    artifact = open_artifact(folder)
+    for path in sorted(folder.rglob("*")):
+        _check_kind(path, folder, artifact)
+    files = {
+        name: OutgoingFile(folder / name, file.size, file.sha256)
+        for name, file in artifact.files.items()
+        if name not in (README, BASE_CARD)
+    }
+    if not any(name.endswith(_WEIGHTS) for name in files):
+        raise SpecError(f"'{folder.name}' holds no weights: choose the artifact of a stage that makes a model.")
+    files[README] = _made(build_card(folder, repo_id))
+    files[MANIFEST] = _made(_manifest(artifact, files))
+    for name, file in files.items():
+        _check_text(name, file, folder.resolve(), token)
+    return dict(sorted(files.items()))
+
+
+def _check_kind(path: Path, folder: Path, artifact: Artifact) -> None:
+    name = path.relative_to(folder).as_posix()
+    where = f"'{name}' in '{folder.name}'"
+    if path.is_symlink():
+        raise SpecError(f"{where} is a symbolic link: only files are published.")
+    if path.is_dir() or name in (MANIFEST, README, BASE_CARD):
+        return
+    if path.suffix in _PICKLES:
+        raise SpecError(f"{where} may hold a pickle, which runs code when it is loaded: publish safetensors only.")
+    if not (_KNOWN.fullmatch(name) or LICENSE_FILE.fullmatch(name)):
+        raise SpecError(f"{where} is nothing that a model repo needs: remove it, or make the artifact again.")
+    if name not in artifact.files:
+        raise SpecError(f"{where} was not made with the artifact: remove it, or make the artifact again.")
+
+
+def _check_text(name: str, file: OutgoingFile, folder: Path, token: str | None) -> None:
+    """Refuse a text with a token or a path of this machine in it, or that is no text."""
+    if name.endswith(_BINARY):
+        return
+    try:
+        text = file.read().decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise SpecError(f"'{name}' is not text (UTF-8), as a file of this name is: make the artifact again.") from e
+    if _TOKEN.search(text) or (token and token in text):
+        raise SpecError(
+            f"'{name}' holds a token of the Hub: remove it, and revoke it at https://huggingface.co/settings/tokens"
+        )
+    found = None if _FROM_THE_BASE.fullmatch(name) or LICENSE_FILE.fullmatch(name) else _PATH.search(text)
+    own = [str(path) for path in (folder.parent, Path.cwd()) if len(path.parts) > 2 and str(path) in text]
+    if found or own:
+        path = found[0] if found else own[0]
+        raise SpecError(
+            f"'{name}' names a path of this machine, '{path[:120]}': take it out, and make the artifact again."
+        )
+
+
+def _made(text: str) -> OutgoingFile:
+    data = text.encode("utf-8")
+    return OutgoingFile(data, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _manifest(artifact: Artifact, files: dict[str, OutgoingFile]) -> str:
+    """Write the manifest of what is published, so that it opens as an artifact wherever it is downloaded."""
+    entries = {name: File(size=file.size, sha256=file.sha256) for name, file in sorted(files.items())}
+    published = artifact.model_copy(update={"files": entries})
+    return json.dumps(published.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"

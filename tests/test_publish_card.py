@@ -1,0 +1,239 @@
+"""The card says what was recorded, and nothing else."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from backend.models.artifacts import Metrics
+from backend.progress import silent
+from backend.publish.base_card import BaseCard, carry_over, read_base_card
+from backend.publish.card import build_card, literal
+from backend.quantize import nf4
+from tests.loopback_hub import LoopbackHub
+
+Make = Callable[..., Path]
+
+METRICS = Metrics(
+    kl_mean=0.0912,
+    kl_p99=0.61,
+    top1_agreement=0.8734,
+    perplexity=24.12,
+    reference_perplexity=21.9,
+    tokens=16376,
+    text="WikiText-2 (Salesforce/wikitext, test)",
+    convention="8 non-overlapping windows of 2048 tokens",
+)
+HOSTILE = (
+    "x\n---\nlicense: mit\n---\n<script>alert(1)</script> [click](javascript:alert(1)) {{ 7*7 }} | `a` **b** $$1$$"
+)
+
+
+def front_matter(card: str) -> dict[str, object]:
+    return yaml.safe_load(card.split("\n---\n")[0].removeprefix("---"))
+
+
+def test_front_matter_has_exactly_the_keys_that_are_known(make_artifact: Make) -> None:
+    card = build_card(make_artifact(metrics=METRICS), "me/tiny-nf4")
+    assert front_matter(card) == {
+        "base_model": "acme/tiny",
+        "base_model_relation": "quantized",
+        "license": "other",
+        "license_name": "acme-1",
+        "license_link": "LICENSE",
+        "language": ["en", "no"],
+        "datasets": ["acme/rows"],
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["chat", "weightsmith"],
+        "model-index": [
+            {
+                "name": "tiny-nf4",
+                "results": [
+                    {
+                        "task": {"type": "text-generation"},
+                        "dataset": {"name": METRICS.text, "type": "Salesforce/wikitext"},
+                        "metrics": [
+                            {
+                                "type": "perplexity",
+                                "value": 24.12,
+                                "name": "Perplexity (8 non-overlapping windows of 2048 tokens)",
+                            }
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def test_what_is_not_known_is_left_out_and_never_guessed(make_artifact: Make) -> None:
+    folder = make_artifact(card=None, base_model=None, revision=None)
+    card = build_card(folder, "me/x")
+    assert front_matter(card) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["weightsmith"],
+    }
+    assert "names no license" in card
+    assert "Quality was not measured." in card
+    assert "None" not in card
+
+
+@pytest.mark.parametrize("license", ["apache-2.0", "llama3.2", "[mit, apache-2.0]"])
+def test_the_license_is_the_bases(make_artifact: Make, license: str) -> None:
+    card = build_card(make_artifact(card=f"---\nlicense: {license}\n---\n"), None)
+    assert front_matter(card)["license"] == yaml.safe_load(license)
+
+
+def test_a_license_link_points_to_a_file_that_is_there_or_to_the_bases(make_artifact: Make) -> None:
+    here = front_matter(build_card(make_artifact("here"), None))["license_link"]
+    card = "---\nlicense: other\nlicense_name: a\nlicense_link: TERMS.md\n---\n"
+    there = front_matter(build_card(make_artifact("there", card=card), None))["license_link"]
+    assert (here, there) == ("LICENSE", f"https://huggingface.co/acme/tiny/blob/{'c' * 40}/TERMS.md")
+
+
+@pytest.mark.parametrize(
+    "readme",
+    [
+        b"no front matter",
+        b"---\n: : :\n\t---\n---\n",
+        b"---\n- a\n- list\n---\n",
+        b"---\nlicense: {a: 1}\nlanguage: 3\ntags: chat: x\n---\n",
+        b"---\nlicense: 2024-99-99\n---\n",
+        b"---\nlicense: '" + b"x" * 1_000_000 + b"'\n---\n",
+        b"---\nlicense: " + b"[" * 5000 + b"\n---\n",
+        b"---\na: &a [x, x]\nb: &b [*a, *a]\ntags: [*b, *b]\n---\n",
+        b"\xff\xfe---",
+    ],
+)
+def test_a_base_card_that_cannot_be_read_says_nothing(tmp_path: Path, readme: bytes) -> None:
+    base, output = tmp_path / "base", tmp_path / "output"
+    base.mkdir()
+    output.mkdir()
+    (base / "README.md").write_bytes(readme)
+    carry_over(base, output)
+    assert read_base_card(output) == BaseCard()
+
+
+def test_license_texts_go_with_the_model(tmp_path: Path) -> None:
+    base, output = tmp_path / "base", tmp_path / "output"
+    base.mkdir()
+    output.mkdir()
+    texts = {"LICENSE", "NOTICE.txt", "USE_POLICY.md", "LICENSE-MODEL"}
+    for name in (*texts, "license.py", "train.py"):
+        (base / name).write_text(name)
+    carry_over(base, output)
+    assert {path.name for path in output.iterdir()} == {*texts, "base_card.json"}
+
+
+def test_measured_quality_stands_in_a_table(make_artifact: Make) -> None:
+    card = build_card(make_artifact(metrics=METRICS), None)
+    for words in ("| 21.90 | **24.12** (+10.1%) |", "**0.0912**", "| 0.6100 |", "**87.3%**", "16,376 tokens"):
+        assert words in card
+    assert "Quality was not measured" not in card
+
+
+def test_hostile_text_appears_literally(make_artifact: Make) -> None:
+    metrics = METRICS.model_copy(update={"text": HOSTILE, "convention": "x" * 1_000_000})
+    hostile_card = f"---\nlicense: other\nlicense_name: {json.dumps(HOSTILE)}\ntags: [{json.dumps(HOSTILE)}, ok]\n---\n"
+    fields = {"metrics": metrics, "origin": HOSTILE, "hardware": HOSTILE, "warnings": (HOSTILE,)}
+    options = {"method": HOSTILE, "llm_int8_skip_modules": [HOSTILE]}
+    extra = {"recipe.yaml": "a: |\n  ```\n  <script>\n  # {{ 7*7 }}\n"}
+    card = build_card(make_artifact(card=hostile_card, extra=extra, options=options, **fields), "me/x")
+    data = front_matter(card)
+    assert data["license"] == "other"
+    assert data["tags"] == ["ok", "weightsmith"]
+    assert "license_name" not in data
+    assert data["model-index"][0]["results"][0]["dataset"]["name"] == " ".join(HOSTILE.split())
+    body = re.sub(r"\n````yaml\n.*?\n````\n", "", card.split("\n---\n", 1)[1], flags=re.DOTALL)
+    assert "<script" not in body
+    assert not re.search(r"(?<!\\)\]\(javascript:", body)
+    assert "49" not in body
+    assert body.count("{{ 7*7 }}".replace("*", r"\*")) == 7
+    assert max(map(len, card.splitlines())) < 10_000
+
+
+def test_a_manifest_that_lies_makes_no_link(make_artifact: Make) -> None:
+    card = build_card(make_artifact(base_model="x](javascript:1)/y", revision="../..", metrics=METRICS), None)
+    assert "javascript" not in card
+    assert "base_model" not in front_matter(card)
+
+
+def test_an_escaped_value_is_one_line_of_plain_text() -> None:
+    assert literal("a_b _c_\n\n# <b>") == r"a_b \_c\_ \# &lt;b&gt;"
+    assert literal(["q_proj", True]) == r'\["q_proj", true\]'
+
+
+def test_the_hub_accepts_the_card_and_reads_the_same_back(make_artifact: Make, hub: LoopbackHub) -> None:
+    text = build_card(make_artifact(metrics=METRICS), "me/x")
+    card = ModelCard(text)
+    card.validate()
+    assert str(card) == text
+    assert card.data.eval_results[0].metric_value == 24.12
+
+
+def test_the_card_is_a_pure_function_of_the_folder(make_artifact: Make) -> None:
+    folder = make_artifact(metrics=METRICS, hardware="2 CPU cores", seconds=12.2, peak_memory_bytes=1_234_000_000)
+    before = sorted(folder.iterdir())
+    moved = folder.rename(folder.with_name("moved"))
+    card = build_card(moved, None)
+    moved.rename(folder)
+    assert build_card(folder, None) == card
+    assert sorted(folder.iterdir()) == before
+    assert str(folder.parent) not in card
+    for words in (
+        "2 CPU cores",
+        "12 s",
+        "1.23 GB",
+        "c" * 40,
+        "transformers 5.23.0",
+        "run recipe.yaml",
+        "Weightsmith 0.1.0",
+    ):
+        assert words in card
+
+
+def test_weights_that_came_another_way_are_told_apart_from_the_published_ones(make_artifact: Make) -> None:
+    card = build_card(make_artifact(origin="dequantized from a GGUF"), None)
+    assert "are not the published ones: dequantized from a GGUF." in card
+    assert "makes it again" not in card
+
+
+def snippet(card: str) -> str:
+    return re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_the_lines_that_load_it_run(
+    make_artifact: Make, template: bool, tiny_bare_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = {} if template else {"tokenizer_config.json": (tiny_bare_model / "tokenizer_config.json").read_bytes()}
+    folder = make_artifact(extra=bare, quantize=lambda base, output: _nf4(base, output, template))
+    card = build_card(folder, "me/tiny-nf4")
+    assert ("apply_chat_template" in card) == template
+    assert ("no chat template" in card) != template
+    assert "bitsandbytes` must be installed" in card
+    assert "quantized to 4 bits (nf4, in the format of bitsandbytes)" in card
+    exec(snippet(card).replace("me/tiny-nf4", str(folder)), {})
+    assert capsys.readouterr().out
+
+
+def _nf4(base: Path, output: Path, template: bool) -> None:
+    nf4.quantize(base, output, nf4.Options(), silent())
+    if not template:
+        (output / "chat_template.jinja").unlink()
+
+
+def test_a_published_folder_says_how_to_load_it_from_where_it_lies(
+    make_artifact: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_artifact()
+    code = snippet(build_card(folder, None))
+    monkeypatch.chdir(folder)
+    exec(code, {})
+    assert capsys.readouterr().out
