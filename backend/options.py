@@ -51,10 +51,10 @@ def spec_error(errors: list[ErrorDetails], data: Any, where: str = "") -> SpecEr
     for error in errors:
         if _follows_from_another(error):
             continue
-        field, words = _field(error["loc"], data), _words(error)
-        if error["type"] == "value_error" and (named := _NAMED.fullmatch(words)):
-            field, words = f"{field}.{named[1]}".lstrip("."), named[2]
-        faults.setdefault(field, words)
+        field, text = _field(error["loc"], data), words(error)
+        if error["type"] == "value_error" and (named := _NAMED.fullmatch(text)):
+            field, text = f"{field}.{named[1]}".lstrip("."), named[2]
+        faults.setdefault(field, text)
     return SpecError("\n".join(f"{where}{field or 'all'}: {text}" for field, text in faults.items()), faults)
 
 
@@ -79,7 +79,8 @@ def _field(loc: tuple[int | str, ...], data: Any) -> str:
     return name
 
 
-def _words(error: ErrorDetails) -> str:
+def words(error: ErrorDetails) -> str:
+    """Say what is wrong with a value."""
     kind, ctx = error["type"], error.get("ctx", {})
     got = "" if isinstance(error["input"], Mapping) else f" (got {error['input']!r})"
     if kind == "missing":

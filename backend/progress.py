@@ -22,6 +22,7 @@ class Report:
         self._phase = ""
         self._started = 0.0
         self._last = 0.0
+        self.warnings: list[str] = []
 
     def progress(self, phase: str, done: float, total: float, unit: str) -> None:
         """Tell how far a phase is.
@@ -56,6 +57,11 @@ class Report:
     def log(self, text: str) -> None:
         """Say one sentence for the log."""
         self._emit({"event": "log", "text": text})
+
+    def warn(self, text: str) -> None:
+        """Say what whoever uses the result must know; it stays with the artifact."""
+        self.warnings.append(text)
+        self.log("Warning: " + text)
 
 
 def silent() -> Report:

@@ -55,6 +55,19 @@ class Recipe(Frozen):
         data = self.model_dump(mode="json", exclude_none=True)
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
+    def anchored(self, folder: Path) -> "Recipe":
+        """Give the recipe with the files that it names relative to `folder` as absolute paths."""
+        stages = tuple(
+            stage.model_copy(update={"text": str(folder / stage.text)})
+            if stage.stage == "evaluate" and stage.text
+            else stage
+            for stage in self.stages
+        )
+        publish = self.publish
+        if publish and publish.to_folder:
+            publish = publish.model_copy(update={"to_folder": folder / publish.to_folder})
+        return self.model_copy(update={"stages": stages, "publish": publish})
+
     def public(self, base_model: str) -> "Recipe":
         """Give the recipe as strangers may read it: no path of this machine, no destination.
 
@@ -106,4 +119,4 @@ def read_recipe(path: Path) -> Recipe:
         at = getattr(e, "problem_mark", None)
         line = f", line {at.line + 1}" if at else ""
         raise SpecError(f"'{path.name}'{line}: this is not YAML. {getattr(e, 'problem', '') or ''}".strip()) from e
-    return parse_recipe(data, f"{path.name}: ", paths=True)
+    return parse_recipe(data, f"{path.name}: ", paths=True).anchored(path.parent.resolve())

@@ -1,4 +1,4 @@
-"""What the machine's owner sets, from the environment: `WEIGHTSMITH_DATA`, `WEIGHTSMITH_PORT`, …"""
+"""What the machine's owner sets, from the environment: `WEIGHTSMITH_DATA` and its like."""
 
 import os
 from pathlib import Path

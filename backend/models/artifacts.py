@@ -19,7 +19,6 @@ from pydantic import Field, ValidationError
 
 from backend import __version__
 from backend.errors import SpecError
-from backend.evaluate import Metrics
 from backend.options import Frozen
 
 MANIFEST = "artifact.json"
@@ -31,6 +30,19 @@ class File(Frozen):
 
     size: int = Field(ge=0, description="Bytes.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Metrics(Frozen):
+    """What was measured; `convention` says how, in one line, for the card."""
+
+    kl_mean: float = Field(ge=0, description="Mean KL(reference ‖ result) a token, in nats.")
+    kl_p99: float = Field(ge=0, description="99th percentile of the same.")
+    top1_agreement: float = Field(ge=0, le=1, description="Share of tokens where both think the same token likeliest.")
+    perplexity: float = Field(gt=0, description="Of the result.")
+    reference_perplexity: float = Field(gt=0, description="Of the reference.")
+    tokens: int = Field(gt=0, description="Predicted tokens measured on.")
+    text: str = Field(description="Name of the text or data set.")
+    convention: str = Field(description="How it was measured.")
 
 
 class Artifact(Frozen):
@@ -47,6 +59,7 @@ class Artifact(Frozen):
     seconds: float | None = Field(None, description="Wall time of the stage.")
     peak_memory_bytes: int | None = Field(None, description="Peak resident memory of the stage's process.")
     created: str = Field(description="UTC, ISO 8601.")
+    warnings: tuple[str, ...] = Field((), description="What a user of the result must know.")
     metrics: Metrics | None = None
     files: dict[str, File] = Field(default_factory=dict, description="Every file but this one.")
 

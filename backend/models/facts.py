@@ -1,8 +1,18 @@
 """ModelFacts: what a model is before it is loaded, from its config and safetensors headers alone."""
 
+import math
+
 from pydantic import Field
 
 from backend.options import Frozen
+
+BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
+    "U16": 16, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "C64": 64, "F4": 4,
+}  # fmt: skip
+"""Bits an element takes in a safetensors file."""
+
+_NOT_LINEAR = {"embed_tokens", "wte", "wpe", "embed_positions", "word_embeddings", "embed_in", "embed_out", "lm_head"}
 
 
 class Tensor(Frozen):
@@ -11,6 +21,22 @@ class Tensor(Frozen):
     name: str
     dtype: str = Field(description="As safetensors writes it: BF16, F16, F32, I32, U8, …")
     shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its data."""
+        return self.elements * BITS[self.dtype] // 8
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is the weight of a linear layer between the embeddings and the output head."""
+        name = self.name.removesuffix(".weight")
+        return len(self.shape) == 2 and name != self.name and name.rsplit(".", 1)[-1] not in _NOT_LINEAR
 
 
 class ModelFacts(Frozen):

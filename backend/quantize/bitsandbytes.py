@@ -9,12 +9,19 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from backend.errors import SpecError
+from backend.models.facts import ModelFacts, Tensor
+from backend.models.loading import load_causal_lm
 from backend.options import Frozen
 from backend.progress import Report
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-ADVANCED = {"advanced": True}
+ADVANCED: dict[str, Any] = {"advanced": True}
+
+BLOCK = 64  # elements that share a scale
+NESTED_BLOCK = 256  # scales that share a scale of their own
+STATE = 170  # bytes of the quant_state that describes a tensor, as JSON
 
 
 class BitsAndBytesOptions(Frozen):
@@ -26,6 +33,26 @@ class BitsAndBytesOptions(Frozen):
         description="Modules that stay in 16 bit, by name, such as lm_head. Empty: the output head, as upstream does.",
         json_schema_extra=ADVANCED,
     )
+
+    def check(self, facts: ModelFacts) -> None:
+        """Refuse what does not fit the model, before anything is downloaded.
+
+        Raises:
+            SpecError: A module to skip is not in the model; the model has no layer to quantize.
+        """
+        linears = [tensor for tensor in facts.tensors if tensor.is_linear]
+        if not linears:
+            raise SpecError(f"'{facts.model}' has no linear layers that could be quantized: choose another model.")
+        names = {part for tensor in facts.tensors for part in tensor.name.split(".")} | {"lm_head"}
+        for module in self.llm_int8_skip_modules or ():
+            if not any(part in names for part in module.split(".")[-1:]):
+                known = ", ".join(sorted({tensor.name.split(".")[-2] for tensor in linears}))
+                text = f"'{module}' is no module of the model: choose among {known}"
+                raise SpecError(f"llm_int8_skip_modules: {text}", {"llm_int8_skip_modules": text})
+
+    def skips(self, tensor: Tensor) -> bool:
+        """Whether a tensor stays as it is."""
+        return not tensor.is_linear or any(m in tensor.name.split(".") for m in self.llm_int8_skip_modules or ())
 
     def skip_modules(self) -> list[str] | None:
         """The skip list as BitsAndBytesConfig wants it."""
@@ -43,6 +70,14 @@ class FourBitOptions(BitsAndBytesOptions):
         description="The type that the weights are unpacked to for arithmetic: bfloat16 is fast, float32 exact.",
         json_schema_extra=ADVANCED,
     )
+
+    def tensor_bytes(self, tensor: Tensor) -> int:
+        """Give the bytes of a tensor in the result: 4 bits an element, a scale for each block of 64."""
+        if self.skips(tensor):
+            return tensor.bytes
+        blocks = -(-tensor.elements // BLOCK)
+        scales = blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 * 256 if self.bnb_4bit_use_double_quant else 4 * blocks
+        return -(-tensor.elements // 2) + scales + 4 * 16 + STATE
 
     def config(self, quant_type: Literal["nf4", "fp4"]) -> dict[str, Any]:
         """Keyword arguments of BitsAndBytesConfig."""
@@ -65,8 +100,6 @@ def save_quantized(source: Path, output: Path, config: dict[str, Any], report: R
         report: Told the tensors done.
     """
     from transformers import BitsAndBytesConfig
-
-    from backend.models.loading import load_causal_lm
 
     model = load_causal_lm(source, report, quantization_config=BitsAndBytesConfig(**config))
     report.progress("writing", 0, 1, "files")

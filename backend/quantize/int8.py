@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from backend.models.facts import Tensor
 from backend.progress import Report
 from backend.quantize.bitsandbytes import ADVANCED, BitsAndBytesOptions, save_quantized
 
@@ -44,6 +45,10 @@ class Options(BitsAndBytesOptions):
                 " a folder again: leave it off, or choose method cast"
             )
         return value
+
+    def tensor_bytes(self, tensor: Tensor) -> int:
+        """Give the bytes of a tensor in the result: 8 bits an element, a float32 scale for each row."""
+        return tensor.bytes if self.skips(tensor) else tensor.elements + 4 * tensor.shape[0] + 1
 
 
 def quantize(source: Path, output: Path, options: Options, report: Report) -> None:

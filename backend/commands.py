@@ -1,0 +1,289 @@
+"""The commands: the flags of each are the fields of a model, those of the stages taken from their option models."""
+
+import contextlib
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Literal, Optional
+
+from huggingface_hub import get_token
+from pydantic import BaseModel, Field, create_model
+from pydantic.fields import FieldInfo
+from pydantic_settings import CliPositionalArg
+
+from backend.errors import SpecError
+from backend.evaluate import EvaluateOptions
+from backend.hub.names import parse_model
+from backend.jobs.foreground import Terminal, check_output, finished, move
+from backend.jobs.preflight import prepare
+from backend.jobs.specs import Evaluation, Publication, artifacts, published, stage_folder
+from backend.models.artifacts import Artifact, open_artifact
+from backend.models.estimates import estimate
+from backend.models.inspection import inspect
+from backend.options import COMMON_OPTIONS, Frozen, parse
+from backend.publish import PublishOptions
+from backend.quantize import METHODS
+from backend.recipes import Recipe, parse_recipe, read_recipe
+from backend.serve.chat import ChatOptions, stream
+from backend.serve.engines import EngineName
+from backend.serve.servers import Server, Servers
+from backend.settings import Settings
+
+MODEL_HELP = "A Hub id, demo (the bundled model), or a local folder."
+METHOD_OPTIONS = {name: module.Options for name, module in METHODS.items()}
+
+
+class Command(BaseModel):
+    """What every command has."""
+
+    json_: bool = Field(False, validation_alias="json", description="Print one JSON object and nothing else.")
+
+    def given(self, *models: type[Frozen]) -> dict[str, Any]:
+        """Give the options of these models that were typed."""
+        names = {field for model in models for field in model.model_fields} - {*COMMON_OPTIONS}
+        return {name: getattr(self, name) for name in self.model_fields_set & names}
+
+    def say(self, data: dict[str, Any], text: str) -> None:
+        """Print the result: as JSON, or as a person reads it."""
+        sys.stdout.write((json.dumps(data, ensure_ascii=False) if self.json_ else text) + "\n")
+        sys.stdout.flush()
+
+
+def with_options(command: type[Command], models: dict[str, type[Frozen]], **more: Any) -> Any:
+    """Give the command with a flag for each field of option models.
+
+    Every such flag is optional: what is not typed keeps the default that its model describes.
+    """
+    fields: dict[str, Any] = dict(more)
+    for label, model in models.items():
+        for name, info in model.model_fields.items():
+            if name in COMMON_OPTIONS:
+                continue
+            text = fields[name][1].description if name in fields else f"{info.description} Default: {info.default}."
+            text += f" [{label}]" if len(models) > 1 else ""
+            fields[name] = (Optional[info.annotation], FieldInfo(default=None, description=text))  # noqa: UP045
+    return create_model(command.__name__.strip("_"), __base__=command, __doc__=command.__doc__, **fields)
+
+
+METHOD_FLAG = {"method": (Literal[tuple(METHODS)], FieldInfo(description="How."))}  # type: ignore[misc]
+
+
+class _Quantize(Command):
+    """Quantize a model into a new folder, or cast it to another type."""
+
+    model: CliPositionalArg[str] = Field(description=MODEL_HELP)
+    output: Path = Field(description="The folder to write; it must not exist.")
+    revision: str | None = Field(None, description="Branch, tag or commit of the model.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        settings, output = Settings(), check_output(self.output)
+        recipe = prepare(single_stage(self), settings.data, get_token())
+        with finished(recipe, get_token(), Terminal().hear, settings) as job:
+            move(artifacts(job)[0], output)
+        artifact = open_artifact(output)
+        self.say({"output": str(output), **summary(artifact)}, f"{output}\n{words(artifact)}")
+
+
+class _Estimate(Command):
+    """Say what quantizing would need, before anything is downloaded."""
+
+    model: CliPositionalArg[str] = Field(description=MODEL_HELP)
+    revision: str | None = Field(None, description="Branch, tag or commit of the model.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        recipe = single_stage(self)
+        facts = inspect(recipe.base_model, recipe.revision, get_token())
+        for stage in recipe.stages:
+            if stage.stage == "quantize":
+                stage.check(facts)
+        needed = estimate(facts, *recipe.stages)
+        text = (
+            f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {facts.size / 1e6:.0f} MB\n"
+            f"result {needed.output_bytes / 1e6:.0f} MB, disk {needed.disk_bytes / 1e6:.0f} MB, peak memory"
+            f" {needed.peak_memory_bytes / 1e6:.0f} MB, about {needed.seconds:.0f} s"
+        )
+        self.say(needed.model_dump(), text)
+
+
+class _Evaluate(Command):
+    """Measure a model folder against the model that it was made from."""
+
+    folder: CliPositionalArg[Path] = Field(description="The folder of the model.")
+    reference: str = Field(description=MODEL_HELP)
+    revision: str | None = Field(None, description="Branch, tag or commit of the reference.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        settings, folder = Settings(), existing(self.folder)
+        options = parse(EvaluateOptions, absolute_text(self.given(EvaluateOptions)))
+        reference = local_or_id(self.reference)
+        facts = inspect(reference, self.revision, get_token())
+        spec = Evaluation(folder=folder, reference=reference, revision=facts.commit, options=options)
+        with finished(spec, get_token(), Terminal().hear, settings) as job:
+            metrics = open_artifact(stage_folder(job, spec, 1)).metrics
+        assert metrics
+        self.say(metrics.model_dump(), quality(metrics.model_dump()))
+
+
+class _Run(Command):
+    """Run a recipe file."""
+
+    recipe: CliPositionalArg[Path] = Field(description="The recipe, YAML.")
+    output: Path | None = Field(None, description="The folder to write; by default output/ in the data folder.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        settings = Settings()
+        output = check_output(self.output or settings.data / "output" / self.recipe.stem)
+        recipe = prepare(read_recipe(self.recipe), settings.data, get_token())
+        with finished(recipe, get_token(), Terminal().hear, settings) as job:
+            made, done = artifacts(job), published(job, recipe)
+            for folder in made:
+                move(folder, output if len(made) == 1 else output / folder.name)
+        folders = [output] if len(made) == 1 else [output / folder.name for folder in made]
+        results = [{"output": str(folder), **summary(open_artifact(folder))} for folder in folders]
+        text = "\n".join(f"{folder}\n{words(open_artifact(folder))}" for folder in folders)
+        text += "".join(f"\npublished to {item['location']}" for item in done)
+        self.say({"artifacts": results, "published": done}, text)
+
+
+class _Publish(Command):
+    """Publish an artifact with its card, to the Hub or to a folder that holds what the Hub would get."""
+
+    folder: CliPositionalArg[Path] = Field(description="The artifact.")
+    public: bool = Field(False, description="Let everybody see the new repo.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        given = self.given(PublishOptions)
+        if self.public and given.get("private"):
+            raise SpecError("--public and --private exclude each other: give one of them.")
+        if target := given.get("to_folder"):
+            given["to_folder"] = check_output(target)
+        options = parse(PublishOptions, given | ({"private": False} if self.public else {}))
+        spec = Publication(folder=existing(self.folder), options=options)
+        with finished(spec, get_token(), Terminal().hear, Settings()) as job:
+            done = published(job, spec)[0]
+        self.say(done, f"Published to {done['location']}")
+
+
+class _Chat(Command):
+    """Ask a model one question."""
+
+    folder: CliPositionalArg[Path] = Field(description="The folder of the model.")
+    prompt: str = Field(description="The question.")
+    engine: EngineName = Field("auto", description="What serves the model.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        options = parse(ChatOptions, self.given(ChatOptions))
+        with serving(self.folder, self.engine) as (server, _):
+            shown, answer = "", None
+            for answer in stream(server, [{"role": "user", "content": self.prompt}], options):
+                if not self.json_:
+                    sys.stdout.write(answer.text[len(shown) :])
+                    sys.stdout.flush()
+                shown = answer.text
+        assert answer
+        self.say(answer.model_dump(), "")
+
+
+class Serve(Command):
+    """Serve a model as an OpenAI-compatible endpoint on this machine, until interrupted."""
+
+    folder: CliPositionalArg[Path] = Field(description="The folder of the model.")
+    port: int | None = Field(None, ge=1, le=65535, description="The port; by default a free one.")
+    engine: EngineName = Field("auto", description="What serves the model.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        with serving(self.folder, self.engine, self.port) as (server, servers), servers.in_use():
+            data = {"base_url": server.base_url, "api_key": server.key, "model": server.model, "engine": server.engine}
+            self.say(data, "\n".join(f"{name}: {value}" for name, value in data.items()))
+            with contextlib.suppress(KeyboardInterrupt):
+                while servers.status().state == "ready":
+                    threading.Event().wait(0.5)
+                servers.current()
+
+
+Quantize = with_options(_Quantize, METHOD_OPTIONS, **METHOD_FLAG)
+Estimate = with_options(_Estimate, METHOD_OPTIONS, **METHOD_FLAG)
+Evaluate = with_options(_Evaluate, {"evaluate": EvaluateOptions})
+Publish = with_options(_Publish, {"publish": PublishOptions})
+Chat = with_options(_Chat, {"chat": ChatOptions})
+Run = _Run
+
+
+def single_stage(command: Any) -> Recipe:
+    """Make the recipe of a command that has a model, a method and the method's options."""
+    stage = {"stage": "quantize", "method": command.method, **command.given(*METHOD_OPTIONS.values())}
+    data = {"base_model": command.model, "revision": command.revision, "stages": [stage]}
+    return parse_recipe(data, paths=True)
+
+
+def local_or_id(model: str) -> str:
+    """Give what a model's name on the command line means."""
+    try:
+        return parse_model(model, paths=True)
+    except ValueError as e:
+        raise SpecError(f"The reference {e}.") from e
+
+
+def existing(folder: Path) -> Path:
+    """Give the absolute path of a folder that must exist."""
+    if not folder.is_dir():
+        raise SpecError(f"'{folder}' is not a folder: check the path.")
+    return folder.resolve()
+
+
+def absolute_text(options: dict[str, Any]) -> dict[str, Any]:
+    """Make the text's path one that the worker finds too."""
+    if text := options.get("text"):
+        if not Path(text).is_file():
+            raise SpecError(f"'{text}' is not a file: check --text.")
+        return options | {"text": str(Path(text).resolve())}
+    return options
+
+
+@contextlib.contextmanager
+def serving(folder: Path, engine: EngineName, port: int | None = None) -> Any:
+    """Serve a folder for as long as the block lasts."""
+    settings = Settings()
+    settings.data.mkdir(parents=True, exist_ok=True)
+    servers = Servers(settings)
+    servers.open(existing(folder), engine, port)
+    try:
+        server: Server = servers.wait(settings.server_start_seconds)
+        yield server, servers
+    finally:
+        servers.stop()
+
+
+def summary(artifact: Artifact) -> dict[str, Any]:
+    """Give what a script wants to know of an artifact."""
+    return {
+        "size": artifact.size,
+        "seconds": artifact.seconds,
+        "peak_memory_bytes": artifact.peak_memory_bytes,
+        "metrics": artifact.metrics.model_dump() if artifact.metrics else None,
+        "warnings": artifact.warnings,
+    }
+
+
+def words(artifact: Artifact) -> str:
+    """Say the same to a person."""
+    made = f"{artifact.size / 1e6:.0f} MB, made in {artifact.seconds:.0f} s"
+    lines = [made, *(quality(artifact.metrics.model_dump()),) if artifact.metrics else (), *artifact.warnings]
+    return "\n".join(lines)
+
+
+def quality(metrics: dict[str, Any]) -> str:
+    """Say how much a model got worse."""
+    return (
+        f"perplexity {metrics['perplexity']:.2f} (reference {metrics['reference_perplexity']:.2f}), KL mean"
+        f" {metrics['kl_mean']:.4f}, 99th percentile {metrics['kl_p99']:.3f}, top-1 agreement"
+        f" {metrics['top1_agreement']:.1%}, {metrics['tokens']} tokens of {metrics['text']}"
+    )

@@ -1,0 +1,179 @@
+"""Child processes on this machine: started through the shim, heard through pipes, ended with all their descendants."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import backend
+
+ROOT = Path(backend.__file__).resolve().parent.parent
+MARKER = "WEIGHTSMITH_RUN"
+LOG_BYTES = 5_000_000  # of the log file; the one before it is kept, so a flood costs twice this
+
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY|CREDENTIAL")
+_SECRET_TEXT = re.compile(
+    r"hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|Bearer\s+\S+|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}", re.IGNORECASE
+)
+
+
+def environment(home: Path, online: bool) -> dict[str, str]:
+    """Give a child's environment: no token, a Hub cache of its own, and no network use where it has none to make.
+
+    Args:
+        home: A folder of the app; the child finds no `hf auth login` of the user there.
+        online: Whether the child talks to the Hub.
+    """
+    env = {name: value for name, value in os.environ.items() if not _SECRET_NAME.search(name.upper())}
+    env |= {
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    if not online:
+        env["HF_HUB_OFFLINE"] = "1"
+    return env
+
+
+def mask(text: str, tokens: Iterable[str] = ()) -> str:
+    """Replace whatever looks like a token, and the given ones, before a line reaches the disk."""
+    for token in tokens:
+        text = text.replace(token, "•••")
+    return _SECRET_TEXT.sub("•••", text)
+
+
+def marker_prefix(home: Path) -> str:
+    """Give the mark that every process started for this folder bears in its environment."""
+    return hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16] + "-"
+
+
+def marked(mark: str) -> Iterator[int]:
+    """Find processes whose environment has a marker that begins so; Linux only, elsewhere none is found."""
+    wanted = f"{MARKER}={mark}".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            if any(item.startswith(wanted) for item in (entry / "environ").read_bytes().split(b"\0")):
+                yield int(entry.name)
+
+
+def sweep(mark: str) -> int:
+    """Kill every process so marked, also those that left their group; give their number."""
+    found = 0
+    for pid in marked(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            found += 1
+    return found
+
+
+class Child:
+    """A command that runs until it ends, stop() is called, or this process dies.
+
+    Args:
+        command: Program and arguments; no secrets, any user of the machine can read them.
+        env: Its whole environment, from environment().
+        home: The folder that it works for, see marker_prefix().
+        log: Where its standard error goes, masked and capped; and its standard output if nobody listens to it.
+        on_event: Called in a thread with each JSON object that it prints.
+        token: Given to it on its standard input as one line of JSON; in no other way.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        env: Mapping[str, str],
+        home: Path,
+        log: Path,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+        token: str | None = None,
+    ) -> None:
+        self._mark = marker_prefix(home) + secrets.token_hex(8)
+        self._tokens = [token] if token else []
+        self._ended = threading.Lock()
+        death, self._life = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "backend.executors.shim", str(death), *command],
+                env={**env, MARKER: self._mark},
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE if on_event else subprocess.STDOUT,
+                pass_fds=[death],
+                start_new_session=True,
+            )
+        finally:
+            os.close(death)
+        self._threads = [threading.Thread(target=self._pump, args=(log,), daemon=True)]
+        if on_event:
+            self._threads.append(threading.Thread(target=self._listen, args=(on_event,), daemon=True))
+        for thread in self._threads:
+            thread.start()
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+            pipe.write(json.dumps({"token": token}).encode())
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the command; None if it still runs after `timeout` seconds, 128 + n if signal n ended it."""
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        self._finish()
+        return code
+
+    def stop(self, grace: float) -> None:
+        """End it: SIGTERM to the group, after `grace` seconds SIGKILL, then whatever still bears its mark."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            try:
+                self._process.wait(grace)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self._ended.acquire(blocking=False):
+            return
+        sweep(self._mark)
+        for thread in self._threads:
+            thread.join(5)
+        with contextlib.suppress(OSError):
+            os.close(self._life)
+
+    def _listen(self, on_event: Callable[[dict[str, Any]], None]) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # a library's print; the log is for those
+            if isinstance(event, dict):
+                on_event(event)
+
+    def _pump(self, log: Path) -> None:
+        source = self._process.stderr or self._process.stdout
+        assert source
+        out = log.open("a", encoding="utf-8")
+        for line in source:
+            if out.tell() > LOG_BYTES:
+                out.close()
+                log.replace(log.with_suffix(".old.txt"))
+                out = log.open("a", encoding="utf-8")
+            out.write(mask(line.decode(errors="replace"), self._tokens))
+            out.flush()
+        out.close()

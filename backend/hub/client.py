@@ -1,0 +1,237 @@
+"""The one place that talks to the Hub's library, and puts its errors into words.
+
+Every call is given the asker's token, or False, which means anonymous: never the machine owner's own.
+"""
+
+import ipaddress
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+from huggingface_hub import HfApi, constants, get_session, hf_hub_url, set_client_factory
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoFile
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status, hf_request_event_hook
+
+from backend import __version__
+from backend.errors import AppError, HubError, LoginError
+from backend.strict_json import quoted
+
+T = TypeVar("T")
+
+WAITS = (0.5, 2.0)  # seconds before a second and a third try
+MAX_RETRY_AFTER = 30.0  # seconds; who is told to wait longer is told so
+TIMEOUT = 60.0  # seconds without a byte; the library itself would wait for ever
+
+
+class Place(Protocol):
+    """A repo at a commit, and who looks at it."""
+
+    repo_id: str
+    commit: str
+    token: str | None
+    repo_type: str
+
+
+def resolve(model: str, revision: str | None, token: str | None) -> str:
+    """Give the commit, 40 hex digits, that a branch, tag or commit of a model means now."""
+    return commit_of(model_info(model, revision, token), model)
+
+
+def commit_of(info: ModelInfo | DatasetInfo, repo_id: str) -> str:
+    """Give the commit of what the Hub told of a repo."""
+    if not isinstance(info.sha, str) or len(info.sha) != 40 or not info.sha.isalnum():
+        raise HubError(f"The Hub named no commit of '{repo_id}': check HF_ENDPOINT, or try again.")
+    return info.sha
+
+
+def model_info(model: str, revision: str | None, token: str | None) -> ModelInfo:
+    """Ask the Hub what it knows of a model at a revision."""
+    return ask(lambda: api(token).model_info(model, revision=revision), model, token)
+
+
+def dataset_info(dataset: str, revision: str | None, token: str | None) -> DatasetInfo:
+    """Ask the Hub what it knows of a data set at a revision."""
+    return ask(lambda: api(token).dataset_info(dataset, revision=revision), dataset, token)
+
+
+def check_access(repo_id: str, token: str | None, repo_type: str = "model") -> None:
+    """Raise unless the token may read the repo's files.
+
+    Asked before every load, also of files that lie here already: whoever fetched them may have had more rights.
+    """
+    ask(lambda: api(token).auth_check(repo_id, repo_type=repo_type), repo_id, token)
+
+
+def list_files(repo_id: str, commit: str, token: str | None, repo_type: str = "model") -> list[RepoFile]:
+    """List the files of a repo at a commit."""
+    listed = ask(
+        lambda: list(api(token).list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=repo_type)),
+        repo_id,
+        token,
+    )
+    return [entry for entry in listed if isinstance(entry, RepoFile)]
+
+
+def read_range(place: Place, name: str, start: int, end: int) -> bytes:
+    """Fetch the bytes of a file from `start` to before `end`."""
+    url = hf_hub_url(place.repo_id, name, repo_type=place.repo_type, revision=place.commit)
+    headers = build_hf_headers(token=place.token or False)
+    headers |= {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+
+    def get() -> bytes:
+        with get_session().stream("GET", url, headers=headers) as response:
+            hf_raise_for_status(response)
+            skip = 0 if response.status_code == 206 else start  # a server that knows no ranges sends the whole file
+            data = bytearray()
+            for chunk in response.iter_bytes():
+                data += chunk
+                if len(data) >= skip + end - start:
+                    break
+            return bytes(data[skip : skip + end - start])
+
+    return ask(get, place.repo_id, place.token)
+
+
+def api(token: str | None) -> HfApi:
+    """Give the Hub's client for one asker."""
+    return HfApi(token=token or False, library_name="weightsmith", library_version=__version__)
+
+
+def ask(question: Callable[[], T], repo_id: str, token: str | None) -> T:
+    """Call the Hub; what may pass by itself is tried again, everything else is put into words.
+
+    Args:
+        question: One call of huggingface_hub, run to its end.
+        repo_id: What it is about, for the error.
+        token: What it was asked with, which decides what a refusal means.
+
+    Raises:
+        LoginError: The Hub wants a token, or a better one.
+        HubError: It refused, or could not be reached.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return question()
+        except AppError:
+            raise
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            # the last four: an answer that is no Hub's, such as a web page with status 200
+            pause = _pause(e, wait)
+            if pause is None:
+                raise translated(e, repo_id, token) from e
+        time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _pause(error: Exception, wait: float | None) -> float | None:
+    """Give the seconds to wait before the next try, or None to give up."""
+    error = cause(error)
+    if wait is None or isinstance(error, OfflineModeIsEnabled):
+        return None
+    if isinstance(error, HfHubHTTPError):
+        if error.response.status_code not in (429, 500, 502, 503, 504):
+            return None
+        after = error.response.headers.get("Retry-After", "")
+        pause = float(after) if after.isdigit() else wait
+        return pause if pause <= MAX_RETRY_AFTER else None
+    return wait if isinstance(error, httpx2.TransportError) else None
+
+
+def cause(error: Exception) -> Exception:
+    """Give what the Hub said, where the library has wrapped it in an error of its own."""
+    below: BaseException | None = error
+    while below is not None and not isinstance(below, HfHubHTTPError | httpx2.TransportError | OfflineModeIsEnabled):
+        below = below.__cause__
+    return below if isinstance(below, Exception) else error
+
+
+def translated(error: Exception, repo_id: str, token: str | None) -> HubError:
+    """Put an error of huggingface_hub into a sentence that names the repo and says what to do."""
+    error, page = cause(error), f"{endpoint()}/{repo_id}"
+    if isinstance(error, HfHubHTTPError):
+        return _refused(error, repo_id, page, token)
+    if isinstance(error, OfflineModeIsEnabled):
+        return HubError("The Hub cannot be asked while HF_HUB_OFFLINE is set: unset it, or use what lies here.")
+    if isinstance(error, httpx2.TransportError):
+        host = urlsplit(endpoint()).netloc
+        return HubError(f"The Hub at {host} cannot be reached: check the network and HF_ENDPOINT, then try again.")
+    return HubError(
+        f"What answered for '{repo_id}' at {urlsplit(endpoint()).netloc} is not the Hub, or is out of order: check"
+        " HF_ENDPOINT, or try again."
+    )
+
+
+def _refused(error: HfHubHTTPError, repo_id: str, page: str, token: str | None) -> HubError:
+    status, said = error.response.status_code, (error.response.headers.get("X-Error-Message") or "").lower()
+    if isinstance(error, GatedRepoError):
+        if token is None:
+            return LoginError(f"'{repo_id}' is gated and you are not signed in: sign in, then ask for access at {page}")
+        if "fine-grained" in said:
+            return LoginError(
+                f"Your token may not read gated repos such as '{repo_id}': allow it in the token's settings on the Hub."
+            )
+        return HubError(f"Access to '{repo_id}' has not been granted to you: ask for it at {page}")
+    if status == 401 and token is None:
+        return LoginError(
+            f"'{repo_id}' does not exist, or it is private and you are not signed in: check the name, or sign in."
+        )
+    if status == 401:
+        return LoginError("Your token for the Hub is wrong or has expired: sign in again, or give a new token.")
+    if isinstance(error, DisabledRepoError):
+        return HubError(f"'{repo_id}' has been disabled by the Hub: choose another.")
+    if isinstance(error, RevisionNotFoundError):
+        return HubError(f"'{repo_id}' has no such revision: give a branch, tag or commit of it.")
+    if isinstance(error, EntryNotFoundError):
+        return HubError(f"A file of '{repo_id}' is not there any more: look it up again.")
+    if isinstance(error, RepositoryNotFoundError) or status == 404:
+        return HubError(f"'{repo_id}' does not exist, or you have no access to it: check the name, or ask its owner.")
+    if status == 403:
+        return LoginError(f"Your token may not read '{repo_id}': give a token with read access to it.")
+    if status == 429:
+        after = error.response.headers.get("Retry-After", "")
+        return HubError(
+            f"The Hub is asked too often: try again in {after + ' seconds' if after.isdigit() else 'five minutes'}."
+        )
+    return HubError(f"The Hub answered {status} for '{repo_id}': try again in a few minutes.")
+
+
+def endpoint() -> str:
+    """Give the Hub's address, from HF_ENDPOINT."""
+    return constants.ENDPOINT
+
+
+def _client() -> httpx2.Client:
+    """Make the HTTP client of huggingface_hub; it drops the token when a redirect leaves the host."""
+    return httpx2.Client(
+        event_hooks={"request": [hf_request_event_hook, _stay_outside]},
+        follow_redirects=True,
+        timeout=httpx2.Timeout(TIMEOUT, pool=None),
+    )
+
+
+def _stay_outside(request: httpx2.Request) -> None:
+    """Refuse a redirect into this machine's own network, such as a cloud's metadata service, or to plain HTTP."""
+    home, host = urlsplit(endpoint()), request.url.host
+    if host == home.hostname:
+        return
+    try:
+        inside = not ipaddress.ip_address(host).is_global
+    except ValueError:
+        inside = False
+    if inside or (home.scheme == "https" and request.url.scheme != "https"):
+        raise HubError(f"The Hub sent us on to {quoted(host)}, which is no place of its own: check HF_ENDPOINT.")
+
+
+set_client_factory(_client)

@@ -1,0 +1,106 @@
+"""Files: the names, sizes and bytes of a model, the same for a local folder and for a Hub repo at one commit."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from backend.errors import HubError, SpecError
+from backend.hub import client
+from backend.strict_json import quoted
+
+MAX_ENTRIES = 10_000
+
+
+class Entry(NamedTuple):
+    """One file."""
+
+    name: str  # with slashes, relative
+    size: int  # bytes
+    sha256: str | None = None  # of files in LFS
+    git_sha1: str | None = None  # of all others on the Hub
+    link: bool = False  # a symbolic link
+
+
+class Files(Protocol):
+    """Where a model's files are read from before they are trusted."""
+
+    def entries(self) -> tuple[Entry, ...]:
+        """List every file, sorted by name."""
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        """Give the bytes of a listed file from `start` to before `end`, or to its end if that comes first."""
+
+
+class LocalFiles:
+    """The files of a local folder; `.git` and `.cache` are not looked into."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def entries(self) -> tuple[Entry, ...]:
+        """List every file and symbolic link."""
+        found: list[Entry] = []
+        for at, folders, names in os.walk(self.folder):
+            links = [name for name in folders if Path(at, name).is_symlink()]
+            folders[:] = [name for name in folders if name not in (".git", ".cache", *links)]
+            found += [self._entry(Path(at, name)) for name in (*names, *links)]
+            if len(found) > MAX_ENTRIES:
+                raise SpecError(
+                    f"{quoted(self.folder.name)} holds more than {MAX_ENTRIES} files: give the model's own folder."
+                )
+        return tuple(sorted(found))
+
+    def _entry(self, path: Path) -> Entry:
+        stat = path.lstat()
+        return Entry(path.relative_to(self.folder).as_posix(), stat.st_size, link=path.is_symlink())
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        """Read a part of a file."""
+        try:
+            with (self.folder / name).open("rb") as f:
+                f.seek(start)
+                return f.read(max(0, end - start))
+        except OSError as e:
+            raise SpecError(f"Could not read {quoted(name)}. {e.strerror}: check the file.") from e
+
+
+class HubFiles:
+    """The files of a Hub repo at one commit.
+
+    Args:
+        repo_id: The model, or data set.
+        commit: 40 hex digits.
+        token: Of who asks; None asks anonymously.
+        repo_type: model or dataset.
+    """
+
+    def __init__(self, repo_id: str, commit: str, token: str | None, repo_type: str = "model") -> None:
+        self.repo_id, self.commit, self.token, self.repo_type = repo_id, commit, token, repo_type
+        self._entries: tuple[Entry, ...] | None = None
+
+    def entries(self) -> tuple[Entry, ...]:
+        """List every file; the Hub is asked once."""
+        if self._entries is None:
+            listed = client.list_files(self.repo_id, self.commit, self.token, self.repo_type)
+            self._entries = tuple(
+                sorted(
+                    Entry(f.path, f.size, f.lfs.sha256 if f.lfs else None, None if f.lfs else f.blob_id) for f in listed
+                )
+            )
+        return self._entries
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        """Fetch a range of a file."""
+        size = next((entry.size for entry in self.entries() if entry.name == name), None)
+        if size is None:
+            raise HubError(f"{quoted(name)} is not in '{self.repo_id}' any more: look the model up again.")
+        end = min(end, size)
+        if start >= end:
+            return b""
+        data = client.read_range(self, name, start, end)
+        if len(data) != end - start:
+            raise HubError(
+                f"The Hub sent {len(data)} bytes of {quoted(name)} in '{self.repo_id}' where {end - start} were asked"
+                " for: try again."
+            )
+        return data

@@ -1,0 +1,134 @@
+"""Running the steps of one job: one worker a step, sealed steps skipped, so that a killed job goes on where it was."""
+
+import json
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from backend.errors import JobError, LoginError
+from backend.executors.local import Child, environment
+from backend.jobs.specs import ONLINE, Spec, stage_folder, steps, write_spec
+from backend.models.artifacts import PARTIAL, is_sealed
+from backend.models.machine import memory_bytes
+
+LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
+
+Listen = Callable[[dict[str, Any]], None]
+
+
+class Canceled(JobError):
+    """Somebody canceled the job."""
+
+
+class Interrupted(JobError):
+    """The worker was killed or got stuck; the job can go on from its last sealed step."""
+
+
+class Run:
+    """One run of a job in its folder.
+
+    Args:
+        folder: The job's folder; what is sealed in it is kept.
+        spec: What is to be done.
+        home: The folder whose processes these are, see executors.local.
+        cancel_seconds: How long a worker may take to stop by itself.
+    """
+
+    def __init__(self, folder: Path, spec: Spec, home: Path, cancel_seconds: float = 10) -> None:
+        self.folder = folder
+        self._spec = spec
+        self._home = home
+        self._grace = cancel_seconds
+        self._cancel = threading.Event()
+
+    def cancel(self) -> None:
+        """Stop the running worker and all it started; go() then raises Canceled."""
+        self._cancel.set()
+
+    def go(self, token: str | None, listen: Listen) -> None:
+        """Run every step that is not sealed yet.
+
+        Args:
+            token: For the steps that talk to the Hub; the others never get it.
+            listen: Told every event, and `{"event": "step", "index", "name"}` as each step begins.
+
+        Raises:
+            Canceled, Interrupted, LoginError, JobError: Why it ended early.
+        """
+        write_spec(self.folder, self._spec)
+        for index, name in enumerate(steps(self._spec)):
+            target = stage_folder(self.folder, self._spec, index)
+            if is_sealed(target):
+                continue
+            self._record({"event": "step", "index": index, "name": name}, listen)
+            self._step(index, token if name in ONLINE else None, listen)
+            if not is_sealed(target):
+                raise JobError(f"The step '{name}' ended without a result: see the log, then retry.")
+
+    def _step(self, index: int, token: str | None, listen: Listen) -> None:
+        failures: list[dict[str, Any]] = []
+        life = [time.monotonic()]
+
+        def hear(event: dict[str, Any]) -> None:
+            life[0] = time.monotonic()
+            if event["event"] == "error":
+                failures.append(event)
+            elif event["event"] != "beat":
+                self._record(event, listen)
+
+        name = steps(self._spec)[index]
+        child = Child(
+            [sys.executable, "-m", "backend.jobs.worker", str(self.folder), str(index)],
+            environment(self._home, online=name in ONLINE),
+            self._home,
+            self.folder / "log.txt",
+            hear,
+            token,
+        )
+        try:
+            code = self._watch(child, name, life)
+        finally:
+            child.stop(self._grace)
+            self._remove_partial()
+        if failures:
+            text = failures[0]["text"]
+            raise LoginError(text) if failures[0]["login"] else JobError(text)
+        if code > 128:
+            raise Interrupted(_killed(name, code - 128))
+        if code:
+            raise JobError(f"The step '{name}' failed unexpectedly: see the log, then retry.")
+
+    def _watch(self, child: Child, name: str, life: list[float]) -> int:
+        while (code := child.wait(0.1)) is None:
+            if self._cancel.is_set():
+                raise Canceled("The job was canceled.")
+            if time.monotonic() - life[0] > LEASE:
+                raise Interrupted(f"The step '{name}' gave no sign of life for {LEASE:.0f} s and was stopped.")
+        if self._cancel.is_set() and code:
+            raise Canceled("The job was canceled.")
+        return code
+
+    def _record(self, event: dict[str, Any], listen: Listen) -> None:
+        event = {"time": round(time.time(), 3), **event}
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as f:
+            f.write(json.dumps(event) + "\n")
+        listen(event)
+
+    def _remove_partial(self) -> None:
+        for path in (self.folder / "stages").glob(f"*{PARTIAL}"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _killed(name: str, number: int) -> str:
+    if number == signal.SIGKILL:
+        memory = memory_bytes() / 2**30
+        return (
+            f"The step '{name}' was killed by the system, most likely out of memory ({memory:.0f} GiB in all): close"
+            " other programs or choose a smaller model."
+        )
+    return f"The step '{name}' was ended by {signal.Signals(number).name}."

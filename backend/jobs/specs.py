@@ -1,0 +1,108 @@
+"""What a job can be asked to do, and the steps that this takes.
+
+A job's folder holds its spec as `<kind>.json` and the sealed output of each step as `stages/<n>-<name>/`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from backend.errors import JobError
+from backend.evaluate import EvaluateOptions
+from backend.hub.names import DEMO, is_local
+from backend.models.artifacts import is_sealed, open_artifact
+from backend.options import Frozen, parse
+from backend.publish import PublishOptions
+from backend.recipes import Recipe
+
+
+class Publication(Frozen):
+    """Publish an artifact that exists."""
+
+    folder: Path = Field(description="The artifact.")
+    options: PublishOptions
+
+
+class Evaluation(Frozen):
+    """Measure a model folder that exists against its reference."""
+
+    folder: Path = Field(description="The artifact, or a model folder made elsewhere.")
+    reference: str = Field(description="As a recipe's base_model.")
+    revision: str | None = None
+    options: EvaluateOptions
+
+
+Spec = Recipe | Publication | Evaluation
+
+KINDS: dict[str, type[Recipe] | type[Publication] | type[Evaluation]] = {
+    "recipe": Recipe,
+    "publication": Publication,
+    "evaluation": Evaluation,
+}
+
+ONLINE = ("fetch", "publish")
+"""Steps that have the network and the token; all others run in a process with neither."""
+
+
+WEIGHTS = ("quantized",)
+"""Kinds of artifacts that can be measured, served and published."""
+
+
+def kind(spec: Spec) -> str:
+    """Give the spec's kind, a key of KINDS."""
+    return type(spec).__name__.lower()
+
+
+def steps(spec: Spec) -> tuple[str, ...]:
+    """Name the steps of a spec, in order."""
+    if isinstance(spec, Publication):
+        return ("publish",)
+    if isinstance(spec, Evaluation):
+        return ("fetch", "evaluate")
+    return ("fetch", *(stage.stage for stage in spec.stages), *(["publish"] if spec.publish else []))
+
+
+def stage_folder(job: Path, spec: Spec, index: int) -> Path:
+    """Give where a step's sealed output lies."""
+    return job / "stages" / f"{index}-{steps(spec)[index]}"
+
+
+def write_spec(job: Path, spec: Spec) -> None:
+    """Put the spec into the job's folder."""
+    job.mkdir(parents=True, exist_ok=True)
+    (job / f"{kind(spec)}.json").write_text(spec.model_dump_json(exclude_none=True, indent=2), encoding="utf-8")
+
+
+def read_spec(job: Path) -> Spec:
+    """Read the spec that the job's folder holds.
+
+    Raises:
+        JobError: The folder is no job's.
+    """
+    for name, model in KINDS.items():
+        path = job / f"{name}.json"
+        if path.is_file():
+            spec: Spec = parse(model, json.loads(path.read_text(encoding="utf-8")), context={"paths": True})
+            return spec
+    raise JobError(f"'{job.name}' holds no job: start it again.")
+
+
+def artifacts(job: Path) -> list[Path]:
+    """Give the sealed artifacts with weights in a job's folder, in the order in which they were made."""
+    found = [path for path in (job / "stages").glob("*") if is_sealed(path) and open_artifact(path).kind in WEIGHTS]
+    return sorted(found, key=lambda path: int(path.name.split("-")[0]))
+
+
+def published(job: Path, spec: Spec) -> list[dict[str, Any]]:
+    """Give where a job's artifacts were published; empty before its last step is sealed."""
+    place = stage_folder(job, spec, len(steps(spec)) - 1) / "published.json"
+    found: list[dict[str, Any]] = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else []
+    return found
+
+
+def needs_no_network(spec: Spec) -> bool:
+    """Whether fetching means reading what lies on this machine."""
+    model = spec.base_model if isinstance(spec, Recipe) else spec.reference if isinstance(spec, Evaluation) else DEMO
+    return model == DEMO or is_local(model)

@@ -1,0 +1,197 @@
+"""What each step does: sealed inputs in, one sealed folder out. Runs in the worker, never in the app."""
+
+import json
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from backend.errors import HubError, JobError
+from backend.evaluate import EvaluateOptions, Text, measure
+from backend.hub.datasets import fetch_text
+from backend.hub.download import fetch_model
+from backend.jobs.specs import Evaluation, Publication, Spec, artifacts, needs_no_network, stage_folder, steps
+from backend.models.artifacts import (
+    MANIFEST,
+    Artifact,
+    now,
+    open_artifact,
+    partial,
+    record_metrics,
+    seal,
+    versions,
+)
+from backend.models.demo import evaluation_text
+from backend.models.machine import hardware
+from backend.progress import Report
+from backend.publish.card import carry_over
+from backend.publish.push import publish
+from backend.quantize import METHODS
+from backend.recipes import Recipe
+from backend.settings import Settings
+
+WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
+EMBEDDED = "pydoc_data.topics, every second topic (English prose that ships with CPython)"
+
+
+def run(job: Path, spec: Spec, index: int, token: str | None, report: Report) -> None:
+    """Do step `index` of the job in folder `job`; its output is sealed when this returns."""
+    name = steps(spec)[index]
+    target = stage_folder(job, spec, index)
+    if name == "fetch":
+        _fetch(spec, target, token, report)
+    elif name == "quantize" and isinstance(spec, Recipe):
+        _quantize(job, spec, index, report)
+    elif name == "evaluate":
+        _evaluate(job, spec, index, report)
+    elif name == "publish":
+        _publish(job, spec, target, token, report)
+    else:
+        raise JobError(f"'{name}' is no step of this job: start it again.")
+
+
+def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
+    """Bring the base model and the texts to measure on; the folder says where the model lies."""
+    assert not isinstance(spec, Publication)
+    model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
+    base = fetch_model(model, spec.revision, Settings().models, token, report)
+    folder = partial(target)
+    (folder / "model.json").write_text(json.dumps({"folder": str(base)}), encoding="utf-8")
+    for index, options in _evaluations(spec):
+        text = _text(spec, options, folder / "download.txt", token, report)
+        (folder / f"text-{index}.json").write_text(text.model_dump_json(), encoding="utf-8")
+    seal(folder, target, Artifact(kind="model", stage="fetch", created=now()))
+
+
+def _evaluations(spec: Spec) -> Iterator[tuple[int, EvaluateOptions]]:
+    if isinstance(spec, Evaluation):
+        yield steps(spec).index("evaluate"), spec.options
+    elif isinstance(spec, Recipe):
+        for i, stage in enumerate(spec.stages):
+            if stage.stage == "evaluate":
+                yield i + 1, stage
+
+
+def _text(spec: Spec, options: EvaluateOptions, draft: Path, token: str | None, report: Report) -> Text:
+    """Give the text to measure on: the user's file, a data set, WikiText-2, or the embedded prose."""
+    if options.text:
+        path = Path(options.text)
+        try:
+            return Text(name=path.name, content=path.read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError) as e:
+            raise JobError(f"Could not read the text '{path.name}'. Give a text file in UTF-8.") from e
+    if options.dataset or not needs_no_network(spec):
+        try:
+            name = fetch_text(options.dataset or WIKITEXT, draft, token, report)
+        except HubError as e:
+            if options.dataset:
+                raise
+            report.log(f"WikiText-2 could not be fetched, the embedded text takes its place. {e}")
+        else:
+            content = draft.read_text(encoding="utf-8")
+            draft.unlink()
+            return Text(name=name, content=content)
+    return Text(name=EMBEDDED, content=evaluation_text())
+
+
+def _base(job: Path, spec: Spec) -> Path:
+    place = stage_folder(job, spec, 0)
+    open_artifact(place)
+    return Path(json.loads((place / "model.json").read_text(encoding="utf-8"))["folder"])
+
+
+def _origin(base: Path) -> Artifact:
+    """Give what is known of a base folder; a folder of the user's own is known by nothing but its name."""
+    return open_artifact(base) if (base / MANIFEST).is_file() else Artifact(kind="model", stage="fetch", created=now())
+
+
+def _quantize(job: Path, recipe: Recipe, index: int, report: Report) -> None:
+    options = recipe.stages[index - 1]
+    assert options.stage == "quantize"
+    base, target = _base(job, recipe), stage_folder(job, recipe, index)
+    origin = _origin(base)
+    folder = partial(target)
+    started = time.monotonic()
+    METHODS[options.method].quantize(base, folder, options, report)  # type: ignore[attr-defined]
+    seconds = time.monotonic() - started
+    _copy_companions(base, folder)
+    carry_over(base, folder)
+    public = recipe.public(origin.base_model or base.name)
+    (folder / "recipe.yaml").write_text(public.to_yaml(), encoding="utf-8")
+    report.progress("sealing", 0, 1, "files")
+    artifact = Artifact(
+        kind="quantized",
+        stage="quantize",
+        base_model=origin.base_model,
+        revision=origin.revision,
+        origin=origin.origin,
+        options=options.model_dump(mode="json", exclude_none=True),
+        versions=versions(),
+        hardware=hardware(),
+        seconds=round(seconds, 1),
+        peak_memory_bytes=_peak_memory(),
+        warnings=tuple(report.warnings),
+        created=now(),
+    )
+    sealed = seal(folder, target, artifact)
+    report.log(f"{options.method}: {sealed.size / 1e6:.0f} MB in {seconds:.0f} s.")
+
+
+COMPANIONS = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+              "chat_template.*", "generation_config.json", "*.model")  # fmt: skip
+
+
+def _copy_companions(base: Path, folder: Path) -> None:
+    """Copy tokenizer and templates byte for byte: saving them again through a library can change them."""
+    for pattern in COMPANIONS:
+        for path in base.glob(pattern):
+            if not (folder / path.name).exists():
+                shutil.copyfile(path, folder / path.name)
+
+
+def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
+    """Measure every artifact that the stages before this one made, or the folder that was named."""
+    options = dict(_evaluations(spec))[index]
+    text = Text.model_validate_json((stage_folder(job, spec, 0) / f"text-{index}.json").read_bytes())
+    base, target = _base(job, spec), stage_folder(job, spec, index)
+    measured = [spec.folder] if isinstance(spec, Evaluation) else artifacts(job)
+    started = time.monotonic()
+    for result in measured:
+        metrics = measure(base, result, text, options, report)
+        if (result / MANIFEST).is_file():
+            record_metrics(result, metrics)
+        report.log(
+            f"{result.name}: KL {metrics.kl_mean:.4f}, top-1 agreement {metrics.top1_agreement:.1%}, perplexity"
+            f" {metrics.perplexity:.2f} (reference {metrics.reference_perplexity:.2f})."
+        )
+    artifact = Artifact(
+        kind="evaluation",
+        stage="evaluate",
+        options=options.model_copy(update={"text": text.name}).model_dump(exclude_none=True),
+        versions=versions(),
+        hardware=hardware(),
+        seconds=round(time.monotonic() - started, 1),
+        peak_memory_bytes=_peak_memory(),
+        metrics=metrics,
+        created=now(),
+    )
+    seal(partial(target), target, artifact)
+
+
+def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Report) -> None:
+    if isinstance(spec, Publication):
+        folders, options = [spec.folder], spec.options
+    else:
+        assert isinstance(spec, Recipe)
+        assert spec.publish
+        folders, options = artifacts(job), spec.publish
+    published = [publish(folder, options, token, report).model_dump(mode="json") for folder in folders]
+    folder = partial(target)
+    (folder / "published.json").write_text(json.dumps(published), encoding="utf-8")
+    seal(folder, target, Artifact(kind="published", stage="publish", created=now()))
+
+
+def _peak_memory() -> int:
+    """Give the peak resident memory of this process in bytes (Linux counts it in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,207 @@
+"""The supervisor: takes queued jobs one after the other, runs them, and picks up what a crash left behind.
+
+It lives in the app, which alone writes the database and alone holds tokens, in memory. One supervisor a data folder.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import get_token
+
+from backend.errors import AppError, JobError, LoginError
+from backend.executors.local import marker_prefix, sweep
+from backend.jobs.runner import Canceled, Interrupted, Run
+from backend.jobs.specs import Publication, Spec, artifacts, published
+from backend.jobs.store import UNFINISHED, Job, JobState, Store
+from backend.models.artifacts import PARTIAL
+from backend.publish import PublishOptions
+from backend.settings import Settings
+
+ATTEMPTS = 2  # times that an interrupted job is put back into the queue by itself
+LOG_LINES = 400
+
+
+class Supervisor:
+    """Runs the jobs of one data folder; every method that takes an owner touches that owner's jobs only."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._home = settings.data.resolve()
+        self._tokens: dict[str, str] = {}
+        self._progress: dict[str, dict[str, Any]] = {}
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._current: tuple[str, Run] | None = None
+        self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
+
+    def start(self) -> None:
+        """Lock the data folder, pick up what an earlier app left, begin.
+
+        Raises:
+            JobError: Another app works on this data folder; its process number.
+        """
+        self._settings.jobs.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self._home / "app.lock")
+        sweep(marker_prefix(self._home))
+        self._store = Store(self._home / "jobs.sqlite")
+        for folder in self._settings.jobs.glob(f"*/stages/*{PARTIAL}"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for job in self._store.in_state(JobState.RUNNING, JobState.INTERRUPTED):
+            self._interrupted(job, "The studio was stopped while this job ran.")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the running job, which goes on at the next start, and let go of the folder."""
+        self._closing.set()
+        self._wake.set()
+        if self._current:
+            self._current[1].cancel()
+        if self._thread.is_alive():
+            self._thread.join(self._settings.cancel_seconds + 10)
+        self._store.close()
+        self._lock.close()
+
+    def submit(self, spec: Spec, owner: str, token: str | None) -> str:
+        """Queue a job and give its id.
+
+        Raises:
+            JobError: The owner has too many jobs waiting.
+        """
+        waiting = [job for job in self._store.of(owner) if job.state == JobState.QUEUED]
+        if len(waiting) >= self._settings.max_queued:
+            raise JobError(f"You have {len(waiting)} jobs waiting already: cancel one, or wait until one is done.")
+        job_id = self._store.add(spec, owner)
+        if token:
+            self._tokens[job_id] = token
+        self._wake.set()
+        return job_id
+
+    def publish(self, artifact: Path, options: PublishOptions, owner: str, token: str | None) -> str:
+        """Queue the publication of an artifact that artifacts() gave, and give the new job's id."""
+        return self.submit(Publication(folder=artifact, options=options), owner, token)
+
+    def cancel(self, job_id: str, owner: str) -> None:
+        """Cancel a job; what it has sealed stays."""
+        job = self._store.get(job_id, owner)
+        if job.state == JobState.QUEUED:
+            self._store.finish(job_id, JobState.CANCELED)
+        elif self._current and self._current[0] == job_id:
+            self._current[1].cancel()
+
+    def retry(self, job_id: str, owner: str, token: str | None) -> None:
+        """Put a job that ended early back into the queue; it goes on from its last sealed step."""
+        job = self._store.get(job_id, owner)
+        if job.state in (*UNFINISHED, JobState.COMPLETED):
+            raise JobError(f"The job is {job.state.value}: there is nothing to retry.")
+        if token:
+            self._tokens[job_id] = token
+        self._store.requeue(job_id)
+        self._wake.set()
+
+    def get(self, job_id: str, owner: str) -> Job:
+        """Give a job with its progress."""
+        return self._with_progress(self._store.get(job_id, owner))
+
+    def log(self, job_id: str, owner: str) -> str:
+        """Give the last lines of what the job said, oldest first."""
+        self._store.get(job_id, owner)
+        events = self._settings.jobs / job_id / "events.jsonl"
+        if not events.is_file():
+            return ""
+        said = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+        lines = [event["text"] if event["event"] == "log" else f"— {event['name']} —" for event in said
+                 if event["event"] in ("log", "step")]  # fmt: skip
+        return "\n".join(lines[-LOG_LINES:])
+
+    def artifacts(self, job_id: str, owner: str) -> list[Path]:
+        """Give the sealed artifacts with weights that a job has made so far."""
+        self._store.get(job_id, owner)
+        return artifacts(self._settings.jobs / job_id)
+
+    def published(self, job_id: str, owner: str) -> list[dict[str, Any]]:
+        """Give where a job's artifacts were published, once it has published them."""
+        return published(self._settings.jobs / job_id, self._store.get(job_id, owner).read_spec())
+
+    def _with_progress(self, job: Job) -> Job:
+        return job.model_copy(update={"progress": self._progress.get(job.id)}) if job.state == JobState.RUNNING else job
+
+    def _loop(self) -> None:
+        while not self._closing.is_set():
+            self._wake.clear()
+            job = self._store.claim()
+            if job is None:
+                self._wake.wait(1)
+            else:
+                self._run(job)
+
+    def _run(self, job: Job) -> None:
+        run = Run(self._settings.jobs / job.id, job.read_spec(), self._home, self._settings.cancel_seconds)
+        self._current = (job.id, run)
+        try:
+            run.go(self._token(job), lambda event: self._hear(job.id, event))
+        except Canceled:
+            if self._closing.is_set():
+                self._store.requeue(job.id, job.attempt)
+            else:
+                self._store.finish(job.id, JobState.CANCELED)
+        except Interrupted as e:
+            self._interrupted(job, str(e))
+        except LoginError as e:
+            self._store.finish(job.id, JobState.WAITING_FOR_LOGIN, str(e))
+        except (AppError, OSError) as e:
+            self._store.finish(job.id, JobState.ERROR, str(e))
+        else:
+            self._store.finish(job.id, JobState.COMPLETED)
+        finally:
+            self._current = None
+            self._tokens.pop(job.id, None)
+            self._progress.pop(job.id, None)
+
+    def _token(self, job: Job) -> str | None:
+        """Give the token that came with the job; on one's own machine, that of `hf auth login`."""
+        return self._tokens.get(job.id) or (None if self._settings.on_space else get_token())
+
+    def _interrupted(self, job: Job, reason: str) -> None:
+        if job.attempt < ATTEMPTS:
+            self._store.requeue(job.id, job.attempt + 1)
+        else:
+            self._store.finish(job.id, JobState.ERROR, f"Gave up after {ATTEMPTS + 1} attempts. {reason}")
+
+    def _hear(self, job_id: str, event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            self._progress[job_id] = event
+        elif event["event"] == "step":
+            self._progress.pop(job_id, None)
+            self._store.update(job_id, step=event["index"])
+
+    def list(self, owner: str) -> list[Job]:
+        """Give an owner's jobs, the newest first."""
+        return [self._with_progress(job) for job in self._store.of(owner)]
+
+
+def lock(path: Path) -> Any:
+    """Take a folder's lock for as long as the file that is given back stays open.
+
+    Raises:
+        JobError: Somebody has it.
+    """
+    file = path.open("a+", encoding="ascii")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        file.seek(0)
+        with contextlib.closing(file):
+            raise JobError(
+                f"Weightsmith already runs on this data folder, as process {file.read().strip() or 'unknown'}: stop it,"
+                " or set WEIGHTSMITH_DATA to another folder."
+            ) from e
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

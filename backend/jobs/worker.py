@@ -1,0 +1,90 @@
+"""The worker: one step of one job in a process of its own, described by the job's folder.
+
+`python -m backend.jobs.worker FOLDER INDEX` reads the token, if any, from standard input and prints events as JSON
+lines. A step that does not talk to the Hub gives up the network before anything is imported.
+"""
+
+import ctypes
+import json
+import os
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from backend.errors import AppError, LoginError
+from backend.executors.local import mask
+from backend.jobs.specs import ONLINE, read_spec, steps
+from backend.progress import Report
+
+HEARTBEAT = 5.0  # seconds
+NICENESS = 5  # the page stays quick while a job takes every core
+
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+
+
+def main() -> int:
+    """Run the step; 0, or 1 after an `error` event."""
+    folder, index = Path(sys.argv[1]), int(sys.argv[2])
+    token = json.loads(sys.stdin.readline() or "{}").get("token")
+    emit = _events()
+    report = Report(emit)
+    os.nice(NICENESS)
+    spec = read_spec(folder)
+    if steps(spec)[index] not in ONLINE:
+        report.log(_leave_network())
+    threading.Thread(target=_beat, args=(emit,), daemon=True).start()
+    from backend.jobs import stages  # noqa: PLC0415 - after the network is given up
+
+    try:
+        stages.run(folder, spec, index, token, report)
+    except AppError as e:
+        emit({"event": "error", "text": mask(str(e), [token] if token else []), "login": isinstance(e, LoginError)})
+        return 1
+    except MemoryError:
+        emit({"event": "error", "text": "There is not enough memory for this step: choose a smaller model."})
+        return 1
+    except OSError as e:
+        traceback.print_exc()
+        emit({"event": "error", "text": f"Could not read or write. {e.strerror or e}: see the log."})
+        return 1
+    return 0
+
+
+def _events() -> Any:
+    """Keep standard output for events; what a library prints goes to the log."""
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def emit(event: dict[str, Any]) -> None:
+        with lock:
+            pipe.write(json.dumps(event) + "\n")
+            pipe.flush()
+
+    return emit
+
+
+def _beat(emit: Any) -> None:
+    stop = threading.Event()
+    while not stop.wait(HEARTBEAT):
+        with suppress(BrokenPipeError):
+            emit({"event": "beat"})
+
+
+def _leave_network() -> str:
+    """Enter an empty network namespace where the system lets us; say which isolation was reached."""
+    uid, gid = os.getuid(), os.getgid()
+    unshare = getattr(ctypes.CDLL(None, use_errno=True), "unshare", None)
+    if unshare is None or unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
+        return "Isolation: no token and the Hub's offline mode; this system grants no network namespace."
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    return "Isolation: no token, no network."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

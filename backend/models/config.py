@@ -1,0 +1,141 @@
+"""What a model's config.json may say: no code, a known kind of model, numbers within reason."""
+
+import re
+from typing import Any, NamedTuple
+
+from backend.errors import SpecError
+from backend.models.families import CAUSAL, QUANT_METHODS, family
+from backend.strict_json import quoted
+
+_CODE_KEYS = re.compile(r"auto_map|custom_pipelines|custom_generate|trust_remote_code|_(attn|experts)_implementation.*")
+_HEADS = ("ForCausalLM", "LMHeadModel")
+
+HIDDEN = ("hidden_size", "n_embd", "d_model")
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+VOCABULARY = ("vocab_size",)
+CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+
+_RANGES: dict[str, int] = (
+    dict.fromkeys(HIDDEN, 262_144)
+    | dict.fromkeys(LAYERS, 2_000)
+    | dict.fromkeys(VOCABULARY, 10_000_000)
+    | dict.fromkeys(CONTEXT, 1_000_000_000)
+    | dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_key_value_heads", "head_dim"), 16_384)
+    | dict.fromkeys(("intermediate_size", "n_inner", "moe_intermediate_size", "ffn_dim"), 4_194_304)
+    | dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"), 16_384)
+)
+
+
+class Config(NamedTuple):
+    """What the rest of the studio asks of a config."""
+
+    architecture: str
+    model_type: str
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int | None
+    tied: bool | None  # None where the config does not say
+    quantization: dict[str, Any] | None
+
+
+def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
+    """Check a causal language model's config.
+
+    Raises:
+        SpecError: Which field is at fault, and what to do.
+    """
+    refuse_code(data, name)
+    model_type = data.get("model_type")
+    if not isinstance(model_type, str):
+        raise _fault(name, "has no model_type", "choose a model in transformers' format")
+    if model_type not in CAUSAL:
+        words = family(model_type, set(data))
+        what = f"says model_type {quoted(model_type)}, {words or 'which is not known here'}"
+        raise _fault(name, what, "choose a language model that writes text, such as a Llama or Qwen")
+    text = data.get("text_config")
+    fields = {**data, **text} if isinstance(text, dict) else data
+    _check_numbers(data, name)
+    return Config(
+        architecture=_architecture(data, name),
+        model_type=model_type,
+        layers=_needed(fields, LAYERS, name),
+        hidden_size=_needed(fields, HIDDEN, name),
+        vocab_size=_needed(fields, VOCABULARY, name),
+        context_length=_first(fields, CONTEXT),
+        tied=fields["tie_word_embeddings"] if isinstance(fields.get("tie_word_embeddings"), bool) else None,
+        quantization=_quantization(data, name),
+    )
+
+
+def refuse_code(data: Any, name: str, at: str = "") -> None:
+    """Refuse any field, however deep, that makes a library load code: from the repo or from another one."""
+    if isinstance(data, list):
+        for i, child in enumerate(data):
+            refuse_code(child, name, f"{at}[{i}]")
+    if not isinstance(data, dict):
+        return
+    for key, value in data.items():
+        field = f"{at}.{key}".lstrip(".")
+        # `_attn_implementation_autoset: true` and the like name no code
+        if (
+            _CODE_KEYS.fullmatch(key)
+            and value not in (None, False, {}, [], "")
+            and not (key.startswith("_") and value is True)
+        ):
+            raise _fault(name, f"has the field {quoted(field)}, which makes libraries run code from a repo")
+        if key == "attn_implementation" and "/" in str(value):
+            raise _fault(name, f"has {quoted(value)} in {quoted(field)}, which is code of another repo")
+        refuse_code(value, name, field)
+
+
+def _architecture(data: dict[str, Any], name: str) -> str:
+    names = data.get("architectures")
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise _fault(name, "lists no architectures", "add the class, such as LlamaForCausalLM, or choose another model")
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,100}", names[0]) or not names[0].endswith(_HEADS):
+        raise _fault(
+            name, f"says architectures: {quoted(names[0])}, which writes no text", "choose a model with a …ForCausalLM"
+        )
+    return str(names[0])
+
+
+def _check_numbers(data: dict[str, Any], name: str, at: str = "") -> None:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            _check_numbers(value, name, f"{at}{key}.")
+        low = int(key in (*HIDDEN, *LAYERS, *VOCABULARY))  # others may be 0: no experts, a layer without attention
+        for number in value if isinstance(value, list) else [value]:  # a list has one a layer
+            if key in _RANGES and number is not None and not (type(number) is int and low <= number <= _RANGES[key]):
+                raise _fault(
+                    name, f"says {at}{key} = {quoted(number, 30)}; it is a whole number from {low} to {_RANGES[key]}"
+                )
+
+
+def _first(data: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    return next((data[n] for n in names if type(data.get(n)) is int), None)
+
+
+def _needed(data: dict[str, Any], names: tuple[str, ...], name: str) -> int:
+    value = _first(data, names)
+    if value is None:
+        raise _fault(name, f"lacks {names[0]}")
+    return value
+
+
+def _quantization(data: dict[str, Any], name: str) -> dict[str, Any] | None:
+    found = data.get("quantization_config")
+    if found is None:
+        return None
+    if not isinstance(found, dict):
+        raise _fault(name, "has a quantization_config that is no object")
+    method = found.get("quant_method")
+    if method is None and (found.get("load_in_4bit") or found.get("load_in_8bit")):
+        method = "bitsandbytes"  # before transformers 4.30 it did not say
+    if not isinstance(method, str) or method not in QUANT_METHODS:
+        raise _fault(name, f"says quantization_config.quant_method {quoted(method)}, which is not known here")
+    return {**found, "quant_method": method}
+
+
+def _fault(name: str, what: str, remedy: str = "choose another model") -> SpecError:
+    return SpecError(f"{quoted(name)} {what}: {remedy}.")

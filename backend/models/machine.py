@@ -1,0 +1,41 @@
+"""What this machine is: its name for artifacts, its memory for estimates; torch is not needed to ask."""
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+
+def hardware() -> str:
+    """Name processor, cores, memory and GPUs, as a card shows it."""
+    parts = [f"{_processor()}, {os.cpu_count()} cores, {memory_bytes() / 2**30:.0f} GiB"]
+    return " · ".join([*parts, *gpus()])
+
+
+def memory_bytes() -> int:
+    """Give the memory that this process may use: the machine's, or its container's limit."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()) != "max":
+        return min(total, int(text))
+    return total
+
+
+def gpus() -> list[str]:
+    """Name the NVIDIA GPUs, with their memory."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

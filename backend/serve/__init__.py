@@ -1,0 +1,1 @@
+"""Chat servers in child processes, and the client that streams from them."""

@@ -1,0 +1,54 @@
+"""The engines that can serve an artifact: how each is started, and which one suits.
+
+An engine is one entry of ENGINES: a function from folder, port and device to the command that serves the folder.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from backend.errors import HardwareError, SpecError
+from backend.models.machine import gpus
+
+EngineName = Literal["auto", "transformers"]
+
+Command = Callable[[Path, int, str], list[str]]
+
+
+def _transformers(folder: Path, port: int, device: str) -> list[str]:
+    return [sys.executable, "-m", "backend.serve.transformers_server", str(folder), str(port), device]
+
+
+ENGINES: dict[str, Command] = {"transformers": _transformers}
+
+
+def choose(folder: Path, wanted: EngineName = "auto") -> tuple[str, str]:
+    """Choose the engine for a folder.
+
+    Args:
+        folder: A model folder with config.json.
+        wanted: "auto", or a key of ENGINES.
+
+    Returns:
+        The engine's name, and the reason in a few words.
+
+    Raises:
+        SpecError: It is no model folder.
+        HardwareError: No engine can serve it on this machine.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise SpecError(f"'{folder.name}' has no readable config.json: give the folder of a model.") from e
+    settings = config.get("quantization_config") or {}
+    if settings.get("llm_int8_enable_fp32_cpu_offload") and not gpus():
+        raise HardwareError(
+            f"'{folder.name}' was made with llm_int8_enable_fp32_cpu_offload and loads only where there is a GPU:"
+            " quantize again without it to chat on this machine."
+        )
+    if wanted != "auto":
+        return wanted, "chosen"
+    method = settings.get("quant_method", "16 bit")
+    return "transformers", f"it serves {method} on every machine"

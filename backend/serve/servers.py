@@ -1,0 +1,188 @@
+"""Chat servers: one at a time, in a child process on 127.0.0.1 with a random port and key, offline and without a token."""
+
+import contextlib
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Literal
+
+import httpx
+from pydantic import Field
+
+from backend.errors import AppError, JobError
+from backend.executors.local import Child, environment
+from backend.models.machine import gpus
+from backend.options import Frozen
+from backend.serve.engines import ENGINES, EngineName, choose
+from backend.serve.transformers_server import KEY
+from backend.settings import Settings
+
+
+class Server(Frozen):
+    """Where a ready server answers."""
+
+    folder: Path
+    engine: str
+    base_url: str = Field(description="The OpenAI-compatible root, ending in /v1.")
+    key: str = Field(repr=False)
+
+    @property
+    def model(self) -> str:
+        """The name that requests give."""
+        return self.folder.name
+
+
+class ServerStatus(Frozen):
+    """What the page shows."""
+
+    folder: Path | None = None
+    state: Literal["stopped", "starting", "ready", "failed"] = "stopped"
+    engine: str | None = None
+    text: str = "No model is loaded."
+
+
+class Servers:
+    """The one server of this app: opening a folder stops the server of another."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._home = settings.data.resolve()
+        self._lock = threading.RLock()
+        self._child: Child | None = None
+        self._server: Server | None = None
+        self._status = ServerStatus()
+        self._used = time.monotonic()
+        self._busy = 0
+        self._generation = 0
+
+    def open(self, folder: Path, engine: EngineName = "auto", port: int | None = None) -> None:
+        """Begin to serve a model folder; status() tells when it is ready. A server of another folder stops first.
+
+        Raises:
+            SpecError, HardwareError: The folder cannot be served here.
+        """
+        folder = folder.resolve()
+        name, why = choose(folder, engine)
+        with self._lock:
+            if self._status.folder == folder and self._status.state in ("starting", "ready"):
+                return
+            self.stop()
+            self._generation += 1
+            self._status = ServerStatus(
+                folder=folder, state="starting", engine=name, text=f"Loading the model with {name} ({why})."
+            )
+            thread = threading.Thread(target=self._start, args=(folder, name, port, self._generation), daemon=True)
+            thread.start()
+
+    def status(self) -> ServerStatus:
+        """Give the state of the server."""
+        return self._status
+
+    def current(self) -> Server:
+        """Give the ready server.
+
+        Raises:
+            JobError: There is none, and why.
+        """
+        server = self._server
+        if server is None:
+            raise JobError(f"{self._status.text} Choose a model and load it first.")
+        return server
+
+    def wait(self, seconds: float) -> Server:
+        """Wait until the server is ready.
+
+        Raises:
+            JobError: It failed or took too long.
+        """
+        deadline = time.monotonic() + seconds
+        while self._status.state == "starting" and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return self.current()
+
+    @contextlib.contextmanager
+    def in_use(self):  # type: ignore[no-untyped-def]
+        """Keep the server from idling away while an answer is written."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self._used = time.monotonic()
+
+    def stop(self) -> None:
+        """Stop the server and everything that it started."""
+        with self._lock:
+            self._generation += 1
+            child, self._child, self._server = self._child, None, None
+            self._status = ServerStatus()
+        if child:
+            child.stop(self._settings.cancel_seconds)
+
+    def _start(self, folder: Path, engine: str, port: int | None, generation: int) -> None:
+        key = secrets.token_urlsafe(24)
+        port = port or _free_port()
+        log = self._home / "server.log"
+        device = "cuda:0" if gpus() else "cpu"
+        with self._lock:
+            if generation != self._generation:
+                return
+            log.unlink(missing_ok=True)
+            env = environment(self._home, online=False) | {KEY: key}
+            child = self._child = Child(ENGINES[engine](folder, port, device), env, self._home, log)
+        server = Server(folder=folder, engine=engine, base_url=f"http://127.0.0.1:{port}/v1", key=key)
+        started = time.monotonic()
+        try:
+            self._until_ready(child, server)
+        except AppError as e:
+            self._end(generation, "failed", str(e))
+            return
+        with self._lock:
+            if generation != self._generation:
+                return
+            self._server, self._used = server, time.monotonic()
+            text = f"Ready after {time.monotonic() - started:.0f} s, served by {engine}."
+            self._status = self._status.model_copy(update={"state": "ready", "text": text})
+        self._watch(child, generation)
+
+    def _until_ready(self, child: Child, server: Server) -> None:
+        deadline = time.monotonic() + self._settings.server_start_seconds
+        while time.monotonic() < deadline:
+            if child.wait(0.2) is not None:
+                raise JobError(
+                    f"The server of '{server.model}' ended while it started: see server.log in the data folder."
+                )
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(server.base_url.removesuffix("/v1") + "/health", timeout=5).status_code == 200:
+                    return
+        raise JobError(
+            f"The server of '{server.model}' was not ready within {self._settings.server_start_seconds:.0f} s: choose a"
+            " smaller model, or raise WEIGHTSMITH_SERVER_START_SECONDS."
+        )
+
+    def _watch(self, child: Child, generation: int) -> None:
+        """Notice when the server dies, and stop it when nobody has used it for a while."""
+        while generation == self._generation:
+            if child.wait(0.5) is not None:
+                self._end(generation, "failed", "The server stopped unexpectedly: load the model again.")
+                return
+            idle = time.monotonic() - self._used
+            if not self._busy and idle > self._settings.server_idle_seconds:
+                self._end(generation, "stopped", "The model was unloaded because nobody used it: load it again.")
+                return
+
+    def _end(self, generation: int, state: Literal["stopped", "failed"], text: str) -> None:
+        with self._lock:
+            if generation != self._generation:
+                return
+            folder = self._status.folder
+            self.stop()
+            self._status = ServerStatus(folder=folder if state == "failed" else None, state=state, text=text)
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])

@@ -1,0 +1,134 @@
+"""The header of a safetensors file, checked before anything relies on it.
+
+Format: 8 bytes little-endian length, that many bytes of JSON, then the tensors' bytes without gap or overlap
+(github.com/huggingface/safetensors#format).
+"""
+
+import math
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from backend.errors import SpecError
+from backend.models.facts import Tensor
+from backend.strict_json import parse_object, quoted
+
+MAX_HEADER = 100_000_000  # the format's own limit
+PROBE = 64 * 1024  # bytes of the first read; most headers fit
+LFS_POINTER = b"version https://git-lfs"
+
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+
+class Header(NamedTuple):
+    """What a safetensors file says it holds."""
+
+    tensors: tuple[Tensor, ...]  # in the order of their bytes
+    offsets: dict[str, tuple[int, int]]  # name → first byte in the file and the one after the last
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of a local file.
+
+    Raises:
+        SpecError: The file is damaged, cut off or hostile; its name and what to do.
+    """
+    try:
+        with path.open("rb") as f:
+            size = f.seek(0, 2)
+
+            def read(start: int, end: int) -> bytes:
+                f.seek(start)
+                return f.read(end - start)
+
+            return header_from(read, size, path.name)
+    except OSError as e:
+        raise SpecError(f"Could not read {quoted(path.name)}. {e.strerror}: check the file.") from e
+
+
+def header_from(read: Callable[[int, int], bytes], file_size: int, name: str, probe: int = PROBE) -> Header:
+    """Read and check a header from wherever the file lies.
+
+    Args:
+        read: Gives the bytes from a start to before an end.
+        file_size: Bytes of the whole file.
+        name: The file's name, for errors.
+        probe: Bytes of the first read.
+    """
+    start = read(0, min(probe, file_size))
+    if start.startswith(LFS_POINTER):
+        raise _fault(name, "is a Git LFS pointer, not weights", "fetch the file itself with `git lfs pull`")
+    if file_size < 8 or len(start) < 8:
+        raise _fault(name, f"has only {file_size} bytes", "download it again")
+    (length,) = struct.unpack("<Q", start[:8])
+    if length > MAX_HEADER:
+        raise _fault(name, f"announces a header of {length} bytes; {MAX_HEADER} are allowed")
+    if length > file_size - 8:
+        raise _fault(name, f"announces a header of {length} bytes but has {file_size} in all", "download it again")
+    raw = start[8 : 8 + length]
+    if len(raw) < length:
+        raw += read(8 + len(raw), 8 + length)
+    return parse_header(raw, file_size, name)
+
+
+def parse_header(raw: bytes, file_size: int, name: str) -> Header:
+    """Check a header's JSON against the size of its file.
+
+    Args:
+        raw: The JSON, without the 8 bytes of its length.
+        file_size: Bytes of the whole file.
+        name: The file's name, for errors.
+
+    Raises:
+        SpecError: Which tensor is at fault and how.
+    """
+    data = parse_object(raw, name, MAX_HEADER)
+    metadata = data.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _fault(name, "has metadata that are not text")
+    base = 8 + len(raw)
+    spans = sorted(((*_span(entry, tensor, name), tensor) for tensor, entry in data.items()))
+    expected = 0
+    for start, end, tensor in spans:
+        if start != expected:
+            how = "overlaps the one before" if start < expected else "leaves a gap before it"
+            raise _fault(name, f"is damaged: tensor {quoted(tensor)} {how}", "download it again")
+        expected = end
+    if base + expected != file_size:
+        raise _fault(name, f"has {file_size} bytes but its header describes {base + expected}", "download it again")
+    tensors = tuple(Tensor(name=t, dtype=data[t]["dtype"], shape=tuple(data[t]["shape"])) for _, _, t in spans)
+    return Header(tensors, {t: (base + start, base + end) for start, end, t in spans}, metadata)
+
+
+def _span(entry: Any, tensor: str, name: str) -> tuple[int, int]:
+    """Give the offsets of a tensor after checking that type × shape fills them."""
+    where = f"tensor {quoted(tensor)}"
+    if not tensor.isprintable() or tensor != tensor.strip():
+        raise _fault(name, f"has a tensor with an unprintable name, {quoted(tensor)}")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _fault(name, f"describes {where} wrongly")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise _fault(name, f"has {where} of the unknown type {quoted(dtype)}")
+    if not _counts(shape) or len(shape) > 16:
+        raise _fault(name, f"has {where} of an impossible shape")
+    if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _fault(name, f"has {where} with wrong offsets")
+    bits = math.prod(shape) * BITS[dtype]
+    if bits % 8 or bits // 8 != offsets[1] - offsets[0]:
+        raise _fault(name, f"has {where}, whose type and shape do not fill its {offsets[1] - offsets[0]} bytes")
+    return offsets[0], offsets[1]
+
+
+def _counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
+
+
+def _fault(name: str, what: str, remedy: str = "choose another model") -> SpecError:
+    return SpecError(f"{quoted(name)} {what}: {remedy}.")

@@ -1,0 +1,139 @@
+"""What every test has: a Hub on loopback, no token, no way out, and tiny real models.
+
+`hub` is a LoopbackHub (tests/loopback_hub.py says how to use it) at HF_ENDPOINT, emptied for each test.
+`tiny_model`, `tiny_tied_model` and `tiny_bare_model` are read-only folders; copy one to change it.
+"""
+
+import atexit
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.loopback_hub import LoopbackHub
+
+# huggingface_hub reads these when it is imported, so they are set before anything can import it; the apps and commands
+# that tests start as processes inherit them.
+_HUB = LoopbackHub().start()
+_HF_HOME = Path(tempfile.mkdtemp(prefix="weightsmith-tests-"))
+atexit.register(shutil.rmtree, _HF_HOME, ignore_errors=True)
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE")
+for name in TOKENS:
+    os.environ.pop(name, None)
+os.environ |= {
+    "HF_ENDPOINT": _HUB.url,
+    "HF_HOME": str(_HF_HOME),
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "2",
+}
+
+
+@pytest.fixture
+def hub() -> LoopbackHub:
+    """The Hub that HF_ENDPOINT names, emptied."""
+    _HUB.reset()
+    return _HUB
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_signed_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in TOKENS:
+        monkeypatch.delenv(name, raising=False)
+    yield
+    shutil.rmtree(_HF_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaves_this_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("network"):
+        return
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+    monkeypatch.setattr(socket.socket, "connect", lambda s, to: connect(s, _loopback(s.family, to)))
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda s, to: connect_ex(s, _loopback(s.family, to)))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: getaddrinfo(_local(host), *a, **k))
+
+
+def _loopback(family: int, address: object) -> object:
+    if family in (socket.AF_INET, socket.AF_INET6):
+        _local(address[0])  # type: ignore[index]
+    return address
+
+
+def _local(host: object) -> object:
+    name = host.decode() if isinstance(host, bytes) else host
+    if name not in (None, "", "localhost", "::1", "0.0.0.0", "::") and not str(name).startswith("127."):
+        pytest.fail(f"This test tried to reach {name!r}: only loopback is open to tests.")
+    return host
+
+
+CHAT_TEMPLATE = """{% for message in messages %}<|im_start|>{{ message['role'] }}
+{{ message['content'] }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 2 layers with a tokenizer that encodes any text, and a chat template."""
+    return _tiny(tmp_path_factory.mktemp("tiny") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_tied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with one tensor for input and output embeddings."""
+    return _tiny(tmp_path_factory.mktemp("tied") / "tiny-llama-tied", tied=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_bare_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without a chat template."""
+    return _tiny(tmp_path_factory.mktemp("bare") / "tiny-llama-bare", template=None)
+
+
+def _tiny(folder: Path, tied: bool = False, template: str | None = CHAT_TEMPLATE) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_bytes_tokenizer(), bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<pad>"
+    )
+    tokenizer.chat_template = template
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=tied,
+        initializer_range=0.1,  # wider than usual: its guesses differ enough for quantizing to change them
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _bytes_tokenizer() -> object:
+    """One token a byte of UTF-8; the 13 bytes that UTF-8 never uses make room for three special tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    unused = {chr(byte) for byte in (0xC0, 0xC1, *range(0xF5, 0x100))}
+    alphabet = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - unused)
+    tokenizer = Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in ("<pad>", "<|im_start|>", "<|im_end|>")])
+    return tokenizer
