@@ -13,11 +13,11 @@ if os.getenv("SPACE_ID"):
 
 import gradio as gr
 import uvicorn
-from backend.jobs.supervisor import Supervisor
-from backend.serve.servers import Servers
 from fastapi import FastAPI
 
 from backend.errors import AppError, JobError
+from backend.jobs.supervisor import Supervisor
+from backend.serve.servers import Servers
 from backend.settings import Settings
 from ui.page import build_page
 from ui.studio import Studio
@@ -57,8 +57,8 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as e:
         raise JobError(
-            f"Could not listen on '{host}:{port}'. {e.strerror}: set WEIGHTSMITH_PORT to another port, or stop what uses"
-            " this one."
+            f"Could not listen on '{host}:{port}'. {e.strerror}: set WEIGHTSMITH_PORT to another port, or stop what"
+            " uses this one."
         ) from e
 
 

@@ -1,18 +1,19 @@
 """The Chat tab: talking to a result, streaming, with what it costs in time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from backend.serve.chat import Answer, stream
 
-from backend.errors import JobError
+from backend.errors import AppError, JobError
+from backend.options import parse
+from backend.serve.chat import Answer, ChatOptions, stream
 from ui.errors import shown
-from ui.format import escape
-from ui.forms import Updates
+from ui.format import escape, lead
+from ui.forms import OptionForm, Updates, option_form
 from ui.studio import Result, Studio
-from ui.users import require_owner
+from ui.users import require_owner, visitor
 
 _EMPTY = (
     '<section class="panel empty"><h2>Nothing to chat with yet</h2><p>Press <b>Start</b> beside your recipe. When the'
@@ -42,22 +43,25 @@ class ChatTab:
     stop: gr.Button
     clear: gr.Button
     system: gr.Textbox
-    temperature: gr.Slider
-    top_p: gr.Slider
-    max_tokens: gr.Slider
+    options: OptionForm
+
+    def outputs(self) -> list[Any]:
+        """What enter() changes."""
+        return [self.empty, self.room, self.artifact, *self.server_outputs()]
 
     def server_outputs(self) -> list[Any]:
         """What show_server() changes."""
         return [self.status, self.load, self.unload, self.text, self.send, self.timer]
 
-    def list(self, results: list[Result], chosen: str | None) -> Updates:
-        """Offer an owner's results; keep the chosen one where it still exists."""
-        keys = [r.key for r in results]
-        value = chosen if chosen in keys else keys[0] if keys else None
+    def enter(self, owner: str | None, chosen: str | None) -> Updates:
+        """Offer an owner's results, and keep the chosen one where it still exists."""
+        results = self.studio.results(owner) if owner else []
+        result = next((r for r in results if r.key == chosen), results[0] if results else None)
         return {
             self.empty: gr.update(visible=not results),
             self.room: gr.update(visible=bool(results)),
-            self.artifact: gr.update(choices=[(r.label, r.key) for r in results], value=value),
+            self.artifact: gr.update(choices=[(r.label, r.key) for r in results], value=result and result.key),
+            **self.show_server(result),
         }
 
     def show_server(self, result: Result | None) -> Updates:
@@ -79,7 +83,7 @@ class ChatTab:
 
 def build_chat_tab(studio: Studio) -> ChatTab:
     """Build it inside the open Blocks."""
-    gr.HTML('<header class="lead"><h1>Chat</h1><p>Numbers say how much was lost; a talk shows what.</p></header>')
+    gr.HTML(lead("Chat", "Numbers say how much was lost; a talk shows what."))
     empty = gr.HTML(_EMPTY, elem_id="chat-empty")
     with gr.Column(visible=False, elem_id="chat-room") as room:
         with gr.Row(elem_classes=["ask"]):
@@ -102,36 +106,25 @@ def build_chat_tab(studio: Studio) -> ChatTab:
             clear = gr.Button("Clear", scale=0, min_width=88, elem_id="chat-clear")
         with gr.Accordion("More options", open=False, elem_classes=["more"]):
             system = gr.Textbox(label="System prompt", info="Said before the talk.", lines=2, elem_id="chat-system")
-            temperature = gr.Slider(
-                0, 2, 0.7, step=0.05, label="Temperature", info="0: always the likeliest word.",
-                elem_id="chat-temperature",
-            )  # fmt: skip
-            top_p = gr.Slider(
-                0.05, 1, 1, step=0.05, label="Top p", info="Only the likeliest words, up to this share together.",
-                elem_id="chat-top-p",
-            )  # fmt: skip
-            max_tokens = gr.Slider(
-                16, 4096, 512, step=16, label="Max tokens", info="An answer ends there.", elem_id="chat-max-tokens"
-            )
+            options = option_form(ChatOptions, "chat")
     return ChatTab(
         studio, empty, room, artifact, load, unload, status, gr.Timer(1, active=False), talk, speed, text, send, stop,
-        clear, system, temperature, top_p, max_tokens,
+        clear, system, options,
     )  # fmt: skip
 
 
-def wire_chat_tab(tab: ChatTab) -> None:
-    """Connect what happens inside the tab."""
+def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
+    """Connect what happens inside the tab, and opening it."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    _wire_server(tab, quiet)
-    _wire_talk(tab, quiet)
-
-
-def _wire_server(tab: ChatTab, quiet: dict[str, Any]) -> None:
     studio = tab.studio
 
     @shown()
+    def enter(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        return tab.enter(visitor(studio.settings, profile), key)
+
+    @shown()
     def look(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        return tab.show_server(studio.result(key, require_owner(studio.settings, profile)) if key else None)
+        return tab.show_server(studio.result(key, require_owner(studio.settings, profile)))
 
     @shown()
     def load(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
@@ -146,39 +139,55 @@ def _wire_server(tab: ChatTab, quiet: dict[str, Any]) -> None:
             studio.servers.stop()
         return tab.show_server(result)
 
-    gr.on([tab.artifact.change, tab.timer.tick], look, tab.artifact, tab.server_outputs(), **quiet)
+    door.select(enter, tab.artifact, tab.outputs(), **quiet)
+    tab.artifact.input(look, tab.artifact, tab.server_outputs(), **quiet).then(_cleared, None, [tab.talk, tab.speed])
+    tab.timer.tick(look, tab.artifact, tab.server_outputs(), **quiet)
     tab.load.click(load, tab.artifact, tab.server_outputs(), **quiet)
     tab.unload.click(unload, tab.artifact, tab.server_outputs(), **quiet)
+    _wire_talk(tab, look, quiet)
 
 
-def _wire_talk(tab: ChatTab, quiet: dict[str, Any]) -> None:
+def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]) -> None:
     studio = tab.studio
-    options = {tab.artifact, tab.talk, tab.text, tab.system, tab.temperature, tab.top_p, tab.max_tokens}
 
     @shown()
     def talk(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
         result = studio.result(given[tab.artifact], require_owner(studio.settings, profile))
-        if not (given[tab.text] or "").strip():
+        question, system = (given[tab.text] or "").strip(), (given[tab.system] or "").strip()
+        if not question:
             return
         if studio.servers.status().folder != result.folder:
-            raise JobError("Another model has been loaded meanwhile: load this one again.")
-        said = plain(given[tab.talk]) + [{"role": "user", "content": given[tab.text].strip()}]
+            raise JobError("The model is not loaded any more: load it again.")
+        options = parse(ChatOptions, tab.options.values(given))
+        said = [*plain(given[tab.talk]), {"role": "user", "content": question}]
+        first = [{"role": "system", "content": system}] if system else []
         yield {tab.talk: said, tab.text: "", tab.speed: "", **_speaking(tab, True)}
-        system = [{"role": "system", "content": given[tab.system]}] if (given[tab.system] or "").strip() else []
         try:
-            for answer in stream(studio.servers.current(), system + said, **_sampling(tab, given)):
-                told = {"role": "assistant", "content": answer.text}
-                yield {tab.talk: [*said, told], tab.speed: speed(answer)}
-        finally:
-            yield _speaking(tab, False)
+            with studio.servers.in_use():
+                for answer in stream(studio.servers.current(), [*first, *said], options):
+                    told = {"role": "assistant", "content": answer.text}
+                    yield {tab.talk: [*said, told], tab.speed: speed(answer)}
+        except AppError:
+            yield {tab.text: question, **_speaking(tab, False)}
+            raise
+        yield _speaking(tab, False)
 
-    outputs = [tab.talk, tab.text, tab.speed, tab.send, tab.stop]
-    asked = gr.on([tab.send.click, tab.text.submit], talk, options, outputs, **quiet)
-    tab.stop.click(lambda: _speaking(tab, False), None, [tab.send, tab.stop], cancels=[asked], **quiet)
-    tab.clear.click(
-        lambda: {tab.talk: [], tab.speed: "", **_speaking(tab, False)},
-        None, [tab.talk, tab.speed, tab.send, tab.stop], cancels=[asked], **quiet,
-    )  # fmt: skip
+    spoken = [tab.send, tab.stop]
+    asked = gr.on(
+        [tab.send.click, tab.text.submit],
+        talk,
+        {tab.artifact, tab.talk, tab.text, tab.system, *tab.options.components},
+        [tab.talk, tab.text, tab.speed, *spoken],
+        **quiet,
+    )
+    asked.then(look, tab.artifact, tab.server_outputs(), **quiet)
+    tab.stop.click(lambda: _speaking(tab, False), None, spoken, cancels=[asked], **quiet)
+    cleared = tab.clear.click(lambda: _speaking(tab, False), None, spoken, cancels=[asked], **quiet)
+    cleared.then(_cleared, None, [tab.talk, tab.speed], **quiet)
+
+
+def _cleared() -> tuple[Messages, str]:
+    return [], ""
 
 
 def plain(messages: Messages) -> Messages:
@@ -200,14 +209,6 @@ def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
     return "".join(block.get("text", "") for block in content if isinstance(block, dict))
-
-
-def _sampling(tab: ChatTab, given: dict[Any, Any]) -> dict[str, Any]:
-    return {
-        "max_tokens": int(given[tab.max_tokens]),
-        "temperature": given[tab.temperature],
-        "top_p": given[tab.top_p],
-    }
 
 
 def _speaking(tab: ChatTab, busy: bool) -> Updates:

@@ -11,12 +11,13 @@ import gradio as gr
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.settings import Settings
+from ui.format import lead
 from ui.forms import OptionForm, Updates, option_form
 
 AUTOMATIC, DATASET, UPLOAD = "automatic", "dataset", "upload"
 
 _SOURCES = [
-    ("Automatic\nWikiText-2, the usual yardstick. Without a network, English prose that comes with Python.", AUTOMATIC),
+    ("Automatic\nWikiText-2, the usual yardstick. For the bundled model, prose that needs no network.", AUTOMATIC),
     ("A data set on the Hub\nAny one with a text column.", DATASET),
     ("My own text\nA plain text file in the language and style that the model is for.", UPLOAD),
 ]
@@ -67,8 +68,7 @@ class DataTab:
 def build_data_tab() -> DataTab:
     """Build it inside the open Blocks."""
     gr.HTML(
-        '<header class="lead"><h1>Measure on</h1><p>Original and result read the same text, and Weightsmith counts how'
-        " far apart their answers are.</p></header>"
+        lead("Measure on", "Original and result read the same text, and Weightsmith counts how far apart they are.")
     )
     source = gr.Radio(
         _SOURCES, value=AUTOMATIC, label="Text", show_label=False, elem_id="data-source", elem_classes=["rows"]

@@ -52,7 +52,7 @@ def parts(recipe: Recipe) -> Parts | None:
     stages = list(recipe.stages)
     quantize = stages.pop(0)
     evaluate = stages.pop(0) if stages and isinstance(stages[0], EvaluateOptions) else None
-    if stages or recipe.publish or quantize.stage != "quantize":
+    if stages or recipe.publish or quantize.stage != "quantize" or (evaluate and evaluate.text):
         return None
     return Parts(quantize, evaluate)
 

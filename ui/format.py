@@ -12,6 +12,11 @@ def escape(text: object) -> str:
     return html.escape(str(text)).replace("\n", "<br>")
 
 
+def lead(title: str, text: str) -> str:
+    """Write the head of a tab."""
+    return f'<header class="lead"><h1>{escape(title)}</h1><p>{escape(text)}</p></header>'
+
+
 def size(count: float | None) -> str:
     """Write bytes in decimal units, as the Hub does: 91 MB."""
     return "unknown" if count is None else _scaled(count, _BYTES)

@@ -36,14 +36,14 @@ class OptionForm:
 
     def fill(self, options: Frozen) -> Updates:
         """Show an option object in the form."""
-        shown = {name: _written(getattr(options, name)) for name in self.fields}
+        shown = {name: _written(getattr(options, name), self.options.model_fields[name]) for name in self.fields}
         return {self.fields[name]: gr.update(value=value) for name, value in shown.items()}
 
     def mark(self, faults: dict[str, str]) -> Updates:
         """Say beside each field what is wrong with it, and take back what no longer is."""
         return {
             component: gr.update(
-                info=faults.get(name) or self.options.model_fields[name].description,
+                info=_sentence(faults[name]) if name in faults else self.options.model_fields[name].description,
                 elem_classes=[_FAULTY] if name in faults else [],
             )
             for name, component in self.fields.items()
@@ -77,7 +77,7 @@ def label(name: str) -> str:
 def _component(name: str, field: FieldInfo, prefix: str) -> Component:
     kind = _plain(field.annotation)
     common = {"label": label(name), "info": field.description, "elem_id": f"{prefix}-{name}"}
-    default = _written(field.get_default(call_default_factory=True))
+    default = _written(field.get_default(call_default_factory=True), field)
     if get_origin(kind) is Literal:
         choices = list(get_args(kind))
         widget = gr.Radio if len(choices) <= 4 else gr.Dropdown
@@ -111,10 +111,14 @@ def _read(field: FieldInfo, value: Any) -> Any:
     return value
 
 
-def _written(value: Any) -> Any:
+def _written(value: Any, field: FieldInfo) -> Any:
     if isinstance(value, tuple | list):
         return ", ".join(str(part) for part in value)
-    return "" if value is None else value
+    return "" if value is None and _plain(field.annotation) not in (int, float) else value
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:] + "."
 
 
 def _extra(field: FieldInfo, key: str) -> bool:

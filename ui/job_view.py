@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from backend.jobs.specs import Evaluation, Publication
 from backend.jobs.store import Job, JobState
 from ui.format import ago, count, duration, escape, size
 from ui.studio import Result, model_name
@@ -21,11 +22,13 @@ _MARKS = {"done": "✓", "now": "●", "failed": "✕", "next": "○"}
 
 def title(job: Job) -> str:
     """Name a job by what it does."""
-    if job.kind == "publication":
-        options = job.spec.get("options", {})
-        return f"Publish to {options.get('repo_id') or options.get('to_folder')}"
-    methods = [str(s["method"]).upper() for s in job.spec.get("stages", []) if s.get("stage") == "quantize"]
-    return f"{model_name(job.spec)} → {', '.join(methods)}"
+    spec = job.read_spec()
+    if isinstance(spec, Publication):
+        return f"Publish to {spec.options.repo_id or spec.options.to_folder}"
+    if isinstance(spec, Evaluation):
+        return f"Measure {spec.folder.name}"
+    methods = [stage.method.upper() for stage in spec.stages if stage.stage == "quantize"]
+    return f"{model_name(spec.base_model)} → {', '.join(methods)}"
 
 
 def row(job: Job) -> str:
@@ -57,7 +60,11 @@ def sizes(results: Sequence[Result], before: int | None) -> str:
         made = result.artifact.size
         share = f"{made / before:.0%} of it" if before else ""
         rows += f"<tr><th scope='row'>{escape(result.title)}</th><td>{size(made)}</td><td>{share}</td></tr>"
-    return f'<div class="wide"><table class="sizes"><tbody>{rows}</tbody></table></div>'
+    warnings = "".join(f'<p class="warn">{escape(text)}</p>' for r in results for text in r.artifact.warnings)
+    return (
+        '<section class="panel"><header><h2>Size</h2></header><div class="wide"><table><tbody>'
+        f"{rows}</tbody></table></div>{warnings}</section>"
+    )
 
 
 def _step(job: Job, index: int, name: str) -> str:

@@ -5,12 +5,13 @@ from typing import Any
 
 import gradio as gr
 
-from backend.jobs.store import Job, JobState
+from backend.jobs.store import UNFINISHED, Job, JobState
 from ui.errors import shown
+from ui.format import lead
 from ui.forms import Updates
 from ui.job_view import row, sizes, view
 from ui.report import report
-from ui.studio import LIVE, Studio
+from ui.studio import Studio
 from ui.users import hub_token, require_owner, visitor
 
 _CAN_RETRY = (JobState.ERROR, JobState.CANCELED, JobState.INTERRUPTED, JobState.WAITING_FOR_LOGIN)
@@ -55,23 +56,23 @@ class JobsTab:
             self.view: view(job),
             self.folded: gr.update(visible=True),
             self.log: self.studio.supervisor.log(job.id, owner),
-            self.cancel: gr.update(visible=job.state in LIVE),
+            self.cancel: gr.update(visible=job.state in UNFINISHED),
             self.retry: gr.update(visible=job.state in _CAN_RETRY),
             **self._outcome(job, owner),
         }
 
     def _outcome(self, job: Job, owner: str) -> Updates:
         """Show what a job has made so far; each stage's result can be used before the whole job is done."""
-        results = self.studio.results_of(job, owner) if job.state not in LIVE else []
+        results = self.studio.results_of(job, owner) if job.state not in UNFINISHED else []
         text = "".join(report(r.artifact.metrics) for r in results if r.artifact.metrics)
-        text += f'<section class="panel"><header><h2>Size</h2></header>{sizes(results, None)}</section>' * bool(results)
+        text += sizes(results, self.studio.original_bytes(job)) if results else ""
         usable = gr.update(visible=bool(results))
         return {self.result: gr.update(value=text, visible=bool(text)), self.chat: usable, self.publish: usable}
 
 
 def build_jobs_tab(studio: Studio) -> JobsTab:
     """Build it inside the open Blocks."""
-    gr.HTML('<header class="lead"><h1>Jobs</h1><p>They run on, whether or not this page is open.</p></header>')
+    gr.HTML(lead("Jobs", "They run on, whether or not this page is open."))
     with gr.Row(elem_classes=["split"]):
         with gr.Column(scale=2, min_width=240):
             jobs = gr.Radio(

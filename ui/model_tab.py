@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 
 import gradio as gr
-from backend.hub.search import Hit, search
-from backend.models.estimates import estimate
 from backend.models.inspection import inspect
 
 from backend.errors import SpecError
 from backend.hub.names import DEMO, parse_model
+from backend.hub.search import Hit, search
+from backend.models.estimates import estimate
 from backend.models.facts import ModelFacts
 from backend.quantize import METHODS
-from ui.format import count, duration, escape, size, times
+from ui.format import count, duration, escape, lead, size, times
 from ui.forms import Updates
 
 _HITS = 12
@@ -78,8 +78,10 @@ class ModelTab:
 def build_model_tab() -> ModelTab:
     """Build it inside the open Blocks."""
     gr.HTML(
-        '<header class="lead"><h1>Choose a model</h1><p>Any causal language model with safetensors weights. The bundled'
-        " one needs no network and no account.</p></header>"
+        lead(
+            "Choose a model",
+            "Any causal language model with safetensors weights. The bundled one needs no network and no account.",
+        )
     )
     with gr.Row(elem_classes=["ask"]):
         query = gr.Textbox(
@@ -124,14 +126,14 @@ def gains(facts: ModelFacts) -> str:
     for name, module in METHODS.items():
         cost = estimate(facts, module.Options())
         smaller = times(facts.size / cost.output_bytes) if cost.output_bytes else ""
-        cells = (size(cost.output_bytes), smaller, size(cost.peak_memory_bytes), duration(cost.seconds))
+        cells = (size(cost.output_bytes), smaller, size(cost.peak_memory_bytes), f"about {duration(cost.seconds)}")
         rows += f'<tr data-method="{name}"><th scope="row">{escape(module.TITLE)}</th>'
         rows += "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
-    heads = ("Method", "On disk", "Smaller", "Memory to make it", "Time here")
+    heads = ("Method", "On disk", "Smaller", "Memory needed", "Time on 2 cores")
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     return (
-        '<section class="panel"><header><h2>What quantizing gives</h2><p>Estimates for this machine, before anything is'
-        f' downloaded. The method is chosen under Recipe.</p></header><div class="wide"><table><thead><tr>{head}</tr>'
+        '<section class="panel"><header><h2>What quantizing gives</h2><p>Estimates, before anything is downloaded. The'
+        f' method is chosen under Recipe.</p></header><div class="wide"><table><thead><tr>{head}</tr>'
         f"</thead><tbody>{rows}</tbody></table></div></section>"
     )
 

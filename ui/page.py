@@ -9,6 +9,8 @@ import gradio as gr
 
 from backend.errors import AppError
 from backend.hub.names import DEMO
+from backend.jobs.preflight import prepare
+from backend.jobs.store import UNFINISHED
 from backend.models.facts import ModelFacts
 from ui.chat_tab import build_chat_tab, wire_chat_tab
 from ui.data_tab import build_data_tab
@@ -19,7 +21,7 @@ from ui.model_tab import build_model_tab
 from ui.publish_tab import build_publish_tab, wire_publish_tab
 from ui.recipe_tab import build_recipe_tab
 from ui.sidebar import build_sidebar
-from ui.studio import LIVE, Studio
+from ui.studio import Studio
 from ui.users import can_sign_in, hub_token, require_owner, visitor
 from ui.workbench import Workbench
 
@@ -32,8 +34,8 @@ def build_page(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="Weightsmith", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         bench = _build(studio)
         wire_jobs_tab(bench.jobs, bench.timer, bench.publish.token)
-        wire_chat_tab(bench.chat)
-        wire_publish_tab(bench.publish, bench.timer)
+        wire_chat_tab(bench.chat, bench.chat_door)
+        wire_publish_tab(bench.publish, bench.publish_door, bench.timer)
         _wire_model(bench)
         _wire_recipe(bench)
         _wire_start(bench)
@@ -64,7 +66,8 @@ def _build(studio: Studio) -> Workbench:
             with gr.Tab("Publish", id="publish") as publish_door:
                 publish = build_publish_tab(studio)
     return Workbench(
-        studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, chat_door, publish_door, gr.Timer(1, active=False),
+        studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, chat_door, publish_door,
+        gr.Timer(1, active=False),
         # A fixed key and secret: what the browser remembers outlives a restart. It never holds a token.
         gr.BrowserState(None, storage_key="weightsmith-recipe", secret="weightsmith"), gr.State({}),
     )  # fmt: skip
@@ -111,7 +114,8 @@ def _wire_recipe(bench: Workbench) -> None:
 
     triggers = [c.upload if isinstance(c, gr.File) else c.input for c in bench.form]
     gr.on(
-        [*triggers, bench.data.upload.clear], refresh, bench.inputs(), bench.outputs(), trigger_mode="always_last", **_QUIET
+        [*triggers, bench.data.upload.clear], refresh, bench.inputs(), bench.outputs(),
+        trigger_mode="always_last", **_QUIET,
     )  # fmt: skip
     applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), **_BUSY)
     applied.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
@@ -124,7 +128,8 @@ def _wire_start(bench: Workbench) -> None:
     def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
         owner = require_owner(studio.settings, profile)
         token = hub_token(studio.settings, oauth, given[bench.publish.token])
-        job_id = studio.supervisor.submit(bench.stored_recipe(given), owner, token)
+        recipe = prepare(bench.stored_recipe(given), studio.settings.data, token)
+        job_id = studio.supervisor.submit(recipe, owner, token)
         shown_ = jobs.show(owner, job_id)
         return {
             bench.sidebar.note: "",
@@ -141,36 +146,25 @@ def _wire_results(bench: Workbench) -> None:
     """From a finished job to the tabs that use its result, and what the clock shows meanwhile."""
     studio, jobs, chat, publish = bench.studio, bench.jobs, bench.chat, bench.publish
 
-    def rooms(owner: str | None, chat_key: str | None, publish_key: str | None) -> Updates:
-        results = studio.results(owner) if owner else []
-        return chat.list(results, chat_key) | publish.list(results, publish_key)
-
     @shown()
-    def enter(chat_key: str | None, publish_key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        return rooms(visitor(studio.settings, profile), chat_key, publish_key)
-
-    @shown()
-    def to_chat(job_id: str, publish_key: str | None, profile: gr.OAuthProfile | None) -> Updates:
+    def to_chat(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
         owner = require_owner(studio.settings, profile)
         result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
         studio.servers.open(result.folder)
-        return rooms(owner, result.key, publish_key) | chat.show_server(result) | {bench.tabs: gr.Tabs(selected="chat")}
+        return chat.enter(owner, result.key) | {bench.tabs: gr.Tabs(selected="chat")}
 
     @shown()
-    def to_publish(job_id: str, chat_key: str | None, profile: gr.OAuthProfile | None) -> Updates:
+    def to_publish(job_id: str, repo: str, profile: gr.OAuthProfile | None) -> Updates:
         owner = require_owner(studio.settings, profile)
         result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
-        return rooms(owner, chat_key, result.key) | {bench.tabs: gr.Tabs(selected="publish")}
+        return publish.enter(owner, result.key, repo) | {bench.tabs: gr.Tabs(selected="publish")}
 
     @shown()
     def tick(job_id: str, key: str | None, seen: dict[int, str], profile: gr.OAuthProfile | None) -> Updates:
         return bench.tick(visitor(studio.settings, profile), job_id, key, seen)
 
-    lists = [chat.empty, chat.room, chat.artifact, publish.empty, publish.room, publish.artifact]
-    keys = [chat.artifact, publish.artifact]
-    gr.on([bench.chat_door.select, bench.publish_door.select], enter, keys, lists, **_QUIET)
-    jobs.chat.click(to_chat, [jobs.job, publish.artifact], [*lists, *chat.server_outputs(), bench.tabs], **_QUIET)
-    jobs.publish.click(to_publish, [jobs.job, chat.artifact], [*lists, bench.tabs], **_QUIET)
+    jobs.chat.click(to_chat, jobs.job, [*chat.outputs(), bench.tabs], **_QUIET)
+    jobs.publish.click(to_publish, [jobs.job, publish.repo], [*publish.outputs(), bench.tabs], **_QUIET)
     ticked = [*jobs.outputs(), publish.result, bench.timer, bench.seen]
     bench.timer.tick(tick, [jobs.job, publish.artifact, bench.seen], ticked, **_QUIET)
 
@@ -182,7 +176,7 @@ def _wire_load(page: gr.Blocks, bench: Workbench) -> None:
     @shown()
     def load_jobs(job_id: str | None, profile: gr.OAuthProfile | None) -> Updates:
         owner = visitor(studio.settings, profile)
-        live = any(job.state in LIVE for job in studio.supervisor.list(owner)) if owner else False
+        live = any(job.state in UNFINISHED for job in studio.supervisor.list(owner)) if owner else False
         return jobs.show(owner, job_id) | {bench.timer: gr.Timer(active=live)}
 
     @shown(model.note)

@@ -7,6 +7,7 @@ import gradio as gr
 
 from backend.options import Frozen
 from backend.quantize import METHODS
+from ui.format import lead
 from ui.forms import OptionForm, Updates, option_form
 
 
@@ -50,8 +51,10 @@ class RecipeTab:
 def build_recipe_tab() -> RecipeTab:
     """Build it inside the open Blocks."""
     gr.HTML(
-        '<header class="lead"><h1>Quantize</h1><p>Fewer bits a weight: a smaller, faster model that answers a little less'
-        " exactly. The report after the run says how much.</p></header>"
+        lead(
+            "Quantize",
+            "Fewer bits a weight: a smaller model, a little less exact. The report after the run says how much.",
+        )
     )
     first = next(iter(METHODS))
     method = gr.Radio(

@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 
 import gradio as gr
-from backend.models.estimates import Estimate
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.models.estimates import Estimate, estimate
 from backend.models.facts import ModelFacts
+from backend.models.machine import memory_bytes
 from backend.quantize import METHODS
 from backend.recipes import Recipe, Stage
 from ui.errors import fault
 from ui.format import duration, escape, size
+from ui.forms import label
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,22 @@ def empty() -> str:
     return _card('<p class="quiet">Choose a model to begin.</p>')
 
 
-def summary(recipe: Recipe, facts: ModelFacts | None, estimate: Estimate | None) -> str:
+def summary(recipe: Recipe, facts: ModelFacts) -> str:
     """Write the recipe and its estimate."""
-    name = (facts.base_model or facts.model) if facts else recipe.base_model
+    name = facts.base_model or facts.model
     owner, _, short = name.rpartition("/")
     steps = [f'<li class="base"><b>{escape(short)}</b><small>{escape(owner) or "base model"}</small></li>']
     steps += [f"<li><b>{escape(title)}</b><small>{escape(text)}</small></li>" for title, text in _steps(recipe)]
     steps.append(f'<li class="goal"><b>{escape(_goal(recipe))}</b></li>')
     line = f"{short} → {' → '.join(s.method.upper() for s in recipe.stages if s.stage == 'quantize')}"
-    return _card(f'<p class="line">{escape(line)}</p><ol class="steps">{"".join(steps)}</ol>{_costs(estimate)}')
+    costs = _costs(estimate(facts, *recipe.stages))
+    return _card(f'<p class="line">{escape(line)}</p><ol class="steps">{"".join(steps)}</ol>{costs}')
 
 
 def faulty(error: SpecError) -> str:
     """Write that the recipe cannot start yet, and why."""
-    return _card(f'<p class="line">Not ready yet</p>{fault(error)}')
+    lines = [f"{label(name.rpartition('.')[2])}: {text}" for name, text in error.faults.items()] or [str(error)]
+    return _card(f'<p class="line">Not ready yet</p>{fault(chr(10).join(lines))}')
 
 
 def _card(inside: str) -> str:
@@ -74,13 +78,14 @@ def _goal(recipe: Recipe) -> str:
     return "Ready to chat and publish"
 
 
-def _costs(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return ""
+def _costs(needed: Estimate) -> str:
     figures = {
-        "Result": size(estimate.output_bytes),
-        "Memory": size(estimate.peak_memory_bytes),
-        "Time": f"about {duration(estimate.seconds)}" if estimate.seconds is not None else "not known",
+        "Result": size(needed.output_bytes),
+        "Memory": size(needed.peak_memory_bytes),
+        "Time": f"about {duration(needed.seconds)}",
     }
     rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in figures.items())
-    return f'<dl class="costs">{rows}</dl>'
+    warning = ""
+    if needed.peak_memory_bytes > (have := memory_bytes()):
+        warning = f'<p class="warn">More memory than this machine has ({size(have)}).</p>'
+    return f'<dl class="costs">{rows}</dl>{warning}'

@@ -1,20 +1,19 @@
 """Studio: what the page's handlers reach of the backend."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from backend.jobs.supervisor import Supervisor
-from backend.serve.servers import Servers
 
 from backend.errors import SpecError
-from backend.jobs.store import Job, JobState
+from backend.hub.names import DEMO
+from backend.jobs.specs import stage_folder
+from backend.jobs.store import Job
+from backend.jobs.supervisor import Supervisor
 from backend.models.artifacts import Artifact, open_artifact
+from backend.models.demo import BASE_MODEL
+from backend.serve.servers import Servers
 from backend.settings import Settings
 from ui.format import ago, size
-
-LIVE = (JobState.QUEUED, JobState.RUNNING)
-"""The states in which something still happens by itself."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Result:
     @property
     def title(self) -> str:
         """Base model and method, as lists show it."""
-        return f"{model_name(self.job.spec)} · {str(self.artifact.options.get('method', '')).upper()}"
+        return f"{model_name(self.job.spec['base_model'])} · {str(self.artifact.options['method']).upper()}"
 
     @property
     def label(self) -> str:
@@ -59,6 +58,14 @@ class Studio:
         folders = self.supervisor.artifacts(job.id, owner) if job.kind == "recipe" else []
         return [Result(job, folder, open_artifact(folder)) for folder in folders]
 
+    def original_bytes(self, job: Job) -> int | None:
+        """Give the size of the weights that a job began with, if they are still here."""
+        place = stage_folder(self.settings.jobs / job.id, job.read_spec(), 0) / "model.json"
+        if not place.is_file():
+            return None
+        base = Path(json.loads(place.read_text(encoding="utf-8"))["folder"])
+        return sum(path.stat().st_size for path in base.glob("*.safetensors")) or None
+
     def result(self, key: str | None, owner: str) -> Result:
         """Find a result by what the browser knows it by.
 
@@ -76,6 +83,6 @@ class Studio:
         raise SpecError(f"The job has no artifact '{name}': choose another one.")
 
 
-def model_name(spec: dict[str, Any]) -> str:
-    """Give the short name of a recipe's base model."""
-    return str(spec.get("base_model", "")).rstrip("/").rsplit("/", 1)[-1]
+def model_name(model: str) -> str:
+    """Give the short name of a base model."""
+    return (BASE_MODEL if model == DEMO else model).rstrip("/").rsplit("/", 1)[-1]

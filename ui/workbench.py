@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from backend.models.estimates import Estimate, estimate
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.jobs.store import UNFINISHED
 from backend.models.facts import ModelFacts
 from backend.recipes import Recipe, parse_recipe
 from ui.chat_tab import ChatTab
@@ -20,7 +20,7 @@ from ui.model_tab import ModelTab
 from ui.publish_tab import PublishTab
 from ui.recipe_tab import RecipeTab
 from ui.sidebar import Sidebar, empty, faulty, summary
-from ui.studio import LIVE, Studio
+from ui.studio import Studio
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,18 @@ class Workbench:
             return marks | {self.sidebar.summary: empty(), self.sidebar.start: gr.update(interactive=False)}
         try:
             recipe = self.draft_recipe(given)
+            for stage in recipe.stages:
+                if stage.stage == "quantize":
+                    stage.check(facts)
         except SpecError as e:
             marks |= self.recipe.mark(given[self.recipe.method], faults_of(e, 0))
             marks |= self.data.form.mark(faults_of(e, 1))
             return marks | {self.sidebar.summary: faulty(e), self.sidebar.start: gr.update(interactive=False)}
         return marks | {
-            self.sidebar.summary: summary(recipe, facts, _cost(facts, recipe)),
+            self.sidebar.summary: summary(recipe, facts),
             self.sidebar.start: gr.update(interactive=True),
             self.recipe.text: recipe.public(recipe.base_model).to_yaml(),
-            self.remembered: recipe.public(recipe.base_model).model_dump(mode="json", exclude_none=True),
+            self.remembered: _memory(recipe),
         }
 
     def draft_recipe(self, given: dict[Any, Any]) -> Recipe:
@@ -89,9 +92,10 @@ class Workbench:
         Raises:
             SpecError: Every fault, each with its field.
         """
-        if given[self.recipe.pasted]:
-            return parse_recipe(given[self.recipe.pasted], paths=not self.studio.settings.on_space)
         facts: ModelFacts = given[self.model.facts]
+        pasted = given[self.recipe.pasted]
+        if pasted and pasted["base_model"] == facts.model:
+            return parse_recipe(pasted, paths=not self.studio.settings.on_space)
         evaluate = self.data.values(given) if given[self.recipe.evaluate] else None
         if evaluate is not None and (missing := self.data.missing(given)):
             raise SpecError("\n".join(missing.values()), {f"stages[1].{k}": v for k, v in missing.items()})
@@ -131,7 +135,8 @@ class Workbench:
         found = self.model.choose(recipe.base_model, recipe.revision or "", token)
         known = parts(recipe)
         if known is None:
-            note = '<p class="quiet">In use as it stands: it says more than the forms can show. Changing a form leaves it.</p>'
+            words = "In use as it stands: it says more than the forms can show. Changing a form leaves it."
+            note = f'<p class="quiet">{words}</p>'
             return {**found, self.recipe.pasted: recipe.model_dump(mode="json"), self.recipe.note: note}
         filled = self.recipe.fill(known.quantize, known.evaluate is not None)
         filled |= self.data.fill(known.evaluate) if known.evaluate else {}
@@ -139,14 +144,18 @@ class Workbench:
 
     def tick(self, owner: str | None, job_id: str | None, key: str | None, seen: dict[int, str]) -> Updates:
         """Show how far things are; only what has changed since the last tick is sent."""
-        live = any(job.state in LIVE for job in self.studio.supervisor.list(owner)) if owner else False
-        updates = self.jobs.show(owner, job_id) | self.publish.progress(key, owner)
+        live = any(job.state in UNFINISHED for job in self.studio.supervisor.list(owner)) if owner else False
+        updates = self.jobs.show(owner, job_id)
+        if owner and key:
+            updates |= self.publish.progress(self.studio.result(key, owner), owner)
         now = {component._id: repr(value) for component, value in updates.items()}
         changed = {c: value for c, value in updates.items() if seen.get(c._id) != now[c._id]}
         return changed | {self.seen: now, self.timer: gr.Timer(active=live)}
 
 
-def _cost(facts: ModelFacts, recipe: Recipe) -> Estimate | None:
-    """Estimate the recipe's quantization; the smallest where there are several."""
-    stages = [stage for stage in recipe.stages if stage.stage == "quantize"]
-    return min((estimate(facts, stage) for stage in stages), key=lambda e: e.output_bytes, default=None)
+def _memory(recipe: Recipe) -> dict[str, Any]:
+    """Give what the browser remembers of a recipe: no destination, and no upload, which is gone by the next visit."""
+    data = recipe.public(recipe.base_model).model_dump(mode="json", exclude_none=True)
+    for stage in data["stages"]:
+        stage.pop("text", None)
+    return data
