@@ -1,0 +1,215 @@
+"""The Chat tab: talking to a result, streaming, with what it costs in time."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from backend.errors import AppError, JobError
+from backend.options import parse
+from backend.serve.chat import Answer, ChatOptions, stream
+from ui.errors import shown
+from ui.format import escape, lead
+from ui.forms import OptionForm, Updates, option_form
+from ui.studio import Result, Studio
+from ui.users import require_owner, visitor
+
+_EMPTY = (
+    '<section class="panel empty"><h2>Nothing to chat with yet</h2><p>Press <b>Start</b> beside your recipe. When the'
+    " job is done, its result can be tried here.</p></section>"
+)
+_TYPE_HERE = "Ask it something, such as: What is the capital of France?"
+
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ChatTab:
+    """Its components."""
+
+    studio: Studio
+    empty: gr.HTML
+    room: gr.Column
+    artifact: gr.Dropdown
+    load: gr.Button
+    unload: gr.Button
+    status: gr.HTML
+    timer: gr.Timer
+    talk: gr.Chatbot
+    speed: gr.HTML
+    text: gr.Textbox
+    send: gr.Button
+    stop: gr.Button
+    clear: gr.Button
+    system: gr.Textbox
+    options: OptionForm
+
+    def outputs(self) -> list[Any]:
+        """What enter() changes."""
+        return [self.empty, self.room, self.artifact, *self.server_outputs()]
+
+    def server_outputs(self) -> list[Any]:
+        """What show_server() changes."""
+        return [self.status, self.load, self.unload, self.text, self.send, self.timer]
+
+    def enter(self, owner: str | None, chosen: str | None) -> Updates:
+        """Offer an owner's results, and keep the chosen one where it still exists."""
+        results = self.studio.results(owner) if owner else []
+        result = next((r for r in results if r.key == chosen), results[0] if results else None)
+        return {
+            self.empty: gr.update(visible=not results),
+            self.room: gr.update(visible=bool(results)),
+            self.artifact: gr.update(choices=[(r.label, r.key) for r in results], value=result and result.key),
+            **self.show_server(result),
+        }
+
+    def show_server(self, result: Result | None) -> Updates:
+        """Show whether the server runs the chosen result."""
+        status = self.studio.servers.status()
+        mine = result is not None and status.folder == result.folder
+        state = status.state if mine else "stopped"
+        words = status.text if mine else "Load the model to talk to it. One model is loaded at a time."
+        ready = state == "ready"
+        return {
+            self.status: f'<p class="server {state}"><i></i>{escape(words)}</p>',
+            self.load: gr.update(visible=state in ("stopped", "failed")),
+            self.unload: gr.update(visible=state in ("starting", "ready")),
+            self.text: gr.update(interactive=ready, placeholder=_TYPE_HERE if ready else "Load the model first"),
+            self.send: gr.update(interactive=ready),
+            self.timer: gr.Timer(active=state == "starting"),
+        }
+
+
+def build_chat_tab(studio: Studio) -> ChatTab:
+    """Build it inside the open Blocks."""
+    gr.HTML(lead("Chat", "Numbers say how much was lost; a talk shows what."))
+    empty = gr.HTML(_EMPTY, elem_id="chat-empty")
+    with gr.Column(visible=False, elem_id="chat-room") as room:
+        with gr.Row(elem_classes=["ask"]):
+            artifact = gr.Dropdown([], label="Model", show_label=False, elem_id="chat-artifact")
+            load = gr.Button("Load the model", variant="primary", scale=0, min_width=150, elem_id="chat-start")
+            unload = gr.Button("Unload", visible=False, scale=0, min_width=104, elem_id="chat-unload")
+        status = gr.HTML("", elem_id="chat-status")
+        talk = gr.Chatbot(
+            label="Chat", show_label=False, height=420, layout="bubble", buttons=["copy"], allow_tags=False,
+            placeholder="Load the model, then ask it something.", elem_id="chat-box",
+        )  # fmt: skip
+        speed = gr.HTML("", elem_id="chat-speed")
+        with gr.Row(elem_classes=["ask"]):
+            text = gr.Textbox(
+                label="Message", show_label=False, lines=1, max_lines=6, interactive=False, elem_id="chat-input",
+                placeholder="Load the model first",
+            )  # fmt: skip
+            send = gr.Button("Send", variant="primary", scale=0, min_width=88, interactive=False, elem_id="chat-send")
+            stop = gr.Button("Stop", visible=False, scale=0, min_width=88, elem_id="chat-stop")
+            clear = gr.Button("Clear", scale=0, min_width=88, elem_id="chat-clear")
+        with gr.Accordion("More options", open=False, elem_classes=["more"]):
+            system = gr.Textbox(label="System prompt", info="Said before the talk.", lines=2, elem_id="chat-system")
+            options = option_form(ChatOptions, "chat")
+    return ChatTab(
+        studio, empty, room, artifact, load, unload, status, gr.Timer(1, active=False), talk, speed, text, send, stop,
+        clear, system, options,
+    )  # fmt: skip
+
+
+def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
+    """Connect what happens inside the tab, and opening it."""
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    studio = tab.studio
+
+    @shown()
+    def enter(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        return tab.enter(visitor(studio.settings, profile), key)
+
+    @shown()
+    def look(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        return tab.show_server(studio.result(key, require_owner(studio.settings, profile)))
+
+    @shown()
+    def load(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        result = studio.result(key, require_owner(studio.settings, profile))
+        studio.servers.open(result.folder)
+        return tab.show_server(result)
+
+    @shown()
+    def unload(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        result = studio.result(key, require_owner(studio.settings, profile))
+        if studio.servers.status().folder == result.folder:
+            studio.servers.stop()
+        return tab.show_server(result)
+
+    door.select(enter, tab.artifact, tab.outputs(), **quiet)
+    tab.artifact.input(look, tab.artifact, tab.server_outputs(), **quiet).then(_cleared, None, [tab.talk, tab.speed])
+    tab.timer.tick(look, tab.artifact, tab.server_outputs(), **quiet)
+    tab.load.click(load, tab.artifact, tab.server_outputs(), **quiet)
+    tab.unload.click(unload, tab.artifact, tab.server_outputs(), **quiet)
+    _wire_talk(tab, look, quiet)
+
+
+def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]) -> None:
+    studio = tab.studio
+
+    @shown()
+    def talk(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
+        result = studio.result(given[tab.artifact], require_owner(studio.settings, profile))
+        question, system = (given[tab.text] or "").strip(), (given[tab.system] or "").strip()
+        if not question:
+            return
+        if studio.servers.status().folder != result.folder:
+            raise JobError("The model is not loaded any more: load it again.")
+        options = parse(ChatOptions, tab.options.values(given))
+        said = [*plain(given[tab.talk]), {"role": "user", "content": question}]
+        first = [{"role": "system", "content": system}] if system else []
+        yield {tab.talk: said, tab.text: "", tab.speed: "", **_speaking(tab, True)}
+        try:
+            with studio.servers.in_use():
+                for answer in stream(studio.servers.current(), [*first, *said], options):
+                    told = {"role": "assistant", "content": answer.text}
+                    yield {tab.talk: [*said, told], tab.speed: speed(answer)}
+        except AppError:
+            yield {tab.text: question, **_speaking(tab, False)}
+            raise
+        yield _speaking(tab, False)
+
+    spoken = [tab.send, tab.stop]
+    asked = gr.on(
+        [tab.send.click, tab.text.submit],
+        talk,
+        {tab.artifact, tab.talk, tab.text, tab.system, *tab.options.components},
+        [tab.talk, tab.text, tab.speed, *spoken],
+        **quiet,
+    )
+    asked.then(look, tab.artifact, tab.server_outputs(), **quiet)
+    tab.stop.click(lambda: _speaking(tab, False), None, spoken, cancels=[asked], **quiet)
+    cleared = tab.clear.click(lambda: _speaking(tab, False), None, spoken, cancels=[asked], **quiet)
+    cleared.then(_cleared, None, [tab.talk, tab.speed], **quiet)
+
+
+def _cleared() -> tuple[Messages, str]:
+    return [], ""
+
+
+def plain(messages: Messages) -> Messages:
+    """Give a talk as the server wants it: Gradio wraps each text of the browser in a list of blocks."""
+    return [{"role": m["role"], "content": _text(m["content"])} for m in messages]
+
+
+def speed(answer: Answer) -> str:
+    """Write what an answer cost in time."""
+    parts = [f"{answer.tokens} tokens"]
+    if answer.seconds_to_first_token is not None:
+        parts.append(f"first after {answer.seconds_to_first_token:.1f} s")
+    if answer.tokens_per_second:
+        parts.append(f"{answer.tokens_per_second:.1f} tokens/s")
+    return f'<p class="quiet">{" · ".join(parts)}</p>'
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(block.get("text", "") for block in content if isinstance(block, dict))
+
+
+def _speaking(tab: ChatTab, busy: bool) -> Updates:
+    return {tab.send: gr.update(visible=not busy), tab.stop: gr.update(visible=busy)}

@@ -1,0 +1,104 @@
+"""The Data tab: the text that quality is measured on."""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from backend.errors import SpecError
+from backend.evaluate import EvaluateOptions
+from backend.settings import Settings
+from ui.format import lead
+from ui.forms import OptionForm, Updates, option_form
+
+AUTOMATIC, DATASET, UPLOAD = "automatic", "dataset", "upload"
+
+_SOURCES = [
+    ("Automatic\nWikiText-2, the usual yardstick. For the bundled model, prose that needs no network.", AUTOMATIC),
+    ("A data set on the Hub\nAny one with a text column.", DATASET),
+    ("My own text\nA plain text file in the language and style that the model is for.", UPLOAD),
+]
+
+
+@dataclass(frozen=True)
+class DataTab:
+    """Its components."""
+
+    source: gr.Radio
+    upload: gr.File
+    form: OptionForm
+
+    @property
+    def components(self) -> list[gr.components.Component]:
+        """Everything that says what is measured on."""
+        return [self.source, self.upload, *self.form.components]
+
+    def values(self, given: dict[Any, Any]) -> dict[str, Any]:
+        """Read the tab as EvaluateOptions takes it; only the chosen source counts."""
+        values = self.form.values(given)
+        dataset = values.pop("dataset", None)
+        if given[self.source] == DATASET:
+            values["dataset"] = dataset
+        if given[self.source] == UPLOAD and given[self.upload]:
+            values["text"] = given[self.upload]
+        return values
+
+    def missing(self, given: dict[Any, Any]) -> dict[str, str]:
+        """Name what a chosen source lacks; the option model alone cannot know that it was chosen."""
+        if given[self.source] == DATASET and not (given[self.form.fields["dataset"]] or "").strip():
+            return {"dataset": "is missing: give a data set's id, such as Salesforce/wikitext"}
+        if given[self.source] == UPLOAD and not given[self.upload]:
+            return {"text": "is missing: upload a text file, or choose another source"}
+        return {}
+
+    def fill(self, options: EvaluateOptions) -> Updates:
+        """Show options in the tab; an upload of another visit cannot be shown again."""
+        source = DATASET if options.dataset else AUTOMATIC
+        return {self.source: source} | self.form.fill(options) | self.choose(source)
+
+    def choose(self, source: str) -> Updates:
+        """Show the field that the source needs."""
+        dataset = self.form.fields["dataset"]
+        return {self.upload: gr.update(visible=source == UPLOAD), dataset: gr.update(visible=source == DATASET)}
+
+
+def build_data_tab() -> DataTab:
+    """Build it inside the open Blocks."""
+    gr.HTML(
+        lead("Measure on", "Original and result read the same text, and Weightsmith counts how far apart they are.")
+    )
+    source = gr.Radio(
+        _SOURCES, value=AUTOMATIC, label="Text", show_label=False, elem_id="data-source", elem_classes=["rows"]
+    )
+    upload = gr.File(
+        label="Text file", file_count="single", type="filepath", visible=False, elem_id="data-upload", height=140
+    )
+    with gr.Group(elem_classes=["fields"]):
+        form = option_form(EvaluateOptions, "evaluate", leave_out=("text",))
+    tab = DataTab(source, upload, form)
+    dataset = form.fields["dataset"]
+    dataset.visible = False
+    source.input(tab.choose, source, [upload, dataset], show_progress="hidden", api_visibility="private")
+    return tab
+
+
+def keep(upload: Path, settings: Settings) -> Path:
+    """Copy an upload to where jobs may still read it tomorrow: Gradio deletes its own copy after an hour.
+
+    Raises:
+        SpecError: It is too large.
+    """
+    if upload.stat().st_size > settings.max_upload_bytes:
+        raise SpecError(f"'{upload.name}' is larger than {settings.max_upload_bytes} bytes: give a part of it.")
+    with upload.open("rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    target = settings.data.resolve() / "uploads" / digest[:32] / upload.name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(target.name + ".partial")
+        shutil.copyfile(upload, draft)
+        draft.replace(target)
+    return target

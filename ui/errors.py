@@ -1,0 +1,55 @@
+"""The one place where an AppError becomes what a visitor reads."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+from backend.errors import AppError
+from ui.format import escape
+
+
+def shown(beside: gr.HTML | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Let a handler's AppError appear on the page as its own sentence; any other error stays a bug.
+
+    Args:
+        beside: Where the sentence is written and stays; the handler must have it as an output, return dictionaries
+            and clear it. Without it the sentence pops up.
+    """
+
+    def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.isgeneratorfunction(handler):
+
+            @functools.wraps(handler)
+            def generate(*args: Any, **kwargs: Any) -> Iterator[Any]:
+                try:
+                    yield from handler(*args, **kwargs)
+                except AppError as e:
+                    yield _tell(e, beside)
+
+            return generate
+
+        @functools.wraps(handler)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return handler(*args, **kwargs)
+            except AppError as e:
+                return _tell(e, beside)
+
+        return call
+
+    return decorate
+
+
+def fault(error: object) -> str:
+    """Write what is wrong as it stands beside a field."""
+    return f'<p class="fault" role="alert">{escape(error)}</p>'
+
+
+def _tell(error: AppError, beside: gr.HTML | None) -> dict[gr.HTML, str]:
+    if beside is not None:
+        return {beside: fault(error)}
+    # Gradio renders the message as HTML, and names from the Hub or a user may hold some.
+    raise gr.Error(escape(error), duration=12, title="That did not work", print_exception=False) from error

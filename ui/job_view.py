@@ -1,0 +1,129 @@
+"""How a job looks: its name, its steps, its bar, its sizes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from backend.jobs.specs import Evaluation, Publication
+from backend.jobs.store import Job, JobState
+from ui.format import ago, count, duration, escape, size
+from ui.studio import Result, model_name
+
+_STATES = {
+    JobState.QUEUED: "Waiting for its turn",
+    JobState.RUNNING: "Running",
+    JobState.COMPLETED: "Done",
+    JobState.ERROR: "Failed",
+    JobState.CANCELED: "Canceled",
+    JobState.WAITING_FOR_LOGIN: "Waiting for you to sign in",
+    JobState.INTERRUPTED: "Interrupted",
+}
+_MARKS = {"done": "✓", "now": "●", "failed": "✕", "next": "○"}
+
+
+def title(job: Job) -> str:
+    """Name a job by what it does."""
+    spec = job.read_spec()
+    if isinstance(spec, Publication):
+        return f"Publish to {spec.options.repo_id or spec.options.to_folder}"
+    if isinstance(spec, Evaluation):
+        return f"Measure {spec.folder.name}"
+    methods = [stage.method.upper() for stage in spec.stages if stage.stage == "quantize"]
+    return f"{model_name(spec.base_model)} → {', '.join(methods)}"
+
+
+def row(job: Job) -> str:
+    """Write a job as a line of the list: title, then state and age."""
+    percent = _percent(job.progress) if job.state == JobState.RUNNING else None
+    state = _STATES[job.state] + (f" · {percent:.0f} %" if percent is not None else "")
+    return f"{title(job)}\n{state} · {ago(job.finished or job.started or job.created)}"
+
+
+def view(job: Job) -> str:
+    """Write a job: title, state, steps, and the bar while it runs or the error where it failed."""
+    steps = "".join(_step(job, i, name) for i, name in enumerate(job.steps))
+    return (
+        f'<section class="panel job" data-state="{job.state}"><header><h2>{escape(title(job))}</h2>'
+        f'<p id="job-state">{escape(_STATES[job.state])}{escape(_timing(job))}</p></header>'
+        f'<ol class="marks">{steps}</ol>{_bar(job)}{_error(job)}</section>'
+    )
+
+
+def sizes(results: Sequence[Result], before: int | None) -> str:
+    """Write what was made, and how large it is beside the original.
+
+    Args:
+        results: The job's artifacts.
+        before: Bytes of the original's weight files, if known.
+    """
+    rows = f"<tr><th scope='row'>Original</th><td>{size(before)}</td><td></td></tr>" if before else ""
+    for result in results:
+        made = result.artifact.size
+        share = f"{made / before:.0%} of it" if before else ""
+        rows += f"<tr><th scope='row'>{escape(result.title)}</th><td>{size(made)}</td><td>{share}</td></tr>"
+    warnings = "".join(f'<p class="warn">{escape(text)}</p>' for r in results for text in r.artifact.warnings)
+    return (
+        '<section class="panel"><header><h2>Size</h2></header><div class="wide"><table><tbody>'
+        f"{rows}</tbody></table></div>{warnings}</section>"
+    )
+
+
+def _step(job: Job, index: int, name: str) -> str:
+    if job.state == JobState.COMPLETED or index < job.step:
+        mark = "done"
+    elif index > job.step or job.state == JobState.QUEUED:
+        mark = "next"
+    else:
+        mark = "failed" if job.state in (JobState.ERROR, JobState.CANCELED) else "now"
+    return f'<li class="{mark}"><span aria-hidden="true">{_MARKS[mark]}</span>{escape(name)}</li>'
+
+
+def _bar(job: Job) -> str:
+    if job.state != JobState.RUNNING:
+        return ""
+    percent = _percent(job.progress)
+    value = "" if percent is None else f' aria-valuenow="{percent:.0f}"'
+    width = "" if percent is None else f' style="width:{percent:.1f}%"'
+    kind = "bar" if percent is not None else "bar unknown"
+    return (
+        f'<div class="{kind}" id="job-bar" role="progressbar" aria-label="{escape(_phase(job))}" aria-valuemin="0"'
+        f' aria-valuemax="100"{value}><i{width}></i></div><p class="pace">{_pace(job)}</p>'
+    )
+
+
+def _pace(job: Job) -> str:
+    progress, percent = job.progress or {}, _percent(job.progress)
+    parts = [f"<b>{escape(_phase(job))}</b>"]
+    if percent is not None:
+        parts.append(f"{percent:.0f} %")
+    if progress.get("speed"):
+        parts.append(_speed(progress["speed"], str(progress.get("unit", ""))))
+    if progress.get("seconds_left") is not None:
+        parts.append(f"about {duration(progress['seconds_left'])} left")
+    return " · ".join(parts)
+
+
+def _speed(speed: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{size(speed)}/s"
+    return f"{count(speed) if speed >= 100 else f'{speed:.2g}'} {escape(unit)}/s"
+
+
+def _phase(job: Job) -> str:
+    step = job.steps[job.step] if job.step < len(job.steps) else ""
+    return str((job.progress or {}).get("phase") or step or "starting").capitalize()
+
+
+def _percent(progress: dict[str, Any] | None) -> float | None:
+    if not progress or not progress.get("total"):
+        return None
+    return max(0.0, min(100.0, 100 * progress.get("done", 0) / progress["total"]))
+
+
+def _timing(job: Job) -> str:
+    if job.started and job.finished:
+        return f" after {duration(job.finished - job.started)}, {ago(job.finished)}"
+    return f", started {ago(job.started)}" if job.started and job.state == JobState.RUNNING else ""
+
+
+def _error(job: Job) -> str:
+    return f'<p class="fault" role="alert">{escape(job.error)}</p>' if job.error else ""

@@ -1,0 +1,120 @@
+"""The Jobs tab: one's own jobs, how far they are, and what came out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from backend.jobs.store import UNFINISHED, Job, JobState
+from ui.errors import shown
+from ui.format import lead
+from ui.forms import Updates
+from ui.job_view import row, sizes, view
+from ui.report import report
+from ui.studio import Studio
+from ui.users import hub_token, require_owner, visitor
+
+_CAN_RETRY = (JobState.ERROR, JobState.CANCELED, JobState.INTERRUPTED, JobState.WAITING_FOR_LOGIN)
+_EMPTY = (
+    '<section class="panel empty"><h2>No jobs yet</h2><p>Press <b>Start</b> beside your recipe. The job keeps running'
+    " when you close the page; come back and find it here.</p></section>"
+)
+
+
+@dataclass(frozen=True)
+class JobsTab:
+    """Its components; `job` holds the id of the job that is looked at."""
+
+    studio: Studio
+    job: gr.State
+    jobs: gr.Radio
+    view: gr.HTML
+    cancel: gr.Button
+    retry: gr.Button
+    chat: gr.Button
+    publish: gr.Button
+    result: gr.HTML
+    folded: gr.Accordion
+    log: gr.Textbox
+
+    def outputs(self) -> list[Any]:
+        """What show() changes."""
+        buttons = [self.cancel, self.retry, self.chat, self.publish]
+        return [self.job, self.jobs, self.view, *buttons, self.result, self.folded, self.log]
+
+    def show(self, owner: str | None, job_id: str | None) -> Updates:
+        """Show an owner's jobs and one of them: the one asked for, or the newest."""
+        jobs = self.studio.supervisor.list(owner) if owner else []
+        job = next((j for j in jobs if j.id == job_id), jobs[0] if jobs else None)
+        if owner is None or job is None:
+            hidden = (self.jobs, self.cancel, self.retry, self.chat, self.publish, self.result, self.folded)
+            return {self.job: None, self.view: _EMPTY} | {part: gr.update(visible=False) for part in hidden}
+        choices = [(row(j), j.id) for j in jobs]
+        return {
+            self.job: job.id,
+            self.jobs: gr.update(choices=choices, value=job.id, visible=True),
+            self.view: view(job),
+            self.folded: gr.update(visible=True),
+            self.log: self.studio.supervisor.log(job.id, owner),
+            self.cancel: gr.update(visible=job.state in UNFINISHED),
+            self.retry: gr.update(visible=job.state in _CAN_RETRY),
+            **self._outcome(job, owner),
+        }
+
+    def _outcome(self, job: Job, owner: str) -> Updates:
+        """Show what a job has made so far; each stage's result can be used before the whole job is done."""
+        results = self.studio.results_of(job, owner) if job.state not in UNFINISHED else []
+        text = "".join(report(r.artifact.metrics) for r in results if r.artifact.metrics)
+        text += sizes(results, self.studio.original_bytes(job)) if results else ""
+        usable = gr.update(visible=bool(results))
+        return {self.result: gr.update(value=text, visible=bool(text)), self.chat: usable, self.publish: usable}
+
+
+def build_jobs_tab(studio: Studio) -> JobsTab:
+    """Build it inside the open Blocks."""
+    gr.HTML(lead("Jobs", "They run on, whether or not this page is open."))
+    with gr.Row(elem_classes=["split"]):
+        with gr.Column(scale=2, min_width=240):
+            jobs = gr.Radio(
+                [], label="Your jobs", show_label=False, visible=False, elem_id="job-list", elem_classes=["rows"]
+            )
+        with gr.Column(scale=5, min_width=320):
+            view_ = gr.HTML(_EMPTY, elem_id="job-view")
+            with gr.Row(elem_classes=["actions"]):
+                chat = gr.Button("Chat with it", variant="primary", visible=False, scale=0, elem_id="job-chat")
+                publish = gr.Button("Publish it", visible=False, scale=0, elem_id="job-publish")
+                retry = gr.Button("Try again", visible=False, scale=0, elem_id="job-retry")
+                cancel = gr.Button("Cancel", visible=False, scale=0, elem_id="job-cancel")
+            result = gr.HTML("", visible=False, elem_id="job-report")
+            with gr.Accordion("Log", open=False, visible=False, elem_classes=["more"]) as folded:
+                log = gr.Textbox(
+                    lines=10, max_lines=20, label="Log", show_label=False, interactive=False, elem_id="job-log",
+                    elem_classes=["mono"],
+                )  # fmt: skip
+    return JobsTab(studio, gr.State(None), jobs, view_, cancel, retry, chat, publish, result, folded, log)
+
+
+def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
+    """Connect what happens inside the tab."""
+    studio = tab.studio
+
+    @shown()
+    def pick(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
+        return tab.show(visitor(studio.settings, profile), job_id)
+
+    @shown()
+    def cancel(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        studio.supervisor.cancel(job_id, owner)
+        return tab.show(owner, job_id)
+
+    @shown()
+    def retry(job_id: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        studio.supervisor.retry(job_id, owner, hub_token(studio.settings, oauth, typed))
+        return tab.show(owner, job_id) | {timer: gr.Timer(active=True)}
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    tab.jobs.input(pick, tab.jobs, tab.outputs(), **quiet)
+    tab.cancel.click(cancel, tab.job, tab.outputs(), **quiet)
+    tab.retry.click(retry, [tab.job, token], [*tab.outputs(), timer], **quiet)

@@ -1,0 +1,172 @@
+"""The Model tab: choosing a base model, what it is, and what quantizing will give."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+from backend.models.inspection import inspect
+
+from backend.errors import SpecError
+from backend.hub.names import DEMO, parse_model
+from backend.hub.search import Hit, search
+from backend.models.estimates import estimate
+from backend.models.facts import ModelFacts
+from backend.quantize import METHODS
+from ui.format import count, duration, escape, lead, size, times
+from ui.forms import Updates
+
+_HITS = 12
+
+
+@dataclass(frozen=True)
+class ModelTab:
+    """Its components; `facts` holds the ModelFacts of the chosen model."""
+
+    facts: gr.State
+    query: gr.Textbox
+    find: gr.Button
+    demo: gr.Button
+    hits: gr.Radio
+    revision: gr.Textbox
+    note: gr.HTML
+    card: gr.HTML
+    gains: gr.HTML
+
+    def outputs(self) -> list[gr.components.Component]:
+        """What looking for a model changes."""
+        return [self.facts, self.hits, self.demo, self.revision, self.note, self.card, self.gains]
+
+    def look(self, query: str, token: str | None) -> Updates:
+        """Choose the model that was named, or list what the Hub has for the words."""
+        query = query.strip()
+        if not query:
+            raise SpecError("Type a model's name or paste its id.")
+        if query == DEMO or "/" in query or "\\" in query:
+            return {self.hits: gr.update(visible=False, choices=[], value=None)} | self.choose(query, "", token)
+        found = search(query, limit=_HITS, token=token)
+        if not found:
+            raise SpecError(f"The Hub has no text model for '{query}'. Check the spelling, or paste the whole id.")
+        choices = [(_hit_words(hit), hit.id) for hit in found]
+        return {self.hits: gr.update(visible=True, choices=choices, value=None), self.note: ""}
+
+    def choose(self, model: str, revision: str, token: str | None) -> Updates:
+        """Look at a model and show what it is.
+
+        Raises:
+            SpecError: The name is none.
+            HubError: The Hub does not have it, or refuses.
+        """
+        try:
+            name = parse_model(model)
+        except ValueError as e:
+            raise SpecError(f"This is no model: {e}.") from e
+        facts = inspect(name, revision=revision.strip() or None if name != DEMO else None, token=token)
+        picked = ["pick", "picked"] if name == DEMO else ["pick"]
+        return {
+            self.facts: facts,
+            self.demo: gr.update(elem_classes=picked),
+            self.revision: gr.update(value=revision, visible=name != DEMO),
+            self.note: "",
+            self.card: card(facts),
+            self.gains: gains(facts),
+        }
+
+    def choose_demo(self) -> Updates:
+        """Choose the bundled model."""
+        return self.choose(DEMO, "", None) | {self.hits: gr.update(visible=False, choices=[], value=None)}
+
+
+def build_model_tab() -> ModelTab:
+    """Build it inside the open Blocks."""
+    gr.HTML(
+        lead(
+            "Choose a model",
+            "Any causal language model with safetensors weights. The bundled one needs no network and no account.",
+        )
+    )
+    with gr.Row(elem_classes=["ask"]):
+        query = gr.Textbox(
+            placeholder="Search the Hub, or paste a model's id or address",
+            show_label=False,
+            label="Model",
+            max_lines=1,
+            elem_id="model-query",
+        )
+        find = gr.Button("Search", scale=0, min_width=104, elem_id="model-find")
+    note = gr.HTML("", elem_id="model-note")
+    demo = gr.Button("Bundled demo · SmolLM2 135M Instruct", size="sm", elem_id="model-demo", elem_classes=["pick"])
+    hits = gr.Radio(label="On the Hub", choices=[], visible=False, elem_id="model-hits", elem_classes=["rows"])
+    card_ = gr.HTML(_waiting(), elem_id="model-facts")
+    gains_ = gr.HTML("", elem_id="model-gains")
+    with gr.Accordion("More options", open=False, elem_classes=["more"]):
+        revision = gr.Textbox(
+            label="Revision",
+            info="Branch, tag or commit of the Hub model. Empty: main, as it is today. A recipe remembers the commit.",
+            max_lines=1,
+            elem_id="model-revision",
+        )
+    return ModelTab(gr.State(None), query, find, demo, hits, revision, note, card_, gains_)
+
+
+def card(facts: ModelFacts) -> str:
+    """Write what a model is."""
+    name = facts.base_model or facts.model
+    owner, _, short = name.rpartition("/")
+    where = "bundled with Weightsmith" if facts.model == DEMO else f"commit {(facts.commit or 'unknown')[:8]}"
+    rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in _facts(facts).items())
+    warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in _warnings(facts))
+    return (
+        f'<section class="panel"><header><h2>{escape(short)}</h2><p>{escape(owner)} · {escape(where)}</p></header>'
+        f'<dl class="facts">{rows}</dl>{warnings}</section>'
+    )
+
+
+def gains(facts: ModelFacts) -> str:
+    """Write what each method would give, with its defaults."""
+    rows = ""
+    for name, module in METHODS.items():
+        cost = estimate(facts, module.Options())
+        smaller = times(facts.size / cost.output_bytes) if cost.output_bytes else ""
+        cells = (size(cost.output_bytes), smaller, size(cost.peak_memory_bytes), f"about {duration(cost.seconds)}")
+        rows += f'<tr data-method="{name}"><th scope="row">{escape(module.TITLE)}</th>'
+        rows += "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+    heads = ("Method", "On disk", "Smaller", "Memory needed", "Time on 2 cores")
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    return (
+        '<section class="panel"><header><h2>What quantizing gives</h2><p>Estimates, before anything is downloaded. The'
+        f' method is chosen under Recipe.</p></header><div class="wide"><table><thead><tr>{head}</tr>'
+        f"</thead><tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _facts(facts: ModelFacts) -> dict[str, str]:
+    access = "private" if facts.private else "gated: its authors must let you in" if facts.gated else "open"
+    return {
+        "Architecture": facts.architecture,
+        "Parameters": count(facts.parameters),
+        "Size": f"{size(facts.size)} in {facts.dtype}",
+        "Context": f"{facts.context_length:,} tokens" if facts.context_length else "not stated",
+        "License": facts.license_name or facts.license or "not stated",
+        "Access": access,
+        "Chat template": "yes" if facts.chat_template else "no",
+        "Quantized": f"already, with {facts.quant_method}" if facts.quant_method else "not yet",
+    }
+
+
+def _warnings(facts: ModelFacts) -> list[str]:
+    found = []
+    if facts.quant_method:
+        found.append(f"It is quantized already ({facts.quant_method}). Start from the 16-bit original instead.")
+    if not facts.chat_template:
+        found.append("It has no chat template: it continues text, but does not answer questions.")
+    if not (facts.license or facts.license_name):
+        found.append("Its authors state no license. Ask them before you publish anything made from it.")
+    return found
+
+
+def _hit_words(hit: Hit) -> str:
+    parts = [f"{count(hit.downloads or 0)} downloads", f"{count(hit.likes or 0)} likes"]
+    return f"{hit.id}\n{' · '.join([*parts, *(['gated'] if hit.gated else [])])}"
+
+
+def _waiting() -> str:
+    return '<section class="panel empty"><p>Looking at the model …</p></section>'

@@ -1,0 +1,191 @@
+"""The page: a sidebar with the recipe as it stands, and one tab for each thing one does with a model.
+
+Every event is `api_visibility="private"`. Handlers return dictionaries: component to new value.
+"""
+
+from typing import Any
+
+import gradio as gr
+
+from backend.errors import AppError
+from backend.hub.names import DEMO
+from backend.jobs.preflight import prepare
+from backend.jobs.store import UNFINISHED
+from backend.models.facts import ModelFacts
+from ui.chat_tab import build_chat_tab, wire_chat_tab
+from ui.data_tab import build_data_tab
+from ui.errors import shown
+from ui.forms import Updates
+from ui.jobs_tab import build_jobs_tab, wire_jobs_tab
+from ui.model_tab import build_model_tab
+from ui.publish_tab import build_publish_tab, wire_publish_tab
+from ui.recipe_tab import build_recipe_tab
+from ui.sidebar import build_sidebar
+from ui.studio import Studio
+from ui.users import can_sign_in, hub_token, require_owner, visitor
+from ui.workbench import Workbench
+
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+_BUSY: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+
+
+def build_page(studio: Studio) -> gr.Blocks:
+    """Build the page; nothing of the machine or the Hub is asked before it is shown."""
+    with gr.Blocks(title="Weightsmith", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        bench = _build(studio)
+        wire_jobs_tab(bench.jobs, bench.timer, bench.publish.token)
+        wire_chat_tab(bench.chat, bench.chat_door)
+        wire_publish_tab(bench.publish, bench.publish_door, bench.timer)
+        _wire_model(bench)
+        _wire_recipe(bench)
+        _wire_start(bench)
+        _wire_results(bench)
+        _wire_load(page, bench)
+    page.queue(default_concurrency_limit=16, max_size=256)
+    return page
+
+
+def _build(studio: Studio) -> Workbench:
+    with gr.Row(elem_id="top"):
+        gr.HTML('<p class="brand">Weightsmith</p>')
+        if can_sign_in():
+            gr.LoginButton("Sign in with Hugging Face", size="sm", scale=0, elem_id="sign-in")
+    with gr.Row(elem_id="frame"):
+        sidebar = build_sidebar()
+        with gr.Column(elem_id="room", scale=1, min_width=0), gr.Tabs(selected="model", elem_id="tabs") as tabs:
+            with gr.Tab("Model", id="model"):
+                model = build_model_tab()
+            with gr.Tab("Data", id="data"):
+                data = build_data_tab()
+            with gr.Tab("Recipe", id="recipe"):
+                recipe = build_recipe_tab()
+            with gr.Tab("Jobs", id="jobs"):
+                jobs = build_jobs_tab(studio)
+            with gr.Tab("Chat", id="chat") as chat_door:
+                chat = build_chat_tab(studio)
+            with gr.Tab("Publish", id="publish") as publish_door:
+                publish = build_publish_tab(studio)
+    return Workbench(
+        studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, chat_door, publish_door,
+        gr.Timer(1, active=False),
+        # A fixed key and secret: what the browser remembers outlives a restart. It never holds a token.
+        gr.BrowserState(None, storage_key="weightsmith-recipe", secret="weightsmith"), gr.State({}),
+    )  # fmt: skip
+
+
+def _wire_model(bench: Workbench) -> None:
+    """Looking for a model: by words, by id, the bundled one, or one of those found."""
+    model, studio = bench.model, bench.studio
+
+    @shown(model.note)
+    def look(query: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
+        return model.look(query, hub_token(studio.settings, oauth, typed))
+
+    @shown(model.note)
+    def pick(name: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
+        return model.choose(name, "", hub_token(studio.settings, oauth, typed))
+
+    @shown(model.note)
+    def again(facts: ModelFacts | None, revision: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
+        return model.choose(facts.model if facts else DEMO, revision, hub_token(studio.settings, oauth, typed))
+
+    token = bench.publish.token
+    found = [model.facts, model.revision, token]
+    asked = [
+        gr.on([model.find.click, model.query.submit], look, [model.query, token], model.outputs(), **_BUSY),
+        model.hits.input(pick, [model.hits, token], model.outputs(), **_BUSY),
+        model.demo.click(shown(model.note)(model.choose_demo), None, model.outputs(), **_BUSY),
+        gr.on([model.revision.submit, model.revision.blur], again, found, model.outputs(), **_BUSY),
+    ]
+    for event in asked:
+        event.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
+
+
+def _wire_recipe(bench: Workbench) -> None:
+    """The forms write the recipe, and a pasted recipe fills the forms."""
+    recipe = bench.recipe
+
+    def refresh(given: dict[Any, Any]) -> Updates:
+        return bench.refresh({**given, recipe.pasted: None}) | {recipe.pasted: None}
+
+    @shown(recipe.note)
+    def apply(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Updates:
+        return bench.apply(given, hub_token(bench.studio.settings, oauth, given[bench.publish.token]))
+
+    triggers = [c.upload if isinstance(c, gr.File) else c.input for c in bench.form]
+    gr.on(
+        [*triggers, bench.data.upload.clear], refresh, bench.inputs(), bench.outputs(),
+        trigger_mode="always_last", **_QUIET,
+    )  # fmt: skip
+    applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), **_BUSY)
+    applied.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
+
+
+def _wire_start(bench: Workbench) -> None:
+    studio, jobs = bench.studio, bench.jobs
+
+    @shown(bench.sidebar.note)
+    def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        token = hub_token(studio.settings, oauth, given[bench.publish.token])
+        recipe = prepare(bench.stored_recipe(given), studio.settings.data, token)
+        job_id = studio.supervisor.submit(recipe, owner, token)
+        shown_ = jobs.show(owner, job_id)
+        return {
+            bench.sidebar.note: "",
+            bench.tabs: gr.Tabs(selected="jobs"),
+            bench.timer: gr.Timer(active=True),
+            **shown_,
+        }
+
+    outputs = [bench.sidebar.note, bench.tabs, bench.timer, *jobs.outputs()]
+    bench.sidebar.start.click(start, bench.inputs(), outputs, **_BUSY)
+
+
+def _wire_results(bench: Workbench) -> None:
+    """From a finished job to the tabs that use its result, and what the clock shows meanwhile."""
+    studio, jobs, chat, publish = bench.studio, bench.jobs, bench.chat, bench.publish
+
+    @shown()
+    def to_chat(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
+        studio.servers.open(result.folder)
+        return chat.enter(owner, result.key) | {bench.tabs: gr.Tabs(selected="chat")}
+
+    @shown()
+    def to_publish(job_id: str, repo: str, profile: gr.OAuthProfile | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
+        return publish.enter(owner, result.key, repo) | {bench.tabs: gr.Tabs(selected="publish")}
+
+    @shown()
+    def tick(job_id: str, key: str | None, seen: dict[int, str], profile: gr.OAuthProfile | None) -> Updates:
+        return bench.tick(visitor(studio.settings, profile), job_id, key, seen)
+
+    jobs.chat.click(to_chat, jobs.job, [*chat.outputs(), bench.tabs], **_QUIET)
+    jobs.publish.click(to_publish, [jobs.job, publish.repo], [*publish.outputs(), bench.tabs], **_QUIET)
+    ticked = [*jobs.outputs(), publish.result, bench.timer, bench.seen]
+    bench.timer.tick(tick, [jobs.job, publish.artifact, bench.seen], ticked, **_QUIET)
+
+
+def _wire_load(page: gr.Blocks, bench: Workbench) -> None:
+    """After a reload everything stands as it did: jobs from the database, the recipe from the browser."""
+    studio, jobs, model = bench.studio, bench.jobs, bench.model
+
+    @shown()
+    def load_jobs(job_id: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        owner = visitor(studio.settings, profile)
+        live = any(job.state in UNFINISHED for job in studio.supervisor.list(owner)) if owner else False
+        return jobs.show(owner, job_id) | {bench.timer: gr.Timer(active=live)}
+
+    @shown(model.note)
+    def load_recipe(remembered: dict[str, Any] | None, oauth: gr.OAuthToken | None) -> Updates:
+        try:
+            return bench.remember(remembered, hub_token(studio.settings, oauth))
+        except AppError:  # the model has gone or the recipe is of another version: begin anew
+            return model.choose_demo()
+
+    page.load(load_jobs, jobs.job, [*jobs.outputs(), bench.timer], **_QUIET)
+    loaded = page.load(load_recipe, bench.remembered, bench.filled(), **_QUIET)
+    loaded.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)

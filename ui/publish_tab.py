@@ -1,0 +1,236 @@
+"""The Publish tab: what would be published, where to, and what came of it."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from backend.publish.outgoing import README, outgoing
+from backend.publish.push import check_destination
+
+from backend.errors import SpecError
+from backend.jobs.store import Job, JobState
+from backend.options import parse
+from backend.publish import PublishOptions
+from ui.errors import shown
+from ui.format import escape, lead, size
+from ui.forms import Updates
+from ui.job_view import view
+from ui.studio import Result, Studio, model_name
+from ui.users import can_sign_in, hub_token, require_owner, visitor
+
+FOLDER, HUB = "folder", "hub"
+
+_EMPTY = (
+    '<section class="panel empty"><h2>Nothing to publish yet</h2><p>Press <b>Start</b> beside your recipe. When the job'
+    " is done, its result and the model card can be looked at here, and published.</p></section>"
+)
+
+
+@dataclass(frozen=True)
+class PublishTab:
+    """Its components."""
+
+    studio: Studio
+    empty: gr.HTML
+    room: gr.Column
+    artifact: gr.Dropdown
+    where: gr.Radio
+    folder: gr.Textbox
+    repo: gr.Textbox
+    private: gr.Checkbox
+    token: gr.Textbox
+    start: gr.Button
+    note: gr.HTML
+    result: gr.HTML
+    files: gr.HTML
+    card: gr.Markdown
+
+    def outputs(self) -> list[Any]:
+        """What enter() changes."""
+        return [self.empty, self.room, self.artifact, self.folder, *self.shown()]
+
+    def shown(self) -> list[Any]:
+        """What preview() and progress() change."""
+        return [self.note, self.files, self.card, self.result]
+
+    def enter(self, owner: str | None, chosen: str | None, repo: str) -> Updates:
+        """Offer an owner's results, keep the chosen one where it still exists, and show it."""
+        results = self.studio.results(owner) if owner else []
+        result = next((r for r in results if r.key == chosen), results[0] if results else None)
+        updates: Updates = {
+            self.empty: gr.update(visible=not results),
+            self.room: gr.update(visible=bool(results)),
+            self.artifact: gr.update(choices=[(r.label, r.key) for r in results], value=result and result.key),
+            self.note: "",
+        }
+        return updates | (self.preview(result, repo) | self.progress(result, owner) if result and owner else {})
+
+    def choose(self, where: str) -> Updates:
+        """Show the fields of a destination."""
+        hub = where == HUB
+        return {
+            self.folder: gr.update(visible=not hub),
+            self.repo: gr.update(visible=hub),
+            self.private: gr.update(visible=hub),
+            self.token: gr.update(visible=hub and not can_sign_in() and not self.studio.settings.on_space),
+        }
+
+    def destination(self, given: dict[Any, Any]) -> PublishOptions:
+        """Read the form.
+
+        Raises:
+            SpecError: Every fault, each with its field.
+        """
+        if given[self.where] == HUB or self.studio.settings.on_space:
+            if not (given[self.repo] or "").strip():
+                raise SpecError("Name the repo first: your user name, a slash, and a name for the model.")
+            return parse(PublishOptions, {"repo_id": given[self.repo], "private": given[self.private]})
+        if not (given[self.folder] or "").strip():
+            raise SpecError("Name the folder first.")
+        return parse(PublishOptions, {"to_folder": Path(given[self.folder].strip()).expanduser().absolute()})
+
+    def preview(self, result: Result, repo: str) -> Updates:
+        """Show the card and the files as they would be published, and a folder that is free."""
+        repo_id = parse(PublishOptions, {"repo_id": repo}).repo_id if (repo or "").strip() else None
+        sent = outgoing(result.folder, repo_id)
+        return {
+            self.files: files({name: file.size for name, file in sent.items()}),
+            self.card: as_markdown(sent[README].read().decode()),
+            self.folder: str(_free(self.studio.settings.data.resolve() / "published" / _name(result))),
+        }
+
+    def progress(self, result: Result, owner: str) -> Updates:
+        """Show the newest publication of a result."""
+        for job in self.studio.supervisor.list(owner):
+            if job.kind == "publication" and job.spec["folder"] == str(result.folder):
+                return {self.result: self._state(job, owner)}
+        return {self.result: ""}
+
+    def _state(self, job: Job, owner: str) -> str:
+        if job.state != JobState.COMPLETED:
+            return view(job)
+        places = [published["url_or_folder"] for published in self.studio.supervisor.published(job.id, owner)]
+        lines = "".join(f"<p>{_place(place)}</p>" for place in places)
+        return f'<section class="panel published"><header><h2>Published</h2></header>{lines}</section>'
+
+
+def build_publish_tab(studio: Studio) -> PublishTab:
+    """Build it inside the open Blocks."""
+    gr.HTML(lead("Publish", "Weights, tokenizer, recipe and a model card that says what was done and measured."))
+    empty = gr.HTML(_EMPTY, elem_id="publish-empty")
+    hub_only = studio.settings.on_space
+    with gr.Column(visible=False, elem_id="publish-room") as room:
+        artifact = gr.Dropdown([], label="Model", elem_id="publish-artifact")
+        where = gr.Radio(
+            [
+                ("A folder on this machine\nExactly what the Hub would get. No account needed.", FOLDER),
+                ("The Hugging Face Hub\nA new repo of yours, with everything in one commit.", HUB),
+            ],
+            value=HUB if hub_only else FOLDER, visible=not hub_only, label="Where to", elem_id="publish-where",
+            elem_classes=["rows"],
+        )  # fmt: skip
+        with gr.Column(elem_classes=["fields"]):
+            folder, repo, private, token = _destination(hub_only)
+        start = gr.Button("Publish", variant="primary", scale=0, elem_id="publish-start")
+        note = gr.HTML("", elem_id="publish-note")
+        result = gr.HTML("", elem_id="publish-result")
+        files_ = gr.HTML("", elem_id="publish-files")
+        with gr.Column(elem_classes=["sheet"]):
+            gr.HTML("<header><h2>Model card</h2><p>What readers of the repo will see.</p></header>")
+            card = gr.Markdown("", elem_id="publish-card", sanitize_html=True)
+    return PublishTab(
+        studio, empty, room, artifact, where, folder, repo, private, token, start, note, result, files_, card
+    )
+
+
+def _destination(hub_only: bool) -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox, gr.Textbox]:
+    fields = PublishOptions.model_fields
+    folder = gr.Textbox(
+        label="Folder", info="It is made, and must be empty if it exists.", max_lines=1, visible=not hub_only,
+        elem_id="publish-folder",
+    )  # fmt: skip
+    repo = gr.Textbox(
+        label="Repo", info=fields["repo_id"].description, placeholder="your-name/model-nf4", max_lines=1,
+        visible=hub_only, elem_id="publish-repo",
+    )  # fmt: skip
+    private = gr.Checkbox(
+        value=True, label="Private", info=fields["private"].description, visible=hub_only, elem_id="publish-private"
+    )
+    token = gr.Textbox(
+        label="Token", type="password", visible=False, max_lines=1, elem_id="publish-token",
+        info="With write access, from huggingface.co/settings/tokens. Used for this visit and never stored. Empty: the"
+        " one of `hf auth login`.",
+    )  # fmt: skip
+    return folder, repo, private, token
+
+
+def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
+    """Connect what happens inside the tab, and opening it."""
+    studio = tab.studio
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+    @shown(tab.note)
+    def enter(key: str | None, repo: str, profile: gr.OAuthProfile | None) -> Updates:
+        return tab.enter(visitor(studio.settings, profile), key, repo)
+
+    @shown(tab.note)
+    def preview(key: str | None, repo: str, profile: gr.OAuthProfile | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        result = studio.result(key, owner)
+        return {tab.note: "", **tab.preview(result, repo), **tab.progress(result, owner)}
+
+    @shown(tab.note)
+    def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        result, options = studio.result(given[tab.artifact], owner), tab.destination(given)
+        token = hub_token(studio.settings, oauth, given[tab.token])
+        check_destination(options, token)
+        studio.supervisor.publish(result.folder, options, owner, token)
+        return {tab.note: "", timer: gr.Timer(active=True), **tab.progress(result, owner)}
+
+    form = {tab.artifact, tab.where, tab.folder, tab.repo, tab.private, tab.token}
+    door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **quiet)
+    asked = [tab.artifact.input, tab.repo.blur, tab.repo.submit]
+    gr.on(asked, preview, [tab.artifact, tab.repo], [tab.folder, *tab.shown()], **quiet)
+    tab.where.input(tab.choose, tab.where, [tab.folder, tab.repo, tab.private, tab.token], **quiet)
+    tab.start.click(start, form, [tab.note, timer, tab.result], **quiet)
+
+
+def files(sizes: dict[str, int]) -> str:
+    """Write the list of files, the largest first."""
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th><td>{size(count)}</td></tr>"
+        for name, count in sorted(sizes.items(), key=lambda item: -item[1])
+    )
+    total = f"{len(sizes)} files, {size(sum(sizes.values()))}"
+    return (
+        f'<section class="panel"><header><h2>Files</h2><p>{total}</p></header><div class="wide"><table><tbody>{rows}'
+        "</tbody></table></div></section>"
+    )
+
+
+def as_markdown(text: str) -> str:
+    """Give a card as Markdown shows it: the front matter as code, the rest rendered."""
+    parts = text.split("---\n", 2)
+    if not text.startswith("---\n") or len(parts) < 3:
+        return text
+    return f"```yaml\n{parts[1].strip()}\n```\n{parts[2]}"
+
+
+def _name(result: Result) -> str:
+    return f"{model_name(result.job.spec['base_model'])}-{result.artifact.options['method']}"
+
+
+def _free(folder: Path) -> Path:
+    """Give a folder that does not exist yet: the name itself, or with a number behind it."""
+    tries = (folder.with_name(f"{folder.name}-{i}") for i in itertools.count(2))
+    return next(path for path in itertools.chain([folder], tries) if not path.exists())
+
+
+def _place(place: str) -> str:
+    """Write where it went: a link to the Hub, or a folder's path."""
+    if place.startswith(("https://", "http://")):
+        return f'<a href="{escape(place)}" target="_blank" rel="noopener noreferrer">{escape(place)}</a>'
+    return f"<code>{escape(place)}</code>"

@@ -1,0 +1,91 @@
+"""The sidebar: the recipe as it stands, what it will cost, and the one button that starts it."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from backend.errors import SpecError
+from backend.evaluate import EvaluateOptions
+from backend.models.estimates import Estimate, estimate
+from backend.models.facts import ModelFacts
+from backend.models.machine import memory_bytes
+from backend.quantize import METHODS
+from backend.recipes import Recipe, Stage
+from ui.errors import fault
+from ui.format import duration, escape, size
+from ui.forms import label
+
+
+@dataclass(frozen=True)
+class Sidebar:
+    """Its components."""
+
+    summary: gr.HTML
+    note: gr.HTML
+    start: gr.Button
+
+
+def build_sidebar() -> Sidebar:
+    """Build it inside the open Blocks."""
+    with gr.Column(elem_id="sidebar", scale=0, min_width=0):
+        summary = gr.HTML(empty(), elem_id="recipe-summary")
+        start = gr.Button("Start", variant="primary", size="lg", elem_id="start", interactive=False)
+        note = gr.HTML("", elem_id="start-note")
+    return Sidebar(summary, note, start)
+
+
+def empty() -> str:
+    """Write the sidebar while no model is chosen."""
+    return _card('<p class="quiet">Choose a model to begin.</p>')
+
+
+def summary(recipe: Recipe, facts: ModelFacts) -> str:
+    """Write the recipe and its estimate."""
+    name = facts.base_model or facts.model
+    owner, _, short = name.rpartition("/")
+    steps = [f'<li class="base"><b>{escape(short)}</b><small>{escape(owner) or "base model"}</small></li>']
+    steps += [f"<li><b>{escape(title)}</b><small>{escape(text)}</small></li>" for title, text in _steps(recipe)]
+    steps.append(f'<li class="goal"><b>{escape(_goal(recipe))}</b></li>')
+    line = f"{short} → {' → '.join(s.method.upper() for s in recipe.stages if s.stage == 'quantize')}"
+    costs = _costs(estimate(facts, *recipe.stages))
+    return _card(f'<p class="line">{escape(line)}</p><ol class="steps">{"".join(steps)}</ol>{costs}')
+
+
+def faulty(error: SpecError) -> str:
+    """Write that the recipe cannot start yet, and why."""
+    lines = [f"{label(name.rpartition('.')[2])}: {text}" for name, text in error.faults.items()] or [str(error)]
+    return _card(f'<p class="line">Not ready yet</p>{fault(chr(10).join(lines))}')
+
+
+def _card(inside: str) -> str:
+    return f'<section aria-label="Your recipe"><h2 class="eyebrow">Your recipe</h2>{inside}</section>'
+
+
+def _steps(recipe: Recipe) -> list[tuple[str, str]]:
+    return [step_words(stage) for stage in recipe.stages]
+
+
+def step_words(stage: Stage) -> tuple[str, str]:
+    """Say what a stage does: a title and a detail."""
+    if isinstance(stage, EvaluateOptions):
+        return "Measure the quality", f"{stage.num_samples} windows of {stage.max_seq_length} tokens"
+    return f"Quantize to {stage.method.upper()}", METHODS[stage.method].TITLE.partition("·")[2].strip()
+
+
+def _goal(recipe: Recipe) -> str:
+    if recipe.publish:
+        return f"Publish to {recipe.publish.repo_id or recipe.publish.to_folder}"
+    return "Ready to chat and publish"
+
+
+def _costs(needed: Estimate) -> str:
+    figures = {
+        "Result": size(needed.output_bytes),
+        "Memory": size(needed.peak_memory_bytes),
+        "Time": f"about {duration(needed.seconds)}",
+    }
+    rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in figures.items())
+    warning = ""
+    if needed.peak_memory_bytes > (have := memory_bytes()):
+        warning = f'<p class="warn">More memory than this machine has ({size(have)}).</p>'
+    return f'<dl class="costs">{rows}</dl>{warning}'

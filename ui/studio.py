@@ -1,0 +1,88 @@
+"""Studio: what the page's handlers reach of the backend."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.errors import SpecError
+from backend.hub.names import DEMO
+from backend.jobs.specs import stage_folder
+from backend.jobs.store import Job
+from backend.jobs.supervisor import Supervisor
+from backend.models.artifacts import Artifact, open_artifact
+from backend.models.demo import BASE_MODEL
+from backend.serve.servers import Servers
+from backend.settings import Settings
+from ui.format import ago, size
+
+
+@dataclass(frozen=True)
+class Result:
+    """An artifact with weights that a job made."""
+
+    job: Job
+    folder: Path
+    artifact: Artifact
+
+    @property
+    def key(self) -> str:
+        """What the browser knows it by; never a path."""
+        return f"{self.job.id}/{self.folder.name}"
+
+    @property
+    def title(self) -> str:
+        """Base model and method, as lists show it."""
+        return f"{model_name(self.job.spec['base_model'])} · {str(self.artifact.options['method']).upper()}"
+
+    @property
+    def label(self) -> str:
+        """The title, with size and age."""
+        return f"{self.title} · {size(self.artifact.size)} · {ago(self.job.finished or self.job.created)}"
+
+
+@dataclass(frozen=True)
+class Studio:
+    """The backend as one visitor's handlers use it."""
+
+    settings: Settings
+    supervisor: Supervisor
+    servers: Servers
+
+    def results(self, owner: str) -> list[Result]:
+        """Give everything that an owner's jobs have made, newest first."""
+        jobs = [job for job in self.supervisor.list(owner) if job.kind == "recipe"]
+        return [result for job in jobs for result in self.results_of(job, owner)]
+
+    def results_of(self, job: Job, owner: str) -> list[Result]:
+        """Give what one job has made."""
+        folders = self.supervisor.artifacts(job.id, owner) if job.kind == "recipe" else []
+        return [Result(job, folder, open_artifact(folder)) for folder in folders]
+
+    def original_bytes(self, job: Job) -> int | None:
+        """Give the size of the weights that a job began with, if they are still here."""
+        place = stage_folder(self.settings.jobs / job.id, job.read_spec(), 0) / "model.json"
+        if not place.is_file():
+            return None
+        base = Path(json.loads(place.read_text(encoding="utf-8"))["folder"])
+        return sum(path.stat().st_size for path in base.glob("*.safetensors")) or None
+
+    def result(self, key: str | None, owner: str) -> Result:
+        """Find a result by what the browser knows it by.
+
+        Raises:
+            JobError: The job is not the owner's.
+            SpecError: The job has no such artifact.
+        """
+        job_id, _, name = (key or "").partition("/")
+        if not name:
+            raise SpecError("Choose a model first: the list holds what your jobs have made.")
+        job = self.supervisor.get(job_id, owner)
+        for result in self.results_of(job, owner):
+            if result.folder.name == name:
+                return result
+        raise SpecError(f"The job has no artifact '{name}': choose another one.")
+
+
+def model_name(model: str) -> str:
+    """Give the short name of a base model."""
+    return (BASE_MODEL if model == DEMO else model).rstrip("/").rsplit("/", 1)[-1]

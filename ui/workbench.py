@@ -1,0 +1,161 @@
+"""Workbench: all parts of the page together, and what their handlers do across tabs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from backend.errors import SpecError
+from backend.evaluate import EvaluateOptions
+from backend.jobs.store import UNFINISHED
+from backend.models.facts import ModelFacts
+from backend.recipes import Recipe, parse_recipe
+from ui.chat_tab import ChatTab
+from ui.data_tab import DataTab, keep
+from ui.draft import Draft, faults_of, parts, read_yaml
+from ui.forms import Updates
+from ui.jobs_tab import JobsTab
+from ui.model_tab import ModelTab
+from ui.publish_tab import PublishTab
+from ui.recipe_tab import RecipeTab
+from ui.sidebar import Sidebar, empty, faulty, summary
+from ui.studio import Studio
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The page's parts; `remembered` is the recipe that the browser keeps, `seen` what the clock showed last."""
+
+    studio: Studio
+    sidebar: Sidebar
+    tabs: gr.Tabs
+    model: ModelTab
+    data: DataTab
+    recipe: RecipeTab
+    jobs: JobsTab
+    chat: ChatTab
+    publish: PublishTab
+    chat_door: gr.Tab
+    publish_door: gr.Tab
+    timer: gr.Timer
+    remembered: gr.BrowserState
+    seen: gr.State
+
+    @property
+    def form(self) -> list[Any]:
+        """Every component in which one sets something for the recipe."""
+        return [*self.data.components, *self.recipe.components]
+
+    def inputs(self) -> set[Any]:
+        """What the recipe is read from."""
+        text, pasted, token = self.recipe.text, self.recipe.pasted, self.publish.token
+        return {self.model.facts, self.model.revision, text, pasted, token, *self.form}
+
+    def outputs(self) -> list[Any]:
+        """What refresh() changes."""
+        fields = [c for form in (self.data.form, *self.recipe.forms.values()) for c in form.components]
+        recipe = self.recipe
+        return [self.sidebar.summary, self.sidebar.start, self.remembered, recipe.text, recipe.pasted, *fields]
+
+    def filled(self) -> list[Any]:
+        """What a whole new recipe changes."""
+        recipe = self.recipe
+        groups = list(recipe.groups.values())
+        return [*self.model.outputs(), *self.form, *groups, recipe.pasted, recipe.note]
+
+    def refresh(self, given: dict[Any, Any]) -> Updates:
+        """Show the recipe as the forms have it now, or beside each field why there is none."""
+        marks = self.data.form.mark({}) | self.recipe.mark(given[self.recipe.method], {})
+        facts = given[self.model.facts]
+        if facts is None:
+            return marks | {self.sidebar.summary: empty(), self.sidebar.start: gr.update(interactive=False)}
+        try:
+            recipe = self.draft_recipe(given)
+            for stage in recipe.stages:
+                if stage.stage == "quantize":
+                    stage.check(facts)
+        except SpecError as e:
+            marks |= self.recipe.mark(given[self.recipe.method], faults_of(e, 0))
+            marks |= self.data.form.mark(faults_of(e, 1))
+            return marks | {self.sidebar.summary: faulty(e), self.sidebar.start: gr.update(interactive=False)}
+        return marks | {
+            self.sidebar.summary: summary(recipe, facts),
+            self.sidebar.start: gr.update(interactive=True),
+            self.recipe.text: recipe.public(recipe.base_model).to_yaml(),
+            self.remembered: _memory(recipe),
+        }
+
+    def draft_recipe(self, given: dict[Any, Any]) -> Recipe:
+        """Give the recipe that stands: the pasted one, or that of the forms.
+
+        Raises:
+            SpecError: Every fault, each with its field.
+        """
+        facts: ModelFacts = given[self.model.facts]
+        pasted = given[self.recipe.pasted]
+        if pasted and pasted["base_model"] == facts.model:
+            return parse_recipe(pasted, paths=not self.studio.settings.on_space)
+        evaluate = self.data.values(given) if given[self.recipe.evaluate] else None
+        if evaluate is not None and (missing := self.data.missing(given)):
+            raise SpecError("\n".join(missing.values()), {f"stages[1].{k}": v for k, v in missing.items()})
+        return Draft(facts.model, facts.commit, self.recipe.values(given), evaluate).recipe()
+
+    def stored_recipe(self, given: dict[Any, Any]) -> Recipe:
+        """Give the recipe for a job: an uploaded text is copied to where it stays.
+
+        Raises:
+            SpecError: Every fault, each with its field.
+        """
+        if given[self.model.facts] is None:
+            raise SpecError("Choose a model first.")
+        recipe = self.draft_recipe(given)
+        upload = given[self.data.upload]
+        stages = tuple(
+            stage.model_copy(update={"text": str(keep(Path(upload), self.studio.settings))})
+            if isinstance(stage, EvaluateOptions) and upload and stage.text == upload
+            else stage
+            for stage in recipe.stages
+        )
+        return recipe.model_copy(update={"stages": stages})
+
+    def apply(self, given: dict[Any, Any], token: str | None) -> Updates:
+        """Take a pasted recipe: into the forms where they can show it, as it stands where they cannot."""
+        recipe = read_yaml(given[self.recipe.text], paths=not self.studio.settings.on_space)
+        return self.fill(recipe, token)
+
+    def remember(self, remembered: dict[str, Any] | None, token: str | None) -> Updates:
+        """Take the recipe that the browser kept, or begin with the demo model."""
+        if not remembered:
+            return self.model.choose_demo()
+        return self.fill(parse_recipe(remembered), token)
+
+    def fill(self, recipe: Recipe, token: str | None) -> Updates:
+        """Show a recipe in the forms; its model is looked at first, so a wrong one changes nothing."""
+        found = self.model.choose(recipe.base_model, recipe.revision or "", token)
+        known = parts(recipe)
+        if known is None:
+            words = "In use as it stands: it says more than the forms can show. Changing a form leaves it."
+            note = f'<p class="quiet">{words}</p>'
+            return {**found, self.recipe.pasted: recipe.model_dump(mode="json"), self.recipe.note: note}
+        filled = self.recipe.fill(known.quantize, known.evaluate is not None)
+        filled |= self.data.fill(known.evaluate) if known.evaluate else {}
+        return {**found, **filled, self.recipe.pasted: None, self.recipe.note: ""}
+
+    def tick(self, owner: str | None, job_id: str | None, key: str | None, seen: dict[int, str]) -> Updates:
+        """Show how far things are; only what has changed since the last tick is sent."""
+        live = any(job.state in UNFINISHED for job in self.studio.supervisor.list(owner)) if owner else False
+        updates = self.jobs.show(owner, job_id)
+        if owner and key:
+            updates |= self.publish.progress(self.studio.result(key, owner), owner)
+        now = {component._id: repr(value) for component, value in updates.items()}
+        changed = {c: value for c, value in updates.items() if seen.get(c._id) != now[c._id]}
+        return changed | {self.seen: now, self.timer: gr.Timer(active=live)}
+
+
+def _memory(recipe: Recipe) -> dict[str, Any]:
+    """Give what the browser remembers of a recipe: no destination, and no upload, which is gone by the next visit."""
+    data = recipe.public(recipe.base_model).model_dump(mode="json", exclude_none=True)
+    for stage in data["stages"]:
+        stage.pop("text", None)
+    return data
