@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import gradio as gr
-from backend.models.inspection import inspect
 
 from backend.errors import SpecError
 from backend.hub.names import DEMO, parse_model
 from backend.hub.search import Hit, search
 from backend.models.estimates import estimate
 from backend.models.facts import ModelFacts
+from backend.models.inspection import inspect
 from backend.quantize import METHODS
 from ui.format import count, duration, escape, lead, size, times
 from ui.forms import Updates

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from backend.publish.outgoing import README, outgoing
-from backend.publish.push import check_destination
 
 from backend.errors import SpecError
 from backend.jobs.store import Job, JobState
 from backend.options import parse
 from backend.publish import PublishOptions
+from backend.publish.outgoing import README, outgoing
+from backend.publish.push import check_destination
 from ui.errors import shown
 from ui.format import escape, lead, size
 from ui.forms import Updates
