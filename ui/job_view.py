@@ -1,6 +1,7 @@
 """How a job looks: its name, its steps, its bar, its sizes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from backend.jobs.specs import Evaluation, Publication
@@ -20,29 +21,30 @@ _STATES = {
 _MARKS = {"done": "✓", "now": "●", "failed": "✕", "next": "○"}
 
 
-def title(job: Job) -> str:
-    """Name a job by what it does."""
+def title(job: Job) -> tuple[str, str]:
+    """Name a job by what it does and what it does it to."""
     spec = job.read_spec()
     if isinstance(spec, Publication):
-        return f"Publish to {spec.options.repo_id or spec.options.to_folder}"
+        return "Publish", spec.options.repo_id or Path(spec.options.to_folder or "").name
     if isinstance(spec, Evaluation):
-        return f"Measure {spec.folder.name}"
+        return "Measure", spec.folder.name
     methods = [stage.method.upper() for stage in spec.stages if stage.stage == "quantize"]
-    return f"{model_name(spec.base_model)} → {', '.join(methods)}"
+    return f"Quantize to {', '.join(methods)}", model_name(spec.base_model)
 
 
 def row(job: Job) -> str:
-    """Write a job as a line of the list: title, then state and age."""
+    """Write a job as a choice of the list: what, of what, then state and age."""
     percent = _percent(job.progress) if job.state == JobState.RUNNING else None
     state = _STATES[job.state] + (f" · {percent:.0f} %" if percent is not None else "")
-    return f"{title(job)}\n{state} · {ago(job.finished or job.started or job.created)}"
+    return "\n".join([*title(job), f"{state} · {ago(job.finished or job.started or job.created)}"])
 
 
 def view(job: Job) -> str:
     """Write a job: title, state, steps, and the bar while it runs or the error where it failed."""
     steps = "".join(_step(job, i, name) for i, name in enumerate(job.steps))
+    what, whereof = title(job)
     return (
-        f'<section class="panel job" data-state="{job.state}"><header><h2>{escape(title(job))}</h2>'
+        f'<section class="panel job" data-state="{job.state}"><header><h2>{escape(what)} · {escape(whereof)}</h2>'
         f'<p id="job-state">{escape(_STATES[job.state])}{escape(_timing(job))}</p></header>'
         f'<ol class="marks">{steps}</ol>{_bar(job)}{_error(job)}</section>'
     )

@@ -164,8 +164,9 @@ def _warnings(facts: ModelFacts) -> list[str]:
 
 
 def _hit_words(hit: Hit) -> str:
-    parts = [f"{count(hit.downloads or 0)} downloads", f"{count(hit.likes or 0)} likes"]
-    return f"{hit.id}\n{' · '.join([*parts, *(['gated'] if hit.gated else [])])}"
+    owner, _, short = hit.id.rpartition("/")
+    parts = [owner, f"{count(hit.downloads)} downloads", f"{count(hit.likes)} likes", "gated" if hit.gated else ""]
+    return f"{short}\n{' · '.join(part for part in parts if part)}"
 
 
 def _waiting() -> str:

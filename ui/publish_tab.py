@@ -11,8 +11,8 @@ from backend.errors import SpecError
 from backend.jobs.store import Job, JobState
 from backend.options import parse
 from backend.publish import PublishOptions
+from backend.publish.destination import check_destination
 from backend.publish.outgoing import README, outgoing
-from backend.publish.push import check_destination
 from ui.errors import shown
 from ui.format import escape, lead, size
 from ui.forms import Updates
@@ -111,7 +111,7 @@ class PublishTab:
     def _state(self, job: Job, owner: str) -> str:
         if job.state != JobState.COMPLETED:
             return view(job)
-        places = [published["url_or_folder"] for published in self.studio.supervisor.published(job.id, owner)]
+        places = [published["location"] for published in self.studio.supervisor.published(job.id, owner)]
         lines = "".join(f"<p>{_place(place)}</p>" for place in places)
         return f'<section class="panel published"><header><h2>Published</h2></header>{lines}</section>'
 

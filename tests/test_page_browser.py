@@ -1,0 +1,208 @@
+"""The page as a person uses it: a real app, real jobs, Debian's Chromium."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from backend.executors.local import ROOT, marked, marker_prefix
+from backend.models.artifacts import verify
+
+pytestmark = pytest.mark.real
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-first-run",
+]  # fmt: skip
+TOKEN = "hf_" + "browser" * 5
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class App:
+    """app.py in a process of its own, on a data folder that outlives it."""
+
+    def __init__(self, data):
+        self.data, self.port, self.process = data, free_port(), None
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        env = os.environ | {"WEIGHTSMITH_DATA": str(self.data), "WEIGHTSMITH_PORT": str(self.port)}
+        self.process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(self.url, timeout=5):
+                    return self
+            except OSError:
+                time.sleep(0.1)
+        pytest.fail("the app does not answer")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) in (0, -signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    started = App(tmp_path_factory.mktemp("browser") / "data").start()
+    yield started
+    started.stop()
+    assert not list(marked(marker_prefix(started.data)))
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(app, chromium):
+    """A new visitor's page, with the addresses that it asked for in `page.asked`."""
+    context = chromium.new_context(viewport={"width": 1440, "height": 1000})
+    opened = context.new_page()
+    opened.set_default_timeout(20_000)
+    opened.asked = []
+    opened.on("request", lambda request: opened.asked.append(request.url))
+    opened.goto(app.url)
+    expect(opened.locator("#model-facts")).to_contain_text("LlamaForCausalLM", timeout=20_000)
+    yield opened
+    context.close()
+
+
+def tab(page, name):
+    page.get_by_role("tab", name=name).click()
+
+
+def state(page, word, seconds=180):
+    expect(page.locator("#job-state")).to_contain_text(word, timeout=seconds * 1000)
+
+
+def windows(page, number):
+    tab(page, "Data")
+    field = page.locator("#evaluate-num_samples input[type=number]").first
+    field.fill(str(number))
+    field.press("Tab")
+    expect(page.locator("#recipe-summary")).to_contain_text(f"{number} window")
+
+
+def test_the_whole_way_from_a_model_to_a_published_card(app, page):
+    expect(page.locator("#model-facts")).to_contain_text("135 M")
+    expect(page.locator("#model-facts")).to_contain_text("apache-2.0")
+    expect(page.locator("#model-gains")).to_contain_text("NF4")
+    windows(page, 2)
+    page.locator("#start button, button#start").first.click()
+    expect(page.locator("#job-bar")).to_be_visible(timeout=60_000)
+    page.reload()  # in the middle: nothing is lost
+    tab(page, "Jobs")
+    state(page, "Done")
+    report = page.locator("#job-report")
+    for words in ("Perplexity", "KL", "4,094", "115 MB"):
+        expect(report).to_contain_text(words)
+    page.locator("#job-chat").click()
+    expect(page.locator("#chat-input textarea")).to_be_enabled(timeout=90_000)
+    page.locator("#chat-input textarea").fill("What is the capital of France?")
+    page.locator("#chat-send").click()
+    expect(page.locator("#chat-box")).to_contain_text("Paris", timeout=60_000)
+    expect(page.locator("#chat-speed")).to_contain_text("tokens/s", timeout=60_000)
+    tab(page, "Publish")
+    expect(page.locator("#publish-card")).to_contain_text("SmolLM2-135M-Instruct")
+    page.locator("#publish-start").click()
+    expect(page.locator("#publish-result")).to_contain_text("published", timeout=60_000)
+    [folder] = (app.data / "published").iterdir()
+    assert verify(folder).metrics.tokens == 2 * 2047
+    card = (folder / "README.md").read_text()
+    assert "base_model_relation: quantized" in card
+    assert str(app.data) not in card
+    strangers = {address for address in page.asked if not address.startswith((app.url, "data:", "blob:"))}
+    assert not strangers
+
+
+def test_a_job_can_be_canceled_from_the_page(app, page):
+    page.locator("#start button, button#start").first.click()
+    expect(page.locator("#job-bar")).to_be_visible(timeout=60_000)
+    page.locator("#job-cancel").click()
+    state(page, "Canceled", 30)
+    assert not list(marked(marker_prefix(app.data))) or page.locator("#job-state").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [("../etc", "is a path"), ("no/such-model", "does not exist"), ("me/pickled", "pickled"), ("me/coded", "auto_map")],
+)
+def test_a_model_that_will_not_do_gets_one_sentence(hub, page, typed, words):
+    hub.add_model("me/pickled", {"config.json": '{"model_type": "llama"}', "pytorch_model.bin": b"x"})
+    hub.add_model("me/coded", {"config.json": '{"auto_map": {"AutoModel": "x.Y"}}', "model.safetensors": b"x" * 2000})
+    page.locator("#model-query input, #model-query textarea").first.fill(typed)
+    page.locator("#model-find").click()
+    expect(page.locator("#model-note")).to_contain_text(words)
+
+
+def test_a_model_of_the_hub_is_found_and_published_with_a_token(app, hub, page, tiny_model):
+    hub.add_model("me/tiny", tiny_model)
+    hub.add_token(TOKEN, "me")
+    page.locator("#model-query input, #model-query textarea").first.fill("me/tiny")
+    page.locator("#model-find").click()
+    expect(page.locator("#model-facts")).to_contain_text("tiny")
+    tab(page, "Recipe")
+    page.get_by_label("Measure the quality").uncheck()
+    page.locator("#start button, button#start").first.click()
+    state(page, "Done")
+    page.locator("#job-publish").click()
+    page.locator("#publish-where").get_by_label("Hub").check()
+    page.locator("#publish-repo input, #publish-repo textarea").first.fill("me/tiny-nf4")
+    page.locator("#publish-token input").fill(TOKEN)
+    page.locator("#publish-start").click()
+    expect(page.locator("#publish-result")).to_contain_text("me/tiny-nf4", timeout=60_000)
+    expect(page.locator("#publish-result")).to_contain_text("ublished", timeout=60_000)
+    assert "model.safetensors" in hub.files("me/tiny-nf4")
+    on_disk = [path for path in app.data.rglob("*") if path.is_file() and path.stat().st_size < 10_000_000]
+    assert not [path for path in on_disk if TOKEN.encode() in path.read_bytes()]
+
+
+def test_a_killed_app_goes_on_with_its_job_after_a_restart(chromium, tmp_path, app):
+    other = App(tmp_path / "data")
+    shutil.copytree(app.data / "models", other.data / "models")  # the demo model, made once
+    other.start()
+    try:
+        page = chromium.new_page()
+        page.goto(other.url)
+        expect(page.locator("#model-facts")).to_contain_text("LlamaForCausalLM", timeout=20_000)
+        windows(page, 1)
+        page.locator("#start button, button#start").first.click()
+        expect(page.locator("#job-bar")).to_be_visible(timeout=60_000)
+        other.kill()
+        deadline = time.monotonic() + 10
+        while list(marked(marker_prefix(other.data))) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not list(marked(marker_prefix(other.data)))
+        other.start()
+        page.goto(other.url)
+        tab(page, "Jobs")
+        state(page, "Done")
+        page.close()
+    finally:
+        other.stop()
