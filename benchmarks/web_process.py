@@ -1,4 +1,6 @@
-"""How fast the page answers and how little it holds: app.py against a bare `import gradio`, in turn, in fresh processes.
+"""How fast the page answers and how little it holds: app.py against a bare `import gradio`, in turn.
+
+Every start is a fresh process.
 
 `python -m benchmarks.web_process` writes benchmarks/results/web_process.json.
 """
