@@ -171,7 +171,7 @@ def test_a_model_of_the_hub_is_found_and_published_with_a_token(app, hub, page, 
     page.locator("#start button, button#start").first.click()
     state(page, "Done")
     page.locator("#job-publish").click()
-    page.locator("#publish-where").get_by_label("Hub").check()
+    page.get_by_role("radio", name="The Hugging Face Hub").check()
     page.locator("#publish-repo input, #publish-repo textarea").first.fill("me/tiny-nf4")
     page.locator("#publish-token input").fill(TOKEN)
     page.locator("#publish-start").click()

@@ -117,10 +117,13 @@ class Servers:
 
     def stop(self) -> None:
         """Stop the server and everything that it started."""
+        self._stop(ServerStatus())
+
+    def _stop(self, status: ServerStatus) -> None:
         with self._lock:
             self._generation += 1
             child, self._child, self._server = self._child, None, None
-            self._status = ServerStatus()
+            self._status = status
         if child:
             child.stop(self._settings.cancel_seconds)
 
@@ -180,9 +183,8 @@ class Servers:
         with self._lock:
             if generation != self._generation:
                 return
-            folder = self._status.folder
-            self.stop()
-            self._status = ServerStatus(folder=folder if state == "failed" else None, state=state, text=text)
+            folder = self._status.folder if state == "failed" else None
+            self._stop(ServerStatus(folder=folder, state=state, text=text))
 
 
 def _free_port() -> int:

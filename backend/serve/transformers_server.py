@@ -19,23 +19,37 @@ Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 
-class RequireKey:
-    """Answers 401 to every request without `Authorization: Bearer <key>`, but for the health check."""
+class Door:
+    """Asks for the key, and names the one model; transformers' own list names what lies in a download cache.
 
-    def __init__(self, app: App, key: str) -> None:
+    Args:
+        app: What answers everything else.
+        key: Wanted as `Authorization: Bearer <key>` by every request but the health check.
+        model: The name that requests give.
+    """
+
+    def __init__(self, app: App, key: str, model: str) -> None:
         self._app = app
         self._wanted = f"Bearer {key}".encode()
+        listed = {"id": model, "object": "model", "created": 0, "owned_by": "weightsmith"}
+        self._models = {"object": "list", "data": [listed]}
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
-        """Pass the request on, or refuse it."""
-        given = dict(scope.get("headers", ())).get(b"authorization", b"")
-        if scope["type"] != "http" or scope["path"] in OPEN or secrets.compare_digest(given, self._wanted):
+        """Answer, refuse, or pass the request on."""
+        if scope["type"] != "http" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
-            return
-        body = json.dumps({"error": {"message": "The key is missing or wrong.", "type": "authentication"}}).encode()
+        elif not secrets.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._wanted):
+            error = {"message": "The key is missing or wrong.", "type": "authentication"}
+            await self._answer(401, {"error": error}, send)
+        elif (scope["method"], scope["path"]) == ("GET", "/v1/models"):
+            await self._answer(200, self._models, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _answer(self, status: int, body: dict[str, Any], send: Any) -> None:
         headers = [(b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": 401, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(body).encode()})
 
 
 def main() -> None:
@@ -48,7 +62,7 @@ def main() -> None:
 
     class KeyedServe(Serve):  # type: ignore[misc]
         def start_server(self) -> None:
-            self.server.config.app = RequireKey(self.server.config.app, os.environ[KEY])
+            self.server.config.app = Door(self.server.config.app, os.environ[KEY], folder.name)
             self.server.run()
 
     KeyedServe(force_model=folder.name, host="127.0.0.1", port=port, device=device, non_blocking=True)

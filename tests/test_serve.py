@@ -1,0 +1,154 @@
+"""Chat servers: keyed, on loopback, one at a time, and never left behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from backend.errors import HardwareError, JobError, SpecError
+from backend.executors.local import ROOT, marked, marker_prefix
+from backend.serve.chat import ChatOptions, stream
+from backend.serve.engines import choose
+from backend.serve.servers import Servers
+from backend.settings import Settings
+
+HELLO = [{"role": "user", "content": "hello"}]
+SHORT = ChatOptions(max_tokens=8, temperature=0)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    (tmp_path / "data").mkdir()
+    return Settings(data=tmp_path / "data", cancel_seconds=5)
+
+
+@pytest.fixture
+def servers(settings):
+    started = Servers(settings)
+    yield started
+    started.stop()
+    assert not list(marked(marker_prefix(settings.data)))
+
+
+def server_pid(settings):
+    for pid in marked(marker_prefix(settings.data)):
+        if b"backend.serve.transformers_server" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3]:
+            return pid
+    return None
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.real
+def test_a_server_answers_whoever_has_its_key_and_nobody_else(servers, settings, tiny_model):
+    servers.open(tiny_model)
+    server = servers.wait(90)
+    answers = list(stream(server, HELLO, SHORT))
+    assert 1 <= answers[-1].tokens <= 8
+    assert answers[-1].seconds_to_first_token > 0
+    assert httpx.get(server.base_url + "/models").status_code == 401
+    assert httpx.get(server.base_url + "/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    right = {"Authorization": f"Bearer {server.key}"}
+    models = httpx.get(server.base_url + "/models", headers=right).json()["data"]
+    assert [model["id"] for model in models] == [tiny_model.name]
+    command = Path(f"/proc/{server_pid(settings)}/cmdline").read_bytes()
+    assert server.key.encode() not in command
+    environ = Path(f"/proc/{server_pid(settings)}/environ").read_bytes()
+    assert b"HF_HUB_OFFLINE=1" in environ
+    assert b"HF_TOKEN" not in environ
+
+
+@pytest.mark.real
+def test_the_same_seed_gives_the_same_answer(servers, tiny_model):
+    servers.open(tiny_model)
+    server = servers.wait(90)
+    options = ChatOptions(max_tokens=12, temperature=1.0, seed=7)
+    first, second = (list(stream(server, HELLO, options))[-1].text for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.real
+def test_opening_another_model_stops_the_first(servers, settings, tiny_model, tiny_tied_model):
+    servers.open(tiny_model)
+    first = servers.wait(90)
+    servers.open(tiny_tied_model)
+    assert servers.wait(90).folder == tiny_tied_model
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(first.base_url.removesuffix("/v1") + "/health")
+    names = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in marked(marker_prefix(settings.data))]
+    assert sum(b"transformers_server" in name and b"shim" not in name for name in names) == 1
+
+
+@pytest.mark.real
+def test_an_unused_server_stops_by_itself(settings, tiny_model):
+    servers = Servers(settings.model_copy(update={"server_idle_seconds": 1.0}))
+    servers.open(tiny_model)
+    servers.wait(90)
+    assert until(lambda: servers.status().state == "stopped")
+    assert "nobody used it" in servers.status().text
+    assert until(lambda: not list(marked(marker_prefix(settings.data))))
+
+
+@pytest.mark.real
+def test_a_killed_server_is_noticed_and_can_be_started_again(servers, settings, tiny_model):
+    servers.open(tiny_model)
+    server = servers.wait(90)
+    os.kill(server_pid(settings), signal.SIGKILL)
+    with pytest.raises(JobError, match="load the model again"):
+        list(stream(server, HELLO, SHORT))
+    assert until(lambda: servers.status().state == "failed")
+    servers.open(tiny_model)
+    assert servers.wait(90)
+
+
+@pytest.mark.real
+def test_the_command_line_serves_until_it_is_told_to_stop(tiny_model, tmp_path):
+    env = os.environ | {"WEIGHTSMITH_DATA": str(tmp_path / "data")}
+    command = [sys.executable, "-m", "backend", "serve", str(tiny_model), "--json"]
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    said = json.loads(process.stdout.readline())
+    models = httpx.get(said["base_url"] + "/models", headers={"Authorization": f"Bearer {said['api_key']}"})
+    assert models.status_code == 200
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    process.stdout.close()
+    assert not list(marked(marker_prefix(tmp_path / "data")))
+
+
+def test_a_folder_that_cannot_be_loaded_says_so(servers, tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    servers.open(folder)
+    with pytest.raises(JobError, match="'broken' ended while it started"):
+        servers.wait(60)
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path):
+    with pytest.raises(SpecError, match=r"config\.json"):
+        choose(tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="says what happens without a GPU")
+def test_a_model_made_for_offloading_wants_a_gpu(tmp_path):
+    quantization = {"quant_method": "bitsandbytes", "llm_int8_enable_fp32_cpu_offload": True}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": quantization}))
+    with pytest.raises(HardwareError, match="llm_int8_enable_fp32_cpu_offload"):
+        choose(tmp_path)
+
+
+def test_a_conversation_longer_than_any_context_is_refused():
+    with pytest.raises(JobError, match="start a new one"):
+        next(stream(None, [{"role": "user", "content": "x" * 200_001}], SHORT))
