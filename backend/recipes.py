@@ -50,6 +50,13 @@ class Recipe(Frozen):
             raise ValueError("revision: the bundled demo model has none: leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _one_model_a_destination(self) -> "Recipe":
+        made = sum(stage.stage == "quantize" for stage in self.stages)
+        if self.publish and made > 1:
+            raise ValueError(f"publish: the recipe makes {made} models and a destination holds one: publish each alone")
+        return self
+
     def to_yaml(self) -> str:
         """Write the recipe as a file that parse_recipe() reads again; defaults are written out."""
         data = self.model_dump(mode="json", exclude_none=True)

@@ -110,7 +110,9 @@ def test_publish_takes_the_token_from_the_environment(nf4, hub, capsys, monkeypa
     done = succeeds(capsys, "publish", str(nf4), "--repo-id", "me/tiny-nf4")
     assert "me/tiny-nf4" in done["location"]
     assert "model.safetensors" in hub.files("me/tiny-nf4")
-    assert "'me/tiny-nf4'" in fails(capsys, "publish", str(nf4), "--repo-id", "me/tiny-nf4")
+    hub.add_model("me/taken", {"README.md": "somebody's work"})
+    assert "'me/taken'" in fails(capsys, "publish", str(nf4), "--repo-id", "me/taken")
+    assert set(hub.files("me/taken")) == {"README.md"}
 
 
 @pytest.mark.parametrize(
@@ -155,5 +157,6 @@ def test_help_names_every_command_and_every_option_with_its_method():
             [sys.executable, "-m", "backend", *argv, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
 
-    assert all(name in text() for name in ("quantize", "evaluate", "chat", "serve", "publish", "estimate", "run"))
+    commands = text()
+    assert all(name in commands for name in ("quantize", "evaluate", "chat", "serve", "publish", "estimate", "run"))
     assert "--no-bnb-4bit-use-double-quant" in text("quantize")

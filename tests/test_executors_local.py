@@ -61,7 +61,8 @@ def test_the_exit_code_tells_the_signal(tmp_path):
 def test_stop_ends_grandchildren_also_those_that_left_the_group(tmp_path):
     code = (
         "import subprocess, sys, time;"
-        "sleep = [sys.executable, '-c', 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)'];"
+        "deaf = 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)';"
+        "sleep = [sys.executable, '-c', deaf];"
         "subprocess.Popen(sleep); subprocess.Popen(sleep, start_new_session=True); time.sleep(99)"
     )
     child = start(tmp_path, code)

@@ -67,6 +67,11 @@ def test_evaluate_needs_a_stage_before_it():
     assert "stages[0]" in faults({"base_model": "demo", "stages": [{"stage": "evaluate"}]})
 
 
+def test_one_destination_holds_one_model():
+    data = {"base_model": "demo", "stages": [NF4, {**NF4, "method": "int8"}], "publish": {"repo_id": "me/x"}}
+    assert "makes 2 models" in faults(data)["publish"]
+
+
 def test_text_and_dataset_exclude_each_other():
     stages = [NF4, {"stage": "evaluate", "text": "a.txt", "dataset": "a/b"}]
     assert "exclude" in faults({"base_model": "demo", "stages": stages}, paths=True)["stages[1]"]
