@@ -3,7 +3,7 @@
 from backend.evaluate import Metrics
 from ui.format import escape
 
-# KL in nats a token. On the demo model NF4 has 0.28 and picks another token 26 times in 100; good calibrated 4 bit, 0.09.
+# KL in nats a token. On the demo model NF4 has 0.28 and picks another token 26 times in 100; calibrated 4 bit has 0.09.
 _GRADES = (
     (0.02, "good", "As good as the original"),
     (0.1, "good", "Very close to the original"),
@@ -46,5 +46,5 @@ def report(metrics: Metrics) -> str:
         f'<p class="verdict">{escape(sentence(metrics))}</p><div class="wide"><table><thead><tr><th></th>'
         f'<th scope="col">Original</th><th scope="col">Result</th></tr></thead><tbody>{body}</tbody></table></div>'
         f'<p class="quiet">Measured on {metrics.tokens:,} tokens of {escape(metrics.text)}.'
-        f" {escape(metrics.convention.rstrip("."))}.</p></section>"
+        f" {escape(metrics.convention.rstrip('.'))}.</p></section>"
     )
