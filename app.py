@@ -19,6 +19,7 @@ from backend.errors import AppError, JobError
 from backend.jobs.supervisor import Supervisor
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from ui.headers import Headers
 from ui.page import build_page
 from ui.studio import Studio
 from ui.theme import CSS, theme
@@ -27,8 +28,10 @@ from ui.theme import CSS, theme
 def web_app(studio: Studio) -> FastAPI:
     """Build the page and mount it; nothing in the data folder can be fetched by its path."""
     settings = studio.settings
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Headers)
     return gr.mount_gradio_app(
-        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        app,
         build_page(studio),
         path="/",
         server_name=settings.host,

@@ -140,7 +140,9 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
         return tab.show_server(result)
 
     door.select(enter, tab.artifact, tab.outputs(), **quiet)
-    tab.artifact.input(look, tab.artifact, tab.server_outputs(), **quiet).then(_cleared, None, [tab.talk, tab.speed])
+    tab.artifact.input(look, tab.artifact, tab.server_outputs(), **quiet).then(
+        _cleared, None, [tab.talk, tab.speed], **quiet
+    )
     tab.timer.tick(look, tab.artifact, tab.server_outputs(), **quiet)
     tab.load.click(load, tab.artifact, tab.server_outputs(), **quiet)
     tab.unload.click(unload, tab.artifact, tab.server_outputs(), **quiet)

@@ -57,7 +57,9 @@ class DataTab:
     def fill(self, options: EvaluateOptions) -> Updates:
         """Show options in the tab; an upload of another visit cannot be shown again."""
         source = DATASET if options.dataset else AUTOMATIC
-        return {self.source: source} | self.form.fill(options) | self.choose(source)
+        dataset = gr.update(value=options.dataset or "", visible=source == DATASET)
+        rest = self.form.fill(options) | self.choose(source)
+        return {**rest, self.source: source, self.form.fields["dataset"]: dataset}
 
     def choose(self, source: str) -> Updates:
         """Show the field that the source needs."""

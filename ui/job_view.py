@@ -69,6 +69,21 @@ def sizes(results: Sequence[Result], before: int | None) -> str:
     )
 
 
+def published(places: Sequence[dict[str, Any]]) -> str:
+    """Write where a job's artifacts went, from what supervisor.published() gives."""
+    lines = "".join(f"<p>{_place(str(place['location']))}</p>" for place in places)
+    compared = "Every file was read back and compared." if all(place["verified"] for place in places) else ""
+    head = f"<header><h2>Published</h2><p>{compared}</p></header>"
+    return f'<section class="panel published">{head}{lines}</section>'
+
+
+def _place(place: str) -> str:
+    """Write a place: a link to the Hub, or a folder's path."""
+    if place.startswith(("https://", "http://")):
+        return f'<a href="{escape(place)}" target="_blank" rel="noopener noreferrer">{escape(place)}</a>'
+    return f"<code>{escape(place)}</code>"
+
+
 def _step(job: Job, index: int, name: str) -> str:
     if job.state == JobState.COMPLETED or index < job.step:
         mark = "done"

@@ -9,7 +9,7 @@ from backend.jobs.store import UNFINISHED, Job, JobState
 from ui.errors import shown
 from ui.format import lead
 from ui.forms import Updates
-from ui.job_view import row, sizes, view
+from ui.job_view import published, row, sizes, view
 from ui.report import report
 from ui.studio import Studio
 from ui.users import hub_token, require_owner, visitor
@@ -66,6 +66,8 @@ class JobsTab:
         results = self.studio.results_of(job, owner) if job.state not in UNFINISHED else []
         text = "".join(report(r.artifact.metrics) for r in results if r.artifact.metrics)
         text += sizes(results, self.studio.original_bytes(job)) if results else ""
+        places = self.studio.supervisor.published(job.id, owner) if job.state == JobState.COMPLETED else []
+        text += published(places) if places else ""
         usable = gr.update(visible=bool(results))
         return {self.result: gr.update(value=text, visible=bool(text)), self.chat: usable, self.publish: usable}
 

@@ -32,7 +32,7 @@ _BUSY: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"
 def build_page(studio: Studio) -> gr.Blocks:
     """Build the page; nothing of the machine or the Hub is asked before it is shown."""
     with gr.Blocks(title="Weightsmith", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        bench = _build(studio)
+        bench = build_parts(studio)
         wire_jobs_tab(bench.jobs, bench.timer, bench.publish.token)
         wire_chat_tab(bench.chat, bench.chat_door)
         wire_publish_tab(bench.publish, bench.publish_door, bench.timer)
@@ -45,7 +45,8 @@ def build_page(studio: Studio) -> gr.Blocks:
     return page
 
 
-def _build(studio: Studio) -> Workbench:
+def build_parts(studio: Studio) -> Workbench:
+    """Build everything that is seen, inside the open Blocks; nothing is connected yet."""
     with gr.Row(elem_id="top"):
         gr.HTML('<p class="brand">Weightsmith</p>')
         if can_sign_in():

@@ -16,7 +16,7 @@ from backend.publish.outgoing import README, outgoing
 from ui.errors import shown
 from ui.format import escape, lead, size
 from ui.forms import Updates
-from ui.job_view import view
+from ui.job_view import published, view
 from ui.studio import Result, Studio, model_name
 from ui.users import can_sign_in, hub_token, require_owner, visitor
 
@@ -111,9 +111,7 @@ class PublishTab:
     def _state(self, job: Job, owner: str) -> str:
         if job.state != JobState.COMPLETED:
             return view(job)
-        places = [published["location"] for published in self.studio.supervisor.published(job.id, owner)]
-        lines = "".join(f"<p>{_place(place)}</p>" for place in places)
-        return f'<section class="panel published"><header><h2>Published</h2></header>{lines}</section>'
+        return published(self.studio.supervisor.published(job.id, owner))
 
 
 def build_publish_tab(studio: Studio) -> PublishTab:
@@ -227,10 +225,3 @@ def _free(folder: Path) -> Path:
     """Give a folder that does not exist yet: the name itself, or with a number behind it."""
     tries = (folder.with_name(f"{folder.name}-{i}") for i in itertools.count(2))
     return next(path for path in itertools.chain([folder], tries) if not path.exists())
-
-
-def _place(place: str) -> str:
-    """Write where it went: a link to the Hub, or a folder's path."""
-    if place.startswith(("https://", "http://")):
-        return f'<a href="{escape(place)}" target="_blank" rel="noopener noreferrer">{escape(place)}</a>'
-    return f"<code>{escape(place)}</code>"

@@ -1,0 +1,62 @@
+"""Forms and specs: whatever stands in a form reaches the option model, and back."""
+
+import gradio as gr
+import pytest
+
+from backend.evaluate import EvaluateOptions
+from backend.options import COMMON_OPTIONS, Frozen, parse
+from backend.quantize import METHODS
+from backend.serve.chat import ChatOptions
+from ui.forms import OptionForm, option_form
+
+MODELS = [EvaluateOptions, ChatOptions, *(module.Options for module in METHODS.values())]
+
+OTHERS = {
+    "nf4": {"bnb_4bit_use_double_quant": False, "bnb_4bit_compute_dtype": "float32", "llm_int8_skip_modules": ("a",)},
+    "fp4": {"bnb_4bit_use_double_quant": False, "llm_int8_skip_modules": ("lm_head", "v_proj")},
+    "int8": {"llm_int8_threshold": 4.5, "llm_int8_enable_fp32_cpu_offload": True, "llm_int8_skip_modules": ("x",)},
+    "cast": {"dtype": "float16"},
+}  # fmt: skip
+
+
+def build(options: type[Frozen]) -> OptionForm:
+    with gr.Blocks():
+        return option_form(options, "form")
+
+
+def shown(form: OptionForm, options: Frozen) -> dict:
+    """What the handlers would get after the form was filled with these options."""
+    given = {component: component.value for component in form.components}
+    return given | {component: update["value"] for component, update in form.fill(options).items()}
+
+
+@pytest.mark.parametrize("options", MODELS)
+def test_an_untouched_form_is_the_option_model_with_its_defaults(options: type[Frozen]) -> None:
+    form = build(options)
+    common = {n: f.default for n, f in options.model_fields.items() if n in COMMON_OPTIONS}
+    values = form.values({c: c.value for c in form.components})
+    assert parse(options, common | values) == options()
+
+
+@pytest.mark.parametrize("options", MODELS)
+def test_every_option_is_in_the_form_once_with_its_description(options: type[Frozen]) -> None:
+    form = build(options)
+    assert set(form.fields) == {name for name in options.model_fields if name not in COMMON_OPTIONS}
+    assert all(form.fields[name].info == options.model_fields[name].description for name in form.fields)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_value_of_a_form_reaches_the_spec(method: str) -> None:
+    wanted = METHODS[method].Options(**OTHERS[method])
+    form = build(type(wanted))
+    assert parse(type(wanted), {"method": method, **form.values(shown(form, wanted))}) == wanted
+
+
+def test_a_fault_stands_beside_its_field_and_goes_again() -> None:
+    form = build(EvaluateOptions)
+    marked = form.mark({"num_samples": "must be 1 or more (got 0)"})
+    assert marked[form.fields["num_samples"]]["info"] == "Must be 1 or more (got 0)."
+    assert marked[form.fields["num_samples"]]["elem_classes"] == ["faulty"]
+    again = form.mark({})[form.fields["num_samples"]]
+    assert again["info"] == EvaluateOptions.model_fields["num_samples"].description
+    assert again["elem_classes"] == []
