@@ -1,10 +1,11 @@
 """The studio's entry: settings, supervisor, servers, page; then one web server until it is told to stop."""
 
+import asyncio
+import logging
 import os
 import signal
 import socket
 import sys
-from types import FrameType
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 if os.getenv("SPACE_ID"):
@@ -34,17 +35,12 @@ def web_app(studio: Studio) -> FastAPI:
         app,
         build_page(studio),
         path="/",
-        server_name=settings.host,
-        server_port=settings.port,
         footer_links=[],
         run_history=False,
-        allowed_paths=[],
         blocked_paths=[str(settings.data.resolve())],
         max_file_size=settings.max_upload_bytes,
-        show_error=True,
         ssr_mode=False,
         enable_monitoring=False,
-        mcp_server=False,
         theme=theme(),
         css_paths=[CSS],
     )
@@ -65,8 +61,10 @@ def listen(host: str, port: int) -> socket.socket:
         ) from e
 
 
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)
+def _worth_logging(record: logging.LogRecord) -> bool:
+    """Tell whether a line of uvicorn's is news; that stopping cut off the open pages is none."""
+    cut_off = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cut_off and "graceful shutdown exceeded" not in str(record.msg)
 
 
 def serve(settings: Settings) -> None:
@@ -78,13 +76,16 @@ def serve(settings: Settings) -> None:
     # On a Space the port is reached from outside its container.
     host = "0.0.0.0" if settings.on_space else settings.host
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, _stop)  # uvicorn handles both while it runs, and raises them again afterwards
+        signal.signal(
+            signum, lambda *_: sys.exit(0)
+        )  # uvicorn handles both while it runs, and raises them again afterwards
     with listen(host, settings.port) as port:
         supervisor, servers = Supervisor(settings), Servers(settings)
         supervisor.start()
         try:
             app = web_app(Studio(settings, supervisor, servers))
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+            logging.getLogger("uvicorn.error").addFilter(_worth_logging)
             sys.stdout.write(f"Weightsmith runs on http://{settings.host}:{settings.port}\n")
             sys.stdout.flush()
             uvicorn.Server(config).run(sockets=[port])

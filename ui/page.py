@@ -90,13 +90,14 @@ def _wire_model(bench: Workbench) -> None:
     def again(facts: ModelFacts | None, revision: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
         return model.choose(facts.model if facts else DEMO, revision, hub_token(studio.settings, oauth, typed))
 
+    busy = {**_BUSY, "show_progress_on": model.card}
     token = bench.publish.token
     found = [model.facts, model.revision, token]
     asked = [
-        gr.on([model.find.click, model.query.submit], look, [model.query, token], model.outputs(), **_BUSY),
-        model.hits.input(pick, [model.hits, token], model.outputs(), **_BUSY),
-        model.demo.click(shown(model.note)(model.choose_demo), None, model.outputs(), **_BUSY),
-        gr.on([model.revision.submit, model.revision.blur], again, found, model.outputs(), **_BUSY),
+        gr.on([model.find.click, model.query.submit], look, [model.query, token], model.outputs(), **busy),
+        model.hits.input(pick, [model.hits, token], model.outputs(), **busy),
+        model.demo.click(shown(model.note)(model.choose_demo), None, model.outputs(), **busy),
+        gr.on([model.revision.submit, model.revision.blur], again, found, model.outputs(), **busy),
     ]
     for event in asked:
         event.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
@@ -118,7 +119,7 @@ def _wire_recipe(bench: Workbench) -> None:
         [*triggers, bench.data.upload.clear], refresh, bench.inputs(), bench.outputs(),
         trigger_mode="always_last", **_QUIET,
     )  # fmt: skip
-    applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), **_BUSY)
+    applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), show_progress_on=bench.sidebar.summary, **_BUSY)
     applied.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
 
 
@@ -140,7 +141,7 @@ def _wire_start(bench: Workbench) -> None:
         }
 
     outputs = [bench.sidebar.note, bench.tabs, bench.timer, *jobs.outputs()]
-    bench.sidebar.start.click(start, bench.inputs(), outputs, **_BUSY)
+    bench.sidebar.start.click(start, bench.inputs(), outputs, show_progress_on=bench.sidebar.summary, **_BUSY)
 
 
 def _wire_results(bench: Workbench) -> None:

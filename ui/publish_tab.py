@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from backend.errors import SpecError
+from backend.errors import LoginError, SpecError
 from backend.jobs.store import Job, JobState
 from backend.options import parse
 from backend.publish import PublishOptions
@@ -184,6 +184,8 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
         owner = require_owner(studio.settings, profile)
         result, options = studio.result(given[tab.artifact], owner), tab.destination(given)
         token = hub_token(studio.settings, oauth, given[tab.token])
+        if options.repo_id and not token:
+            raise LoginError("The Hub wants a token: paste one with write access above, or run `hf auth login`.")
         check_destination(options, token)
         studio.supervisor.publish(result.folder, options, owner, token)
         return {tab.note: "", timer: gr.Timer(active=True), **tab.progress(result, owner)}
