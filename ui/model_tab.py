@@ -7,6 +7,7 @@ import gradio as gr
 from backend.errors import SpecError
 from backend.hub.names import DEMO, parse_model
 from backend.hub.search import Hit, search
+from backend.models.demo import first_model
 from backend.models.estimates import estimate
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
@@ -60,7 +61,7 @@ class ModelTab:
         except ValueError as e:
             raise SpecError(f"This is no model: {e}.") from e
         facts = inspect(name, revision=revision.strip() or None if name != DEMO else None, token=token)
-        picked = ["pick", "picked"] if name == DEMO else ["pick"]
+        picked = ["pick", "picked"] if name == first_model() else ["pick"]
         return {
             self.facts: facts,
             self.demo: gr.update(elem_classes=picked),
@@ -72,7 +73,7 @@ class ModelTab:
 
     def choose_demo(self) -> Updates:
         """Choose the bundled model."""
-        return self.choose(DEMO, "", None) | {self.hits: gr.update(visible=False, choices=[], value=None)}
+        return self.choose(first_model(), "", None) | {self.hits: gr.update(visible=False, choices=[], value=None)}
 
 
 def build_model_tab() -> ModelTab:
@@ -93,7 +94,7 @@ def build_model_tab() -> ModelTab:
         )
         find = gr.Button("Search", scale=0, min_width=104, elem_id="model-find")
     note = gr.HTML("", elem_id="model-note")
-    demo = gr.Button("Bundled demo · SmolLM2 135M Instruct", size="sm", elem_id="model-demo", elem_classes=["pick"])
+    demo = gr.Button("Demo model · SmolLM2 135M Instruct", size="sm", elem_id="model-demo", elem_classes=["pick"])
     hits = gr.Radio(label="On the Hub", choices=[], visible=False, elem_id="model-hits", elem_classes=["rows"])
     card_ = gr.HTML(_waiting(), elem_id="model-facts")
     gains_ = gr.HTML("", elem_id="model-gains")

