@@ -15,6 +15,7 @@ from backend.executors.local import ROOT, marked, marker_prefix
 from backend.jobs.store import JobState
 from backend.jobs.supervisor import Supervisor
 from backend.models.artifacts import MANIFEST, open_artifact, verify
+from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
 from backend.settings import Settings
 
@@ -173,6 +174,32 @@ def test_nobody_touches_a_job_of_somebody_else(supervisor, recipe):
     assert supervisor.list("you") == []
     supervisor.cancel(job_id, "me")
     assert finished(supervisor, job_id).state == JobState.CANCELED
+
+
+def test_a_deleted_job_is_gone_with_what_it_made(supervisor, settings, recipe):
+    job_id = supervisor.submit(recipe, "me", None)
+    until(lambda: supervisor.get(job_id, "me").state == JobState.RUNNING)
+    with pytest.raises(JobError, match="cancel it first"):
+        supervisor.delete(job_id, "me")
+    supervisor.cancel(job_id, "me")
+    finished(supervisor, job_id)
+    with pytest.raises(JobError, match="no such job"):
+        supervisor.delete(job_id, "you")
+    supervisor.delete(job_id, "me")
+    assert supervisor.list("me") == []
+    assert not (settings.jobs / job_id).exists()
+
+
+def test_a_publication_need_not_wait_for_a_quantization(supervisor, settings, recipe, make_artifact, tmp_path):
+    busy = supervisor.submit(recipe, "me", None)
+    os.kill(until(lambda: workers(settings, 1))[0], signal.SIGSTOP)
+    options = PublishOptions(to_folder=tmp_path / "out")
+    job_id = supervisor.publish(make_artifact(), options, "me", None)
+    assert finished(supervisor, job_id).state == JobState.COMPLETED
+    assert supervisor.published(job_id, "me")[0]["location"] == str(tmp_path / "out")
+    assert supervisor.get(busy, "me").state == JobState.RUNNING
+    supervisor.cancel(busy, "me")
+    finished(supervisor, busy)
 
 
 def test_a_second_app_on_the_same_folder_is_refused_with_the_firsts_number(supervisor, settings):

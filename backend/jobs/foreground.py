@@ -11,18 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from backend.errors import SpecError
+from backend.errors import AppError, SpecError
 from backend.executors.local import marker_prefix, sweep
 from backend.jobs.runner import Listen, Run
 from backend.jobs.specs import Spec
 from backend.jobs.supervisor import lock
-from backend.models.artifacts import PARTIAL
+from backend.models.artifacts import PARTIAL, is_sealed
 from backend.settings import Settings
 
 
 @contextmanager
 def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) -> Iterator[Path]:
-    """Run a spec to its end and give the job's folder; the folder is removed afterwards, unless the run failed.
+    """Run a spec to its end and give the job's folder.
+
+    The folder is removed afterwards; that of a failed run stays where a step is done that need not be done again.
 
     Raises:
         JobError: A step failed; or the same command runs already.
@@ -32,8 +34,13 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder / "run.lock"):
         sweep(marker_prefix(folder))
-        Run(folder, spec, folder, settings).go(token, listen)
-        yield folder
+        try:
+            Run(folder, spec, folder, settings).go(token, listen)
+            yield folder
+        except AppError:
+            if not any(is_sealed(stage) for stage in (folder / "stages").glob("*")):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)
 
 

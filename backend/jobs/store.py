@@ -9,6 +9,7 @@ import secrets
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -116,18 +117,22 @@ class Store:
             rows = self._db.execute(f"SELECT * FROM jobs WHERE state IN ({marks}) ORDER BY created", states).fetchall()
         return [_job(row) for row in rows]
 
-    def claim(self) -> Job | None:
-        """Take the next queued job, fair by owner: whoever had the fewest jobs started comes first."""
-        chosen = """
-            SELECT id FROM jobs AS j WHERE state = 'queued' ORDER BY
+    def claim(self, kinds: Sequence[str]) -> Job | None:
+        """Take the next queued job of these kinds, fair by owner: whoever had the fewest jobs started comes first."""
+        chosen = f"""
+            SELECT id FROM jobs AS j WHERE state = 'queued' AND kind IN ({", ".join("?" * len(kinds))}) ORDER BY
             (SELECT count(*) FROM jobs AS o WHERE o.owner = j.owner AND o.started > j.created), created LIMIT 1
         """
         with self._lock:
             row = self._db.execute(
                 f"UPDATE jobs SET state = 'running', started = coalesce(started, ?) WHERE id = ({chosen}) RETURNING *",
-                (time.time(),),
+                (time.time(), *kinds),
             ).fetchone()
         return _job(row) if row else None
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job."""
+        self._write("DELETE FROM jobs WHERE id = ?", (job_id,))
 
     def update(self, job_id: str, **columns: Any) -> None:
         """Set columns of a job."""

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from backend.models.artifacts import PARTIAL
 from backend.publish import PublishOptions
 from backend.settings import Settings
 
+LANES = (("recipe", "evaluation"), ("publication",))
+"""Kinds of jobs that wait for each other: one job at a time has the GPU, and an upload need not wait for it."""
+
 ATTEMPTS = 2  # times that an interrupted job is put back into the queue by itself
 LOG_LINES = 400
 
@@ -35,10 +39,10 @@ class Supervisor:
         self._home = settings.data.resolve()
         self._tokens: dict[str, str] = {}
         self._progress: dict[str, dict[str, Any]] = {}
-        self._wake = threading.Event()
+        self._wake = threading.Condition()
         self._closing = threading.Event()
-        self._current: tuple[str, Run] | None = None
-        self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
+        self._running: dict[str, Run] = {}
+        self._lanes = [threading.Thread(target=self._loop, args=(kinds,), daemon=True) for kinds in LANES]
 
     def start(self) -> None:
         """Lock the data folder, pick up what an earlier app left, begin.
@@ -54,16 +58,17 @@ class Supervisor:
             shutil.rmtree(folder, ignore_errors=True)
         for job in self._store.in_state(JobState.RUNNING, JobState.INTERRUPTED):
             self._interrupted(job, "The studio was stopped while this job ran.")
-        self._thread.start()
+        for lane in self._lanes:
+            lane.start()
 
     def stop(self) -> None:
         """Stop the running job, which goes on at the next start, and let go of the folder."""
         self._closing.set()
-        self._wake.set()
-        if self._current:
-            self._current[1].cancel()
-        if self._thread.is_alive():
-            self._thread.join(self._settings.cancel_seconds + 10)
+        self._look()
+        for run in [*self._running.values()]:
+            run.cancel()
+        for lane in self._lanes:
+            lane.join(self._settings.cancel_seconds + 10)
         self._store.close()
         self._lock.close()
 
@@ -79,7 +84,7 @@ class Supervisor:
         job_id = self._store.add(spec, owner)
         if token:
             self._tokens[job_id] = token
-        self._wake.set()
+        self._look()
         return job_id
 
     def publish(self, artifact: Path, options: PublishOptions, owner: str, token: str | None) -> str:
@@ -91,8 +96,8 @@ class Supervisor:
         job = self._store.get(job_id, owner)
         if job.state == JobState.QUEUED:
             self._store.finish(job_id, JobState.CANCELED)
-        elif self._current and self._current[0] == job_id:
-            self._current[1].cancel()
+        elif run := self._running.get(job_id):
+            run.cancel()
 
     def retry(self, job_id: str, owner: str, token: str | None) -> None:
         """Put a job that ended early back into the queue; it goes on from its last sealed step."""
@@ -102,7 +107,19 @@ class Supervisor:
         if token:
             self._tokens[job_id] = token
         self._store.requeue(job_id)
-        self._wake.set()
+        self._look()
+
+    def delete(self, job_id: str, owner: str) -> None:
+        """Delete a job that has ended, with everything that it made.
+
+        Raises:
+            JobError: It has not ended.
+        """
+        job = self._store.get(job_id, owner)
+        if job.state in UNFINISHED:
+            raise JobError("The job has not ended: cancel it first.")
+        self._store.delete(job_id)
+        shutil.rmtree(self._settings.jobs / job_id, ignore_errors=True)
 
     def get(self, job_id: str, owner: str) -> Job:
         """Give a job with its progress."""
@@ -131,18 +148,22 @@ class Supervisor:
     def _with_progress(self, job: Job) -> Job:
         return job.model_copy(update={"progress": self._progress.get(job.id)}) if job.state == JobState.RUNNING else job
 
-    def _loop(self) -> None:
+    def _look(self) -> None:
+        """Have every lane look for work."""
+        with self._wake:
+            self._wake.notify_all()
+
+    def _loop(self, kinds: Sequence[str]) -> None:
         while not self._closing.is_set():
-            self._wake.clear()
-            job = self._store.claim()
-            if job is None:
-                self._wake.wait(1)
-            else:
+            if job := self._store.claim(kinds):
                 self._run(job)
+                continue
+            with self._wake:
+                self._wake.wait(1)
 
     def _run(self, job: Job) -> None:
         run = Run(self._settings.jobs / job.id, job.read_spec(), self._home, self._settings)
-        self._current = (job.id, run)
+        self._running[job.id] = run
         try:
             run.go(self._token(job), lambda event: self._hear(job.id, event))
         except Canceled:
@@ -159,7 +180,7 @@ class Supervisor:
         else:
             self._store.finish(job.id, JobState.COMPLETED)
         finally:
-            self._current = None
+            self._running.pop(job.id, None)
             self._tokens.pop(job.id, None)
             self._progress.pop(job.id, None)
 
