@@ -1,6 +1,8 @@
 """The command line: every command on a tiny model, every bad input as one line."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +31,19 @@ def nf4(tiny_model, tmp_path_factory):
         patch.setenv("WEIGHTSMITH_DATA", str(output.parent / "data"))
         assert main(["quantize", str(tiny_model), "--method", "nf4", "--output", str(output)]) == 0
     return output
+
+
+@pytest.fixture
+def misfits(hub, nf4, tiny_model):
+    """A Hub of models that cannot be quantized."""
+    config = json.loads((tiny_model / "config.json").read_text())
+    hub.add_model("them/gated", tiny_model, gated=True)
+    hub.add_model("them/pickled", {"config.json": json.dumps(config), "pytorch_model.bin": b"\x80"})
+    coded = json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "modeling.Model"}})
+    hub.add_model("them/coded", {"config.json": coded, "model.safetensors": b"x" * 2000})
+    weights = {name: (nf4 / name).read_bytes() for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    hub.add_model("them/quantized", weights)
+    return hub
 
 
 def succeeds(capsys, *argv):
@@ -136,6 +151,27 @@ def test_bad_input_gets_one_line(argv, words, capsys, tmp_path, hub, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert words in fails(capsys, *[str(tmp_path / "out") if word == "OUT" else word for word in argv])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("them/gated", "'them/gated' is gated"),
+        ("them/pickled", "pickled weights"),
+        ("them/coded", "auto_map"),
+        ("them/quantized", "quantized already (bitsandbytes)"),
+    ],
+)
+def test_a_model_that_will_not_do_gets_one_line(misfits, model, words, tmp_path, capsys):
+    assert words in fails(capsys, "quantize", model, "--method", "nf4", "--output", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_too_small_is_named_with_both_figures(hub, tiny_model, tmp_path, capsys, monkeypatch):
+    hub.add_model("me/tiny", tiny_model)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    line = fails(capsys, "quantize", "me/tiny", "--method", "nf4", "--output", str(tmp_path / "out"))
+    assert re.search(r"needs [\d.]+ GB and 0\.00 GB are free: free", line)
 
 
 def test_an_output_that_is_there_already_is_left_alone(tmp_path, capsys):

@@ -95,6 +95,7 @@ def test_a_job_ends_sealed_and_measured_and_its_token_is_nowhere(supervisor, set
     assert artifact.metrics.tokens == 2 * 31
     assert artifact.metrics.text.startswith("me/prose")
     assert ("no token, no network." in supervisor.log(job_id, "me")) == granted
+    assert (settings.models / "me--tiny" / recipe.revision / MANIFEST).is_file()
     on_disk = [path for path in settings.data.rglob("*") if path.is_file()]
     assert not [path for path in on_disk if TOKEN.encode() in path.read_bytes()]
     assert not [

@@ -32,7 +32,7 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder / "run.lock"):
         sweep(marker_prefix(folder))
-        Run(folder, spec, folder, settings.cancel_seconds).go(token, listen)
+        Run(folder, spec, folder, settings).go(token, listen)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -15,6 +15,7 @@ from backend.executors.local import Child, environment
 from backend.jobs.specs import ONLINE, Spec, stage_folder, steps, write_spec
 from backend.models.artifacts import PARTIAL, is_sealed
 from backend.models.machine import memory_bytes
+from backend.settings import Settings
 
 LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
 
@@ -38,14 +39,15 @@ class Run:
         folder: The job's folder; what is sealed in it is kept.
         spec: What is to be done.
         home: The folder whose processes these are, see executors.local.
-        cancel_seconds: How long a worker may take to stop by itself.
+        settings: The data folder, which the workers share, and how long one may take to stop by itself.
     """
 
-    def __init__(self, folder: Path, spec: Spec, home: Path, cancel_seconds: float = 10) -> None:
+    def __init__(self, folder: Path, spec: Spec, home: Path, settings: Settings) -> None:
         self.folder = folder
         self._spec = spec
         self._home = home
-        self._grace = cancel_seconds
+        self._grace = settings.cancel_seconds
+        self._data = {"WEIGHTSMITH_DATA": str(settings.data.resolve())}
         self._cancel = threading.Event()
 
     def cancel(self) -> None:
@@ -86,7 +88,7 @@ class Run:
         name = steps(self._spec)[index]
         child = Child(
             [sys.executable, "-m", "backend.jobs.worker", str(self.folder), str(index)],
-            environment(self._home, online=name in ONLINE),
+            environment(self._home, online=name in ONLINE) | self._data,
             self._home,
             self.folder / "log.txt",
             hear,

@@ -141,7 +141,7 @@ class Supervisor:
                 self._run(job)
 
     def _run(self, job: Job) -> None:
-        run = Run(self._settings.jobs / job.id, job.read_spec(), self._home, self._settings.cancel_seconds)
+        run = Run(self._settings.jobs / job.id, job.read_spec(), self._home, self._settings)
         self._current = (job.id, run)
         try:
             run.go(self._token(job), lambda event: self._hear(job.id, event))
