@@ -73,8 +73,7 @@ def serve(settings: Settings) -> None:
     Raises:
         JobError: The port or the data folder is in use.
     """
-    # On a Space the port is reached from outside its container.
-    host = "0.0.0.0" if settings.on_space else settings.host
+    host = "0.0.0.0" if settings.on_space else settings.host  # a Space is reached from outside its container
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(
             signum, lambda *_: sys.exit(0)

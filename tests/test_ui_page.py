@@ -9,6 +9,7 @@ import gradio as gr
 import pytest
 
 from backend.errors import HubError
+from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.models.demo import demo_facts
 from backend.recipes import Recipe, parse_recipe
@@ -153,10 +154,13 @@ def test_on_a_space_the_owner_is_the_accounts_id_and_strangers_are_told_to_sign_
 
 
 def test_a_job_of_another_owner_is_not_shown(studio: Studio, bench: Workbench) -> None:
+    store = Store(studio.settings.data / "jobs.sqlite")
+    recipe = parse_recipe({"base_model": "demo", "stages": [{"stage": "quantize", "method": "cast"}]})
+    job_id = store.add(recipe, "anna")
+    store.finish(job_id, JobState.CANCELED)
+    store.close()
     studio.supervisor.start()
     try:
-        recipe = parse_recipe({"base_model": "demo", "stages": [{"stage": "quantize", "method": "cast"}]})
-        job_id = studio.supervisor.submit(recipe, "anna", None)
         mine, others = bench.jobs.show("anna", job_id), bench.jobs.show("ben", job_id)
         assert "SmolLM2" in mine[bench.jobs.view]
         assert "SmolLM2" not in str(others)

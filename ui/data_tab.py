@@ -49,9 +49,9 @@ class DataTab:
     def missing(self, given: dict[Any, Any]) -> dict[str, str]:
         """Name what a chosen source lacks; the option model alone cannot know that it was chosen."""
         if given[self.source] == DATASET and not (given[self.form.fields["dataset"]] or "").strip():
-            return {"dataset": "is missing: give a data set's id, such as Salesforce/wikitext"}
+            return {"dataset": "give a data set's id, such as Salesforce/wikitext"}
         if given[self.source] == UPLOAD and not given[self.upload]:
-            return {"text": "is missing: upload a text file, or choose another source"}
+            return {"text": "upload a text file, or choose another source"}
         return {}
 
     def fill(self, options: EvaluateOptions) -> Updates:
