@@ -1,11 +1,15 @@
 """What the Hub refuses is put into words that differ with what there is to do, and never hold the token."""
 
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 from huggingface_hub import constants
 
 from backend.errors import HubError, LoginError
+from backend.executors.local import ROOT
 from backend.hub import client
 from backend.hub.files import HubFiles
 from backend.hub.search import search
@@ -168,3 +172,12 @@ def test_search_finds_text_models_by_downloads(hub: LoopbackHub) -> None:
     assert hits[0].updated
     assert len(search("tiny", limit=1)) == 1
     assert search("nothing like it") == []
+
+
+def test_a_hub_that_is_not_there_is_named_within_seconds_also_while_paging():
+    code = "from backend.hub.search import search; search('llama')"
+    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=20
+    )
+    assert "127.0.0.1:9 cannot be reached" in done.stderr

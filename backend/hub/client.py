@@ -152,7 +152,7 @@ def _pause(error: Exception, wait: float | None) -> float | None:
         after = error.response.headers.get("Retry-After", "")
         pause = float(after) if after.isdigit() else wait
         return pause if pause <= MAX_RETRY_AFTER else None
-    return wait if isinstance(error, httpx2.TransportError) else None
+    return wait if isinstance(error, httpx2.TransportError | _Unreachable) else None
 
 
 def cause(error: Exception) -> Exception:
@@ -170,7 +170,7 @@ def translated(error: Exception, repo_id: str, token: str | None) -> AppError:
         return _refused(error, repo_id, page, token)
     if isinstance(error, OfflineModeIsEnabled):
         return HubError("The Hub cannot be asked while HF_HUB_OFFLINE is set: unset it, or use what lies here.")
-    if isinstance(error, httpx2.TransportError):
+    if isinstance(error, httpx2.TransportError | _Unreachable):
         host = urlsplit(endpoint()).netloc
         return HubError(f"The Hub at {host} cannot be reached: check the network and HF_ENDPOINT, then try again.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -225,8 +225,21 @@ def _client() -> httpx2.Client:
     return httpx2.Client(
         event_hooks={"request": [hf_request_event_hook, _stay_outside]},
         follow_redirects=True,
+        transport=_Transport(),
         timeout=httpx2.Timeout(TIMEOUT, pool=None),
     )
+
+
+class _Unreachable(ConnectionError):
+    """Nothing listens there. huggingface_hub would try for half a minute what it pages through; ask() decides that."""
+
+
+class _Transport(httpx2.HTTPTransport):
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            return super().handle_request(request)
+        except httpx2.ConnectError as e:
+            raise _Unreachable(str(e)) from e
 
 
 def _stay_outside(request: httpx2.Request) -> None:

@@ -164,6 +164,8 @@ class Supervisor:
     def _run(self, job: Job) -> None:
         run = Run(self._settings.jobs / job.id, job.read_spec(), self._home, self._settings)
         self._running[job.id] = run
+        if self._closing.is_set():  # stop() has passed by between the claim and this line
+            run.cancel()
         try:
             run.go(self._token(job), lambda event: self._hear(job.id, event))
         except Canceled:
