@@ -15,6 +15,7 @@ from ui.studio import Studio
 from ui.users import hub_token, require_owner, visitor
 
 _CAN_RETRY = (JobState.ERROR, JobState.CANCELED, JobState.INTERRUPTED, JobState.WAITING_FOR_LOGIN)
+_SURE = "(job) => confirm('Delete this job and everything that it made?') ? job : null"
 _EMPTY = (
     '<section class="panel empty"><h2>No jobs yet</h2><p>Press <b>Start</b> beside your recipe. The job keeps running'
     " when you close the page; come back and find it here.</p></section>"
@@ -30,6 +31,7 @@ class JobsTab:
     jobs: gr.Radio
     view: gr.HTML
     cancel: gr.Button
+    delete: gr.Button
     retry: gr.Button
     chat: gr.Button
     publish: gr.Button
@@ -39,7 +41,7 @@ class JobsTab:
 
     def outputs(self) -> list[Any]:
         """What show() changes."""
-        buttons = [self.cancel, self.retry, self.chat, self.publish]
+        buttons = [self.cancel, self.delete, self.retry, self.chat, self.publish]
         return [self.job, self.jobs, self.view, *buttons, self.result, self.folded, self.log]
 
     def show(self, owner: str | None, job_id: str | None) -> Updates:
@@ -47,7 +49,8 @@ class JobsTab:
         jobs = self.studio.supervisor.list(owner) if owner else []
         job = next((j for j in jobs if j.id == job_id), jobs[0] if jobs else None)
         if owner is None or job is None:
-            hidden = (self.jobs, self.cancel, self.retry, self.chat, self.publish, self.result, self.folded)
+            buttons = (self.cancel, self.delete, self.retry, self.chat, self.publish)
+            hidden = (self.jobs, *buttons, self.result, self.folded)
             return {self.job: None, self.view: _EMPTY} | {part: gr.update(visible=False) for part in hidden}
         choices = [(row(j), j.id) for j in jobs]
         return {
@@ -57,6 +60,7 @@ class JobsTab:
             self.folded: gr.update(visible=True),
             self.log: self.studio.supervisor.log(job.id, owner),
             self.cancel: gr.update(visible=job.state in UNFINISHED),
+            self.delete: gr.update(visible=job.state not in UNFINISHED),
             self.retry: gr.update(visible=job.state in _CAN_RETRY),
             **self._outcome(job, owner),
         }
@@ -87,13 +91,14 @@ def build_jobs_tab(studio: Studio) -> JobsTab:
                 publish = gr.Button("Publish it", visible=False, scale=0, elem_id="job-publish")
                 retry = gr.Button("Try again", visible=False, scale=0, elem_id="job-retry")
                 cancel = gr.Button("Cancel", visible=False, scale=0, elem_id="job-cancel")
+                delete = gr.Button("Delete", visible=False, scale=0, elem_id="job-delete")
             result = gr.HTML("", visible=False, elem_id="job-report")
             with gr.Accordion("Log", open=False, visible=False, elem_classes=["more"]) as folded:
                 log = gr.Textbox(
                     lines=10, max_lines=20, label="Log", show_label=False, interactive=False, elem_id="job-log",
                     elem_classes=["mono"],
                 )  # fmt: skip
-    return JobsTab(studio, gr.State(None), jobs, view_, cancel, retry, chat, publish, result, folded, log)
+    return JobsTab(studio, gr.State(None), jobs, view_, cancel, delete, retry, chat, publish, result, folded, log)
 
 
 def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
@@ -111,6 +116,13 @@ def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
         return tab.show(owner, job_id)
 
     @shown()
+    def delete(job_id: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        if job_id:  # none: the visitor thought better of it
+            studio.delete(job_id, owner)
+        return tab.show(owner, job_id)
+
+    @shown()
     def retry(job_id: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
         owner = require_owner(studio.settings, profile)
         studio.supervisor.retry(job_id, owner, hub_token(studio.settings, oauth, typed))
@@ -119,4 +131,5 @@ def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     tab.jobs.input(pick, tab.jobs, tab.outputs(), **quiet)
     tab.cancel.click(cancel, tab.job, tab.outputs(), **quiet)
+    tab.delete.click(delete, tab.jobs, tab.outputs(), js=_SURE, **quiet)
     tab.retry.click(retry, [tab.job, token], [*tab.outputs(), timer], **quiet)

@@ -48,6 +48,13 @@ class Studio:
     supervisor: Supervisor
     servers: Servers
 
+    def delete(self, job_id: str, owner: str) -> None:
+        """Delete a job with everything that it made, and stop the server that serves it."""
+        served = self.servers.status().folder
+        if served and self.supervisor.get(job_id, owner) and served.is_relative_to(self.settings.jobs / job_id):
+            self.servers.stop()
+        self.supervisor.delete(job_id, owner)
+
     def results(self, owner: str) -> list[Result]:
         """Give everything that an owner's jobs have made, newest first."""
         jobs = [job for job in self.supervisor.list(owner) if job.kind == "recipe"]
