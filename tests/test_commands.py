@@ -98,7 +98,9 @@ def test_estimate_promises_what_quantize_then_writes(nf4, tiny_model, capsys):
     done = succeeds(capsys, "estimate", str(tiny_model), "--method", "nf4")
     assert set(done) == {"output_bytes", "peak_memory_bytes", "disk_bytes", "seconds"}
     weights = (nf4 / "model.safetensors").stat().st_size
-    assert abs(done["output_bytes"] - 4_000_000 - weights) < 0.05 * weights + 5000
+    assert (
+        abs(done["output_bytes"] - 4_000_000 - weights) < 0.05 * weights + 16_000
+    )  # the header of so small a file weighs
 
 
 def test_run_does_a_recipe_and_publishes_to_a_folder(tiny_model, tmp_path, capsys):

@@ -26,7 +26,7 @@ FINAL = (JobState.COMPLETED, JobState.ERROR, JobState.CANCELED, JobState.WAITING
 
 @pytest.fixture
 def settings(tmp_path):
-    return Settings(data=tmp_path / "data", cancel_seconds=5)
+    return Settings(data=tmp_path / "data", cancel_seconds=1)
 
 
 @pytest.fixture
@@ -77,16 +77,25 @@ def workers(settings, step):
     return found
 
 
+def caught(settings, step):
+    """Stop the worker of a step in its tracks, so that it does not end before the test has done what it does."""
+    worker = until(lambda: workers(settings, step))[0]
+    os.kill(worker, signal.SIGSTOP)
+    return worker
+
+
 def test_a_job_ends_sealed_and_measured_and_its_token_is_nowhere(supervisor, settings, measured_recipe, hub):
     recipe = measured_recipe
     hub.add_token(TOKEN, "me")
     job_id = supervisor.submit(recipe, "me", TOKEN)
-    worker = until(lambda: workers(settings, 1))[0]
+    worker = caught(settings, 1)
     environ = Path(f"/proc/{worker}/environ").read_bytes()
+    os.kill(worker, signal.SIGCONT)
     assert b"HF_HUB_OFFLINE=1" in environ
     assert TOKEN.encode() not in environ
     granted = subprocess.run(["unshare", "-Urn", "true"], check=False, capture_output=True).returncode == 0
     if granted:
+        worker = until(lambda: workers(settings, 2))[0]
         until(lambda: os.readlink(f"/proc/{worker}/ns/net") != os.readlink("/proc/self/ns/net"))
     job = finished(supervisor, job_id)
     assert (job.state, job.error) == (JobState.COMPLETED, None)
@@ -106,7 +115,7 @@ def test_a_job_ends_sealed_and_measured_and_its_token_is_nowhere(supervisor, set
 
 def test_a_killed_worker_is_replaced_and_sealed_steps_are_not_done_again(supervisor, settings, recipe):
     job_id = supervisor.submit(recipe, "me", None)
-    os.kill(until(lambda: workers(settings, 1))[0], signal.SIGKILL)
+    os.kill(caught(settings, 1), signal.SIGKILL)
     job = finished(supervisor, job_id)
     assert (job.state, job.attempt) == (JobState.COMPLETED, 1)
     events = (settings.jobs / job_id / "events.jsonl").read_text().splitlines()
@@ -124,7 +133,7 @@ def test_a_killed_app_leaves_nothing_and_the_next_one_goes_on(settings, recipe):
     )
     app = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     job_id = app.stdout.readline().strip()
-    until(lambda: workers(settings, 1))
+    caught(settings, 1)
     app.kill()
     app.wait()
     app.stdout.close()
@@ -141,7 +150,7 @@ def test_a_killed_app_leaves_nothing_and_the_next_one_goes_on(settings, recipe):
 
 def test_cancel_ends_every_process_and_keeps_what_is_sealed(supervisor, settings, recipe):
     job_id = supervisor.submit(recipe, "me", None)
-    until(lambda: workers(settings, 1))
+    caught(settings, 1)
     supervisor.cancel(job_id, "me")
     assert finished(supervisor, job_id).state == JobState.CANCELED
     assert not list(marked(marker_prefix(settings.data)))
@@ -164,8 +173,9 @@ def test_a_job_that_lacks_a_login_waits_and_goes_on_with_one(supervisor, hub, ti
     assert finished(supervisor, job_id).state == JobState.COMPLETED
 
 
-def test_nobody_touches_a_job_of_somebody_else(supervisor, recipe):
+def test_nobody_touches_a_job_of_somebody_else(supervisor, settings, recipe):
     job_id = supervisor.submit(recipe, "me", None)
+    caught(settings, 1)
     for call in (supervisor.get, supervisor.cancel, supervisor.log, supervisor.artifacts, supervisor.published):
         with pytest.raises(JobError, match="no such job"):
             call(job_id, "you")
@@ -178,7 +188,7 @@ def test_nobody_touches_a_job_of_somebody_else(supervisor, recipe):
 
 def test_a_deleted_job_is_gone_with_what_it_made(supervisor, settings, recipe):
     job_id = supervisor.submit(recipe, "me", None)
-    until(lambda: supervisor.get(job_id, "me").state == JobState.RUNNING)
+    caught(settings, 1)
     with pytest.raises(JobError, match="cancel it first"):
         supervisor.delete(job_id, "me")
     supervisor.cancel(job_id, "me")
@@ -192,7 +202,7 @@ def test_a_deleted_job_is_gone_with_what_it_made(supervisor, settings, recipe):
 
 def test_a_publication_need_not_wait_for_a_quantization(supervisor, settings, recipe, make_artifact, tmp_path):
     busy = supervisor.submit(recipe, "me", None)
-    os.kill(until(lambda: workers(settings, 1))[0], signal.SIGSTOP)
+    caught(settings, 1)
     options = PublishOptions(to_folder=tmp_path / "out")
     job_id = supervisor.publish(make_artifact(), options, "me", None)
     assert finished(supervisor, job_id).state == JobState.COMPLETED
@@ -212,7 +222,7 @@ def test_one_person_cannot_fill_the_queue(settings, recipe):
     supervisor.start()
     try:
         ids = [supervisor.submit(recipe, "me", None)]
-        until(lambda: supervisor.get(ids[0], "me").state == JobState.RUNNING)
+        caught(settings, 1)
         ids += [supervisor.submit(recipe, "me", None) for _ in range(2)]
         with pytest.raises(JobError, match="2 jobs waiting"):
             supervisor.submit(recipe, "me", None)

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from backend.errors import SpecError
+from backend.executors.local import ROOT
 from backend.models.facts import ModelFacts, Tensor
 from backend.progress import silent
 from backend.quantize import METHODS
@@ -50,6 +53,145 @@ def test_four_bit_weights_are_bitsandbytes_bytes(tiny_model, tmp_path, method, d
         assert torch.equal(weights[LAYER + ".nested_absmax"], state.state2.absmax)
     assert config["quantization_config"]["bnb_4bit_quant_type"] == method
     assert config["quantization_config"]["bnb_4bit_use_double_quant"] is double
+
+
+def save(config, folder, dtype=torch.bfloat16, **options):
+    """Save a random model of a config."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder, **options)
+    return folder
+
+
+def llama(**changes):
+    from transformers import LlamaConfig
+
+    sizes = {"vocab_size": 100, "hidden_size": 36, "intermediate_size": 50, "num_hidden_layers": 2}
+    return LlamaConfig(**sizes | {"num_attention_heads": 2, "num_key_value_heads": 1} | changes)
+
+
+def models():
+    """Models that differ in what could go wrong: type, odd sizes, tied embeddings, turned weights, shards."""
+    from transformers import GPT2Config, Qwen3MoeConfig
+
+    gpt2 = GPT2Config(vocab_size=100, n_positions=32, n_embd=36, n_layer=2, n_head=2)
+    moe = Qwen3MoeConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=48, moe_intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=16, num_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    yield "bfloat16", llama(), {}
+    yield "float16", llama(), {"dtype": torch.float16}
+    yield "float32", llama(), {"dtype": torch.float32}
+    yield "tied", llama(tie_word_embeddings=True), {}
+    yield "biases", llama(attention_bias=True, mlp_bias=True), {}
+    yield "shards", llama(), {"max_shard_size": 4000}
+    yield "gpt2", gpt2, {}
+    yield "mixture of experts", moe, {}
+
+
+CASES = list(models())
+OPTIONS = {
+    "nf4": ("nf4", {}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}),
+    "fp4": ("fp4", {}, {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": True}),
+    "plain nf4": (
+        "nf4",
+        {"bnb_4bit_use_double_quant": False, "bnb_4bit_compute_dtype": "float16"},
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "float16"},
+    ),
+    "int8": ("int8", {"llm_int8_threshold": 4.0}, {"load_in_8bit": True, "llm_int8_threshold": 4.0}),
+}
+
+
+@pytest.mark.parametrize("chosen", OPTIONS)
+@pytest.mark.parametrize("case", [case[0] for case in CASES])
+def test_every_tensor_is_the_one_that_transformers_and_bitsandbytes_write(case, chosen, tmp_path):
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    _, config, saving = next(c for c in CASES if c[0] == case)
+    method, ours, theirs = OPTIONS[chosen]
+    source = save(config, tmp_path / "source", **saving)
+    peer_config = BitsAndBytesConfig(
+        **{"bnb_4bit_compute_dtype": "bfloat16"} | theirs if "8bit" not in str(theirs) else theirs
+    )
+    peer = AutoModelForCausalLM.from_pretrained(
+        source, quantization_config=peer_config, dtype="auto", device_map={"": "cpu"}
+    )
+    peer.save_pretrained(tmp_path / "peer")
+    found, found_config, _ = quantized(method, source, tmp_path / "ours", **ours)
+    expected = load_file(tmp_path / "peer" / "model.safetensors")
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape), name
+        assert (
+            torch.equal(found[name].view(torch.uint8), tensor.view(torch.uint8))
+            if tensor.dim()
+            else found[name] == tensor
+        ), name
+    expected_config = json.loads((tmp_path / "peer" / "config.json").read_text())
+    assert found_config["quantization_config"] == expected_config["quantization_config"]
+
+
+def test_weights_are_cast_to_the_type_that_the_config_names_as_transformers_does(tmp_path):
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    source = save(llama(), tmp_path / "source", torch.float32)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    peer = AutoModelForCausalLM.from_pretrained(
+        source, quantization_config=BitsAndBytesConfig(load_in_4bit=True), dtype="auto", device_map={"": "cpu"}
+    )
+    peer.save_pretrained(tmp_path / "peer")
+    expected = load_file(tmp_path / "peer" / "model.safetensors")
+    found, _, _ = quantized("fp4", source, tmp_path / "ours", bnb_4bit_use_double_quant=False)
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_numpy_alone_gives_the_same_bytes(monkeypatch):
+    from backend.weights import kernels, loops
+
+    values = torch.randn(64 * 300 + 17, generator=torch.Generator().manual_seed(0)).numpy()
+    compiled = kernels.quantize_4bit(values, "nf4")
+    assert loops._compiled() is not None
+    monkeypatch.setattr(loops, "_compiled", lambda: None)
+    plain = kernels.quantize_4bit(values, "nf4")
+    assert all((a == b).all() for a, b in zip(compiled, plain, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("n", [1, 7, 63, 1000, 32767, 32768, 100_003])
+def test_scales_are_added_up_in_torchs_order(n, threads):
+    from backend.weights.kernels import sum_like_torch
+
+    values = torch.rand(n, generator=torch.Generator().manual_seed(n))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert sum_like_torch(values.numpy(), threads) == values.sum().numpy()
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("method", ["nf4", "int8"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_with_their_tensor(tiny_model, tmp_path, method, value):
+    source = tmp_path / "broken"
+    shutil.copytree(tiny_model, source)
+    weights = load_file(source / "model.safetensors")
+    weights[LAYER][3, 5] = value
+    save_file(weights, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SpecError, match=LAYER):
+        quantized(method, source, tmp_path / "q")
+
+
+def test_quantizing_imports_no_torch():
+    code = (
+        "import sys; from backend.quantize import METHODS; from backend.weights import loops; loops._compiled();"
+        "print(sorted({'torch', 'transformers', 'bitsandbytes'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_eight_bit_rows_are_within_half_a_step_of_the_source(tiny_model, tmp_path):
@@ -125,3 +267,46 @@ def test_the_estimated_bytes_of_tensors_are_those_written(tiny_model, tmp_path, 
     chosen = METHODS[method].Options(**options)
     expected = sum(chosen.tensor_bytes(tensor) for tensor in facts(tiny_model).tensors)
     assert expected == pytest.approx(written, rel=0.01)
+
+
+@pytest.mark.real
+def test_the_names_of_linear_layers_are_right_for_every_architecture():
+    """Each admitted model type, built without weights: our rule by name against transformers' own classes."""
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.pytorch_utils import Conv1D
+    from transformers.quantizers.base import get_keys_to_not_convert
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    from backend.models.families import CAUSAL
+    from backend.quantize.bitsandbytes import UNUSUAL
+
+    wrong, seen = {}, 0
+    for model_type in sorted(set(CAUSAL) - set(UNUSUAL)):
+        try:
+            config = CONFIG_MAPPING[model_type]()
+            for name in ("num_hidden_layers", "n_layer", "num_layers"):
+                if hasattr(config, name):
+                    setattr(config, name, 2)
+            if "layer_types" in vars(config) and config.layer_types:
+                config.layer_types = config.layer_types[:2]
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
+        except (TypeError, ValueError, AttributeError):
+            continue  # its default config is not one that it can be built from
+        seen += 1
+        skipped = get_keys_to_not_convert(model)
+        theirs = {
+            name
+            for name, module in model.named_modules()
+            if (type(module) is torch.nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, skipped)
+        }
+        ours = {
+            name.removesuffix(".weight")
+            for name, p in model.named_parameters()
+            if Tensor(name=name, dtype="BF16", shape=tuple(p.shape)).is_linear
+        }
+        if ours != theirs:
+            wrong[model_type] = sorted(ours ^ theirs)[:5]
+    assert not wrong
+    assert seen > 100

@@ -21,6 +21,8 @@ LEASE = 60.0  # seconds without a sign of life after which a worker counts as st
 
 LAST_WORDS = 15  # lines of a worker's own output that are shown when it failed in a way nobody foresaw
 
+_NETWORK = {True: "online", False: "offline"}
+
 Listen = Callable[[dict[str, Any]], None]
 
 
@@ -87,7 +89,7 @@ class Run:
 
         name = steps(self._spec)[index]
         child = Child(
-            [sys.executable, "-m", "backend.jobs.worker", str(self.folder), str(index)],
+            [sys.executable, "-m", "backend.jobs.worker", str(self.folder), str(index), _NETWORK[name in ONLINE]],
             environment(self._home, online=name in ONLINE) | self._data,
             self._home,
             self.folder / "log.txt",

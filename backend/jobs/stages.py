@@ -11,7 +11,16 @@ from backend.errors import HubError, JobError
 from backend.evaluate import EvaluateOptions, Text, measure
 from backend.hub.datasets import fetch_text
 from backend.hub.download import fetch_model
-from backend.jobs.specs import Evaluation, Publication, Spec, artifacts, needs_no_network, stage_folder, steps
+from backend.jobs.specs import (
+    Evaluation,
+    Publication,
+    Spec,
+    artifacts,
+    needs_no_network,
+    read_spec,
+    stage_folder,
+    steps,
+)
 from backend.models.artifacts import (
     MANIFEST,
     Artifact,
@@ -35,8 +44,9 @@ WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
 EMBEDDED = "pydoc_data.topics, every second topic (English prose that ships with CPython)"
 
 
-def run(job: Path, spec: Spec, index: int, token: str | None, report: Report) -> None:
+def run(job: Path, index: int, token: str | None, report: Report) -> None:
     """Do step `index` of the job in folder `job`; its output is sealed when this returns."""
+    spec = read_spec(job)
     name = steps(spec)[index]
     target = stage_folder(job, spec, index)
     if name == "fetch":

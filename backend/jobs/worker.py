@@ -1,7 +1,8 @@
 """The worker: one step of one job in a process of its own, described by the job's folder.
 
-`python -m backend.jobs.worker FOLDER INDEX` reads the token, if any, from standard input and prints events as JSON
-lines. A step that does not talk to the Hub gives up the network before anything is imported.
+`python -m backend.jobs.worker FOLDER INDEX online|offline` reads the token, if any, from standard input and prints
+events as JSON lines. A step that does not talk to the Hub gives up the network before anything else is imported: a
+process enters a new network only while it has a single thread, and NumPy starts some.
 """
 
 import ctypes
@@ -16,7 +17,6 @@ from typing import Any
 
 from backend.errors import AppError, LoginError
 from backend.executors.local import mask
-from backend.jobs.specs import ONLINE, read_spec, steps
 from backend.progress import Report
 
 HEARTBEAT = 5.0  # seconds
@@ -32,14 +32,13 @@ def main() -> int:
     emit = _events()
     report = Report(emit)
     os.nice(NICENESS)
-    spec = read_spec(folder)
-    if steps(spec)[index] not in ONLINE:
+    if sys.argv[3] == "offline":
         report.log(_leave_network())
     threading.Thread(target=_beat, args=(emit,), daemon=True).start()
     from backend.jobs import stages  # noqa: PLC0415 - after the network is given up
 
     try:
-        stages.run(folder, spec, index, token, report)
+        stages.run(folder, index, token, report)
     except AppError as e:
         emit({"event": "error", "text": mask(str(e), [token] if token else []), "login": isinstance(e, LoginError)})
         return 1

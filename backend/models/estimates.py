@@ -8,9 +8,11 @@ from backend.models.facts import ModelFacts, Tensor
 from backend.options import Frozen
 
 # Measured with the demo model on 2 cores of an AVX-512 server, torch 2.13: see `make demo`.
-PROCESS_BYTES = 620_000_000  # Python with torch, transformers and bitsandbytes
-PROCESS_SECONDS = 8.0  # their import
-QUANTIZE_PARAMETERS_A_SECOND = 60e6
+QUANTIZE_BYTES = 200_000_000  # Python with numba, and pieces of a tensor
+QUANTIZE_SECONDS = 2.0  # the start of the process
+QUANTIZE_PARAMETERS_A_SECOND = 120e6
+EVALUATE_BYTES = 620_000_000  # Python with torch, transformers and bitsandbytes
+EVALUATE_SECONDS = 8.0  # their import
 EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER = 2.4e-11  # both models, forward
 TOKENIZER_BYTES = 4_000_000
 
@@ -40,17 +42,17 @@ def estimate(facts: ModelFacts, *stages: Any) -> Estimate:
     """
     output, seconds, memory = 0, 0.0, 0
     for stage in stages:
-        seconds += PROCESS_SECONDS
         if stage.stage == "evaluate":
             tokens = stage.max_seq_length * stage.num_samples
-            seconds += tokens * facts.parameters * EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER
+            seconds += EVALUATE_SECONDS + tokens * facts.parameters * EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER
             logits = 4 * stage.max_seq_length * facts.vocab_size * 2
-            memory = max(memory, PROCESS_BYTES + facts.size + output + logits)
+            memory = max(memory, EVALUATE_BYTES + facts.size + output + logits)
         else:
             size = result_bytes(facts, stage)
             output += size
-            seconds += facts.parameters / QUANTIZE_PARAMETERS_A_SECOND
-            memory = max(memory, PROCESS_BYTES + facts.size + size)
+            seconds += QUANTIZE_SECONDS + facts.parameters / QUANTIZE_PARAMETERS_A_SECOND
+            scales = max((t.elements for t in facts.tensors if t.is_linear), default=0) // 16
+            memory = max(memory, QUANTIZE_BYTES + scales)
     return Estimate(
         output_bytes=output, peak_memory_bytes=memory, disk_bytes=facts.download + output, seconds=round(seconds, 1)
     )

@@ -7,12 +7,18 @@ from pydantic import Field
 from backend.options import Frozen
 
 BITS = {
-    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
-    "U16": 16, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "C64": 64, "F4": 4,
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
 """Bits an element takes in a safetensors file."""
 
-_NOT_LINEAR = {"embed_tokens", "wte", "wpe", "embed_positions", "word_embeddings", "embed_in", "embed_out", "lm_head"}
+_NOT_LINEAR = {
+    "embed_tokens", "embed_tokens_per_layer", "embed_positions", "embed_in", "embeddings", "word_embeddings",
+    "tok_embeddings", "tokens_embed", "positions_embed", "encoder_hash_tok_embedding", "wte", "wpe", "w",
+    "lm_head", "embed_out", "output_projection", "decoder", "head", "gate", "router",
+}  # fmt: skip
+"""Last part of the names of two-dimensional weights that are no linear layer, or the output head."""
 
 
 class Tensor(Frozen):
@@ -36,7 +42,11 @@ class Tensor(Frozen):
     def is_linear(self) -> bool:
         """Whether it is the weight of a linear layer between the embeddings and the output head."""
         name = self.name.removesuffix(".weight")
-        return len(self.shape) == 2 and name != self.name and name.rsplit(".", 1)[-1] not in _NOT_LINEAR
+        last = name.rsplit(".", 1)[-1]
+        # transformers keeps the experts of a mixture in one three-dimensional tensor, and calls none of them linear
+        if self.dtype not in ("BF16", "F16", "F32", "F64"):
+            return False
+        return len(self.shape) == 2 and name != self.name and last not in _NOT_LINEAR and ".experts." not in name
 
 
 class ModelFacts(Frozen):

@@ -22,6 +22,12 @@ def memory_bytes() -> int:
     return total
 
 
+def torch_threads() -> int:
+    """Give the threads that torch would compute with, without importing it: OpenMP's number."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
+
+
 def gpus() -> list[str]:
     """Name the NVIDIA GPUs, with their memory."""
     tool = shutil.which("nvidia-smi")

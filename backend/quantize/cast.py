@@ -1,15 +1,17 @@
 """Cast: the same weights in another floating-point type; no quantization, the baseline of the others."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from backend.models.facts import ModelFacts, Tensor
-from backend.models.loading import load_causal_lm
 from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.bitsandbytes import Dtype
+from backend.quantize.streaming import Source, stream, write_config
+from backend.weights.writer import Slot, Writer
 
 TITLE = "Cast · 16 or 32 bit"
 SUMMARY = "The same weights in another floating-point type, without quantization."
@@ -34,22 +36,33 @@ class Options(Frozen):
 
 def quantize(source: Path, output: Path, options: Options, report: Report) -> None:
     """Write `source` in another type to the empty folder `output`; warn of weights that float16 cannot hold."""
-    import torch
-
-    dtype = getattr(torch, options.dtype)
-    model = load_causal_lm(source, report)
-    if dtype == torch.float16:
-        _warn_of_overflow(model, report)
-    model.to(dtype).save_pretrained(output, max_shard_size="5GB")
-
-
-def _warn_of_overflow(model: Any, report: Report) -> None:
-    import torch
-
-    limit = torch.finfo(torch.float16).max
-    over = {name: count for name, p in model.named_parameters() if (count := int((p.abs() > limit).sum()))}
-    if over:
+    overflow = _Overflow()
+    stream(source, output, overflow, options.dtype, report)
+    write_config(source, output, {"dtype": options.dtype, "torch_dtype": None})
+    if overflow.count:
         report.warn(
-            f"{sum(over.values())} weights exceed {limit:.0f}, the largest float16, and became infinite, the first in"
-            f" '{next(iter(over))}': choose bfloat16."
+            f"{overflow.count} weights exceed {np.finfo(np.float16).max:.0f}, the largest float16, and became infinite,"
+            f" the first in '{overflow.first}': choose bfloat16."
         )
+
+
+class _Overflow:
+    """Writes each tensor in the new type, and counts what became infinite."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = ""
+
+    def skips(self, tensor: Tensor) -> bool:
+        return False
+
+    def slots(self, source: Source) -> list[Slot]:
+        return [Slot(source.name, source.dtype, source.shape)]
+
+    def write(self, source: Source, writer: Writer) -> None:
+        at = 0
+        for _, raw in source.pieces():
+            if source.dtype == "F16" and (over := int(np.isinf(raw.view(np.float16)).sum())):
+                self.count, self.first = self.count + over, self.first or source.name
+            writer.write(source.name, raw, at)
+            at += len(raw)

@@ -1,14 +1,18 @@
 """LLM.int8(): 8-bit rows with 16-bit outlier columns (arXiv 2208.07339), as bitsandbytes stores it."""
 
-import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from backend.models.facts import Tensor
 from backend.progress import Report
 from backend.quantize.bitsandbytes import ADVANCED, BitsAndBytesOptions, save_quantized
+from backend.quantize.streaming import Source, check_finite
+from backend.weights.floats import cast
+from backend.weights.kernels import quantize_rows
+from backend.weights.writer import Slot, Writer
 
 TITLE = "INT8 · 8 bit"
 SUMMARY = "Half the size with next to no loss. Slower than 16 bit on most GPUs."
@@ -50,21 +54,37 @@ class Options(BitsAndBytesOptions):
         """Give the bytes of a tensor in the result: 8 bits an element, a float32 scale for each row."""
         return tensor.bytes if self.skips(tensor) else tensor.elements + 4 * tensor.shape[0] + 1
 
+    def config(self) -> dict[str, Any]:
+        """Give what differs from BitsAndBytesConfig's defaults in config.json."""
+        return {
+            **super().config(),
+            "_load_in_8bit": True,
+            "load_in_8bit": True,
+            "llm_int8_threshold": self.llm_int8_threshold,
+            "llm_int8_enable_fp32_cpu_offload": self.llm_int8_enable_fp32_cpu_offload,
+        }
+
+    def slots(self, source: Source) -> list[Slot]:
+        """Give the tensors that a weight becomes, named as bitsandbytes names them."""
+        base = source.name.removesuffix("weight")
+        return [
+            Slot(source.name, "I8", source.shape),
+            Slot(base + "SCB", "F32", source.shape[:1]),
+            Slot(base + "weight_format", "U8", ()),
+        ]
+
+    def write(self, source: Source, writer: Writer) -> None:
+        """Quantize a weight, some rows at a time."""
+        base, (_, columns) = source.name.removesuffix("weight"), source.shape
+        for first, raw in source.pieces(columns):
+            rows = cast(raw, source.dtype, "F16").view(np.float16).reshape(-1, columns)
+            quantized, scale = quantize_rows(rows)
+            check_finite(source.name, scale, "int8 goes through float16, which is too small for it: choose nf4")
+            writer.write(source.name, quantized, first)
+            writer.write(base + "SCB", scale, 4 * (first // columns))
+        writer.write(base + "weight_format", bytes(1))  # row-major, the only layout of a CPU
+
 
 def quantize(source: Path, output: Path, options: Options, report: Report) -> None:
     """Write `source` as an LLM.int8() model to the empty folder `output`."""
-    config = {
-        "load_in_8bit": True,
-        "llm_int8_threshold": options.llm_int8_threshold,
-        "llm_int8_skip_modules": options.skip_modules(),
-    }
-    save_quantized(source, output, config, report)
-    if options.llm_int8_enable_fp32_cpu_offload:
-        _allow_offload(output / "config.json")
-
-
-def _allow_offload(path: Path) -> None:
-    """Set the flag afterwards: set while quantizing on a CPU, it would leave every module unquantized."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["quantization_config"]["llm_int8_enable_fp32_cpu_offload"] = True
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    save_quantized(source, output, options, report)

@@ -18,4 +18,4 @@ class Options(FourBitOptions):
 
 def quantize(source: Path, output: Path, options: Options, report: Report) -> None:
     """Write `source` as an NF4 model to the empty folder `output`."""
-    save_quantized(source, output, options.config("nf4"), report)
+    save_quantized(source, output, options, report)

@@ -11,18 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import SpecError
-from backend.models.facts import Tensor
+from backend.models.facts import BITS, Tensor
 from backend.strict_json import parse_object, quoted
 
 MAX_HEADER = 100_000_000  # the format's own limit
 PROBE = 64 * 1024  # bytes of the first read; most headers fit
 LFS_POINTER = b"version https://git-lfs"
-
-BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
-    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
-}  # fmt: skip
 
 
 class Header(NamedTuple):

@@ -1,0 +1,206 @@
+"""The arithmetic of bitsandbytes' formats on NumPy arrays: numba where it is installed, else NumPy, the same bytes.
+
+What is computed, step by step in float32, is what bitsandbytes 0.50 computes on a CPU: `quantize_4bit` (NF4 and FP4 of
+QLoRA, arXiv 2305.14314), `quantize_blockwise` for the scales of double quantization, and LLM.int8()'s rows
+(arXiv 2208.07339). Multiplications by a reciprocal stay such: a division would round differently.
+"""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.weights import loops
+
+BLOCK = 64
+"""Elements that share a scale."""
+
+NESTED_BLOCK = 256
+"""Scales that share a scale of their own."""
+
+NF4 = np.array(
+    [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0],
+    np.float32,
+)  # fmt: skip
+FP4 = np.array(
+    [0.0, 0.0052083334885537624, 0.6666666865348816, 1.0, 0.3333333432674408, 0.5, 0.1666666716337204, 0.25,
+     0.0, -0.0052083334885537624, -0.6666666865348816, -1.0, -0.3333333432674408, -0.5, -0.1666666716337204, -0.25],
+    np.float32,
+)  # fmt: skip
+CODES = {"nf4": NF4, "fp4": FP4}
+
+_FP4_ORDER = np.array([11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3], np.uint8)
+_ORDERS = {"nf4": np.arange(16, dtype=np.uint8), "fp4": _FP4_ORDER}  # from place on the sorted grid to code
+
+_TINY = np.float32(1e-38)
+_ONE, _HALF = np.float32(1), np.float32(0.5)
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+
+def grid(quant_type: str) -> tuple[Floats, Bytes]:
+    """Give the 15 bounds between neighbours of the sorted 4-bit grid, and the code of each of its 16 places."""
+    order = _ORDERS[quant_type]
+    code = CODES[quant_type][order]
+    return (code[:-1] + code[1:]) / np.float32(2), order
+
+
+def quantize_4bit(values: Floats, quant_type: str) -> tuple[Bytes, Floats]:
+    """Quantize a run of whole blocks, or the end of a tensor.
+
+    Args:
+        values: [n], float32; n is a multiple of 64 but at the end of a tensor.
+        quant_type: "nf4" or "fp4".
+
+    Returns:
+        Two codes a byte, the earlier in the upper half, [ceil(n / 2)]; the largest magnitude of each block,
+        [ceil(n / 64)].
+    """
+    bounds, order = grid(quant_type)
+    packed = np.empty(-(-len(values) // 2), np.uint8)
+    absmax = np.empty(-(-len(values) // BLOCK), np.float32)
+    full = len(values) // BLOCK * BLOCK
+    loops.pack_4bit(values[:full].reshape(-1, BLOCK), bounds, order, packed[: full // 2], absmax[: full // BLOCK])
+    if rest := len(values) - full:
+        tail = values[full:]
+        absmax[-1] = max(np.abs(tail).max(), _TINY)
+        scaled = np.zeros(rest + rest % 2, np.float32)  # an odd end is filled up with a zero
+        scaled[:rest] = np.clip(tail / absmax[-1], -1, 1)
+        codes = order[np.searchsorted(bounds, scaled)]
+        packed[full // 2 :] = codes[::2] << 4 | codes[1::2]
+    return packed, absmax
+
+
+def quantize_absmax(absmax: Floats, threads: int) -> tuple[Bytes, Floats, np.float32]:
+    """Quantize the scales of a tensor: double quantization.
+
+    Args:
+        absmax: [blocks], of the whole tensor.
+        threads: As many as torch would use: it adds up in as many parts, and the order of a sum is in its last bit.
+
+    Returns:
+        Places on the dynamic map, [blocks]; the scale of each 256 of them; the offset that was subtracted.
+    """
+    offset = np.float32(sum_like_torch(absmax, threads) / np.float32(len(absmax)))
+    centred = absmax - offset
+    out = np.zeros(len(absmax), np.uint8)
+    nested = np.zeros(-(-len(absmax) // NESTED_BLOCK), np.float32)
+    table = _nearest()
+    for i in range(len(nested)):
+        block = centred[i * NESTED_BLOCK : (i + 1) * NESTED_BLOCK]
+        nested[i] = np.abs(block).max()
+        if nested[i] > 0:  # a block of zeros has place 0, whatever the map says there
+            scaled = block * (_ONE / nested[i])
+            places = ((scaled + _ONE) * np.float32(32767.5) + _HALF).astype(np.int64)
+            out[i * NESTED_BLOCK : (i + 1) * NESTED_BLOCK] = table[places.clip(0, 65535)]
+    return out, nested, offset
+
+
+def quantize_rows(values: NDArray[np.float16]) -> tuple[NDArray[np.int8], Floats]:
+    """Quantize rows to 8 bit (LLM.int8(), threshold 0, as weights are).
+
+    Args:
+        values: [rows, columns], float16, to which bitsandbytes casts any weight first.
+
+    Returns:
+        int8 [rows, columns]; the largest magnitude of each row, [rows].
+    """
+    scale = np.abs(values).max(1).astype(np.float32)
+    with np.errstate(all="ignore"):
+        # a number divided by a tensor is torch's reciprocal times the number: two roundings
+        scaled = values.astype(np.float32) * (_ONE / scale * np.float32(127))[:, None]
+    return np.rint(np.nan_to_num(scaled, nan=0.0)).astype(np.int8), scale
+
+
+@cache
+def dynamic_map() -> Floats:
+    """Give the 256 values of the signed dynamic type (arXiv 1511.04561) that scales are quantized to, sorted."""
+    values = [0.0, 1.0]
+    for exponent in range(7):
+        steps = 2**exponent + 1
+        step = float((_ONE - np.float32(0.1)) / np.float32(steps - 1))
+        # torch counts from both ends towards the middle, with one rounding a number: its multiply and add are fused
+        up = float(np.float32(0.1)) + step * np.arange(steps // 2)
+        down = 1 - step * np.arange(steps - steps // 2 - 1, -1, -1)
+        bounds = np.concatenate([up, down]).astype(np.float32)
+        means = np.float32(10.0 ** (exponent - 6)) * ((bounds[:-1] + bounds[1:]) / np.float32(2))
+        values += means.tolist() + (-means).tolist()
+    return np.sort(np.array(values, np.float32))
+
+
+@cache
+def _nearest() -> Bytes:
+    """Give the nearest place on the dynamic map for 65,536 steps from -1 to 1, the table that bitsandbytes looks up."""
+    code = dynamic_map()
+    at = np.arange(65536) / 32767.5 - 1
+    right = np.searchsorted(code, at).clip(0, 255)
+    left = np.maximum(right - 1, 0)
+    return np.where(at - code[left] < code[right] - at, left, right).astype(np.uint8)
+
+
+LANES = 8
+"""Floats of an AVX2 register, in which torch adds up also where AVX-512 is there."""
+
+PARALLEL_FROM = 32768
+"""Elements from which torch splits a sum among threads."""
+
+
+def sum_like_torch(x: Floats, threads: int) -> np.float32:
+    """Add up float32 numbers in the order in which torch does (aten/src/ATen/native/cpu/SumKernel.cpp).
+
+    Args:
+        x: [n].
+        threads: Parts that a long sum is split into.
+    """
+    if threads == 1 or len(x) < PARALLEL_FROM:
+        return _sum_of_part(x)
+    parts = np.zeros(threads, np.float32)
+    used = min(threads, -(-len(x) // PARALLEL_FROM))
+    chunk = -(-len(x) // used)
+    for i in range(used):
+        parts[i] = _sum_of_part(x[i * chunk : (i + 1) * chunk])
+    return _sum_of_part(parts)
+
+
+def _sum_of_part(x: Floats) -> np.float32:
+    rows = len(x) // LANES
+    vector = _sum_of_rows(x[: rows * LANES].reshape(rows, LANES)) if rows else np.zeros(LANES, np.float32)
+    total = np.float32(0)
+    for value in (*x[rows * LANES :], *vector):
+        total = np.float32(total + value)
+    return total
+
+
+def _sum_of_rows(x: Floats) -> Floats:
+    """Four independent sums over the rows of [n, lanes], then the rest, then the four together."""
+    quads = len(x) // 4
+    sums = _cascade(x[: quads * 4].reshape(quads, 4, LANES))
+    for row in x[quads * 4 :]:
+        sums[0] += row
+    for i in range(1, 4):
+        sums[0] += sums[i]
+    return np.asarray(sums[0])
+
+
+def _cascade(x: Floats) -> Floats:
+    """Add up along the first axis with four levels of partial sums, which keeps rounding errors small."""
+    levels = np.zeros((4, *x.shape[1:]), np.float32)
+    power = max(4, max(len(x) - 1, 0).bit_length() // 4)
+    step, i = 1 << power, 0
+    while i + step <= len(x):
+        for row in x[i : i + step]:
+            levels[0] += row
+        i += step
+        for level in range(1, 4):
+            levels[level] += levels[level - 1]
+            levels[level - 1] = 0
+            if i & ((step - 1) << level * power):
+                break
+    for row in x[i:]:
+        levels[0] += row
+    for level in range(1, 4):
+        levels[0] += levels[level]
+    return np.asarray(levels[0])
