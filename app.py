@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from backend.errors import AppError, JobError
 from backend.jobs.supervisor import Supervisor
 from backend.serve.servers import Servers
-from backend.settings import Settings
+from backend.settings import Settings, load_settings
 from ui.headers import Headers
 from ui.page import build_page
 from ui.studio import Studio
@@ -95,6 +95,6 @@ def serve(settings: Settings) -> None:
 
 if __name__ == "__main__":
     try:
-        serve(Settings())
+        serve(load_settings().writable())
     except AppError as e:
         sys.exit(f"error: {e}")

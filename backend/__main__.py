@@ -1,5 +1,6 @@
 """The command line: `python -m backend COMMAND …`, the same option models as the page, from flags or a recipe file."""
 
+import os
 import signal
 import sys
 from typing import Any
@@ -39,20 +40,28 @@ class WeightsmithCommands(BaseSettings):
 
 
 def main(argv: list[str]) -> int:
-    """Run a command; 0, or 1 with one line on standard error. argparse exits with 2 for wrong usage."""
+    """Run a command; 0, or 1 with one line on standard error, or 2 for wrong usage, as argparse does."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         CliApp.run(WeightsmithCommands, cli_args=argv or ["--help"])
+        sys.stdout.flush()
     except ValidationError as e:
-        return _fail("; ".join(f"--{str(error['loc'][-1]).replace('_', '-')} {words(error)}" for error in e.errors()))
+        _say("; ".join(f"--{str(error['loc'][-1]).replace('_', '-')} {words(error)}" for error in e.errors()))
+        return 2
     except AppError as e:
-        return _fail("; ".join(str(e).splitlines()))
+        return _say("; ".join(str(e).splitlines()))
+    except BrokenPipeError:  # whoever read the output has stopped, and wants to hear no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as e:
+        place = f" '{e.filename}'" if e.filename else ""
+        return _say(f"Could not read or write{place}. {e.strerror or e}: check the path and the disk.")
     except KeyboardInterrupt:
-        return _fail("Canceled. The same command goes on from the last finished step.")
+        return _say("Canceled.")
     return 0
 
 
-def _fail(text: str) -> int:
+def _say(text: str) -> int:
     sys.stderr.write(f"error: {text}\n")
     return 1
 

@@ -14,6 +14,7 @@ from pydantic_settings import CliPositionalArg
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.hub.download import check_model
 from backend.hub.names import parse_model
 from backend.jobs.foreground import Terminal, check_output, finished, move
 from backend.jobs.preflight import prepare
@@ -28,7 +29,7 @@ from backend.recipes import Recipe, parse_recipe, read_recipe
 from backend.serve.chat import ChatOptions, stream
 from backend.serve.engines import EngineName
 from backend.serve.servers import Server, Servers
-from backend.settings import Settings
+from backend.settings import load_settings
 
 MODEL_HELP = "A Hub id, demo (the bundled model), or a local folder."
 METHOD_OPTIONS = {name: module.Options for name, module in METHODS.items()}
@@ -78,7 +79,7 @@ class _Quantize(Command):
 
     def cli_cmd(self) -> None:
         """Run it."""
-        settings, output = Settings(), check_output(self.output)
+        settings, output = load_settings().writable(), check_output(self.output)
         recipe = prepare(single_stage(self), settings.data, get_token())
         with finished(recipe, get_token(), Terminal().hear, settings) as job:
             move(artifacts(job)[0], output)
@@ -117,7 +118,7 @@ class _Evaluate(Command):
 
     def cli_cmd(self) -> None:
         """Run it."""
-        settings, folder = Settings(), existing(self.folder)
+        settings, folder = load_settings().writable(), admitted(self.folder)
         options = parse(EvaluateOptions, absolute_text(self.given(EvaluateOptions)))
         reference = local_or_id(self.reference)
         facts = inspect(reference, self.revision, get_token())
@@ -136,7 +137,7 @@ class _Run(Command):
 
     def cli_cmd(self) -> None:
         """Run it."""
-        settings = Settings()
+        settings = load_settings().writable()
         output = check_output(self.output or settings.data / "output" / self.recipe.stem)
         recipe = prepare(read_recipe(self.recipe), settings.data, get_token())
         with finished(recipe, get_token(), Terminal().hear, settings) as job:
@@ -165,7 +166,7 @@ class _Publish(Command):
             given["to_folder"] = check_output(target)
         options = parse(PublishOptions, given | ({"private": False} if self.public else {}))
         spec = Publication(folder=existing(self.folder), options=options)
-        with finished(spec, get_token(), Terminal().hear, Settings()) as job:
+        with finished(spec, get_token(), Terminal().hear, load_settings().writable()) as job:
             done = published(job, spec)[0]
         self.say(done, f"Published to {done['location']}")
 
@@ -239,6 +240,12 @@ def existing(folder: Path) -> Path:
     return folder.resolve()
 
 
+def admitted(folder: Path) -> Path:
+    """Give the absolute path of a model folder, after the checks that any model passes before a library sees it."""
+    check_model(existing(folder))
+    return folder.resolve()
+
+
 def absolute_text(options: dict[str, Any]) -> dict[str, Any]:
     """Make the text's path one that the worker finds too."""
     if text := options.get("text"):
@@ -251,10 +258,9 @@ def absolute_text(options: dict[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def serving(folder: Path, engine: EngineName, port: int | None = None) -> Any:
     """Serve a folder for as long as the block lasts."""
-    settings = Settings()
-    settings.data.mkdir(parents=True, exist_ok=True)
+    settings = load_settings().writable()
     servers = Servers(settings)
-    servers.open(existing(folder), engine, port)
+    servers.open(admitted(folder), engine, port)
     try:
         server: Server = servers.wait(settings.server_start_seconds)
         yield server, servers

@@ -70,7 +70,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
     """
     import torch
 
-    length, windows = _windows(reference, text, options)
+    length, windows = _windows(reference, text, options, report)
     models = [load_causal_lm(folder, report) for folder in (reference, result)]
     vocabularies = [model.config.get_text_config().vocab_size for model in models]
     if vocabularies[0] != vocabularies[1]:
@@ -94,12 +94,14 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
     )
 
 
-def _windows(reference: Path, text: Text, options: EvaluateOptions) -> tuple[int, list[list[int]]]:
+def _windows(reference: Path, text: Text, options: EvaluateOptions, report: Report) -> tuple[int, list[list[int]]]:
     """Cut the text into non-overlapping windows of token ids, [windows, length]; a last, shorter one is left out."""
     tokenizer = load_tokenizer(reference)
     ids: list[int] = tokenizer(text.content, add_special_tokens=True, verbose=False)["input_ids"]
     limit = read_config(reference).get("max_position_embeddings") or options.max_seq_length
     length = min(options.max_seq_length, limit)
+    if length < options.max_seq_length:
+        report.log(f"The model reads {limit} tokens at the most: the windows have that length.")
     if len(ids) < length:
         raise SpecError(
             f"'{text.name}' has {len(ids)} tokens, fewer than one window of {length}: give a longer text, or a smaller"
@@ -127,6 +129,8 @@ class _Sums:
         import torch
 
         p, q = reference.log_softmax(-1), result.log_softmax(-1)
+        if not torch.isfinite(p).all():
+            raise SpecError("The reference gives numbers that are not finite: it is damaged, choose another model.")
         kl = (p.exp() * (p - q)).sum(-1).clamp_(min=0).double()
         if not torch.isfinite(kl).all():
             raise SpecError("The result gives numbers that are not finite: the model is broken, do not publish it.")

@@ -8,14 +8,14 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
-from backend.hub.names import DEMO, parse_model
+from backend.hub.names import DEMO, is_local, parse_model
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
 
 Stage = Annotated[QuantizeOptions | EvaluateOptions, Field(discriminator="stage")]
 
-MAX_BYTES = 1_000_000
+MAX_LENGTH = 1_000_000  # characters
 
 
 class Recipe(Frozen):
@@ -46,8 +46,8 @@ class Recipe(Frozen):
     def _evaluation_follows_a_result(self) -> "Recipe":
         if self.stages[0].stage == "evaluate":
             raise ValueError("stages[0]: evaluate measures the result of a stage before it: put quantize first")
-        if self.base_model == DEMO and self.revision:
-            raise ValueError("revision: the bundled demo model has none: leave it out")
+        if self.revision and (self.base_model == DEMO or is_local(self.base_model)):
+            raise ValueError("revision: neither the bundled demo model nor a local folder has one: leave it out")
         return self
 
     @model_validator(mode="after")
@@ -110,20 +110,40 @@ def parse_recipe(data: Any, where: str = "", paths: bool = False) -> Recipe:
     return parse(Recipe, data, where, {"paths": paths})
 
 
+def parse_yaml(text: str, name: str = "The recipe") -> Any:
+    """Read YAML; JSON is YAML too.
+
+    Args:
+        text: What was typed or read.
+        name: Of the file, for errors.
+
+    Raises:
+        SpecError: It is too long, or no YAML; the line.
+    """
+    if len(text) > MAX_LENGTH:
+        raise SpecError(f"{name} has {len(text)} characters: that is no recipe.")
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        at = getattr(e, "problem_mark", None)
+        line = f", line {at.line + 1}" if at else ""
+        raise SpecError(f"{name}{line}: this is not YAML. {getattr(e, 'problem', '') or ''}".strip()) from e
+    except (RecursionError, ValueError) as e:  # brackets without end; a date that is none
+        raise SpecError(f"{name} is not YAML that a recipe could be: {str(e) or 'it is nested too deep'}.") from e
+
+
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe file of this machine (YAML; JSON is YAML too).
+    """Read a recipe file of this machine.
 
     Raises:
         SpecError: The file cannot be read, is no YAML, or has faults.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise SpecError(f"'{path.name}' is larger than {MAX_BYTES} bytes: that is no recipe.")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as f:
+            text = f.read(MAX_LENGTH + 1)
     except OSError as e:
         raise SpecError(f"Could not read the recipe '{path}'. {e.strerror}: check the path.") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        at = getattr(e, "problem_mark", None)
-        line = f", line {at.line + 1}" if at else ""
-        raise SpecError(f"'{path.name}'{line}: this is not YAML. {getattr(e, 'problem', '') or ''}".strip()) from e
+    except UnicodeDecodeError as e:
+        raise SpecError(f"'{path.name}' is not text: give a recipe in YAML, UTF-8.") from e
+    data = parse_yaml(text, f"'{path.name}'")
     return parse_recipe(data, f"{path.name}: ", paths=True).anchored(path.parent.resolve())

@@ -1,10 +1,29 @@
 """What the machine's owner sets, from the environment: `WEIGHTSMITH_DATA` and its like."""
 
 import os
+import tempfile
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from backend.errors import SpecError
+from backend.options import words
+
+PREFIX = "WEIGHTSMITH_"
+
+
+def load_settings() -> "Settings":
+    """Read the settings.
+
+    Raises:
+        SpecError: A variable's value will not do; all of them at once.
+    """
+    try:
+        return Settings()
+    except ValidationError as e:
+        faults = [f"{PREFIX}{str(error['loc'][0]).upper()} {words(error)}" for error in e.errors()]
+        raise SpecError("\n".join(faults)) from e
 
 
 def _default_data() -> Path:
@@ -16,7 +35,7 @@ def _default_data() -> Path:
 class Settings(BaseSettings):
     """The owner's settings; each is an environment variable with the prefix WEIGHTSMITH_."""
 
-    model_config = SettingsConfigDict(env_prefix="WEIGHTSMITH_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     data: Path = Field(default_factory=_default_data, description="Where jobs, models and the database lie.")
     host: str = Field("127.0.0.1", description="The address that the page listens on.")
@@ -26,6 +45,22 @@ class Settings(BaseSettings):
     cancel_seconds: float = Field(10, gt=0, description="How long a canceled job may take to stop by itself.")
     max_queued: int = Field(3, ge=1, description="Jobs that one person may have waiting.")
     max_upload_bytes: int = Field(200_000_000, ge=1, description="The largest file that can be uploaded.")
+
+    def writable(self) -> "Settings":
+        """Make the data folder.
+
+        Raises:
+            SpecError: It cannot be made, or not be written to.
+        """
+        try:
+            self.data.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.data):
+                return self
+        except OSError as e:
+            raise SpecError(
+                f"The data folder '{self.data}' cannot be written to. {e.strerror}: set WEIGHTSMITH_DATA to a folder of"
+                " yours."
+            ) from e
 
     @property
     def on_space(self) -> bool:

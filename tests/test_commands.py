@@ -11,7 +11,9 @@ import pytest
 
 from backend.__main__ import main
 from backend.executors.local import ROOT
+from backend.jobs.foreground import identity
 from backend.models.artifacts import open_artifact
+from backend.recipes import parse_recipe
 
 PROSE = "The quick brown fox jumps over the lazy dog. " * 20
 MEASURE = ["--max-seq-length", "32", "--num-samples", "2"]
@@ -54,11 +56,10 @@ def succeeds(capsys, *argv):
     return json.loads(out)
 
 
-def fails(capsys, *argv):
+def fails(capsys, *argv, code=1):
     """Run a command that must fail with one line, and give the line."""
-    code = main(list(argv))
+    assert main(list(argv)) == code
     out, err = capsys.readouterr()
-    assert code == 1
     assert out == ""
     line = err.rstrip("\n").splitlines()[-1]
     assert line.startswith("error: ")
@@ -137,9 +138,11 @@ def test_publish_takes_the_token_from_the_environment(nf4, hub, capsys, monkeypa
     [
         (["quantize", "no/such", "--method", "nf4", "--output", "OUT"], "'no/such'"),
         (["quantize", "./nothing", "--method", "nf4", "--output", "OUT"], "'./nothing'"),
-        (["quantize", "demo", "--method", "nf5", "--output", "OUT"], "--method"),
+        (["quantize", "", "--method", "nf4", "--output", "OUT"], "is empty"),
         (["quantize", "demo", "--method", "nf4", "--llm-int8-threshold", "3", "--output", "OUT"], "llm_int8_threshold"),
-        (["quantize", "demo", "--method", "int8", "--llm-int8-threshold", "high", "--output", "OUT"], "'high'"),
+        (["quantize", "demo", "--method", "nf4", "--output", "OUT" + "x" * 300], "too long"),
+        (["quantize", "demo", "--method", "nf4", "--output", "/proc/version/x"], "choose another"),
+        (["run", "deep.yaml"], "deep.yaml"),
         (["evaluate", "nothing", "--reference", "demo"], "'nothing'"),
         (["run", "nothing.yaml"], "nothing.yaml"),
         (["publish", ".", "--to-folder", "OUT"], "artifact.json"),
@@ -151,7 +154,8 @@ def test_publish_takes_the_token_from_the_environment(nf4, hub, capsys, monkeypa
 )
 def test_bad_input_gets_one_line(argv, words, capsys, tmp_path, hub, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert words in fails(capsys, *[str(tmp_path / "out") if word == "OUT" else word for word in argv])
+    (tmp_path / "deep.yaml").write_text("[" * 5000)
+    assert words in fails(capsys, *[word.replace("OUT", str(tmp_path / "out")) for word in argv])
     assert not (tmp_path / "out").exists()
 
 
@@ -173,13 +177,70 @@ def test_a_disk_that_is_too_small_is_named_with_both_figures(hub, tiny_model, tm
     hub.add_model("me/tiny", tiny_model)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     line = fails(capsys, "quantize", "me/tiny", "--method", "nf4", "--output", str(tmp_path / "out"))
-    assert re.search(r"needs [\d.]+ GB and 0\.00 GB are free: free", line)
+    assert re.search(r"needs [\d.]+ MB and 0\.0 MB are free: free", line)
 
 
 def test_an_output_that_is_there_already_is_left_alone(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert "there already" in fails(capsys, "quantize", "demo", "--method", "nf4", "--output", str(tmp_path))
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--method", "nf5"), ("--llm-int8-threshold", "high"), ("--no-such-flag", "1")]
+)
+def test_a_flag_or_value_that_there_is_not_is_wrong_usage(flag, value, capsys):
+    argv = ["quantize", "demo", *([] if flag == "--method" else ["--method", "int8"]), "--output", "x", flag, value]
+    try:
+        code = main(argv)
+    except SystemExit as e:  # argparse's own way
+        code = e.code
+    assert code == 2
+    assert flag in capsys.readouterr().err
+
+
+def test_a_variable_that_will_not_do_is_named(capsys, monkeypatch, tmp_path):
+    argv = ["quantize", "demo", "--method", "nf4", "--output", str(tmp_path / "out")]
+    monkeypatch.setenv("WEIGHTSMITH_PORT", "abc")
+    assert "WEIGHTSMITH_PORT" in fails(capsys, *argv)
+    monkeypatch.delenv("WEIGHTSMITH_PORT")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "file"))
+    assert "WEIGHTSMITH_DATA" in fails(capsys, *argv)
+
+
+def test_a_run_whose_files_were_changed_is_another_run(tiny_model, tmp_path):
+    model, text = tmp_path / "model", tmp_path / "prose.txt"
+    shutil.copytree(tiny_model, model)
+    text.write_text(PROSE)
+    stages = [{"stage": "quantize", "method": "nf4"}, {"stage": "evaluate", "text": str(text)}]
+    recipe = parse_recipe({"base_model": str(model), "stages": stages}, paths=True)
+    first = identity(recipe)
+    assert identity(recipe) == first
+    text.write_text(PROSE + "More.")
+    second = identity(recipe)
+    (model / "model.safetensors").write_bytes(b"other")
+    assert len({first, second, identity(recipe)}) == 3
+
+
+def test_an_artifact_that_was_changed_is_not_measured(nf4, tiny_model, tmp_path, capsys):
+    damaged, text = tmp_path / "damaged", tmp_path / "prose.txt"
+    shutil.copytree(nf4, damaged)
+    text.write_text(PROSE)
+    weights = bytearray((damaged / "model.safetensors").read_bytes())
+    weights[-1000] ^= 1
+    (damaged / "model.safetensors").write_bytes(weights)
+    before = (damaged / "artifact.json").read_bytes()
+    argv = ["evaluate", str(damaged), "--reference", str(tiny_model), "--text", str(text), *MEASURE]
+    assert "has changed" in fails(capsys, *argv)
+    assert (damaged / "artifact.json").read_bytes() == before
+
+
+def test_a_model_without_a_tokenizer_is_made_with_a_warning(tiny_model, tmp_path, capsys):
+    source = tmp_path / "bare"
+    shutil.copytree(tiny_model, source, ignore=shutil.ignore_patterns("token*", "special*"))
+    done = succeeds(capsys, "quantize", str(source), "--method", "nf4", "--output", str(tmp_path / "out"))
+    assert "without a tokenizer" in done["warnings"][0]
 
 
 def test_wrong_usage_exits_with_2(capsys):

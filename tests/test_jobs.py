@@ -217,6 +217,15 @@ def test_a_second_app_on_the_same_folder_is_refused_with_the_firsts_number(super
         Supervisor(settings).start()
 
 
+def test_a_job_that_cannot_write_ends_in_words_and_the_next_one_runs(supervisor, settings, recipe):
+    settings.models.write_text("in the way")
+    job = finished(supervisor, supervisor.submit(recipe, "me", None))
+    assert job.state == JobState.ERROR
+    assert "Could not read or write" in job.error
+    settings.models.unlink()
+    assert finished(supervisor, supervisor.submit(recipe, "me", None)).state == JobState.COMPLETED
+
+
 def test_one_person_cannot_fill_the_queue(settings, recipe):
     supervisor = Supervisor(settings.model_copy(update={"max_queued": 2}))
     supervisor.start()

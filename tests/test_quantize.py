@@ -173,15 +173,16 @@ def test_scales_are_added_up_in_torchs_order(n, threads):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("method", ["nf4", "int8"])
+@pytest.mark.parametrize("method", ["nf4", "int8", "cast"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused_with_their_tensor(tiny_model, tmp_path, method, value):
+@pytest.mark.parametrize("name", [LAYER, "model.embed_tokens.weight"])
+def test_weights_that_are_not_finite_are_refused_with_their_tensor(tiny_model, tmp_path, method, value, name):
     source = tmp_path / "broken"
     shutil.copytree(tiny_model, source)
     weights = load_file(source / "model.safetensors")
-    weights[LAYER][3, 5] = value
+    weights[name][3, 5] = value
     save_file(weights, source / "model.safetensors", {"format": "pt"})
-    with pytest.raises(SpecError, match=LAYER):
+    with pytest.raises(SpecError, match=name):
         quantized(method, source, tmp_path / "q")
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -125,6 +126,21 @@ def test_the_command_line_serves_until_it_is_told_to_stop(tiny_model, tmp_path):
     assert process.wait(30) == 0
     process.stdout.close()
     assert not list(marked(marker_prefix(tmp_path / "data")))
+
+
+def test_a_taken_port_is_refused_before_anything_starts(servers, tiny_model):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(JobError, match=f"port {port}"):
+            servers.open(tiny_model, port=port)
+    assert servers.status().state == "stopped"
+
+
+@pytest.mark.real
+def test_a_model_without_a_chat_template_says_that_it_has_none(servers, tiny_bare_model):
+    servers.open(tiny_bare_model)
+    with pytest.raises(JobError, match="no chat template"):
+        next(stream(servers.wait(90), HELLO, SHORT))
 
 
 def test_a_folder_that_cannot_be_loaded_says_so(servers, tmp_path):

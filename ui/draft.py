@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.options import Frozen
-from backend.recipes import Recipe, parse_recipe
+from backend.recipes import Recipe, parse_recipe, parse_yaml
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,7 @@ def read_yaml(text: str, paths: bool) -> Recipe:
     Raises:
         SpecError: It is no YAML, or every fault with its field.
     """
-    try:
-        return parse_recipe(yaml.safe_load(text), paths=paths)
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        where = f"Line {mark.line + 1} is" if mark else "This is"
-        raise SpecError(f"{where} not YAML: {getattr(e, 'problem', None) or 'check its indentation'}.") from e
+    return parse_recipe(parse_yaml(text), paths=paths)
 
 
 def faults_of(error: SpecError, stage: int) -> dict[str, str]:

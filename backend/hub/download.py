@@ -41,7 +41,7 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
     if model == DEMO:
         return demo_folder(models_dir, report)
     if is_local(model):
-        _check(Path(model))
+        check_model(Path(model))
         return Path(model)
     client.check_access(model, token)
     files = HubFiles(model, commit or client.resolve(model, None, token), token)
@@ -70,7 +70,7 @@ def _download(files: HubFiles, target: Path, report: Report) -> None:
         hashes[entry.name] = fetch_file(files, entry, folder, tell)
         done += entry.size
         report.progress("downloading", done, total, "bytes")
-    _check(folder)
+    check_model(folder)
     artifact = Artifact(
         kind="model",
         stage="fetch",
@@ -82,7 +82,7 @@ def _download(files: HubFiles, target: Path, report: Report) -> None:
     seal(folder, target, artifact, hashes)
 
 
-def _check(folder: Path) -> None:
+def check_model(folder: Path) -> None:
     """Admit what lies on the disk, tokenizers and headers included: it is what will be loaded."""
     files = LocalFiles(folder)
     read_tensors(files, admit(files, whole=True))
@@ -102,8 +102,8 @@ def check_disk(folder: Path, need: int, to_do: str) -> None:
     need, free = int(need * (1 + SPARE)), shutil.disk_usage(folder).free
     if need > free:
         raise HardwareError(
-            f"Could not {to_do}. It needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: free"
-            f" {(need - free) / 1e9:.2f} GB, for example by deleting models that are not needed any more."
+            f"Could not {to_do}. It needs {need / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free: free"
+            f" {(need - free) / 1e6:,.1f} MB, for example by deleting jobs in the page."
         )
 
 

@@ -55,6 +55,8 @@ def parse_model(text: str, paths: bool = False) -> str:
         ValueError: It is none of these.
     """
     text = text.strip()
+    if not text:
+        raise ValueError("is empty: give a Hub id, as namespace/name, or demo")
     if text == DEMO:
         return text
     looks_local = text.startswith(("/", ".", "~"))

@@ -6,18 +6,24 @@ The job's folder is named after its spec, so that the same command goes on where
 import hashlib
 import shutil
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from backend.errors import AppError, SpecError
+from backend.errors import AppError, JobError, SpecError
 from backend.executors.local import marker_prefix, sweep
+from backend.hub.names import is_local
 from backend.jobs.runner import Listen, Run
-from backend.jobs.specs import Spec
+from backend.jobs.specs import Evaluation, Publication, Spec
 from backend.jobs.supervisor import lock
 from backend.models.artifacts import PARTIAL, is_sealed
+from backend.recipes import Recipe
 from backend.settings import Settings
+
+KEPT_DAYS = 7
+"""How long the folder of a run that failed waits for the same command."""
 
 
 @contextmanager
@@ -27,43 +33,94 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
     The folder is removed afterwards; that of a failed run stays where a step is done that need not be done again.
 
     Raises:
-        JobError: A step failed; or the same command runs already.
+        JobError: A step failed; the run was canceled; or the same command runs already.
     """
-    name = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
-    folder = settings.data.resolve() / "runs" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    runs = settings.data.resolve() / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    _forget(runs)
+    folder = runs / hashlib.sha256(identity(spec).encode()).hexdigest()[:16]
+    folder.mkdir(exist_ok=True)
     with lock(folder / "run.lock"):
         sweep(marker_prefix(folder))
         try:
             Run(folder, spec, folder, settings).go(token, listen)
             yield folder
-        except AppError:
-            if not any(is_sealed(stage) for stage in (folder / "stages").glob("*")):
+        except (AppError, KeyboardInterrupt) as e:
+            goes_on = any(is_sealed(stage) for stage in (folder / "stages").glob("*"))
+            if not goes_on:
                 shutil.rmtree(folder, ignore_errors=True)
-            raise
+            if isinstance(e, AppError):
+                raise
+            raise JobError("Canceled." + " The same command goes on from the last finished step." * goes_on) from e
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def identity(spec: Spec) -> str:
+    """Say what a run is made from: the spec, and what the files that it names are now."""
+    stages = spec.stages if isinstance(spec, Recipe) else [spec.options] if isinstance(spec, Evaluation) else []
+    named = [stage.text for stage in stages if stage.stage == "evaluate" and stage.text]
+    if isinstance(spec, Recipe | Evaluation):
+        model = spec.base_model if isinstance(spec, Recipe) else spec.reference
+        named += [model] if is_local(model) else []
+    if isinstance(spec, Publication | Evaluation):
+        named.append(str(spec.folder))
+    places = [
+        path for name in named for path in (sorted(Path(name).iterdir()) if Path(name).is_dir() else [Path(name)])
+    ]
+    looks = [f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in places if path.exists()]
+    return "\n".join([spec.model_dump_json(), *looks])
+
+
+def _forget(runs: Path) -> None:
+    """Remove what failed runs of long ago left."""
+    for folder in runs.iterdir():
+        if time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400:
+            with suppress(JobError), lock(folder / "run.lock"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_output(output: Path) -> Path:
     """Give the absolute path of a folder that is to be written.
 
     Raises:
-        SpecError: Something is there already.
+        SpecError: Something is there already, or nothing can be written there.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise SpecError(f"Could not write to '{output}'. It is there already: choose another folder.")
-    return output.resolve()
+        raise SpecError(f"Could not write to '{output}'. It is there already: choose another folder with --output.")
+    output = output.resolve()
+    above = next(place for place in output.parents if place.exists())
+    try:
+        probe = above / (output.relative_to(above).parts[0] + PARTIAL)
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as e:
+        raise SpecError(f"Could not write to '{str(output)[:120]}'. {e.strerror}: choose another folder.") from e
+    return output
 
 
 def move(folder: Path, output: Path) -> None:
-    """Move a sealed folder to where the user wants it, whole or not at all, also to another disk."""
-    output.parent.mkdir(parents=True, exist_ok=True)
+    """Move a sealed folder to where the user wants it, whole or not at all, also to another disk.
+
+    Raises:
+        SpecError: It cannot be written there; the folder stays where it was.
+    """
     draft = output.with_name(output.name + PARTIAL)
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.move(folder, draft)
-    if output.is_dir():
-        output.rmdir()
-    draft.rename(output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            folder.rename(draft)
+        except OSError:  # another disk
+            shutil.copytree(folder, draft)
+        if output.is_dir():
+            output.rmdir()
+        draft.rename(output)
+    except OSError as e:
+        shutil.rmtree(draft, ignore_errors=True)
+        reason = e.strerror or "not every file could be copied"
+        raise SpecError(
+            f"Could not write to '{output}'. {reason}: free some space there, then give the same command again."
+        ) from e
 
 
 class Terminal:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from backend.errors import SpecError
 from backend.hub.download import check_disk
+from backend.hub.names import DEMO
+from backend.models.artifacts import is_sealed
 from backend.models.estimates import estimate
 from backend.models.inspection import inspect
 from backend.publish.destination import check_destination
@@ -34,7 +36,8 @@ def prepare(recipe: Recipe, data: Path, token: str | None) -> Recipe:
     for stage in quantizations:
         stage.check(facts)
     needed = estimate(facts, *recipe.stages)
-    check_disk(existing(data), needed.disk_bytes, f"run this recipe on '{facts.model}'")
+    made = facts.size if facts.model == DEMO and not is_sealed(data.resolve() / "models" / DEMO) else 0
+    check_disk(existing(data), needed.disk_bytes + made, f"run this recipe on '{facts.model}'")
     if recipe.publish:
         check_destination(recipe.publish, token)
     return recipe.model_copy(update={"revision": facts.commit})

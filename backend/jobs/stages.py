@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from backend.errors import HubError, JobError
+from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
 from backend.hub.datasets import fetch_text
 from backend.hub.download import fetch_model
@@ -29,6 +29,7 @@ from backend.models.artifacts import (
     partial,
     record_metrics,
     seal,
+    verify,
     versions,
 )
 from backend.models.demo import evaluation_text
@@ -38,7 +39,7 @@ from backend.publish.base_card import carry_over
 from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.recipes import Recipe
-from backend.settings import Settings
+from backend.settings import load_settings
 
 WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
 EMBEDDED = "pydoc_data.topics, every second topic (English prose that ships with CPython)"
@@ -65,11 +66,16 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     """Bring the base model and the texts to measure on; the folder says where the model lies."""
     assert not isinstance(spec, Publication)
     model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
-    base = fetch_model(model, spec.revision, Settings().models, token, report)
+    base = fetch_model(model, spec.revision, load_settings().models, token, report)
     folder = partial(target)
     (folder / "model.json").write_text(json.dumps({"folder": str(base)}), encoding="utf-8")
     for index, options in _evaluations(spec):
         text = _text(spec, options, folder / "download.txt", token, report)
+        if len(text.content.encode()) < options.max_seq_length:  # no token is shorter than a byte
+            raise SpecError(
+                f"'{text.name}' has {len(text.content.encode())} bytes, too few for one window of"
+                f" {options.max_seq_length} tokens: give a longer text, or a smaller max_seq_length."
+            )
         (folder / f"text-{index}.json").write_text(text.model_dump_json(), encoding="utf-8")
     seal(folder, target, Artifact(kind="model", stage="fetch", created=now()))
 
@@ -127,6 +133,8 @@ def _quantize(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     seconds = time.monotonic() - started
     _copy_companions(base, folder)
     carry_over(base, folder)
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        report.warn("The model came without a tokenizer: it can be neither measured nor chatted with.")
     public = recipe.public(origin.base_model or base.name)
     (folder / "recipe.yaml").write_text(public.to_yaml(), encoding="utf-8")
     report.progress("sealing", 0, 1, "files")
@@ -148,6 +156,7 @@ def _quantize(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     report.log(f"{options.method}: {sealed.size / 1e6:.0f} MB in {seconds:.0f} s.")
 
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 COMPANIONS = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
               "chat_template.*", "generation_config.json", "*.model")  # fmt: skip
 
@@ -168,6 +177,8 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
     measured = [spec.folder] if isinstance(spec, Evaluation) else artifacts(job)
     started = time.monotonic()
     for result in measured:
+        if (result / MANIFEST).is_file():
+            verify(result)
         metrics = measure(base, result, text, options, report)
         if (result / MANIFEST).is_file():
             record_metrics(result, metrics)

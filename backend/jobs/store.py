@@ -69,15 +69,21 @@ CREATE TABLE IF NOT EXISTS jobs (
 
 
 class Store:
-    """The table; every method is one transaction and may be called from any thread."""
+    """The table; every method is one transaction and may be called from any thread.
+
+    Raises:
+        JobError: The file is no database.
+    """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode=DELETE")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute(_SCHEMA)
+        try:
+            for statement in ("PRAGMA journal_mode=DELETE", "PRAGMA synchronous=FULL", _SCHEMA):
+                self._db.execute(statement)
+        except sqlite3.DatabaseError as e:
+            raise JobError(f"The job table '{path.name}' cannot be read ({e}): move it away to begin a new one.") from e
 
     def close(self) -> None:
         """Close the file."""

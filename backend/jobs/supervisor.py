@@ -156,7 +156,10 @@ class Supervisor:
     def _loop(self, kinds: Sequence[str]) -> None:
         while not self._closing.is_set():
             if job := self._store.claim(kinds):
-                self._run(job)
+                # In a thread of its own: what nobody foresaw ends that thread, and the lane goes on.
+                runs = threading.Thread(target=self._run, args=(job,), daemon=True)
+                runs.start()
+                runs.join()
                 continue
             with self._wake:
                 self._wake.wait(1)
@@ -183,8 +186,12 @@ class Supervisor:
             self._store.finish(job.id, JobState.COMPLETED)
         finally:
             self._running.pop(job.id, None)
-            self._tokens.pop(job.id, None)
             self._progress.pop(job.id, None)
+            state = self._store.get(job.id).state
+            if state == JobState.RUNNING:
+                self._store.finish(job.id, JobState.ERROR, "The studio failed at this job: retry it, or report it.")
+            if state != JobState.QUEUED:  # a job that goes on by itself goes on with its token
+                self._tokens.pop(job.id, None)
 
     def _token(self, job: Job) -> str | None:
         """Give the token that came with the job; on one's own machine, that of `hf auth login`."""

@@ -40,16 +40,19 @@ def main() -> int:
     try:
         stages.run(folder, index, token, report)
     except AppError as e:
-        emit({"event": "error", "text": mask(str(e), [token] if token else []), "login": isinstance(e, LoginError)})
-        return 1
+        text, login = mask(str(e), [token] if token else []), isinstance(e, LoginError)
     except MemoryError:
-        emit({"event": "error", "text": "There is not enough memory for this step: choose a smaller model."})
-        return 1
+        text, login = "There is not enough memory for this step: choose a smaller model.", False
     except OSError as e:
         traceback.print_exc()
-        emit({"event": "error", "text": f"Could not read or write. {e.strerror or e}: see the log."})
-        return 1
-    return 0
+        text, login = (
+            f"Could not read or write in the data folder. {e.strerror or e}: free some space, then retry.",
+            False,
+        )
+    else:
+        return 0
+    emit({"event": "error", "text": text, "login": login})
+    return 1
 
 
 def _events() -> Any:

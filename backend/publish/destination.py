@@ -30,8 +30,12 @@ def check_destination(options: PublishOptions, token: str | None) -> None:
 
 
 def check_folder(target: Path) -> None:
-    """Refuse a folder that holds something."""
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    """Refuse a folder that holds something, or that cannot be."""
+    try:
+        free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    except OSError as e:
+        raise SpecError(f"Could not publish to '{str(target)[:120]}'. {e.strerror}: choose another folder.") from e
+    if not free:
         raise SpecError(f"Could not publish to '{target}'. It exists already and is not empty: choose another folder.")
 
 

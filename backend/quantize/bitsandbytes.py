@@ -16,7 +16,7 @@ from backend.models.facts import ModelFacts, Tensor
 from backend.models.machine import torch_threads
 from backend.options import Frozen
 from backend.progress import Report
-from backend.quantize.streaming import Source, check_finite, stream, write_config
+from backend.quantize.streaming import Source, stream, write_config
 from backend.weights.floats import SAFETENSORS, to_float32
 from backend.weights.kernels import BLOCK, CODES, NESTED_BLOCK, dynamic_map, quantize_4bit, quantize_absmax
 from backend.weights.writer import Slot, Writer
@@ -130,7 +130,6 @@ class FourBitOptions(BitsAndBytesOptions):
         name, scales = source.name, np.empty(-(-source.elements // BLOCK), np.float32)
         for first, raw in source.pieces(BLOCK):
             packed, absmax = quantize_4bit(to_float32(raw, source.dtype), self.method)
-            check_finite(name, absmax)
             writer.write(name, packed, first // 2)
             scales[first // BLOCK : first // BLOCK + len(absmax)] = absmax
         state: dict[str, Any] = {"quant_type": self.method, "blocksize": BLOCK, "dtype": TORCH[source.dtype]}

@@ -6,10 +6,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
+from backend.errors import SpecError
 from backend.models.facts import Tensor
 from backend.progress import Report
 from backend.quantize.bitsandbytes import ADVANCED, BitsAndBytesOptions, save_quantized
-from backend.quantize.streaming import Source, check_finite
+from backend.quantize.streaming import Source
 from backend.weights.floats import cast
 from backend.weights.kernels import quantize_rows
 from backend.weights.writer import Slot, Writer
@@ -79,7 +80,10 @@ class Options(BitsAndBytesOptions):
         for first, raw in source.pieces(columns):
             rows = cast(raw, source.dtype, "F16").view(np.float16).reshape(-1, columns)
             quantized, scale = quantize_rows(rows)
-            check_finite(source.name, scale, "int8 goes through float16, which is too small for it: choose nf4")
+            if not np.isfinite(scale).all():
+                raise SpecError(
+                    f"'{source.name}' has weights that float16, through which int8 goes, cannot hold: choose nf4."
+                )
             writer.write(source.name, quantized, first)
             writer.write(base + "SCB", scale, 4 * (first // columns))
         writer.write(base + "weight_format", bytes(1))  # row-major, the only layout of a CPU

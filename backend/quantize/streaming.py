@@ -12,7 +12,7 @@ from backend.models.facts import Tensor
 from backend.models.loading import read_config
 from backend.progress import Report
 from backend.weights.checkpoint import Checkpoint
-from backend.weights.floats import FLOATS, SAFETENSORS, cast
+from backend.weights.floats import FLOATS, SAFETENSORS, cast, is_finite
 from backend.weights.writer import Slot, Writer
 
 PIECE = 1 << 21  # elements read at a time: 8 MB as float32
@@ -50,7 +50,12 @@ class Source:
         step = max(PIECE // multiple, 1) * multiple
         for first in range(0, self.elements, step):
             last = min(first + step, self.elements)
-            yield first, cast(self._read(first, last), self._tensor.dtype, self.dtype)
+            raw = self._read(first, last)
+            if not is_finite(raw, self._tensor.dtype):
+                raise SpecError(
+                    f"'{self.name}' holds numbers that are not finite: the model is damaged, choose another."
+                )
+            yield first, cast(raw, self._tensor.dtype, self.dtype)
 
     def _read(self, first: int, last: int) -> Any:
         if not self._is_turned:
@@ -110,16 +115,6 @@ def write_config(source: Path, output: Path, changes: dict[str, Any]) -> None:
     """Copy config.json with some of its keys changed; None removes a key."""
     config = {k: v for k, v in (read_config(source) | changes).items() if v is not None or k not in changes}
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def check_finite(name: str, scales: Any, why: str = "the model is damaged: choose another") -> None:
-    """Refuse a tensor whose scales are not finite, because its elements are not.
-
-    Raises:
-        SpecError: The tensor.
-    """
-    if not np.isfinite(scales).all():
-        raise SpecError(f"'{name}' holds numbers that are not finite: {why}.")
 
 
 class _AsItIs:

@@ -8,6 +8,7 @@ import openai
 from pydantic import Field
 
 from backend.errors import JobError
+from backend.models.loading import has_chat_template
 from backend.options import Frozen
 from backend.serve.servers import Server
 
@@ -45,6 +46,11 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
     """
     if sum(len(message["content"]) for message in messages) > MAX_CHARACTERS:
         raise JobError(f"The conversation is longer than {MAX_CHARACTERS} characters: start a new one.")
+    if not has_chat_template(server.folder):
+        raise JobError(
+            f"'{server.model}' has no chat template, so it does not know how a talk looks: choose a model that was made"
+            " for chat."
+        )
     client = openai.OpenAI(base_url=server.base_url, api_key=server.key, max_retries=0, timeout=600)
     started, first, count, text = time.monotonic(), None, 0, ""
     request: dict[str, Any] = {"model": server.model, "messages": messages, **options.model_dump(exclude_none=True)}
@@ -60,7 +66,10 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
                 speed = (count - 1) / (now - first) if now > first else None
                 yield Answer(text=text, tokens=count, seconds_to_first_token=first - started, tokens_per_second=speed)
     except openai.APIStatusError as e:
-        raise JobError(f"The server refused the request ({e.status_code}): shorten it, or load the model again.") from e
+        raise JobError(
+            f"The server could not answer this ({e.status_code}): shorten the talk, or empty the system prompt;"
+            " server.log in the data folder says more."
+        ) from e
     except openai.APIError as e:
         raise JobError("The server stopped while it answered: load the model again.") from e
     if not text:

@@ -3,7 +3,6 @@
 An engine is one entry of ENGINES: a function from folder, port and device to the command that serves the folder.
 """
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import Literal
 
 from backend.errors import HardwareError, SpecError
 from backend.models.machine import gpus
+from backend.strict_json import parse_object
+
+MAX_CONFIG = 5_000_000  # bytes
 
 EngineName = Literal["auto", "transformers"]
 
@@ -39,10 +41,12 @@ def choose(folder: Path, wanted: EngineName = "auto") -> tuple[str, str]:
         HardwareError: No engine can serve it on this machine.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+        config = parse_object((folder / "config.json").read_bytes(), "config.json", MAX_CONFIG)
+    except OSError as e:
         raise SpecError(f"'{folder.name}' has no readable config.json: give the folder of a model.") from e
     settings = config.get("quantization_config") or {}
+    if not isinstance(settings, dict):
+        raise SpecError(f"The quantization_config of '{folder.name}' is damaged: make the model again.")
     if settings.get("llm_int8_enable_fp32_cpu_offload") and not gpus():
         raise HardwareError(
             f"'{folder.name}' was made with llm_int8_enable_fp32_cpu_offload and loads only where there is a GPU:"

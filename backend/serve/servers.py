@@ -4,6 +4,7 @@ Each has a random port and key of its own.
 """
 
 import contextlib
+import re
 import secrets
 import socket
 import threading
@@ -21,6 +22,8 @@ from backend.options import Frozen
 from backend.serve.engines import ENGINES, EngineName, choose
 from backend.serve.transformers_server import KEY
 from backend.settings import Settings
+
+LOG = "server.log"
 
 
 class Server(Frozen):
@@ -68,6 +71,8 @@ class Servers:
         """
         folder = folder.resolve()
         name, why = choose(folder, engine)
+        if port and not _is_free(port):
+            raise JobError(f"Could not serve on port {port}. Something else listens there: choose another port.")
         with self._lock:
             if self._status.folder == folder and self._status.state in ("starting", "ready"):
                 return
@@ -89,9 +94,9 @@ class Servers:
         Raises:
             JobError: There is none, and why.
         """
-        server = self._server
+        server, status = self._server, self._status
         if server is None:
-            raise JobError(f"{self._status.text} Choose a model and load it first.")
+            raise JobError(status.text + " Choose a model and load it first." * (status.state == "stopped"))
         return server
 
     def wait(self, seconds: float) -> Server:
@@ -130,14 +135,20 @@ class Servers:
     def _start(self, folder: Path, engine: str, port: int | None, generation: int) -> None:
         key = secrets.token_urlsafe(24)
         port = port or _free_port()
-        log = self._home / "server.log"
+        log = self._home / LOG
         device = "cuda:0" if gpus() else "cpu"
         with self._lock:
             if generation != self._generation:
                 return
-            log.unlink(missing_ok=True)
             env = environment(self._home, online=False) | {KEY: key}
-            child = self._child = Child(ENGINES[engine](folder, port, device), env, self._home, log)
+            try:
+                log.unlink(missing_ok=True)
+                child = self._child = Child(ENGINES[engine](folder, port, device), env, self._home, log)
+            except OSError as e:
+                self._end(
+                    generation, "failed", f"The server could not be started. {e.strerror}: check the data folder."
+                )
+                return
         server = Server(folder=folder, engine=engine, base_url=f"http://127.0.0.1:{port}/v1", key=key)
         started = time.monotonic()
         try:
@@ -157,11 +168,12 @@ class Servers:
         deadline = time.monotonic() + self._settings.server_start_seconds
         while time.monotonic() < deadline:
             if child.wait(0.2) is not None:
-                raise JobError(
-                    f"The server of '{server.model}' ended while it started: see server.log in the data folder."
-                )
+                raise JobError(f"The server of '{server.model}' ended while it started: {_last_words(self._home)}")
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(server.base_url.removesuffix("/v1") + "/health", timeout=5).status_code == 200:
+                # The key is asked for too: what answers on this port may be another program.
+                healthy = httpx.get(server.base_url.removesuffix("/v1") + "/health", timeout=5).status_code == 200
+                header = {"Authorization": f"Bearer {server.key}"}
+                if healthy and server.model in httpx.get(server.base_url + "/models", headers=header, timeout=5).text:
                     return
         raise JobError(
             f"The server of '{server.model}' was not ready within {self._settings.server_start_seconds:.0f} s: choose a"
@@ -185,6 +197,23 @@ class Servers:
                 return
             folder = self._status.folder if state == "failed" else None
             self._stop(ServerStatus(folder=folder, state=state, text=text))
+
+
+def _last_words(home: Path) -> str:
+    """Give the last error that a server wrote; a Python error's last line begins with the name of its class."""
+    lines = (home / LOG).read_text(encoding="utf-8", errors="replace").splitlines() if (home / LOG).is_file() else []
+    said = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return f"{said[-1][:300]}. All of it is in {LOG} in the data folder." if said else f"see {LOG} in the data folder."
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _free_port() -> int:

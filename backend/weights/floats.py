@@ -1,5 +1,7 @@
 """Floating-point types that NumPy lacks, and casts between them: rounded to nearest, ties to even, as torch does."""
 
+from typing import Any
+
 import numpy as np
 
 from backend.weights.kernels import Bytes, Floats
@@ -8,6 +10,23 @@ SAFETENSORS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 """torch's names and those of safetensors."""
 
 FLOATS = frozenset({"BF16", "F16", "F32", "F64"})
+
+
+_EXPONENTS: dict[str, tuple[Any, int]] = {
+    "BF16": (np.uint16, 0x7F80),
+    "F16": (np.uint16, 0x7C00),
+    "F32": (np.uint32, 0x7F800000),
+    "F64": (np.uint64, 0x7FF0000000000000),
+}
+
+
+def is_finite(raw: Bytes, dtype: str) -> bool:
+    """Whether raw bytes hold neither infinities nor NaNs, whose exponents have all bits set."""
+    if dtype not in _EXPONENTS:
+        return True
+    integer, exponent = _EXPONENTS[dtype]
+    bits = raw.view(integer) & integer(exponent)
+    return not bool((bits == exponent).any())
 
 
 def to_float32(raw: Bytes, dtype: str) -> Floats:

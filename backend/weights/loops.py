@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TINY = np.float32(1e-38)
-_LARGEST = np.finfo(np.float32).max
 
 
 def pack_4bit(
@@ -23,11 +22,11 @@ def pack_4bit(
     """Quantize whole blocks to 4 bits.
 
     Args:
-        blocks: [blocks, block size].
+        blocks: [blocks, block size], finite.
         bounds: [15], ascending.
         order: [16], the code of each place.
         packed: Filled, [blocks * block size / 2].
-        absmax: Filled, [blocks]; not finite where a block is not.
+        absmax: Filled, [blocks].
     """
     (_compiled() or _pack_numpy)(blocks, bounds, order, packed, absmax)
 
@@ -51,12 +50,10 @@ def _compiled() -> Any:
         size = blocks.shape[1]
         for i in numba.prange(blocks.shape[0]):
             block = blocks[i]
-            largest, finite = np.float32(0), True
+            largest = np.float32(0)
             for j in range(size):
-                magnitude = abs(block[j])
-                largest = max(largest, magnitude)
-                finite &= magnitude <= _LARGEST
-            absmax[i] = largest if finite else np.inf
+                largest = max(largest, abs(block[j]))
+            absmax[i] = largest
             inverse = np.float32(1) / max(largest, _TINY)
             places = np.zeros(size, np.uint8)
             for k in range(15):
