@@ -61,6 +61,12 @@ def test_an_untouched_page_can_start(bench: Workbench) -> None:
     )
 
 
+def test_a_cast_is_called_one_and_one_window_is_one(bench: Workbench) -> None:
+    updates = bench.refresh(given(bench, **{"method": "cast", "evaluate-num_samples": 1}))
+    assert "Cast to bfloat16" in updates[bench.sidebar.summary]
+    assert "1 window of" in updates[bench.sidebar.summary]
+
+
 def test_a_wrong_value_is_shown_in_words_beside_its_field_and_start_waits(bench: Workbench) -> None:
     typed = given(bench, **{"method": "int8", "quantize-int8-llm_int8_threshold": -3, "evaluate-num_samples": 0})
     updates = bench.refresh(typed)
