@@ -52,6 +52,16 @@ def test_every_value_of_a_form_reaches_the_spec(method: str) -> None:
     assert parse(type(wanted), {"method": method, **form.values(shown(form, wanted))}) == wanted
 
 
+def test_an_optional_number_left_empty_is_none_and_a_number_in_it_counts() -> None:
+    form = build(ChatOptions)
+    seed = form.fields["seed"]
+    assert not isinstance(seed, gr.Number)  # an untouched empty one sends 0
+    untouched = {c: c.value for c in form.components}
+    assert parse(ChatOptions, form.values(untouched)).seed is None
+    assert parse(ChatOptions, form.values(untouched | {seed: "7"})).seed == 7
+    assert form.fill(ChatOptions(seed=7))[seed]["value"] == "7"
+
+
 def test_a_fault_stands_beside_its_field_and_goes_again() -> None:
     form = build(EvaluateOptions)
     marked = form.mark({"num_samples": "must be 1 or more (got 0)"})

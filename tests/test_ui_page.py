@@ -1,5 +1,6 @@
 """The page: it builds, its handlers turn what is typed into recipes, and its process stays small."""
 
+import html
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,12 @@ def test_an_untouched_page_can_start(bench: Workbench) -> None:
     assert bench.draft_recipe(given(bench)) == parse_recipe(
         {"base_model": "demo", "stages": [{"stage": "quantize", "method": "nf4"}, {"stage": "evaluate"}]}
     )
+
+
+def test_a_cast_is_called_one_and_one_window_is_one(bench: Workbench) -> None:
+    updates = bench.refresh(given(bench, **{"method": "cast", "evaluate-num_samples": 1}))
+    assert "Cast to bfloat16" in updates[bench.sidebar.summary]
+    assert "1 window of" in updates[bench.sidebar.summary]
 
 
 def test_a_wrong_value_is_shown_in_words_beside_its_field_and_start_waits(bench: Workbench) -> None:
@@ -135,7 +142,20 @@ def test_the_browser_remembers_no_path_and_no_token(bench: Workbench, tmp_path: 
     updates = bench.refresh(typed)
     assert str(tmp_path) not in str(updates[bench.remembered])
     assert "hf_secret" not in str(updates)
-    assert isinstance(parse_recipe(updates[bench.remembered]), Recipe)
+    assert isinstance(parse_recipe(updates[bench.remembered]["recipe"]), Recipe)
+
+
+def test_after_a_reload_an_upload_is_asked_for_again_and_nothing_starts_on_another_text(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    upload = tmp_path / "words.txt"
+    upload.write_text("once")
+    before = bench.refresh(given(bench, **{"data-source": UPLOAD, "data-upload": str(upload)}))
+    filled = bench.remember(before[bench.remembered], None)
+    assert "'words.txt'" in html.unescape(filled[bench.data.note])
+    assert set(filled) <= set(bench.filled())
+    after = bench.refresh(given(bench) | values(filled))
+    assert not after[bench.sidebar.start]["interactive"]
 
 
 def test_on_a_space_the_owner_is_the_accounts_id_and_strangers_are_told_to_sign_in(

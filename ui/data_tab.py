@@ -11,6 +11,7 @@ import gradio as gr
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.settings import Settings
+from ui.errors import fault
 from ui.format import lead
 from ui.forms import OptionForm, Updates, option_form
 
@@ -29,6 +30,7 @@ class DataTab:
 
     source: gr.Radio
     upload: gr.File
+    note: gr.HTML
     form: OptionForm
 
     @property
@@ -61,10 +63,19 @@ class DataTab:
         rest = self.form.fill(options) | self.choose(source)
         return {**rest, self.source: source, self.form.fields["dataset"]: dataset}
 
+    def ask_again(self, name: str) -> Updates:
+        """Keep to an upload of an earlier visit: nothing starts on another text until it is given again."""
+        words = f"Your own text '{name}' did not outlive the reload: upload it again, or choose another source."
+        return {**self.choose(UPLOAD), self.source: UPLOAD, self.note: fault(words)}
+
     def choose(self, source: str) -> Updates:
         """Show the field that the source needs."""
         dataset = self.form.fields["dataset"]
-        return {self.upload: gr.update(visible=source == UPLOAD), dataset: gr.update(visible=source == DATASET)}
+        return {
+            self.upload: gr.update(visible=source == UPLOAD),
+            self.note: "",
+            dataset: gr.update(visible=source == DATASET),
+        }
 
 
 def build_data_tab() -> DataTab:
@@ -78,12 +89,14 @@ def build_data_tab() -> DataTab:
     upload = gr.File(
         label="Text file", file_count="single", type="filepath", visible=False, elem_id="data-upload", height=140
     )
+    note = gr.HTML("", elem_id="data-note")
     with gr.Group(elem_classes=["fields"]):
         form = option_form(EvaluateOptions, "evaluate", leave_out=("text",))
-    tab = DataTab(source, upload, form)
+    tab = DataTab(source, upload, note, form)
     dataset = form.fields["dataset"]
     dataset.visible = False
-    source.input(tab.choose, source, [upload, dataset], show_progress="hidden", api_visibility="private")
+    source.input(tab.choose, source, [upload, note, dataset], show_progress="hidden", api_visibility="private")
+    upload.upload(lambda: "", None, note, show_progress="hidden", api_visibility="private")
     return tab
 
 

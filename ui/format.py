@@ -45,6 +45,16 @@ def ago(moment: float) -> str:
     return f"{duration(passed)} ago" if passed < 86_400 else f"{round(passed / 86_400)} d ago"
 
 
+def percent(share: float) -> str:
+    """Write a share of 1: 74.6%."""
+    return f"{100 * share:.1f}%".replace(".0%", "%")
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a number of things: 1 window, 8 windows."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def times(factor: float) -> str:
     """Write a ratio: 3.0 ×."""
     return f"{factor:.1f} ×"

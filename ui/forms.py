@@ -32,7 +32,8 @@ class OptionForm:
     def values(self, given: dict[Component, Any]) -> dict[str, Any]:
         """Read the form as the mapping that the option model parses; an empty box is an option left out."""
         found = {name: given[component] for name, component in self.fields.items()}
-        return {name: _read(self.options.model_fields[name], value) for name, value in found.items() if value != ""}
+        filled = {name: value for name, value in found.items() if not (isinstance(value, str) and not value.strip())}
+        return {name: _read(self.options.model_fields[name], value) for name, value in filled.items()}
 
     def fill(self, options: Frozen) -> Updates:
         """Show an option object in the form."""
@@ -84,9 +85,10 @@ def _component(name: str, field: FieldInfo, prefix: str) -> Component:
         return widget(choices=choices, value=default, **common)
     if kind is bool:
         return gr.Checkbox(value=default, **common)
-    if kind in (int, float):
+    if field.annotation in (int, float):
         # Without minimum and maximum: Gradio would answer with a pop-up that names no field; the model's words do.
         return gr.Number(value=default, precision=0 if kind is int else None, **common)
+    # An optional number is a text box too: an untouched empty gr.Number sends 0.
     return gr.Textbox(value=default, placeholder=_placeholder(kind), max_lines=1, **common)
 
 
@@ -114,7 +116,10 @@ def _read(field: FieldInfo, value: Any) -> Any:
 def _written(value: Any, field: FieldInfo) -> Any:
     if isinstance(value, tuple | list):
         return ", ".join(str(part) for part in value)
-    return "" if value is None and _plain(field.annotation) not in (int, float) else value
+    if value is None:
+        return ""
+    optional = field.annotation is not _plain(field.annotation)
+    return str(value) if optional and isinstance(value, int | float) else value
 
 
 def _sentence(words: str) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from backend.jobs.specs import Evaluation, Publication
 from backend.jobs.store import Job, JobState
-from ui.format import ago, count, duration, escape, size
-from ui.studio import Result, model_name
+from ui.format import ago, count, duration, escape, percent, size
+from ui.studio import Result, model_name, stage_title
 
 _STATES = {
     JobState.QUEUED: "Waiting for its turn",
@@ -28,14 +28,14 @@ def title(job: Job) -> tuple[str, str]:
         return "Publish", spec.options.repo_id or Path(spec.options.to_folder or "").name
     if isinstance(spec, Evaluation):
         return "Measure", spec.folder.name
-    methods = [stage.method.upper() for stage in spec.stages if stage.stage == "quantize"]
-    return f"Quantize to {', '.join(methods)}", model_name(spec.base_model)
+    made = [stage_title(stage) for stage in spec.stages if stage.stage == "quantize"]
+    return ", ".join([*made[:1], *(words[:1].lower() + words[1:] for words in made[1:])]), model_name(spec.base_model)
 
 
 def row(job: Job) -> str:
     """Write a job as a choice of the list: what, of what, then state and age."""
-    percent = _percent(job.progress) if job.state == JobState.RUNNING else None
-    state = _STATES[job.state] + (f" · {percent:.0f} %" if percent is not None else "")
+    done = _percent(job.progress) if job.state == JobState.RUNNING else None
+    state = _STATES[job.state] + (f" · {done:.0f}%" if done is not None else "")
     return "\n".join([*title(job), f"{state} · {ago(job.finished or job.started or job.created)}"])
 
 
@@ -60,7 +60,7 @@ def sizes(results: Sequence[Result], before: int | None) -> str:
     rows = f"<tr><th scope='row'>Original</th><td>{size(before)}</td><td></td></tr>" if before else ""
     for result in results:
         made = result.artifact.size
-        share = f"{made / before:.0%} of it" if before else ""
+        share = f"{percent(made / before)} of it" if before else ""
         rows += f"<tr><th scope='row'>{escape(result.title)}</th><td>{size(made)}</td><td>{share}</td></tr>"
     warnings = "".join(f'<p class="warn">{escape(text)}</p>' for r in results for text in r.artifact.warnings)
     return (
@@ -97,10 +97,10 @@ def _step(job: Job, index: int, name: str) -> str:
 def _bar(job: Job) -> str:
     if job.state != JobState.RUNNING:
         return ""
-    percent = _percent(job.progress)
-    value = "" if percent is None else f' aria-valuenow="{percent:.0f}"'
-    width = "" if percent is None else f' style="width:{percent:.1f}%"'
-    kind = "bar" if percent is not None else "bar unknown"
+    done = _percent(job.progress)
+    value = "" if done is None else f' aria-valuenow="{done:.0f}"'
+    width = "" if done is None else f' style="width:{done:.1f}%"'
+    kind = "bar" if done is not None else "bar unknown"
     return (
         f'<div class="{kind}" id="job-bar" role="progressbar" aria-label="{escape(_phase(job))}" aria-valuemin="0"'
         f' aria-valuemax="100"{value}><i{width}></i></div><p class="pace">{_pace(job)}</p>'
@@ -108,10 +108,10 @@ def _bar(job: Job) -> str:
 
 
 def _pace(job: Job) -> str:
-    progress, percent = job.progress or {}, _percent(job.progress)
+    progress, done = job.progress or {}, _percent(job.progress)
     parts = [f"<b>{escape(_phase(job))}</b>"]
-    if percent is not None:
-        parts.append(f"{percent:.0f} %")
+    if done is not None:
+        parts.append(f"{done:.0f}%")
     if progress.get("speed"):
         parts.append(_speed(progress["speed"], str(progress.get("unit", ""))))
     if progress.get("seconds_left") is not None:

@@ -123,19 +123,20 @@ def card(facts: ModelFacts) -> str:
 
 def gains(facts: ModelFacts) -> str:
     """Write what each method would give, with its defaults."""
+    heads = ("On disk", "Smaller", "Memory", "Time")
     rows = ""
     for name, module in METHODS.items():
         cost = estimate(facts, module.Options())
         smaller = times(facts.size / cost.output_bytes) if cost.output_bytes else ""
         cells = (size(cost.output_bytes), smaller, size(cost.peak_memory_bytes), f"about {duration(cost.seconds)}")
         rows += f'<tr data-method="{name}"><th scope="row">{escape(module.TITLE)}</th>'
-        rows += "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
-    heads = ("Method", "On disk", "Smaller", "Memory needed", "Time on 2 cores")
-    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+        labelled = zip(heads, cells, strict=True)
+        rows += "".join(f'<td data-label="{head}">{escape(cell)}</td>' for head, cell in labelled) + "</tr>"
+    head = "".join(f'<th scope="col">{text}</th>' for text in ("Method", *heads))
     return (
-        '<section class="panel"><header><h2>What quantizing gives</h2><p>Estimates, before anything is downloaded. The'
-        f' method is chosen under Recipe.</p></header><div class="wide"><table><thead><tr>{head}</tr>'
-        f"</thead><tbody>{rows}</tbody></table></div></section>"
+        '<section class="panel"><header><h2>What quantizing gives</h2><p>Estimates for 2 cores, before anything is'
+        ' downloaded. The method is chosen under Recipe.</p></header><div class="wide stacked"><table><thead>'
+        f"<tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 
 

@@ -1,7 +1,7 @@
 """The quality report: what evaluate measured, as a table under one plain sentence."""
 
 from backend.evaluate import Metrics
-from ui.format import escape
+from ui.format import escape, percent
 
 # KL in nats a token. On the demo model NF4 has 0.28 and picks another token 26 times in 100; calibrated 4 bit has 0.09.
 _GRADES = (
@@ -24,8 +24,10 @@ def grade(metrics: Metrics) -> tuple[str, str]:
 def sentence(metrics: Metrics) -> str:
     """Judge a result in one plain sentence."""
     change = metrics.perplexity / metrics.reference_perplexity - 1
-    moved = "stays the same" if abs(change) < 0.005 else f"{'rises' if change > 0 else 'falls'} by {abs(change):.1%}"
-    agreed = f"it picks the same next token {metrics.top1_agreement:.0%} of the time"
+    moved = (
+        "stays the same" if abs(change) < 0.005 else f"{'rises' if change > 0 else 'falls'} by {percent(abs(change))}"
+    )
+    agreed = f"it picks the same next token {percent(metrics.top1_agreement)} of the time"
     return f"{grade(metrics)[1]}: {agreed}, and its perplexity {moved}."
 
 
@@ -35,7 +37,7 @@ def report(metrics: Metrics) -> str:
         ("Perplexity", f"{metrics.reference_perplexity:.2f}", f"{metrics.perplexity:.2f}", "lower is better"),
         ("KL divergence, mean", "0", f"{metrics.kl_mean:.4f}", "nats a token, lower is better"),
         ("KL divergence, 99th percentile", "0", f"{metrics.kl_p99:.3f}", "the worst tokens, lower is better"),
-        ("Same most likely token", "100 %", f"{100 * metrics.top1_agreement:.1f} %", "higher is better"),
+        ("Same most likely token", percent(1), percent(metrics.top1_agreement), "higher is better"),
     )
     body = "".join(
         f'<tr><th scope="row">{name}<small>{hint}</small></th><td>{before}</td><td>{after}</td></tr>'

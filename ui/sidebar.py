@@ -12,8 +12,9 @@ from backend.models.machine import memory_bytes
 from backend.quantize import METHODS
 from backend.recipes import Recipe, Stage
 from ui.errors import fault
-from ui.format import duration, escape, size
+from ui.format import duration, escape, plural, size
 from ui.forms import label
+from ui.studio import method_name, stage_title
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def summary(recipe: Recipe, facts: ModelFacts) -> str:
     steps = [f'<li class="base"><b>{escape(short)}</b><small>{escape(owner) or "base model"}</small></li>']
     steps += [f"<li><b>{escape(title)}</b><small>{escape(text)}</small></li>" for title, text in _steps(recipe)]
     steps.append(f'<li class="goal"><b>{escape(_goal(recipe))}</b></li>')
-    line = f"{short} → {' → '.join(s.method.upper() for s in recipe.stages if s.stage == 'quantize')}"
+    line = f"{short} → {' → '.join(method_name(s.model_dump()) for s in recipe.stages if s.stage == 'quantize')}"
     costs = _costs(estimate(facts, *recipe.stages))
     return _card(f'<p class="line">{escape(line)}</p><ol class="steps">{"".join(steps)}</ol>{costs}')
 
@@ -68,8 +69,12 @@ def _steps(recipe: Recipe) -> list[tuple[str, str]]:
 def step_words(stage: Stage) -> tuple[str, str]:
     """Say what a stage does: a title and a detail."""
     if isinstance(stage, EvaluateOptions):
-        return "Measure the quality", f"{stage.num_samples} windows of {stage.max_seq_length} tokens"
-    return f"Quantize to {stage.method.upper()}", METHODS[stage.method].TITLE.partition("·")[2].strip()
+        return (
+            "Measure the quality",
+            f"{plural(stage.num_samples, 'window')} of {plural(stage.max_seq_length, 'token')}",
+        )
+    detail = "no quantization" if stage.method == "cast" else METHODS[stage.method].TITLE.partition("·")[2].strip()
+    return stage_title(stage), detail
 
 
 def _goal(recipe: Recipe) -> str:

@@ -1,8 +1,10 @@
 """Studio: what the page's handlers reach of the backend."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backend.errors import SpecError
 from backend.hub.names import DEMO
@@ -11,6 +13,7 @@ from backend.jobs.store import Job
 from backend.jobs.supervisor import Supervisor
 from backend.models.artifacts import Artifact, open_artifact
 from backend.models.demo import BASE_MODEL
+from backend.options import Frozen
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from ui.format import ago, size
@@ -32,7 +35,7 @@ class Result:
     @property
     def title(self) -> str:
         """Base model and method, as lists show it."""
-        return f"{model_name(self.job.spec['base_model'])} · {str(self.artifact.options['method']).upper()}"
+        return f"{model_name(self.job.spec['base_model'])} · {method_name(self.artifact.options)}"
 
     @property
     def label(self) -> str:
@@ -88,6 +91,17 @@ class Studio:
             if result.folder.name == name:
                 return result
         raise SpecError(f"The job has no artifact '{name}': choose another one.")
+
+
+def method_name(options: Mapping[str, Any]) -> str:
+    """Name what a quantize stage makes: NF4, or for a cast the type, which is no quantization."""
+    return str(options["dtype"]) if options["method"] == "cast" else str(options["method"]).upper()
+
+
+def stage_title(stage: Frozen) -> str:
+    """Say what a quantize stage does: Quantize to NF4, Cast to bfloat16."""
+    options = stage.model_dump()
+    return f"{'Cast' if options['method'] == 'cast' else 'Quantize'} to {method_name(options)}"
 
 
 def model_name(model: str) -> str:

@@ -62,7 +62,7 @@ class Workbench:
         """What a whole new recipe changes."""
         recipe = self.recipe
         groups = list(recipe.groups.values())
-        return [*self.model.outputs(), *self.form, *groups, recipe.pasted, recipe.note]
+        return [*self.model.outputs(), *self.form, self.data.note, *groups, recipe.pasted, recipe.note]
 
     def refresh(self, given: dict[Any, Any]) -> Updates:
         """Show the recipe as the forms have it now, or beside each field why there is none."""
@@ -126,9 +126,10 @@ class Workbench:
 
     def remember(self, remembered: dict[str, Any] | None, token: str | None) -> Updates:
         """Take the recipe that the browser kept, or begin with the demo model."""
-        if not remembered:
+        if not remembered or "recipe" not in remembered:
             return self.model.choose_demo()
-        return self.fill(parse_recipe(remembered), token)
+        filled = self.fill(parse_recipe(remembered["recipe"]), token)
+        return filled | (self.data.ask_again(remembered["upload"]) if remembered.get("upload") else {})
 
     def fill(self, recipe: Recipe, token: str | None) -> Updates:
         """Show a recipe in the forms; its model is looked at first, so a wrong one changes nothing."""
@@ -154,8 +155,7 @@ class Workbench:
 
 
 def _memory(recipe: Recipe) -> dict[str, Any]:
-    """Give what the browser remembers of a recipe: no destination, and no upload, which is gone by the next visit."""
+    """Give what the browser remembers: the recipe without destination, and of an upload the name alone."""
     data = recipe.public(recipe.base_model).model_dump(mode="json", exclude_none=True)
-    for stage in data["stages"]:
-        stage.pop("text", None)
-    return data
+    names = [stage.pop("text") for stage in data["stages"] if "text" in stage]
+    return {"recipe": data, "upload": names[0] if names else None}

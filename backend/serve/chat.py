@@ -21,7 +21,7 @@ class ChatOptions(Frozen):
     max_tokens: int = Field(512, ge=1, le=32768, description="Tokens an answer may have at the most.")
     temperature: float = Field(0.7, ge=0, le=2, description="0: always the likeliest token. Higher: more varied.")
     top_p: float = Field(0.95, gt=0, le=1, description="Only the likeliest tokens that together have this share.")
-    seed: int | None = Field(None, ge=0, description="The same seed and prompt give the same answer.")
+    seed: int | None = Field(None, ge=0, description="The same seed and prompt give the same answer. Empty: random.")
 
 
 class Answer(Frozen):
