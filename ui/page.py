@@ -15,10 +15,9 @@ from backend.models.facts import ModelFacts
 from ui.chat_tab import build_chat_tab, wire_chat_tab
 from ui.data_tab import build_data_tab
 from ui.errors import shown
-from ui.format import escape
 from ui.forms import Updates
 from ui.jobs_tab import build_jobs_tab, wire_jobs_tab
-from ui.model_tab import build_model_tab
+from ui.model_tab import build_model_tab, standing
 from ui.publish_tab import build_publish_tab, wire_publish_tab
 from ui.recipe_tab import build_recipe_tab
 from ui.sidebar import build_sidebar
@@ -91,22 +90,18 @@ def _wire_model(bench: Workbench) -> None:
     def again(facts: ModelFacts | None, revision: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
         return model.choose(facts.model if facts else first_model(), revision, hub_token(studio.settings, oauth, typed))
 
-    def standing(note: str, facts: ModelFacts | None) -> str:
-        """After a refusal the earlier model stays: say so beside what was wrong."""
-        name = (facts.base_model or facts.model) if facts else ""
-        return note.replace("</p>", f" Your recipe still uses {escape(name)}.</p>") if note and name else note
-
     busy = {**_BUSY, "show_progress_on": model.card}
     token = bench.publish.token
     found = [model.facts, model.revision, token]
+    begun = [model.find.click, model.query.submit, model.hits.input, model.demo.click]
+    # Before the events that ask: Gradio runs what hangs on one trigger in turn.
+    gr.on(begun, None, None, model.note, js="() => ''", **_QUIET)
     asked = [
         gr.on([model.find.click, model.query.submit], look, [model.query, token], model.outputs(), **busy),
         model.hits.input(pick, [model.hits, token], model.outputs(), **busy),
         model.demo.click(shown(model.note)(model.choose_demo), None, model.outputs(), **busy),
         gr.on([model.revision.submit, model.revision.blur], again, found, model.outputs(), **busy),
     ]
-    begun = [model.find.click, model.query.submit, model.hits.input, model.demo.click]
-    gr.on(begun, None, None, model.note, js="() => ''", **_QUIET)
     for event in asked:
         told = event.then(standing, [model.note, model.facts], model.note, **_QUIET)
         told.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
