@@ -28,6 +28,18 @@ from ui.workbench import Workbench
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _BUSY: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 
+# Gradio builds the page anew when the app has been away. Which tab was open is known to this browser tab alone.
+_KEEP_TAB = """() => {
+  const key = 'weightsmith-tab', all = document.querySelector('#tabs');
+  const buttons = () => [...all.querySelectorAll('.tab-container button[role=tab]')];
+  const name = (button) => button?.textContent.trim();
+  const open = () => buttons().find((b) => b.getAttribute('aria-selected') === 'true');
+  const before = buttons().find((b) => name(b) === sessionStorage.getItem(key));
+  if (before && before !== open()) before.click();
+  const note = () => open() && sessionStorage.setItem(key, name(open()));
+  new MutationObserver(note).observe(all, { subtree: true, attributes: true, attributeFilter: ['aria-selected'] });
+}"""
+
 
 def build_page(studio: Studio) -> gr.Blocks:
     """Build the page; nothing of the machine or the Hub is asked before it is shown."""
@@ -192,6 +204,7 @@ def _wire_load(page: gr.Blocks, bench: Workbench) -> None:
         except AppError:  # the model has gone or the recipe is of another version: begin anew
             return model.choose_demo()
 
+    page.load(None, None, None, js=_KEEP_TAB, **_QUIET)
     page.load(load_jobs, jobs.job, [*jobs.outputs(), bench.timer], **_QUIET)
     loaded = page.load(load_recipe, bench.remembered, bench.filled(), **_QUIET)
     loaded.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
