@@ -173,6 +173,11 @@ def test_on_a_space_the_owner_is_the_accounts_id_and_strangers_are_told_to_sign_
     assert require_owner(studio.settings, profile) == "42"
 
 
+def test_a_name_alone_is_a_folder_of_the_data_folder(bench: Workbench, tmp_path: Path) -> None:
+    assert bench.publish.place(" mine ") == tmp_path / "published" / "mine"
+    assert bench.publish.place("/srv/mine") == Path("/srv/mine")
+
+
 def test_a_job_of_another_owner_is_not_shown(studio: Studio, bench: Workbench) -> None:
     store = Store(studio.settings.data / "jobs.sqlite")
     recipe = parse_recipe({"base_model": "demo", "stages": [{"stage": "quantize", "method": "cast"}]})

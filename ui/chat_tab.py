@@ -6,12 +6,12 @@ from typing import Any
 
 import gradio as gr
 
-from backend.errors import AppError, JobError
+from backend.errors import AppError, JobError, SpecError
 from backend.options import parse
 from backend.serve.chat import Answer, ChatOptions, stream
 from ui.errors import shown
 from ui.format import escape, lead
-from ui.forms import OptionForm, Updates, option_form
+from ui.forms import OptionForm, Updates, label, option_form
 from ui.studio import Result, Studio
 from ui.users import require_owner, visitor
 
@@ -20,6 +20,7 @@ _EMPTY = (
     " job is done, its result can be tried here.</p></section>"
 )
 _TYPE_HERE = "Ask it something, such as: What is the capital of France?"
+_ASK, _LOAD_FIRST = "Ask it something.", "Load the model, then ask it something."
 
 Messages = list[dict[str, Any]]
 
@@ -51,7 +52,7 @@ class ChatTab:
 
     def server_outputs(self) -> list[Any]:
         """What show_server() changes."""
-        return [self.status, self.load, self.unload, self.text, self.send, self.timer]
+        return [self.status, self.load, self.unload, self.talk, self.text, self.send, self.timer]
 
     def enter(self, owner: str | None, chosen: str | None) -> Updates:
         """Offer an owner's results, and keep the chosen one where it still exists."""
@@ -75,6 +76,7 @@ class ChatTab:
             self.status: f'<p class="server {state}"><i></i>{escape(words)}</p>',
             self.load: gr.update(visible=state in ("stopped", "failed")),
             self.unload: gr.update(visible=state in ("starting", "ready")),
+            self.talk: gr.update(placeholder=_ASK if ready else _LOAD_FIRST),
             self.text: gr.update(interactive=ready, placeholder=_TYPE_HERE if ready else "Load the model first"),
             self.send: gr.update(interactive=ready),
             self.timer: gr.Timer(active=state == "starting"),
@@ -93,7 +95,7 @@ def build_chat_tab(studio: Studio) -> ChatTab:
         status = gr.HTML("", elem_id="chat-status")
         talk = gr.Chatbot(
             label="Chat", show_label=False, height=420, layout="bubble", buttons=["copy"], allow_tags=False,
-            placeholder="Load the model, then ask it something.", elem_id="chat-box",
+            placeholder=_LOAD_FIRST, elem_id="chat-box",
         )  # fmt: skip
         speed = gr.HTML("", elem_id="chat-speed")
         with gr.Row(elem_classes=["ask"]):
@@ -118,21 +120,21 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     studio = tab.studio
 
-    @shown()
+    @shown(tab.status)
     def enter(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
         return tab.enter(visitor(studio.settings, profile), key)
 
-    @shown()
+    @shown(tab.status)
     def look(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
         return tab.show_server(studio.result(key, require_owner(studio.settings, profile)))
 
-    @shown()
+    @shown(tab.status)
     def load(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
         result = studio.result(key, require_owner(studio.settings, profile))
         studio.servers.open(result.folder)
         return tab.show_server(result)
 
-    @shown()
+    @shown(tab.status)
     def unload(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
         result = studio.result(key, require_owner(studio.settings, profile))
         if studio.servers.status().folder == result.folder:
@@ -152,7 +154,7 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
 def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]) -> None:
     studio = tab.studio
 
-    @shown()
+    @shown(tab.speed)
     def talk(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
         result = studio.result(given[tab.artifact], require_owner(studio.settings, profile))
         question, system = (given[tab.text] or "").strip(), (given[tab.system] or "").strip()
@@ -160,10 +162,14 @@ def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]
             return
         if studio.servers.status().folder != result.folder:
             raise JobError("The model is not loaded any more: load it again.")
-        options = parse(ChatOptions, tab.options.values(given))
+        try:
+            options = parse(ChatOptions, tab.options.values(given))
+        except SpecError as e:
+            yield tab.options.mark(e.faults)
+            raise SpecError(f"Could not ask. Under More options: {_lines(e)}") from e
         said = [*plain(given[tab.talk]), {"role": "user", "content": question}]
         first = [{"role": "system", "content": system}] if system else []
-        yield {tab.talk: said, tab.text: "", tab.speed: "", **_speaking(tab, True)}
+        yield {tab.talk: said, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
         try:
             with studio.servers.in_use():
                 for answer in stream(studio.servers.current(), [*first, *said], options):
@@ -179,13 +185,17 @@ def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]
         [tab.send.click, tab.text.submit],
         talk,
         {tab.artifact, tab.talk, tab.text, tab.system, *tab.options.components},
-        [tab.talk, tab.text, tab.speed, *spoken],
+        [tab.talk, tab.text, tab.speed, *spoken, *tab.options.components],
         **quiet,
     )
     asked.then(look, tab.artifact, tab.server_outputs(), **quiet)
     tab.stop.click(lambda: _speaking(tab, False), None, spoken, cancels=[asked], **quiet)
     cleared = tab.clear.click(lambda: _speaking(tab, False), None, spoken, cancels=[asked], **quiet)
     cleared.then(_cleared, None, [tab.talk, tab.speed], **quiet)
+
+
+def _lines(error: SpecError) -> str:
+    return "; ".join(f"{label(name)}: {text}" for name, text in error.faults.items()) + "."
 
 
 def _cleared() -> tuple[Messages, str]:

@@ -108,6 +108,12 @@ def build_model_tab() -> ModelTab:
     return ModelTab(gr.State(None), query, find, demo, hits, revision, note, card_, gains_)
 
 
+def standing(note: str, facts: ModelFacts | None) -> str:
+    """Add to a refusal that the earlier model stays in the recipe."""
+    name = (facts.base_model or facts.model) if facts else ""
+    return note.replace("</p>", f" Your recipe still uses {escape(name)}.</p>") if note and name else note
+
+
 def card(facts: ModelFacts) -> str:
     """Write what a model is."""
     name = facts.base_model or facts.model

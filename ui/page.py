@@ -15,10 +15,9 @@ from backend.models.facts import ModelFacts
 from ui.chat_tab import build_chat_tab, wire_chat_tab
 from ui.data_tab import build_data_tab
 from ui.errors import shown
-from ui.format import escape
 from ui.forms import Updates
 from ui.jobs_tab import build_jobs_tab, wire_jobs_tab
-from ui.model_tab import build_model_tab
+from ui.model_tab import build_model_tab, standing
 from ui.publish_tab import build_publish_tab, wire_publish_tab
 from ui.recipe_tab import build_recipe_tab
 from ui.sidebar import build_sidebar
@@ -28,6 +27,18 @@ from ui.workbench import Workbench
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _BUSY: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+
+# Gradio builds the page anew when the app has been away. Which tab was open is known to this browser tab alone.
+_KEEP_TAB = """() => {
+  const key = 'weightsmith-tab', all = document.querySelector('#tabs');
+  const buttons = () => [...all.querySelectorAll('.tab-container button[role=tab]')];
+  const name = (button) => button?.textContent.trim();
+  const open = () => buttons().find((b) => b.getAttribute('aria-selected') === 'true');
+  const before = buttons().find((b) => name(b) === sessionStorage.getItem(key));
+  if (before && before !== open()) before.click();
+  const note = () => open() && sessionStorage.setItem(key, name(open()));
+  new MutationObserver(note).observe(all, { subtree: true, attributes: true, attributeFilter: ['aria-selected'] });
+}"""
 
 
 def build_page(studio: Studio) -> gr.Blocks:
@@ -91,22 +102,18 @@ def _wire_model(bench: Workbench) -> None:
     def again(facts: ModelFacts | None, revision: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
         return model.choose(facts.model if facts else first_model(), revision, hub_token(studio.settings, oauth, typed))
 
-    def standing(note: str, facts: ModelFacts | None) -> str:
-        """After a refusal the earlier model stays: say so beside what was wrong."""
-        name = (facts.base_model or facts.model) if facts else ""
-        return note.replace("</p>", f" Your recipe still uses {escape(name)}.</p>") if note and name else note
-
     busy = {**_BUSY, "show_progress_on": model.card}
     token = bench.publish.token
     found = [model.facts, model.revision, token]
+    begun = [model.find.click, model.query.submit, model.hits.input, model.demo.click]
+    # Before the events that ask: Gradio runs what hangs on one trigger in turn.
+    gr.on(begun, None, None, model.note, js="() => ''", **_QUIET)
     asked = [
         gr.on([model.find.click, model.query.submit], look, [model.query, token], model.outputs(), **busy),
         model.hits.input(pick, [model.hits, token], model.outputs(), **busy),
         model.demo.click(shown(model.note)(model.choose_demo), None, model.outputs(), **busy),
         gr.on([model.revision.submit, model.revision.blur], again, found, model.outputs(), **busy),
     ]
-    begun = [model.find.click, model.query.submit, model.hits.input, model.demo.click]
-    gr.on(begun, None, None, model.note, js="() => ''", **_QUIET)
     for event in asked:
         told = event.then(standing, [model.note, model.facts], model.note, **_QUIET)
         told.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
@@ -197,6 +204,7 @@ def _wire_load(page: gr.Blocks, bench: Workbench) -> None:
         except AppError:  # the model has gone or the recipe is of another version: begin anew
             return model.choose_demo()
 
+    page.load(None, None, None, js=_KEEP_TAB, **_QUIET)
     page.load(load_jobs, jobs.job, [*jobs.outputs(), bench.timer], **_QUIET)
     loaded = page.load(load_recipe, bench.remembered, bench.filled(), **_QUIET)
     loaded.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)

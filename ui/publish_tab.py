@@ -1,6 +1,7 @@
 """The Publish tab: what would be published, where to, and what came of it."""
 
 import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,16 @@ class PublishTab:
             return parse(PublishOptions, {"repo_id": given[self.repo], "private": given[self.private]})
         if not (given[self.folder] or "").strip():
             raise SpecError("Name the folder first.")
-        return parse(PublishOptions, {"to_folder": Path(given[self.folder].strip()).expanduser().absolute()})
+        return parse(PublishOptions, {"to_folder": self.place(given[self.folder])})
+
+    @property
+    def shelf(self) -> Path:
+        """Where folders are made unless a whole path says otherwise."""
+        return self.studio.settings.data.resolve() / "published"
+
+    def place(self, typed: str) -> Path:
+        """Give the folder that is meant: a name alone lies on the shelf."""
+        return Path(os.path.normpath(self.shelf / Path(typed.strip()).expanduser()))
 
     def preview(self, result: Result, repo: str) -> Updates:
         """Show the card and the files as they would be published, and a folder that is free."""
@@ -98,7 +108,7 @@ class PublishTab:
         return {
             self.files: files({name: file.size for name, file in sent.items()}),
             self.card: as_markdown(sent[README].read().decode()),
-            self.folder: str(_free(self.studio.settings.data.resolve() / "published" / _name(result))),
+            self.folder: str(_free(self.shelf / _name(result))),
         }
 
     def progress(self, result: Result, owner: str) -> Updates:
@@ -146,8 +156,8 @@ def build_publish_tab(studio: Studio) -> PublishTab:
 def _destination(hub_only: bool) -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox, gr.Textbox]:
     fields = PublishOptions.model_fields
     folder = gr.Textbox(
-        label="Folder", info="It is made, and must be empty if it exists.", max_lines=1, visible=not hub_only,
-        elem_id="publish-folder",
+        label="Folder", info="It is made, and must be empty if it exists. A name alone lies in the data folder.",
+        max_lines=1, visible=not hub_only, elem_id="publish-folder",
     )  # fmt: skip
     repo = gr.Textbox(
         label="Repo", info=fields["repo_id"].description, placeholder="your-name/model-nf4", max_lines=1,
@@ -188,14 +198,19 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
             raise LoginError("The Hub wants a token: paste one with write access above, or run `hf auth login`.")
         check_destination(options, token)
         studio.supervisor.publish(result.folder, options, owner, token)
-        return {tab.note: "", timer: gr.Timer(active=True), **tab.progress(result, owner)}
+        folder = gr.skip() if options.repo_id else str(_free(tab.shelf / _name(result), options.to_folder))
+        return {tab.note: "", timer: gr.Timer(active=True), tab.folder: folder, **tab.progress(result, owner)}
 
     form = {tab.artifact, tab.where, tab.folder, tab.repo, tab.private, tab.token}
     door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **quiet)
     asked = [tab.artifact.input, tab.repo.blur, tab.repo.submit]
     gr.on(asked, preview, [tab.artifact, tab.repo], [tab.folder, *tab.shown()], **quiet)
     tab.where.input(tab.choose, tab.where, [tab.folder, tab.repo, tab.private, tab.token], **quiet)
-    tab.start.click(start, form, [tab.note, timer, tab.result], **quiet)
+    shown_whole = [tab.folder.blur, tab.folder.submit]
+    gr.on(shown_whole, lambda typed: str(tab.place(typed)) if typed.strip() else "", tab.folder, tab.folder, **quiet)
+    # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
+    tab.start.click(None, None, [tab.note, tab.result], js="() => ['', '']", **quiet)
+    tab.start.click(start, form, [tab.note, timer, tab.result, tab.folder], **quiet)
 
 
 def files(sizes: dict[str, int]) -> str:
@@ -223,7 +238,7 @@ def _name(result: Result) -> str:
     return f"{model_name(result.job.spec['base_model'])}-{result.artifact.options['method']}"
 
 
-def _free(folder: Path) -> Path:
-    """Give a folder that does not exist yet: the name itself, or with a number behind it."""
+def _free(folder: Path, taken: Path | None = None) -> Path:
+    """Give a folder that neither exists nor is taken: the name itself, or with a number behind it."""
     tries = (folder.with_name(f"{folder.name}-{i}") for i in itertools.count(2))
-    return next(path for path in itertools.chain([folder], tries) if not path.exists())
+    return next(path for path in itertools.chain([folder], tries) if not path.exists() and path != taken)
