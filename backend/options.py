@@ -95,5 +95,25 @@ def words(error: ErrorDetails) -> str:
         return f"has no {ctx['discriminator']}"
     if kind == "value_error":
         return str(ctx["error"])
+    if kind in _WORDS:
+        plain = {name: f"{value:g}" if isinstance(value, float) else value for name, value in ctx.items()}
+        return _WORDS[kind].format(**plain) + got
     text = error["msg"]
     return text[0].lower() + text[1:] + got
+
+
+_WORDS = {
+    "too_short": "must have at least {min_length} entry",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+}

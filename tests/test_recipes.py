@@ -36,6 +36,21 @@ def test_every_fault_is_named_at_once_with_its_field():
     assert "(got 0)" in found["stages[1].num_samples"]
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "at least 1"),
+        (10**6, "at most 4096"),
+        ("many", "whole number"),
+        (2.5, "whole number"),
+        (None, "whole number"),
+    ],
+)
+def test_a_wrong_number_says_which_would_do(value, words):
+    stages = [NF4, {"stage": "evaluate", "num_samples": value}]
+    assert words in faults({"base_model": "demo", "stages": stages})["stages[1].num_samples"]
+
+
 def test_a_recipe_survives_yaml(tmp_path):
     recipe = parse_recipe(
         {"base_model": "me/model", "stages": [{**NF4, "llm_int8_skip_modules": ["lm_head"]}, {"stage": "evaluate"}]}

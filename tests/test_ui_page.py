@@ -72,8 +72,8 @@ def test_a_wrong_value_is_shown_in_words_beside_its_field_and_start_waits(bench:
     typed = given(bench, **{"method": "int8", "quantize-int8-llm_int8_threshold": -3, "evaluate-num_samples": 0})
     updates = bench.refresh(typed)
     assert not updates[bench.sidebar.start]["interactive"]
-    assert "greater than or equal to 0" in updates[bench.recipe.forms["int8"].fields["llm_int8_threshold"]]["info"]
-    assert "greater than or equal to 1" in updates[bench.data.form.fields["num_samples"]]["info"]
+    assert "at least 0" in updates[bench.recipe.forms["int8"].fields["llm_int8_threshold"]]["info"]
+    assert "at least 1" in updates[bench.data.form.fields["num_samples"]]["info"]
     assert "Threshold" in updates[bench.sidebar.summary]
 
 
