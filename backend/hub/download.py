@@ -102,9 +102,13 @@ def check_disk(folder: Path, need: int, to_do: str) -> None:
     need, free = int(need * (1 + SPARE)), shutil.disk_usage(folder).free
     if need > free:
         raise HardwareError(
-            f"Could not {to_do}. It needs {need / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free: free"
-            f" {(need - free) / 1e6:,.1f} MB, for example by deleting jobs in the page."
+            f"Could not {to_do}. It needs {_size(need)} and {_size(free)} are free: free {_size(need - free)}, for"
+            " example by deleting jobs in the page."
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def fetch_file(files: HubFiles, entry: Entry, folder: Path, tell: Callable[[int], None]) -> str:
