@@ -241,6 +241,16 @@ def test_cast_gives_the_same_numbers_in_another_type(tiny_model, tmp_path, dtype
     assert not report.warnings
 
 
+@pytest.mark.parametrize("case", [case[0] for case in CASES])
+def test_cast_changes_the_type_of_every_tensor_and_nothing_else(case, tmp_path):
+    _, config, saving = next(c for c in CASES if c[0] == case)
+    source = save(config, tmp_path / "source", **saving)
+    expected = {name: t for path in source.glob("*.safetensors") for name, t in load_file(path).items()}
+    found, _, _ = quantized("cast", source, tmp_path / "ours", dtype="float32")
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], expected[name].float()) for name in expected)
+
+
 def test_cast_warns_when_float16_overflows(tiny_model, tmp_path):
     source = tmp_path / "large"
     shutil.copytree(tiny_model, source)

@@ -1,7 +1,7 @@
 """Cast: the same weights in another floating-point type; no quantization, the baseline of the others."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -10,8 +10,7 @@ from backend.models.facts import ModelFacts, Tensor
 from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.bitsandbytes import Dtype
-from backend.quantize.streaming import Source, stream, write_config
-from backend.weights.writer import Slot, Writer
+from backend.quantize.streaming import Plain, Source, stream, write_config
 
 TITLE = "Cast · 16 or 32 bit"
 SUMMARY = "The same weights in another floating-point type, without quantization."
@@ -46,23 +45,13 @@ def quantize(source: Path, output: Path, options: Options, report: Report) -> No
         )
 
 
-class _Overflow:
-    """Writes each tensor in the new type, and counts what became infinite."""
+class _Overflow(Plain):
+    """Counts what became infinite."""
 
     def __init__(self) -> None:
         self.count = 0
         self.first = ""
 
-    def skips(self, tensor: Tensor) -> bool:
-        return False
-
-    def slots(self, source: Source) -> list[Slot]:
-        return [Slot(source.name, source.dtype, source.shape)]
-
-    def write(self, source: Source, writer: Writer) -> None:
-        at = 0
-        for _, raw in source.pieces():
-            if source.dtype == "F16" and (over := int(np.isinf(raw.view(np.float16)).sum())):
-                self.count, self.first = self.count + over, self.first or source.name
-            writer.write(source.name, raw, at)
-            at += len(raw)
+    def look(self, source: Source, raw: Any) -> None:
+        if source.dtype == "F16" and (over := int(np.isinf(raw.view(np.float16)).sum())):
+            self.count, self.first = self.count + over, self.first or source.name

@@ -81,13 +81,32 @@ class Format(Protocol):
         """Write what a tensor becomes."""
 
 
-def stream(source: Path, output: Path, form: Format, dtype: str | None, report: Report) -> None:
+class Plain:
+    """Writes a tensor as it is, in the model's type."""
+
+    def slots(self, source: Source) -> list[Slot]:
+        """Give the tensor itself."""
+        return [Slot(source.name, source.dtype, source.shape)]
+
+    def write(self, source: Source, writer: Writer) -> None:
+        """Write the tensor piece by piece."""
+        at = 0
+        for _, raw in source.pieces():
+            self.look(source, raw)
+            writer.write(source.name, raw, at)
+            at += len(raw)
+
+    def look(self, source: Source, raw: Any) -> None:
+        """See each piece before it is written."""
+
+
+def stream(source: Path, output: Path, form: Format | Plain, dtype: str | None, report: Report) -> None:
     """Write the weights of a model folder in another format.
 
     Args:
         source: Admitted: config.json and safetensors weights.
         output: An existing empty folder.
-        form: What becomes of each tensor that it does not skip.
+        form: What becomes of each tensor that it does not skip; with a Plain, every tensor stays what it is.
         dtype: torch's name of the type of all others; None: the one that config.json names, as transformers loads it.
         report: Told the bytes read.
 
@@ -99,9 +118,9 @@ def stream(source: Path, output: Path, form: Format, dtype: str | None, report: 
     with Checkpoint(source) as checkpoint:
         target = SAFETENSORS[dtype or _dtype(config, checkpoint.tensors)]
         kept = [t for t in checkpoint.tensors if not _tied_copy(t, config, checkpoint)]
-        sources = [Source(checkpoint, t, target, turned and not form.skips(t)) for t in kept]
-        plain = _AsItIs()
-        forms: list[Format] = [plain if form.skips(t) else form for t in kept]
+        plain = form if isinstance(form, Plain) else Plain()
+        forms = [plain if isinstance(form, Plain) or form.skips(t) else form for t in kept]
+        sources = [Source(checkpoint, t, target, turned and f is not plain) for t, f in zip(kept, forms, strict=True)]
         writer = Writer(output, [f.slots(s) for f, s in zip(forms, sources, strict=True)])
         done, total = 0, sum(t.bytes for t in kept)
         for tensor, part, f in zip(kept, sources, forms, strict=True):
@@ -115,20 +134,6 @@ def write_config(source: Path, output: Path, changes: dict[str, Any]) -> None:
     """Copy config.json with some of its keys changed; None removes a key."""
     config = {k: v for k, v in (read_config(source) | changes).items() if v is not None or k not in changes}
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-class _AsItIs:
-    def skips(self, tensor: Tensor) -> bool:
-        return True
-
-    def slots(self, source: Source) -> list[Slot]:
-        return [Slot(source.name, source.dtype, source.shape)]
-
-    def write(self, source: Source, writer: Writer) -> None:
-        at = 0
-        for _, raw in source.pieces():
-            writer.write(source.name, raw, at)
-            at += len(raw)
 
 
 def _dtype(config: dict[str, Any], tensors: list[Tensor]) -> str:

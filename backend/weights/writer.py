@@ -43,7 +43,6 @@ class Shard:
     """One file: write() puts bytes where they belong, close() adds what was open and the header."""
 
     def __init__(self, path: Path, slots: Sequence[Slot]) -> None:
-        self._path = path
         fixed = sorted((slot for slot in slots if not slot.open), key=lambda slot: (-BITS[slot.dtype], slot.name))
         self._open = {slot.name: slot for slot in slots if slot.open}
         self._tail: dict[str, bytes] = {}
