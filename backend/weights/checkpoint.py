@@ -1,56 +1,121 @@
 """A model's safetensors files, read piece by piece: no tensor is ever whole in memory."""
 
 import os
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
 from backend.errors import SpecError
 from backend.models.facts import Tensor
-from backend.weights.header import read_header
+from backend.models.loading import read_config
+from backend.weights.header import Header, read_header
 from backend.weights.kernels import Bytes
 
 
-class Place(NamedTuple):
+class Weights(Protocol):
+    """Tensors that can be read piece by piece, from several threads: a checkpoint, or one that adapters are merged into.
+
+    Attributes:
+        name: What errors call it.
+        config: What config.json says.
+        tensors: All of them, in the order in which they are best read.
+    """
+
+    name: str
+    config: dict[str, Any]
+    tensors: Sequence[Tensor]
+
+    def read(self, tensor: Tensor, first: int, last: int) -> Bytes:
+        """Read the elements from `first` to before `last` of a tensor, as bytes.
+
+        Raises:
+            SpecError: The file ends before them.
+        """
+
+    def release(self, tensor: Tensor) -> None:
+        """Say that a tensor will not be read again."""
+
+
+class Files(Protocol):
+    """Where the files of a checkpoint lie.
+
+    Attributes:
+        name: What errors call the checkpoint.
+        headers: Of each file by its name, in the order in which they are best read.
+    """
+
+    name: str
+    headers: dict[str, Header]
+
+    def open(self, file: str) -> int:
+        """Give a descriptor of a file, as soon as it is there."""
+
+    def release(self, file: str) -> None:
+        """Say that a file will not be read again; its descriptor is closed already."""
+
+
+class Folder:
+    """The files of an admitted folder: model.safetensors, or shards with unique tensor names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.name
+        self._folder = folder
+        single = folder / "model.safetensors"
+        paths = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+        self.headers = {path.name: read_header(path) for path in paths}
+
+    def open(self, file: str) -> int:
+        """Give a descriptor of a file."""
+        return os.open(self._folder / file, os.O_RDONLY)
+
+    def release(self, file: str) -> None:
+        """Leave the file where it is: it is the user's."""
+
+
+class _Place(NamedTuple):
     """Where a tensor's bytes lie."""
 
-    tensor: Tensor
-    file: int  # descriptor
+    file: str
     start: int  # first byte in the file
 
 
 class Checkpoint:
-    """The tensors of a folder, in the order of their shards and bytes; to be used in a `with` block.
+    """The tensors of a checkpoint, in the order of their files and bytes; to be used in a `with` block.
 
     Args:
-        folder: Admitted: model.safetensors, or shards with unique tensor names.
+        files: Where its files lie; of a folder, Checkpoint.of() finds them.
+        config: What config.json says.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files = ExitStack()
-        self._places: dict[str, Place] = {}
+    def __init__(self, files: Files, config: dict[str, Any]) -> None:
+        self.name = files.name
+        self.config = config
+        self._files = files
+        self._places: dict[str, _Place] = {}
+        self._open: dict[str, int] = {}
+        self._left: dict[str, set[str]] = {}  # by file, its tensors that are not released
+        tensors: list[Tensor] = []
+        for file, header in files.headers.items():
+            tensors += header.tensors
+            self._left[file] = {tensor.name for tensor in header.tensors}
+            self._places |= {t.name: _Place(file, header.offsets[t.name][0]) for t in header.tensors}
+        self.tensors: Sequence[Tensor] = tuple(tensors)
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Give the checkpoint in an admitted folder."""
+        return cls(Folder(folder), read_config(folder))
 
     def __enter__(self) -> Self:
-        single = self._folder / "model.safetensors"
-        for path in [single] if single.is_file() else sorted(self._folder.glob("*.safetensors")):
-            header = read_header(path)
-            file = os.open(path, os.O_RDONLY)
-            self._files.callback(os.close, file)
-            for tensor in header.tensors:
-                self._places[tensor.name] = Place(tensor, file, header.offsets[tensor.name][0])
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._files.close()
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors."""
-        return [place.tensor for place in self._places.values()]
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open = {}
 
     def read(self, tensor: Tensor, first: int, last: int) -> Bytes:
         """Read the elements from `first` to before `last` of a tensor, as bytes.
@@ -60,12 +125,25 @@ class Checkpoint:
         """
         place, width = self._places[tensor.name], tensor.bytes // max(tensor.elements, 1)
         raw = np.empty((last - first) * width, np.uint8)
-        done = 0
+        file, done = self._descriptor(place.file), 0
         while done < len(raw):
-            got = os.preadv(place.file, [raw[done:]], place.start + first * width + done)  # type: ignore[list-item]
+            got = os.preadv(file, [raw[done:]], place.start + first * width + done)  # type: ignore[list-item]
             if got == 0:
-                raise SpecError(
-                    f"The weights of '{self._folder.name}' end within '{tensor.name}': download them again."
-                )
+                raise SpecError(f"The weights of '{self.name}' end within '{tensor.name}': download them again.")
             done += got
         return raw
+
+    def release(self, tensor: Tensor) -> None:
+        """Say that a tensor will not be read again; a file is closed with its last one."""
+        file = self._places[tensor.name].file
+        left = self._left[file]
+        left.discard(tensor.name)
+        if not left:
+            if file in self._open:
+                os.close(self._open.pop(file))
+            self._files.release(file)
+
+    def _descriptor(self, file: str) -> int:
+        if file not in self._open:  # the first piece of a tensor is read alone, so no two threads come here at once
+            self._open[file] = self._files.open(file)
+        return self._open[file]

@@ -1,0 +1,83 @@
+"""Where shards are written: a folder that remembers which of them are finished, so that a killed run goes on after them."""
+
+import json
+from pathlib import Path
+
+from backend.models.artifacts import sha256
+
+JOURNAL = "progress.json"
+
+
+class Output:
+    """A folder that weights are written to, with nothing in it before and nothing remembered after.
+
+    Attributes:
+        folder: Exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def plan(self, description: str) -> None:
+        """Say what will be written, in words that differ when the bytes would.
+
+        Args:
+            description: Of the source, the options and the layout.
+        """
+
+    def has(self, file: str) -> bool:
+        """Whether a shard of this plan is finished already."""
+        return False
+
+    def begin(self, file: str) -> None:
+        """Wait until there is room for another shard."""
+
+    def finish(self, file: str) -> None:
+        """Take a shard of which every byte is written."""
+
+
+class Resumable(Output):
+    """A folder that a run may find again: shards that another run of the same plan finished are not made twice.
+
+    What is remembered are hashes, so that a shard which a crash of the machine has cut is made again. close() takes
+    the journal away, before the folder is sealed.
+
+    Attributes:
+        hashes: sha256 of the finished shards by name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.hashes: dict[str, str] = {}
+        self._plan = ""
+
+    def plan(self, description: str) -> None:
+        """Keep what was finished for this plan; remove what was for another."""
+        self._plan = description
+        journal = self.folder / JOURNAL
+        found = json.loads(journal.read_text(encoding="utf-8")) if journal.is_file() else {}
+        if found.get("plan") == description:
+            self.hashes = {f: h for f, h in found["files"].items() if self._still_has(f, h)}
+        for path in self.folder.iterdir():
+            if path.name not in self.hashes:
+                path.unlink()
+
+    def has(self, file: str) -> bool:
+        """Whether a shard of this plan is finished already."""
+        return file in self.hashes
+
+    def finish(self, file: str) -> None:
+        """Remember a shard of which every byte is written."""
+        self.hashes[file] = sha256(self.folder / file)
+        journal = self.folder / JOURNAL
+        draft = journal.with_name(JOURNAL + ".partial")
+        draft.write_text(json.dumps({"plan": self._plan, "files": self.hashes}), encoding="utf-8")
+        draft.replace(journal)
+
+    def close(self) -> None:
+        """Remove the journal: what is in the folder now is the result."""
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+
+    def _still_has(self, file: str, found: str) -> bool:
+        path = self.folder / file
+        return path.is_file() and sha256(path) == found
