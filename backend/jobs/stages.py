@@ -129,7 +129,7 @@ def _quantize(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     assert options.stage == "quantize"
     base, target = _base(job, recipe), stage_folder(job, recipe, index)
     origin = _origin(base)
-    folder = partial(target)
+    folder = partial(target, keep=True)
     started = time.monotonic()
     output = Resumable(folder)
     with Checkpoint.of(base) as weights:
