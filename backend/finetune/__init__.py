@@ -1,0 +1,1 @@
+"""Fine-tuning: from any table of rows to samples, with nothing silently lost."""

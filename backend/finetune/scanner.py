@@ -1,0 +1,118 @@
+"""Scanner: JSON of any length from a stream, one value at a time, with lines and columns."""
+
+from typing import Any, TextIO
+
+from backend.errors import SpecError
+from backend.finetune.decoder import BadJson, Decoder
+from backend.finetune.findings import Ledger, fault
+from backend.finetune.row import MAX_ROW, cut_off
+
+_MARGIN = 64  # characters; an error that near to the end of what is read may be due to the end
+_CHUNK = 1 << 16
+_MOST = 16 * MAX_ROW  # characters that are read of one value, to say how long it is
+
+
+class Scanner:
+    """Reads JSON of any length from a stream, one value at a time."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name, self._decoder = stream, name, Decoder()
+        self._buffer, self._at, self._line, self._column = "", 0, 1, 1
+        self.ended = False
+        """Whether the stream is at its end."""
+
+    @property
+    def line(self) -> int:
+        """The line of the next character."""
+        return self._line + self._buffer.count("\n", 0, self._at)
+
+    def _more(self, count: int = _CHUNK) -> bool:
+        """Read on, forgetting what is done."""
+        done = self._buffer[: self._at]
+        self._line += done.count("\n")
+        self._column = len(done) - done.rfind("\n") if "\n" in done else self._column + len(done)
+        text = self._stream.read(count)
+        self._buffer, self._at = self._buffer[self._at :] + text, 0
+        self.ended = not text
+        return bool(text)
+
+    def peek(self) -> str:
+        """Give the next character that is no space; '' at the end."""
+        while True:
+            while self._at < len(self._buffer):
+                if self._buffer[self._at] not in " \t\r\n":
+                    return self._buffer[self._at]
+                self._at += 1
+            if not self._more():
+                return ""
+
+    def second(self) -> str:
+        """Give the character after the next one, spaces left out."""
+        while not (rest := self._buffer[self._at + 1 :].lstrip(" \t\r\n")) and self._more():
+            continue
+        return rest[:1]
+
+    def take(self, mark: str, otherwise: str = "") -> None:
+        """Go past a character that must come next."""
+        if self.peek() != mark:
+            raise self.fault(otherwise or f"'{mark}' is missing" if self.peek() else "it is cut off: upload it again")
+        self._at += 1
+
+    def value(self) -> Any:
+        """Read a value.
+
+        Raises:
+            SpecError: It is broken.
+        """
+        try:
+            return self._value()[0]
+        except BadJson as e:
+            raise self.fault(e.text, e.pos) from e
+
+    def _value(self) -> tuple[Any, int]:
+        """Read a value; give it and its length in characters."""
+        self.peek()
+        while True:
+            try:
+                value, end = self._decoder.value(self._buffer, self._at)
+            except BadJson as e:
+                in_doubt = e.cut or e.pos > len(self._buffer) - _MARGIN
+                size = len(self._buffer) - self._at
+                if in_doubt and size < _MOST and self._more(max(_CHUNK, size)):
+                    continue
+                raise
+            if end == len(self._buffer) and self._more(_CHUNK):
+                continue  # a number may go on
+            size, self._at = end - self._at, end
+            return value, size
+
+    def row(self, number: int, ledger: Ledger) -> tuple[Any, int]:
+        """Read a row; None for one that is counted as faulty.
+
+        Raises:
+            SpecError: It is broken in a way that hides where the next one begins.
+        """
+        try:
+            return self._value()
+        except BadJson as e:
+            if e.kind in ("twice", "number"):
+                line, column = self._place(e.pos)
+                text = f"row {number}, line {line}, column {column}: {e.text}"
+                ledger.faulty(e.kind, number, text, "repair it", each=True)
+                self._at = e.end
+                return None, 0
+            if e.cut and self.ended:
+                cut_off(ledger, number, self.line)
+                return None, 0
+            raise self.fault(e.text, e.pos, number) from e
+
+    def _place(self, pos: int) -> tuple[int, int]:
+        before = self._buffer[:pos]
+        line = self._line + before.count("\n")
+        return line, pos - before.rfind("\n") if "\n" in before else self._column + pos
+
+    def fault(self, text: str, pos: int | None = None, row: int = 0) -> SpecError:
+        """Give the error for what stands at a position, by default at the next character."""
+        line, column = self._place(self._at if pos is None else pos)
+        at = f"Row {row}, line" if row else "Line"
+        return fault(self._name, f"{at} {line}, column {column}: {text}. Repair the file there.")
