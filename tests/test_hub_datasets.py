@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from backend.errors import HubError, SpecError
-from backend.hub import client, datasets
-from backend.hub.datasets import fetch_text
+from backend.hub import client, texts
+from backend.hub.texts import fetch_text
 from backend.progress import silent
 from tests.loopback_hub import LoopbackHub
 
@@ -88,7 +88,7 @@ def test_json_lines_and_plain_text_are_read_too(hub: LoopbackHub, tmp_path: Path
         ({"train.jsonl": '{"text": "a"}\n{"text'}, "line 2"),
         ({"train.jsonl": "[1]"}, "line 1"),
         ({"train.parquet": b"PAR1 cut off"}, "cannot be read as Parquet"),
-        ({"script.py": "raise SystemExit"}, "has no Parquet, JSON lines or text files"),
+        ({"script.py": "raise SystemExit"}, "has only a loading script, 'script.py'"),
     ],
 )
 def test_a_data_set_without_text_is_refused_in_words(
@@ -104,14 +104,14 @@ def test_no_more_than_the_limit_is_downloaded(
     hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add_dataset("me/rows", {f"train-{i}.txt": str(i) * 60 for i in range(3)})
-    monkeypatch.setattr(datasets, "MAX_DOWNLOAD", 130)
+    monkeypatch.setattr(texts, "MAX_DOWNLOAD", 130)
     assert "(default, train, first 2 of 3 files," in fetch_text("me/rows", tmp_path / "t", None, silent())
     assert "2" not in (tmp_path / "t").read_text()
-    monkeypatch.setattr(datasets, "MAX_DOWNLOAD", 50)
+    monkeypatch.setattr(texts, "MAX_DOWNLOAD", 50)
     with pytest.raises(SpecError, match="choose another config"):
         fetch_text("me/rows", tmp_path / "t", None, silent())
-    monkeypatch.setattr(datasets, "MAX_DOWNLOAD", 130)
-    monkeypatch.setattr(datasets, "MAX_TEXT", 100)
+    monkeypatch.setattr(texts, "MAX_DOWNLOAD", 130)
+    monkeypatch.setattr(texts, "MAX_TEXT", 100)
     with pytest.raises(SpecError, match="unpacks to more"):
         fetch_text("me/rows", tmp_path / "t", None, silent())
 

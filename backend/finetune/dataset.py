@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from backend.finetune.slices import parse_split
 from backend.finetune.template import placeholders
@@ -19,7 +20,7 @@ Encoding = Literal[
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 
-_ADVANCED = {"advanced": True}
+_ADVANCED: JsonDict = {"advanced": True}
 
 
 class DatasetOptions(Frozen):
@@ -37,7 +38,9 @@ class DatasetOptions(Frozen):
         description="The split, or a part of it: train[:200] is quick, train[50%:] is half. Empty: train.",
     )
     revision: str | None = Field(
-        None, description="Branch, tag or commit of the Hub data set; resolved to a commit.", json_schema_extra=_ADVANCED
+        None,
+        description="Branch, tag or commit of the Hub data set.",
+        json_schema_extra=_ADVANCED,
     )
     messages_column: str | None = Field(
         None, description="Column that holds whole conversations. Empty: recognized.", json_schema_extra=_ADVANCED
@@ -149,11 +152,9 @@ class DatasetOptions(Frozen):
 
     @model_validator(mode="after")
     def _only_hub_sets_have_versions(self) -> "DatasetOptions":
-        if self.config or self.revision:
-            if self.dataset == DEMO_DATASET or is_file(self.dataset):
-                raise ValueError(
-                    f"{'config' if self.config else 'revision'}: only data sets of the Hub have one: leave it out"
-                )
+        if (self.config or self.revision) and (self.dataset == DEMO_DATASET or is_file(self.dataset)):
+            field = "config" if self.config else "revision"
+            raise ValueError(f"{field}: only data sets of the Hub have one: leave it out")
         return self
 
     @model_validator(mode="after")

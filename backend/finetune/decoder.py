@@ -118,7 +118,9 @@ def _odd(text: str, start: int, end: int) -> BadJson:
         elif word == ":" and last is not None:
             key = json.loads(last[0], strict=False)
             if key in keys[-1]:
-                return BadJson(f"the key {quoted(key)} stands there twice: take one away", last.start(), False, "twice", end)
+                return BadJson(
+                    f"the key {quoted(key)} stands there twice: take one away", last.start(), False, "twice", end
+                )
             keys[-1].add(key)
         elif word.lstrip("-") in ("NaN", "Infinity"):
             return BadJson(f"{word} is no JSON number: write null, or a number", token.start(), False, "number", end)

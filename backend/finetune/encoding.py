@@ -85,7 +85,7 @@ def _likely(data: bytes) -> str:
     letters = sum(chr(byte).isalpha() for byte in sample if byte < 0x80) + high
     if high < 0.4 * letters:
         return "cp1252" if _fits(sample, "cp1252") else "latin-1"
-    pairs = sum(0xC0 <= byte for byte in sample)
+    pairs = sum(byte >= 0xC0 for byte in sample)
     if pairs > 0.9 * high and high - pairs < 0.05 * high and _fits(sample, "cp1251") and _runs(sample):
         return "cp1251"
     return next((name for name in _ASIAN if _fits(sample, name)), "cp1252")

@@ -120,9 +120,7 @@ class Ledger:
             after = "left out." if drop else f"{group.remedy}, or set on_fault to drop to leave such rows out."
             text = f"{quoted(self.name)}: {group.words(total)}: {after}"
             rows = tuple(group.rows)
-            found.append(
-                Finding(kind=kind, text=text, rows=rows, count=group.count, option="on_fault", asks=not drop)
-            )
+            found.append(Finding(kind=kind, text=text, rows=rows, count=group.count, option="on_fault", asks=not drop))
         for (kind, _), group in self._noted.items():
             text = f"{quoted(self.name)}: {group.words(total)}."
             found.append(Finding(kind=kind, text=text, rows=tuple(group.rows), count=group.count))

@@ -1,8 +1,8 @@
 """Row: one record of a file, and what all readers know: the limits, clean column names, places in words."""
 
 import unicodedata
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, TextIO
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TextIO
 
 from backend.finetune.findings import Ledger, fault
 from backend.strict_json import quoted
@@ -24,16 +24,6 @@ class Row(NamedTuple):
     number: int  # from 1, faulty rows counted, the header and blank lines not
     line: int  # of the file, where it begins; 0 where there are no lines
     values: dict[str, Any] | None  # None where the row cannot be read; the ledger says why
-
-
-class Table(Protocol):
-    """What a reader of one format gives."""
-
-    columns: tuple[str, ...] | None
-    """Their names, where the file lists them before its rows."""
-
-    def rows(self, ledger: Ledger) -> Iterator[Row]:
-        """Read all rows, from the start; the ledger is told of the faulty ones."""
 
 
 def place(row: int, line: int) -> str:
@@ -82,7 +72,7 @@ def clean_names(names: Iterable[str], ledger: Ledger) -> tuple[str, ...]:
             first, second = [i for i, other in enumerate(cleaned, 1) if other == name][:2]
             raise fault(
                 ledger.name,
-                f"The column name {quoted(name)} stands there twice (columns {first} and {second}): rename one of them.",
+                f"The column name {quoted(name)} stands there twice (columns {first} and {second}): rename one.",
             )
     return tuple(cleaned)
 

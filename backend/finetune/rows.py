@@ -13,13 +13,15 @@ from backend.finetune.dataset import DatasetOptions
 from backend.finetune.findings import Ledger, fault
 from backend.finetune.parquet import ParquetRows
 from backend.finetune.records import JsonArray, JsonLines
-from backend.finetune.row import MAX_ROWS, Row, Table
+from backend.finetune.row import MAX_ROWS, Row
 from backend.finetune.slices import parse_split
 from backend.finetune.tables import Delimited
 from backend.finetune.text import PlainText
 from backend.options import Frozen
 
 MAX_TEXT = 2_000_000_000  # characters of all rows; Parquet can unpack to a thousand times its size
+
+Table = Delimited | ParquetRows | PlainText | JsonLines | JsonArray
 
 
 class Source(Frozen):

@@ -86,6 +86,8 @@ class Converter:
 
     def _finished(self, number: int, turns: list[Message], values: dict[str, Any], prompt: int | None = None) -> Sample:
         """Check a conversation and give it its system prompt."""
+        if turns[0].role == "system" and not turns[0].content.strip():
+            turns, prompt = turns[1:], prompt - 1 if prompt else prompt
         _check_turns(turns)
         if turns[0].role != "system":
             system = self._optional(number, values, self._map.system) or self._options.system_prompt
@@ -225,6 +227,8 @@ def _checked(text: str, name: str) -> str:
 
 
 def _check_turns(turns: list[Message]) -> None:
+    if not turns:
+        raise _empty("the conversation")
     if any(not turn.content.strip() for turn in turns if turn.role != "system"):
         raise _empty("a message")
     if any(turn.role == "system" for turn in turns[1:]):

@@ -50,8 +50,10 @@ class Delimited:
 
     def _reader(self, lines: Iterator[str], delimiter: str, strict: bool) -> Iterator[list[str]]:
         csv.field_size_limit(MAX_ROW)  # the module's own limit, 131,072 characters, is too low for long answers
-        quoting = csv.QUOTE_MINIMAL if self._quoting else csv.QUOTE_NONE
-        return csv.reader(lines, delimiter=DELIMITERS[delimiter], quoting=quoting, strict=strict)
+        mark = DELIMITERS[delimiter]
+        if self._quoting:
+            return csv.reader(lines, delimiter=mark, strict=strict)
+        return csv.reader(lines, delimiter=mark, quoting=csv.QUOTE_NONE, strict=strict)
 
     def _sample(self, text: str, delimiter: str) -> list[list[str]]:
         lines = text.splitlines(keepends=True)
@@ -163,8 +165,8 @@ class _Lines:
         at = place(self._row, self.start)
         return fault(
             self._name,
-            f"{at[0].upper()}{at[1:]} has {size / 1e6:.1f} MB{several}, {MAX_ROW // 10**6} MB at the most: shorten it or"
-            " take it out.",
+            f"{at[0].upper()}{at[1:]} has {size / 1e6:.1f} MB{several}, {MAX_ROW // 10**6} MB at the most: shorten it"
+            " or take it out.",
         )
 
 

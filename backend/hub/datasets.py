@@ -1,20 +1,13 @@
-"""Text from a data set on the Hub, for calibration and evaluation; Parquet, JSON lines or plain text, never a script.
+"""Data sets on the Hub: their configs, splits and files, at one commit; Parquet, CSV, JSON or text, never a script."""
 
-Rows are joined by blank lines, the convention of the GPTQ paper's code for WikiText-2.
-"""
-
-import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from backend.errors import SpecError
+from backend.errors import HubError, SpecError
 from backend.hub import client
 from backend.hub.download import check_disk, fetch_file
 from backend.hub.files import Entry, HubFiles
@@ -22,58 +15,126 @@ from backend.hub.names import parse_repo_id
 from backend.progress import Report
 from backend.strict_json import quoted
 
-MAX_DOWNLOAD = 200_000_000
-MAX_TEXT = 1_000_000_000  # bytes of UTF-8; Parquet can unpack to a thousand times its size
-SUFFIXES = (".parquet", ".jsonl", ".txt")
+MAX_ROWS_DOWNLOAD = 2_000_000_000  # bytes of files that rows are read from
+CONVERTED = "refs/convert/parquet"
+"""The branch in which the Hub keeps small data sets as Parquet: config/split/0000.parquet."""
+
 SPLITS = ("test", "validation", "train")
 _ALIASES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation", "training": "train"}
+_NO_DATA = re.compile(r"(readme|license|notice|requirements|dataset_infos?|config|\.)[^/]*", re.IGNORECASE)
 
 Layout = dict[str, dict[str, list[str]]]
 """Config → split → names of files."""
 
 
-def fetch_text(dataset: str, target: Path, token: str | None, report: Report) -> str:
-    """Write the text of a Hub data set's split to a file.
+class Wanted(NamedTuple):
+    """What is asked for; what is None is chosen where there is one choice."""
+
+    dataset: str
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    part: bool = False  # whether the first rows will do, where all of them are too many
+
+
+class Fetched(NamedTuple):
+    """What came."""
+
+    name: str  # for a card: `id (config, split, commit abc1234)`
+    files: tuple[Path, ...]
+    commit: str
+
+
+class HubDataset(NamedTuple):
+    """A data set at a commit."""
+
+    wanted: Wanted
+    files: HubFiles
+    layout: Layout
+
+    def entries_of(self, config: str, split: str) -> list[Entry]:
+        """Give a split's files, in the order of their names."""
+        names = self.layout[config][split]
+        return sorted(entry for entry in self.files.entries() if entry.name in names)
+
+    def words(self, how: str) -> str:
+        """Begin a refusal: `'id' … how`; see choose()."""
+        return f"'{self.files.repo_id}' {{what}}: {how} {{names}}."
+
+
+def fetch_files(wanted: Wanted, suffixes: tuple[str, ...], folder: Path, token: str | None, report: Report) -> Fetched:
+    """Download the files of a split.
 
     Args:
-        dataset: `id`, `id:config` or `id:config:split`.
-        target: The file to write, UTF-8.
+        wanted: Which.
+        suffixes: Of the files that can be read.
+        folder: Where they are written, under their names.
         token: Of who asks.
         report: Told the bytes.
 
-    Returns:
-        Its name for a card: `id (config, split, commit abc1234)`.
-
     Raises:
-        SpecError: There is no such config, split or text column; what there is instead.
+        SpecError: There is no such config or split, or nothing that can be read; what there is instead.
         HubError: The Hub refused or could not be reached.
     """
-    repo_id, config, split = _parse(dataset)
-    info = client.dataset_info(repo_id, None, token)
-    files = HubFiles(repo_id, client.commit_of(info, repo_id), token, "dataset")
-    client.check_access(repo_id, token, "dataset")
-    entries = {e.name: e for e in files.entries() if e.name.lower().endswith(SUFFIXES) and ".." not in e.name}
-    card: Mapping[str, Any] = info.card_data.to_dict() if info.card_data else {}  # type: ignore[no-untyped-call]
-    layout = _layout(list(entries), card)
-    if not layout:
-        raise SpecError(f"'{repo_id}' has no Parquet, JSON lines or text files: choose another data set.")
-    config = _choose(layout, config, repo_id, "config", ("default",))
-    split = _choose(layout[config], split, repo_id, "split", SPLITS)
-    wanted, note = _within_limit([entries[name] for name in layout[config][split]], repo_id)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    check_disk(target.parent, 2 * sum(e.size for e in wanted), f"download '{repo_id}'")
-    with TemporaryDirectory(dir=target.parent) as folder:
-        _write(target, repo_id, (row for path in _download(files, wanted, Path(folder), report) for row in _rows(path)))
-    return f"{repo_id} ({config}, {split}{note}, commit {files.commit[:7]})"
+    found = open_dataset(wanted, suffixes, token)
+    config = choose(found.layout, wanted.config, "config", ("default",), found.words("set config to one of"))
+    split = choose(found.layout[config], wanted.split, "split", ("train",), found.words("set split to"), sure=True)
+    repo_id, entries = found.files.repo_id, found.entries_of(config, split)
+    size = sum(entry.size for entry in entries)
+    if size > MAX_ROWS_DOWNLOAD and not wanted.part:
+        raise SpecError(
+            f"'{repo_id}' ({config}, {split}) has {size / 1e9:.1f} GB, {MAX_ROWS_DOWNLOAD / 1e9:.0f} GB at the most:"
+            f" take a part, such as {split}[:10000], in split.",
+            {"split": f"has {size / 1e9:.1f} GB: take a part, such as {split}[:10000]"},
+        )
+    taken, note = within_limit(entries, repo_id, MAX_ROWS_DOWNLOAD)
+    check_room(folder, taken, repo_id)
+    files = tuple(download(found.files, taken, folder, report))
+    return Fetched(f"{repo_id} ({config}, {split}{note}, commit {found.files.commit[:7]})", files, found.files.commit)
 
 
-def _parse(dataset: str) -> tuple[str, str | None, str | None]:
-    name, _, rest = (dataset, "", "") if "://" in dataset else dataset.strip().partition(":")
-    config, _, split = rest.partition(":")
+def open_dataset(wanted: Wanted, suffixes: tuple[str, ...], token: str | None) -> HubDataset:
+    """Look up a data set's configs, splits and files.
+
+    Raises:
+        SpecError: The name is none, or there is no file that can be read.
+        HubError: The Hub refused or could not be reached.
+    """
     try:
-        return parse_repo_id(name), config or None, split or None
+        repo_id = parse_repo_id(wanted.dataset)
     except ValueError as e:
         raise SpecError(f"dataset: {e}", {"dataset": str(e)}) from e
+    info = client.dataset_info(repo_id, wanted.revision, token)
+    files = HubFiles(repo_id, client.commit_of(info, repo_id), token, "dataset")
+    client.check_access(repo_id, token, "dataset")
+    there = [e.name for e in files.entries() if ".." not in e.name]
+    names = [name for name in there if name.lower().endswith(suffixes) and not _NO_DATA.fullmatch(name.split("/")[-1])]
+    card: Mapping[str, Any] = info.card_data.to_dict() if info.card_data else {}  # type: ignore[no-untyped-call]
+    layout = _layout(names, card)
+    if not layout:
+        raise _nothing(repo_id, there, suffixes, token)
+    return HubDataset(wanted, files, layout)
+
+
+def _nothing(repo_id: str, there: list[str], suffixes: tuple[str, ...], token: str | None) -> SpecError:
+    """Give the error for a data set without files that can be read; a script is named and never run."""
+    kinds = ", ".join(suffixes)
+    script = next((name for name in there if name.endswith(".py")), None)
+    if not script:
+        return SpecError(f"'{repo_id}' has no files that can be read ({kinds}): choose another data set.")
+    if _has_converted(repo_id, token):
+        way = f"set revision to {CONVERTED}, where the Hub keeps its rows as Parquet"
+    else:
+        way = f"choose another, or ask its author for the Parquet branch {CONVERTED}"
+    return SpecError(f"'{repo_id}' has only a loading script, {quoted(script)}, which is never run: {way}.")
+
+
+def _has_converted(repo_id: str, token: str | None) -> bool:
+    try:
+        client.dataset_info(repo_id, CONVERTED, token)
+    except HubError:
+        return False
+    return True
 
 
 def _layout(names: list[str], card: Mapping[str, Any]) -> Layout:
@@ -86,7 +147,10 @@ def _layout(names: list[str], card: Mapping[str, Any]) -> Layout:
             layout[config["config_name"]] = splits
     if layout:
         return layout
+    suffixes = Counter(_suffix(name) for name in names)
     for name in names:
+        if suffixes[_suffix(name)] < max(suffixes.values()):
+            continue  # a few files of another kind beside the data, such as a list of labels
         *folders, file = name.split("/")
         config_name = folders[0] if folders and folders[0] not in ("data", *SPLITS) else "default"
         layout.setdefault(config_name, {}).setdefault(_split(file, folders), []).append(name)
@@ -105,7 +169,13 @@ def _listed(data_files: Any, names: list[str]) -> dict[str, list[str]]:
     return splits
 
 
+def _suffix(name: str) -> str:
+    return Path(name.lower().removesuffix(".gz")).suffix
+
+
 def _split(file: str, folders: list[str]) -> str:
+    if len(folders) == 2 and re.fullmatch(r"\d+\.parquet", file):
+        return folders[1]  # the Hub's own conversion, whose splits may have any name
     for part in (*re.findall(r"[a-z]+", file.lower()), *reversed(folders)):
         word = str(_ALIASES.get(part, part))
         if word in SPLITS:
@@ -113,37 +183,57 @@ def _split(file: str, folders: list[str]) -> str:
     return "train"
 
 
-def _choose(there: Mapping[str, Any], given: str | None, repo_id: str, what: str, defaults: Iterable[str]) -> str:
+def choose(
+    there: Mapping[str, Any], given: str | None, what: str, usual: Iterable[str], words: str, *, sure: bool = False
+) -> str:
+    """Choose a config or split: the one given, the first usual one, or the only one there is.
+
+    Args:
+        there: What there is to choose from.
+        given: What was asked for.
+        what: "config" or "split".
+        usual: Taken without asking.
+        words: The refusal, with {what} and {names} to fill in.
+        sure: Whether even the only one is asked for if it is not a usual one.
+
+    Raises:
+        SpecError: There is none or more than one; their names.
+    """
     if given is not None and given in there:
         return given
     names = list(there)
-    usual = [name for name in defaults if name in there] or (names if len(names) == 1 else [])
-    if given is None and usual:
-        return usual[0]
-    words = f"has several {what}s" if given is None else f"has no {what} {quoted(given)}"
+    found = [name for name in usual if name in there] or (names if len(names) == 1 and not sure else [])
+    if given is None and found:
+        return found[0]
+    several = f"has several {what}s" if len(names) > 1 else f"has only the {what} {quoted(names[0])}"
+    text = several if given is None else f"has no {what} {quoted(given)}"
     shown = ", ".join(quoted(name) for name in names[:20])
-    raise SpecError(
-        f"'{repo_id}' {words}: give id:config:split, with one of {shown}.", {"dataset": f"{words}: {shown}"}
-    )
+    raise SpecError(words.format(what=text, names=shown), {what: f"{text}: {shown}", "dataset": f"{text}: {shown}"})
 
 
-def _within_limit(entries: list[Entry], repo_id: str) -> tuple[list[Entry], str]:
+def within_limit(entries: list[Entry], repo_id: str, limit: int) -> tuple[list[Entry], str]:
     """Take the first files that together stay below the limit, and say so for the card."""
     taken, size = [], 0
     for entry in sorted(entries):
-        if size + entry.size > MAX_DOWNLOAD:
+        if size + entry.size > limit:
             break
         taken.append(entry)
         size += entry.size
     if not taken:
         raise SpecError(
             f"'{repo_id}': {quoted(entries[0].name)} has {entries[0].size / 1e6:.0f} MB, of which"
-            f" {MAX_DOWNLOAD // 1_000_000} are downloaded at the most: choose another config, split or data set."
+            f" {limit // 1_000_000} are downloaded at the most: choose another config, split or data set."
         )
     return taken, "" if len(taken) == len(entries) else f", first {len(taken)} of {len(entries)} files"
 
 
-def _download(files: HubFiles, wanted: list[Entry], folder: Path, report: Report) -> Iterator[Path]:
+def check_room(folder: Path, wanted: list[Entry], repo_id: str) -> None:
+    """Refuse what does not fit on the disk, unpacked or copied once."""
+    check_disk(folder, 2 * sum(e.size for e in wanted), f"download '{repo_id}'")
+
+
+def download(files: HubFiles, wanted: list[Entry], folder: Path, report: Report) -> Iterator[Path]:
+    """Download files one by one, giving each path as it is there."""
     done, total = 0, sum(e.size for e in wanted)
 
     def tell(n: int) -> None:
@@ -154,58 +244,3 @@ def _download(files: HubFiles, wanted: list[Entry], folder: Path, report: Report
         done += entry.size
         yield folder / entry.name
     report.progress("downloading", done, total, "bytes")
-
-
-def _rows(path: Path) -> Iterator[str]:
-    if path.suffix.lower() == ".parquet":
-        yield from _parquet_rows(path)
-    elif path.suffix.lower() == ".jsonl":
-        yield from _json_rows(path)
-    else:
-        yield path.read_text(encoding="utf-8-sig", errors="replace")
-
-
-def _parquet_rows(path: Path) -> Iterator[str]:
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-            column = _text_column(texts, schema.names, path.name)
-            for batch in file.iter_batches(1024, columns=[column]):
-                yield from (value or "" for value in batch.column(0).to_pylist())
-    except (pa.ArrowException, OSError) as e:
-        raise SpecError(f"{quoted(path.name)} cannot be read as Parquet: choose another data set.") from e
-
-
-def _json_rows(path: Path) -> Iterator[str]:
-    column = None
-    with path.open(encoding="utf-8-sig", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as e:
-                raise SpecError(f"{quoted(path.name)}, line {number}, is not JSON: choose another data set.") from e
-            if not isinstance(row, dict):
-                raise SpecError(f"{quoted(path.name)}, line {number}, is no JSON object: choose another data set.")
-            column = column or _text_column([k for k, v in row.items() if isinstance(v, str)], list(row), path.name)
-            value = row.get(column)
-            yield value if isinstance(value, str) else ""
-
-
-def _text_column(texts: list[str], columns: list[str], name: str) -> str:
-    """Take `text`, or the only column of text there is."""
-    if "text" in texts or len(texts) == 1:
-        return "text" if "text" in texts else texts[0]
-    shown = ", ".join(quoted(column) for column in columns[:20])
-    raise SpecError(f"{quoted(name)} has no column 'text', only {shown}: choose a data set of plain text.")
-
-
-def _write(target: Path, repo_id: str, rows: Iterator[str]) -> None:
-    size = 0
-    with target.open("w", encoding="utf-8", errors="replace", newline="") as out:
-        for i, row in enumerate(rows):
-            size += out.write(row if i == 0 else "\n\n" + row)
-            if size > MAX_TEXT:
-                raise SpecError(f"'{repo_id}' unpacks to more than {MAX_TEXT} characters: choose a smaller split.")

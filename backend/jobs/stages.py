@@ -9,8 +9,8 @@ from pathlib import Path
 
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
-from backend.hub.datasets import fetch_text
 from backend.hub.download import fetch_model
+from backend.hub.texts import fetch_text
 from backend.jobs.specs import (
     Evaluation,
     Publication,

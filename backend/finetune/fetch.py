@@ -1,0 +1,66 @@
+"""Fetch: bring a data set's rows to this machine; needs the network and the token, unlike what reads them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from backend.errors import SpecError
+from backend.finetune.content import SUFFIXES
+from backend.finetune.dataset import DEMO_DATASET, DatasetOptions, is_file
+from backend.finetune.demo_data import NAME, write_demo
+from backend.finetune.rows import Source
+from backend.finetune.slices import parse_split
+from backend.hub.datasets import Wanted, fetch_files
+from backend.progress import Report
+from backend.strict_json import quoted
+
+_SUFFIXES = (
+    *(s for s in SUFFIXES if s != ".md"),
+    *(s + ".gz" for s in SUFFIXES if s not in (".md", ".parquet", ".pq")),
+)
+
+
+class Sources(NamedTuple):
+    """What load() reads."""
+
+    train: Source
+    validation: Source | None
+
+
+def fetch_dataset(options: DatasetOptions, folder: Path, token: str | None, report: Report) -> Sources:
+    """Bring the rows, and those of a validation set of its own.
+
+    Args:
+        options: Which; the revision should be a commit by now.
+        folder: Where files are written that do not lie here yet.
+        token: Of who asks.
+        report: Told the bytes.
+
+    Raises:
+        SpecError: There is no such config or split; what there is instead.
+        HubError: The Hub refused or could not be reached.
+    """
+    train = _source(options, options.dataset, options.split, folder / "train", token, report)
+    if not (options.validation_dataset or options.validation_split):
+        return Sources(train, None)
+    dataset = options.validation_dataset or options.dataset
+    other = options if dataset == options.dataset else options.model_copy(update={"config": None, "revision": None})
+    return Sources(train, _source(other, dataset, options.validation_split, folder / "validation", token, report))
+
+
+def _source(
+    options: DatasetOptions, dataset: str, split: str | None, folder: Path, token: str | None, report: Report
+) -> Source:
+    name, part = parse_split(split)
+    if name not in (None, "train") and (is_file(dataset) or dataset == DEMO_DATASET):
+        text = f"has no splits: give a part of its rows alone, such as [:200], or leave out {quoted(name)}"
+        raise SpecError(f"{quoted(Path(dataset).name)} {text}.", {"split": text})
+    if is_file(dataset):
+        return Source(name=Path(dataset).name, files=(Path(dataset),), split=split)
+    folder.mkdir(parents=True, exist_ok=True)
+    if dataset == DEMO_DATASET:
+        target = folder / "demo.jsonl"
+        write_demo(target)
+        return Source(name=NAME, files=(target,), split=split)
+    wanted = Wanted(dataset, options.config, name, options.revision, part=part.stop is not None)
+    fetched = fetch_files(wanted, _SUFFIXES, folder, token, report)
+    return Source(name=fetched.name, files=fetched.files, split=split)
