@@ -14,14 +14,18 @@ class BadJson(Exception):
     Args:
         text: In words.
         pos: The character, from 0.
-        cut: Whether it is only that the text ends too early.
-        kind: Of the finding.
-        end: Where the value ends, if it is JSON but for this.
+        remedy: What to do.
+        kind: Of the finding: "json", "twice" or "number".
+        end: Where the value ends, if it is JSON but for this; 0 otherwise.
     """
 
-    def __init__(self, text: str, pos: int, cut: bool = False, kind: str = "json", end: int = 0) -> None:
+    def __init__(self, text: str, pos: int, remedy: str = "repair it", kind: str = "json", end: int = 0) -> None:
         super().__init__(text)
-        self.text, self.pos, self.cut, self.kind, self.end = text, pos, cut, kind, end
+        self.text, self.pos, self.remedy, self.kind, self.end = text, pos, remedy, kind, end
+
+
+class CutOff(BadJson):
+    """The text may only end too early."""
 
 
 class Decoder:
@@ -45,8 +49,8 @@ class Decoder:
         if rest:
             at = len(text) - len(rest)
             if rest.startswith(","):
-                raise BadJson("a comma stands behind it: take it away", at)
-            raise BadJson("something stands behind its end", at)
+                raise BadJson("a comma stands behind the row", at, "take it away")
+            raise BadJson("something stands behind the row", at)
         return value
 
     def value(self, text: str, start: int) -> tuple[Any, int]:
@@ -80,18 +84,18 @@ def _translated(error: json.JSONDecodeError, text: str) -> BadJson:
     pos, end = error.pos, len(text.rstrip())
     before, at = text[:pos].rstrip(), text[pos:].lstrip()[:1]
     if (before.endswith(",") and at in ("}", "]")) or (at == "," and re.match(r",\s*[}\]]", text[pos:].lstrip())):
-        return BadJson("a comma stands before the closing bracket: take it away", pos)
+        return BadJson("a comma stands before the closing bracket", pos, "take it away")
     if error.msg.startswith("Unterminated string"):
-        return BadJson("a quote is not closed", pos, cut=True)
+        return CutOff("a quote is not closed", pos, "close it")
     if error.msg.startswith("Invalid control"):
         what = "a NUL byte" if text[pos] == "\0" else "a line break or another control character"
-        return BadJson(f"{what} stands inside a text: write it with a backslash", pos)
+        return BadJson(f"{what} stands inside a text", pos, "write it with a backslash")
     if error.msg.startswith("Invalid \\"):
-        return BadJson("a backslash is followed by what it cannot be: double it", pos, cut=pos >= end - 6)
+        return (CutOff if pos >= end - 6 else BadJson)("a backslash stands alone", pos, "double it")
     if pos >= end - 1 or text[pos:end] in ("t", "tr", "tru", "f", "fa", "fal", "fals", "n", "nu", "nul", "-"):
-        return BadJson("it ends too early", pos, cut=True)
+        return CutOff("it ends too early", pos)
     if at == "'" or text[pos:].startswith(("True", "False", "None")):
-        return BadJson("it is written as Python, not as JSON: use double quotes, true, false and null", pos)
+        return BadJson("it is Python, not JSON", pos, "use double quotes, true, false and null")
     return BadJson(_MESSAGES.get(error.msg, "it is not JSON"), pos)
 
 
@@ -118,11 +122,9 @@ def _odd(text: str, start: int, end: int) -> BadJson:
         elif word == ":" and last is not None:
             key = json.loads(last[0], strict=False)
             if key in keys[-1]:
-                return BadJson(
-                    f"the key {quoted(key)} stands there twice: take one away", last.start(), False, "twice", end
-                )
+                return BadJson(f"the key {quoted(key)} stands there twice", last.start(), "take one away", "twice", end)
             keys[-1].add(key)
         elif word.lstrip("-") in ("NaN", "Infinity"):
-            return BadJson(f"{word} is no JSON number: write null, or a number", token.start(), False, "number", end)
+            return BadJson(f"{word} is no JSON number", token.start(), "write null or a number", "number", end)
         last = token
     raise AssertionError("what the decoder saw is not there")

@@ -132,13 +132,13 @@ def _survey(source: Source, options: DatasetOptions) -> _Survey:
     head = list(islice(rows.read(Ledger(source.name)), HEAD))
     columns = describe(head, rows.columns)
     readable = any(row.values for row in head)
-    mapping = find_mapping(columns, options, ledger) if readable else None
+    # columns are asked for when it is known what they are called
+    unnamed = any(finding.kind == "header" for finding in ledger.said.values())
+    mapping = find_mapping(columns, options, Ledger(source.name) if unnamed else ledger) if readable else None
     if mapping:
         _check_left_out(mapping, rows, ledger)
-    may_go_on = mapping and not any(
-        f.asks and f.kind in ("columns", "json_text", "binary") for f in ledger.said.values()
-    )
-    converter = Converter(mapping, options, ledger) if mapping and may_go_on else None
+    unclear = any(f.asks and f.kind in ("columns", "json_text", "binary") for f in ledger.said.values())
+    converter = Converter(mapping, options, ledger) if mapping and not unclear else None
     total, seen, samples, preview = 0, Counter[str](), Counter[int](), list[Sample]()
     for row in rows.read(ledger):
         total += 1
@@ -158,9 +158,13 @@ def _survey(source: Source, options: DatasetOptions) -> _Survey:
 
 def _check_left_out(mapping: Mapping, rows: Rows, ledger: Ledger) -> None:
     for name in mapping.used:
-        if name in rows.left_out:
-            text = f"The column {quoted(name)} is binary or of a type that is not read: set decode_binary to true if it"
-            ledger.say("binary", f"{text} is UTF-8 text, else name another column.", "decode_binary", asks=True)
+        kind = rows.left_out.get(name)
+        if kind and "binary" in kind:
+            text = f"The column {quoted(name)} is binary: set decode_binary to true if it is text, or name another."
+            ledger.say("binary", text, "decode_binary", asks=True)
+        elif kind:
+            text = f"The column {quoted(name)} is {kind[:80]}, which is not read: name another column."
+            ledger.say("columns", text, asks=True)
 
 
 def _say_ignored(mapping: Mapping, seen: Counter[str], ledger: Ledger) -> None:
@@ -186,8 +190,8 @@ def _held_out(survey: _Survey, options: DatasetOptions) -> frozenset[int]:
 def _judge_repeats(survey: _Survey, options: DatasetOptions) -> None:
     """Ask about data that teaches one thing only; count what is repeated."""
     count, distinct = survey.samples.total(), len(survey.samples)
-    if not count:
-        return
+    if not count or (options.on_fault == "stop" and survey.ledger.reasons()):
+        return  # faulty rows are asked about first
     if distinct == 1:
         text = f"All {count} rows are the same" if count > 1 else "There is only 1 row"
         after = "." if options.allow_identical else ": give more rows, or set allow_identical to true to go on."

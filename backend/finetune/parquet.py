@@ -25,8 +25,8 @@ class ParquetRows:
     """
 
     columns: tuple[str, ...]
-    left_out: frozenset[str]
-    """Columns that are not read."""
+    left_out: dict[str, str]
+    """Columns that are not read, and their types."""
 
     def __init__(self, file: DataFile, options: DatasetOptions, ledger: Ledger) -> None:
         import pyarrow.parquet as pq
@@ -45,7 +45,7 @@ class ParquetRows:
         for name in binary.keys() - other.keys():
             text = f"The column {quoted(name)} is binary and left out; set decode_binary to true to read it as UTF-8."
             ledger.say("binary", text, "decode_binary")
-        self.left_out = frozenset(binary | other)
+        self.left_out = binary | other
         if not self.total:
             shown = ", ".join(map(quoted, self.columns[:10]))
             raise no_rows(file.name, what=f" in the columns {shown}" if shown else "")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from backend.finetune.content import TURN, DataFile
-from backend.finetune.decoder import BadJson, Decoder
+from backend.finetune.decoder import BadJson, CutOff, Decoder
 from backend.finetune.findings import Ledger, fault
 from backend.finetune.row import MAX_ROW, Lines, Row, clean_name, cut_off, no_rows, place, too_large
 from backend.finetune.scanner import Scanner
@@ -86,10 +86,10 @@ class JsonLines:
 
 def _count(ledger: Ledger, number: int, line: int, error: BadJson, last: bool = False) -> None:
     """Count a row that is not JSON; the last one may only be cut off."""
-    if last and error.cut:
+    if last and isinstance(error, CutOff):
         return cut_off(ledger, number, line)
     text = f"row {number}, line {line}, column {error.pos + 1}: {error.text}"
-    ledger.faulty(error.kind, number, text, "repair it", each=True)
+    ledger.faulty(error.kind, number, text, error.remedy, each=True)
 
 
 class JsonArray:
@@ -108,19 +108,20 @@ class JsonArray:
                 yield from self._in_object(scanner, ledger)
             else:
                 yield from self._array(scanner, ledger)
-            if scanner.peek():
-                raise scanner.fault("something stands behind the end: if each line is a row, name the file .jsonl")
+            if not scanner.cut and scanner.peek():
+                raise scanner.fault("something stands behind the end", "if each line is a row, name the file .jsonl")
 
     def _array(self, scanner: Scanner, ledger: Ledger) -> Iterator[Row]:
         keys, number = _Keys(), 0
         scanner.take("[")
         while (mark := scanner.peek()) != "]":
             if number and not mark:
+                scanner.cut = True
                 return cut_off(ledger, number + 1, scanner.line)
             if number:
                 scanner.take(",", "a comma is missing between two rows")
                 if scanner.peek() == "]":
-                    raise scanner.fault("a comma stands before the closing bracket: take it away")
+                    raise scanner.fault("a comma stands before the closing bracket", "take it away")
             number += 1
             scanner.peek()
             line = scanner.line
@@ -129,7 +130,7 @@ class JsonArray:
                 too_large(ledger, number, line, size)
             if value is None:
                 yield Row(number, line, None)
-                if scanner.ended:
+                if scanner.cut:
                     return
             elif size > MAX_ROW:
                 yield Row(number, line, None)
@@ -156,6 +157,8 @@ class JsonArray:
                     if row.number == 1 and row.values and TURN & row.values.keys():
                         raise fault(ledger.name, "It is one conversation, not a list of them: put it into a list.")
                     yield row
+                if scanner.cut:
+                    return
             else:
                 scanner.value()
             if scanner.peek() != "}":

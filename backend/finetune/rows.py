@@ -57,7 +57,10 @@ class Rows:
         """The names that the files list before their rows; JSON has none."""
         self.delimiter = next((t.delimiter for t in self._tables if isinstance(t, Delimited)), None)
         self.header = next((t.header for t in self._tables if isinstance(t, Delimited)), None)
-        self.left_out = frozenset[str]().union(*(t.left_out for t in self._tables if isinstance(t, ParquetRows)))
+        self.left_out: dict[str, str] = {}
+        """Parquet columns that are not read, and their types."""
+        for table in self._tables:
+            self.left_out |= table.left_out if isinstance(table, ParquetRows) else {}
 
     def read(self, ledger: Ledger) -> Iterator[Row]:
         """Read the rows that the split's slice names; the ledger is told of the faulty ones.

@@ -3,7 +3,7 @@
 from typing import Any, TextIO
 
 from backend.errors import SpecError
-from backend.finetune.decoder import BadJson, Decoder
+from backend.finetune.decoder import BadJson, CutOff, Decoder
 from backend.finetune.findings import Ledger, fault
 from backend.finetune.row import MAX_ROW, cut_off
 
@@ -18,8 +18,9 @@ class Scanner:
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream, self._name, self._decoder = stream, name, Decoder()
         self._buffer, self._at, self._line, self._column = "", 0, 1, 1
-        self.ended = False
-        """Whether the stream is at its end."""
+        self._ended = False
+        self.cut = False
+        """Whether the text ended within a row."""
 
     @property
     def line(self) -> int:
@@ -28,13 +29,15 @@ class Scanner:
 
     def _more(self, count: int = _CHUNK) -> bool:
         """Read on, forgetting what is done."""
+        text = self._stream.read(count)
+        if not text:
+            self._ended = True
+            return False
         done = self._buffer[: self._at]
         self._line += done.count("\n")
         self._column = len(done) - done.rfind("\n") if "\n" in done else self._column + len(done)
-        text = self._stream.read(count)
         self._buffer, self._at = self._buffer[self._at :] + text, 0
-        self.ended = not text
-        return bool(text)
+        return True
 
     def peek(self) -> str:
         """Give the next character that is no space; '' at the end."""
@@ -55,7 +58,7 @@ class Scanner:
     def take(self, mark: str, otherwise: str = "") -> None:
         """Go past a character that must come next."""
         if self.peek() != mark:
-            raise self.fault(otherwise or f"'{mark}' is missing" if self.peek() else "it is cut off: upload it again")
+            raise self._missing(otherwise or f"'{mark}' is missing")
         self._at += 1
 
     def value(self) -> Any:
@@ -67,7 +70,7 @@ class Scanner:
         try:
             return self._value()[0]
         except BadJson as e:
-            raise self.fault(e.text, e.pos) from e
+            raise self.fault(e.text, e.remedy, e.pos) from e
 
     def _value(self) -> tuple[Any, int]:
         """Read a value; give it and its length in characters."""
@@ -76,7 +79,7 @@ class Scanner:
             try:
                 value, end = self._decoder.value(self._buffer, self._at)
             except BadJson as e:
-                in_doubt = e.cut or e.pos > len(self._buffer) - _MARGIN
+                in_doubt = isinstance(e, CutOff) or e.pos > len(self._buffer) - _MARGIN
                 size = len(self._buffer) - self._at
                 if in_doubt and size < _MOST and self._more(max(_CHUNK, size)):
                     continue
@@ -95,24 +98,28 @@ class Scanner:
         try:
             return self._value()
         except BadJson as e:
-            if e.kind in ("twice", "number"):
+            if e.end:
                 line, column = self._place(e.pos)
                 text = f"row {number}, line {line}, column {column}: {e.text}"
-                ledger.faulty(e.kind, number, text, "repair it", each=True)
+                ledger.faulty(e.kind, number, text, e.remedy, each=True)
                 self._at = e.end
                 return None, 0
-            if e.cut and self.ended:
-                cut_off(ledger, number, self.line)
+            if isinstance(e, CutOff) and self._ended:
+                self.cut = True
+                cut_off(ledger, number, self._line + self._buffer.rstrip().count("\n"))
                 return None, 0
-            raise self.fault(e.text, e.pos, number) from e
+            raise self.fault(e.text, e.remedy, e.pos, number) from e
 
     def _place(self, pos: int) -> tuple[int, int]:
         before = self._buffer[:pos]
         line = self._line + before.count("\n")
         return line, pos - before.rfind("\n") if "\n" in before else self._column + pos
 
-    def fault(self, text: str, pos: int | None = None, row: int = 0) -> SpecError:
+    def _missing(self, text: str) -> SpecError:
+        return self.fault(text) if self.peek() else self.fault("it is cut off", "upload the whole file")
+
+    def fault(self, text: str, remedy: str = "repair it", pos: int | None = None, row: int = 0) -> SpecError:
         """Give the error for what stands at a position, by default at the next character."""
         line, column = self._place(self._at if pos is None else pos)
         at = f"Row {row}, line" if row else "Line"
-        return fault(self._name, f"{at} {line}, column {column}: {text}. Repair the file there.")
+        return fault(self._name, f"{at} {line}, column {column}: {text}: {remedy}.")
