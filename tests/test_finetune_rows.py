@@ -78,40 +78,92 @@ REFUSED = {
     "B05 cut off array": ("rows.json", json.dumps(PAIRS, indent=1).encode()[:-9], "line 12, .* cut off .row 3."),
     "B07 trailing comma": ("rows.json", b'[{"a": "b"},\n {"a": "c"},\n]', "Line 3, column 1: a comma stands before"),
     "B07 in a row": ("rows.jsonl", b'{"a": "b"}\n{"a": "b",}\n{"a": "c"}', "line 2, column 11: a comma stands before"),
-    "B08 NaN": ("rows.jsonl", GOOD + b'{"prompt": NaN, "completion": "x"}\n', "line 4, column 12: NaN is no JSON number"),
+    "B08 NaN": ("rows.jsonl", GOOD + b'{"prompt": NaN, "completion": "x"}\n', "line 4, column 12: NaN is no"),
     "B08 in an array": ("rows.json", b'[\n{"a": "NaN",\n "b": -Infinity}]', "row 1, line 3, column 7: -Infinity"),
     "B09 nulls": (
         "rows.jsonl",
         jsonl(*PAIRS, {"prompt": "q", "completion": None}),
         r"'completion' is null in 1 of 4 rows \(row 4\): fill it in, or set on_fault to drop",
     ),
-    "B09 all null": ("rows.jsonl", jsonl(*[{**p, "completion": None} for p in PAIRS]), "None of the 3 rows .* in all 3 rows"),
+    "B09 all null": (
+        "rows.jsonl",
+        jsonl(*[{**p, "completion": None} for p in PAIRS]),
+        "None of the 3 rows .* in all 3 rows",
+    ),
     "B12 missing": ("rows.jsonl", jsonl(*PAIRS, {"prompt": "q"}), r"'completion' is missing in 1 of 4 rows \(row 4\)"),
     "B15 role": (
         "rows.jsonl",
         jsonl({"messages": [{"role": "wizard", "content": "x"}, {"role": "assistant", "content": "y"}]}),
         "the role 'wizard' is unknown in 1 of 1 rows .row 1.: use one of system, user, assistant",
     ),
-    "B16 empty strings": ("rows.jsonl", jsonl(*[{**p, "completion": ""} for p in PAIRS]), "'completion' is empty in all 3"),
-    "B17 whitespace": ("rows.jsonl", jsonl(*PAIRS, {"prompt": " \t", "completion": "x"}), r"'prompt' is empty in 1 of 4"),
+    "B16 empty strings": (
+        "rows.jsonl",
+        jsonl(*[{**p, "completion": ""} for p in PAIRS]),
+        "'completion' is empty in all 3",
+    ),
+    "B17 whitespace": (
+        "rows.jsonl",
+        jsonl(*PAIRS, {"prompt": " \t", "completion": "x"}),
+        r"'prompt' is empty in 1 of 4",
+    ),
     "B18 Latin-1": (
         "rows.csv",
         "prompt,completion\na,b\nWo?,Im Café\n".encode("latin-1"),
         r"not UTF-8 \(line 3\); it looks like Windows-1252 \(Latin-1\).*'Wo\?,Im Café'.*set encoding to cp1252",
     ),
     "B21 NUL": ("rows.csv", b"prompt,completion\na,b\nc,\0d\n", r"row 2 \(line 3\) holds NUL bytes: take them out"),
-    "B21 NUL in JSON": ("rows.jsonl", GOOD + b'{"prompt": "\\u0000", "completion": "x"}', "NUL bytes in 1 of 4 rows .row 4"),
-    "B21 raw NUL": ("rows.jsonl", GOOD + b'{"prompt": "\0", "completion": "x"}', "row 4, line 4, column 13: a NUL byte"),
-    "B23 duplicate names": ("rows.csv", b"prompt,prompt\na,b\n", "'prompt' stands there twice .columns 1 and 2.: rename"),
-    "B24 ragged": ("rows.csv", b"prompt,completion\na,b,c,d\ne,f\n", "row 1 has 4 fields, header has 2 .line 2.: put quotes"),
+    "B21 NUL in JSON": (
+        "rows.jsonl",
+        GOOD + b'{"prompt": "\\u0000", "completion": "x"}',
+        "NUL bytes in 1 of 4 rows .row 4",
+    ),
+    "B21 raw NUL": (
+        "rows.jsonl",
+        GOOD + b'{"prompt": "\0", "completion": "x"}',
+        "row 4, line 4, column 13: a NUL byte",
+    ),
+    "B23 duplicate names": (
+        "rows.csv",
+        b"prompt,prompt\na,b\n",
+        "'prompt' stands there twice .columns 1 and 2.: rename",
+    ),
+    "B24 ragged": (
+        "rows.csv",
+        b"prompt,completion\na,b,c,d\ne,f\n",
+        "row 1 has 4 fields, header has 2 .line 2.: put quotes",
+    ),
     "B24 short": ("rows.csv", b'prompt,completion\na,"b\nc"\ne\n', r"row 2 has 1 field, header has 2 \(line 4\)"),
     "B25 quote": ("rows.csv", b'prompt,completion\na,b\nc,"d\ne,f\n', r"row 2 \(line 3\) is never closed: close it"),
-    "B25 two quotes": ("rows.csv", b'prompt,completion\n"a,b\n"c",d\n', r"In row 1 \(line 2\) text stands behind a closing"),
-    "B28 no header": ("rows.csv", b"What is 2+2?,4\nWhat is 3+3?,6\n", "Is the first row a header.* set header to true, or"),
-    "B29 huge row": ("rows.jsonl", GOOD + jsonl({"prompt": "x" * 20_000_000, "completion": "y"}), r"row 4 \(line 4\) has 20.0 MB"),
-    "B29 huge CSV": ("rows.csv", b"prompt,completion\na," + b"x" * 20_000_000, r"Row 1 \(line 2\) has 20.0 MB, 4 MB at"),
-    "B29 huge JSON": ("rows.json", json.dumps([{"prompt": "x" * 20_000_000}, PAIRS[0]]).encode(), "row 1 .* has 20.0 MB"),
-    "B29 huge Parquet": ("rows.parquet", parquet(pa.table({"prompt": ["x" * 20_000_000], "completion": ["y"]})), "row 1 has 20.0 MB"),
+    "B25 two quotes": (
+        "rows.csv",
+        b'prompt,completion\n"a,b\n"c",d\n',
+        r"In row 1 \(line 2\) text stands behind a closing",
+    ),
+    "B28 no header": (
+        "rows.csv",
+        b"What is 2+2?,4\nWhat is 3+3?,6\n",
+        "Is the first row a header.* set header to true, or",
+    ),
+    "B29 huge row": (
+        "rows.jsonl",
+        GOOD + jsonl({"prompt": "x" * 20_000_000, "completion": "y"}),
+        r"row 4 \(line 4\) has 20.0 MB",
+    ),
+    "B29 huge CSV": (
+        "rows.csv",
+        b"prompt,completion\na," + b"x" * 20_000_000,
+        r"Row 1 \(line 2\) has 20.0 MB, 4 MB at",
+    ),
+    "B29 huge JSON": (
+        "rows.json",
+        json.dumps([{"prompt": "x" * 20_000_000}, PAIRS[0]]).encode(),
+        "row 1 .* has 20.0 MB",
+    ),
+    "B29 huge Parquet": (
+        "rows.parquet",
+        parquet(pa.table({"prompt": ["x" * 20_000_000], "completion": ["y"]})),
+        "row 1 has 20.0 MB",
+    ),
     "B31 HTML": ("rows.csv", b"<!DOCTYPE html>\n<html>", "This is a web page, not a table."),
     "B32 PNG": ("rows.jsonl", b"\x89PNG\r\n\x1a\n\0\0", "This is a PNG picture, not a table"),
     "B33 gzip": ("rows.jsonl", gzip.compress(GOOD), r"packed with gzip and not named so: call it 'rows.jsonl.gz'"),
@@ -120,10 +172,26 @@ REFUSED = {
     "B35 cut Parquet": ("rows.parquet", PARQUET[:-20], "cut off: no footer; upload again"),
     "B36 zip bomb": ("rows.jsonl", zipped(b"0" * 10_000_000), "This is a zip archive: unpack it"),
     "B36 gzip bomb": ("rows.jsonl.gz", gzip.compress(b"\n" * 30_000_000), "unpacks to more than 1 MB"),
-    "B37 duplicate keys": ("rows.jsonl", GOOD + b'{"prompt": "a", "prompt": "b"}', "line 4, column 17: the key 'prompt' stands"),
-    "B37 in an array": ("rows.json", b'[{"prompt": {"a": 1},\n "a": "x",\n "a": "b"}]', "row 1, line 3, column 2: the key 'a'"),
-    "B39 no rows": ("rows.parquet", parquet(pa.table({"prompt": pa.array([], pa.string())})), "No rows found in the columns"),
-    "B40 binary": ("rows.parquet", parquet(pa.table({"prompt": ["a"], "completion": [b"b"]})), "set decode_binary to true"),
+    "B37 duplicate keys": (
+        "rows.jsonl",
+        GOOD + b'{"prompt": "a", "prompt": "b"}',
+        "line 4, column 17: the key 'prompt' stands",
+    ),
+    "B37 in an array": (
+        "rows.json",
+        b'[{"prompt": {"a": 1},\n "a": "x",\n "a": "b"}]',
+        "row 1, line 3, column 2: the key 'a'",
+    ),
+    "B39 no rows": (
+        "rows.parquet",
+        parquet(pa.table({"prompt": pa.array([], pa.string())})),
+        "No rows found in the columns",
+    ),
+    "B40 binary": (
+        "rows.parquet",
+        parquet(pa.table({"prompt": ["a"], "completion": [b"b"]})),
+        "set decode_binary to true",
+    ),
     "B44 no answer": (
         "rows.jsonl",
         jsonl(
@@ -152,7 +220,7 @@ REFUSED = {
     "broken metadata": ("rows.json", b'{"data": [\n{"prompt": "a", "completion": "b"}], x}', "Line 2, column 38"),
     "UTF-16 unmarked": ("rows.jsonl", GOOD.decode().encode("utf-16-le"), "set encoding to utf-16-le"),
     "wrong encoding": ("rows.jsonl", GOOD + b"\xff", "not UTF-8"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -272,7 +340,7 @@ def test_a_question_is_answered_by_its_option(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [
-        ("日本語のテキスト、質問と答え。", "shift_jis"),
+        ("日本語のテキスト", "shift_jis"),
         ("Привет как дела? Хорошо.", "cp1251"),
         ("Ça va — déjà vu", "cp1252"),
     ],
@@ -310,9 +378,9 @@ def test_parquet_types_are_mapped_or_named(tmp_path: Path) -> None:
         }
     )
     assert contents(opened(tmp_path, "odd.parquet", parquet(odd))) == [["a", "2024-01-02"], ["b", "2024-01-03"]]
+    nested = parquet(pa.table({"question": ["a", "b"], "answers": [{"text": "x"}] * 2}))
     with pytest.raises(SpecError, match="'answers' is an object where text is needed in all 2 rows"):
-        nested = pa.table({"question": ["a", "b"], "answers": [{"text": "x"}] * 2})
-        opened(tmp_path, "n.parquet", parquet(nested), user_column="question", assistant_column="answers")
+        opened(tmp_path, "n.parquet", nested, user_column="question", assistant_column="answers")
 
 
 def test_plain_text_is_cut_as_told(tmp_path: Path) -> None:
@@ -354,7 +422,7 @@ def test_several_files_are_one_data_set(tmp_path: Path) -> None:
         source(tmp_path, "b.csv", b"prompt,completion\nx,y\nz\n"),
     )
     both = Source(name="me/rows", files=first.files + second.files)
-    with pytest.raises(SpecError, match="in 'b.csv', row 2 has 1 field, header has 2"):
+    with pytest.raises(SpecError, match=r"in 'b\.csv', row 2 has 1 field, header has 2"):
         load(both, options())
     read = load(both, options(on_fault="drop"))
     assert [s.row for s in read.train()] == [1, 2, 3, 4]
@@ -395,7 +463,7 @@ def test_validation_shares_no_row_with_training(tmp_path: Path) -> None:
 
 def test_validation_rows_that_are_trained_on_are_counted(tmp_path: Path) -> None:
     train, own = source(tmp_path, "t.jsonl", jsonl(*PAIRS)), source(tmp_path, "v.jsonl", jsonl(*PAIRS[:2]))
-    with pytest.raises(SpecError, match="'v.jsonl': 2 of 2 validation rows are also trained on: give other rows"):
+    with pytest.raises(SpecError, match=r"'v\.jsonl': 2 of 2 validation rows are also trained on: give other rows"):
         load(train, options(), own)
     assert len(list(load(train, options(allow_identical=True), own).validation())) == 2
 

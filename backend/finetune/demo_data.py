@@ -19,7 +19,7 @@ copy csv dataclasses datetime decimal difflib dis email.utils enum filecmp fnmat
 getpass glob gzip hashlib heapq hmac html inspect io ipaddress itertools json keyword linecache locale logging
 math mimetypes numbers operator os os.path pathlib pickle platform pprint queue random re secrets select shlex
 shutil signal socket stat statistics string struct subprocess sys tarfile tempfile textwrap threading time
-timeit tokenize traceback types typing unicodedata urllib.parse uuid warnings weakref zipfile zlib
+timeit tokenize traceback types unicodedata urllib.parse uuid warnings weakref zipfile zlib
 """
 TYPES = (str, bytes, list, dict, set, tuple, int, float)
 NAME = "demo (docstrings of Python's standard library)"
@@ -79,7 +79,7 @@ def _is_of(module: ModuleType, thing: Any) -> bool:
 
 def _first_sentence(thing: Any) -> str | None:
     """Take the first sentence of a docstring that is one; what is inherited says nothing of the thing."""
-    if not (inspect.isclass(thing) or callable(thing)):
+    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
         return None
     text = " ".join(inspect.cleandoc(getattr(thing, "__doc__", None) or "").partition("\n\n")[0].split())
     found = _SENTENCE.match(text)
