@@ -1,5 +1,6 @@
 """Scanner: JSON of any length from a stream, one value at a time, with lines and columns."""
 
+import re
 from typing import Any, TextIO
 
 from backend.errors import SpecError
@@ -9,6 +10,7 @@ from backend.finetune.row import MAX_ROW, cut_off
 
 _MARGIN = 64  # characters; an error that near to the end of what is read may be due to the end
 _CHUNK = 1 << 16
+_SPACE = re.compile(r"[ \t\r\n]*")
 _MOST = 16 * MAX_ROW  # characters that are read of one value, to say how long it is
 
 
@@ -17,7 +19,9 @@ class Scanner:
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream, self._name, self._decoder = stream, name, Decoder()
-        self._buffer, self._at, self._line, self._column = "", 0, 1, 1
+        self._buffer, self._at = "", 0
+        self._line, self._counted = 1, 0  # the line of the character at _counted
+        self._column = 1  # of the first character in the buffer
         self._ended = False
         self.cut = False
         """Whether the text ended within a row."""
@@ -25,7 +29,9 @@ class Scanner:
     @property
     def line(self) -> int:
         """The line of the next character."""
-        return self._line + self._buffer.count("\n", 0, self._at)
+        self._line += self._buffer.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._line
 
     def _more(self, count: int = _CHUNK) -> bool:
         """Read on, forgetting what is done."""
@@ -34,7 +40,7 @@ class Scanner:
             self._ended = True
             return False
         done = self._buffer[: self._at]
-        self._line += done.count("\n")
+        self._line, self._counted = self.line, 0
         self._column = len(done) - done.rfind("\n") if "\n" in done else self._column + len(done)
         self._buffer, self._at = self._buffer[self._at :] + text, 0
         return True
@@ -42,10 +48,9 @@ class Scanner:
     def peek(self) -> str:
         """Give the next character that is no space; '' at the end."""
         while True:
-            while self._at < len(self._buffer):
-                if self._buffer[self._at] not in " \t\r\n":
-                    return self._buffer[self._at]
-                self._at += 1
+            self._at = _SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]  # it matches nothing too
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
             if not self._more():
                 return ""
 
@@ -106,13 +111,13 @@ class Scanner:
                 return None, 0
             if isinstance(e, CutOff) and self._ended:
                 self.cut = True
-                cut_off(ledger, number, self._line + self._buffer.rstrip().count("\n"))
+                cut_off(ledger, number, self.line + self._buffer.rstrip().count("\n", self._at))
                 return None, 0
             raise self.fault(e.text, e.remedy, e.pos, number) from e
 
     def _place(self, pos: int) -> tuple[int, int]:
         before = self._buffer[:pos]
-        line = self._line + before.count("\n")
+        line = self.line + before.count("\n", self._at)
         return line, pos - before.rfind("\n") if "\n" in before else self._column + pos
 
     def _missing(self, text: str) -> SpecError:
