@@ -1,5 +1,6 @@
 """Text from a data set: the right config and split, joined by blank lines, and named with its commit."""
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -10,8 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from backend.errors import HubError, SpecError
-from backend.hub import client, texts
+from backend.finetune.dataset import DatasetOptions
+from backend.finetune.fetch import fetch_dataset
+from backend.finetune.loading import load
+from backend.hub import client, datasets, texts
 from backend.hub.texts import fetch_text
+from backend.options import parse
 from backend.progress import silent
 from tests.loopback_hub import LoopbackHub
 
@@ -128,3 +133,102 @@ def test_a_strange_name_is_refused_before_anything_is_sent(hub: LoopbackHub, tmp
     with pytest.raises(SpecError, match="dataset"):
         fetch_text(dataset, tmp_path / "t", None, silent())
     assert hub.requests == []
+
+
+ROWS = [{"prompt": f"q{i}", "completion": f"a{i}"} for i in range(6)]
+TRAIN = parquet(prompt=["q1", "q2"], completion=["a1", "a2"])
+
+
+def lines(*rows: dict[str, Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def prompts(folder: Path, **given: Any) -> list[str]:
+    options = parse(DatasetOptions, given)
+    sources = fetch_dataset(options, folder, None, silent())
+    return [sample.messages[0].content for sample in load(sources.train, options, sources.validation).train()]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"data/train-00000-of-00002.parquet": TRAIN, "data/train-00001-of-00002.parquet": TRAIN, "README.md": "# Rows"},
+        {"train.jsonl": lines(*ROWS[1:3]) * 2, "LICENSE.txt": "Do good.", "dataset_infos.json": "{}"},
+        {"train.csv": "prompt,completion\n" + "q1,a1\nq2,a2\n" * 2, "test.csv": "prompt,completion\nx,y\n"},
+        {"rows.json": json.dumps(ROWS[1:3] * 2)},
+        {"train.jsonl.gz": gzip.compress((lines(*ROWS[1:3]) * 2).encode())},
+    ],
+)
+def test_rows_of_every_format_are_read_from_the_hub(hub: LoopbackHub, tmp_path: Path, files: dict[str, Any]) -> None:
+    commit = hub.add_dataset("me/rows", files)
+    assert prompts(tmp_path, dataset="me/rows") == ["q1", "q2", "q1", "q2"]
+    name = fetch_dataset(DatasetOptions(dataset="me/rows"), tmp_path, None, silent()).train.name
+    assert name == f"me/rows (default, train, commit {commit[:7]})"
+
+
+def test_the_revision_is_the_one_that_was_asked_for(hub: LoopbackHub, tmp_path: Path) -> None:
+    first = hub.add_dataset("me/rows", {"train.jsonl": lines(*ROWS[:2])})
+    hub.add_dataset("me/rows", {"train.jsonl": lines(*ROWS[2:4])})
+    assert prompts(tmp_path / "old", dataset="me/rows", revision=first) == ["q0", "q1"]
+    assert prompts(tmp_path / "new", dataset="me/rows") == ["q2", "q3"]
+    with pytest.raises(HubError, match="no such revision"):
+        prompts(tmp_path, dataset="me/rows", revision="nope")
+
+
+def test_a_slice_and_a_validation_split_are_taken(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.add_dataset("me/rows", {"train.jsonl": lines(*ROWS[:4]), "test.jsonl": lines(*ROWS[3:])})
+    assert prompts(tmp_path / "a", dataset="me/rows", split="train[1:3]") == ["q1", "q2"]
+    options = DatasetOptions(dataset="me/rows", split="train[:3]", validation_split="test[-1:]", allow_identical=True)
+    sources = fetch_dataset(options, tmp_path / "b", None, silent())
+    read = load(sources.train, options, sources.validation)
+    assert [sample.messages[0].content for sample in read.validation()] == ["q5"]
+    assert read.examination.train == 3
+    with pytest.raises(SpecError, match="1 of 3 validation rows are also trained on"):
+        prompts(tmp_path / "c", dataset="me/rows", validation_split="test")
+
+
+def test_several_configs_or_only_a_test_split_are_asked_about(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.add_dataset("me/many", {"en/train.jsonl": lines(*ROWS), "de/train.jsonl": lines(*ROWS[:2])})
+    with pytest.raises(SpecError, match="has several configs: set config to one of 'de', 'en'") as refusal:
+        prompts(tmp_path, dataset="me/many")
+    assert "config" in refusal.value.faults
+    assert prompts(tmp_path, dataset="me/many", config="de") == ["q0", "q1"]
+    hub.add_dataset("me/tests", {"test.jsonl": lines(*ROWS[:2])})
+    with pytest.raises(SpecError, match="has only the split 'test': set split to 'test'") as refusal:
+        prompts(tmp_path, dataset="me/tests")
+    assert "split" in refusal.value.faults
+    assert prompts(tmp_path, dataset="me/tests", split="test") == ["q0", "q1"]
+    with pytest.raises(SpecError, match="has no split 'train': set split to 'test'"):
+        prompts(tmp_path, dataset="me/tests", split="train[:2]")
+
+
+def test_a_script_is_never_run_and_its_parquet_branch_is_named(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.add_dataset("me/script", {"script.py": "raise SystemExit"})
+    with pytest.raises(SpecError, match=r"only a loading script, 'script\.py', .* ask its author"):
+        prompts(tmp_path, dataset="me/script")
+    files = {"default/train_sft/0000.parquet": TRAIN, "default/train_gen/0000.parquet": TRAIN}
+    commit = hub.add_dataset("me/script", files)
+    hub.add_dataset("me/script", {"script.py": "raise SystemExit"})
+    hub.tag("me/script", "refs/convert/parquet", commit, "datasets")
+    with pytest.raises(SpecError, match="set revision to refs/convert/parquet, where the Hub keeps its rows"):
+        prompts(tmp_path, dataset="me/script")
+    with pytest.raises(SpecError, match="several splits: set split to 'train_gen', 'train_sft'"):
+        prompts(tmp_path, dataset="me/script", revision="refs/convert/parquet")
+    found = prompts(tmp_path, dataset="me/script", revision="refs/convert/parquet", split="train_sft")
+    assert found == ["q1", "q2"]
+
+
+def test_too_much_is_refused_unless_a_part_will_do(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_dataset("me/rows", {f"train-{i}.jsonl": lines(*ROWS[2 * i : 2 * i + 2]) for i in range(3)})
+    monkeypatch.setattr(datasets, "MAX_ROWS_DOWNLOAD", 100)
+    with pytest.raises(SpecError, match=r"take a part, such as train\[:10000\], in split"):
+        prompts(tmp_path, dataset="me/rows")
+    assert prompts(tmp_path, dataset="me/rows", split="train[:2]") == ["q0", "q1"]
+
+
+def test_files_and_the_demo_have_no_splits(tmp_path: Path) -> None:
+    assert len(prompts(tmp_path, dataset="demo", split="train[:7]")) == 7
+    with pytest.raises(SpecError, match=r"'demo' has no splits: give a part of its rows alone, such as \[:200\]"):
+        prompts(tmp_path, dataset="demo", split="test")

@@ -97,7 +97,8 @@ def is_conversation(value: Any) -> bool:
 def shown(value: Any, length: int = 120) -> str:
     """Give the beginning of a value, for a table."""
     text = "" if value is None else str(value)
-    return text if len(text) <= length else text[:length] + "…"
+    text = text if len(text) <= length else text[:length] + "…"
+    return text.encode("utf-8", "replace").decode()  # JSON can hold half a character
 
 
 def find_mapping(columns: Sequence[Column], options: DatasetOptions, ledger: Ledger) -> Mapping | None:

@@ -80,6 +80,7 @@ class DataFile:
     name: str
     format: Format
     encoding: str = "utf-8"
+    certain: bool = True  # a file whose encoding is asked is only shown
     packed: bool = False
 
     def open(self) -> BinaryIO:
@@ -88,7 +89,8 @@ class DataFile:
 
     def text(self, newline: str) -> TextIO:
         """Open its text; `newline` says what ends a line, as for io.open()."""
-        return io.TextIOWrapper(self.open(), encoding=self.encoding, newline=newline)
+        errors = "strict" if self.certain else "replace"
+        return io.TextIOWrapper(self.open(), encoding=self.encoding, errors=errors, newline=newline)
 
 
 def open_data(path: Path, options: DatasetOptions, ledger: Ledger, name: str | None = None) -> DataFile:
@@ -121,7 +123,8 @@ def open_data(path: Path, options: DatasetOptions, ledger: Ledger, name: str | N
     kind = _format(name, head, packed, ledger)
     if kind == "parquet":
         return DataFile(path, name, kind)
-    return DataFile(path, name, kind, _encoding(path, name, packed, options, ledger), packed)
+    encoding, certain = _encoding(path, name, packed, options, ledger)
+    return DataFile(path, name, kind, encoding, certain, packed)
 
 
 def _unpacked_head(path: Path, name: str, head: bytes) -> bytes:
@@ -208,17 +211,17 @@ def is_rows(value: object) -> bool:
 TURN = frozenset({"role", "from"})
 
 
-def _encoding(path: Path, name: str, packed: bool, options: DatasetOptions, ledger: Ledger) -> str:
-    """Give the encoding, asking where it is a guess."""
-    if options.encoding:
-        _check_decodes(path, name, packed, options.encoding)
-        return options.encoding
-    guess = find_encoding(_chunks(path, name, packed))
+def _encoding(path: Path, name: str, packed: bool, options: DatasetOptions, ledger: Ledger) -> tuple[str, bool]:
+    """Give the encoding, and whether it is certain; a guess is asked about."""
+    guess = Guess(options.encoding) if options.encoding else find_encoding(_chunks(path, name, packed))
     if guess.line:
         ledger.say("encoding", _question(guess), "encoding", asks=True)
-    elif guess.encoding not in ("utf-8", "utf-8-sig"):
+        return guess.encoding, False
+    if guess.encoding != "utf-8" or options.encoding:
+        _check_decodes(path, name, packed, guess.encoding)
+    if guess.encoding not in ("utf-8", "utf-8-sig") and not options.encoding:
         ledger.say("encoding", f"It is {guess.encoding.upper()}, as its first bytes say.")
-    return guess.encoding
+    return guess.encoding, True
 
 
 def _question(guess: Guess) -> str:
@@ -233,8 +236,8 @@ def _check_decodes(path: Path, name: str, packed: bool, encoding: str) -> None:
     for chunk in chain(_chunks(path, name, packed), (b"",)):
         try:
             decoder.decode(chunk, final=not chunk)
-        except UnicodeDecodeError as e:
-            line += chunk[: e.start].count(b"\n")
+        except UnicodeError as e:
+            line += chunk[: e.start].count(b"\n") if isinstance(e, UnicodeDecodeError) else 0
             raise fault(name, f"Line {line} is not {encoding}: choose another encoding.", "encoding") from e
         line += chunk.count(b"\n")
 
