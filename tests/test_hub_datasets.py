@@ -12,7 +12,7 @@ import pytest
 
 from backend.errors import HubError, SpecError
 from backend.finetune.dataset import DatasetOptions
-from backend.finetune.fetch import fetch_dataset
+from backend.finetune.fetch import fetch_dataset, pin
 from backend.finetune.loading import load
 from backend.hub import client, datasets, texts
 from backend.hub.texts import fetch_text
@@ -171,6 +171,11 @@ def test_the_revision_is_the_one_that_was_asked_for(hub: LoopbackHub, tmp_path: 
     hub.add_dataset("me/rows", {"train.jsonl": lines(*ROWS[2:4])})
     assert prompts(tmp_path / "old", dataset="me/rows", revision=first) == ["q0", "q1"]
     assert prompts(tmp_path / "new", dataset="me/rows") == ["q2", "q3"]
+    pinned = pin(DatasetOptions(dataset="me/rows"), None)
+    hub.add_dataset("me/rows", {"train.jsonl": lines(*ROWS[4:])})
+    source = fetch_dataset(pinned, tmp_path / "pinned", None, silent()).train
+    assert (source.repo_id, source.revision) == ("me/rows", pinned.revision)
+    assert source.files[0].read_text() == lines(*ROWS[2:4])
     with pytest.raises(HubError, match="no such revision"):
         prompts(tmp_path, dataset="me/rows", revision="nope")
 

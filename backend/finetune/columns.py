@@ -4,6 +4,7 @@ Recognized are the layouts of TRL (`messages`, `prompt` and `completion`, `text`
 Alpaca (`instruction`, `input`, `output`), and questions with answers; everything else is asked.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -81,12 +82,14 @@ def kind_of(value: Any) -> str:
     if is_conversation(value):
         return "conversation"
     if isinstance(value, str) and type(value) is str:
-        start = value.lstrip()[:200]
-        return "conversation as JSON" if start.startswith("[{") and any(f'"{key}"' in start for key in TURN) else "text"
+        return "conversation as JSON" if _WRITTEN.match(value) else "text"
     for kind, name in ((bool, "true or false"), (list, "list"), (dict, "object"), (bytes, "binary")):
         if isinstance(value, kind):
             return name
     return "number or date"
+
+
+_WRITTEN = re.compile(rf"""\s*\[\s*\{{.{{0,200}}['"](?:{"|".join(sorted(TURN))})['"]""", re.DOTALL)
 
 
 def is_conversation(value: Any) -> bool:

@@ -1,43 +1,24 @@
 """Content: what a file is, by its bytes as well as by its name, and its text, unpacked within limits."""
 
 import codecs
-import gzip
 import io
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Literal, TextIO, cast
+from typing import BinaryIO, TextIO, cast
 
-from backend.errors import SpecError
 from backend.finetune.dataset import DatasetOptions
 from backend.finetune.encoding import MARKS, Guess, find_encoding
 from backend.finetune.findings import Ledger, fault
+from backend.finetune.names import SUFFIXES, Format
+from backend.finetune.unpacking import MAX_BYTES, open_bytes
 from backend.strict_json import quoted
 
-Format = Literal["csv", "tsv", "json", "jsonl", "parquet", "txt"]
-
-MAX_BYTES = 1_000_000_000  # of a file, unpacked
-MAX_EXPANSION = 20  # times its packed size; text packs to a fifth or a tenth
-SMALL = 1_000_000  # bytes; what unpacks to less does no harm, however well it was packed
 HEAD = 1 << 16
 
-SUFFIXES: dict[str, Format] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".txt": "txt",
-    ".text": "txt",
-    ".md": "txt",
-}
 READ = "CSV, TSV, JSON, JSON lines, Parquet or plain text"
 
 _MAGIC = (
@@ -69,6 +50,7 @@ _PACKED = (
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive"),
     (b"Rar!", "a RAR archive"),
 )
+_CONTROL = frozenset((*range(1, 9), *range(14, 27), *range(28, 32)))
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 
 
@@ -85,7 +67,7 @@ class DataFile:
 
     def open(self) -> BinaryIO:
         """Open its bytes, unpacked."""
-        return _open(self.path, self.name, self.packed)
+        return open_bytes(self.path, self.name, self.packed)
 
     def text(self, newline: str) -> TextIO:
         """Open its text; `newline` says what ends a line, as for io.open()."""
@@ -130,7 +112,7 @@ def open_data(path: Path, options: DatasetOptions, ledger: Ledger, name: str | N
 def _unpacked_head(path: Path, name: str, head: bytes) -> bytes:
     if not head.startswith(_GZIP):
         raise fault(name, "It is named .gz but is not packed with gzip: take .gz off its name, or pack it.")
-    with _open(path, name, True) as f:
+    with open_bytes(path, name, True) as f:
         head = f.read(HEAD)
     if not head:
         raise fault(name, "The file is empty. Give one with rows.")
@@ -158,8 +140,19 @@ def _refuse_foreign(head: bytes, name: str, path: Path) -> None:
         raise fault(name, f"This is XML, not a table: give {READ}.")
     if start.startswith(b"version https://git-lfs"):
         raise fault(name, "This is a Git LFS pointer, not the file: run `git lfs pull`, or download it from its page.")
+    if head[257:262] == b"ustar":
+        raise fault(name, "This is a tar archive: unpack it and give the table inside.")
+    if _is_binary(head):
+        raise fault(name, f"This is binary data, not a table: give {READ}.")
     if head.startswith(_PARQUET) and not _ends_as_parquet(path):
         raise fault(name, "This Parquet file is cut off: no footer; upload again.")
+
+
+def _is_binary(head: bytes) -> bool:
+    """Whether it has control characters as no text has them; UTF-16 has, and says so or is recognized later."""
+    if head.startswith((_PARQUET, *(mark for mark, _ in MARKS))):
+        return False
+    return sum(byte in _CONTROL for byte in head[:4000]) > 0.05 * len(head[:4000])
 
 
 def _ends_as_parquet(path: Path) -> bool:
@@ -243,45 +236,6 @@ def _check_decodes(path: Path, name: str, packed: bool, encoding: str) -> None:
 
 
 def _chunks(path: Path, name: str, packed: bool) -> Iterator[bytes]:
-    with _open(path, name, packed) as f:
+    with open_bytes(path, name, packed) as f:
         while chunk := f.read(1 << 20):
             yield chunk
-
-
-def _open(path: Path, name: str, packed: bool) -> BinaryIO:
-    if not packed:
-        return path.open("rb")
-    return cast(BinaryIO, io.BufferedReader(_Unpacked(path, name), 1 << 16))
-
-
-class _Unpacked(io.RawIOBase):
-    """Unpacks gzip and stops at the limits, while reading."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self._file, self._name, self._done = gzip.open(path), name, 0  # noqa: SIM115, closed with this
-        self._limit = min(MAX_BYTES, max(SMALL, MAX_EXPANSION * path.stat().st_size))
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]
-        try:
-            data = self._file.read(len(buffer))
-        except (EOFError, OSError, zlib.error) as e:
-            raise fault(self._name, "It is damaged or cut off inside its gzip packing: upload again.") from e
-        self._done += len(data)
-        if self._done > self._limit:
-            raise self._too_large()
-        buffer[: len(data)] = data
-        return len(data)
-
-    def _too_large(self) -> SpecError:
-        return fault(
-            self._name,
-            f"It unpacks to more than {self._limit / 1e6:.0f} MB, which is {MAX_EXPANSION} times its size or 1 GB:"
-            " unpack it yourself, look at it, and give the table inside.",
-        )
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

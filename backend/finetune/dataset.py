@@ -1,11 +1,12 @@
 """DatasetOptions: which rows, how they are read, and which columns become what; for tuning and for calibration."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic.config import JsonDict
 
+from backend.finetune.names import SUFFIXES
 from backend.finetune.slices import parse_split
 from backend.finetune.template import placeholders
 from backend.hub.names import parse_repo_id
@@ -134,8 +135,8 @@ class DatasetOptions(Frozen):
     @field_validator("dataset", "validation_dataset")
     @classmethod
     def _a_dataset(cls, value: str | None, info: ValidationInfo) -> str | None:
-        paths = bool(info.context and info.context.get("paths"))
-        return value if value is None else parse_dataset(value, paths)
+        context = info.context or {}
+        return value if value is None else parse_dataset(value, bool(context.get("paths")), context.get("folder"))
 
     @field_validator("split", "validation_split")
     @classmethod
@@ -178,12 +179,13 @@ class DatasetOptions(Frozen):
         return self
 
 
-def parse_dataset(text: str, paths: bool = False) -> str:
+def parse_dataset(text: str, paths: bool = False, folder: Path | None = None) -> str:
     """Give what a data set's name means: `demo`, a repo id, or the absolute path of a local file.
 
     Args:
         text: What was typed.
         paths: Whether a file of this machine may be meant.
+        folder: What a relative path starts from; the working folder if not given.
 
     Raises:
         ValueError: It is none of these.
@@ -193,13 +195,14 @@ def parse_dataset(text: str, paths: bool = False) -> str:
         raise ValueError("is empty: give a Hub id, as namespace/name, a file, or demo")
     if text == DEMO_DATASET:
         return text
-    looks_local = text.startswith(("/", ".", "~"))
-    if paths and (looks_local or Path(text).is_file()):
-        path = Path(text).expanduser().resolve()
+    suffix = PurePath(text.lower().removesuffix(".gz")).suffix
+    looks_local = text.startswith(("/", ".", "~")) or "\\" in text or suffix in SUFFIXES
+    path = ((folder or Path()) / Path(text).expanduser()).resolve() if paths else None
+    if path and (looks_local or path.is_file()):
         if not path.is_file():
             raise ValueError(f"{text[:120]!r} is not a file: check the path")
         return str(path)
-    if looks_local or "\\" in text:
+    if looks_local:
         raise ValueError(f"{text[:120]!r} is a path of this machine: upload the file instead")
     return parse_repo_id(text)
 

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backend.errors import SpecError
-from backend.finetune.content import SUFFIXES
 from backend.finetune.dataset import DEMO_DATASET, DatasetOptions, is_file
 from backend.finetune.demo_data import NAME, write_demo
+from backend.finetune.names import SUFFIXES
 from backend.finetune.rows import Source
 from backend.finetune.slices import parse_split
+from backend.hub import client
 from backend.hub.datasets import Wanted, fetch_files
 from backend.progress import Report
 from backend.strict_json import quoted
@@ -26,11 +27,23 @@ class Sources(NamedTuple):
     validation: Source | None
 
 
+def pin(options: DatasetOptions, token: str | None) -> DatasetOptions:
+    """Give the options with the commit that the data set's branch or tag means now, before a job starts.
+
+    Raises:
+        HubError: There is no such data set or revision, or the Hub could not be reached.
+    """
+    if options.dataset == DEMO_DATASET or is_file(options.dataset):
+        return options
+    commit = client.commit_of(client.dataset_info(options.dataset, options.revision, token), options.dataset)
+    return options.model_copy(update={"revision": commit})
+
+
 def fetch_dataset(options: DatasetOptions, folder: Path, token: str | None, report: Report) -> Sources:
     """Bring the rows, and those of a validation set of its own.
 
     Args:
-        options: Which; the revision should be a commit by now.
+        options: Which; see pin().
         folder: Where files are written that do not lie here yet.
         token: Of who asks.
         report: Told the bytes.
@@ -63,4 +76,4 @@ def _source(
         return Source(name=NAME, files=(target,), split=split)
     wanted = Wanted(dataset, options.config, name, options.revision, part=part.stop is not None)
     fetched = fetch_files(wanted, _SUFFIXES, folder, token, report)
-    return Source(name=fetched.name, files=fetched.files, split=split)
+    return Source(name=fetched.name, files=fetched.files, split=split, repo_id=fetched.repo_id, revision=fetched.commit)

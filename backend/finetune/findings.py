@@ -136,6 +136,8 @@ class Ledger:
     def unusable(self, total: int) -> SpecError:
         """Give the error for a data set of which no row is left."""
         why = [f"{group.words(total)}: {group.remedy}." for group in self._faulty.values()]
+        if not why:
+            return fault(self.name, "Its rows have no columns. Give each value a name.")
         head = f"{quoted(self.name)}: None of the {total} rows can be used." if total > 1 else f"{quoted(self.name)}:"
         return SpecError(f"{head} {' '.join(_capital(text) for text in why[:MAX_FAULTS])}")
 

@@ -1,4 +1,22 @@
-"""Names of columns that are recognized, as public data sets use them; compared without regard to case."""
+"""Names that are recognized: of files by their suffix, of columns as public data sets call them, in any case."""
+
+from typing import Literal
+
+Format = Literal["csv", "tsv", "json", "jsonl", "parquet", "txt"]
+
+SUFFIXES: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".txt": "txt",
+    ".text": "txt",
+    ".md": "txt",
+}
 
 MESSAGES = ("messages", "conversations", "conversation", "chat", "dialogue", "dialog")
 USER = ("prompt", "question", "instruction", "query", "user", "human", "problem", "request")

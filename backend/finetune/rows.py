@@ -30,6 +30,8 @@ class Source(Frozen):
     name: str = Field(description="What it is called in the card: a file's name, or the id with its commit.")
     files: tuple[Path, ...] = Field(min_length=1, description="Read in this order.")
     split: str | None = Field(None, description="The part that is taken, as train[:200]; the split itself is chosen.")
+    repo_id: str | None = Field(None, description="The Hub data set that they are of, for the card.")
+    revision: str | None = Field(None, description="Its commit.")
 
 
 class Rows:

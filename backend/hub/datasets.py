@@ -42,6 +42,7 @@ class Fetched(NamedTuple):
 
     name: str  # for a card: `id (config, split, commit abc1234)`
     files: tuple[Path, ...]
+    repo_id: str
     commit: str
 
 
@@ -90,7 +91,12 @@ def fetch_files(wanted: Wanted, suffixes: tuple[str, ...], folder: Path, token: 
     taken, note = within_limit(entries, repo_id, MAX_ROWS_DOWNLOAD)
     check_room(folder, taken, repo_id)
     files = tuple(download(found.files, taken, folder, report))
-    return Fetched(f"{repo_id} ({config}, {split}{note}, commit {found.files.commit[:7]})", files, found.files.commit)
+    name = f"{repo_id} ({config}, {split}{note}, commit {found.files.commit[:7]})"
+    if note:
+        report.warn(
+            f"Of '{repo_id}' only the{note.removeprefix(',')} are read: the others are above the download limit."
+        )
+    return Fetched(name, files, repo_id, found.files.commit)
 
 
 def open_dataset(wanted: Wanted, suffixes: tuple[str, ...], token: str | None) -> HubDataset:
