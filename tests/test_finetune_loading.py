@@ -1,4 +1,4 @@
-"""Slices, several files and limits are kept; what is held out, repeated or trained on twice is counted, and wrong options are named before anything is read."""
+"""Slices, several files and limits are kept; what is held out or repeated is counted; wrong options are named."""
 
 from pathlib import Path
 from typing import Any

@@ -117,7 +117,9 @@ class JsonArray:
         while (mark := scanner.peek()) != "]":
             if number and not mark:
                 scanner.cut = True
-                return cut_off(ledger, number + 1, scanner.line)
+                cut_off(ledger, number + 1, scanner.line)
+                yield Row(number + 1, scanner.line, None)
+                return
             if number:
                 scanner.take(",", "a comma is missing between two rows")
                 if scanner.peek() == "]":
