@@ -22,6 +22,7 @@ class Report:
         self._phase = ""
         self._started = 0.0
         self._last = 0.0
+        self._first = 0.0  # done before this run, by one that was interrupted
         self.warnings: list[str] = []
 
     def progress(self, phase: str, done: float, total: float, unit: str) -> None:
@@ -35,12 +36,12 @@ class Report:
         """
         now = time.monotonic()
         if phase != self._phase:
-            self._phase, self._started, self._last = phase, now, 0.0
+            self._phase, self._started, self._last, self._first = phase, now, 0.0, done
         if done < total and now - self._last < _INTERVAL:
             return
         self._last = now
         seconds = now - self._started
-        speed = done / seconds if seconds > 0 and done > 0 else None
+        speed = (done - self._first) / seconds if seconds > 0 and done > self._first else None
         left = (total - done) / speed if speed else None
         self._emit(
             {

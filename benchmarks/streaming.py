@@ -23,7 +23,8 @@ import numpy as np
 from backend.executors.local import ROOT
 from backend.models.artifacts import versions
 from backend.models.machine import hardware
-from backend.weights.writer import Slot, Writer
+from backend.weights.output import Output
+from backend.weights.writer import INDEX, Slot, Writer, index, lay_out
 
 ROUNDS = 5
 RESULTS = Path(__file__).parent / "results" / "streaming.json"
@@ -34,7 +35,9 @@ SIZES = {"0.7B": 2, "8B": 32}  # decoder layers
 OURS = """
 import sys; from pathlib import Path
 from backend.progress import silent; from backend.quantize import nf4
-nf4.quantize(Path(sys.argv[1]), Path(sys.argv[2]), nf4.Options(bnb_4bit_compute_dtype="float32"), silent())
+from backend.weights.checkpoint import Checkpoint; from backend.weights.output import Output
+with Checkpoint.of(Path(sys.argv[1])) as weights:
+    nf4.quantize(weights, Output(Path(sys.argv[2])), nf4.Options(bnb_4bit_compute_dtype="float32"), silent())
 """
 PEER = """
 import sys, torch; from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -94,14 +97,18 @@ def make_model(folder: Path, layers: int) -> Path:
     for layer in range(layers):
         slots += [Slot(f"model.layers.{layer}.{name}.weight", "BF16", shape) for name, shape in LAYER.items()]
     slots += [Slot("model.norm.weight", "BF16", (HIDDEN,)), Slot("lm_head.weight", "BF16", (VOCABULARY, HIDDEN))]
-    writer = Writer(folder, [[slot] for slot in slots])
+    output = Output(folder)
+    layouts = lay_out([[slot] for slot in slots])
     noise = np.random.default_rng(0).standard_normal(1 << 24, np.float32) * np.float32(0.02)
     bits = (noise.view(np.uint32) >> 16).astype(np.uint16)
-    for slot in slots:
-        elements = slot.bytes // 2
-        for first in range(0, elements, len(bits)):
-            writer.write(slot.name, bits[: min(len(bits), elements - first)], 2 * first)
-    writer.close()
+    for layout in layouts:
+        writer = Writer(output, layout)
+        for slot in slots:
+            for first in range(0, slot.bytes // 2 if slot.name in layout.names else 0, len(bits)):
+                writer.write(slot.name, bits[: min(len(bits), slot.bytes // 2 - first)], 2 * first)
+        writer.close()
+    if content := index(layouts, sum(slot.bytes // 2 for slot in slots), sum(output.finished.values())):
+        (folder / INDEX).write_bytes(content)
     config = {
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": HIDDEN, "dtype": "bfloat16",
         "intermediate_size": INTERMEDIATE, "num_hidden_layers": layers, "num_attention_heads": 32,

@@ -9,6 +9,8 @@ from backend.evaluate import EvaluateOptions, Text, measure
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import silent
 from backend.quantize import nf4
+from backend.weights.checkpoint import Checkpoint
+from backend.weights.output import Output
 
 PROSE = Text(name="prose", content="The quick brown fox jumps over the lazy dog. " * 40)
 
@@ -16,7 +18,7 @@ PROSE = Text(name="prose", content="The quick brown fox jumps over the lazy dog.
 @pytest.fixture(scope="module")
 def nf4_model(tiny_model, tmp_path_factory):
     output = tmp_path_factory.mktemp("nf4")
-    nf4.quantize(tiny_model, output, nf4.Options(), silent())
+    nf4.quantize(Checkpoint.of(tiny_model), Output(output), nf4.Options(), silent())
     return output
 
 

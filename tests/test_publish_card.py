@@ -14,6 +14,8 @@ from backend.progress import silent
 from backend.publish.base_card import BaseCard, carry_over, read_base_card
 from backend.publish.card import build_card, literal
 from backend.quantize import nf4
+from backend.weights.checkpoint import Checkpoint
+from backend.weights.output import Output
 from tests.loopback_hub import LoopbackHub
 
 Make = Callable[..., Path]
@@ -224,7 +226,7 @@ def test_the_lines_that_load_it_run(
 
 
 def _nf4(base: Path, output: Path, template: bool) -> None:
-    nf4.quantize(base, output, nf4.Options(), silent())
+    nf4.quantize(Checkpoint.of(base), Output(output), nf4.Options(), silent())
     if not template:
         (output / "chat_template.jinja").unlink()
 

@@ -14,6 +14,8 @@ from backend.executors.local import ROOT
 from backend.models.facts import ModelFacts, Tensor
 from backend.progress import silent
 from backend.quantize import METHODS
+from backend.weights.checkpoint import Checkpoint
+from backend.weights.output import Output
 
 LAYER = "model.layers.0.mlp.down_proj.weight"
 
@@ -22,7 +24,8 @@ def quantized(method, source, output, **options):
     output.mkdir()
     module = METHODS[method]
     report = silent()
-    module.quantize(source, output, module.Options(**options), report)
+    with Checkpoint.of(source) as weights:
+        module.quantize(weights, Output(output), module.Options(**options), report)
     return load_file(output / "model.safetensors"), json.loads((output / "config.json").read_text()), report
 
 
@@ -148,31 +151,6 @@ def test_weights_are_cast_to_the_type_that_the_config_names_as_transformers_does
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_numpy_alone_gives_the_same_bytes(monkeypatch):
-    from backend.weights import kernels, loops
-
-    values = torch.randn(64 * 300 + 17, generator=torch.Generator().manual_seed(0)).numpy()
-    compiled = kernels.quantize_4bit(values, "nf4")
-    assert loops._compiled() is not None
-    monkeypatch.setattr(loops, "_compiled", lambda: None)
-    plain = kernels.quantize_4bit(values, "nf4")
-    assert all((a == b).all() for a, b in zip(compiled, plain, strict=True))
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("n", [1, 7, 63, 1000, 32767, 32768, 100_003])
-def test_scales_are_added_up_in_torchs_order(n, threads):
-    from backend.weights.kernels import sum_like_torch
-
-    values = torch.rand(n, generator=torch.Generator().manual_seed(n))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        assert sum_like_torch(values.numpy(), threads) == values.sum().numpy()
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("method", ["nf4", "int8", "cast"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", [LAYER, "model.embed_tokens.weight"])
@@ -186,12 +164,18 @@ def test_weights_that_are_not_finite_are_refused_with_their_tensor(tiny_model, t
         quantized(method, source, tmp_path / "q")
 
 
-def test_quantizing_imports_no_torch():
+def test_quantizing_imports_neither_torch_nor_the_compiler(tiny_model, tmp_path):
+    quantized("nf4", tiny_model, tmp_path / "first")  # its loops are compiled from then on
+    (tmp_path / "q").mkdir()
     code = (
-        "import sys; from backend.quantize import METHODS; from backend.weights import loops; loops._compiled();"
-        "print(sorted({'torch', 'transformers', 'bitsandbytes'} & set(sys.modules)))"
+        "import sys; from pathlib import Path; from backend.quantize import nf4; from backend.progress import silent;"
+        "from backend.weights.checkpoint import Checkpoint; from backend.weights.output import Output;"
+        "weights, output = Checkpoint.of(Path(sys.argv[1])), Output(Path(sys.argv[2]));"
+        "nf4.quantize(weights, output, nf4.Options(), silent());"
+        "print(sorted({'torch', 'transformers', 'bitsandbytes', 'numba'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, tiny_model, tmp_path / "q"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -272,12 +256,12 @@ def test_cast_warns_when_float16_overflows(tiny_model, tmp_path):
         ("cast", {"dtype": "float32"}),
     ],
 )
-def test_the_estimated_bytes_of_tensors_are_those_written(tiny_model, tmp_path, method, options):
-    weights, _, _ = quantized(method, tiny_model, tmp_path / "q", **options)
-    written = sum(t.numel() * t.element_size() for t in weights.values())
-    chosen = METHODS[method].Options(**options)
-    expected = sum(chosen.tensor_bytes(tensor) for tensor in facts(tiny_model).tensors)
-    assert expected == pytest.approx(written, rel=0.01)
+def test_planned_files_are_those_written_to_the_byte(tiny_model, tmp_path, method, options):
+    quantized(method, tiny_model, tmp_path / "q", **options)
+    with Checkpoint.of(tiny_model) as weights:
+        planned = METHODS[method].Options(**options).plan(weights.tensors, weights.config).files
+    written = {path.name: path.stat().st_size for path in (tmp_path / "q").glob("model*")}
+    assert planned == written
 
 
 @pytest.mark.real

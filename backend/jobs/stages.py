@@ -40,6 +40,8 @@ from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.recipes import Recipe
 from backend.settings import load_settings
+from backend.weights.checkpoint import Checkpoint
+from backend.weights.output import Resumable
 
 WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
 EMBEDDED = "pydoc_data.topics, every second topic (English prose that ships with CPython)"
@@ -129,7 +131,10 @@ def _quantize(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     origin = _origin(base)
     folder = partial(target)
     started = time.monotonic()
-    METHODS[options.method].quantize(base, folder, options, report)
+    output = Resumable(folder)
+    with Checkpoint.of(base) as weights:
+        METHODS[options.method].quantize(weights, output, options, report)
+    output.close()
     seconds = time.monotonic() - started
     _copy_companions(base, folder)
     carry_over(base, folder)
@@ -152,7 +157,7 @@ def _quantize(job: Path, recipe: Recipe, index: int, report: Report) -> None:
         warnings=tuple(report.warnings),
         created=now(),
     )
-    sealed = seal(folder, target, artifact)
+    sealed = seal(folder, target, artifact, output.hashes)
     report.log(f"{options.method}: {sealed.size / 1e6:.0f} MB in {seconds:.0f} s.")
 
 

@@ -37,6 +37,7 @@ class Config(NamedTuple):
     context_length: int | None
     tied: bool | None  # None where the config does not say
     quantization: dict[str, Any] | None
+    data: dict[str, Any]  # the whole of it
 
 
 def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
@@ -65,6 +66,7 @@ def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
         context_length=_first(fields, CONTEXT),
         tied=fields["tie_word_embeddings"] if isinstance(fields.get("tie_word_embeddings"), bool) else None,
         quantization=_quantization(data, name),
+        data=data,
     )
 
 

@@ -109,6 +109,7 @@ def demo_facts() -> ModelFacts:
         license=LICENSE,
         languages=LANGUAGES,
         tensors=demo_tensors(),
+        config={"model_type": "llama", "dtype": "bfloat16", "tie_word_embeddings": True},
     )
 
 

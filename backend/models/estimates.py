@@ -1,10 +1,10 @@
 """What a stage will need, before anything runs: bytes from the headers, time from what was measured on two cores."""
 
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import Field
 
-from backend.models.facts import ModelFacts, Tensor
+from backend.models.facts import ModelFacts
 from backend.options import Frozen
 
 # Measured with the demo model on 2 cores of an AVX-512 server, torch 2.13: see `make demo`.
@@ -24,13 +24,6 @@ class Estimate(Frozen):
     peak_memory_bytes: int
     disk_bytes: int = Field(description="Download and result together.")
     seconds: float = Field(description="A rough figure for a machine with two cores.")
-
-
-class Sized(Protocol):
-    """Options that know how large their result is."""
-
-    def tensor_bytes(self, tensor: Tensor) -> int:
-        """Give the bytes that a tensor takes in the result."""
 
 
 def estimate(facts: ModelFacts, *stages: Any) -> Estimate:
@@ -58,6 +51,7 @@ def estimate(facts: ModelFacts, *stages: Any) -> Estimate:
     )
 
 
-def result_bytes(facts: ModelFacts, options: Sized) -> int:
+def result_bytes(facts: ModelFacts, options: Any) -> int:
     """Give the bytes of one quantized model with its tokenizer."""
-    return sum(options.tensor_bytes(tensor) for tensor in facts.tensors) + TOKENIZER_BYTES
+    files: dict[str, int] = options.plan(facts.tensors, facts.config).files
+    return sum(files.values()) + TOKENIZER_BYTES

@@ -1,6 +1,7 @@
 """ModelFacts: what a model is before it is loaded, from its config and safetensors headers alone."""
 
 import math
+from typing import Any
 
 from pydantic import Field
 
@@ -76,3 +77,5 @@ class ModelFacts(Frozen):
     private: bool = False
     downloads: int | None = None
     tensors: tuple[Tensor, ...] = Field((), repr=False)
+    config: dict[str, Any] = Field(default_factory=dict, repr=False, description="What config.json says.")
+    files: dict[str, int] = Field(default_factory=dict, repr=False, description="Bytes of its files, weights included.")

@@ -125,6 +125,8 @@ def _facts(model: str, files: Files, admitted: Admitted, card: Mapping[str, Any]
         license_link=license.link,
         languages=languages_of(card),
         tensors=tensors,
+        config=config.data,
+        files={entry.name: entry.size for entry in admitted.files},
     )
 
 

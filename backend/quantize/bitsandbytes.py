@@ -5,7 +5,6 @@ LLM.int8(), arXiv 2208.07339).
 """
 
 import json
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,10 +13,8 @@ from pydantic import Field
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts, Tensor
 from backend.models.machine import torch_threads
-from backend.options import Frozen
-from backend.progress import Report
-from backend.quantize.streaming import Source, stream, write_config
-from backend.weights.floats import SAFETENSORS, to_float32
+from backend.quantize.streaming import Source, StreamOptions, View
+from backend.weights.floats import SAFETENSORS, Bytes
 from backend.weights.kernels import BLOCK, CODES, NESTED_BLOCK, dynamic_map, quantize_4bit, quantize_absmax
 from backend.weights.writer import Slot, Writer
 
@@ -30,14 +27,13 @@ ADVANCED: dict[str, Any] = {"advanced": True}
 UNUSUAL = ("afmoe", "deepseek_v4", "falcon", "jetmoe", "zamba", "zamba2")
 """Model types whose linear layers are classes of their own, are shared, or are not where their names say."""
 
-STATE = 1024  # bytes of a quant_state at the most
-NESTED_STATE = 92  # bytes that double quantization adds to a tensor's quant_state, give or take the digits of a float
+LONGEST_OFFSET = 1.1754943508222875e-38
+"""A float32 that takes as many characters in JSON as any."""
 
 
-class BitsAndBytesOptions(Frozen):
-    """Names are BitsAndBytesConfig's; upstream uses the same skip list for 4 and 8 bit."""
+class BitsAndBytesOptions(StreamOptions):
+    """Names are BitsAndBytesConfig's; upstream uses the same skip list for 4 and 8 bit. The options are the Format."""
 
-    stage: Literal["quantize"] = "quantize"
     llm_int8_skip_modules: tuple[str, ...] | None = Field(
         None,
         description="Modules that stay in 16 bit, by name, such as lm_head. Empty: the output head, as upstream does.",
@@ -69,8 +65,16 @@ class BitsAndBytesOptions(Frozen):
         """Whether a tensor stays as it is."""
         return not tensor.is_linear or any(m in tensor.name.split(".") for m in self.llm_int8_skip_modules or ())
 
+    def form(self) -> Any:
+        """Give the options: they know what becomes of each tensor."""
+        return self
+
     def config(self) -> dict[str, Any]:
-        """Give what differs from BitsAndBytesConfig's defaults in config.json."""
+        """Give what changes in config.json; every key that BitsAndBytesConfig has is written."""
+        return {"quantization_config": {**_DEFAULTS, **self.quantization_config()}}
+
+    def quantization_config(self) -> dict[str, Any]:
+        """Give what differs from BitsAndBytesConfig's defaults."""
         return {"llm_int8_skip_modules": list(self.llm_int8_skip_modules or ()) or None}
 
 
@@ -87,20 +91,10 @@ class FourBitOptions(BitsAndBytesOptions):
         json_schema_extra=ADVANCED,
     )
 
-    def tensor_bytes(self, tensor: Tensor) -> int:
-        """Give the bytes of a tensor in the result: 4 bits an element, a scale for each block of 64."""
-        if self.skips(tensor):
-            return tensor.bytes
-        blocks = -(-tensor.elements // BLOCK)
-        scales = blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 * 256 if self.bnb_4bit_use_double_quant else 4 * blocks
-        state = {"quant_type": "nf4", "blocksize": BLOCK, "dtype": "bfloat16", "shape": tensor.shape}
-        nested = NESTED_STATE if self.bnb_4bit_use_double_quant else 0
-        return -(-tensor.elements // 2) + scales + 4 * 16 + len(json.dumps(state)) + nested
-
-    def config(self) -> dict[str, Any]:
-        """Give what differs from BitsAndBytesConfig's defaults in config.json."""
+    def quantization_config(self) -> dict[str, Any]:
+        """Give what differs from BitsAndBytesConfig's defaults."""
         return {
-            **super().config(),
+            **super().quantization_config(),
             "_load_in_4bit": True,
             "load_in_4bit": True,
             "bnb_4bit_quant_type": self.method,
@@ -108,13 +102,14 @@ class FourBitOptions(BitsAndBytesOptions):
             "bnb_4bit_compute_dtype": self.bnb_4bit_compute_dtype,
         }
 
-    def slots(self, source: Source) -> list[Slot]:
+    def slots(self, view: View) -> list[Slot]:
         """Give the tensors that a weight becomes, named as bitsandbytes names them."""
-        name, blocks = source.name, -(-source.elements // BLOCK)
+        name, blocks = view.name, -(-view.elements // BLOCK)
+        state = len(self._state(view, LONGEST_OFFSET))
         slots = [
-            Slot(name, "U8", (-(-source.elements // 2), 1)),
+            Slot(name, "U8", (-(-view.elements // 2), 1)),
             Slot(f"{name}.quant_map", "F32", (16,)),
-            Slot(f"{name}.{self._state_name}", "U8", (STATE,), open=True),
+            Slot(f"{name}.{self._state_name}", "U8", (state,), open=self.bnb_4bit_use_double_quant),
         ]
         if not self.bnb_4bit_use_double_quant:
             return [*slots, Slot(f"{name}.absmax", "F32", (blocks,))]
@@ -128,38 +123,33 @@ class FourBitOptions(BitsAndBytesOptions):
     def write(self, source: Source, writer: Writer) -> None:
         """Quantize a weight piece by piece; of its scales, all are kept until the end."""
         name, scales = source.name, np.empty(-(-source.elements // BLOCK), np.float32)
-        for first, raw in source.pieces(BLOCK):
-            packed, absmax = quantize_4bit(to_float32(raw, source.dtype), self.method)
+
+        def piece(first: int, raw: Bytes) -> None:
+            packed, absmax = quantize_4bit(raw, source.dtype, self.method)
             writer.write(name, packed, first // 2)
             scales[first // BLOCK : first // BLOCK + len(absmax)] = absmax
-        state: dict[str, Any] = {"quant_type": self.method, "blocksize": BLOCK, "dtype": TORCH[source.dtype]}
-        state["shape"] = list(source.shape)
-        stored: Any = scales
+
+        source.each(piece, BLOCK)
+        offset, stored = np.float32(0), scales.view(np.uint8)
         if self.bnb_4bit_use_double_quant:
             stored, nested, offset = quantize_absmax(scales, torch_threads())
-            state |= {"nested_blocksize": NESTED_BLOCK, "nested_dtype": "float32", "nested_offset": float(offset)}
             writer.write(f"{name}.nested_absmax", nested)
             writer.write(f"{name}.nested_quant_map", dynamic_map())
         writer.write(f"{name}.absmax", stored)
         writer.write(f"{name}.quant_map", CODES[self.method])
-        writer.write(f"{name}.{self._state_name}", json.dumps(state).encode())
+        writer.write(f"{name}.{self._state_name}", self._state(source, float(offset)))
+
+    def _state(self, view: View, offset: float) -> bytes:
+        """Give a tensor's quant_state."""
+        state: dict[str, Any] = {"quant_type": self.method, "blocksize": BLOCK, "dtype": TORCH[view.dtype]}
+        state["shape"] = list(view.shape)
+        if self.bnb_4bit_use_double_quant:
+            state |= {"nested_blocksize": NESTED_BLOCK, "nested_dtype": "float32", "nested_offset": offset}
+        return json.dumps(state).encode()
 
     @property
     def _state_name(self) -> str:
         return f"quant_state.bitsandbytes__{self.method}"
-
-
-def save_quantized(source: Path, output: Path, options: Any, report: Report) -> None:
-    """Quantize a model folder into the bytes and the config that bitsandbytes and transformers would write.
-
-    Args:
-        source: A folder with config.json and safetensors weights; 16- or 32-bit floats.
-        output: An existing empty folder.
-        options: The method's: a BitsAndBytesOptions that is a Format.
-        report: Told the bytes done.
-    """
-    stream(source, output, options, None, report)
-    write_config(source, output, {"quantization_config": {**_DEFAULTS, **options.config()}})
 
 
 _DEFAULTS: dict[str, Any] = {

@@ -1,10 +1,12 @@
 """FP4: 4-bit floating point (E2M1) in blocks of 64, as bitsandbytes stores it."""
 
-from pathlib import Path
 from typing import Literal
 
 from backend.progress import Report
-from backend.quantize.bitsandbytes import FourBitOptions, save_quantized
+from backend.quantize.bitsandbytes import FourBitOptions
+from backend.quantize.streaming import stream
+from backend.weights.checkpoint import Weights
+from backend.weights.output import Output
 
 TITLE = "FP4 · 4 bit"
 SUMMARY = "A quarter of the size, on a floating-point grid. NF4 loses less on most models."
@@ -16,6 +18,6 @@ class Options(FourBitOptions):
     method: Literal["fp4"] = "fp4"
 
 
-def quantize(source: Path, output: Path, options: Options, report: Report) -> None:
-    """Write `source` as an FP4 model to the empty folder `output`."""
-    save_quantized(source, output, options, report)
+def quantize(weights: Weights, output: Output, options: Options, report: Report) -> None:
+    """Write a model as an FP4 model."""
+    stream(weights, output, options, report)

@@ -1,18 +1,18 @@
 """LLM.int8(): 8-bit rows with 16-bit outlier columns (arXiv 2208.07339), as bitsandbytes stores it."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from backend.errors import SpecError
-from backend.models.facts import Tensor
 from backend.progress import Report
-from backend.quantize.bitsandbytes import ADVANCED, BitsAndBytesOptions, save_quantized
-from backend.quantize.streaming import Source
-from backend.weights.floats import cast
+from backend.quantize.bitsandbytes import ADVANCED, BitsAndBytesOptions
+from backend.quantize.streaming import Source, View, stream
+from backend.weights.checkpoint import Weights
+from backend.weights.floats import Bytes, cast
 from backend.weights.kernels import quantize_rows
+from backend.weights.output import Output
 from backend.weights.writer import Slot, Writer
 
 TITLE = "INT8 · 8 bit"
@@ -51,33 +51,30 @@ class Options(BitsAndBytesOptions):
             )
         return value
 
-    def tensor_bytes(self, tensor: Tensor) -> int:
-        """Give the bytes of a tensor in the result: 8 bits an element, a float32 scale for each row."""
-        return tensor.bytes if self.skips(tensor) else tensor.elements + 4 * tensor.shape[0] + 1
-
-    def config(self) -> dict[str, Any]:
-        """Give what differs from BitsAndBytesConfig's defaults in config.json."""
+    def quantization_config(self) -> dict[str, Any]:
+        """Give what differs from BitsAndBytesConfig's defaults."""
         return {
-            **super().config(),
+            **super().quantization_config(),
             "_load_in_8bit": True,
             "load_in_8bit": True,
             "llm_int8_threshold": self.llm_int8_threshold,
             "llm_int8_enable_fp32_cpu_offload": self.llm_int8_enable_fp32_cpu_offload,
         }
 
-    def slots(self, source: Source) -> list[Slot]:
+    def slots(self, view: View) -> list[Slot]:
         """Give the tensors that a weight becomes, named as bitsandbytes names them."""
-        base = source.name.removesuffix("weight")
+        base = view.name.removesuffix("weight")
         return [
-            Slot(source.name, "I8", source.shape),
-            Slot(base + "SCB", "F32", source.shape[:1]),
+            Slot(view.name, "I8", view.shape),
+            Slot(base + "SCB", "F32", view.shape[:1]),
             Slot(base + "weight_format", "U8", ()),
         ]
 
     def write(self, source: Source, writer: Writer) -> None:
         """Quantize a weight, some rows at a time."""
         base, (_, columns) = source.name.removesuffix("weight"), source.shape
-        for first, raw in source.pieces(columns):
+
+        def piece(first: int, raw: Bytes) -> None:
             rows = cast(raw, source.dtype, "F16").view(np.float16).reshape(-1, columns)
             quantized, scale = quantize_rows(rows)
             if not np.isfinite(scale).all():
@@ -86,9 +83,11 @@ class Options(BitsAndBytesOptions):
                 )
             writer.write(source.name, quantized, first)
             writer.write(base + "SCB", scale, 4 * (first // columns))
+
+        source.each(piece, columns)
         writer.write(base + "weight_format", bytes(1))  # row-major, the only layout of a CPU
 
 
-def quantize(source: Path, output: Path, options: Options, report: Report) -> None:
-    """Write `source` as an LLM.int8() model to the empty folder `output`."""
-    save_quantized(source, output, options, report)
+def quantize(weights: Weights, output: Output, options: Options, report: Report) -> None:
+    """Write a model as an LLM.int8() model."""
+    stream(weights, output, options, report)

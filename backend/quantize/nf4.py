@@ -1,10 +1,12 @@
 """NF4: 4-bit NormalFloat in blocks of 64 (QLoRA, arXiv 2305.14314), as bitsandbytes stores it."""
 
-from pathlib import Path
 from typing import Literal
 
 from backend.progress import Report
-from backend.quantize.bitsandbytes import FourBitOptions, save_quantized
+from backend.quantize.bitsandbytes import FourBitOptions
+from backend.quantize.streaming import stream
+from backend.weights.checkpoint import Weights
+from backend.weights.output import Output
 
 TITLE = "NF4 · 4 bit"
 SUMMARY = "A quarter of the size, on a grid made for the weights of language models. Needs no calibration data."
@@ -16,6 +18,6 @@ class Options(FourBitOptions):
     method: Literal["nf4"] = "nf4"
 
 
-def quantize(source: Path, output: Path, options: Options, report: Report) -> None:
-    """Write `source` as an NF4 model to the empty folder `output`."""
-    save_quantized(source, output, options, report)
+def quantize(weights: Weights, output: Output, options: Options, report: Report) -> None:
+    """Write a model as an NF4 model."""
+    stream(weights, output, options, report)

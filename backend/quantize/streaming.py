@@ -1,71 +1,122 @@
-"""Writing a model in another format tensor by tensor, piece by piece: a few megabytes at a time, whatever its size."""
+"""Writing a model in another format tensor by tensor, piece by piece: a few megabytes at a time, whatever its size.
 
+A plan says, from the headers alone, which file holds which bytes. The pieces of a tensor are read, computed and written
+by a few threads, each of which spends its time outside of Python.
+"""
+
+import hashlib
 import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Protocol
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from threading import Lock
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from backend.errors import SpecError
-from backend.models.facts import Tensor
-from backend.models.loading import read_config
+from backend.models.facts import BITS, Tensor
+from backend.options import Frozen
 from backend.progress import Report
-from backend.weights.checkpoint import Checkpoint
-from backend.weights.floats import FLOATS, SAFETENSORS, cast, is_finite
-from backend.weights.writer import Slot, Writer
+from backend.weights.checkpoint import Weights
+from backend.weights.floats import FLOATS, SAFETENSORS, Bytes, cast, is_finite
+from backend.weights.output import Output
+from backend.weights.writer import INDEX, MAX_SHARD_SIZE, Layout, Slot, Writer, index, lay_out
 
-PIECE = 1 << 21  # elements read at a time: 8 MB as float32
+PIECE = 1 << 20  # elements that a thread has in hand: they fit its cache
+
+THREADS = 8
+"""Threads at the most: more would wait for memory, and each takes some megabytes."""
 
 TRANSPOSED = ("gpt2", "gpt-sw3", "openai-gpt")
 """Model types that keep the weights of their linear layers as [in, out]; quantized ones are kept as [out, in]."""
 
+INPUT_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
-class Source:
-    """One tensor of a checkpoint as a format sees it: in the model's type, as [out, in].
 
-    Args:
-        checkpoint: Open.
-        tensor: As it lies there.
-        dtype: What its elements are cast to, as safetensors names it.
-        turned: Whether it is transposed.
+@dataclass(frozen=True)
+class View:
+    """A tensor as a format sees it.
+
+    Attributes:
+        tensor: As it lies in the checkpoint.
+        dtype: The type that its elements are cast to, as safetensors names it.
+        turned: Whether it is transposed first.
     """
 
-    def __init__(self, checkpoint: Checkpoint, tensor: Tensor, dtype: str, turned: bool) -> None:
-        self._checkpoint = checkpoint
-        self._tensor = tensor
-        self._turned: Any = None
-        self.name = tensor.name
-        self.dtype = dtype if tensor.dtype in FLOATS else tensor.dtype
-        self.shape = tensor.shape[::-1] if turned else tensor.shape
-        self.elements = tensor.elements
-        self._is_turned = turned
+    tensor: Tensor
+    dtype: str
+    turned: bool
 
-    def pieces(self, multiple: int = 1) -> Iterator[tuple[int, Any]]:
-        """Give the first element and the bytes of each piece, in order.
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.tensor.name
+
+    @property
+    def elements(self) -> int:
+        """Number of its elements."""
+        return self.tensor.elements
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape; of a weight [out_features, in_features]."""
+        return self.tensor.shape[::-1] if self.turned else self.tensor.shape
+
+
+@dataclass(frozen=True)
+class Source(View):
+    """A view whose elements can be read.
+
+    Attributes:
+        weights: What it is read from.
+        tell: Told the bytes of each piece that is done; several threads do.
+    """
+
+    weights: Weights
+    tell: Callable[[int], None]
+
+    def each(self, work: Callable[[int, Bytes], None], multiple: int = 1) -> None:
+        """Do `work` on the first element and the bytes of each piece, in no order, in several threads at once.
 
         Args:
+            work: Writes what the piece becomes.
             multiple: Every piece but the last has a multiple of so many elements.
+
+        Raises:
+            SpecError: The tensor holds numbers that are not finite.
         """
         step = max(PIECE // multiple, 1) * multiple
-        for first in range(0, self.elements, step):
-            last = min(first + step, self.elements)
-            raw = self._read(first, last)
-            if not is_finite(raw, self._tensor.dtype):
+        read = self._whole() if self.turned else lambda first, last: self.weights.read(self.tensor, first, last)
+
+        def piece(first: int) -> None:
+            raw = read(first, min(first + step, self.elements))
+            if not is_finite(raw, self.tensor.dtype):
                 raise SpecError(
                     f"'{self.name}' holds numbers that are not finite: the model is damaged, choose another."
                 )
-            yield first, cast(raw, self._tensor.dtype, self.dtype)
+            work(first, cast(raw, self.tensor.dtype, self.dtype))
+            self.tell(len(raw))
 
-    def _read(self, first: int, last: int) -> Any:
-        if not self._is_turned:
-            return self._checkpoint.read(self._tensor, first, last)
-        if self._turned is None:  # such models are small: their largest layer has some tens of megabytes
-            whole = self._checkpoint.read(self._tensor, 0, self.elements)
-            width = len(whole) // self.elements
-            grid = whole.reshape(*self._tensor.shape, width)
-            self._turned = np.ascontiguousarray(grid.transpose(1, 0, 2)).reshape(self.elements, width)
-        return self._turned[first:last].reshape(-1)
+        for _ in _pool().map(piece, range(0, self.elements, step)):
+            pass
+
+    def _whole(self) -> Callable[[int, int], Bytes]:
+        """Transpose the whole tensor; models with such are small: their largest layer has some tens of megabytes."""
+        whole = self.weights.read(self.tensor, 0, self.elements)
+        width = len(whole) // max(self.elements, 1)
+        grid = whole.reshape(*self.tensor.shape, width)
+        turned = np.ascontiguousarray(grid.transpose(1, 0, 2)).reshape(self.elements, width)
+        return lambda first, last: turned[first:last].reshape(-1)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), THREADS), "weights")
 
 
 class Format(Protocol):
@@ -74,7 +125,7 @@ class Format(Protocol):
     def skips(self, tensor: Tensor) -> bool:
         """Whether a tensor stays as it is."""
 
-    def slots(self, source: Source) -> list[Slot]:
+    def slots(self, view: View) -> list[Slot]:
         """Give what a tensor becomes."""
 
     def write(self, source: Source, writer: Writer) -> None:
@@ -82,61 +133,170 @@ class Format(Protocol):
 
 
 class Plain:
-    """Writes a tensor as it is, in the model's type."""
+    """Writes a tensor as it is, in the model's type.
 
-    def slots(self, source: Source) -> list[Slot]:
+    Attributes:
+        infinite: How many numbers of each tensor were too large for float16.
+    """
+
+    def __init__(self) -> None:
+        self.infinite: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        return type(self).__name__  # part of what a plan is known by
+
+    def slots(self, view: View) -> list[Slot]:
         """Give the tensor itself."""
-        return [Slot(source.name, source.dtype, source.shape)]
+        return [Slot(view.name, view.dtype, view.shape)]
 
     def write(self, source: Source, writer: Writer) -> None:
         """Write the tensor piece by piece."""
-        at = 0
-        for _, raw in source.pieces():
-            self.look(source, raw)
-            writer.write(source.name, raw, at)
-            at += len(raw)
+        bits, narrowed = BITS[source.dtype], source.dtype == "F16" != source.tensor.dtype
 
-    def look(self, source: Source, raw: Any) -> None:
-        """See each piece before it is written."""
+        def piece(first: int, raw: Bytes) -> None:
+            if narrowed and not is_finite(raw, "F16"):
+                self.infinite[source.name] += int(np.isinf(raw.view(np.float16)).sum())
+            writer.write(source.name, raw, first * bits // 8)
+
+        source.each(piece, 2)  # an element can take half a byte
+
+    def warn(self, report: Report) -> None:
+        """Say what float16 could not hold."""
+        if self.infinite:
+            report.warn(
+                f"{self.infinite.total()} weights exceed {np.finfo(np.float16).max:.0f}, the largest float16, and"
+                f" became infinite, the first in '{next(iter(self.infinite))}': choose bfloat16."
+            )
 
 
-def stream(source: Path, output: Path, form: Format | Plain, dtype: str | None, report: Report) -> None:
-    """Write the weights of a model folder in another format.
+class Part(NamedTuple):
+    """One file of a plan: where its bytes go, and what becomes of which tensors."""
+
+    layout: Layout
+    work: list[tuple[View, Format | Plain]]
+
+
+class Plan(NamedTuple):
+    """What a model becomes, known from its headers alone."""
+
+    parts: tuple[Part, ...]
+    plain: Plain
+    parameters: int
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """The layouts of all files with weights."""
+        return [part.layout for part in self.parts]
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Bytes of every file, the index included."""
+        sizes = {layout.file: layout.size for layout in self.layouts}
+        content = index(self.layouts, self.parameters)
+        return sizes | ({INDEX: len(content)} if content else {})
+
+
+class StreamOptions(Frozen):
+    """What every method that writes a model piece by piece can be told; a method adds form(), config() and its own."""
+
+    stage: Literal["quantize"] = "quantize"
+    max_shard_size: int = Field(
+        MAX_SHARD_SIZE,
+        ge=1,
+        description="Bytes of weights in one file at the most; a larger model is split into shards.",
+        json_schema_extra={"advanced": True},
+    )
+
+    @property
+    def target(self) -> str | None:
+        """Torch's name of the type of all tensors that the method leaves as they are; None: the config's."""
+        return None
+
+    def form(self) -> Format | None:
+        """Give what becomes of each tensor that it does not skip; None: all stay as they are."""
+        return None
+
+    def config(self) -> dict[str, Any]:
+        """Give what changes in config.json; None removes a key."""
+        return {}
+
+    def plan(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Plan:
+        """Say which file will hold which bytes.
+
+        Args:
+            tensors: Of the model, in the order in which they are read.
+            config: What its config.json says.
+        """
+        target = SAFETENSORS[self.target or _dtype(config, tensors)]
+        form, turned, plain = self.form(), config.get("model_type") in TRANSPOSED, Plain()
+        work: list[tuple[View, Format | Plain]] = []
+        for tensor in tensors:
+            if not _tied_copy(tensor, config, tensors):
+                f = plain if form is None or form.skips(tensor) else form
+                dtype = target if tensor.dtype in FLOATS else tensor.dtype
+                work.append((View(tensor, dtype, turned and f is not plain), f))
+        slots = [f.slots(view) for view, f in work]
+        layouts = lay_out(slots, self.max_shard_size)
+        place = {name: layout.file for layout in layouts for name in layout.names}
+        parts = {layout.file: Part(layout, []) for layout in layouts}
+        for pair, made in zip(work, slots, strict=True):
+            parts[place[made[0].name]].work.append(pair)
+        return Plan(tuple(parts.values()), plain, sum(view.elements for view, _ in work))
+
+
+def stream(weights: Weights, output: Output, options: StreamOptions, report: Report) -> None:
+    """Write a model's weights and config in another format, shard by shard; shards that are there already are left.
 
     Args:
-        source: Admitted: config.json and safetensors weights.
-        output: An existing empty folder.
-        form: What becomes of each tensor that it does not skip; with a Plain, every tensor stays what it is.
-        dtype: torch's name of the type of all others; None: the one that config.json names, as transformers loads it.
+        weights: The model's.
+        output: Where they go.
+        options: Say what becomes of them.
         report: Told the bytes read.
 
     Raises:
         SpecError: A tensor holds numbers that are not finite, or lies beyond the end of its file.
     """
-    config = read_config(source)
-    turned = config.get("model_type") in TRANSPOSED
-    with Checkpoint(source) as checkpoint:
-        target = SAFETENSORS[dtype or _dtype(config, checkpoint.tensors)]
-        kept = [t for t in checkpoint.tensors if not _tied_copy(t, config, checkpoint)]
-        plain = form if isinstance(form, Plain) else Plain()
-        forms = [plain if isinstance(form, Plain) or form.skips(t) else form for t in kept]
-        sources = [Source(checkpoint, t, target, turned and f is not plain) for t, f in zip(kept, forms, strict=True)]
-        writer = Writer(output, [f.slots(s) for f, s in zip(forms, sources, strict=True)])
-        done, total = 0, sum(t.bytes for t in kept)
-        for tensor, part, f in zip(kept, sources, forms, strict=True):
-            f.write(part, writer)
-            done += tensor.bytes
-            report.progress("quantizing", done, total, "bytes")
-        writer.close()
+    planned = options.plan(weights.tensors, weights.config)
+    output.plan(_description(weights, planned))
+    total = sum(view.tensor.bytes for part in planned.parts for view, _ in part.work)
+    done, lock = 0, Lock()
+
+    def tell(n: int) -> None:
+        nonlocal done
+        with lock:
+            done += n
+            report.progress("writing weights", done, total, "bytes")
+
+    for part in planned.parts:
+        writer = None if output.has(part.layout.file) else Writer(output, part.layout)
+        for view, form in part.work:
+            if writer:
+                form.write(Source(view.tensor, view.dtype, view.turned, weights, tell), writer)
+            else:
+                tell(view.tensor.bytes)
+            weights.release(view.tensor)
+        if writer:
+            writer.close()
+    content = index(planned.layouts, planned.parameters, sum(output.finished.values()))
+    if content:
+        (output.folder / INDEX).write_bytes(content)
+    (output.folder / "config.json").write_bytes(config_json(weights.config, options.config()))
+    planned.plain.warn(report)
 
 
-def write_config(source: Path, output: Path, changes: dict[str, Any]) -> None:
-    """Copy config.json with some of its keys changed; None removes a key."""
-    config = {k: v for k, v in (read_config(source) | changes).items() if v is not None or k not in changes}
-    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+def config_json(config: Mapping[str, Any], changes: Mapping[str, Any]) -> bytes:
+    """Give a config.json with some of its keys changed; None removes a key."""
+    merged = {k: v for k, v in {**config, **changes}.items() if v is not None or k not in changes}
+    return (json.dumps(merged, indent=2) + "\n").encode()
 
 
-def _dtype(config: dict[str, Any], tensors: list[Tensor]) -> str:
+def _description(weights: Weights, planned: Plan) -> str:
+    """Give a hash that differs where what is written would."""
+    text = repr((weights.identity, planned.files, [part.work for part in planned.parts]))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _dtype(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> str:
     """Give the type that transformers loads a model in: the config's, else that of its first tensor."""
     named = config.get("dtype") or config.get("torch_dtype")
     if named in SAFETENSORS:
@@ -145,7 +305,7 @@ def _dtype(config: dict[str, Any], tensors: list[Tensor]) -> str:
     return next((name for name, short in SAFETENSORS.items() if short == first), "float32")
 
 
-def _tied_copy(tensor: Tensor, config: dict[str, Any], checkpoint: Checkpoint) -> bool:
+def _tied_copy(tensor: Tensor, config: Mapping[str, Any], tensors: Sequence[Tensor]) -> bool:
     """Whether a tensor is the output head of a model that uses its input embeddings there."""
     tied = config.get("tie_word_embeddings") is True and tensor.name == "lm_head.weight"
-    return tied and any(t.name.endswith("embed_tokens.weight") for t in checkpoint.tensors)
+    return tied and any(t.name.endswith(INPUT_EMBEDDINGS) for t in tensors)

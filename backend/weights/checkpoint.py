@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -11,20 +12,22 @@ import numpy as np
 from backend.errors import SpecError
 from backend.models.facts import Tensor
 from backend.models.loading import read_config
+from backend.weights.floats import Bytes
 from backend.weights.header import Header, read_header
-from backend.weights.kernels import Bytes
 
 
 class Weights(Protocol):
-    """Tensors that can be read piece by piece, from several threads: a checkpoint, or one that adapters are merged into.
+    """Tensors that can be read piece by piece, by several threads: a checkpoint, or one with adapters merged into it.
 
     Attributes:
         name: What errors call it.
+        identity: Differs where its bytes do.
         config: What config.json says.
         tensors: All of them, in the order in which they are best read.
     """
 
     name: str
+    identity: str
     config: dict[str, Any]
     tensors: Sequence[Tensor]
 
@@ -44,10 +47,12 @@ class Files(Protocol):
 
     Attributes:
         name: What errors call the checkpoint.
+        identity: Differs where their bytes do.
         headers: Of each file by its name, in the order in which they are best read.
     """
 
     name: str
+    identity: str
     headers: dict[str, Header]
 
     def open(self, file: str) -> int:
@@ -66,6 +71,7 @@ class Folder:
         single = folder / "model.safetensors"
         paths = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
         self.headers = {path.name: read_header(path) for path in paths}
+        self.identity = repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
 
     def open(self, file: str) -> int:
         """Give a descriptor of a file."""
@@ -91,9 +97,10 @@ class Checkpoint:
     """
 
     def __init__(self, files: Files, config: dict[str, Any]) -> None:
-        self.name = files.name
+        self.name, self.identity = files.name, files.identity
         self.config = config
         self._files = files
+        self._opening = Lock()
         self._places: dict[str, _Place] = {}
         self._open: dict[str, int] = {}
         self._left: dict[str, set[str]] = {}  # by file, its tensors that are not released
@@ -144,6 +151,7 @@ class Checkpoint:
             self._files.release(file)
 
     def _descriptor(self, file: str) -> int:
-        if file not in self._open:  # the first piece of a tensor is read alone, so no two threads come here at once
-            self._open[file] = self._files.open(file)
-        return self._open[file]
+        with self._opening:
+            if file not in self._open:
+                self._open[file] = self._files.open(file)
+            return self._open[file]

@@ -3,36 +3,40 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from backend.weights.kernels import Bytes, Floats
+from backend.weights.compiled import compiled
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 SAFETENSORS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 """torch's names and those of safetensors."""
 
 FLOATS = frozenset({"BF16", "F16", "F32", "F64"})
 
+INTEGERS: dict[str, Any] = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32, "F64": np.uint64}
+"""What the bits of a type are read as."""
 
-_EXPONENTS: dict[str, tuple[Any, int]] = {
-    "BF16": (np.uint16, 0x7F80),
-    "F16": (np.uint16, 0x7C00),
-    "F32": (np.uint32, 0x7F800000),
-    "F64": (np.uint64, 0x7FF0000000000000),
-}
+INFINITY = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000, "F64": 0x7FF0000000000000}
+"""The bits of infinity: of all magnitudes, those from here on are infinite or no number."""
 
 
 def is_finite(raw: Bytes, dtype: str) -> bool:
-    """Whether raw bytes hold neither infinities nor NaNs, whose exponents have all bits set."""
-    if dtype not in _EXPONENTS:
+    """Whether raw bytes hold neither infinities nor NaNs."""
+    if dtype not in FLOATS:
         return True
-    integer, exponent = _EXPONENTS[dtype]
-    bits = raw.view(integer) & integer(exponent)
-    return not bool((bits == exponent).any())
+    bits = raw.view(INTEGERS[dtype])
+    if dtype != "F64" and (loop := compiled(f"largest_{dtype}")) is not None:
+        return bool(loop(bits, len(bits)) < INFINITY[dtype])
+    exponent = INTEGERS[dtype](INFINITY[dtype])
+    return not bool(((bits & exponent) == exponent).any())
 
 
 def to_float32(raw: Bytes, dtype: str) -> Floats:
     """Give the numbers in raw bytes of a floating-point type; exact but for F64."""
     if dtype == "BF16":
-        return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        return np.left_shift(raw.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
     if dtype == "F16":
         return raw.view(np.float16).astype(np.float32)
     return raw.view(np.float32) if dtype == "F32" else raw.view(np.float64).astype(np.float32)
@@ -40,13 +44,17 @@ def to_float32(raw: Bytes, dtype: str) -> Floats:
 
 def from_float32(values: Floats, dtype: str) -> Bytes:
     """Give the bytes of numbers in another type; what is too large becomes infinite."""
-    if dtype == "BF16":
-        bits = values.view(np.uint32)
-        rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-        rounded[np.isnan(values)] = 0x7FC0  # adding to the bits of a NaN could make it a number
-        return rounded.view(np.uint8)
-    with np.errstate(over="ignore"):
-        return values.astype({"F16": np.float16, "F32": np.float32}[dtype]).view(np.uint8)
+    if dtype != "BF16":
+        with np.errstate(over="ignore"):
+            return values.astype({"F16": np.float16, "F32": np.float32}[dtype]).view(np.uint8)
+    if (loop := compiled("narrow")) is not None:
+        out = np.empty(values.shape, np.uint16)
+        loop(np.ascontiguousarray(values), values.size, out)
+        return out.reshape(-1).view(np.uint8)
+    bits = values.reshape(-1).view(np.uint32)
+    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+    rounded[np.isnan(values.reshape(-1))] = 0x7FC0  # adding to the bits of a NaN could make it a number
+    return rounded.view(np.uint8)
 
 
 def cast(raw: Bytes, source: str, target: str) -> Bytes:

@@ -1,4 +1,4 @@
-"""The arithmetic of bitsandbytes' formats on NumPy arrays: numba where it is installed, else NumPy, the same bytes.
+"""The arithmetic of bitsandbytes' formats on arrays: compiled where numba is installed, else NumPy, the same bytes.
 
 What is computed, step by step in float32, is what bitsandbytes 0.50 computes on a CPU: `quantize_4bit` (NF4 and FP4 of
 QLoRA, arXiv 2305.14314), `quantize_blockwise` for the scales of double quantization, and LLM.int8()'s rows
@@ -10,7 +10,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.weights import loops
+from backend.models.facts import BITS
+from backend.weights.compiled import compiled
+from backend.weights.floats import Bytes, Floats, to_float32
 
 BLOCK = 64
 """Elements that share a scale."""
@@ -34,11 +36,8 @@ CODES = {"nf4": NF4, "fp4": FP4}
 _FP4_ORDER = np.array([11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3], np.uint8)
 _ORDERS = {"nf4": np.arange(16, dtype=np.uint8), "fp4": _FP4_ORDER}  # from place on the sorted grid to code
 
-_TINY = np.float32(1e-38)
+TINY = np.float32(1e-38)
 _ONE, _HALF = np.float32(1), np.float32(0.5)
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 
 
 def grid(quant_type: str) -> tuple[Floats, Bytes]:
@@ -48,30 +47,46 @@ def grid(quant_type: str) -> tuple[Floats, Bytes]:
     return (code[:-1] + code[1:]) / np.float32(2), order
 
 
-def quantize_4bit(values: Floats, quant_type: str) -> tuple[Bytes, Floats]:
+def quantize_4bit(raw: Bytes, dtype: str, quant_type: str) -> tuple[Bytes, Floats]:
     """Quantize a run of whole blocks, or the end of a tensor.
 
     Args:
-        values: [n], float32; n is a multiple of 64 but at the end of a tensor.
+        raw: [n * bytes of dtype], the bytes of finite numbers; n is a multiple of 64 but at the end of a tensor.
+        dtype: As safetensors names it: BF16, F16 or F32.
         quant_type: "nf4" or "fp4".
 
     Returns:
         Two codes a byte, the earlier in the upper half, [ceil(n / 2)]; the largest magnitude of each block,
         [ceil(n / 64)].
     """
-    bounds, order = grid(quant_type)
-    packed = np.empty(-(-len(values) // 2), np.uint8)
-    absmax = np.empty(-(-len(values) // BLOCK), np.float32)
-    full = len(values) // BLOCK * BLOCK
-    loops.pack_4bit(values[:full].reshape(-1, BLOCK), bounds, order, packed[: full // 2], absmax[: full // BLOCK])
-    if rest := len(values) - full:
-        tail = values[full:]
-        absmax[-1] = max(np.abs(tail).max(), _TINY)
+    width = BITS[dtype] // 8
+    elements = len(raw) // width
+    packed = np.empty(-(-elements // 2), np.uint8)
+    absmax = np.empty(-(-elements // BLOCK), np.float32)
+    blocks, rest = divmod(elements, BLOCK)
+    full = raw[: blocks * BLOCK * width]
+    if (loop := compiled(f"pack_{quant_type}_{dtype}")) is not None:
+        loop(full, blocks, packed, absmax)
+    else:
+        _pack_numpy(to_float32(full, dtype).reshape(-1, BLOCK), quant_type, packed, absmax)
+    if rest:
+        bounds, order = grid(quant_type)
+        tail = to_float32(raw[len(full) :], dtype)
+        absmax[-1] = max(np.abs(tail).max(), TINY)
         scaled = np.zeros(rest + rest % 2, np.float32)  # an odd end is filled up with a zero
         scaled[:rest] = np.clip(tail / absmax[-1], -1, 1)
         codes = order[np.searchsorted(bounds, scaled)]
-        packed[full // 2 :] = codes[::2] << 4 | codes[1::2]
+        packed[blocks * BLOCK // 2 :] = codes[::2] << 4 | codes[1::2]
     return packed, absmax
+
+
+def _pack_numpy(blocks: Floats, quant_type: str, packed: Bytes, absmax: Floats) -> None:
+    bounds, order = grid(quant_type)
+    tops = absmax[: len(blocks)]
+    tops[:] = np.abs(blocks).max(1, initial=0)
+    scaled = (blocks * (_ONE / np.maximum(tops, TINY))[:, None]).reshape(-1)
+    codes = order[np.searchsorted(bounds, scaled)]
+    packed[: len(codes) // 2] = codes[::2] << 4 | codes[1::2]
 
 
 def quantize_absmax(absmax: Floats, threads: int) -> tuple[Bytes, Floats, np.float32]:
@@ -85,10 +100,12 @@ def quantize_absmax(absmax: Floats, threads: int) -> tuple[Bytes, Floats, np.flo
         Places on the dynamic map, [blocks]; the scale of each 256 of them; the offset that was subtracted.
     """
     offset = np.float32(sum_like_torch(absmax, threads) / np.float32(len(absmax)))
-    centred = absmax - offset
     out = np.zeros(len(absmax), np.uint8)
     nested = np.zeros(-(-len(absmax) // NESTED_BLOCK), np.float32)
-    table = _nearest()
+    if (loop := compiled("quantize_scales")) is not None:
+        loop(absmax, len(absmax), offset, _nearest(), out, nested)
+        return out, nested, offset
+    centred, table = absmax - offset, _nearest()
     for i in range(len(nested)):
         block = centred[i * NESTED_BLOCK : (i + 1) * NESTED_BLOCK]
         nested[i] = np.abs(block).max()
@@ -108,7 +125,12 @@ def quantize_rows(values: NDArray[np.float16]) -> tuple[NDArray[np.int8], Floats
     Returns:
         int8 [rows, columns]; the largest magnitude of each row, [rows].
     """
-    scale = np.abs(values).max(1).astype(np.float32)
+    scale = np.empty(len(values), np.float32)
+    if (loop := compiled("quantize_rows")) is not None:
+        out = np.empty(values.shape, np.int8)
+        loop(values, *values.shape, out, scale)
+        return out, scale
+    scale[:] = np.abs(values).max(1)
     with np.errstate(all="ignore"):
         # a number divided by a tensor is torch's reciprocal times the number: two roundings
         scaled = values.astype(np.float32) * (_ONE / scale * np.float32(127))[:, None]
@@ -167,17 +189,20 @@ def sum_like_torch(x: Floats, threads: int) -> np.float32:
 
 def _sum_of_part(x: Floats) -> np.float32:
     rows = len(x) // LANES
-    vector = _sum_of_rows(x[: rows * LANES].reshape(rows, LANES)) if rows else np.zeros(LANES, np.float32)
+    power = max(4, max(rows // 4 - 1, 0).bit_length() // 4)
+    if (loop := compiled("sum_in_order")) is not None:
+        return np.float32(loop(x, len(x), power, np.empty((4, 4 * LANES), np.float32)))
+    vector = _sum_of_rows(x[: rows * LANES].reshape(rows, LANES), power) if rows else np.zeros(LANES, np.float32)
     total = np.float32(0)
     for value in (*x[rows * LANES :], *vector):
         total = np.float32(total + value)
     return total
 
 
-def _sum_of_rows(x: Floats) -> Floats:
+def _sum_of_rows(x: Floats, power: int) -> Floats:
     """Four independent sums over the rows of [n, lanes], then the rest, then the four together."""
     quads = len(x) // 4
-    sums = _cascade(x[: quads * 4].reshape(quads, 4, LANES))
+    sums = _cascade(x[: quads * 4].reshape(quads, 4, LANES), power)
     for row in x[quads * 4 :]:
         sums[0] += row
     for i in range(1, 4):
@@ -185,10 +210,9 @@ def _sum_of_rows(x: Floats) -> Floats:
     return np.asarray(sums[0])
 
 
-def _cascade(x: Floats) -> Floats:
+def _cascade(x: Floats, power: int) -> Floats:
     """Add up along the first axis with four levels of partial sums, which keeps rounding errors small."""
     levels = np.zeros((4, *x.shape[1:]), np.float32)
-    power = max(4, max(len(x) - 1, 0).bit_length() // 4)
     step, i = 1 << power, 0
     while i + step <= len(x):
         for row in x[i : i + step]:

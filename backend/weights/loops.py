@@ -1,66 +1,195 @@
-"""The inner loop that takes the time, compiled by numba where it is installed, in NumPy where it is not.
+"""The loops that take the time, in the part of Python that numba compiles; kernels.py says what they compute and why.
 
-numba is imported when the loop is first needed, and keeps the compiled code on the disk.
+Imported only where they are compiled: see compiled.py. Arrays come as pointers.
 """
 
-from functools import cache
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
-_TINY = np.float32(1e-38)
+from backend.weights.kernels import BLOCK, LANES, NESTED_BLOCK, TINY, grid
 
+Loop = Callable[..., Any]
 
-def pack_4bit(
-    blocks: NDArray[np.float32],
-    bounds: NDArray[np.float32],
-    order: NDArray[np.uint8],
-    packed: NDArray[np.uint8],
-    absmax: NDArray[np.float32],
-) -> None:
-    """Quantize whole blocks to 4 bits.
+_intrinsic: Callable[[Loop], Any] = intrinsic  # numba's decorators say nothing of what they make
+_inline: Callable[[Loop], Any] = njit(inline="always")
 
-    Args:
-        blocks: [blocks, block size], finite.
-        bounds: [15], ascending.
-        order: [16], the code of each place.
-        packed: Filled, [blocks * block size / 2].
-        absmax: Filled, [blocks].
-    """
-    (_compiled() or _pack_numpy)(blocks, bounds, order, packed, absmax)
+_ONE, _HALF = np.float32(1), np.float32(0.5)
 
 
-def _pack_numpy(blocks: Any, bounds: Any, order: Any, packed: Any, absmax: Any) -> None:
-    absmax[:] = np.abs(blocks).max(1, initial=0)
-    scaled = np.clip(blocks * (np.float32(1) / np.maximum(absmax, _TINY))[:, None], -1, 1).reshape(-1)
-    codes = order[np.searchsorted(bounds, scaled)]
-    packed[:] = codes[::2] << 4 | codes[1::2]
+class _Kind(NamedTuple):
+    """A floating-point type: the integers that its numbers are read as, and how these become float32."""
+
+    bits: Any
+    magnitude: Any  # all bits but the sign
+    value: Loop
 
 
-@cache
-def _compiled() -> Any:
-    try:
-        import numba
-    except ImportError:
-        return None
+@_intrinsic
+def _as_float(context: Any, bits: Any) -> Any:
+    """Take 32 bits for a float32."""
+    return types.float32(types.uint32), lambda _, builder, __, args: builder.bitcast(args[0], ir.FloatType())
 
-    @numba.njit(parallel=True, cache=True, nogil=True)
-    def pack(blocks: Any, bounds: Any, order: Any, packed: Any, absmax: Any) -> None:
-        size = blocks.shape[1]
-        for i in numba.prange(blocks.shape[0]):
-            block = blocks[i]
-            largest = np.float32(0)
-            for j in range(size):
-                largest = max(largest, abs(block[j]))
-            absmax[i] = largest
-            inverse = np.float32(1) / max(largest, _TINY)
-            places = np.zeros(size, np.uint8)
-            for k in range(15):
-                bound = bounds[k]
-                for j in range(size):
-                    places[j] += np.uint8(min(max(block[j] * inverse, np.float32(-1)), np.float32(1)) > bound)
-            for j in range(size // 2):
-                packed[i * (size // 2) + j] = order[places[2 * j]] << 4 | order[places[2 * j + 1]]
 
-    return pack
+@_intrinsic
+def _as_bits(context: Any, value: Any) -> Any:
+    """Take a float32 for 32 bits."""
+    return types.uint32(types.float32), lambda _, builder, __, args: builder.bitcast(args[0], ir.IntType(32))
+
+
+@_inline
+def _larger(a: Any, b: Any) -> Any:
+    return a if a > b else b  # numba's own max() could fail for all that LLVM knows, and would call Python then
+
+
+@_inline
+def _smaller(a: Any, b: Any) -> Any:
+    return b if a > b else a
+
+
+@_inline
+def _of_bfloat16(bits: Any) -> Any:
+    return _as_float(np.uint32(np.uint32(bits) << np.uint32(16)))
+
+
+@_inline
+def _of_float16(bits: Any) -> Any:
+    """Shift the exponent into place and correct its bias by an exact product, which also serves subnormal numbers."""
+    magnitude = np.uint32(np.uint32(bits & np.uint16(0x7FFF)) << np.uint32(13))
+    sign = np.uint32(np.uint32(bits & np.uint16(0x8000)) << np.uint32(16))
+    return _as_float(np.uint32(_as_bits(np.float32(_as_float(magnitude) * np.float32(2.0**112))) | sign))
+
+
+@_inline
+def _of_float32(bits: Any) -> Any:
+    return _as_float(bits)
+
+
+_KINDS = {
+    "BF16": _Kind(np.uint16, np.uint16(0x7FFF), _of_bfloat16),
+    "F16": _Kind(np.uint16, np.uint16(0x7FFF), _of_float16),
+    "F32": _Kind(np.uint32, np.uint32(0x7FFFFFFF), _of_float32),
+}
+
+
+def _largest(kind: _Kind) -> Loop:
+    dtype, mask, _ = kind
+
+    def largest(source: Any, elements: int) -> int:
+        """Give the bits of the largest magnitude."""
+        top = dtype(0)
+        for j in range(elements):
+            top = _larger(top, dtype(source[j] & mask))
+        return np.int64(top)  # type: ignore[return-value]
+
+    return largest
+
+
+def _pack_4bit(kind: _Kind, quant_type: str) -> Loop:
+    dtype, mask, value = kind
+    bounds, order = grid(quant_type)
+    start, steps = np.uint8(order[0]), np.diff(order)  # a code is the first one and a step for each bound below it
+
+    @_inline
+    def code(x: Any) -> Any:
+        found = start
+        for k in range(15):
+            found += np.uint8(x > bounds[k]) * steps[k]
+        return np.uint8(found)
+
+    def pack_4bit(source: Any, blocks: int, packed: Any, absmax: Any) -> None:
+        """Quantize whole blocks to two codes a byte."""
+        for i in range(blocks):
+            first, largest = i * BLOCK, dtype(0)
+            for j in range(first, first + BLOCK):
+                largest = _larger(largest, dtype(source[j] & mask))
+            absmax[i] = value(largest)
+            inverse = _ONE / _larger(value(largest), TINY)
+            for j in range(first // 2, first // 2 + BLOCK // 2):
+                upper, lower = code(value(source[2 * j]) * inverse), code(value(source[2 * j + 1]) * inverse)
+                packed[j] = upper << np.uint8(4) | lower
+
+    return pack_4bit
+
+
+def _narrow(source: Any, elements: int, target: Any) -> None:
+    """Round float32 to bfloat16, ties to even; a NaN stays one."""
+    for j in range(elements):
+        bits = source[j]
+        rounded = np.uint32(bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
+        nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        target[j] = np.uint16(0x7FC0) if nan else np.uint16(rounded)
+
+
+def _quantize_rows(source: Any, rows: int, columns: int, target: Any, scale: Any) -> None:
+    """Quantize rows of float16 to 8 bit; the scale of a row is its largest magnitude."""
+    for i in range(rows):
+        first, largest = i * columns, np.uint16(0)
+        for j in range(first, first + columns):
+            largest = _larger(largest, np.uint16(source[j] & np.uint16(0x7FFF)))
+        scale[i] = _of_float16(largest)
+        # a number divided by a tensor is torch's reciprocal times the number: two roundings
+        factor = np.float32(_ONE / scale[i]) * np.float32(127) if largest else np.float32(0)
+        for j in range(first, first + columns):
+            target[j] = np.int8(np.rint(np.float32(_of_float16(source[j]) * factor)))
+
+
+def _sum_in_order(values: Any, elements: int, power: int, levels: Any) -> float:
+    """Add up as torch does: eight lanes, four independent sums a lane, four levels of partial sums, then the rest."""
+    width = 4 * LANES
+    for j in range(4 * width):
+        levels[j] = np.float32(0)
+    rows, step, i = elements // LANES, 1 << power, 0
+    while i < rows // 4:
+        full = i + step <= rows // 4
+        for row in range(i, i + step if full else rows // 4):
+            for lane in range(width):
+                levels[lane] += values[row * width + lane]
+        i += step
+        for level in range(1, 4 if full else 0):
+            for lane in range(level * width, (level + 1) * width):
+                levels[lane] += levels[lane - width]
+                levels[lane - width] = np.float32(0)
+            if i & ((step - 1) << level * power):
+                break
+    for lane in range(width, 4 * width):
+        levels[lane % width] += levels[lane]
+    for j in range(rows // 4 * width, rows * LANES):
+        levels[j % LANES] += values[j]
+    for lane in range(LANES, width):
+        levels[lane % LANES] += levels[lane]
+    total = np.float32(0)
+    for j in range(rows * LANES, elements):
+        total += values[j]
+    for lane in range(LANES):
+        total += levels[lane]
+    return total  # type: ignore[return-value]
+
+
+def _quantize_scales(scales: Any, blocks: int, offset: Any, table: Any, target: Any, nested: Any) -> None:
+    """Quantize scales, less their mean, to places on the dynamic map in blocks of their own."""
+    for i in range(-(-blocks // NESTED_BLOCK)):
+        first, last = i * NESTED_BLOCK, _smaller((i + 1) * NESTED_BLOCK, blocks)
+        top = np.float32(0)
+        for j in range(first, last):
+            top = _larger(top, abs(scales[j] - offset))
+        nested[i] = top
+        inverse = _ONE / top if top > 0 else np.float32(0)
+        for j in range(first, last):
+            place = np.int64(((scales[j] - offset) * inverse + _ONE) * np.float32(32767.5) + _HALF)
+            # a block of zeros has place 0, whatever the map says there
+            target[j] = table[_smaller(_larger(place, 0), 65535)] if top > 0 else np.uint8(0)
+
+
+LOOPS: dict[str, Loop] = {
+    **{f"largest_{name}": _largest(kind) for name, kind in _KINDS.items()},
+    **{f"pack_{code}_{name}": _pack_4bit(kind, code) for code in ("nf4", "fp4") for name, kind in _KINDS.items()},
+    "narrow": _narrow,
+    "quantize_rows": _quantize_rows,
+    "sum_in_order": _sum_in_order,
+    "quantize_scales": _quantize_scales,
+}

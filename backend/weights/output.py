@@ -1,4 +1,4 @@
-"""Where shards are written: a folder that remembers which of them are finished, so that a killed run goes on after them."""
+"""Where shards are written: a folder that remembers which are finished, so that a killed run goes on after them."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,12 @@ class Output:
 
     Attributes:
         folder: Exists.
+        finished: Bytes of the tensors of each finished shard, by its name.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.finished: dict[str, int] = {}
 
     def plan(self, description: str) -> None:
         """Say what will be written, in words that differ when the bytes would.
@@ -27,13 +29,19 @@ class Output:
 
     def has(self, file: str) -> bool:
         """Whether a shard of this plan is finished already."""
-        return False
+        return file in self.finished
 
     def begin(self, file: str) -> None:
         """Wait until there is room for another shard."""
 
-    def finish(self, file: str) -> None:
-        """Take a shard of which every byte is written."""
+    def finish(self, file: str, tensor_bytes: int) -> None:
+        """Take a shard of which every byte is written.
+
+        Args:
+            file: Its name.
+            tensor_bytes: Of its tensors.
+        """
+        self.finished[file] = tensor_bytes
 
 
 class Resumable(Output):
@@ -57,21 +65,20 @@ class Resumable(Output):
         journal = self.folder / JOURNAL
         found = json.loads(journal.read_text(encoding="utf-8")) if journal.is_file() else {}
         if found.get("plan") == description:
-            self.hashes = {f: h for f, h in found["files"].items() if self._still_has(f, h)}
+            self.hashes = {file: known for file, known in found["hashes"].items() if self._still_has(file, known)}
+            self.finished = {file: found["finished"][file] for file in self.hashes}
         for path in self.folder.iterdir():
             if path.name not in self.hashes:
                 path.unlink()
 
-    def has(self, file: str) -> bool:
-        """Whether a shard of this plan is finished already."""
-        return file in self.hashes
-
-    def finish(self, file: str) -> None:
+    def finish(self, file: str, tensor_bytes: int) -> None:
         """Remember a shard of which every byte is written."""
+        super().finish(file, tensor_bytes)
         self.hashes[file] = sha256(self.folder / file)
         journal = self.folder / JOURNAL
         draft = journal.with_name(JOURNAL + ".partial")
-        draft.write_text(json.dumps({"plan": self._plan, "files": self.hashes}), encoding="utf-8")
+        state = {"plan": self._plan, "hashes": self.hashes, "finished": self.finished}
+        draft.write_text(json.dumps(state), encoding="utf-8")
         draft.replace(journal)
 
     def close(self) -> None:

@@ -1,29 +1,31 @@
 """Safetensors files written piece by piece, in any order, as shards with an index.
 
-Where each tensor goes is known before the first byte is written, but for small ones whose size depends on the result:
-these are kept and put at the end. Within a file wider types come first, as the format's own writer sorts them, so that
-every tensor is aligned.
+Where every byte goes, and so the size of every file, is known before the first one is written. Of small tensors only
+the most that they can take is known: they lie between the header and the others, and the header's padding takes up
+what they leave. Within a file wider types come first, as the format's own writer sorts them, so that every tensor is
+aligned.
 """
 
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from backend.models.facts import BITS
+from backend.weights.output import Output
 
 MAX_SHARD_SIZE = 5_000_000_000  # bytes; transformers' default is "5GB"
-ALIGN = 4096  # of the first tensor: its file's header can still grow a little
+INDEX = "model.safetensors.index.json"
+ALIGN = 4096  # of the first tensor, so that pieces fill whole pages of the disk
 
 
 Data = bytes | NDArray[Any]
 
 
 class Slot(NamedTuple):
-    """A tensor to be written; an `open` one gets its size when it is given."""
+    """A tensor to be written; an `open` one takes its shape's bytes at the most."""
 
     name: str
     dtype: str
@@ -39,101 +41,137 @@ class Slot(NamedTuple):
         return elements * BITS[self.dtype] // 8
 
 
-class Shard:
-    """One file: write() puts bytes where they belong, close() adds what was open and the header."""
+class Layout:
+    """Where the tensors of one file go.
 
-    def __init__(self, path: Path, slots: Sequence[Slot]) -> None:
-        fixed = sorted((slot for slot in slots if not slot.open), key=lambda slot: (-BITS[slot.dtype], slot.name))
-        self._open = {slot.name: slot for slot in slots if slot.open}
-        self._tail: dict[str, bytes] = {}
-        self._entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        self._end = 0
-        for slot in fixed:
-            self._enter(slot, slot.bytes)
-        widest = len(json.dumps(self._entries)) + sum(len(name) + 120 for name in self._open)
-        self._data = -(-(8 + widest) // ALIGN) * ALIGN
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    Attributes:
+        file: Its name.
+        size: Bytes of the file.
+        names: Its tensors.
+    """
+
+    def __init__(self, file: str, slots: Sequence[Slot]) -> None:
+        self.file = file
+        self.names = [slot.name for slot in slots]
+        self._open = sorted((slot for slot in slots if slot.open), key=lambda slot: slot.name)
+        self._fixed = sorted((slot for slot in slots if not slot.open), key=lambda slot: (-BITS[slot.dtype], slot.name))
+        widest = len(self._header({slot.name: slot.bytes for slot in self._open}))
+        most = sum(slot.bytes for slot in self._open)
+        self._data = -(-(8 + widest + most) // ALIGN) * ALIGN
+        self.size = self._data
+        self._places: dict[str, int] = {}
+        for slot in self._fixed:
+            self._places[slot.name] = self.size
+            self.size += slot.bytes
+
+    @property
+    def fixed(self) -> int:
+        """Bytes of its tensors, without the open ones."""
+        return sum(slot.bytes for slot in self._fixed)
+
+    @property
+    def most(self) -> int:
+        """Bytes of its tensors at the most."""
+        return self.fixed + sum(slot.bytes for slot in self._open)
+
+    def place(self, name: str) -> int | None:
+        """Give where a tensor begins in the file; None for an open one."""
+        return self._places.get(name)
+
+    def head(self, given: dict[str, bytes]) -> bytes:
+        """Give all that lies before the first tensor of known size.
+
+        Args:
+            given: The data of the open ones.
+        """
+        data = b"".join(given[slot.name] for slot in self._open)
+        header = self._header({name: len(content) for name, content in given.items()})
+        header = header.ljust(self._data - 8 - len(data))
+        return len(header).to_bytes(8, "little") + header + data
+
+    def _header(self, open_bytes: dict[str, int]) -> bytes:
+        entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for slot in (*self._open, *self._fixed):
+            shape = [open_bytes[slot.name]] if slot.open else list(slot.shape)
+            first, end = end, end + (shape[0] if slot.open else slot.bytes)
+            entries[slot.name] = {"dtype": slot.dtype, "shape": shape, "data_offsets": [first, end]}
+        return json.dumps(entries, separators=(",", ":")).encode()
+
+
+def lay_out(groups: Sequence[Sequence[Slot]], max_shard_size: int = MAX_SHARD_SIZE) -> list[Layout]:
+    """Spread tensors over one file, or over shards, named as transformers names them.
+
+    Args:
+        groups: Slots that stay in one file together, in order.
+        max_shard_size: Bytes of a file's tensors at the most, unless one group alone has more.
+    """
+    parts: list[list[Slot]] = [[]]
+    size = 0
+    for group in groups:
+        more = sum(slot.bytes for slot in group)
+        if parts[-1] and size + more > max_shard_size:
+            parts.append([])
+            size = 0
+        parts[-1] += group
+        size += more
+    if len(parts) == 1:
+        return [Layout("model.safetensors", parts[0])]
+    return [Layout(f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors", part) for i, part in enumerate(parts)]
+
+
+def index(layouts: Sequence[Layout], parameters: int, tensor_bytes: int | None = None) -> bytes | None:
+    """Give the content of the index, or None where there is one file alone.
+
+    Args:
+        layouts: Of all shards.
+        parameters: Of the model.
+        tensor_bytes: Of all tensors; None before they are written: the length of the content is the same.
+    """
+    if len(layouts) == 1:
+        return None
+    names = {name: layout.file for layout in layouts for name in layout.names}
+    most = sum(layout.most for layout in layouts)
+    sizes = {"total_parameters": parameters, "total_size": most if tensor_bytes is None else tensor_bytes}
+    text = json.dumps({"metadata": sizes, "weight_map": dict(sorted(names.items()))}, indent=2)
+    return (text + " " * (len(str(most)) - len(str(sizes["total_size"]))) + "\n").encode()
+
+
+class Writer:
+    """One file on its way to the disk; pieces may come in any order, from several threads.
+
+    Args:
+        output: Where it goes.
+        layout: Of the file.
+    """
+
+    def __init__(self, output: Output, layout: Layout) -> None:
+        self._output = output
+        self._layout = layout
+        self._given: dict[str, bytes] = {}
+        output.begin(layout.file)
+        self._file = os.open(output.folder / layout.file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
 
     def write(self, name: str, data: Data, offset: int = 0) -> None:
         """Write part of a tensor.
 
         Args:
             name: Of the tensor.
-            data: Its bytes from `offset` on.
+            data: Its bytes from `offset` on; of an open one, all of them.
             offset: First byte within the tensor.
         """
-        if name in self._open:
-            self._tail[name] = bytes(data)
-            return
-        start = self._entries[name]["data_offsets"][0]
-        _write_all(self._file, data, self._data + start + offset)
-
-    def close(self) -> int:
-        """Finish the file and give the bytes of its tensors."""
-        for name, data in sorted(self._tail.items()):
-            start = self._end
-            self._enter(Slot(name, "U8", (len(data),)), len(data))
-            _write_all(self._file, data, self._data + start)
-        header = json.dumps(self._entries, separators=(",", ":")).encode().ljust(self._data - 8)
-        _write_all(self._file, len(header).to_bytes(8, "little") + header, 0)
-        os.close(self._file)
-        return self._end
-
-    def _enter(self, slot: Slot, size: int) -> None:
-        place = [self._end, self._end + size]
-        self._entries[slot.name] = {"dtype": slot.dtype, "shape": list(slot.shape), "data_offsets": place}
-        self._end += size
-
-
-class Writer:
-    """The weights of a folder: one file, or shards with an index, named as transformers names them.
-
-    Args:
-        folder: Where they go.
-        groups: Slots that stay in one file together, in order.
-        max_shard_size: Bytes of a file at the most, unless one group alone is larger.
-    """
-
-    def __init__(self, folder: Path, groups: Sequence[Sequence[Slot]], max_shard_size: int = MAX_SHARD_SIZE) -> None:
-        self._folder = folder
-        parts: list[list[Slot]] = [[]]
-        size = 0
-        for group in groups:
-            more = sum(slot.bytes for slot in group)
-            if parts[-1] and size + more > max_shard_size:
-                parts.append([])
-                size = 0
-            parts[-1] += group
-            size += more
-        names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
-        self._names = names if len(parts) > 1 else ["model.safetensors"]
-        self._of = {slot.name: i for i, part in enumerate(parts) for slot in part}
-        self._parts = parts
-        self._shard: tuple[int, Shard] | None = None
-        self._size = 0
-
-    def write(self, name: str, data: Data, offset: int = 0) -> None:
-        """Write part of a tensor; groups come in the order in which they were announced."""
-        index = self._of[name]
-        if self._shard is None or self._shard[0] != index:
-            self._close_shard()
-            self._shard = index, Shard(self._folder / self._names[index], self._parts[index])
-        self._shard[1].write(name, data, offset)
+        place = self._layout.place(name)
+        if place is None:
+            self._given[name] = bytes(data)
+        else:
+            _write_all(self._file, data, place + offset)
 
     def close(self) -> None:
-        """Finish the last file, and write the index where there are several."""
-        self._close_shard()
-        if len(self._names) > 1:
-            index = {
-                "metadata": {"total_size": self._size},
-                "weight_map": {name: self._names[i] for name, i in sorted(self._of.items())},
-            }
-            text = json.dumps(index, indent=2) + "\n"
-            (self._folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
-
-    def _close_shard(self) -> None:
-        if self._shard:
-            self._size += self._shard[1].close()
+        """Write the header: the file is finished."""
+        _write_all(self._file, self._layout.head(self._given), 0)
+        os.close(self._file)
+        given = sum(len(data) for data in self._given.values())
+        self._output.finish(self._layout.file, self._layout.fixed + given)
 
 
 def _write_all(file: int, data: Data, at: int) -> None:

@@ -1,0 +1,136 @@
+"""The loops as machine code: compiled by numba once on each machine, kept on the disk, loaded by llvmlite from then on.
+
+Importing numba takes a quarter of a second and 40 MiB in every process, loading what it once compiled a few
+milliseconds. Where neither is installed there is no machine code, and kernels.py computes the same in NumPy.
+"""
+
+import ctypes
+import hashlib
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Function = Callable[..., Any]
+
+SIGNATURES = {"largest": "xi:i", "pack": "xiBF:", "narrow": "IiH:", "quantize_rows": "HiibF:", "sum_in_order": "FiiF:f",
+              "quantize_scales": "FifBBF:"}  # fmt: skip
+"""Parameters and result of a loop, by its name or the word that several begin with: i int64, f float32, and pointers to
+x the bits of the type that ends its name, B uint8, b int8, H uint16, I uint32, F float32."""
+
+_BITS = {"BF16": "H", "F16": "H", "F32": "I"}
+
+_loaded: list[Any] = []  # what must live as long as the functions do
+
+
+@cache
+def compiled(name: str) -> Function | None:
+    """Give a loop of loops.LOOPS as a function that lets other threads run; None where there is no numba."""
+    try:
+        import llvmlite.binding as llvm
+    except ImportError:
+        return None
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    parameters, result = _signature(name).split(":")
+    code = _machine_code(name)
+    if code is None:
+        return None
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(llvm))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _loaded.append(engine)
+    kinds: dict[str, Any] = {"i": ctypes.c_int64, "f": ctypes.c_float, "": None}
+    prototype = ctypes.CFUNCTYPE(kinds[result], *(kinds.get(p, ctypes.c_void_p) for p in parameters))
+    function = prototype(engine.get_function_address(name))
+
+    def call(*arguments: Any) -> Any:
+        return function(*(a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments))
+
+    return call
+
+
+def _signature(name: str) -> str:
+    words = name.split("_")
+    return SIGNATURES.get(name) or SIGNATURES[words[0]].replace("x", _BITS[words[-1]])
+
+
+def _machine(llvm: Any) -> Any:
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
+    )
+
+
+def _machine_code(name: str) -> bytes | None:
+    """Read a loop's object file; make it where there is none for this processor and these sources."""
+    for folder in (Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "weightsmith"):
+        kept = folder / f"{name}-{_state()}.o"
+        if kept.is_file():
+            return kept.read_bytes()
+    code = _compile(name)
+    if code is not None:
+        _keep(kept.name, code)
+    return code
+
+
+def _keep(file: str, code: bytes) -> None:
+    """Put an object file where a later process finds it: beside the sources, or in the user's own cache."""
+    for folder in (Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "weightsmith"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as draft:
+                draft.write(code)
+            Path(draft.name).replace(folder / file)
+        except OSError:
+            continue
+        return
+
+
+@cache
+def _state() -> str:
+    """Name what the machine code depends on: sources, compiler, processor."""
+    import llvmlite.binding as llvm
+
+    sources = b"".join((Path(__file__).parent / f).read_bytes() for f in ("compiled.py", "kernels.py", "loops.py"))
+    machine = llvm.get_host_cpu_name() + llvm.get_host_cpu_features().flatten()
+    return hashlib.sha256(sources + f"{_version('numba')} {_version('llvmlite')} {machine}".encode()).hexdigest()[:16]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _compile(name: str) -> bytes | None:
+    """Compile a loop to an object file that refers to nothing outside itself."""
+    try:
+        import llvmlite.binding as llvm
+        from numba import cfunc, types
+
+        from backend.weights.loops import LOOPS  # noqa: PLC0415 - imports numba
+    except ImportError:
+        return None
+    pointers = {"B": types.uint8, "b": types.int8, "H": types.uint16, "I": types.uint32, "F": types.float32}
+    pointer: Any = types.CPointer
+    kinds: dict[str, Any] = {letter: pointer(kind) for letter, kind in pointers.items()}
+    kinds |= {"i": types.int64, "f": types.float32, "": types.void}
+    parameters, result = _signature(name).split(":")
+    made = cfunc(kinds[result](*(kinds[p] for p in parameters)), error_model="numpy")(LOOPS[name])
+    text = made.inspect_llvm().replace(made.native_name, name)
+    module = llvm.parse_assembly(text)
+    for function in module.functions:
+        if not function.is_declaration and function.name != name:
+            function.linkage = "internal"  # numba's own helpers, which nothing calls: they go with the next pass
+    machine = _machine(llvm)
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(3)))
+    outside = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
+    assert not outside, f"'{name}' calls {outside}, which is not there without numba"
+    return bytes(machine.emit_object(module))
