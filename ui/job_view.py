@@ -28,7 +28,7 @@ def title(job: Job) -> tuple[str, str]:
         return "Publish", spec.options.repo_id or Path(spec.options.to_folder or "").name
     if isinstance(spec, Evaluation):
         return "Measure", spec.folder.name
-    made = [stage_title(stage) for stage in spec.stages if stage.stage == "quantize"]
+    made = [stage_title(stage) for stage in spec.stages if stage.stage != "evaluate"]
     return ", ".join([*made[:1], *(words[:1].lower() + words[1:] for words in made[1:])]), model_name(spec.base_model)
 
 

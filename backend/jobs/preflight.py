@@ -5,11 +5,13 @@ from pathlib import Path
 from backend.errors import SpecError
 from backend.hub.download import check_disk
 from backend.hub.names import DEMO
+from backend.merge.hub import inspect_adapters
 from backend.models.artifacts import is_sealed
 from backend.models.estimates import estimate
+from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.publish.destination import check_destination
-from backend.recipes import Recipe
+from backend.recipes import Recipe, Stage
 
 
 def prepare(recipe: Recipe, data: Path, token: str | None) -> Recipe:
@@ -21,12 +23,13 @@ def prepare(recipe: Recipe, data: Path, token: str | None) -> Recipe:
         token: The user's, or None.
 
     Returns:
-        The recipe with the base model's commit as its revision.
+        The recipe with the base model's commit as its revision, and those of the adapters.
 
     Raises:
         SpecError, HubError, HardwareError: Why it cannot run.
     """
     facts = inspect(recipe.base_model, recipe.revision, token)
+    recipe = recipe.model_copy(update={"stages": tuple(_merging(stage, facts, token) for stage in recipe.stages)})
     quantizations = [stage for stage in recipe.stages if stage.stage == "quantize"]
     if quantizations and facts.quant_method:
         raise SpecError(
@@ -41,6 +44,14 @@ def prepare(recipe: Recipe, data: Path, token: str | None) -> Recipe:
     if recipe.publish:
         check_destination(recipe.publish, token)
     return recipe.model_copy(update={"revision": facts.commit})
+
+
+def _merging(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
+    """Check a merge against the headers of base and adapters, and pin the adapters to their commits."""
+    if stage.stage != "merge":
+        return stage
+    stage.check(facts)
+    return inspect_adapters(stage, facts, token)
 
 
 def existing(folder: Path) -> Path:

@@ -46,7 +46,7 @@ ONLINE = ("fetch", "publish")
 """Steps that have the network and the token; all others run in a process with neither."""
 
 
-WEIGHTS = ("quantized",)
+WEIGHTS = ("merged", "quantized")
 """Kinds of artifacts that can be measured, served and published."""
 
 
@@ -105,4 +105,5 @@ def published(job: Path, spec: Spec) -> list[dict[str, Any]]:
 def needs_no_network(spec: Spec) -> bool:
     """Whether fetching means reading what lies on this machine."""
     model = spec.base_model if isinstance(spec, Recipe) else spec.reference if isinstance(spec, Evaluation) else DEMO
-    return model == DEMO or is_local(model)
+    adapters = [a for s in spec.stages if s.stage == "merge" for a in s.adapters] if isinstance(spec, Recipe) else []
+    return (model == DEMO or is_local(model)) and all(is_local(adapter) for adapter in adapters)

@@ -5,7 +5,9 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
@@ -21,6 +23,8 @@ from backend.jobs.specs import (
     stage_folder,
     steps,
 )
+from backend.merge import MergeOptions, merge, merged, record
+from backend.merge.hub import fetch_adapters
 from backend.models.artifacts import (
     MANIFEST,
     Artifact,
@@ -33,6 +37,7 @@ from backend.models.artifacts import (
     versions,
 )
 from backend.models.demo import evaluation_text
+from backend.models.loading import has_chat_template
 from backend.models.machine import hardware
 from backend.progress import Report
 from backend.publish.base_card import carry_over
@@ -40,7 +45,7 @@ from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.recipes import Recipe
 from backend.settings import load_settings
-from backend.weights.checkpoint import Checkpoint
+from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.output import Resumable
 
 WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
@@ -54,8 +59,8 @@ def run(job: Path, index: int, token: str | None, report: Report) -> None:
     target = stage_folder(job, spec, index)
     if name == "fetch":
         _fetch(spec, target, token, report)
-    elif name == "quantize" and isinstance(spec, Recipe):
-        _quantize(job, spec, index, report)
+    elif name in ("merge", "quantize") and isinstance(spec, Recipe):
+        _make(job, spec, index, report)
     elif name == "evaluate":
         _evaluate(job, spec, index, report)
     elif name == "publish":
@@ -70,7 +75,10 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
     base = fetch_model(model, spec.revision, load_settings().models, token, report)
     folder = partial(target)
-    (folder / "model.json").write_text(json.dumps({"folder": str(base)}), encoding="utf-8")
+    merging = _merging(spec) if isinstance(spec, Recipe) else None
+    adapters = fetch_adapters(merging, load_settings().models, token, report) if merging else []
+    places = {"folder": str(base), "adapters": [str(adapter) for adapter in adapters]}
+    (folder / "model.json").write_text(json.dumps(places), encoding="utf-8")
     for index, options in _evaluations(spec):
         text = _text(spec, options, folder / "download.txt", token, report)
         if len(text.content.encode()) < options.max_seq_length:  # no token is shorter than a byte
@@ -114,9 +122,24 @@ def _text(spec: Spec, options: EvaluateOptions, draft: Path, token: str | None, 
 
 
 def _base(job: Path, spec: Spec) -> Path:
+    return Path(_fetched(job, spec)["folder"])
+
+
+def _adapters(job: Path, spec: Spec) -> list[Path]:
+    return [Path(folder) for folder in _fetched(job, spec)["adapters"]]
+
+
+def _fetched(job: Path, spec: Spec) -> dict[str, Any]:
     place = stage_folder(job, spec, 0)
     open_artifact(place)
-    return Path(json.loads((place / "model.json").read_text(encoding="utf-8"))["folder"])
+    found: dict[str, Any] = json.loads((place / "model.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _merging(recipe: Recipe) -> MergeOptions | None:
+    """Give the options of the merge that a recipe begins with, if it does."""
+    first = recipe.stages[0]
+    return first if first.stage == "merge" else None
 
 
 def _origin(base: Path) -> Artifact:
@@ -124,19 +147,40 @@ def _origin(base: Path) -> Artifact:
     return open_artifact(base) if (base / MANIFEST).is_file() else Artifact(kind="model", stage="fetch", created=now())
 
 
-def _quantize(job: Path, recipe: Recipe, index: int, report: Report) -> None:
-    options = recipe.stages[index - 1]
-    assert options.stage == "quantize"
+@contextmanager
+def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[Weights]:
+    """Open what a stage works on: the base model, or the merged one, from its folder if that is kept."""
+    merging = _merging(recipe)
+    kept = merging is not None and merging.keep and index > 1
+    with Checkpoint.of(stage_folder(job, recipe, 1) if kept else _base(job, recipe)) as weights:
+        if merging is None or kept:
+            yield weights
+        else:
+            with merged(weights, _adapters(job, recipe), merging, report) as result:
+                yield result
+
+
+def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
+    """Merge or quantize."""
+    options, merging = recipe.stages[index - 1], _merging(recipe)
+    assert options.stage != "evaluate"
     base, target = _base(job, recipe), stage_folder(job, recipe, index)
     origin = _origin(base)
     folder = partial(target)
     started = time.monotonic()
     output = Resumable(folder)
-    with Checkpoint.of(base) as weights:
-        METHODS[options.method].quantize(weights, output, options, report)
+    with _weights(job, recipe, index, report) as weights:
+        if options.stage == "quantize":
+            METHODS[options.method].quantize(weights, output, options, report)
+        elif options.keep:
+            merge(weights, output, options, report)
+        else:  # the adapters fit, which was all that could go wrong
+            seal(folder, target, Artifact(kind="checked", stage="merge", created=now()))
+            return
     output.close()
     seconds = time.monotonic() - started
-    _copy_companions(base, folder)
+    adapters = _adapters(job, recipe)
+    _copy_companions([*adapters, base], folder)
     carry_over(base, folder)
     if not any((folder / name).is_file() for name in TOKENIZERS):
         report.warn("The model came without a tokenizer: it can be neither measured nor chatted with.")
@@ -144,12 +188,13 @@ def _quantize(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     (folder / "recipe.yaml").write_text(public.to_yaml(), encoding="utf-8")
     report.progress("sealing", 0, 1, "files")
     artifact = Artifact(
-        kind="quantized",
-        stage="quantize",
+        kind="quantized" if options.stage == "quantize" else "merged",
+        stage=options.stage,
         base_model=origin.base_model,
         revision=origin.revision,
         origin=origin.origin,
-        options=options.model_dump(mode="json", exclude_none=True),
+        merged=record(adapters, merging) if merging else None,
+        options=public.stages[index - 1].model_dump(mode="json", exclude_none=True),
         versions=versions(),
         hardware=hardware(),
         seconds=round(seconds, 1),
@@ -158,7 +203,9 @@ def _quantize(job: Path, recipe: Recipe, index: int, report: Report) -> None:
         created=now(),
     )
     sealed = seal(folder, target, artifact, output.hashes)
-    report.log(f"{options.method}: {sealed.size / 1e6:.0f} MB in {seconds:.0f} s.")
+    report.log(
+        f"{options.method if options.stage == 'quantize' else 'merged'}: {sealed.size / 1e6:.0f} MB in {seconds:.0f} s."
+    )
 
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -166,10 +213,25 @@ COMPANIONS = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", 
               "chat_template.*", "generation_config.json", "*.model")  # fmt: skip
 
 
-def _copy_companions(base: Path, folder: Path) -> None:
-    """Copy tokenizer and templates byte for byte: saving them again through a library can change them."""
-    for pattern in COMPANIONS:
-        for path in base.glob(pattern):
+def _copy_companions(sources: list[Path], folder: Path) -> None:
+    """Copy tokenizer and templates byte for byte: saving them again through a library can change them.
+
+    Args:
+        sources: The adapters, then the base model. The tokenizer comes from the first that has one, whole; a chat
+            template from the first that has one, unless the tokenizer brought its own.
+        folder: Where to.
+    """
+    first = next((s for s in sources if any((s / name).is_file() for name in TOKENIZERS)), sources[-1])
+    _copy(first, folder, COMPANIONS)
+    for source in sources:
+        if not has_chat_template(folder):
+            _copy(source, folder, ("chat_template.*",))
+    _copy(sources[-1], folder, ("generation_config.json",))
+
+
+def _copy(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
+    for pattern in patterns:
+        for path in source.glob(pattern):
             if not (folder / path.name).exists():
                 shutil.copyfile(path, folder / path.name)
 
@@ -184,7 +246,7 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
     for result in measured:
         if (result / MANIFEST).is_file():
             verify(result)
-        metrics = measure(base, result, text, options, report)
+        metrics = measure(_reference(job, spec, base, result), result, text, options, report)
         if (result / MANIFEST).is_file():
             record_metrics(result, metrics)
         report.log(
@@ -203,6 +265,13 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
         created=now(),
     )
     seal(partial(target), target, artifact)
+
+
+def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:
+    """Give what a result is measured against: what it was made from, which is the merged model where there is one."""
+    if isinstance(spec, Recipe) and _merging(spec) and (whole := stage_folder(job, spec, 1)) != result:
+        return whole
+    return base
 
 
 def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Report) -> None:

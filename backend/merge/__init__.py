@@ -8,18 +8,18 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.errors import SpecError
 from backend.hub.files import LocalFiles
-from backend.hub.names import parse_model
+from backend.hub.names import is_local, parse_model
 from backend.merge.adapter import Adapter, read_adapter
 from backend.merge.plan import TURNED, Base, Made, Merger, packed, says_tied, vocabulary
 from backend.merge.weights import AdapterFile, MergedWeights, Opened
+from backend.models.artifacts import Merged
 from backend.models.facts import ModelFacts
-from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.bitsandbytes import ADVANCED, UNUSUAL, Dtype
 from backend.quantize.streaming import StreamOptions, stream
@@ -41,7 +41,7 @@ class MergeOptions(StreamOptions):
     adapters: tuple[str, ...] = Field(
         (), description="LoRA adapters, by Hub id; on your own machine folders too. Several are added up."
     )
-    weights: tuple[float, ...] = Field(
+    adapter_weights: tuple[float, ...] = Field(
         (), description="How much of each adapter is added, in the order of the adapters. Empty: 1 each."
     )
     merge_into: Literal["auto"] | Into = Field(
@@ -69,8 +69,6 @@ class MergeOptions(StreamOptions):
     @field_validator("adapters")
     @classmethod
     def _adapters(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("is empty: give the adapter's Hub id, or on your own machine its folder")
         paths = bool(info.context and info.context.get("paths"))
         found = tuple(parse_model(name, paths=paths) for name in value)
         if "demo" in found:
@@ -80,14 +78,14 @@ class MergeOptions(StreamOptions):
     @model_validator(mode="after")
     def _one_each(self) -> "MergeOptions":
         if not self.adapters:
-            return self._adapters((), None)  # type: ignore[arg-type,return-value]
-        for name in ("weights", "adapter_revisions"):
+            raise ValueError("adapters: is empty: give the adapter's Hub id, or on your own machine its folder")
+        for name in ("adapter_weights", "adapter_revisions"):
             if (given := len(getattr(self, name))) not in (0, len(self.adapters)):
                 raise ValueError(
                     f"{name}: has {given} entries for {len(self.adapters)} adapters: give one each, or none"
                 )
-        if not all(math.isfinite(weight) and weight for weight in self.weights):
-            raise ValueError("weights: must be numbers other than 0: leave an adapter out instead")
+        if not all(math.isfinite(weight) and weight for weight in self.adapter_weights):
+            raise ValueError("adapter_weights: must be numbers other than 0: leave an adapter out instead")
         return self
 
     def check(self, facts: ModelFacts) -> None:
@@ -109,15 +107,15 @@ class MergeOptions(StreamOptions):
 
     def weight(self, index: int) -> float:
         """Give the factor of an adapter."""
-        return self.weights[index] if self.weights else 1.0
+        return self.adapter_weights[index] if self.adapter_weights else 1.0
 
 
-class Trained(Frozen):
-    """What adapters are merged into; the card says it."""
+class Trained(NamedTuple):
+    """What adapters are merged into."""
 
     into: Into
-    double: bool = Field(False, description="Whether the scales of nf4 or fp4 were quantized too.")
-    recorded: bool = Field(False, description="Whether the adapters say so themselves.")
+    double: bool = False  # whether the scales of nf4 or fp4 were quantized too
+    recorded: bool = False  # whether the adapters say so themselves
 
 
 def trained_on(adapters: Sequence[Adapter], options: MergeOptions) -> Trained:
@@ -128,7 +126,7 @@ def trained_on(adapters: Sequence[Adapter], options: MergeOptions) -> Trained:
     """
     if options.merge_into != "auto":
         four_bit = options.merge_into != "original"
-        return Trained(into=options.merge_into, double=four_bit and options.bnb_4bit_use_double_quant)
+        return Trained(options.merge_into, four_bit and options.bnb_4bit_use_double_quant)
     found = {_recorded(adapter) for adapter in adapters}
     if len(found) > 1:
         names = ", ".join(f"'{adapter.name}'" for adapter in adapters)
@@ -141,9 +139,9 @@ def trained_on(adapters: Sequence[Adapter], options: MergeOptions) -> Trained:
 def _recorded(adapter: Adapter) -> Trained:
     quant_type = adapter.quantization.get("bnb_4bit_quant_type")
     if quant_type not in ("nf4", "fp4"):
-        return Trained(into="original")
+        return Trained("original")
     double = adapter.quantization.get("bnb_4bit_use_double_quant") is True
-    return Trained(into=quant_type, double=double, recorded=True)
+    return Trained(quant_type, double, recorded=True)
 
 
 def plan(base: Base, adapters: Sequence[Adapter], options: MergeOptions) -> tuple[list[Made], dict[str, Any]]:
@@ -199,7 +197,24 @@ def merged(weights: Weights, folders: Sequence[Path], options: MergeOptions, rep
         yield MergedWeights(weights, made, opened, config, SAFETENSORS[target])
 
 
-def merge(weights: MergedWeights, output: Output, options: MergeOptions, report: Report) -> None:
+def record(folders: Sequence[Path], options: MergeOptions) -> Merged:
+    """Give what an artifact remembers of a merge; a folder of this machine by its bare name.
+
+    Args:
+        folders: Of the adapters.
+        options: What was merged how.
+    """
+    trained = trained_on([read_adapter(LocalFiles(folder), folder.name) for folder in folders], options)
+    return Merged(
+        adapters=tuple(Path(name).name if is_local(name) else name for name in options.adapters),
+        revisions=options.adapter_revisions,
+        weights=tuple(options.weight(index) for index in range(len(options.adapters))),
+        into=trained.into,
+        double_quant=trained.double,
+    )
+
+
+def merge(weights: Weights, output: Output, options: MergeOptions, report: Report) -> None:
     """Write a merged model into an empty folder.
 
     Args:

@@ -45,14 +45,25 @@ class Metrics(Frozen):
     convention: str = Field(description="How it was measured.")
 
 
+class Merged(Frozen):
+    """The adapters in a model; nothing in it names a path of this machine."""
+
+    adapters: tuple[str, ...] = Field(description="Hub ids, or bare names of local folders.")
+    revisions: tuple[str, ...] = Field((), description="The commit of each, empty for a folder.")
+    weights: tuple[float, ...] = Field(description="How much of each was added.")
+    into: str = Field(description="original, or nf4 or fp4: the weights that 4 bits have left.")
+    double_quant: bool = Field(False, description="Whether the scales of these were quantized too.")
+
+
 class Artifact(Frozen):
     """What `artifact.json` says; nothing in it names a path of this machine."""
 
-    kind: str = Field(description="model, quantized, evaluation or published.")
+    kind: str = Field(description="model, adapter, merged, quantized, evaluation or published.")
     stage: str = Field(description="The stage that made it: fetch, quantize, …")
     base_model: str | None = Field(None, description="The Hub id of the base model; None where it has none.")
     revision: str | None = Field(None, description="The commit of the base model, where there is one.")
     origin: str | None = Field(None, description="Where the weights came from, if not from that commit, in words.")
+    merged: Merged | None = Field(None, description="The adapters that were merged into the base model before.")
     options: dict[str, Any] = Field(default_factory=dict, description="The stage's options as run.")
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: str | None = None
