@@ -291,6 +291,7 @@ def serving(folder: Path, engine: EngineName, port: int | None = None) -> Any:
     settings = load_settings().writable()
     servers = Servers(settings)
     servers.open(admitted(folder), engine, port)
+    sys.stderr.write(f"Loading '{folder.name}', which takes some seconds.\n")
     try:
         server: Server = servers.wait(settings.server_start_seconds)
         yield server, servers

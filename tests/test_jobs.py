@@ -18,6 +18,7 @@ from backend.models.artifacts import MANIFEST, open_artifact, verify
 from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
 from backend.settings import Settings
+from backend.weights.output import JOURNAL
 
 TOKEN = "hf_" + "secret" * 6
 EVALUATE = {"stage": "evaluate", "max_seq_length": 32, "num_samples": 2, "dataset": "me/prose"}
@@ -121,6 +122,36 @@ def test_a_killed_worker_is_replaced_and_sealed_steps_are_not_done_again(supervi
     events = (settings.jobs / job_id / "events.jsonl").read_text().splitlines()
     begun = [event["name"] for event in map(json.loads, events) if event["event"] == "step"]
     assert begun == ["fetch", "quantize", "quantize"]
+
+
+@pytest.mark.real
+def test_a_killed_quantization_goes_on_after_its_last_finished_shard(supervisor, settings, hub, tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 40}
+    deep = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=2))
+    deep.save_pretrained(tmp_path / "deep")
+    commit = hub.add_model("me/deep", tmp_path / "deep")
+    stages = [{"stage": "quantize", "method": "nf4", "max_shard_size": 1}]  # each tensor in a file of its own
+    recipe = parse_recipe({"base_model": "me/deep", "revision": commit, "stages": stages})
+
+    whole = supervisor.submit(recipe, "me", None)
+    assert finished(supervisor, whole).state == JobState.COMPLETED
+    [expected] = supervisor.artifacts(whole, "me")
+
+    job_id = supervisor.submit(recipe, "me", None)
+    partial = settings.jobs / job_id / "stages" / "1-quantize.partial"
+    until(lambda: (partial / JOURNAL).is_file())
+    worker = caught(settings, 1)
+    finished_then = json.loads((partial / JOURNAL).read_text())["hashes"]
+    times = {name: (partial / name).stat().st_mtime_ns for name in finished_then}
+    os.kill(worker, signal.SIGKILL)
+    assert finished(supervisor, job_id).state == JobState.COMPLETED
+    [folder] = supervisor.artifacts(job_id, "me")
+    assert 0 < len(finished_then) < len(list(folder.glob("*.safetensors")))
+    assert {name: (folder / name).stat().st_mtime_ns for name in times} == times
+    assert verify(folder).files == {**verify(expected).files, "recipe.yaml": open_artifact(folder).files["recipe.yaml"]}
+    assert not (folder / JOURNAL).exists()
 
 
 def test_a_killed_app_leaves_nothing_and_the_next_one_goes_on(settings, recipe):

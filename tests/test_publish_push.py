@@ -291,6 +291,14 @@ def test_what_must_not_leave_is_refused_by_name(
     assert not hub.repos
 
 
+def test_a_folder_is_not_published_into_itself(make_artifact: Make) -> None:
+    folder = make_artifact()
+    before = sorted(folder.iterdir())
+    with pytest.raises(SpecError, match="lies within what is published"):
+        publish(folder, PublishOptions(to_folder=folder / "out"), None, silent())
+    assert sorted(folder.iterdir()) == before
+
+
 def test_a_file_laid_into_the_folder_and_a_link_are_refused(make_artifact: Make, tmp_path: Path) -> None:
     folder = make_artifact()
     (folder / "NOTICE").write_text("added later")

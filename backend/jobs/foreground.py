@@ -21,6 +21,7 @@ from backend.jobs.supervisor import lock
 from backend.models.artifacts import PARTIAL, is_sealed
 from backend.recipes import Recipe
 from backend.settings import Settings
+from backend.weights.output import JOURNAL
 
 KEPT_DAYS = 7
 """How long the folder of a run that failed waits for the same command."""
@@ -46,12 +47,12 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
             Run(folder, spec, folder, settings).go(token, listen)
             yield folder
         except (AppError, KeyboardInterrupt) as e:
-            goes_on = any(is_sealed(stage) for stage in (folder / "stages").glob("*"))
+            goes_on = any(is_sealed(stage) or (stage / JOURNAL).is_file() for stage in (folder / "stages").glob("*"))
             if not goes_on:
                 shutil.rmtree(folder, ignore_errors=True)
             if isinstance(e, AppError):
                 raise
-            raise JobError("Canceled." + " The same command goes on from the last finished step." * goes_on) from e
+            raise JobError("Canceled." + " The same command goes on from where it was." * goes_on) from e
         shutil.rmtree(folder, ignore_errors=True)
 
 

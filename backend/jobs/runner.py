@@ -16,6 +16,7 @@ from backend.jobs.specs import ONLINE, Spec, stage_folder, steps, write_spec
 from backend.models.artifacts import PARTIAL, is_sealed
 from backend.models.machine import memory_bytes
 from backend.settings import Settings
+from backend.weights.output import JOURNAL
 
 LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
 
@@ -100,7 +101,7 @@ class Run:
             code = self._watch(child, name, life)
         finally:
             child.stop(self._grace)
-            self._remove_partial()
+            self._tidy()
         if failures:
             text = failures[0]["text"]
             raise LoginError(text) if failures[0]["login"] else JobError(text)
@@ -130,9 +131,11 @@ class Run:
             f.write(json.dumps(event) + "\n")
         listen(event)
 
-    def _remove_partial(self) -> None:
+    def _tidy(self) -> None:
+        """Remove what an unfinished step left, unless another run can go on from it."""
         for path in (self.folder / "stages").glob(f"*{PARTIAL}"):
-            shutil.rmtree(path, ignore_errors=True)
+            if not (path / JOURNAL).is_file():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _killed(name: str, number: int) -> str:

@@ -166,7 +166,7 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     assert options.stage != "evaluate"
     base, target = _base(job, recipe), stage_folder(job, recipe, index)
     origin = _origin(base)
-    folder = partial(target)
+    folder = partial(target, keep=True)
     started = time.monotonic()
     output = Resumable(folder)
     with _weights(job, recipe, index, report) as weights:

@@ -99,11 +99,17 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def partial(target: Path) -> Path:
-    """Give the empty folder that `target` is written to until it is sealed; one left by a killed run is removed."""
+def partial(target: Path, keep: bool = False) -> Path:
+    """Give the folder that `target` is written to until it is sealed.
+
+    Args:
+        target: Does not exist yet.
+        keep: Whether what a killed run left in it stays; else it is empty.
+    """
     folder = target.with_name(target.name + PARTIAL)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=keep)
     return folder
 
 

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from pydantic import Field
 
 from backend import __version__
-from backend.errors import AppError, HardwareError, HubError, LoginError
+from backend.errors import AppError, HardwareError, HubError, LoginError, SpecError
 from backend.hub import client
 from backend.models.artifacts import PARTIAL, sha256, verify
 from backend.options import Frozen
@@ -58,6 +58,10 @@ def publish(folder: Path, options: PublishOptions, token: str | None, report: Re
     """
     if options.to_folder is not None:
         check_folder(options.to_folder)
+        if options.to_folder.resolve().is_relative_to(folder.resolve()):
+            raise SpecError(
+                f"Could not publish to '{options.to_folder}'. It lies within what is published: choose another folder."
+            )
         return _to_folder(_checked(folder, None, None, report), options.to_folder, report)
     repo_id, token = check_token(options, token)
     files = _checked(folder, repo_id, token, report)

@@ -1,0 +1,85 @@
+"""Shards on the disk: what a run that goes on keeps, and what it makes again."""
+
+import hashlib
+import shutil
+
+import pytest
+
+from backend.progress import silent
+from backend.quantize import METHODS
+from backend.weights.checkpoint import Checkpoint
+from backend.weights.output import JOURNAL, Resumable
+
+SHARDS = {"max_shard_size": 1}
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class Cut(Resumable):
+    """Ends after some shards."""
+
+    def __init__(self, folder, shards):
+        super().__init__(folder)
+        self.left = shards
+
+    def begin(self, file):
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+
+
+def run(source, output, method="nf4", **options):
+    output.folder.mkdir(exist_ok=True)
+    module = METHODS[method]
+    with Checkpoint.of(source) as weights:
+        module.quantize(weights, output, module.Options(**SHARDS | options), silent())
+    if isinstance(output, Resumable):
+        output.close()
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(output.folder.iterdir())}
+
+
+@pytest.fixture
+def cut(tiny_model, tmp_path):
+    """A folder of a run that ended after five shards, and what an unbroken run gives."""
+    with pytest.raises(Killed):
+        run(tiny_model, Cut(tmp_path / "cut", 5))
+    return tmp_path / "cut", run(tiny_model, Resumable(tmp_path / "whole"))
+
+
+def moments(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+
+
+def test_finished_shards_are_kept_and_the_bytes_are_those_of_an_unbroken_run(cut, tiny_model):
+    folder, expected = cut
+    before = moments(folder)
+    assert len(before) == 5
+    assert run(tiny_model, Resumable(folder)) == expected
+    assert {name: moments(folder)[name] for name in before} == before
+
+
+def test_a_shard_that_has_changed_is_made_again(cut, tiny_model):
+    folder, expected = cut
+    broken = sorted(folder.glob("*.safetensors"))[2]
+    broken.write_bytes(broken.read_bytes()[:-1] + b"?")
+    assert run(tiny_model, Resumable(folder)) == expected
+
+
+@pytest.mark.parametrize("change", ["options", "source", "journal"])
+def test_what_another_plan_has_made_is_made_again(cut, tiny_model, tmp_path, change):
+    folder, expected = cut
+    source = tmp_path / "source"
+    # another time of change: nobody knows whether its bytes are the same
+    shutil.copytree(tiny_model, source, copy_function=shutil.copyfile)
+    if change == "journal":
+        (folder / JOURNAL).unlink()
+    before = moments(folder)
+    method = "fp4" if change == "options" else "nf4"
+    found = run(tiny_model if change != "source" else source, Resumable(folder), method)
+    assert not {name: time for name, time in moments(folder).items() if before.get(name) == time}
+    if method == "nf4":
+        assert found == expected
+    else:
+        assert found != expected
