@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backend.errors import SpecError
-from backend.merge.adapter import WEIGHTS, Adapter, Lora
-from backend.merge.plan import Change, Made
+from backend.merge.adapter import WEIGHTS, Adapter
+from backend.merge.plan import Made
 from backend.models.facts import BITS, Tensor
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.floats import FLOATS, Bytes, Floats, cast, is_finite, to_float32
 from backend.weights.header import Header
-from backend.weights.low_rank import Doubles, add, exact, nearest, product
+from backend.weights.low_rank import Doubles, LowRank, add, exact, nearest, total
 
 PIECE = 1 << 20  # elements that a pass over a tensor has in hand
 
@@ -65,15 +65,6 @@ class Opened(NamedTuple):
         return raw
 
 
-class _Product(NamedTuple):
-    """All that adapters add to a tensor: left @ right, and what DoRA multiplies the tensor's own rows or columns by."""
-
-    left: Floats  # [rows, ranks of all adapters]
-    right: Floats  # [ranks of all adapters, columns]
-    rows: Doubles | None  # [rows, 1], what is added to a factor of 1
-    columns: Doubles | None  # [1, columns]
-
-
 class MergedWeights:
     """The tensors of a base model with adapters merged in, in the type of the result.
 
@@ -92,7 +83,7 @@ class MergedWeights:
         self.identity = repr((base.identity, [opened.weights.identity for opened in adapters], made, dtype))
         self._base, self._adapters, self._dtype = base, adapters, dtype
         self._made = {one.tensor.name: one for one in made}
-        self._products: dict[str, _Product] = {}
+        self._products: dict[str, LowRank] = {}
         self._lock = Lock()
         self.tensors: Sequence[Tensor] = tuple(
             one.tensor.model_copy(update={"dtype": dtype}) if one.tensor.dtype in FLOATS else one.tensor for one in made
@@ -112,14 +103,7 @@ class MergedWeights:
         columns, width = tensor.shape[1], BITS[self._dtype] // 8
         top, bottom = first // columns, -(-last // columns)
         raw, dtype = self._before(made, top * columns, bottom * columns)
-        parts = self._product(made)
-        more = product(parts.left[top:bottom], parts.right)
-        if parts.rows is None and parts.columns is None:
-            merged = add(raw, dtype, more, self._dtype)
-        else:
-            factor = 1.0 + (0.0 if parts.rows is None else parts.rows[top:bottom])
-            factor = factor + (0.0 if parts.columns is None else parts.columns)
-            merged = nearest(exact(raw, dtype).reshape(more.shape) * factor + more, self._dtype)
+        merged = add(raw, dtype, self._added(made).rows(top, bottom), self._dtype)
         start = (first - top * columns) * width
         return self._checked(made, merged[start : start + (last - first) * width])
 
@@ -152,57 +136,48 @@ class MergedWeights:
             )
         return raw
 
-    def _product(self, made: Made) -> _Product:
-        """Give the matrices of a tensor; whoever needs them first prepares them."""
+    def _added(self, made: Made) -> LowRank:
+        """Give what is added to a tensor; whoever needs it first prepares it."""
         with self._lock:
             name = made.tensor.name
             if name not in self._products:
                 self._products[name] = self._prepare(made)
             return self._products[name]
 
-    def _prepare(self, made: Made) -> _Product:
+    def _prepare(self, made: Made) -> LowRank:
+        rows, columns = made.tensor.shape
         lefts, rights = [], []
-        gains: dict[bool, Any] = {}
+        gains = {False: np.zeros(rows), True: np.zeros(columns)}  # by whether outputs are columns
         for change in made.changes:
-            left, right = self._thin(change.lora, made, change)
             over = made.turned or change.lora.embedding
-            scale: Any = change.lora.scale * change.weight
-            if change.lora.magnitude is not None:
-                lengths = self._lengths(made, left, right, change.lora.scale, over)
-                magnitude = self._adapters[change.adapter].matrix(change.lora.magnitude).reshape(-1)
-                factor = magnitude.astype(np.float64) / lengths
-                scale = scale * factor
-                gains[over] = gains.get(over, 0.0) + change.weight * (factor - 1)
-            scaled = np.asarray(scale).reshape(-1)
-            lefts.append(left if over else _scaled(left, scaled[:, None]))
-            rights.append(_scaled(right, scaled[None, :]) if over else right)
-        rows, columns = gains.get(False), gains.get(True)
-        return _Product(
-            np.ascontiguousarray(np.hstack(lefts)),
-            np.ascontiguousarray(np.vstack(rights)),
-            None if rows is None else rows[:, None],
-            None if columns is None else columns[None, :],
-        )
+            opened, lora = self._adapters[change.adapter], change.lora
+            a, b = (opened.matrix(matrix).astype(np.float64) for matrix in (lora.a, lora.b))
+            scale: Any = lora.scale
+            if lora.magnitude is not None:
+                lengths = self._lengths(made, _thin(a, b * lora.scale, over), over)
+                factor = opened.matrix(lora.magnitude).reshape(-1) / lengths
+                gains[over] += change.weight * (factor - 1)
+                scale = scale * factor[:, None]
+            left, right = _thin(a, b * (change.weight * scale), over)
+            lefts.append(left)
+            rights.append(right)
+        left, right = np.ascontiguousarray(np.hstack(lefts)), np.ascontiguousarray(np.vstack(rights))
+        return LowRank(left, right, gains[False], gains[True])
 
-    def _thin(self, lora: Lora, made: Made, change: Change) -> tuple[Floats, Floats]:
-        opened = self._adapters[change.adapter]
-        a, b = opened.matrix(lora.a), opened.matrix(lora.b)
-        return (a.T, b.T) if made.turned or lora.embedding else (b, a)
-
-    def _lengths(self, made: Made, left: Floats, right: Floats, scale: float, over: bool) -> Doubles:
+    def _lengths(self, made: Made, thin: tuple[Doubles, Doubles], over: bool) -> Doubles:
         """Give the length of each output's weights with the product added: of rows, or of columns where `over`."""
+        left, right = (np.ascontiguousarray(matrix) for matrix in thin)
         rows, columns = len(left), right.shape[1]
+        more = LowRank(left, right, np.zeros(rows), np.zeros(columns))
         step, squares = max(PIECE // columns, 1), []
         for top in range(0, rows, step):
             bottom = min(top + step, rows)
             raw, dtype = self._before(made, top * columns, bottom * columns)
-            more = product(np.ascontiguousarray(left[top:bottom]), np.ascontiguousarray(right)).astype(np.float64)
-            whole = exact(raw, dtype).reshape(more.shape) + scale * more
-            squares.append((whole**2).sum(0 if over else 1))
-        total: Doubles = np.sqrt(np.sum(squares, 0) if over else np.concatenate(squares))
-        return total
+            squares.append((total(raw, dtype, more.rows(top, bottom)) ** 2).sum(0 if over else 1))
+        lengths: Doubles = np.sqrt(np.sum(squares, 0) if over else np.concatenate(squares))
+        return lengths
 
 
-def _scaled(matrix: Floats, scale: Any) -> Floats:
-    scaled: Floats = (matrix.astype(np.float64) * scale).astype(np.float32)
-    return scaled
+def _thin(a: Doubles, b: Doubles, over: bool) -> tuple[Doubles, Doubles]:
+    """Give the factors of what is added, as the weights lie."""
+    return (a.T, b.T) if over else (b, a)

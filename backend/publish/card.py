@@ -112,7 +112,7 @@ def _metadata(artifact: Artifact, base: BaseCard, config: dict[str, Any], title:
 
 
 def _relation(artifact: Artifact) -> str | None:
-    """Give what the Hub calls an artifact's relation to its base model: what was trained in weighs more than the bits."""
+    """Give what the Hub calls an artifact's relation to its base model: a training weighs more than the bits."""
     if artifact.merged:
         return "finetune" if len(artifact.merged.adapters) == 1 else "merge"
     return "quantized" if artifact.kind == "quantized" else None
@@ -141,8 +141,8 @@ def _merged(artifact: Artifact) -> str | None:
         return f"{what}{', '.join(names)}{verb} merged into the base model's original weights."
     double = " with double quantization" if found.double_quant else ""
     return (
-        f"{what}{', '.join(names)}{verb} merged into the base model's weights as {WORDS[found.into]}{double} leaves them"
-        " (dequantized), which is what a QLoRA training sees."
+        f"{what}{', '.join(names)}{verb} merged into the base model's weights as {WORDS[found.into]}{double} leaves"
+        " them (dequantized), which is what a QLoRA training sees."
     )
 
 
