@@ -4,16 +4,20 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from backend.__main__ import main
 from backend.errors import SpecError
 from backend.merge import MergeOptions, merge, merged, record
+from backend.models.artifacts import open_artifact
 from backend.options import parse
 from backend.progress import silent
+from backend.publish.card import build_card
 from backend.quantize import METHODS
 from backend.recipes import parse_recipe
 from backend.weights.checkpoint import Checkpoint
@@ -246,6 +250,9 @@ def test_a_tied_tensor_that_was_tuned_for_both_stays_one(tmp_path):
     base = save_model(tmp_path / "base", tie_word_embeddings=True)
     config = {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}
     adapter = save_adapter(base, tmp_path / "a", **config)
+    of_head, of_embedding = "base_model.model.lm_head.lora_", "base_model.model.model.embed_tokens.lora_embedding_"
+    twins = {f"{of_head}{one}.weight": f"{of_embedding}{other}" for one, other in ("AB", "BA")}
+    resaved(adapter, lambda w: w | {one: w[other].T.contiguous() for one, other in twins.items()})
     found, settings = merge_to(tmp_path / "merged", base, adapter)
     assert settings["tie_word_embeddings"] is True
     exact = in_float64(base, adapter)
@@ -415,3 +422,81 @@ def test_merge_comes_first_and_evaluate_wants_what_it_compares_with():
         parse_recipe({"base_model": "a/c", "stages": [nf4, merging]})
     with pytest.raises(SpecError, match="turn it on"):
         parse_recipe({"base_model": "a/c", "stages": [merging | {"keep": False}, nf4, {"stage": "evaluate"}]})
+
+
+TINY = ["q_proj", "down_proj"]
+
+
+def run(capsys, *argv):
+    code = main([*argv, "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture
+def _here(tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+
+
+@pytest.mark.usefixtures("_here")
+def test_the_command_merges_adapters_of_the_hub_into_the_base_that_they_name(hub, tiny_model, tmp_path, capsys):
+    adapter = save_adapter(tiny_model, tmp_path / "adapter", target_modules=TINY)
+    edited(adapter, base_model_name_or_path="me/tiny")
+    (adapter / "chat_template.jinja").write_text("{{ messages }}")
+    (adapter / "optimizer.pt").write_bytes(b"pickle")
+    hub.add_model("me/tiny", tiny_model)
+    hub.add_model("me/adapter", adapter)
+    done = run(capsys, "merge", "me/adapter", "--output", str(tmp_path / "out"))
+    assert done["merged"]["adapters"] == ["me/adapter"]
+    assert done["merged"]["into"] == "original"
+    artifact = open_artifact(tmp_path / "out")
+    assert (artifact.kind, artifact.base_model) == ("merged", "me/tiny")
+    assert (tmp_path / "out" / "chat_template.jinja").is_file()
+    assert not (tmp_path / "out" / "optimizer.pt").exists()
+    expected, _ = merge_to(tmp_path / "expected", tiny_model, adapter)
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    card = build_card(tmp_path / "out", "me/merged")
+    assert "base_model_relation: finetune" in card
+    assert "(https://huggingface.co/me/adapter/tree/" in card
+    assert "merged into the base model's original weights" in card
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_recipe_merges_quantizes_and_measures_and_keeps_no_copy_where_none_is_wanted(tiny_model, tmp_path, capsys):
+    adapter = save_adapter(tiny_model, tmp_path / "adapter", target_modules=TINY)
+    prose = tmp_path / "prose.txt"
+    prose.write_text("The quick brown fox jumps over the lazy dog. " * 50)
+    made = {}
+    for keep in (True, False):
+        stages = [
+            {"stage": "merge", "adapters": [str(adapter)], "merge_into": "nf4", "keep": keep},
+            {"stage": "quantize", "method": "int8"},
+        ]
+        if keep:
+            stages.append({"stage": "evaluate", "text": str(prose), "max_seq_length": 32, "num_samples": 2})
+        recipe = tmp_path / f"{keep}.yaml"
+        recipe.write_text(json.dumps({"base_model": str(tiny_model), "stages": stages}))
+        done = run(capsys, "run", str(recipe), "--output", str(tmp_path / str(keep)))
+        made[keep] = {Path(one["output"]).name: one for one in done["artifacts"]}
+    assert list(made[True]) == ["1-merge", "2-quantize"]
+    assert made[True]["1-merge"]["metrics"]["kl_mean"] > 10 * made[True]["2-quantize"]["metrics"]["kl_mean"]
+    one, two = tmp_path / "False", tmp_path / "True" / "2-quantize"
+    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    assert open_artifact(one).merged == open_artifact(two).merged
+    assert open_artifact(one).merged.into == "nf4"
+    assert str(tmp_path) not in (one / "artifact.json").read_text() + (one / "recipe.yaml").read_text()
+    card = build_card(two, None)
+    assert "as NF4 with double quantization leaves them" in card
+    assert "than the merged model" in card or "as the merged model does" in card
+
+
+@pytest.mark.usefixtures("_here")
+def test_an_adapter_that_does_not_fit_is_refused_before_a_download(hub, tiny_model, tmp_path, capsys):
+    adapter = save_adapter(save_model(tmp_path / "other"), tmp_path / "adapter", target_modules=TINY)
+    hub.add_model("me/tiny", tiny_model)
+    hub.add_model("me/adapter", adapter)
+    assert main(["merge", "me/adapter", "--base", "me/tiny", "--output", str(tmp_path / "out")]) == 1
+    assert "'me/tiny' has 64 × 128" in capsys.readouterr().err
+    assert not (tmp_path / "data" / "models").exists()

@@ -90,9 +90,10 @@ class Merger:
         for module, lora in adapter.loras.items():
             place = self._place(f"{module}.weight", adapter)
             shared = self._is_tied(place) and adapter.ties
+            if shared and not lora.embedding and any(other.embedding for other in adapter.loras.values()):
+                continue  # PEFT writes the matrices of the embeddings once more, turned
             for target in {self.embedding, self.head} if shared else {place}:
-                if not shared or all(change.adapter != index for change in self._changes.get(target, ())):
-                    self._changes.setdefault(target, []).append(Change(index, lora, weight))
+                self._changes.setdefault(target, []).append(Change(index, lora, weight))
 
     def made(self, adapters: Sequence[Adapter]) -> list[Made]:
         """Give the tensors of the merged model, in the base model's order.
