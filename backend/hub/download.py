@@ -45,13 +45,18 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
         return Path(model)
     client.check_access(model, token)
     files = HubFiles(model, commit or client.resolve(model, None, token), token)
-    target = models_dir / model.replace("/", "--") / files.commit
+    target = model_folder(models_dir, model, files.commit)
     target.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(target.with_name(f"{files.commit}.lock")):
         if not is_sealed(target):
             shutil.rmtree(target, ignore_errors=True)  # a sealed folder that somebody has damaged
             _download(files, target, report)
     return target
+
+
+def model_folder(models_dir: Path, model: str, commit: str) -> Path:
+    """Give where a commit of a Hub model lies, or would lie."""
+    return models_dir / model.replace("/", "--") / commit
 
 
 def _download(files: HubFiles, target: Path, report: Report) -> None:
