@@ -30,11 +30,12 @@ def publish(folder: Path, options: PublishOptions, token: str | None, report: Re
     """
     if options.to_folder is not None:
         check_folder(options.to_folder)
+        files = _checked(folder, None, None, report)
         if options.to_folder.resolve().is_relative_to(folder.resolve()):
             raise SpecError(
                 f"Could not publish to '{options.to_folder}'. It lies within what is published: choose another folder."
             )
-        return _to_folder(_checked(folder, None, None, report), options.to_folder, report)
+        return _to_folder(files, options.to_folder, report)
     repo_id, token = check_token(options, token)
     files = _checked(folder, repo_id, token, report)
     repo = Repo(repo_id, options.private, token)
