@@ -162,22 +162,30 @@ class _Run(Command):
     """Run a recipe file."""
 
     recipe: CliPositionalArg[Path] = Field(description="The recipe, YAML.")
-    output: Path | None = Field(None, description="The folder to write; by default output/ in the data folder.")
+    output: Path | None = Field(
+        None,
+        description="The folder to write; by default output/ in the data folder, and none where the model goes from"
+        " repo to repo, shard by shard.",
+    )
 
     def cli_cmd(self) -> None:
         """Run it."""
         settings = load_settings().writable()
-        output = check_output(self.output or settings.data / "output" / self.recipe.stem)
-        recipe = prepare(read_recipe(self.recipe), settings.data, get_token())
-        with finished(recipe, get_token(), Terminal().hear, settings) as job:
-            made, done = artifacts(job), published(job, recipe)
+        recipe = read_recipe(self.recipe)
+        wanted = check_output(self.output) if self.output else None
+        spec = prepare(recipe, settings.data, get_token(), keep=wanted is not None)
+        output = wanted or settings.data / "output" / self.recipe.stem
+        if isinstance(spec, Recipe):
+            output = check_output(output)
+        with finished(spec, get_token(), Terminal().hear, settings) as job:
+            made, done = artifacts(job), published(job, spec)
             for folder in made:
                 move(folder, output if len(made) == 1 else output / folder.name)
         folders = [output] if len(made) == 1 else [output / folder.name for folder in made]
         results = [{"output": str(folder), **summary(open_artifact(folder))} for folder in folders]
-        text = "\n".join(f"{folder}\n{words(open_artifact(folder))}" for folder in folders)
-        text += "".join(f"\npublished to {item['location']}" for item in done)
-        self.say({"artifacts": results, "published": done}, text)
+        lines = [f"{folder}\n{words(open_artifact(folder))}" for folder in folders]
+        lines += [f"published to {item['location']}" for item in done]
+        self.say({"artifacts": results, "published": done}, "\n".join(lines))
 
 
 class _Publish(Command):

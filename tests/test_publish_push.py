@@ -14,7 +14,7 @@ from backend.errors import AppError, HubError, LoginError, SpecError
 from backend.hub import client
 from backend.models.artifacts import open_artifact, verify
 from backend.progress import Report, silent
-from backend.publish import PublishOptions, push
+from backend.publish import PublishOptions, repo
 from backend.publish.destination import check_destination
 from backend.publish.outgoing import outgoing
 from backend.publish.push import publish
@@ -39,7 +39,7 @@ FILES = {
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push, "PAUSE", 0.0)
+    monkeypatch.setattr(repo, "PAUSE", 0.0)
     monkeypatch.setattr(client, "WAITS", (0.0, 0.0))
 
 

@@ -45,7 +45,7 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
         return Path(model)
     client.check_access(model, token)
     files = HubFiles(model, commit or client.resolve(model, None, token), token)
-    target = models_dir / model.replace("/", "--") / files.commit
+    target = model_folder(models_dir, model, files.commit)
     target.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(target.with_name(f"{files.commit}.lock")):
         if not is_sealed(target):
@@ -53,6 +53,11 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
             artifact = Artifact(kind="model", stage="fetch", base_model=model, revision=files.commit, created=now())
             download(files, admit(files).files, target, artifact, report)
     return target
+
+
+def model_folder(models_dir: Path, model: str, commit: str) -> Path:
+    """Give where a commit of a Hub model lies, or would lie."""
+    return models_dir / model.replace("/", "--") / commit
 
 
 def download(files: HubFiles, wanted: tuple[Entry, ...], target: Path, artifact: Artifact, report: Report) -> None:

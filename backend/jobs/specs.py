@@ -34,16 +34,26 @@ class Evaluation(Frozen):
     options: EvaluateOptions
 
 
-Spec = Recipe | Publication | Evaluation
+class Streaming(Frozen):
+    """Do a recipe from repo to repo, shard by shard, so that the model never lies here whole; see can_stream()."""
 
-KINDS: dict[str, type[Recipe] | type[Publication] | type[Evaluation]] = {
+    recipe: Recipe
+
+
+Spec = Recipe | Publication | Evaluation | Streaming
+
+KINDS: dict[str, type[Recipe] | type[Publication] | type[Evaluation] | type[Streaming]] = {
     "recipe": Recipe,
     "publication": Publication,
     "evaluation": Evaluation,
+    "streaming": Streaming,
 }
 
-ONLINE = ("fetch", "publish")
+ONLINE = ("fetch", "publish", "stream")
 """Steps that have the network and the token; all others run in a process with neither."""
+
+STREAMED = ("nf4", "fp4", "int8", "cast")
+"""Methods that read every tensor once, in the order of the files."""
 
 
 WEIGHTS = ("merged", "quantized")
@@ -55,10 +65,20 @@ def kind(spec: Spec) -> str:
     return type(spec).__name__.lower()
 
 
+def can_stream(recipe: Recipe) -> bool:
+    """Whether a recipe can go from repo to repo: one stage that reads shard after shard, and the Hub at both ends."""
+    stage, *more = recipe.stages
+    both_ends = not (recipe.base_model == DEMO or is_local(recipe.base_model))
+    both_ends = both_ends and recipe.publish is not None and recipe.publish.repo_id is not None
+    return both_ends and not more and stage.stage == "quantize" and stage.method in STREAMED
+
+
 def steps(spec: Spec) -> tuple[str, ...]:
     """Name the steps of a spec, in order."""
     if isinstance(spec, Publication):
         return ("publish",)
+    if isinstance(spec, Streaming):
+        return ("stream",)
     if isinstance(spec, Evaluation):
         return ("fetch", "evaluate")
     return ("fetch", *(stage.stage for stage in spec.stages), *(["publish"] if spec.publish else []))

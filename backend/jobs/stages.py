@@ -1,8 +1,6 @@
 """What each step does: sealed inputs in, one sealed folder out. Runs in the worker, never in the app."""
 
 import json
-import resource
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,17 +11,20 @@ from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
 from backend.hub.datasets import fetch_text
 from backend.hub.download import fetch_model
+from backend.jobs.results import Base, complete, peak_memory
 from backend.jobs.specs import (
     Evaluation,
     Publication,
     Spec,
+    Streaming,
     artifacts,
     needs_no_network,
     read_spec,
     stage_folder,
     steps,
 )
-from backend.merge import MergeOptions, merge, merged, record
+from backend.jobs.streaming import compute, transfer
+from backend.merge import MergeOptions, merge, merged
 from backend.merge.hub import fetch_adapters
 from backend.models.artifacts import (
     MANIFEST,
@@ -37,10 +38,8 @@ from backend.models.artifacts import (
     versions,
 )
 from backend.models.demo import evaluation_text
-from backend.models.loading import has_chat_template
 from backend.models.machine import hardware
 from backend.progress import Report
-from backend.publish.base_card import carry_over
 from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.recipes import Recipe
@@ -52,8 +51,16 @@ WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
 EMBEDDED = "pydoc_data.topics, every second topic (English prose that ships with CPython)"
 
 
-def run(job: Path, index: int, token: str | None, report: Report) -> None:
-    """Do step `index` of the job in folder `job`; its output is sealed when this returns."""
+def run(job: Path, index: int, online: bool, token: str | None, report: Report) -> None:
+    """Do step `index` of the job in folder `job`; its output is sealed when this returns.
+
+    Args:
+        job: The folder.
+        index: Of the step.
+        online: Whether this process has the network; of a step that takes two processes, which part this is.
+        token: Of who asks, for what needs the network.
+        report: Told how far it is.
+    """
     spec = read_spec(job)
     name = steps(spec)[index]
     target = stage_folder(job, spec, index)
@@ -63,6 +70,11 @@ def run(job: Path, index: int, token: str | None, report: Report) -> None:
         _make(job, spec, index, report)
     elif name == "evaluate":
         _evaluate(job, spec, index, report)
+    elif name == "stream" and isinstance(spec, Streaming):
+        if online:
+            transfer(job, spec, token, report)
+        else:
+            compute(job, spec, report)
     elif name == "publish":
         _publish(job, spec, target, token, report)
     else:
@@ -71,7 +83,7 @@ def run(job: Path, index: int, token: str | None, report: Report) -> None:
 
 def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     """Bring the base model and the texts to measure on; the folder says where the model lies."""
-    assert not isinstance(spec, Publication)
+    assert isinstance(spec, Recipe | Evaluation)
     model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
     base = fetch_model(model, spec.revision, load_settings().models, token, report)
     folder = partial(target)
@@ -162,10 +174,9 @@ def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[
 
 def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     """Merge or quantize."""
-    options, merging = recipe.stages[index - 1], _merging(recipe)
+    options = recipe.stages[index - 1]
     assert options.stage != "evaluate"
     base, target = _base(job, recipe), stage_folder(job, recipe, index)
-    origin = _origin(base)
     folder = partial(target, keep=True)
     started = time.monotonic()
     output = Resumable(folder)
@@ -179,61 +190,12 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
             return
     output.close()
     seconds = time.monotonic() - started
-    adapters = _adapters(job, recipe)
-    _copy_companions([*adapters, base], folder)
-    carry_over(base, folder)
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        report.warn("The model came without a tokenizer: it can be neither measured nor chatted with.")
-    public = recipe.public(origin.base_model or base.name)
-    (folder / "recipe.yaml").write_text(public.to_yaml(), encoding="utf-8")
+    adapters = tuple(_adapters(job, recipe))
+    artifact = complete(recipe, options, Base(base, _origin(base), adapters=adapters), folder, report)
     report.progress("sealing", 0, 1, "files")
-    artifact = Artifact(
-        kind="quantized" if options.stage == "quantize" else "merged",
-        stage=options.stage,
-        base_model=origin.base_model,
-        revision=origin.revision,
-        origin=origin.origin,
-        merged=record(adapters, merging) if merging else None,
-        options=public.stages[index - 1].model_dump(mode="json", exclude_none=True),
-        versions=versions(),
-        hardware=hardware(),
-        seconds=round(seconds, 1),
-        peak_memory_bytes=_peak_memory(),
-        warnings=tuple(report.warnings),
-        created=now(),
-    )
-    sealed = seal(folder, target, artifact, output.hashes)
-    report.log(
-        f"{options.method if options.stage == 'quantize' else 'merged'}: {sealed.size / 1e6:.0f} MB in {seconds:.0f} s."
-    )
-
-
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-COMPANIONS = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-              "chat_template.*", "generation_config.json", "*.model")  # fmt: skip
-
-
-def _copy_companions(sources: list[Path], folder: Path) -> None:
-    """Copy tokenizer and templates byte for byte: saving them again through a library can change them.
-
-    Args:
-        sources: The adapters, then the base model. The tokenizer comes from the first that has one, whole; a chat
-            template from the first that has one, unless the tokenizer brought its own.
-        folder: Where to.
-    """
-    first = next((s for s in sources if any((s / name).is_file() for name in TOKENIZERS)), sources[-1])
-    _copy(first, folder, COMPANIONS)
-    for source in sources:
-        if not has_chat_template(folder):
-            _copy(source, folder, ("chat_template.*",))
-    _copy(sources[-1], folder, ("generation_config.json",))
-
-
-def _copy(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
-    for pattern in patterns:
-        for path in source.glob(pattern):
-            if not (folder / path.name).exists():
-                shutil.copyfile(path, folder / path.name)
+    sealed = seal(folder, target, artifact.model_copy(update={"seconds": round(seconds, 1)}), output.hashes)
+    name = options.method if options.stage == "quantize" else "merged"
+    report.log(f"{name}: {sealed.size / 1e6:.0f} MB in {seconds:.0f} s.")
 
 
 def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
@@ -260,7 +222,7 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
         versions=versions(),
         hardware=hardware(),
         seconds=round(time.monotonic() - started, 1),
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=peak_memory(),
         metrics=metrics,
         created=now(),
     )
@@ -285,8 +247,3 @@ def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Rep
     folder = partial(target)
     (folder / "published.json").write_text(json.dumps(published), encoding="utf-8")
     seal(folder, target, Artifact(kind="published", stage="publish", created=now()))
-
-
-def _peak_memory() -> int:
-    """Give the peak resident memory of this process in bytes (Linux counts it in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -131,14 +131,18 @@ def seal(folder: Path, target: Path, artifact: Artifact, known: Mapping[str, str
         files[name] = File(size=path.stat().st_size, sha256=(known or {}).get(name) or sha256(path))
         _fsync(path)
     sealed = artifact.model_copy(update={"files": files})
-    _write_manifest(folder, sealed)
+    write_manifest(folder, sealed)
     folder.rename(target)
     _fsync(target.parent)
     return sealed
 
 
-def open_artifact(folder: Path) -> Artifact:
+def open_artifact(folder: Path, elsewhere: Collection[str] = ()) -> Artifact:
     """Read an artifact and check that its files are there with their sizes; see verify() for their contents.
+
+    Args:
+        folder: Where it lies.
+        elsewhere: Files of it that are known to be somewhere else.
 
     Raises:
         SpecError: The folder is not a sealed artifact, and why.
@@ -154,6 +158,8 @@ def open_artifact(folder: Path) -> Artifact:
         raise SpecError(f"'{folder.name}/{MANIFEST}' cannot be read: make the artifact again.") from e
     for name, file in artifact.files.items():
         inside = folder / name
+        if name in elsewhere:
+            continue
         if not inside.resolve().is_relative_to(folder.resolve()) or not inside.is_file():
             raise SpecError(f"'{folder.name}' lacks the file '{name}': make the artifact again.")
         if inside.stat().st_size != file.size:
@@ -193,7 +199,7 @@ def verify(folder: Path) -> Artifact:
 def record_metrics(folder: Path, metrics: Metrics) -> Artifact:
     """Write what was measured into a sealed artifact, whole or not at all."""
     artifact = open_artifact(folder).model_copy(update={"metrics": metrics})
-    _write_manifest(folder, artifact)
+    write_manifest(folder, artifact)
     return artifact
 
 
@@ -203,7 +209,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _write_manifest(folder: Path, artifact: Artifact) -> None:
+def write_manifest(folder: Path, artifact: Artifact) -> None:
+    """Write artifact.json, whole or not at all."""
     draft = folder / (MANIFEST + PARTIAL)
     text = json.dumps(artifact.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False)
     with draft.open("w", encoding="utf-8") as f:

@@ -29,17 +29,22 @@ _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _MAX_TEXT = 2000  # characters of one value
 
 
-def build_card(folder: Path, repo_id: str | None) -> str:
+def build_card(folder: Path, repo_id: str | None, artifact: Artifact | None = None) -> str:
     """Write the README.md of an artifact.
 
     Args:
         folder: A sealed artifact.
         repo_id: Where it goes, as parse_repo_id() gives it; None for a folder, whose card loads it from where it lies.
+        artifact: What its manifest says, for one whose weights do not lie in the folder any more.
 
     Raises:
         SpecError: The folder is not an artifact.
     """
-    artifact, base, config = _artifact(folder), read_base_card(folder), _json(folder / "config.json")
+    artifact, base, config = (
+        _checked(artifact or open_artifact(folder)),
+        read_base_card(folder),
+        _json(folder / "config.json"),
+    )
     title = repo_id.split("/")[-1] if repo_id else _title(artifact)
     recipe = folder / "recipe.yaml"
     card = ModelCard.from_template(
@@ -81,9 +86,8 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
-def _artifact(folder: Path) -> Artifact:
-    """Open an artifact; what is no Hub id or no commit is no link."""
-    artifact = open_artifact(folder)
+def _checked(artifact: Artifact) -> Artifact:
+    """Take out what is no Hub id or no commit: it can be no link."""
     base_model, revision = artifact.base_model or "", artifact.revision or ""
     return artifact.model_copy(
         update={

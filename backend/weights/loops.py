@@ -76,7 +76,7 @@ _KINDS = {
 }
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
+@njit(inline="always")
 def _to_odd(exact: Any) -> Any:
     """Round a float64 to the bits of a float32: of the two next to it, the odd one."""
     near = np.float32(exact)
