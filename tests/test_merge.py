@@ -15,6 +15,7 @@ from backend.__main__ import main
 from backend.errors import SpecError
 from backend.merge import MergeOptions, merge, merged, record
 from backend.models.artifacts import open_artifact
+from backend.models.demo import demo_folder, evaluation_text
 from backend.options import parse
 from backend.progress import silent
 from backend.publish.card import build_card
@@ -500,3 +501,51 @@ def test_an_adapter_that_does_not_fit_is_refused_before_a_download(hub, tiny_mod
     assert main(["merge", "me/adapter", "--base", "me/tiny", "--output", str(tmp_path / "out")]) == 1
     assert "'me/tiny' has 64 × 128" in capsys.readouterr().err
     assert not (tmp_path / "data" / "models").exists()
+
+
+@pytest.mark.real
+def test_a_qlora_adapter_merged_where_it_was_trained_is_what_was_trained(tmp_path):
+    """Next-token distributions in float32: of the merged models, and of the NF4 base with its adapter in PEFT."""
+    base = demo_folder(tmp_path / "models", silent())
+    adapter = save_adapter(base, tmp_path / "adapter", r=16, lora_alpha=32)
+    tuned = qlora(base, adapter)
+    kl = {}
+    for into in ("nf4", "original"):
+        merge_to(tmp_path / into, base, adapter, merge_into=into, bnb_4bit_use_double_quant=True)
+        kl[into] = divergence(tmp_path / into, tuned)
+    print(kl)
+    assert kl["nf4"] <= 1e-4
+    assert kl["original"] >= 100 * kl["nf4"]
+
+
+def texts(folder):
+    from transformers import AutoTokenizer
+
+    ids = AutoTokenizer.from_pretrained(folder)(evaluation_text(), return_tensors="pt")["input_ids"][0]
+    return ids[: 8 * 256].reshape(8, 256)
+
+
+def qlora(base, adapter):
+    """Give what the trained model predicts: log-probabilities, [windows, tokens, vocabulary]."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float32"
+    )
+    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=nf4, device_map={"": "cpu"})
+    return predictions(PeftModel.from_pretrained(model, adapter).float(), texts(base))
+
+
+def predictions(model, windows):
+    with torch.inference_mode():
+        return [model.eval()(window[None]).logits[0].float().log_softmax(-1) for window in windows]
+
+
+def divergence(folder, tuned):
+    """Give the mean KL(merged ‖ tuned) a token, in nats."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    found = predictions(model, texts(folder.parent / "models" / "demo"))
+    return float(torch.stack([(p.exp() * (p - q)).sum(-1).double().mean() for p, q in zip(found, tuned)]).mean())
