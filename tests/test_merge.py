@@ -525,17 +525,21 @@ def texts(folder):
 
 
 def qlora(base, adapter):
-    """Give what the model predicts as it is trained: log-probabilities of each window, [tokens, vocabulary]."""
+    """Give what the model predicts: log-probabilities of each window, [tokens, vocabulary].
+
+    bitsandbytes unpacks to the type that it computes in: bfloat16, in a training. Its rounding of the weights is wanted
+    here, that of the activations would drown what is measured; so the weights are unpacked first.
+    """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     nf4 = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float32"
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="bfloat16"
     )
     model = AutoModelForCausalLM.from_pretrained(base, quantization_config=nf4, device_map={"": "cpu"})
-    tuned = PeftModel.from_pretrained(model, adapter, is_trainable=True).float().eval()
-    tuned.enable_input_require_grads()  # without gradients bitsandbytes unpacks to float32, which no training has seen
-    return [tuned(window[None]).logits[0].detach().log_softmax(-1) for window in texts(base)]
+    tuned = PeftModel.from_pretrained(model.dequantize(), adapter).float().eval()
+    with torch.inference_mode():
+        return [tuned(window[None]).logits[0].log_softmax(-1) for window in texts(base)]
 
 
 def divergence(folder, tuned):
