@@ -14,7 +14,7 @@ from backend.options import words
 
 
 class WeightsmithCommands(BaseSettings):
-    """Quantize, measure, chat with and publish models of the Hugging Face Hub."""
+    """Merge, quantize, measure, chat with and publish models of the Hugging Face Hub."""
 
     model_config = SettingsConfigDict(
         cli_prog_name="python -m backend",
@@ -27,6 +27,7 @@ class WeightsmithCommands(BaseSettings):
     )
 
     quantize: CliSubCommand[commands.Quantize]
+    merge: CliSubCommand[commands.Merge]
     evaluate: CliSubCommand[commands.Evaluate]
     chat: CliSubCommand[commands.Chat]
     serve: CliSubCommand[commands.Serve]

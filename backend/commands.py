@@ -19,6 +19,8 @@ from backend.hub.names import parse_model
 from backend.jobs.foreground import Terminal, check_output, finished, move
 from backend.jobs.preflight import prepare
 from backend.jobs.specs import Evaluation, Publication, artifacts, published, stage_folder
+from backend.merge import MergeOptions
+from backend.merge.hub import base_of
 from backend.models.artifacts import Artifact, open_artifact
 from backend.models.estimates import estimate
 from backend.models.inspection import inspect
@@ -51,7 +53,9 @@ class Command(BaseModel):
         sys.stdout.flush()
 
 
-def with_options(command: type[Command], models: dict[str, type[Frozen]], **more: Any) -> Any:
+def with_options(
+    command: type[Command], models: dict[str, type[Frozen]], leave_out: tuple[str, ...] = (), **more: Any
+) -> Any:
     """Give the command with a flag for each field of option models.
 
     What is not typed is not passed on, so that a flag of one method does not disturb another.
@@ -59,7 +63,7 @@ def with_options(command: type[Command], models: dict[str, type[Frozen]], **more
     fields: dict[str, Any] = dict(more)
     for label, model in models.items():
         for name, info in model.model_fields.items():
-            if name in COMMON_OPTIONS:
+            if name in (*COMMON_OPTIONS, *leave_out):
                 continue
             text = fields[name][1].description if name in fields else info.description or ""
             text += f" [{label}]" if len(models) > 1 else ""
@@ -67,7 +71,7 @@ def with_options(command: type[Command], models: dict[str, type[Frozen]], **more
     return create_model(command.__name__.strip("_"), __base__=command, __doc__=command.__doc__, **fields)
 
 
-METHOD_FLAG = {"method": (Literal[tuple(METHODS)], FieldInfo(description="How."))}
+METHOD_FLAG: dict[str, Any] = {"method": (Literal[tuple(METHODS)], FieldInfo(description="How."))}
 
 
 class _Quantize(Command):
@@ -85,6 +89,31 @@ class _Quantize(Command):
             move(artifacts(job)[0], output)
         artifact = open_artifact(output)
         self.say({"output": str(output), **summary(artifact)}, f"{output}\n{words(artifact)}")
+
+
+class _Merge(Command):
+    """Merge LoRA adapters and their base model into a new folder."""
+
+    adapter: CliPositionalArg[list[str]] = Field(description="The adapter, a folder or a Hub id; several are added up.")
+    output: Path = Field(description="The folder to write; it must not exist.")
+    base: str | None = Field(None, description=f"The base model; by default what the adapter names. {MODEL_HELP}")
+    revision: str | None = Field(None, description="Branch, tag or commit of the base model.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        settings, output = load_settings().writable(), check_output(self.output)
+        base = self.base or base_of(self.adapter, get_token())
+        stage = {"stage": "merge", "adapters": self.adapter, **self.given(MergeOptions)}
+        data = {"base_model": base, "revision": self.revision, "stages": [stage]}
+        recipe = prepare(parse_recipe(data, paths=True), settings.data, get_token())
+        with finished(recipe, get_token(), Terminal().hear, settings) as job:
+            move(artifacts(job)[0], output)
+        artifact = open_artifact(output)
+        assert artifact.merged
+        self.say(
+            {"output": str(output), "merged": artifact.merged.model_dump(), **summary(artifact)},
+            f"{output}\n{words(artifact)}",
+        )
 
 
 class _Estimate(Command):
@@ -133,22 +162,30 @@ class _Run(Command):
     """Run a recipe file."""
 
     recipe: CliPositionalArg[Path] = Field(description="The recipe, YAML.")
-    output: Path | None = Field(None, description="The folder to write; by default output/ in the data folder.")
+    output: Path | None = Field(
+        None,
+        description="The folder to write; by default output/ in the data folder, and none where the model goes from"
+        " repo to repo, shard by shard.",
+    )
 
     def cli_cmd(self) -> None:
         """Run it."""
         settings = load_settings().writable()
-        output = check_output(self.output or settings.data / "output" / self.recipe.stem)
-        recipe = prepare(read_recipe(self.recipe), settings.data, get_token())
-        with finished(recipe, get_token(), Terminal().hear, settings) as job:
-            made, done = artifacts(job), published(job, recipe)
+        recipe = read_recipe(self.recipe)
+        wanted = check_output(self.output) if self.output else None
+        spec = prepare(recipe, settings.data, get_token(), keep=wanted is not None)
+        output = wanted or settings.data / "output" / self.recipe.stem
+        if isinstance(spec, Recipe):
+            output = check_output(output)
+        with finished(spec, get_token(), Terminal().hear, settings) as job:
+            made, done = artifacts(job), published(job, spec)
             for folder in made:
                 move(folder, output if len(made) == 1 else output / folder.name)
         folders = [output] if len(made) == 1 else [output / folder.name for folder in made]
         results = [{"output": str(folder), **summary(open_artifact(folder))} for folder in folders]
-        text = "\n".join(f"{folder}\n{words(open_artifact(folder))}" for folder in folders)
-        text += "".join(f"\npublished to {item['location']}" for item in done)
-        self.say({"artifacts": results, "published": done}, text)
+        lines = [f"{folder}\n{words(open_artifact(folder))}" for folder in folders]
+        lines += [f"published to {item['location']}" for item in done]
+        self.say({"artifacts": results, "published": done}, "\n".join(lines))
 
 
 class _Publish(Command):
@@ -211,6 +248,7 @@ class Serve(Command):
 
 
 Quantize = with_options(_Quantize, METHOD_OPTIONS, **METHOD_FLAG)
+Merge = with_options(_Merge, {"merge": MergeOptions}, leave_out=("adapters", "adapter_revisions", "keep"))
 Estimate = with_options(_Estimate, METHOD_OPTIONS, **METHOD_FLAG)
 Evaluate = with_options(_Evaluate, {"evaluate": EvaluateOptions})
 Publish = with_options(_Publish, {"publish": PublishOptions})
@@ -261,6 +299,7 @@ def serving(folder: Path, engine: EngineName, port: int | None = None) -> Any:
     settings = load_settings().writable()
     servers = Servers(settings)
     servers.open(admitted(folder), engine, port)
+    sys.stderr.write(f"Loading '{folder.name}', which takes some seconds.\n")
     try:
         server: Server = servers.wait(settings.server_start_seconds)
         yield server, servers

@@ -71,7 +71,10 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
     import torch
 
     length, windows = _windows(reference, text, options, report)
-    models = [load_causal_lm(folder, report) for folder in (reference, result)]
+    models = []
+    for folder, what in ((reference, "reference"), (result, "model")):
+        report.log(f"Loading the {what} '{folder.name}'.")
+        models.append(load_causal_lm(folder, report))
     vocabularies = [model.config.get_text_config().vocab_size for model in models]
     if vocabularies[0] != vocabularies[1]:
         raise SpecError(

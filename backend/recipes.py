@@ -9,11 +9,12 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.hub.names import DEMO, is_local, parse_model
+from backend.merge import MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
 
-Stage = Annotated[QuantizeOptions | EvaluateOptions, Field(discriminator="stage")]
+Stage = Annotated[MergeOptions | QuantizeOptions | EvaluateOptions, Field(discriminator="stage")]
 
 MAX_LENGTH = 1_000_000  # characters
 
@@ -51,8 +52,21 @@ class Recipe(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _merging_comes_first(self) -> "Recipe":
+        for i, stage in enumerate(self.stages):
+            if stage.stage == "merge" and i:
+                raise ValueError(f"stages[{i}]: merge works on the base model: put it first, once")
+            if stage.stage == "merge" and not stage.keep:
+                after = {later.stage for later in self.stages}
+                if "quantize" not in after:
+                    raise ValueError(f"stages[{i}].keep: off leaves nothing: add a quantize stage, or turn it on")
+                if "evaluate" in after:
+                    raise ValueError(f"stages[{i}].keep: evaluate measures against the merged model: turn it on")
+        return self
+
+    @model_validator(mode="after")
     def _one_model_a_destination(self) -> "Recipe":
-        made = sum(stage.stage == "quantize" for stage in self.stages)
+        made = sum(stage.stage == "quantize" or (stage.stage == "merge" and stage.keep) for stage in self.stages)
         if self.publish and made > 1:
             raise ValueError(f"publish: the recipe makes {made} models and a destination holds one: publish each alone")
         return self
@@ -81,13 +95,17 @@ class Recipe(Frozen):
         Args:
             base_model: What stands for the base model: its Hub id, or the bare name of a local folder.
         """
-        stages = tuple(
-            stage.model_copy(update={"text": Path(stage.text).name})
-            if stage.stage == "evaluate" and stage.text
-            else stage
-            for stage in self.stages
-        )
+        stages = tuple(_without_paths(stage) for stage in self.stages)
         return self.model_copy(update={"base_model": base_model, "stages": stages, "publish": None})
+
+
+def _without_paths(stage: Stage) -> Stage:
+    if stage.stage == "merge":
+        names = tuple(Path(name).name if is_local(name) else name for name in stage.adapters)
+        return stage.model_copy(update={"adapters": names})
+    if stage.stage == "evaluate" and stage.text:
+        return stage.model_copy(update={"text": Path(stage.text).name})
+    return stage
 
 
 def _paths_allowed(info: ValidationInfo) -> bool:

@@ -14,7 +14,7 @@ from backend.errors import AppError, HubError, LoginError, SpecError
 from backend.hub import client
 from backend.models.artifacts import open_artifact, verify
 from backend.progress import Report, silent
-from backend.publish import PublishOptions, push
+from backend.publish import PublishOptions, repo
 from backend.publish.destination import check_destination
 from backend.publish.outgoing import outgoing
 from backend.publish.push import publish
@@ -39,7 +39,7 @@ FILES = {
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push, "PAUSE", 0.0)
+    monkeypatch.setattr(repo, "PAUSE", 0.0)
     monkeypatch.setattr(client, "WAITS", (0.0, 0.0))
 
 
@@ -289,6 +289,14 @@ def test_what_must_not_leave_is_refused_by_name(
     assert f"'{name}'" in str(caught.value)
     assert words in str(caught.value)
     assert not hub.repos
+
+
+def test_a_folder_is_not_published_into_itself(make_artifact: Make) -> None:
+    folder = make_artifact()
+    before = sorted(folder.iterdir())
+    with pytest.raises(SpecError, match="lies within what is published"):
+        publish(folder, PublishOptions(to_folder=folder / "out"), None, silent())
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_file_laid_into_the_folder_and_a_link_are_refused(make_artifact: Make, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The page: it builds, its handlers turn what is typed into recipes, and its process stays small."""
 
 import html
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import gradio as gr
 import pytest
 
 from backend.errors import HubError
+from backend.jobs.specs import Streaming, stage_folder
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
+from backend.models.artifacts import Artifact, now, partial, seal
 from backend.models.demo import demo_facts
 from backend.recipes import Recipe, parse_recipe
 from backend.serve.servers import Servers
@@ -189,6 +192,30 @@ def test_a_job_of_another_owner_is_not_shown(studio: Studio, bench: Workbench) -
         mine, others = bench.jobs.show("anna", job_id), bench.jobs.show("ben", job_id)
         assert "SmolLM2" in mine[bench.jobs.view]
         assert "SmolLM2" not in str(others)
+    finally:
+        studio.supervisor.stop()
+
+
+def test_a_job_from_repo_to_repo_shows_where_it_went_and_offers_no_chat(studio: Studio, bench: Workbench) -> None:
+    store = Store(studio.settings.data / "jobs.sqlite")
+    stage, publish = {"stage": "quantize", "method": "nf4"}, {"repo_id": "anna/new"}
+    recipe = parse_recipe({"base_model": "acme/tiny", "stages": [stage], "publish": publish})
+    spec = Streaming(recipe=recipe)
+    job_id = store.add(spec, "anna")
+    store.finish(job_id, JobState.COMPLETED)
+    store.close()
+    target = stage_folder(studio.settings.jobs / job_id, spec, 0)
+    draft = partial(target)
+    (draft / "published.json").write_text(json.dumps([{"location": "https://hf.co/anna/new", "verified": True}]))
+    seal(draft, target, Artifact(kind="published", stage="stream", created=now()))
+    studio.supervisor.start()
+    try:
+        shown_ = bench.jobs.show("anna", job_id)
+        assert "Quantize to NF4 · tiny" in shown_[bench.jobs.view]
+        assert 'href="https://hf.co/anna/new"' in shown_[bench.jobs.result]["value"]
+        assert not shown_[bench.jobs.chat]["visible"]
+        assert not shown_[bench.jobs.publish]["visible"]
+        assert studio.results("anna") == []
     finally:
         studio.supervisor.stop()
 

@@ -83,3 +83,12 @@ def test_what_another_plan_has_made_is_made_again(cut, tiny_model, tmp_path, cha
         assert found == expected
     else:
         assert found != expected
+
+
+def test_a_second_kill_before_the_next_shard_forgets_nothing(cut, tiny_model):
+    folder, expected = cut
+    before = moments(folder)
+    with pytest.raises(Killed):
+        run(tiny_model, Cut(folder, 0))
+    assert run(tiny_model, Resumable(folder)) == expected
+    assert {name: moments(folder)[name] for name in before} == before

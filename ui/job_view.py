@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from backend.jobs.specs import Evaluation, Publication
+from backend.jobs.specs import Evaluation, Publication, Streaming
 from backend.jobs.store import Job, JobState
 from ui.format import ago, count, duration, escape, percent, size
 from ui.studio import Result, model_name, stage_title
@@ -28,7 +28,8 @@ def title(job: Job) -> tuple[str, str]:
         return "Publish", spec.options.repo_id or Path(spec.options.to_folder or "").name
     if isinstance(spec, Evaluation):
         return "Measure", spec.folder.name
-    made = [stage_title(stage) for stage in spec.stages if stage.stage == "quantize"]
+    spec = spec.recipe if isinstance(spec, Streaming) else spec
+    made = [stage_title(stage) for stage in spec.stages if stage.stage != "evaluate"]
     return ", ".join([*made[:1], *(words[:1].lower() + words[1:] for words in made[1:])]), model_name(spec.base_model)
 
 

@@ -235,7 +235,8 @@ def as_markdown(text: str) -> str:
 
 
 def _name(result: Result) -> str:
-    return f"{model_name(result.job.spec['base_model'])}-{result.artifact.options['method']}"
+    parts = ["merged" if result.artifact.merged else "", result.artifact.options.get("method", "")]
+    return "-".join([model_name(result.job.spec["base_model"]), *(part for part in parts if part)])
 
 
 def _free(folder: Path, taken: Path | None = None) -> Path:

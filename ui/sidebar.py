@@ -47,7 +47,7 @@ def summary(recipe: Recipe, facts: ModelFacts) -> str:
     steps = [f'<li class="base"><b>{escape(short)}</b><small>{escape(owner) or "base model"}</small></li>']
     steps += [f"<li><b>{escape(title)}</b><small>{escape(text)}</small></li>" for title, text in _steps(recipe)]
     steps.append(f'<li class="goal"><b>{escape(_goal(recipe))}</b></li>')
-    line = f"{short} → {' → '.join(method_name(s.model_dump()) for s in recipe.stages if s.stage == 'quantize')}"
+    line = f"{short} → {' → '.join(method_name(s.model_dump()) for s in recipe.stages if s.stage != 'evaluate')}"
     costs = _costs(estimate(facts, *recipe.stages))
     return _card(f'<p class="line">{escape(line)}</p><ol class="steps">{"".join(steps)}</ol>{costs}')
 
@@ -73,6 +73,8 @@ def step_words(stage: Stage) -> tuple[str, str]:
             "Measure the quality",
             f"{plural(stage.num_samples, 'window')} of {plural(stage.max_seq_length, 'token')}",
         )
+    if stage.stage == "merge":
+        return stage_title(stage), ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters)
     detail = "no quantization" if stage.method == "cast" else METHODS[stage.method].TITLE.partition("·")[2].strip()
     return stage_title(stage), detail
 

@@ -35,7 +35,10 @@ class Result:
     @property
     def title(self) -> str:
         """Base model and method, as lists show it."""
-        return f"{model_name(self.job.spec['base_model'])} · {method_name(self.artifact.options)}"
+        merged = self.artifact.merged and self.artifact.kind != "merged"
+        return " · ".join(
+            [model_name(self.job.spec["base_model"]), *["merged"] * bool(merged), method_name(self.artifact.options)]
+        )
 
     @property
     def label(self) -> str:
@@ -94,13 +97,17 @@ class Studio:
 
 
 def method_name(options: Mapping[str, Any]) -> str:
-    """Name what a quantize stage makes: NF4, or for a cast the type, which is no quantization."""
+    """Name what a stage makes: merged, NF4, or for a cast the type, which is no quantization."""
+    if options.get("stage") == "merge":
+        return "merged"
     return str(options["dtype"]) if options["method"] == "cast" else str(options["method"]).upper()
 
 
 def stage_title(stage: Frozen) -> str:
-    """Say what a quantize stage does: Quantize to NF4, Cast to bfloat16."""
+    """Say what a stage does: Merge an adapter, Quantize to NF4, Cast to bfloat16."""
     options = stage.model_dump()
+    if options["stage"] == "merge":
+        return "Merge an adapter" if len(options["adapters"]) == 1 else f"Merge {len(options['adapters'])} adapters"
     return f"{'Cast' if options['method'] == 'cast' else 'Quantize'} to {method_name(options)}"
 
 

@@ -100,7 +100,8 @@ class Child:
         on_event: Callable[[dict[str, Any]], None] | None = None,
         token: str | None = None,
     ) -> None:
-        self._mark = marker_prefix(home) + secrets.token_hex(8)
+        # A child of a child bears its parent's mark first, so that whoever sweeps after the parent finds it.
+        self._mark = os.environ.get(MARKER, marker_prefix(home)) + secrets.token_hex(8)
         self._tokens = [token] if token else []
         self._ended = threading.Lock()
         death, self._life = os.pipe()

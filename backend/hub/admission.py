@@ -25,6 +25,12 @@ _TAKEN = re.compile(
     r"|(LICENSE|LICENCE|NOTICE|USE_POLICY|README)[A-Za-z0-9_-]*(\.(md|txt))?",
     re.IGNORECASE,
 )
+_TAKEN_OF_ADAPTERS = re.compile(
+    r"adapter_config\.json|adapter_model\.safetensors|tokenizer[A-Za-z0-9_.-]*\.json|[A-Za-z0-9_-]+\.model"
+    r"|vocab\.(json|txt)|merges\.txt|added_tokens\.json|special_tokens_map\.json|chat_template\.(jinja|json)"
+    r"|README(\.md)?",
+    re.IGNORECASE,
+)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".joblib")
 _FOREIGN = {".gguf": "GGUF", ".h5": "TensorFlow", ".msgpack": "Flax", ".onnx": "ONNX"}
 
@@ -61,6 +67,22 @@ def admit(files: Files, whole: bool = False) -> Admitted:
     template = _check_texts(files, taken, whole)
     index = (entries[INDEX],) if weight_map is not None else ()
     return Admitted((*taken, *index, *weights), weights, config, weight_map, template)
+
+
+def admit_adapter(files: Files) -> tuple[Entry, ...]:
+    """Give the files that are taken of an adapter's repo, or say in one sentence why none are.
+
+    Raises:
+        SpecError: The file, the field, and what to do.
+        HubError: The Hub could not be asked.
+    """
+    entries = {entry.name: entry for entry in files.entries()}
+    for name, entry in entries.items():
+        if entry.link:
+            raise _fault(name, "is a symbolic link", "copy the folder with `cp -rL` and give the copy")
+    taken = tuple(e for e in entries.values() if "/" not in e.name and _TAKEN_OF_ADAPTERS.fullmatch(e.name))
+    _check_texts(files, taken, whole=False)
+    return taken
 
 
 def _check_names(entries: dict[str, Entry], files: Files) -> None:

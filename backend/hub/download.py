@@ -45,17 +45,31 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
         return Path(model)
     client.check_access(model, token)
     files = HubFiles(model, commit or client.resolve(model, None, token), token)
-    target = models_dir / model.replace("/", "--") / files.commit
+    target = model_folder(models_dir, model, files.commit)
     target.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(target.with_name(f"{files.commit}.lock")):
         if not is_sealed(target):
             shutil.rmtree(target, ignore_errors=True)  # a sealed folder that somebody has damaged
-            _download(files, target, report)
+            artifact = Artifact(kind="model", stage="fetch", base_model=model, revision=files.commit, created=now())
+            download(files, admit(files).files, target, artifact, report)
     return target
 
 
-def _download(files: HubFiles, target: Path, report: Report) -> None:
-    wanted = admit(files).files
+def model_folder(models_dir: Path, model: str, commit: str) -> Path:
+    """Give where a commit of a Hub model lies, or would lie."""
+    return models_dir / model.replace("/", "--") / commit
+
+
+def download(files: HubFiles, wanted: tuple[Entry, ...], target: Path, artifact: Artifact, report: Report) -> None:
+    """Download files of a repo into a sealed folder; what a killed download left is gone on from.
+
+    Args:
+        files: The repo.
+        wanted: What is taken of it.
+        target: The folder; it must not exist.
+        artifact: What is known of it; the versions are filled in here.
+        report: Told the bytes.
+    """
     folder = target.with_name(target.name + PARTIAL)
     folder.mkdir(exist_ok=True)
     there = sum((folder / e.name).stat().st_size for e in wanted if (folder / e.name).is_file())
@@ -70,16 +84,9 @@ def _download(files: HubFiles, target: Path, report: Report) -> None:
         hashes[entry.name] = fetch_file(files, entry, folder, tell)
         done += entry.size
         report.progress("downloading", done, total, "bytes")
-    check_model(folder)
-    artifact = Artifact(
-        kind="model",
-        stage="fetch",
-        base_model=files.repo_id,
-        revision=files.commit,
-        versions=versions(),
-        created=now(),
-    )
-    seal(folder, target, artifact, hashes)
+    if artifact.kind == "model":
+        check_model(folder)
+    seal(folder, target, artifact.model_copy(update={"versions": versions()}), hashes)
 
 
 def check_model(folder: Path) -> None:

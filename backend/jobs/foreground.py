@@ -60,6 +60,7 @@ def identity(spec: Spec) -> str:
     """Say what a run is made from: the spec, and what the files that it names are now."""
     stages = spec.stages if isinstance(spec, Recipe) else [spec.options] if isinstance(spec, Evaluation) else []
     named = [stage.text for stage in stages if stage.stage == "evaluate" and stage.text]
+    named += [name for stage in stages if stage.stage == "merge" for name in stage.adapters if is_local(name)]
     if isinstance(spec, Recipe | Evaluation):
         model = spec.base_model if isinstance(spec, Recipe) else spec.reference
         named += [model] if is_local(model) else []

@@ -101,7 +101,7 @@ class Run:
             code = self._watch(child, name, life)
         finally:
             child.stop(self._grace)
-            self._tidy()
+            tidy(self.folder)
         if failures:
             text = failures[0]["text"]
             raise LoginError(text) if failures[0]["login"] else JobError(text)
@@ -131,11 +131,12 @@ class Run:
             f.write(json.dumps(event) + "\n")
         listen(event)
 
-    def _tidy(self) -> None:
-        """Remove what an unfinished step left, unless another run can go on from it."""
-        for path in (self.folder / "stages").glob(f"*{PARTIAL}"):
-            if not (path / JOURNAL).is_file():
-                shutil.rmtree(path, ignore_errors=True)
+
+def tidy(job: Path) -> None:
+    """Remove what an unfinished step left in a job's folder, unless another run can go on from it."""
+    for path in (job / "stages").glob(f"*{PARTIAL}"):
+        if not (path / JOURNAL).is_file():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _killed(name: str, number: int) -> str:

@@ -34,19 +34,29 @@ class Evaluation(Frozen):
     options: EvaluateOptions
 
 
-Spec = Recipe | Publication | Evaluation
+class Streaming(Frozen):
+    """Do a recipe from repo to repo, shard by shard, so that the model never lies here whole; see can_stream()."""
 
-KINDS: dict[str, type[Recipe] | type[Publication] | type[Evaluation]] = {
+    recipe: Recipe
+
+
+Spec = Recipe | Publication | Evaluation | Streaming
+
+KINDS: dict[str, type[Recipe] | type[Publication] | type[Evaluation] | type[Streaming]] = {
     "recipe": Recipe,
     "publication": Publication,
     "evaluation": Evaluation,
+    "streaming": Streaming,
 }
 
-ONLINE = ("fetch", "publish")
+ONLINE = ("fetch", "publish", "stream")
 """Steps that have the network and the token; all others run in a process with neither."""
 
+STREAMED = ("nf4", "fp4", "int8", "cast")
+"""Methods that read every tensor once, in the order of the files."""
 
-WEIGHTS = ("quantized",)
+
+WEIGHTS = ("merged", "quantized")
 """Kinds of artifacts that can be measured, served and published."""
 
 
@@ -55,10 +65,20 @@ def kind(spec: Spec) -> str:
     return type(spec).__name__.lower()
 
 
+def can_stream(recipe: Recipe) -> bool:
+    """Whether a recipe can go from repo to repo: one stage that reads shard after shard, and the Hub at both ends."""
+    stage, *more = recipe.stages
+    both_ends = not (recipe.base_model == DEMO or is_local(recipe.base_model))
+    both_ends = both_ends and recipe.publish is not None and recipe.publish.repo_id is not None
+    return both_ends and not more and stage.stage == "quantize" and stage.method in STREAMED
+
+
 def steps(spec: Spec) -> tuple[str, ...]:
     """Name the steps of a spec, in order."""
     if isinstance(spec, Publication):
         return ("publish",)
+    if isinstance(spec, Streaming):
+        return ("stream",)
     if isinstance(spec, Evaluation):
         return ("fetch", "evaluate")
     return ("fetch", *(stage.stage for stage in spec.stages), *(["publish"] if spec.publish else []))
@@ -105,4 +125,5 @@ def published(job: Path, spec: Spec) -> list[dict[str, Any]]:
 def needs_no_network(spec: Spec) -> bool:
     """Whether fetching means reading what lies on this machine."""
     model = spec.base_model if isinstance(spec, Recipe) else spec.reference if isinstance(spec, Evaluation) else DEMO
-    return model == DEMO or is_local(model)
+    adapters = [a for s in spec.stages if s.stage == "merge" for a in s.adapters] if isinstance(spec, Recipe) else []
+    return (model == DEMO or is_local(model)) and all(is_local(adapter) for adapter in adapters)

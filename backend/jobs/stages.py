@@ -1,26 +1,31 @@
 """What each step does: sealed inputs in, one sealed folder out. Runs in the worker, never in the app."""
 
 import json
-import resource
-import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
 from backend.hub.download import fetch_model
 from backend.hub.texts import fetch_text
+from backend.jobs.results import Base, complete, peak_memory
 from backend.jobs.specs import (
     Evaluation,
     Publication,
     Spec,
+    Streaming,
     artifacts,
     needs_no_network,
     read_spec,
     stage_folder,
     steps,
 )
+from backend.jobs.streaming import compute, transfer
+from backend.merge import MergeOptions, merge, merged
+from backend.merge.hub import fetch_adapters
 from backend.models.artifacts import (
     MANIFEST,
     Artifact,
@@ -35,29 +40,41 @@ from backend.models.artifacts import (
 from backend.models.demo import evaluation_text
 from backend.models.machine import hardware
 from backend.progress import Report
-from backend.publish.base_card import carry_over
 from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.recipes import Recipe
 from backend.settings import load_settings
-from backend.weights.checkpoint import Checkpoint
+from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.output import Resumable
 
 WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
 EMBEDDED = "pydoc_data.topics, every second topic (English prose that ships with CPython)"
 
 
-def run(job: Path, index: int, token: str | None, report: Report) -> None:
-    """Do step `index` of the job in folder `job`; its output is sealed when this returns."""
+def run(job: Path, index: int, online: bool, token: str | None, report: Report) -> None:
+    """Do step `index` of the job in folder `job`; its output is sealed when this returns.
+
+    Args:
+        job: The folder.
+        index: Of the step.
+        online: Whether this process has the network; of a step that takes two processes, which part this is.
+        token: Of who asks, for what needs the network.
+        report: Told how far it is.
+    """
     spec = read_spec(job)
     name = steps(spec)[index]
     target = stage_folder(job, spec, index)
     if name == "fetch":
         _fetch(spec, target, token, report)
-    elif name == "quantize" and isinstance(spec, Recipe):
-        _quantize(job, spec, index, report)
+    elif name in ("merge", "quantize") and isinstance(spec, Recipe):
+        _make(job, spec, index, report)
     elif name == "evaluate":
         _evaluate(job, spec, index, report)
+    elif name == "stream" and isinstance(spec, Streaming):
+        if online:
+            transfer(job, spec, token, report)
+        else:
+            compute(job, spec, report)
     elif name == "publish":
         _publish(job, spec, target, token, report)
     else:
@@ -66,11 +83,14 @@ def run(job: Path, index: int, token: str | None, report: Report) -> None:
 
 def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     """Bring the base model and the texts to measure on; the folder says where the model lies."""
-    assert not isinstance(spec, Publication)
+    assert isinstance(spec, Recipe | Evaluation)
     model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
     base = fetch_model(model, spec.revision, load_settings().models, token, report)
     folder = partial(target)
-    (folder / "model.json").write_text(json.dumps({"folder": str(base)}), encoding="utf-8")
+    merging = _merging(spec) if isinstance(spec, Recipe) else None
+    adapters = fetch_adapters(merging, load_settings().models, token, report) if merging else []
+    places = {"folder": str(base), "adapters": [str(adapter) for adapter in adapters]}
+    (folder / "model.json").write_text(json.dumps(places), encoding="utf-8")
     for index, options in _evaluations(spec):
         text = _text(spec, options, folder / "download.txt", token, report)
         if len(text.content.encode()) < options.max_seq_length:  # no token is shorter than a byte
@@ -114,9 +134,24 @@ def _text(spec: Spec, options: EvaluateOptions, draft: Path, token: str | None, 
 
 
 def _base(job: Path, spec: Spec) -> Path:
+    return Path(_fetched(job, spec)["folder"])
+
+
+def _adapters(job: Path, spec: Spec) -> list[Path]:
+    return [Path(folder) for folder in _fetched(job, spec)["adapters"]]
+
+
+def _fetched(job: Path, spec: Spec) -> dict[str, Any]:
     place = stage_folder(job, spec, 0)
     open_artifact(place)
-    return Path(json.loads((place / "model.json").read_text(encoding="utf-8"))["folder"])
+    found: dict[str, Any] = json.loads((place / "model.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _merging(recipe: Recipe) -> MergeOptions | None:
+    """Give the options of the merge that a recipe begins with, if it does."""
+    first = recipe.stages[0]
+    return first if first.stage == "merge" else None
 
 
 def _origin(base: Path) -> Artifact:
@@ -124,54 +159,43 @@ def _origin(base: Path) -> Artifact:
     return open_artifact(base) if (base / MANIFEST).is_file() else Artifact(kind="model", stage="fetch", created=now())
 
 
-def _quantize(job: Path, recipe: Recipe, index: int, report: Report) -> None:
+@contextmanager
+def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[Weights]:
+    """Open what a stage works on: the base model, or the merged one, from its folder if that is kept."""
+    merging = _merging(recipe)
+    kept = merging is not None and merging.keep and index > 1
+    with Checkpoint.of(stage_folder(job, recipe, 1) if kept else _base(job, recipe)) as weights:
+        if merging is None or kept:
+            yield weights
+        else:
+            with merged(weights, _adapters(job, recipe), merging, report) as result:
+                yield result
+
+
+def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
+    """Merge or quantize."""
     options = recipe.stages[index - 1]
-    assert options.stage == "quantize"
+    assert options.stage != "evaluate"
     base, target = _base(job, recipe), stage_folder(job, recipe, index)
-    origin = _origin(base)
     folder = partial(target, keep=True)
     started = time.monotonic()
     output = Resumable(folder)
-    with Checkpoint.of(base) as weights:
-        METHODS[options.method].quantize(weights, output, options, report)
+    with _weights(job, recipe, index, report) as weights:
+        if options.stage == "quantize":
+            METHODS[options.method].quantize(weights, output, options, report)
+        elif options.keep:
+            merge(weights, output, options, report)
+        else:  # the adapters fit, which was all that could go wrong
+            seal(folder, target, Artifact(kind="checked", stage="merge", created=now()))
+            return
     output.close()
     seconds = time.monotonic() - started
-    _copy_companions(base, folder)
-    carry_over(base, folder)
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        report.warn("The model came without a tokenizer: it can be neither measured nor chatted with.")
-    public = recipe.public(origin.base_model or base.name)
-    (folder / "recipe.yaml").write_text(public.to_yaml(), encoding="utf-8")
+    adapters = tuple(_adapters(job, recipe))
+    artifact = complete(recipe, options, Base(base, _origin(base), adapters=adapters), folder, report)
     report.progress("sealing", 0, 1, "files")
-    artifact = Artifact(
-        kind="quantized",
-        stage="quantize",
-        base_model=origin.base_model,
-        revision=origin.revision,
-        origin=origin.origin,
-        options=options.model_dump(mode="json", exclude_none=True),
-        versions=versions(),
-        hardware=hardware(),
-        seconds=round(seconds, 1),
-        peak_memory_bytes=_peak_memory(),
-        warnings=tuple(report.warnings),
-        created=now(),
-    )
-    sealed = seal(folder, target, artifact, output.hashes)
-    report.log(f"{options.method}: {sealed.size / 1e6:.0f} MB in {seconds:.0f} s.")
-
-
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-COMPANIONS = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-              "chat_template.*", "generation_config.json", "*.model")  # fmt: skip
-
-
-def _copy_companions(base: Path, folder: Path) -> None:
-    """Copy tokenizer and templates byte for byte: saving them again through a library can change them."""
-    for pattern in COMPANIONS:
-        for path in base.glob(pattern):
-            if not (folder / path.name).exists():
-                shutil.copyfile(path, folder / path.name)
+    sealed = seal(folder, target, artifact.model_copy(update={"seconds": round(seconds, 1)}), output.hashes)
+    name = options.method if options.stage == "quantize" else "merged"
+    report.log(f"{name}: {sealed.size / 1e6:.0f} MB in {seconds:.0f} s.")
 
 
 def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
@@ -184,7 +208,7 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
     for result in measured:
         if (result / MANIFEST).is_file():
             verify(result)
-        metrics = measure(base, result, text, options, report)
+        metrics = measure(_reference(job, spec, base, result), result, text, options, report)
         if (result / MANIFEST).is_file():
             record_metrics(result, metrics)
         report.log(
@@ -198,11 +222,18 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
         versions=versions(),
         hardware=hardware(),
         seconds=round(time.monotonic() - started, 1),
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=peak_memory(),
         metrics=metrics,
         created=now(),
     )
     seal(partial(target), target, artifact)
+
+
+def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:
+    """Give what a result is measured against: what it was made from, which is the merged model where there is one."""
+    if isinstance(spec, Recipe) and _merging(spec) and (whole := stage_folder(job, spec, 1)) != result:
+        return whole
+    return base
 
 
 def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Report) -> None:
@@ -216,8 +247,3 @@ def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Rep
     folder = partial(target)
     (folder / "published.json").write_text(json.dumps(published), encoding="utf-8")
     seal(folder, target, Artifact(kind="published", stage="publish", created=now()))
-
-
-def _peak_memory() -> int:
-    """Give the peak resident memory of this process in bytes (Linux counts it in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

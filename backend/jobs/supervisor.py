@@ -17,14 +17,13 @@ from huggingface_hub import get_token
 
 from backend.errors import AppError, JobError, LoginError
 from backend.executors.local import marker_prefix, sweep
-from backend.jobs.runner import Canceled, Interrupted, Run
+from backend.jobs.runner import Canceled, Interrupted, Run, tidy
 from backend.jobs.specs import Publication, Spec, artifacts, published
 from backend.jobs.store import UNFINISHED, Job, JobState, Store
-from backend.models.artifacts import PARTIAL
 from backend.publish import PublishOptions
 from backend.settings import Settings
 
-LANES = (("recipe", "evaluation"), ("publication",))
+LANES = (("recipe", "evaluation", "streaming"), ("publication",))
 """Kinds of jobs that wait for each other: one job at a time has the GPU, and an upload need not wait for it."""
 
 ATTEMPTS = 2  # times that an interrupted job is put back into the queue by itself
@@ -54,8 +53,8 @@ class Supervisor:
         self._lock = lock(self._home / "app.lock")
         sweep(marker_prefix(self._home))
         self._store = Store(self._home / "jobs.sqlite")
-        for folder in self._settings.jobs.glob(f"*/stages/*{PARTIAL}"):
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in self._settings.jobs.iterdir():
+            tidy(folder)
         for job in self._store.in_state(JobState.RUNNING, JobState.INTERRUPTED):
             self._interrupted(job, "The studio was stopped while this job ran.")
         for lane in self._lanes:

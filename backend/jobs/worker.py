@@ -38,7 +38,7 @@ def main() -> int:
     from backend.jobs import stages  # noqa: PLC0415 - after the network is given up
 
     try:
-        stages.run(folder, index, token, report)
+        stages.run(folder, index, sys.argv[3] == "online", token, report)
     except AppError as e:
         text, login = mask(str(e), [token] if token else []), isinstance(e, LoginError)
     except MemoryError:

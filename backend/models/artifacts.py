@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,14 +45,25 @@ class Metrics(Frozen):
     convention: str = Field(description="How it was measured.")
 
 
+class Merged(Frozen):
+    """The adapters in a model; nothing in it names a path of this machine."""
+
+    adapters: tuple[str, ...] = Field(description="Hub ids, or bare names of local folders.")
+    revisions: tuple[str, ...] = Field((), description="The commit of each, empty for a folder.")
+    weights: tuple[float, ...] = Field(description="How much of each was added.")
+    into: str = Field(description="original, or nf4 or fp4: the weights that 4 bits have left.")
+    double_quant: bool = Field(False, description="Whether the scales of these were quantized too.")
+
+
 class Artifact(Frozen):
     """What `artifact.json` says; nothing in it names a path of this machine."""
 
-    kind: str = Field(description="model, quantized, evaluation or published.")
+    kind: str = Field(description="model, adapter, merged, quantized, evaluation or published.")
     stage: str = Field(description="The stage that made it: fetch, quantize, …")
     base_model: str | None = Field(None, description="The Hub id of the base model; None where it has none.")
     revision: str | None = Field(None, description="The commit of the base model, where there is one.")
     origin: str | None = Field(None, description="Where the weights came from, if not from that commit, in words.")
+    merged: Merged | None = Field(None, description="The adapters that were merged into the base model before.")
     options: dict[str, Any] = Field(default_factory=dict, description="The stage's options as run.")
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: str | None = None
@@ -120,14 +131,18 @@ def seal(folder: Path, target: Path, artifact: Artifact, known: Mapping[str, str
         files[name] = File(size=path.stat().st_size, sha256=(known or {}).get(name) or sha256(path))
         _fsync(path)
     sealed = artifact.model_copy(update={"files": files})
-    _write_manifest(folder, sealed)
+    write_manifest(folder, sealed)
     folder.rename(target)
     _fsync(target.parent)
     return sealed
 
 
-def open_artifact(folder: Path) -> Artifact:
+def open_artifact(folder: Path, elsewhere: Collection[str] = ()) -> Artifact:
     """Read an artifact and check that its files are there with their sizes; see verify() for their contents.
+
+    Args:
+        folder: Where it lies.
+        elsewhere: Files of it that are known to be somewhere else.
 
     Raises:
         SpecError: The folder is not a sealed artifact, and why.
@@ -143,6 +158,8 @@ def open_artifact(folder: Path) -> Artifact:
         raise SpecError(f"'{folder.name}/{MANIFEST}' cannot be read: make the artifact again.") from e
     for name, file in artifact.files.items():
         inside = folder / name
+        if name in elsewhere:
+            continue
         if not inside.resolve().is_relative_to(folder.resolve()) or not inside.is_file():
             raise SpecError(f"'{folder.name}' lacks the file '{name}': make the artifact again.")
         if inside.stat().st_size != file.size:
@@ -182,7 +199,7 @@ def verify(folder: Path) -> Artifact:
 def record_metrics(folder: Path, metrics: Metrics) -> Artifact:
     """Write what was measured into a sealed artifact, whole or not at all."""
     artifact = open_artifact(folder).model_copy(update={"metrics": metrics})
-    _write_manifest(folder, artifact)
+    write_manifest(folder, artifact)
     return artifact
 
 
@@ -192,7 +209,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _write_manifest(folder: Path, artifact: Artifact) -> None:
+def write_manifest(folder: Path, artifact: Artifact) -> None:
+    """Write artifact.json, whole or not at all."""
     draft = folder / (MANIFEST + PARTIAL)
     text = json.dumps(artifact.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False)
     with draft.open("w", encoding="utf-8") as f:

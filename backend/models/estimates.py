@@ -41,7 +41,7 @@ def estimate(facts: ModelFacts, *stages: Any) -> Estimate:
             logits = 4 * stage.max_seq_length * facts.vocab_size * 2
             memory = max(memory, EVALUATE_BYTES + facts.size + output + logits)
         else:
-            size = result_bytes(facts, stage)
+            size = result_bytes(facts, stage) if stage.stage != "merge" or stage.keep else 0
             output += size
             seconds += QUANTIZE_SECONDS + facts.parameters / QUANTIZE_PARAMETERS_A_SECOND
             scales = max((t.elements for t in facts.tensors if t.is_linear), default=0) // 16

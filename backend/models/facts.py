@@ -60,6 +60,7 @@ class ModelFacts(Frozen):
     model_type: str
     parameters: int
     size: int = Field(description="Bytes of the weight files.")
+    largest_file: int = Field(0, description="Bytes of the largest weight file.")
     download: int = Field(description="Bytes of every file that would be downloaded.")
     dtype: str = Field(description="The type of most parameters: bfloat16, float16, float32.")
     layers: int

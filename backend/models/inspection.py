@@ -11,13 +11,13 @@ from typing import Any
 from backend.errors import SpecError
 from backend.hub import client
 from backend.hub.admission import INDEX, MAX_TEXT, Admitted, admit
-from backend.hub.files import Files, HubFiles, LocalFiles
+from backend.hub.files import Entry, Files, HubFiles, LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_front_matter
 from backend.hub.names import DEMO, is_local
 from backend.models.demo import demo_facts
 from backend.models.facts import ModelFacts, Tensor
 from backend.strict_json import quoted
-from backend.weights.header import PROBE, header_from
+from backend.weights.header import PROBE, Header, header_from
 
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "U8": "uint8", "I8": "int8"}
 _DTYPES |= {"I32": "int32", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
@@ -68,22 +68,27 @@ def _local(folder: Path) -> ModelFacts:
 
 
 def read_tensors(files: Files, admitted: Admitted) -> tuple[Tensor, ...]:
-    """Read and check the headers of all weight files, and that they hold what the index says.
+    """Give the tensors of all weight files, checked as read_headers() does."""
+    return tuple(tensor for header in read_headers(files, admitted).values() for tensor in header.tensors)
+
+
+def read_headers(files: Files, admitted: Admitted) -> dict[str, Header]:
+    """Read and check the headers of all weight files, by name, and that they hold what the index says.
 
     Raises:
         SpecError: The file and tensor at fault.
     """
     listed = Counter((admitted.weight_map or {}).values())
 
-    def read(entry: Any) -> tuple[Tensor, ...]:
+    def read(entry: Entry) -> Header:
         probe = 1024 + listed[entry.name] * _BYTES_A_TENSOR if listed else PROBE
-        return header_from(partial(files.read, entry.name), entry.size, entry.name, probe).tensors
+        return header_from(partial(files.read, entry.name), entry.size, entry.name, probe)
 
     with ThreadPoolExecutor(8) as pool:  # a 70B has 30 shards, each a round trip
         shards = dict(zip((e.name for e in admitted.weights), pool.map(read, admitted.weights), strict=True))
     where: dict[str, str] = {}
-    for shard, tensors in shards.items():
-        for tensor in tensors:
+    for shard, header in shards.items():
+        for tensor in header.tensors:
             if where.setdefault(tensor.name, shard) != shard:
                 raise SpecError(
                     f"Tensor {quoted(tensor.name)} is in both {quoted(where[tensor.name])} and {quoted(shard)}: two"
@@ -95,7 +100,7 @@ def read_tensors(files: Files, admitted: Admitted) -> tuple[Tensor, ...]:
                 f"{INDEX!r} lists tensor {quoted(name)} in {quoted(shard)}, which does not hold it: choose a complete"
                 " model."
             )
-    return tuple(tensor for tensors in shards.values() for tensor in tensors)
+    return shards
 
 
 def _facts(model: str, files: Files, admitted: Admitted, card: Mapping[str, Any], tags: tuple[str, ...]) -> ModelFacts:
@@ -111,6 +116,7 @@ def _facts(model: str, files: Files, admitted: Admitted, card: Mapping[str, Any]
         model_type=config.model_type,
         parameters=counts.total(),
         size=sum(entry.size for entry in admitted.weights),
+        largest_file=max(entry.size for entry in admitted.weights),
         download=sum(entry.size for entry in admitted.files),
         dtype=_DTYPES.get(most, most.lower()),
         layers=config.layers,

@@ -44,14 +44,15 @@ class BaseCard(Frozen):
     weights_bytes: int | None = Field(None, description="Size of the base model's weight files.")
 
 
-def carry_over(base_folder: Path, output: Path) -> None:
+def carry_over(base_folder: Path, output: Path, weights_bytes: int = 0) -> None:
     """Write what the base model's card says into an artifact that is being made, and copy its license files.
 
     Args:
         base_folder: The base model as downloaded, with its README.md if it has one.
         output: The artifact's folder, not sealed yet.
+        weights_bytes: Size of the base model's weight files, where these do not lie in its folder.
     """
-    weights = sum(path.stat().st_size for path in base_folder.glob("*.safetensors"))
+    weights = weights_bytes or sum(path.stat().st_size for path in base_folder.glob("*.safetensors"))
     card = _of_readme(base_folder / "README.md").model_copy(update={"weights_bytes": weights or None})
     text = json.dumps(card.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False)
     (output / BASE_CARD).write_text(text + "\n", encoding="utf-8")

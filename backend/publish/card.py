@@ -17,8 +17,8 @@ from backend.publish.base_card import LICENSE_FILE, BaseCard, read_base_card
 
 TEMPLATE = Path(__file__).parents[2] / "templates" / "model_card.md.j2"
 
-RELATIONS = {"quantized": "quantized"}
-"""An artifact's kind → what the Hub calls its relation to the base model."""
+WORDS = {"nf4": "NF4", "fp4": "FP4"}
+"""What the weights that adapters were merged into had been quantized to."""
 
 NEEDED = {"bitsandbytes": "bitsandbytes"}
 """A quantization's method → the package that transformers loads it with."""
@@ -29,17 +29,22 @@ _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _MAX_TEXT = 2000  # characters of one value
 
 
-def build_card(folder: Path, repo_id: str | None) -> str:
+def build_card(folder: Path, repo_id: str | None, artifact: Artifact | None = None) -> str:
     """Write the README.md of an artifact.
 
     Args:
         folder: A sealed artifact.
         repo_id: Where it goes, as parse_repo_id() gives it; None for a folder, whose card loads it from where it lies.
+        artifact: What its manifest says, for one whose weights do not lie in the folder any more.
 
     Raises:
         SpecError: The folder is not an artifact.
     """
-    artifact, base, config = _artifact(folder), read_base_card(folder), _json(folder / "config.json")
+    artifact, base, config = (
+        _checked(artifact or open_artifact(folder)),
+        read_base_card(folder),
+        _json(folder / "config.json"),
+    )
     title = repo_id.split("/")[-1] if repo_id else _title(artifact)
     recipe = folder / "recipe.yaml"
     card = ModelCard.from_template(
@@ -50,6 +55,9 @@ def build_card(folder: Path, repo_id: str | None) -> str:
         base_url=f"https://huggingface.co/{artifact.base_model}" if artifact.base_model else None,
         origin=literal(artifact.origin) if artifact.origin else None,
         weights=_weights(artifact, base, config),
+        merged=_merged(artifact),
+        local=artifact.base_model is None or any("/" not in name for name in _adapters(artifact)),
+        reference="merged" if artifact.merged and artifact.kind == "quantized" else "base",
         metrics=_quality(artifact),
         load=_loading(folder, repo_id, config),
         settings=_settings(artifact),
@@ -78,9 +86,8 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
-def _artifact(folder: Path) -> Artifact:
-    """Open an artifact; what is no Hub id or no commit is no link."""
-    artifact = open_artifact(folder)
+def _checked(artifact: Artifact) -> Artifact:
+    """Take out what is no Hub id or no commit: it can be no link."""
     base_model, revision = artifact.base_model or "", artifact.revision or ""
     return artifact.model_copy(
         update={
@@ -91,7 +98,7 @@ def _artifact(folder: Path) -> Artifact:
 
 
 def _metadata(artifact: Artifact, base: BaseCard, config: dict[str, Any], title: str) -> ModelCardData:
-    relation = RELATIONS.get(artifact.kind) if artifact.base_model else None
+    relation = _relation(artifact) if artifact.base_model else None
     return ModelCardData(
         base_model=artifact.base_model if relation else None,
         base_model_relation=relation,
@@ -99,12 +106,47 @@ def _metadata(artifact: Artifact, base: BaseCard, config: dict[str, Any], title:
         license_name=base.license_name,
         license_link=_license_link(base, artifact),
         language=list(base.language) or None,
-        datasets=[dataset for dataset in base.datasets if _HUB_ID.fullmatch(dataset)] or None,
+        datasets=[d for d in base.datasets if _HUB_ID.fullmatch(d) and not artifact.merged] or None,
         library_name="transformers",
         pipeline_tag="text-generation" if _is_causal_lm(config) else None,
         tags=[*base.tags, "weightsmith"],
         model_name=title if artifact.metrics else None,
         eval_results=_results(artifact),
+    )
+
+
+def _relation(artifact: Artifact) -> str | None:
+    """Give what the Hub calls an artifact's relation to its base model: a training weighs more than the bits."""
+    if artifact.merged:
+        return "finetune" if len(artifact.merged.adapters) == 1 else "merge"
+    return "quantized" if artifact.kind == "quantized" else None
+
+
+def _adapters(artifact: Artifact) -> tuple[str, ...]:
+    return artifact.merged.adapters if artifact.merged else ()
+
+
+def _merged(artifact: Artifact) -> str | None:
+    """Say which adapters are in a model, and what they were merged into."""
+    found = artifact.merged
+    if found is None:
+        return None
+    names = []
+    for index, (name, weight) in enumerate(zip(found.adapters, found.weights, strict=True)):
+        commit = found.revisions[index] if index < len(found.revisions) else ""
+        address = f"https://huggingface.co/{name}" + (
+            f"/tree/{commit}" if re.fullmatch(r"[0-9a-f]{40}", commit) else ""
+        )
+        link = f"[{literal(name)}]({address})" if _REPO_ID.fullmatch(name) else f"{literal(name)} (a local folder)"
+        names.append(link + (f" with the weight {weight:g}" if weight != 1 else ""))
+    what = "The LoRA adapter " if len(names) == 1 else "The LoRA adapters "
+    verb = " was" if len(names) == 1 else " were"
+    if found.into not in WORDS:
+        return f"{what}{', '.join(names)}{verb} merged into the base model's original weights."
+    double = " with double quantization" if found.double_quant else ""
+    return (
+        f"{what}{', '.join(names)}{verb} merged into the base model's weights as {WORDS[found.into]}{double} leaves"
+        " them (dequantized), which is what a QLoRA training sees."
     )
 
 
@@ -127,7 +169,7 @@ def _results(artifact: Artifact) -> list[EvalResult] | None:
 
 def _title(artifact: Artifact) -> str:
     name = (artifact.base_model or "model").split("/")[-1]
-    method = artifact.options.get("method")
+    method = "-".join(word for word in ("merged" if artifact.merged else "", artifact.options.get("method")) if word)
     return f"{name}-{method}" if method else name
 
 

@@ -7,6 +7,7 @@ published are made here, last.
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,37 +40,41 @@ _PATH = re.compile(
 class OutgoingFile(NamedTuple):
     """One file that is published."""
 
-    source: Path | bytes
+    source: Path | bytes | None  # None: it was sent ahead and is not here any more
     size: int
     sha256: str
 
     def read(self) -> bytes:
-        """Give the whole content."""
+        """Give the whole content of a file that is here."""
+        assert self.source is not None
         return self.source.read_bytes() if isinstance(self.source, Path) else self.source
 
 
-def outgoing(folder: Path, repo_id: str | None = None, token: str | None = None) -> dict[str, OutgoingFile]:
+def outgoing(
+    folder: Path, repo_id: str | None = None, token: str | None = None, sent: Collection[str] = ()
+) -> dict[str, OutgoingFile]:
     """Give the files that publishing an artifact would send, by name; nothing is written.
 
     Args:
         folder: A sealed artifact; verify() it first, for its recorded sha256 are taken over.
         repo_id: Where it goes, for the card.
         token: What publishes; it must stand in no file.
+        sent: Weights that were sent ahead and need not be here any more.
 
     Raises:
         SpecError: The folder is no artifact, or holds what must not leave; the file and what to do.
     """
-    artifact = open_artifact(folder)
+    artifact = open_artifact(folder, sent)
     for path in sorted(folder.rglob("*")):
         _check_kind(path, folder, artifact)
     files = {
-        name: OutgoingFile(folder / name, file.size, file.sha256)
+        name: OutgoingFile(None if name in sent else folder / name, file.size, file.sha256)
         for name, file in artifact.files.items()
         if name not in (README, BASE_CARD)
     }
     if not any(name.endswith(_WEIGHTS) for name in files):
         raise SpecError(f"'{folder.name}' holds no weights: choose the artifact of a stage that makes a model.")
-    files[README] = _made(build_card(folder, repo_id))
+    files[README] = _made(build_card(folder, repo_id, artifact))
     files[MANIFEST] = _made(_manifest(artifact, files))
     for name, file in files.items():
         _check_text(name, file, folder.resolve(), token)

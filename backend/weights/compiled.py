@@ -18,9 +18,9 @@ import numpy as np
 Function = Callable[..., Any]
 
 SIGNATURES = {"largest": "xi:i", "pack": "xiBF:", "narrow": "IiH:", "quantize_rows": "HiibF:", "sum_in_order": "FiiF:f",
-              "quantize_scales": "FifBBF:"}  # fmt: skip
+              "quantize_scales": "FifBBF:", "merge": "xiiiDDDDDI:"}  # fmt: skip
 """Parameters and result of a loop, by its name or the word that several begin with: i int64, f float32, and pointers to
-x the bits of the type that ends its name, B uint8, b int8, H uint16, I uint32, F float32."""
+x the bits of the type that ends its name, B uint8, b int8, H uint16, I uint32, F float32, D float64."""
 
 _BITS = {"BF16": "H", "F16": "H", "F32": "I"}
 
@@ -116,7 +116,14 @@ def _compile(name: str) -> bytes | None:
         from backend.weights.loops import LOOPS  # noqa: PLC0415 - imports numba
     except ImportError:
         return None
-    pointers = {"B": types.uint8, "b": types.int8, "H": types.uint16, "I": types.uint32, "F": types.float32}
+    pointers = {
+        "B": types.uint8,
+        "b": types.int8,
+        "H": types.uint16,
+        "I": types.uint32,
+        "F": types.float32,
+        "D": types.float64,
+    }
     pointer: Any = types.CPointer
     kinds: dict[str, Any] = {letter: pointer(kind) for letter, kind in pointers.items()}
     kinds |= {"i": types.int64, "f": types.float32, "": types.void}

@@ -76,6 +76,18 @@ _KINDS = {
 }
 
 
+@njit(inline="always")
+def _to_odd(exact: Any) -> Any:
+    """Round a float64 to the bits of a float32: of the two next to it, the odd one."""
+    near = np.float32(exact)
+    bits = _as_bits(near)
+    rest = np.float64(near) - exact
+    even = (bits & np.uint32(1)) == np.uint32(0)
+    up = abs(exact) > abs(np.float64(near))
+    moved = np.uint32(bits + np.uint32(1)) if up else np.uint32(bits - np.uint32(1))
+    return moved if (rest != 0.0 and even) else bits
+
+
 def _largest(kind: _Kind) -> Loop:
     dtype, mask, _ = kind
 
@@ -185,7 +197,45 @@ def _quantize_scales(scales: Any, blocks: int, offset: Any, table: Any, target: 
             target[j] = table[_smaller(_larger(place, 0), 65535)] if top > 0 else np.uint8(0)
 
 
+TILE = 512  # columns whose sums stay in the cache
+
+
+def _merge(kind: _Kind) -> Loop:
+    value = kind.value
+
+    def merge(  # noqa: PLR0913 - machine code has no objects
+        source: Any,
+        rows: int,
+        columns: int,
+        rank: int,
+        left: Any,
+        right: Any,
+        gain: Any,
+        gains: Any,
+        sums: Any,
+        odd: Any,
+    ) -> None:
+        """Add a product to weights; low_rank.py says what comes out, which takes the place of `odd`'s numbers."""
+        for start in range(0, columns, TILE):
+            width = _smaller(TILE, columns - start)
+            for i in range(rows):
+                for j in range(width):
+                    sums[j] = 0.0
+                for k in range(rank):
+                    factor, at = left[i * rank + k], k * columns + start
+                    for j in range(width):
+                        sums[j] += factor * right[at + j]
+                at = i * columns + start
+                for j in range(width):
+                    weight = np.float64(value(source[at + j]))
+                    exact = weight * (1.0 + gain[i] + gains[start + j]) + sums[j]
+                    odd[at + j] = _to_odd(exact)
+
+    return merge
+
+
 LOOPS: dict[str, Loop] = {
+    **{f"merge_{name}": _merge(kind) for name, kind in _KINDS.items()},
     **{f"largest_{name}": _largest(kind) for name, kind in _KINDS.items()},
     **{f"pack_{code}_{name}": _pack_4bit(kind, code) for code in ("nf4", "fp4") for name, kind in _KINDS.items()},
     "narrow": _narrow,

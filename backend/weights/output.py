@@ -70,20 +70,25 @@ class Resumable(Output):
         for path in self.folder.iterdir():
             if path.name not in self.hashes:
                 path.unlink()
+        if self.hashes:  # a run that is killed before its first shard forgets nothing
+            self._remember()
 
     def finish(self, file: str, tensor_bytes: int) -> None:
         """Remember a shard of which every byte is written."""
         super().finish(file, tensor_bytes)
         self.hashes[file] = sha256(self.folder / file)
+        self._remember()
+
+    def close(self) -> None:
+        """Remove the journal: what is in the folder now is the result."""
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+
+    def _remember(self) -> None:
         journal = self.folder / JOURNAL
         draft = journal.with_name(JOURNAL + ".partial")
         state = {"plan": self._plan, "hashes": self.hashes, "finished": self.finished}
         draft.write_text(json.dumps(state), encoding="utf-8")
         draft.replace(journal)
-
-    def close(self) -> None:
-        """Remove the journal: what is in the folder now is the result."""
-        (self.folder / JOURNAL).unlink(missing_ok=True)
 
     def _still_has(self, file: str, found: str) -> bool:
         path = self.folder / file

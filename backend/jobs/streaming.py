@@ -1,0 +1,176 @@
+"""Streaming: a model goes from one repo to another shard by shard, and never lies here whole.
+
+Two processes share the step. This one has the network and the token: it fetches and sends. The other, which it starts,
+has neither: it computes. relay.py says how they hand shards to each other.
+"""
+
+import json
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from backend.errors import AppError, JobError
+from backend.executors.local import Child, environment
+from backend.jobs.relay import ON_DISK, POLL, Arrivals, Departures, Relay
+from backend.jobs.results import Base, complete
+from backend.jobs.runner import LEASE
+from backend.jobs.specs import Streaming, stage_folder
+from backend.jobs.transfers import Bar, Fetcher, Sender, admit_base
+from backend.models.artifacts import MANIFEST, PARTIAL, Artifact, File, now, seal, sha256, write_manifest
+from backend.models.loading import read_config
+from backend.progress import Report
+from backend.publish.destination import check_token
+from backend.publish.outgoing import outgoing
+from backend.publish.repo import Published, Repo
+from backend.quantize import METHODS, QuantizeOptions
+from backend.recipes import Recipe
+from backend.weights.checkpoint import Checkpoint
+from backend.weights.output import JOURNAL
+
+GRACE = 0.5  # seconds that it may take to end by itself
+
+
+def transfer(job: Path, spec: Streaming, token: str | None, report: Report) -> None:
+    """Fetch, have computed and send every shard, then publish all in one commit; goes on where a killed run was.
+
+    Raises:
+        AppError: Why it ended early; what is on the Hub already is neither made nor sent again.
+        SystemExit: The computing process was killed; with its exit code.
+    """
+    target = stage_folder(job, spec, 0)
+    relay = Relay(target.with_name(target.name + PARTIAL))
+    record = relay.folder / "published.json"
+    if not record.is_file():
+        published = _stream(job, spec.recipe, relay, token, report)
+        draft = record.with_suffix(".draft")
+        draft.write_text(json.dumps([published.model_dump(mode="json")]), encoding="utf-8")
+        draft.replace(record)
+    for path in relay.folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path != record:
+            path.unlink()
+    seal(relay.folder, target, Artifact(kind="published", stage="stream", created=now()))
+
+
+def compute(job: Path, spec: Streaming, report: Report) -> None:
+    """Do the arithmetic on shards as they come, and what else needs no network; the manifest is written last."""
+    target, recipe = stage_folder(job, spec, 0), spec.recipe
+    relay = Relay(target.with_name(target.name + PARTIAL))
+    options = _options(recipe)
+    assert recipe.revision
+    arrivals, output = Arrivals(relay, recipe.base_model, recipe.revision), Departures(relay)
+    started = time.monotonic()
+    with Checkpoint(arrivals, read_config(relay.base)) as weights:
+        METHODS[options.method].quantize(weights, output, options, report)
+    seconds = time.monotonic() - started
+    origin = Artifact(kind="model", stage="fetch", base_model=recipe.base_model, revision=recipe.revision, created="")
+    size = sum(max((end for _, end in header.offsets.values()), default=0) for header in arrivals.headers.values())
+    artifact = complete(recipe, options, Base(relay.base, origin, size), relay.output, report)
+    beside = [path for path in relay.output.iterdir() if path.suffix != ".safetensors" and path.name != JOURNAL]
+    files = {path.name: File(size=path.stat().st_size, sha256=sha256(path)) for path in beside} | output.files()
+    artifact = artifact.model_copy(update={"files": dict(sorted(files.items())), "seconds": round(seconds, 1)})
+    write_manifest(relay.output, artifact)
+
+
+def _options(recipe: Recipe) -> QuantizeOptions:
+    """Give the options of the one stage, see can_stream()."""
+    [options] = recipe.stages
+    assert options.stage == "quantize"
+    return options
+
+
+def _stream(job: Path, recipe: Recipe, relay: Relay, token: str | None, report: Report) -> Published:
+    assert recipe.publish
+    repo_id, token = check_token(recipe.publish, token)
+    repo = Repo(repo_id, recipe.publish.private, token)
+    if not (relay.output / MANIFEST).is_file():
+        repo.claim()
+        report.log(f"Streaming to {repo.url}: at most {ON_DISK} shards of either model lie here at a time.")
+        source = admit_base(recipe, relay, token)
+        tensors = [tensor for header in source.headers.values() for tensor in header.tensors]
+        planned = _options(recipe).plan(tensors, read_config(relay.base))
+        bar = Bar(source, sum(planned.files.values()), report)
+        try:
+            _accompany(job, [Fetcher(relay, source, bar).run, Sender(relay, repo, bar).run], report)
+        except _Canceled:
+            relay.drop_shards()
+            raise
+    Sender(relay, repo, None).send()
+    Departures(relay).close()
+    files = outgoing(relay.output, repo_id, token, relay.finished())
+    return repo.finish(files, repo.claim(files), report)
+
+
+class _Canceled(SystemExit):
+    """Somebody wants this process to end."""
+
+
+def _end(*_: object) -> None:
+    raise _Canceled(128 + signal.SIGTERM)
+
+
+class _Errand(threading.Thread):
+    """What goes on beside something else; how it failed is kept for who looks."""
+
+    def __init__(self, work: Callable[[threading.Event], None], stop: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._work, self._halt = work, stop
+        self._error: AppError | OSError | None = None
+        self._ended = False
+        self.start()
+
+    def run(self) -> None:
+        """Do it."""
+        try:
+            self._work(self._halt)
+            self._ended = True
+        except (AppError, OSError) as e:
+            self._error = e
+
+    def check(self) -> None:
+        """Raise what it failed with; what nobody foresaw is in the log."""
+        if self._error:
+            raise self._error
+        if not (self.is_alive() or self._ended):
+            raise SystemExit(1)
+
+
+def _accompany(job: Path, works: Sequence[Callable[[threading.Event], None]], report: Report) -> None:
+    """Have the other process compute while this one fetches and sends; when either fails, both end."""
+    failures: list[str] = []
+    life = [time.monotonic()]
+
+    def hear(event: dict[str, Any]) -> None:
+        life[0] = time.monotonic()
+        if event["event"] == "error":
+            failures.append(event["text"])
+        elif event["event"] == "log":
+            report.log(event["text"])
+
+    command = [sys.executable, "-m", "backend.jobs.worker", str(job), "0", "offline"]
+    signal.signal(signal.SIGTERM, _end)
+    child = Child(command, environment(job, online=False), job, job / "log.txt", hear)
+    stop = threading.Event()
+    errands = [_Errand(work, stop) for work in works]
+    try:
+        while (code := child.wait(POLL)) is None:
+            for errand in errands:
+                errand.check()
+            if time.monotonic() - life[0] > LEASE:
+                raise JobError(f"The computing process gave no sign of life for {LEASE:.0f} s and was stopped: retry.")
+    finally:
+        stop.set()
+        child.stop(GRACE)
+    if failures:
+        raise JobError(failures[0])
+    if code:
+        raise SystemExit(code)
+    for errand in errands:
+        errand.join()
+        errand.check()

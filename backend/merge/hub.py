@@ -1,0 +1,120 @@
+"""Adapters where they lie: looked at before a job begins, brought to this machine by its fetch step."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub.utils._fixes import WeakFileLock
+
+from backend.errors import SpecError
+from backend.hub import client
+from backend.hub.admission import admit_adapter
+from backend.hub.download import download
+from backend.hub.files import HubFiles, LocalFiles
+from backend.hub.names import is_local, parse_model
+from backend.merge import MergeOptions, plan, trained_on
+from backend.merge.adapter import Adapter, read_adapter
+from backend.merge.plan import Base, says_tied
+from backend.models.artifacts import Artifact, is_sealed, now
+from backend.models.facts import ModelFacts
+from backend.progress import Report
+
+
+def inspect_adapter(name: str, revision: str | None, token: str | None) -> tuple[Adapter, str]:
+    """Look at an adapter without downloading its weights.
+
+    Args:
+        name: A repo id, or the absolute path of a local folder.
+        revision: A branch, tag or commit of a repo; None or empty is its main branch.
+        token: Of who asks.
+
+    Returns:
+        The adapter; its commit, empty for a folder.
+
+    Raises:
+        SpecError: It is none that can be merged; the file, the field, what to do.
+        HubError: The Hub refused or could not be reached.
+    """
+    if is_local(name):
+        files = LocalFiles(Path(name))
+        admit_adapter(files)
+        return read_adapter(files, Path(name).name), ""
+    commit = client.resolve(name, revision or None, token)
+    client.check_access(name, token)
+    remote = HubFiles(name, commit, token)
+    admit_adapter(remote)
+    return read_adapter(remote, name), commit
+
+
+def inspect_adapters(options: MergeOptions, facts: ModelFacts, token: str | None) -> MergeOptions:
+    """Compare adapters with their base model before either is downloaded.
+
+    Returns:
+        The options with each adapter's commit.
+
+    Raises:
+        SpecError: An adapter does not fit; what, and what to do.
+        HubError: The Hub refused or could not be reached.
+    """
+    revisions = options.adapter_revisions or ("",) * len(options.adapters)
+    found = [inspect_adapter(*pair, token) for pair in zip(options.adapters, revisions, strict=True)]
+    adapters = [adapter for adapter, _ in found]
+    trained_on(adapters, options)
+    base = Base(facts.base_model or Path(facts.model).name, facts.model_type, facts.tensors, says_tied(facts.config))
+    plan(base, adapters, options)
+    return options.model_copy(update={"adapter_revisions": tuple(commit for _, commit in found)})
+
+
+def base_of(names: Sequence[str], token: str | None) -> str:
+    """Give the base model that adapters name in their settings.
+
+    Args:
+        names: Of the adapters, as they were typed.
+        token: Of who asks.
+
+    Raises:
+        SpecError: They name none, or different ones.
+    """
+    try:
+        adapters = [inspect_adapter(parse_model(name, paths=True), None, token)[0] for name in names]
+        bases = {parse_model(adapter.base_model, paths=True) for adapter in adapters if adapter.base_model}
+    except ValueError as e:
+        raise SpecError(f"The adapter, or the base model in its settings, {e}. Give the base model with --base.") from e
+    if len(bases) != 1:
+        what = f"name {' and '.join(sorted(bases))} as" if bases else "do not name"
+        raise SpecError(f"The adapters' settings {what} their base model: give it with --base.")
+    return next(iter(bases))
+
+
+def fetch_adapters(options: MergeOptions, models_dir: Path, token: str | None, report: Report) -> list[Path]:
+    """Give the folders of adapters, downloading those that do not lie here yet.
+
+    Args:
+        options: With the commit of each adapter of the Hub.
+        models_dir: Where models lie.
+        token: Of who asks.
+        report: Told the bytes.
+
+    Raises:
+        SpecError: An adapter is refused; the file, the field, what to do.
+        HubError: The Hub refused, could not be reached, or sent something else than it had announced.
+        HardwareError: The disk is too small, with both figures.
+    """
+    revisions = options.adapter_revisions or ("",) * len(options.adapters)
+    return [_fetch(*pair, models_dir, token, report) for pair in zip(options.adapters, revisions, strict=True)]
+
+
+def _fetch(name: str, revision: str, models_dir: Path, token: str | None, report: Report) -> Path:
+    adapter, commit = inspect_adapter(name, revision, token)
+    if is_local(name):
+        return Path(name)
+    files = HubFiles(name, commit, token)
+    target = models_dir / name.replace("/", "--") / commit
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(target.with_name(f"{commit}.lock")):
+        if not is_sealed(target):
+            shutil.rmtree(target, ignore_errors=True)
+            artifact = Artifact(kind="adapter", stage="fetch", base_model=name, revision=commit, created=now())
+            artifact = artifact.model_copy(update={"options": adapter.quantization})
+            download(files, admit_adapter(files), target, artifact, report)
+    return target

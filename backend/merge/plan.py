@@ -1,0 +1,213 @@
+"""Which tensors of a base model its adapters change, and how: found from headers alone, before a weight is read.
+
+What a module_to_save, a bias or a tied embedding becomes is what PEFT and transformers make of the model that was
+trained; where PEFT's own merge_and_unload() would change a tied tensor for both of its users, the two part here.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from backend.errors import SpecError
+from backend.merge.adapter import WEIGHTS, Adapter, Lora
+from backend.models.facts import Tensor
+from backend.strict_json import quoted
+from backend.weights.floats import FLOATS
+
+TURNED = ("gpt2", "gpt-sw3", "openai-gpt")
+"""Model types that keep the weights of their linear layers as [in, out]."""
+
+_HEADS = ("lm_head.weight", "embed_out.weight")
+_EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "word_embeddings", "tok_embeddings", "tokens_embed", "embeddings")
+
+
+class Save(NamedTuple):
+    """A tensor that takes the place of the base model's, as far as its weight goes."""
+
+    adapter: int
+    tensor: Tensor
+    weight: float
+
+
+class Change(NamedTuple):
+    """What an adapter adds to a tensor."""
+
+    adapter: int
+    lora: Lora
+    weight: float
+
+
+class Made(NamedTuple):
+    """One tensor of the merged model."""
+
+    tensor: Tensor
+    source: Tensor  # in the base model
+    saves: tuple[Save, ...]
+    changes: tuple[Change, ...]
+    turned: bool  # whether it is kept as [in, out]
+    frees: tuple[Tensor, ...]  # of the base model, which nothing else needs after it
+
+
+class Base(NamedTuple):
+    """What planning asks of a base model."""
+
+    name: str
+    model_type: str
+    tensors: Sequence[Tensor]
+    config_ties: bool  # what tie_word_embeddings says
+
+
+class Merger:
+    """Collects what adapters do to a base model.
+
+    Args:
+        base: As it lies there.
+    """
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self._stored = {tensor.name: tensor for tensor in base.tensors}
+        named = [t for t in base.tensors if t.name.endswith(".weight") and t.name.split(".")[-2] in _EMBEDDINGS]
+        self.embedding = next((tensor.name for tensor in named if len(tensor.shape) == 2), "")
+        found = next((name for name in _HEADS if name in self._stored), None)
+        self.head = found or _HEADS[0]
+        self.tied = bool(self.embedding) and (base.config_ties or found is None)
+        self._saves: dict[str, list[Save]] = {}
+        self._changes: dict[str, list[Change]] = {}
+
+    def add(self, index: int, adapter: Adapter, weight: float) -> None:
+        """Take an adapter's changes.
+
+        Raises:
+            SpecError: It was made for another model; what does not fit.
+        """
+        for name, tensor in adapter.saved.items():
+            place = self._place(name, adapter)
+            shared = self._is_tied(place) and name not in adapter.own
+            for target in {place, self.embedding, self.head} if shared else {place}:
+                if all(save.adapter != index for save in self._saves.get(target, ())):
+                    self._saves.setdefault(target, []).append(Save(index, tensor, weight))
+        for module, lora in adapter.loras.items():
+            place = self._place(f"{module}.weight", adapter)
+            shared = self._is_tied(place) and adapter.ties
+            if shared and not lora.embedding and any(other.embedding for other in adapter.loras.values()):
+                continue  # PEFT writes the matrices of the embeddings once more, turned
+            for target in {self.embedding, self.head} if shared else {place}:
+                self._changes.setdefault(target, []).append(Change(index, lora, weight))
+
+    def made(self, adapters: Sequence[Adapter]) -> list[Made]:
+        """Give the tensors of the merged model, in the base model's order.
+
+        Raises:
+            SpecError: A shape does not fit.
+        """
+        apart = self.parts
+        made: list[Made] = []
+        for tensor in self._base.tensors:
+            if self.tied and tensor.name == self.head:
+                continue
+            both = self.tied and tensor.name == self.embedding
+            stale = (self._stored[self.head],) if both and self.head in self._stored else ()
+            made.append(self._one(tensor.name, tensor, adapters, () if both and apart else (tensor, *stale)))
+            if both and apart:
+                made.append(self._one(self.head, tensor, adapters, (tensor, *stale)))
+        return made
+
+    @property
+    def parts(self) -> bool:
+        """Whether an output head that was the input embeddings becomes a tensor of its own."""
+        return self.tied and any(
+            found.get(self.head, []) != found.get(self.embedding, []) for found in (self._saves, self._changes)
+        )
+
+    def _one(self, name: str, source: Tensor, adapters: Sequence[Adapter], frees: tuple[Tensor, ...]) -> Made:
+        saves, changes = tuple(self._saves.get(name, ())), tuple(self._changes.get(name, ()))
+        linear = source.is_linear and name not in (self.head, self.embedding)
+        turned = self._base.model_type in TURNED and linear
+        shape = self._shape_saved(name, source, saves, adapters)
+        for change in changes:
+            a, b = change.lora.a.shape[1], change.lora.b.shape[0]
+            over = turned or change.lora.embedding
+            _fit(shape, (a, b) if over else (b, a), name, adapters[change.adapter], self._base.name)
+            length = change.lora.magnitude.elements if change.lora.magnitude else b
+            _fit((b,), (length,), f"{name} (lora_magnitude_vector)", adapters[change.adapter], self._base.name)
+        tensor = source.model_copy(update={"name": name, "shape": shape})
+        return Made(tensor, source, saves, changes, turned, frees)
+
+    def _shape_saved(
+        self, name: str, source: Tensor, saves: tuple[Save, ...], adapters: Sequence[Adapter]
+    ) -> tuple[int, ...]:
+        """Give the shape that a tensor has once it is replaced: an adapter may have brought more tokens."""
+        shape = source.shape
+        for save in saves:
+            found = save.tensor.shape
+            more_tokens = name in (self.embedding, self.head) and len(saves) == 1 and save.weight == 1
+            if not (more_tokens and len(found) == 2 and found[1] == shape[1]):
+                _fit(shape, found, name, adapters[save.adapter], self._base.name)
+            shape = found
+        return shape
+
+    def _place(self, target: str, adapter: Adapter) -> str:
+        """Find a tensor by the name that an adapter knows it by: with or without the name of the model in the model."""
+        short = target.partition(".")[2]
+        names = (target, short, f"model.{target}", f"transformer.{target}")
+        found = next((name for name in names if name in self._stored), None)
+        if found is None and self.tied and self.head in names:
+            found = self.head
+        if found is None:
+            raise SpecError(
+                f"The adapter {quoted(adapter.name)} changes {quoted(target)}, which {quoted(self._base.name)} does not"
+                f" have: {_its_base(adapter)}."
+            )
+        if self._stored.get(found, self._base.tensors[0]).dtype not in FLOATS:
+            raise packed(self._base.name, f"{found} is {self._stored[found].dtype}")
+        return found
+
+    def _is_tied(self, name: str) -> bool:
+        return self.tied and name in (self.embedding, self.head)
+
+
+def vocabulary(made: Sequence[Made], merger: Merger) -> int | None:
+    """Give the number of tokens where adapters have brought a new one, else None.
+
+    Raises:
+        SpecError: Input embeddings and output head would not have the same.
+    """
+    rows = Counter(one.tensor.shape[0] for one in made if one.tensor.name in (merger.embedding, merger.head))
+    if all(one.tensor.shape == one.source.shape for one in made):
+        return None
+    if len(rows) > 1:
+        first, second = sorted(rows)
+        raise SpecError(
+            f"Input embeddings and output head would have {first} and {second} tokens: the adapter brings only one of"
+            " them. Save it again with save_embedding_layers=True."
+        )
+    return next(iter(rows))
+
+
+def packed(base: str, how: str) -> SpecError:
+    """Give the error for a base model whose weights are packed."""
+    return SpecError(
+        f"{quoted(base)} is quantized already ({how}), and nothing can be merged into packed weights: merge into the"
+        " 16-bit model that it was made from, then quantize."
+    )
+
+
+def _fit(shape: tuple[int, ...], found: tuple[int, ...], name: str, adapter: Adapter, base: str) -> None:
+    if shape != found:
+        sizes = " × ".join(map(str, shape)), " × ".join(map(str, found))
+        raise SpecError(
+            f"'{WEIGHTS}' of the adapter {quoted(adapter.name)} is for {quoted(name)} of {sizes[1]}, and"
+            f" {quoted(base)} has {sizes[0]}: {_its_base(adapter)}."
+        )
+
+
+def _its_base(adapter: Adapter) -> str:
+    if adapter.base_model is None:
+        return "it was made for another model, choose that one"
+    return f"its own settings name {quoted(adapter.base_model)} as its base model, choose that one"
+
+
+def says_tied(config: dict[str, Any]) -> bool:
+    """Whether a config says that the output head is the input embeddings."""
+    return config.get("tie_word_embeddings") is True

@@ -1,0 +1,85 @@
+"""Weights as a QLoRA training sees them: quantized to 4 bit and unpacked again, as bitsandbytes does, piece by piece.
+
+Layout and arithmetic: bitsandbytes 0.50 `quantize_4bit` and `dequantize_4bit` (QLoRA, arXiv 2305.14314). With double
+quantization a scale depends on all scales of its tensor, so these are found in a first pass and kept until release().
+"""
+
+from collections.abc import Sequence
+from threading import Lock
+
+import numpy as np
+
+from backend.errors import SpecError
+from backend.models.facts import Tensor
+from backend.models.machine import torch_threads
+from backend.weights.checkpoint import Weights
+from backend.weights.floats import Bytes, Floats, cast, from_float32, is_finite
+from backend.weights.kernels import BLOCK, CODES, NESTED_BLOCK, dynamic_map, quantize_4bit, quantize_absmax
+
+PIECE = 1 << 20  # elements that the first pass has in hand; a multiple of BLOCK
+
+
+class Dequantized:
+    """Weights whose linear layers went through 4 bits; all others stay as they are.
+
+    Args:
+        weights: In 16 or 32 bit.
+        quant_type: "nf4" or "fp4".
+        double: Whether the scales are quantized too.
+        dtype: What transformers loads the weights as before bitsandbytes quantizes them; they come back in it.
+    """
+
+    def __init__(self, weights: Weights, quant_type: str, double: bool, dtype: str) -> None:
+        self.name, self.config = weights.name, weights.config
+        self.identity = repr((weights.identity, quant_type, double, dtype))
+        self._weights, self._quant_type, self._double, self._dtype = weights, quant_type, double, dtype
+        self._stored = {tensor.name: tensor for tensor in weights.tensors}
+        self._scales: dict[str, Floats] = {}
+        self._lock = Lock()
+        self.tensors: Sequence[Tensor] = tuple(
+            tensor.model_copy(update={"dtype": dtype}) if tensor.is_linear else tensor for tensor in weights.tensors
+        )
+        code = CODES[quant_type]
+        self._pairs = np.stack([np.repeat(code, 16), np.tile(code, 16)], 1)  # of each byte, its upper half first
+
+    def read(self, tensor: Tensor, first: int, last: int) -> Bytes:
+        """Read elements as bytes; of a linear layer, what 4 bits leave of them.
+
+        Raises:
+            SpecError: A number is not finite.
+        """
+        stored = self._stored[tensor.name]
+        if not stored.is_linear:
+            return self._weights.read(stored, first, last)
+        start = first // BLOCK * BLOCK
+        end = min(-(-last // BLOCK) * BLOCK, stored.elements)
+        packed, absmax = self._quantize(stored, start, end)
+        if self._double:
+            absmax = self._scales_of(stored)[start // BLOCK : start // BLOCK + len(absmax)]
+        values = self._pairs[packed].reshape(-1)[: end - start]
+        full = len(values) // BLOCK * BLOCK
+        values[:full].reshape(-1, BLOCK)[:] *= absmax[: full // BLOCK, None]
+        values[full:] *= absmax[-1]
+        return from_float32(values[first - start : last - start], self._dtype)
+
+    def release(self, tensor: Tensor) -> None:
+        """Say that a tensor will not be read again."""
+        self._scales.pop(tensor.name, None)
+        self._weights.release(self._stored[tensor.name])
+
+    def _quantize(self, tensor: Tensor, first: int, last: int) -> tuple[Bytes, Floats]:
+        raw = cast(self._weights.read(tensor, first, last), tensor.dtype, self._dtype)
+        if not is_finite(raw, self._dtype):
+            raise SpecError(f"'{tensor.name}' holds numbers that are not finite: the model is damaged, choose another.")
+        return quantize_4bit(raw, self._dtype, self._quant_type)
+
+    def _scales_of(self, tensor: Tensor) -> Floats:
+        """Give the scales of a whole tensor as double quantization leaves them."""
+        with self._lock:
+            if tensor.name not in self._scales:
+                starts = range(0, tensor.elements, PIECE)
+                parts = [self._quantize(tensor, at, min(at + PIECE, tensor.elements))[1] for at in starts]
+                places, nested, offset = quantize_absmax(np.concatenate(parts), torch_threads())
+                tops = np.repeat(nested, NESTED_BLOCK)[: len(places)]
+                self._scales[tensor.name] = dynamic_map()[places] * tops + offset
+            return self._scales[tensor.name]
