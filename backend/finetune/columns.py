@@ -104,8 +104,15 @@ def shown(value: Any, length: int = 120) -> str:
     return text.encode("utf-8", "replace").decode()  # JSON can hold half a character
 
 
-def find_mapping(columns: Sequence[Column], options: DatasetOptions, ledger: Ledger) -> Mapping | None:
-    """Give what becomes of the columns: as the options say, else recognized; None after a question to the ledger."""
+def find_mapping(columns: Sequence[Column], options: DatasetOptions, ledger: Ledger, hint: str = "") -> Mapping | None:
+    """Give what becomes of the columns: as the options say, else recognized; None after a question to the ledger.
+
+    Args:
+        columns: What there is.
+        options: What was named.
+        ledger: Asked.
+        hint: Ends the question.
+    """
     given = _given(options)
     there = [column.name for column in columns]
     faults = [
@@ -122,7 +129,7 @@ def find_mapping(columns: Sequence[Column], options: DatasetOptions, ledger: Led
         ledger.say("columns", text, field, asks=True)
     if faults:
         return None
-    mapping = _by_options(options) or _recognized(columns, options, ledger)
+    mapping = _by_options(options) or _recognized(columns, options, ledger, hint)
     overlay = {"system": options.system_column, "context": options.context_column}
     return mapping.model_copy(update={k: v for k, v in overlay.items() if v}) if mapping else None
 
@@ -145,7 +152,7 @@ def _by_options(options: DatasetOptions) -> Mapping | None:
     return None
 
 
-def _recognized(columns: Sequence[Column], options: DatasetOptions, ledger: Ledger) -> Mapping | None:
+def _recognized(columns: Sequence[Column], options: DatasetOptions, ledger: Ledger, hint: str) -> Mapping | None:
     by_name = {column.name.lower(): column for column in columns}
     mapping = (
         _conversation(columns, by_name, options, ledger)
@@ -153,7 +160,7 @@ def _recognized(columns: Sequence[Column], options: DatasetOptions, ledger: Ledg
         or _text(columns, by_name, options)
     )
     if mapping is None and not any(finding.kind == "columns" for finding in ledger.said.values()):
-        ledger.say("columns", _question(columns), "user_column", asks=True)
+        ledger.say("columns", _question(columns) + hint, "user_column", asks=True)
     return mapping
 
 

@@ -170,6 +170,8 @@ def _format(name: str, head: bytes, packed: bool, ledger: Ledger) -> Format:
     found = "parquet" if head.startswith(_PARQUET) else None if named == "txt" else _json_kind(head, named)
     if named == "parquet" and found != "parquet":
         raise fault(name, "It is named as Parquet but is not: upload again, or give its format's own name.")
+    if named in ("json", "jsonl") and not found:
+        raise fault(name, "It is named as JSON, but no line of it begins as JSON: give it its format's own name.")
     if found and found != named:
         ledger.say("format", f"It is {_WORDS[found]} by its content, and read as that.")
     if not found and not named:
@@ -187,7 +189,9 @@ def _json_kind(head: bytes, named: Format | None) -> Format | None:
     if re.match(r"\[\s*[{\]]", text):
         return "json"
     if not re.match(r'\{\s*["}]', text):
-        return None
+        # the first rows may be faulty; that there are none is said when they are read
+        perhaps = not text or re.search(r"^\s*[\[{]", text, re.MULTILINE)
+        return named if named in ("json", "jsonl") and perhaps else None
     line, _, rest = text.partition("\n")
     try:
         first = json.loads(line)

@@ -135,7 +135,9 @@ def _survey(source: Source, options: DatasetOptions) -> _Survey:
     readable = any(row.values for row in head)
     # columns are asked for when it is known what they are called
     unnamed = any(finding.kind == "header" for finding in ledger.said.values())
-    mapping = find_mapping(columns, options, Ledger(source.name) if unnamed else ledger) if readable else None
+    hint = " If the first row is no header, set header to false." if rows.header and options.header is None else ""
+    asked = Ledger(source.name) if unnamed else ledger
+    mapping = find_mapping(columns, options, asked, hint) if readable else None
     if mapping:
         _check_left_out(mapping, rows, ledger)
     unclear = any(f.asks and f.kind in ("columns", "json_text", "binary") for f in ledger.said.values())

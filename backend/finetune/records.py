@@ -88,6 +88,10 @@ def _count(ledger: Ledger, number: int, line: int, error: BadJson, last: bool = 
     """Count a row that is not JSON; the last one may only be cut off."""
     if last and isinstance(error, CutOff):
         return cut_off(ledger, number, line)
+    if isinstance(error, CutOff) and not last:
+        text = f"row {number}, line {line}: the row does not end on its line, or lacks a closing quote or bracket"
+        ledger.faulty("json", number, text, "write each row on one line, or name an array of rows .json", each=True)
+        return
     text = f"row {number}, line {line}, column {error.pos + 1}: {error.text}"
     ledger.faulty(error.kind, number, text, error.remedy, each=True)
 

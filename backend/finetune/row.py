@@ -62,7 +62,10 @@ def clean_names(names: Iterable[str], ledger: Ledger) -> tuple[str, ...]:
     """
     given = list(names)
     cleaned = [clean_name(name) or f"unnamed_{i}" for i, name in enumerate(given, 1)]
-    changed = [f"{quoted(old)} is read as {quoted(new)}" for old, new in zip(given, cleaned, strict=True) if old != new]
+    pairs = [(old, new) for old, new in zip(given, cleaned, strict=True) if old != new]
+    changed = [f"{quoted(old)} is read as {quoted(new)}" for old, new in pairs if clean_name(old)]
+    if unnamed := [quoted(new) for old, new in pairs if not clean_name(old)]:
+        ledger.say("column_names", f"Columns without a name are called {', '.join(unnamed[:10])}.")
     if changed:
         ledger.say("column_names", f"Column names hold what cannot be seen: {', '.join(changed[:10])}.")
     if len(given) > MAX_COLUMNS:
