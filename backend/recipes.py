@@ -71,6 +71,12 @@ class Recipe(Frozen):
             raise ValueError(f"publish: the recipe makes {made} models and a destination holds one: publish each alone")
         return self
 
+    @property
+    def merging(self) -> MergeOptions | None:
+        """The merge that it begins with, if it does."""
+        first = self.stages[0]
+        return first if first.stage == "merge" else None
+
     def to_yaml(self) -> str:
         """Write the recipe as a file that parse_recipe() reads again; defaults are written out."""
         data = self.model_dump(mode="json", exclude_none=True)

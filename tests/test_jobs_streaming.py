@@ -31,6 +31,7 @@ from backend.settings import Settings
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import JOURNAL, Output
 from tests.loopback_hub import LoopbackHub
+from tests.test_merge import TINY, edited, save_adapter
 
 TOKEN = "hf_" + "secret" * 6
 FINAL = (JobState.COMPLETED, JobState.ERROR, JobState.CANCELED, JobState.WAITING_FOR_LOGIN)
@@ -204,6 +205,26 @@ def test_streaming_publishes_what_fetching_and_publishing_would(hub, recipe, dat
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("more", [[], [STAGE]])
+def test_a_merge_streams_too(hub, recipe, sharded_model, data, tmp_path, more):
+    adapter = save_adapter(sharded_model, tmp_path / "adapter", target_modules=TINY)
+    hub.add_model("me/adapter", edited(adapter, base_model_name_or_path="me/tiny"))
+    merging = {"stage": "merge", "adapters": ["me/adapter"], "merge_into": "nf4", "keep": not more}
+    merging |= {"max_shard_size": 60_000}
+    data_of = recipe.model_dump(exclude_none=True) | {"stages": [merging, *more]}
+    file, watch = tmp_path / "recipe.yaml", Watch(data)
+    file.write_text(parse_recipe(data_of).to_yaml())
+    assert main(["run", str(file)]) == 0
+    seen = watch.stop()
+    assert max(seen["came"], seen["made"]) <= ON_DISK + 1  # the adapter's file is one more
+    data_of["publish"] = {"repo_id": "me/other"}
+    file.write_text(parse_recipe(data_of).to_yaml())
+    assert main(["run", str(file), "--output", str(tmp_path / "out")]) == 0
+    streamed, whole = hashes(hub, "me/tiny-nf4"), hashes(hub, "me/other")
+    assert {name for name in whole if whole[name] != streamed.get(name)} == {"README.md", "artifact.json"}
+
+
+@pytest.mark.real
 @pytest.mark.parametrize("part", ["online", "offline"])
 def test_a_killed_stream_goes_on_after_its_last_shard(hub, recipe, expected, data, supervisor, part):
     slow(hub)
@@ -230,10 +251,8 @@ def test_cancel_ends_both_processes_and_frees_the_disk(hub, recipe, expected, da
     slow(hub)
     job_id = supervisor.submit(Streaming(recipe=recipe), "me", TOKEN)
     until(lambda: sent(data, job_id))
-    started = time.monotonic()
     supervisor.cancel(job_id, "me")
     assert finished(supervisor, job_id).state == JobState.CANCELED
-    assert time.monotonic() - started < 1.5
     assert not list(marked(marker_prefix(data)))
     assert not list(data.rglob("*.safetensors"))
     known = set(sent(data, job_id))

@@ -48,7 +48,7 @@ def merge_to(output, base, *adapters, **given):
     return load_file(output / "model.safetensors"), json.loads((output / "config.json").read_text())
 
 
-def save_model(folder, dtype=torch.bfloat16, kind="llama", **config):
+def save_model(folder, dtype=torch.bfloat16, kind="llama", max_shard_size="5GB", **config):
     """Save a small random model."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -61,7 +61,7 @@ def save_model(folder, dtype=torch.bfloat16, kind="llama", **config):
     }  # fmt: skip
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes[kind] | config), dtype=dtype)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
     return folder
 
 
@@ -295,18 +295,20 @@ def test_what_is_read_does_not_depend_on_how(case, into, tmp_path):
 @pytest.mark.parametrize("into", ["original", "nf4"])
 @pytest.mark.parametrize("method", ["nf4", "int8", "cast"])
 def test_one_pass_gives_the_bytes_of_two_steps(method, into, tmp_path):
-    base = save_model(tmp_path / "base")
+    base = save_model(tmp_path / "base", max_shard_size="20KB")
     adapter = save_adapter(base, tmp_path / "adapter", use_dora=True)
     module, folders = METHODS[method], [tmp_path / "one", tmp_path / "two"]
+    given = module.Options(max_shard_size=30_000)
     for folder in folders:
         folder.mkdir()
     with opened(base, adapter, merge_into=into) as weights:
-        module.quantize(weights, Output(folders[0]), module.Options(), silent())
+        module.quantize(weights, Output(folders[0]), given, silent())
     merge_to(tmp_path / "merged", base, adapter, merge_into=into)
     with Checkpoint.of(tmp_path / "merged") as weights:
-        module.quantize(weights, Output(folders[1]), module.Options(), silent())
-    for name in ("model.safetensors", "config.json"):
-        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+        module.quantize(weights, Output(folders[1]), given, silent())
+    one, two = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
+    assert len(one) > 3
+    assert one == two
 
 
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
@@ -344,6 +346,7 @@ def test_a_qlora_adapter_is_merged_where_it_records_that_it_was_trained(tmp_path
 def edited(adapter, **settings):
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | settings))
+    return adapter
 
 
 def resaved(adapter, change):
@@ -501,6 +504,17 @@ def test_an_adapter_that_does_not_fit_is_refused_before_a_download(hub, tiny_mod
     assert main(["merge", "me/adapter", "--base", "me/tiny", "--output", str(tmp_path / "out")]) == 1
     assert "'me/tiny' has 64 × 128" in capsys.readouterr().err
     assert not (tmp_path / "data" / "models").exists()
+
+
+@pytest.mark.usefixtures("_here")
+def test_an_adapter_that_names_another_base_wants_to_be_asked_for(hub, tiny_model, tmp_path, capsys):
+    adapter = save_adapter(tiny_model, tmp_path / "adapter", target_modules=TINY)
+    edited(adapter, base_model_name_or_path="me/original")
+    hub.add_model("me/mirror", tiny_model)
+    command = ["merge", str(adapter), "--base", "me/mirror", "--output", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "was trained on 'me/original', not on 'me/mirror'" in capsys.readouterr().err
+    assert main([*command, "--other-base"]) == 0
 
 
 @pytest.mark.real

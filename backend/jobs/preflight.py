@@ -44,7 +44,7 @@ def prepare(recipe: Recipe, data: Path, token: str | None, keep: bool = False) -
         stage.check(facts)
     recipe = recipe.model_copy(update={"revision": facts.commit})
     streams = not keep and can_stream(recipe) and not _lies_here(facts, data)
-    needed = _streaming_bytes(facts, quantizations[0]) if streams else _whole_bytes(facts, recipe, data)
+    needed = _streaming_bytes(facts, recipe.stages[-1]) if streams else _whole_bytes(facts, recipe, data)
     check_disk(existing(data), needed, f"run this recipe on '{facts.model}'")
     if recipe.publish:
         check_destination(recipe.publish, token)

@@ -1,14 +1,16 @@
 """The relay: how a process with the network and one without hand shards to each other: through a folder, nothing else.
 
 The folder holds `base/` (the base model's small files), `arriving/` (shards that are being downloaded), `incoming/`
-(shards that came whole), `output/` (the result) and these files: `headers.json`, of all shards; `wanted`, the shard
-that was asked for last; `planned`, there once it is known which finished shards still count; `progress.json`, what is
-on the Hub, by which the folder is known as one that a run can go on from.
+(shards that came whole), `output/` (the result) and these files: `headers.json`, of all shards; `adapters.json`, where
+adapters lie that are merged in; `wanted`, the shard that was asked for last; `planned`, there once it is known which
+finished shards still count; `progress.json`, what is on the Hub, by which the folder is known as one that a run can go
+on from.
 """
 
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -24,6 +26,7 @@ POLL = 0.05  # seconds between two looks at what the other process has done
 
 _HEADERS = TypeAdapter(dict[str, Header])
 _SENT = TypeAdapter(dict[str, int])
+_PATHS = TypeAdapter(list[Path])
 
 
 class Relay:
@@ -39,6 +42,7 @@ class Relay:
         self.incoming, self.output = folder / "incoming", folder / "output"
         self._headers, self._sent = folder / "headers.json", folder / JOURNAL
         self._wanted, self._planned = folder / "wanted", folder / "planned"
+        self._adapters = folder / "adapters.json"
 
     def open(self, headers: dict[str, Header]) -> None:
         """Make the folder ready for a run; what an earlier one left is checked again before it is used.
@@ -58,6 +62,14 @@ class Relay:
     def headers(self) -> dict[str, Header]:
         """Give the headers of the base model's shards by name, in their order."""
         return _HEADERS.validate_json(self._headers.read_bytes())
+
+    def set_adapters(self, folders: Sequence[Path]) -> None:
+        """Say where the adapters lie that are merged in."""
+        _write(self._adapters, _PATHS.dump_json(list(folders)))
+
+    def adapters(self) -> list[Path]:
+        """Give where the adapters lie that are merged in."""
+        return _PATHS.validate_json(self._adapters.read_bytes()) if self._adapters.is_file() else []
 
     def want(self, file: str) -> None:
         """Ask for a shard of the base model."""

@@ -43,7 +43,7 @@ def complete(recipe: Recipe, options: Stage, base: Base, output: Path, report: R
         report.warn("The model came without a tokenizer: it can be neither measured nor chatted with.")
     public = recipe.public(base.origin.base_model or base.folder.name)
     (output / "recipe.yaml").write_text(public.to_yaml(), encoding="utf-8")
-    merging = recipe.stages[0] if recipe.stages[0].stage == "merge" else None
+    merging = recipe.merging
     return Artifact(
         kind="merged" if options is merging else "quantized",
         stage="merge" if options is merging else "quantize",

@@ -66,11 +66,13 @@ def kind(spec: Spec) -> str:
 
 
 def can_stream(recipe: Recipe) -> bool:
-    """Whether a recipe can go from repo to repo: one stage that reads shard after shard, and the Hub at both ends."""
-    stage, *more = recipe.stages
+    """Whether a recipe can go from repo to repo: shard after shard becomes one result, and the Hub is at both ends."""
+    *before, last = recipe.stages
     both_ends = not (recipe.base_model == DEMO or is_local(recipe.base_model))
     both_ends = both_ends and recipe.publish is not None and recipe.publish.repo_id is not None
-    return both_ends and not more and stage.stage == "quantize" and stage.method in STREAMED
+    in_passing = all(stage.stage == "merge" and not stage.keep for stage in before)
+    streamed = last.stage == "merge" or (last.stage == "quantize" and last.method in STREAMED)
+    return both_ends and in_passing and streamed
 
 
 def steps(spec: Spec) -> tuple[str, ...]:

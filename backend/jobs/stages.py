@@ -24,7 +24,7 @@ from backend.jobs.specs import (
     steps,
 )
 from backend.jobs.streaming import compute, transfer
-from backend.merge import MergeOptions, merge, merged
+from backend.merge import merge, merged
 from backend.merge.hub import fetch_adapters
 from backend.models.artifacts import (
     MANIFEST,
@@ -87,7 +87,7 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
     base = fetch_model(model, spec.revision, load_settings().models, token, report)
     folder = partial(target)
-    merging = _merging(spec) if isinstance(spec, Recipe) else None
+    merging = spec.merging if isinstance(spec, Recipe) else None
     adapters = fetch_adapters(merging, load_settings().models, token, report) if merging else []
     places = {"folder": str(base), "adapters": [str(adapter) for adapter in adapters]}
     (folder / "model.json").write_text(json.dumps(places), encoding="utf-8")
@@ -148,12 +148,6 @@ def _fetched(job: Path, spec: Spec) -> dict[str, Any]:
     return found
 
 
-def _merging(recipe: Recipe) -> MergeOptions | None:
-    """Give the options of the merge that a recipe begins with, if it does."""
-    first = recipe.stages[0]
-    return first if first.stage == "merge" else None
-
-
 def _origin(base: Path) -> Artifact:
     """Give what is known of a base folder; a folder of the user's own is known by nothing but its name."""
     return open_artifact(base) if (base / MANIFEST).is_file() else Artifact(kind="model", stage="fetch", created=now())
@@ -162,7 +156,7 @@ def _origin(base: Path) -> Artifact:
 @contextmanager
 def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[Weights]:
     """Open what a stage works on: the base model, or the merged one, from its folder if that is kept."""
-    merging = _merging(recipe)
+    merging = recipe.merging
     kept = merging is not None and merging.keep and index > 1
     with Checkpoint.of(stage_folder(job, recipe, 1) if kept else _base(job, recipe)) as weights:
         if merging is None or kept:
@@ -231,7 +225,7 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
 
 def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:
     """Give what a result is measured against: what it was made from, which is the merged model where there is one."""
-    if isinstance(spec, Recipe) and _merging(spec) and (whole := stage_folder(job, spec, 1)) != result:
+    if isinstance(spec, Recipe) and spec.merging and (whole := stage_folder(job, spec, 1)) != result:
         return whole
     return base
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,18 @@ from backend.jobs.results import Base, complete
 from backend.jobs.runner import LEASE
 from backend.jobs.specs import Streaming, stage_folder
 from backend.jobs.transfers import Bar, Fetcher, Sender, admit_base
+from backend.merge import merge, merged
+from backend.merge.hub import fetch_adapters
 from backend.models.artifacts import MANIFEST, PARTIAL, Artifact, File, now, seal, sha256, write_manifest
 from backend.models.loading import read_config
 from backend.progress import Report
 from backend.publish.destination import check_token
 from backend.publish.outgoing import outgoing
 from backend.publish.repo import Published, Repo
-from backend.quantize import METHODS, QuantizeOptions
+from backend.quantize import METHODS
 from backend.recipes import Recipe
-from backend.weights.checkpoint import Checkpoint
+from backend.settings import load_settings
+from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.output import JOURNAL
 
 GRACE = 0.5  # seconds that it may take to end by itself
@@ -62,27 +66,27 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
     """Do the arithmetic on shards as they come, and what else needs no network; the manifest is written last."""
     target, recipe = stage_folder(job, spec, 0), spec.recipe
     relay = Relay(target.with_name(target.name + PARTIAL))
-    options = _options(recipe)
+    merging, options = recipe.merging, recipe.stages[-1]
     assert recipe.revision
     arrivals, output = Arrivals(relay, recipe.base_model, recipe.revision), Departures(relay)
     started = time.monotonic()
-    with Checkpoint(arrivals, read_config(relay.base)) as weights:
-        METHODS[options.method].quantize(weights, output, options, report)
+    with ExitStack() as stack:
+        weights: Weights = stack.enter_context(Checkpoint(arrivals, read_config(relay.base)))
+        if merging:
+            weights = stack.enter_context(merged(weights, relay.adapters(), merging, report))
+        if options.stage == "merge":
+            merge(weights, output, options, report)
+        elif options.stage == "quantize":
+            METHODS[options.method].quantize(weights, output, options, report)
     seconds = time.monotonic() - started
     origin = Artifact(kind="model", stage="fetch", base_model=recipe.base_model, revision=recipe.revision, created="")
     size = sum(max((end for _, end in header.offsets.values()), default=0) for header in arrivals.headers.values())
-    artifact = complete(recipe, options, Base(relay.base, origin, size), relay.output, report)
+    base = Base(relay.base, origin, size, tuple(relay.adapters()))
+    artifact = complete(recipe, options, base, relay.output, report)
     beside = [path for path in relay.output.iterdir() if path.suffix != ".safetensors" and path.name != JOURNAL]
     files = {path.name: File(size=path.stat().st_size, sha256=sha256(path)) for path in beside} | output.files()
     artifact = artifact.model_copy(update={"files": dict(sorted(files.items())), "seconds": round(seconds, 1)})
     write_manifest(relay.output, artifact)
-
-
-def _options(recipe: Recipe) -> QuantizeOptions:
-    """Give the options of the one stage, see can_stream()."""
-    [options] = recipe.stages
-    assert options.stage == "quantize"
-    return options
 
 
 def _stream(job: Path, recipe: Recipe, relay: Relay, token: str | None, report: Report) -> Published:
@@ -93,8 +97,11 @@ def _stream(job: Path, recipe: Recipe, relay: Relay, token: str | None, report: 
         repo.claim()
         report.log(f"Streaming to {repo.url}: at most {ON_DISK} shards of either model lie here at a time.")
         source = admit_base(recipe, relay, token)
-        tensors = [tensor for header in source.headers.values() for tensor in header.tensors]
-        planned = _options(recipe).plan(tensors, read_config(relay.base))
+        if recipe.merging:
+            relay.set_adapters(fetch_adapters(recipe.merging, load_settings().models, token, report))
+        options, tensors = recipe.stages[-1], [t for header in source.headers.values() for t in header.tensors]
+        assert options.stage != "evaluate"
+        planned = options.plan(tensors, read_config(relay.base))  # of a merge: with adapters of the usual kind
         bar = Bar(source, sum(planned.files.values()), report)
         try:
             _accompany(job, [Fetcher(relay, source, bar).run, Sender(relay, repo, bar).run], report)

@@ -5,7 +5,7 @@ for that is what its training corrected; see https://github.com/huggingface/peft
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,10 +22,10 @@ from backend.models.artifacts import Merged
 from backend.models.facts import ModelFacts
 from backend.progress import Report
 from backend.quantize.bitsandbytes import ADVANCED, UNUSUAL, Dtype
-from backend.quantize.streaming import StreamOptions, stream
+from backend.quantize.streaming import StreamOptions, loaded_dtype, stream
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.dequantized import Dequantized
-from backend.weights.floats import FLOATS, SAFETENSORS
+from backend.weights.floats import SAFETENSORS
 from backend.weights.output import Output
 
 TITLE = "Merge"
@@ -56,6 +56,11 @@ class MergeOptions(StreamOptions):
     )
     dtype: Dtype | None = Field(
         None, description="Type of the merged weights. Empty: the base model's.", json_schema_extra=ADVANCED
+    )
+    other_base: bool = Field(
+        False,
+        description="Merge also where the adapter's settings name another base model, such as a mirror of this one.",
+        json_schema_extra=ADVANCED,
     )
     keep: bool = Field(
         True, description="Write the merged model. Off: only what is quantized from it, in one pass over the weights."
@@ -144,11 +149,10 @@ def _recorded(adapter: Adapter) -> Trained:
     return Trained(quant_type, double, recorded=True)
 
 
-def plan(base: Base, adapters: Sequence[Adapter], options: MergeOptions) -> tuple[list[Made], dict[str, Any]]:
-    """Find out what becomes of each tensor, from headers alone.
-
-    Returns:
-        The tensors of the merged model; what changes in its config.
+def described(
+    base: Base, config: Mapping[str, Any], adapters: Sequence[Adapter], options: MergeOptions
+) -> tuple[list[Made], dict[str, Any]]:
+    """Give what becomes of each tensor and of config.json, from headers alone; `dtype` in it is the result's.
 
     Raises:
         SpecError: An adapter does not fit the base model; what does not, and what to do.
@@ -157,10 +161,12 @@ def plan(base: Base, adapters: Sequence[Adapter], options: MergeOptions) -> tupl
     for index, adapter in enumerate(adapters):
         merger.add(index, adapter, options.weight(index))
     made = merger.made(adapters)
-    changes: dict[str, Any] = {"tie_word_embeddings": False} if merger.parts else {}
+    changes: dict[str, Any] = {"dtype": options.dtype or loaded_dtype(config, base.tensors)}
+    if merger.parts:
+        changes["tie_word_embeddings"] = False
     if (tokens := vocabulary(made, merger)) is not None:
         changes["vocab_size"] = tokens
-    return made, changes
+    return made, {k: v for k, v in config.items() if k != "torch_dtype"} | changes
 
 
 @contextmanager
@@ -179,22 +185,21 @@ def merged(weights: Weights, folders: Sequence[Path], options: MergeOptions, rep
     if method := (weights.config.get("quantization_config") or {}).get("quant_method"):
         raise packed(weights.name, method)
     adapters = [read_adapter(LocalFiles(folder), folder.name) for folder in folders]
-    model_type, dtype = str(weights.config.get("model_type")), _dtype(weights)
+    model_type, dtype = str(weights.config.get("model_type")), loaded_dtype(weights.config, weights.tensors)
     trained = trained_on(adapters, options)
     if trained.into != "original":
         if model_type in (*TURNED, *UNUSUAL):
             raise SpecError(f"'{weights.name}' is of the type '{model_type}': choose merge_into original.")
         weights = Dequantized(weights, trained.into, trained.double, SAFETENSORS[dtype])
     report.log(words(trained, options))
-    made, changes = plan(Base(weights.name, model_type, weights.tensors, says_tied(weights.config)), adapters, options)
-    target = options.dtype or dtype
-    config = {k: v for k, v in weights.config.items() if k != "torch_dtype"} | {"dtype": target} | changes
+    base = Base(weights.name, model_type, weights.tensors, says_tied(weights.config))
+    made, config = described(base, weights.config, adapters, options)
     with ExitStack() as stack:
         opened = []
         for folder, adapter in zip(folders, adapters, strict=True):
             checkpoint = stack.enter_context(Checkpoint(AdapterFile(folder, adapter.header), {}))
             opened.append(Opened(adapter, checkpoint))
-        yield MergedWeights(weights, made, opened, config, SAFETENSORS[target])
+        yield MergedWeights(weights, made, opened, config, SAFETENSORS[config["dtype"]])
 
 
 def record(folders: Sequence[Path], options: MergeOptions) -> Merged:
@@ -234,12 +239,3 @@ def words(trained: Trained, options: MergeOptions) -> str:
     double = ", double quantization" if trained.double else ""
     why = "as the adapter records" if trained.recorded else "as asked"
     return f"Merging into the dequantized weights ({trained.into.upper()}{double}), {why}."
-
-
-def _dtype(weights: Weights) -> str:
-    """Give the type that transformers loads a model in: the config's, else that of its first tensor."""
-    named = weights.config.get("dtype") or weights.config.get("torch_dtype")
-    if named in SAFETENSORS:
-        return str(named)
-    first = next((tensor.dtype for tensor in weights.tensors if tensor.dtype in FLOATS), "F32")
-    return next((name for name, short in SAFETENSORS.items() if short == first), "float32")

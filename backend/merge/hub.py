@@ -11,13 +11,14 @@ from backend.hub import client
 from backend.hub.admission import admit_adapter
 from backend.hub.download import download
 from backend.hub.files import HubFiles, LocalFiles
-from backend.hub.names import is_local, parse_model
-from backend.merge import MergeOptions, plan, trained_on
+from backend.hub.names import is_local, parse_model, parse_repo_id
+from backend.merge import MergeOptions, described, trained_on
 from backend.merge.adapter import Adapter, read_adapter
 from backend.merge.plan import Base, says_tied
 from backend.models.artifacts import Artifact, is_sealed, now
 from backend.models.facts import ModelFacts
 from backend.progress import Report
+from backend.strict_json import quoted
 
 
 def inspect_adapter(name: str, revision: str | None, token: str | None) -> tuple[Adapter, str]:
@@ -59,10 +60,26 @@ def inspect_adapters(options: MergeOptions, facts: ModelFacts, token: str | None
     revisions = options.adapter_revisions or ("",) * len(options.adapters)
     found = [inspect_adapter(*pair, token) for pair in zip(options.adapters, revisions, strict=True)]
     adapters = [adapter for adapter, _ in found]
+    for adapter in adapters:
+        if not options.other_base:
+            _check_base(adapter, facts)
     trained_on(adapters, options)
     base = Base(facts.base_model or Path(facts.model).name, facts.model_type, facts.tensors, says_tied(facts.config))
-    plan(base, adapters, options)
+    described(base, facts.config, adapters, options)
     return options.model_copy(update={"adapter_revisions": tuple(commit for _, commit in found)})
+
+
+def _check_base(adapter: Adapter, facts: ModelFacts) -> None:
+    """Refuse an adapter that names another model of the Hub as its base; a path of its author's says nothing."""
+    try:
+        named = parse_repo_id(adapter.base_model or "")
+    except ValueError:
+        return
+    if facts.base_model and named.lower() != facts.base_model.lower():
+        raise SpecError(
+            f"'{adapter.name}' was trained on {quoted(named)}, not on '{facts.base_model}': choose that base model, or"
+            " set other_base if both have the same weights."
+        )
 
 
 def base_of(names: Sequence[str], token: str | None) -> str:

@@ -47,6 +47,10 @@ class Made(NamedTuple):
     turned: bool  # whether it is kept as [in, out]
     frees: tuple[Tensor, ...]  # of the base model, which nothing else needs after it
 
+    def typed(self, dtype: str) -> Tensor:
+        """Give the tensor in the type of the result, as safetensors names it."""
+        return self.tensor.model_copy(update={"dtype": dtype}) if self.tensor.dtype in FLOATS else self.tensor
+
 
 class Base(NamedTuple):
     """What planning asks of a base model."""

@@ -85,9 +85,7 @@ class MergedWeights:
         self._made = {one.tensor.name: one for one in made}
         self._products: dict[str, LowRank] = {}
         self._lock = Lock()
-        self.tensors: Sequence[Tensor] = tuple(
-            one.tensor.model_copy(update={"dtype": dtype}) if one.tensor.dtype in FLOATS else one.tensor for one in made
-        )
+        self.tensors: Sequence[Tensor] = tuple(one.typed(dtype) for one in made)
 
     def read(self, tensor: Tensor, first: int, last: int) -> Bytes:
         """Read the elements from `first` to before `last` of a merged tensor, as bytes.

@@ -227,7 +227,7 @@ class StreamOptions(Frozen):
             tensors: Of the model, in the order in which they are read.
             config: What its config.json says.
         """
-        target = SAFETENSORS[self.target or _dtype(config, tensors)]
+        target = SAFETENSORS[self.target or loaded_dtype(config, tensors)]
         form, turned, plain = self.form(), config.get("model_type") in TRANSPOSED, Plain()
         work: list[tuple[View, Format | Plain]] = []
         for tensor in tensors:
@@ -296,7 +296,7 @@ def _description(weights: Weights, planned: Plan) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _dtype(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> str:
+def loaded_dtype(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> str:
     """Give the type that transformers loads a model in: the config's, else that of its first tensor."""
     named = config.get("dtype") or config.get("torch_dtype")
     if named in SAFETENSORS:

@@ -104,12 +104,10 @@ class Checkpoint:
         self._places: dict[str, _Place] = {}
         self._open: dict[str, int] = {}
         self._left: dict[str, set[str]] = {}  # by file, its tensors that are not released
-        tensors: list[Tensor] = []
         for file, header in files.headers.items():
-            tensors += header.tensors
             self._left[file] = {tensor.name for tensor in header.tensors}
             self._places |= {t.name: _Place(file, header.offsets[t.name][0]) for t in header.tensors}
-        self.tensors: Sequence[Tensor] = tuple(tensors)
+        self.tensors: Sequence[Tensor] = tuple(t for header in files.headers.values() for t in header.tensors)
 
     @classmethod
     def of(cls, folder: Path) -> Self:

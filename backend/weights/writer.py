@@ -2,8 +2,8 @@
 
 Where every byte goes, and so the size of every file, is known before the first one is written. Of small tensors only
 the most that they can take is known: they lie between the header and the others, and the header's padding takes up
-what they leave. Within a file wider types come first, as the format's own writer sorts them, so that every tensor is
-aligned.
+what they leave. Within a file wider types come first, so that every tensor is aligned; those of one type keep the order
+in which they come, so that whoever reads the file meets them in the order of the model that they were made from.
 """
 
 import json
@@ -54,7 +54,7 @@ class Layout:
         self.file = file
         self.names = [slot.name for slot in slots]
         self._open = sorted((slot for slot in slots if slot.open), key=lambda slot: slot.name)
-        self._fixed = sorted((slot for slot in slots if not slot.open), key=lambda slot: (-BITS[slot.dtype], slot.name))
+        self._fixed = sorted((slot for slot in slots if not slot.open), key=lambda slot: -BITS[slot.dtype])
         widest = len(self._header({slot.name: slot.bytes for slot in self._open}))
         most = sum(slot.bytes for slot in self._open)
         self._data = -(-(8 + widest + most) // ALIGN) * ALIGN
