@@ -159,6 +159,7 @@ def turns(*given: tuple[str, Any]) -> dict[str, Any]:
         (turns(("user", "x"), ("assistant", None)), "'content' is null"),
         (turns(("user", "x"), ("system", "s"), ("assistant", "y")), "a system message stands behind another"),
         (turns(("user", [{"type": "image"}]), ("assistant", "y")), "pictures or other parts"),
+        ({"messages": [{"from": "human", "value": "x", "role": "r"}]}, "has no assistant turn"),
         ({"messages": [{"user": "x"}]}, "a message has no role and content"),
         ({"messages": []}, "'messages' is empty"),
         ({"messages": "hello"}, "JSON written as text in 1 of 2 rows"),
@@ -172,6 +173,13 @@ def test_a_conversation_that_cannot_be_learned_is_counted(tmp_path: Path, row: d
     read = opened(tmp_path, {"messages": CHAT}, row, on_fault="drop")
     assert [s.row for s in read.train()] == [1]
     assert sum(read.examination.dropped.values()) == 1
+
+
+def test_faults_without_number_are_told_in_few_sentences(tmp_path: Path) -> None:
+    rows = [turns((f"role {i}", "x"), ("assistant", "y")) for i in range(500)]
+    read = opened(tmp_path, *rows, {"messages": CHAT}, on_fault="drop")
+    assert read.examination.dropped == {"role": 500}
+    assert len(read.examination.findings) < 110
 
 
 def test_what_messages_carry_besides_is_said(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ from backend.finetune.dataset import DatasetOptions
 from backend.finetune.loading import load
 from backend.finetune.rows import Source
 from backend.options import parse
-from tests.test_finetune_rows import GOOD, PAIRS, jsonl, kinds, opened, options, source
+from tests.test_finetune_rows import GOOD, PAIRS, contents, jsonl, kinds, opened, options, source
+
+
+def test_plain_text_is_cut_as_told(tmp_path: Path) -> None:
+    data = b"One\ntwo.\n\n\nThree.\n"
+    assert contents(opened(tmp_path, "t.txt", data)) == [["One\ntwo."], ["Three."]]
+    assert contents(opened(tmp_path, "t.txt", data, sample_by="line")) == [["One"], ["two."], ["Three."]]
+    whole = opened(tmp_path, "t.txt", data, sample_by="document", allow_identical=True)
+    assert contents(whole) == [["One\ntwo.\n\n\nThree."]]
 
 
 @pytest.mark.parametrize(

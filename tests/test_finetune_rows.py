@@ -218,6 +218,12 @@ REFUSED = {
     "a row on several lines": ("rows.jsonl", json.dumps(PAIRS[0], indent=1).encode(), "does not end on its line"),
     "CSV named .jsonl": ("rows.jsonl", b"prompt,completion\na,b\n", "no line of it begins as JSON"),
     "words for a header": ("rows.csv", b"hello,world\nfoo,bar\n", "If the first row is no header, set header to false"),
+    "null for a row": (
+        "rows.json",
+        b'[null, {"prompt": "a", "completion": "b"}]',
+        r"row 1 \(line 1\) is null, not an object",
+    ),
+    "many columns": ("rows.jsonl", jsonl(*[{f"k{i}": i} for i in range(1200)]), "more than 1000 different columns"),
     "no columns": ("rows.json", b"[{}]", "Its rows have no columns"),
     "tar": ("rows.jsonl.gz", gzip.compress(b"rows.jsonl".ljust(257, b"\0") + b"ustar\0"), "This is a tar archive"),
     "binary": ("rows.csv", bytes(range(256)), "This is binary data, not a table"),
@@ -387,11 +393,3 @@ def test_parquet_types_are_mapped_or_named(tmp_path: Path) -> None:
     nested = parquet(pa.table({"question": ["a", "b"], "answers": [{"text": "x"}] * 2}))
     with pytest.raises(SpecError, match="'answers' is an object where text is needed in all 2 rows"):
         opened(tmp_path, "n.parquet", nested, user_column="question", assistant_column="answers")
-
-
-def test_plain_text_is_cut_as_told(tmp_path: Path) -> None:
-    data = b"One\ntwo.\n\n\nThree.\n"
-    assert contents(opened(tmp_path, "t.txt", data)) == [["One\ntwo."], ["Three."]]
-    assert contents(opened(tmp_path, "t.txt", data, sample_by="line")) == [["One"], ["two."], ["Three."]]
-    whole = opened(tmp_path, "t.txt", data, sample_by="document", allow_identical=True)
-    assert contents(whole) == [["One\ntwo.\n\n\nThree."]]

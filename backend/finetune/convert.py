@@ -14,7 +14,8 @@ from backend.finetune.template import fill, placeholders
 from backend.strict_json import quoted
 
 _ALIASES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
-_TURN_KEYS = frozenset({"role", "content", "from", "value"})
+_TURN_PAIRS = (("role", "content"), ("from", "value"))
+_TURN_KEYS = frozenset(key for pair in _TURN_PAIRS for key in pair)
 
 
 class Converter:
@@ -147,16 +148,16 @@ class Converter:
     def _turns(self, turns: list[Any], number: int) -> list[Message]:
         read = []
         for turn in turns:
-            if not isinstance(turn, dict) or not TURN_PAIRS & _pairs(turn):
+            keys = turn.keys() if isinstance(turn, dict) else set[str]()
+            pair = next((pair for pair in _TURN_PAIRS if keys >= set(pair)), None)
+            if pair is None:
                 raise _Unusable("turn", "a message has no role and content", "write it as {role, content}")
-            named = "role" in turn
-            role = turn["role"] if named else turn["from"]
-            content = turn["content"] if named else turn["value"]
+            role, content = (turn[key] for key in pair)
             known = _ALIASES.get(str(role), str(role))
             if known not in ROLES:
                 allowed = ", ".join((*ROLES, *_ALIASES))
                 raise _Unusable("role", f"the role {quoted(role, 40)} is unknown", f"use one of {allowed}")
-            for key in turn.keys() - _TURN_KEYS:
+            for key in sorted(keys - _TURN_KEYS):
                 if turn[key] is not None:
                     self._ledger.noted("ignored", number, f"messages have {quoted(key)}, which is not used,")
             read.append(Message(known, self._content(number, content)))
@@ -168,13 +169,6 @@ class Converter:
         elif isinstance(content, list):
             raise _Unusable("type", "a message has pictures or other parts that are no text", "leave such rows out")
         return self._text(number, {"content": content}, "content")
-
-
-TURN_PAIRS = frozenset({("role", "content"), ("from", "value")})
-
-
-def _pairs(turn: dict[str, Any]) -> set[tuple[str, str]]:
-    return {pair for pair in TURN_PAIRS if turn.keys() >= set(pair)}
 
 
 class _Unusable(Exception):

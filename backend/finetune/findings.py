@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from backend.options import Frozen
 from backend.strict_json import quoted
 
 SHOWN = 10  # row numbers that a finding lists
+MAX_GROUPS = 100  # different faults; a file can have a new one in each row
 MAX_FAULTS = 20  # sentences in one error
 
 
@@ -46,6 +47,14 @@ class _Group:
             return self.text + (f", and {self.count - 1} more are like it" if self.count > 1 else "")
         share = f"all {total} rows" if self.count == total and total > 1 else f"{self.count} of {total} rows"
         return f"{self.text} in {share} ({listed(self.rows, self.count)})"
+
+
+def _group(groups: dict[tuple[str, str], _Group], kind: str, new: _Group) -> _Group:
+    """Give the group that a row belongs to; where there are too many, all further ones are one."""
+    key = kind, "" if new.each else new.text
+    if key not in groups and len(groups) >= MAX_GROUPS:
+        return groups.setdefault((kind, "…"), replace(new, text="something else of this kind is the matter"))
+    return groups.setdefault(key, new)
 
 
 def listed(rows: Iterable[int], count: int) -> str:
@@ -102,11 +111,11 @@ class Ledger:
             return
         if each and self._within:
             text = f"in {quoted(self._within)}, {text}"
-        self._faulty.setdefault((kind, "" if each else text), _Group(text, remedy, each)).add(row)
+        _group(self._faulty, kind, _Group(text, remedy, each)).add(row)
 
     def noted(self, kind: str, row: int, text: str) -> None:
         """Count a row that is used, but not quite as it stands: `'score' has numbers, read as text,`."""
-        self._noted.setdefault((kind, text), _Group(text, "", False)).add(row)
+        _group(self._noted, kind, _Group(text, "", False)).add(row)
 
     def findings(self, total: int, drop: bool) -> tuple[Finding, ...]:
         """Give everything found, questions first.

@@ -6,7 +6,7 @@ from typing import Any
 from backend.finetune.content import TURN, DataFile
 from backend.finetune.decoder import BadJson, CutOff, Decoder
 from backend.finetune.findings import Ledger, fault
-from backend.finetune.row import MAX_ROW, Lines, Row, clean_name, cut_off, no_rows, place, too_large
+from backend.finetune.row import MAX_COLUMNS, MAX_ROW, Lines, Row, clean_name, cut_off, no_rows, place, too_large
 from backend.finetune.scanner import Scanner
 from backend.strict_json import quoted
 
@@ -20,7 +20,10 @@ class _Keys:
         self._clean: dict[str, str] = {}
 
     def clean(self, row: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
+        """Give the row with clean keys."""
         known = self._clean
+        if len(known) > MAX_COLUMNS:
+            raise fault(ledger.name, f"Its rows have more than {MAX_COLUMNS} different columns: put them into a list.")
         for key in row:
             if key not in known:
                 known[key] = clean_name(key) or "unnamed"
@@ -88,7 +91,7 @@ def _count(ledger: Ledger, number: int, line: int, error: BadJson, last: bool = 
     """Count a row that is not JSON; the last one may only be cut off."""
     if last and isinstance(error, CutOff):
         return cut_off(ledger, number, line)
-    if isinstance(error, CutOff) and not last:
+    if isinstance(error, CutOff):
         text = f"row {number}, line {line}: the row does not end on its line, or lacks a closing quote or bracket"
         ledger.faulty("json", number, text, "write each row on one line, or name an array of rows .json", each=True)
         return
@@ -131,17 +134,15 @@ class JsonArray:
             number += 1
             scanner.peek()
             line = scanner.line
-            value, size = scanner.row(number, ledger)
-            if size > MAX_ROW:
-                too_large(ledger, number, line, size)
-            if value is None:
-                yield Row(number, line, None)
-                if scanner.cut:
-                    return
-            elif size > MAX_ROW:
-                yield Row(number, line, None)
-            else:
-                yield _checked(value, number, line, keys, ledger)
+            read = scanner.row(number, ledger)
+            if read and read.size <= MAX_ROW:
+                yield _checked(read.value, number, line, keys, ledger)
+                continue
+            if read:
+                too_large(ledger, number, line, read.size)
+            yield Row(number, line, None)
+            if scanner.cut:
+                return
         if not number:
             raise no_rows(self._file.name, what=" (an empty list)")
         scanner.take("]")

@@ -1,7 +1,7 @@
 """Scanner: JSON of any length from a stream, one value at a time, with lines and columns."""
 
 import re
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from backend.errors import SpecError
 from backend.finetune.decoder import BadJson, CutOff, Decoder
@@ -12,6 +12,13 @@ _MARGIN = 64  # characters; an error that near to the end of what is read may be
 _CHUNK = 1 << 16
 _SPACE = re.compile(r"[ \t\r\n]*")
 _MOST = 16 * MAX_ROW  # characters that are read of one value, to say how long it is
+
+
+class Value(NamedTuple):
+    """A JSON value."""
+
+    value: Any
+    size: int  # characters
 
 
 class Scanner:
@@ -73,12 +80,11 @@ class Scanner:
             SpecError: It is broken.
         """
         try:
-            return self._value()[0]
+            return self._value().value
         except BadJson as e:
             raise self.fault(e.text, e.remedy, e.pos) from e
 
-    def _value(self) -> tuple[Any, int]:
-        """Read a value; give it and its length in characters."""
+    def _value(self) -> Value:
         self.peek()
         while True:
             try:
@@ -92,9 +98,9 @@ class Scanner:
             if end == len(self._buffer) and self._more(_CHUNK):
                 continue  # a number may go on
             size, self._at = end - self._at, end
-            return value, size
+            return Value(value, size)
 
-    def row(self, number: int, ledger: Ledger) -> tuple[Any, int]:
+    def row(self, number: int, ledger: Ledger) -> Value | None:
         """Read a row; None for one that is counted as faulty.
 
         Raises:
@@ -108,11 +114,11 @@ class Scanner:
                 text = f"row {number}, line {line}, column {column}: {e.text}"
                 ledger.faulty(e.kind, number, text, e.remedy, each=True)
                 self._at = e.end
-                return None, 0
+                return None
             if isinstance(e, CutOff) and self._ended:
                 self.cut = True
                 cut_off(ledger, number, self.line + self._buffer.rstrip().count("\n", self._at))
-                return None, 0
+                return None
             raise self.fault(e.text, e.remedy, e.pos, number) from e
 
     def _place(self, pos: int) -> tuple[int, int]:
