@@ -1,9 +1,9 @@
-"""NF4 in pieces against transformers + bitsandbytes and against `cp`: time and memory, in turn, in fresh processes.
+"""NF4 and LoRA merging in pieces against transformers + bitsandbytes, PEFT and `cp`: time and memory, in turn.
 
 `python -m benchmarks.streaming [FOLDER]` makes models of Llama-3-8B's shapes with random weights under FOLDER, runs
-each contender ROUNDS times, one after the other in each round, and writes benchmarks/results/streaming.json. The peer
-runs on the smaller model only: it needs the memory of the whole model. Times hold the start of Python and its imports;
-sources are in the page cache, results are not forced to the disk.
+each contender in a fresh process, one after the other in each round, and writes benchmarks/results/streaming.json. The
+peers run on the smaller model only: they need the memory of the whole model. Times hold the start of Python and its
+imports; sources are in the page cache, results are not forced to the disk, as the peers and `cp` do it.
 """
 
 import json
@@ -26,25 +26,40 @@ from backend.models.machine import hardware
 from backend.weights.output import Output
 from backend.weights.writer import INDEX, Slot, Writer, index, lay_out
 
-ROUNDS = 5
+ROUNDS = {"0.7B": 5, "8B": 3}
 RESULTS = Path(__file__).parent / "results" / "streaming.json"
 
 HIDDEN, INTERMEDIATE, KEYS, VOCABULARY = 4096, 14336, 1024, 32000
 SIZES = {"0.7B": 2, "8B": 32}  # decoder layers
+RANK = 16
 
-OURS = """
+QUANTIZE = """
 import sys; from pathlib import Path
 from backend.progress import silent; from backend.quantize import nf4
 from backend.weights.checkpoint import Checkpoint; from backend.weights.output import Output
 with Checkpoint.of(Path(sys.argv[1])) as weights:
     nf4.quantize(weights, Output(Path(sys.argv[2])), nf4.Options(bnb_4bit_compute_dtype="float32"), silent())
 """
-PEER = """
+BITSANDBYTES = """
 import sys, torch; from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
 model = AutoModelForCausalLM.from_pretrained(
     sys.argv[1], quantization_config=config, dtype="auto", device_map={"": "cpu"})
 model.save_pretrained(sys.argv[2])
+"""
+MERGE = """
+import sys; from pathlib import Path
+from backend.merge import MergeOptions, merge, merged; from backend.options import parse
+from backend.progress import silent
+from backend.weights.checkpoint import Checkpoint; from backend.weights.output import Output
+options = parse(MergeOptions, {"adapters": [sys.argv[3]]}, context={"paths": True})
+with Checkpoint.of(Path(sys.argv[1])) as base, merged(base, [Path(sys.argv[3])], options, silent()) as weights:
+    merge(weights, Output(Path(sys.argv[2])), options, silent())
+"""
+PEFT = """
+import sys; from peft import PeftModel; from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="auto", device_map={"": "cpu"})
+PeftModel.from_pretrained(model, sys.argv[3]).merge_and_unload().save_pretrained(sys.argv[2])
 """
 MEASURED = """
 import atexit, json, os, sys, threading, time
@@ -63,35 +78,37 @@ atexit.register(lambda: os.write(3, json.dumps(peak).encode()))
 
 def main() -> None:
     """Make the models, run, print and write."""
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
         place = Path(folder)
-        found: dict[str, Any] = {}
         for size, layers in SIZES.items():
-            source = make_model(place / size, layers)
+            source, adapter = make_model(place / size, layers), make_adapter(place / f"{size}-adapter", layers)
             runs: dict[str, Callable[[], dict[str, float]]] = {
-                "ours": lambda s=source: run_python(OURS, s, place / "out"),
                 "cp": lambda s=source: copy(s, place / "out"),
+                "nf4: ours": lambda s=source: run_python(QUANTIZE, s, place / "out"),
+                "merge: ours": lambda s=source, a=adapter: run_python(MERGE, s, place / "out", a),
             }
             if size == "0.7B":
-                runs["transformers + bitsandbytes"] = lambda s=source: run_python(PEER, s, place / "out")
-            rounds = [{name: run() for name, run in runs.items()} for _ in range(ROUNDS)]
-            found[size] = {name: spread([r[name] for r in rounds]) for name in runs}
-            if "transformers + bitsandbytes" in runs:
-                found[size]["identical tensors"] = identical(source, place)
+                runs["nf4: transformers + bitsandbytes"] = lambda s=source: run_python(BITSANDBYTES, s, place / "out")
+                runs["merge: PEFT"] = lambda s=source, a=adapter: run_python(PEFT, s, place / "out", a)
+            rounds = [{name: run() for name, run in runs.items()} for _ in range(ROUNDS[size])]
+            found[size] = {"rounds": ROUNDS[size]} | {name: spread([r[name] for r in rounds]) for name in runs}
+            if size == "0.7B":
+                found[size] |= identical(source, place) | off(source, adapter, place)
             shutil.rmtree(source)
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": hardware(),
-        "versions": versions(("numpy", "numba", "torch", "transformers", "bitsandbytes", "safetensors")),
-        "rounds": ROUNDS,
-        "nf4 with double quantization": found,
+        "versions": versions(("numpy", "numba", "torch", "transformers", "bitsandbytes", "peft", "safetensors")),
+        "ratios": ratios(found),
+        "sizes": found,
     }
     RESULTS.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
 
 
 def make_model(folder: Path, layers: int) -> Path:
-    """Write a Llama of random weights: the first two layers for real, the others as copies of their bytes."""
+    """Write a Llama whose weights are pieces of one long row of random numbers."""
     folder.mkdir(parents=True)
     slots = [Slot("model.embed_tokens.weight", "BF16", (VOCABULARY, HIDDEN))]
     for layer in range(layers):
@@ -124,18 +141,39 @@ LAYER = {
     "mlp.up_proj": (INTERMEDIATE, HIDDEN), "mlp.down_proj": (HIDDEN, INTERMEDIATE),
     "input_layernorm": (HIDDEN,), "post_attention_layernorm": (HIDDEN,),
 }  # fmt: skip
+LINEARS = [name for name, shape in LAYER.items() if len(shape) == 2]
 
 
-def run_python(code: str, source: Path, output: Path) -> dict[str, float]:
+def make_adapter(folder: Path, layers: int) -> Path:
+    """Write an adapter of random numbers on every linear layer, as PEFT keeps it."""
+    folder.mkdir(parents=True)
+    shapes = {}
+    for layer in range(layers):
+        for name in LINEARS:
+            rows, columns = LAYER[name]
+            prefix = f"base_model.model.model.layers.{layer}.{name}.lora"
+            shapes |= {f"{prefix}_A.weight": (RANK, columns), f"{prefix}_B.weight": (rows, RANK)}
+    [layout] = lay_out([[Slot(name, "F32", shape)] for name, shape in shapes.items()])
+    writer, rng = Writer(Output(folder), layout), np.random.default_rng(1)
+    for name, shape in shapes.items():
+        writer.write(name, rng.standard_normal(shape, np.float32) * np.float32(0.01))
+    writer.close()
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK,
+              "target_modules": [name.rpartition(".")[2] for name in LINEARS]}  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def run_python(code: str, source: Path, output: Path, *more: Path) -> dict[str, float]:
     """Run code in a fresh process; give seconds and peak memory in MiB."""
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
     with tempfile.TemporaryFile() as peak:
         command = ["bash", "-c", f'exec "$@" 3>&{peak.fileno()}', "_", sys.executable, "-c", MEASURED + code]
+        command += [str(path) for path in (source, output, *more)]
         started = time.monotonic()
-        subprocess.run(
-            [*command, str(source), str(output)], check=True, cwd=ROOT, pass_fds=[peak.fileno()], capture_output=True
-        )
+        subprocess.run(command, check=True, cwd=ROOT, pass_fds=[peak.fileno()], capture_output=True)
         seconds = time.monotonic() - started
         peak.seek(0)
         memory = json.loads(peak.read())
@@ -150,22 +188,76 @@ def copy(source: Path, output: Path) -> dict[str, float]:
     return {"seconds": time.monotonic() - started}
 
 
-def identical(source: Path, place: Path) -> str:
+def identical(source: Path, place: Path) -> dict[str, Any]:
     """Compare ours with the peer's result tensor by tensor."""
     from safetensors import safe_open  # noqa: PLC0415 - brings torch, which this process else does without
 
-    run_python(OURS, source, place / "ours")
-    run_python(PEER, source, place / "peer")
-    with (
-        safe_open(place / "ours" / "model.safetensors", "pt") as ours,
-        safe_open(place / "peer" / "model.safetensors", "pt") as peer,
-    ):
-        names = {*ours.keys(), *peer.keys()}
-        both = set(ours.keys()) & set(peer.keys())
+    run_python(QUANTIZE, source, place / "ours")
+    run_python(BITSANDBYTES, source, place / "peer")
+    files = [place / side / "model.safetensors" for side in ("ours", "peer")]
+    with safe_open(files[0], "pt") as ours, safe_open(files[1], "pt") as peer:
+        names, both = {*ours.keys(), *peer.keys()}, set(ours.keys()) & set(peer.keys())
         same = sum(bool((ours.get_tensor(name) == peer.get_tensor(name)).all()) for name in both)
-    shutil.rmtree(place / "ours")
-    shutil.rmtree(place / "peer")
-    return f"{same} of {len(names)}"
+    for side in ("ours", "peer"):
+        shutil.rmtree(place / side)
+    return {"nf4: tensors with the peer's bytes": f"{same} of {len(names)}"}
+
+
+def off(source: Path, adapter: Path, place: Path) -> dict[str, Any]:
+    """Count elements that are not the float64 result rounded once, in one layer's linears."""
+    import torch
+    from safetensors import safe_open  # noqa: PLC0415
+
+    run_python(MERGE, source, place / "ours", adapter)
+    run_python(PEFT, source, place / "peer", adapter)
+    count, wrong = 0, {"ours": 0, "peer": 0}
+    with (
+        safe_open(source / "model.safetensors", "pt") as base,
+        safe_open(adapter / "adapter_model.safetensors", "pt") as lora,
+    ):
+        for name in LINEARS:
+            full, prefix = f"model.layers.0.{name}.weight", f"base_model.model.model.layers.0.{name}.lora"
+            a, b = (lora.get_tensor(f"{prefix}_{side}.weight").double() for side in "AB")
+            exact = base.get_tensor(full).double() + 2 * (b @ a)
+            count += exact.numel()
+            for side in wrong:
+                with safe_open(place / side / "model.safetensors", "pt") as found:
+                    merged = found.get_tensor(full)
+                    error, more, less = ((merged.double() - exact).abs(), *neighbours(merged, torch))
+                    wrong[side] += int(((error > (more - exact).abs()) | (error > (less - exact).abs())).sum())
+    for side in wrong:
+        shutil.rmtree(place / side)
+    return {"merge: elements that are not the nearest": {s: f"{n} of {count}" for s, n in wrong.items()}}
+
+
+def neighbours(values: Any, torch: Any) -> tuple[Any, Any]:
+    """Give the next bfloat16 numbers above and below, in float64."""
+    bits = values.view(torch.int16)
+    return tuple((bits + step).view(torch.bfloat16).double() for step in (1, -1))
+
+
+def ratios(found: dict[str, Any]) -> dict[str, float]:
+    """Give what the goals are set for, from the medians."""
+    small, large = found["0.7B"], found["8B"]
+
+    def median(run: dict[str, Any], key: str) -> float:
+        return float(run[key]["median"])
+
+    nf4, peer = small["nf4: ours"], small["nf4: transformers + bitsandbytes"]
+    merge, peft = small["merge: ours"], small["merge: PEFT"]
+    return {
+        "nf4: times faster": round(median(peer, "seconds") / median(nf4, "seconds"), 1),
+        "nf4: times less RSS": round(median(peer, "rss_mib") / median(nf4, "rss_mib"), 1),
+        "nf4: times less anonymous memory": round(median(peer, "anonymous_mib") / median(nf4, "anonymous_mib"), 1),
+        "nf4: times the time of cp, 0.7B": round(median(nf4, "seconds") / median(small["cp"], "seconds"), 2),
+        "nf4: times the time of cp, 8B": round(
+            median(large["nf4: ours"], "seconds") / median(large["cp"], "seconds"), 2
+        ),
+        "nf4: RSS at 8B over 0.7B": round(median(large["nf4: ours"], "rss_mib") / median(nf4, "rss_mib"), 3),
+        "merge: times faster": round(median(peft, "seconds") / median(merge, "seconds"), 1),
+        "merge: times less RSS": round(median(peft, "rss_mib") / median(merge, "rss_mib"), 1),
+        "merge: times less anonymous memory": round(median(peft, "anonymous_mib") / median(merge, "anonymous_mib"), 1),
+    }
 
 
 def spread(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -467,6 +467,7 @@ def test_the_command_merges_adapters_of_the_hub_into_the_base_that_they_name(hub
     assert "merged into the base model's original weights" in card
 
 
+@pytest.mark.real
 @pytest.mark.usefixtures("_here")
 def test_a_recipe_merges_quantizes_and_measures_and_keeps_no_copy_where_none_is_wanted(tiny_model, tmp_path, capsys):
     adapter = save_adapter(tiny_model, tmp_path / "adapter", target_modules=TINY)
