@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 if os.getenv("SPACE_ID"):
@@ -17,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from backend.errors import AppError, JobError
+from backend.jobs.calibration import calibrate
 from backend.jobs.supervisor import Supervisor
 from backend.serve.servers import Servers
 from backend.settings import Settings, load_settings
@@ -81,6 +83,7 @@ def serve(settings: Settings) -> None:
     with listen(host, settings.port) as port:
         supervisor, servers = Supervisor(settings), Servers(settings)
         supervisor.start()
+        threading.Thread(target=calibrate, args=(settings.data,), daemon=True).start()  # the page need not wait for it
         try:
             app = web_app(Studio(settings, supervisor, servers))
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)

@@ -16,13 +16,14 @@ from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.hub.download import check_model
 from backend.hub.names import parse_model
+from backend.jobs.calibration import calibrate
+from backend.jobs.estimates import estimate
 from backend.jobs.foreground import Terminal, check_output, finished, move
 from backend.jobs.preflight import prepare
 from backend.jobs.specs import Evaluation, Publication, artifacts, published, stage_folder
 from backend.merge import MergeOptions
 from backend.merge.hub import base_of
 from backend.models.artifacts import Artifact, open_artifact
-from backend.models.estimates import estimate
 from backend.models.inspection import inspect
 from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.publish import PublishOptions
@@ -124,16 +125,17 @@ class _Estimate(Command):
 
     def cli_cmd(self) -> None:
         """Run it."""
-        recipe = single_stage(self)
+        recipe, data = single_stage(self), load_settings().writable().data
         facts = inspect(recipe.base_model, recipe.revision, get_token())
         for stage in recipe.stages:
             if stage.stage == "quantize":
                 stage.check(facts)
-        needed = estimate(facts, *recipe.stages)
+        calibrate(data)
+        needed = estimate(recipe, facts, data)
         text = (
             f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {facts.size / 1e6:.0f} MB\n"
             f"result {needed.output_bytes / 1e6:.0f} MB, disk {needed.disk_bytes / 1e6:.0f} MB, peak memory"
-            f" {needed.peak_memory_bytes / 1e6:.0f} MB, about {needed.seconds:.0f} s"
+            f" {needed.peak_memory_bytes / 1e6:.0f} MB, about {needed.seconds:.0f} s and the download"
         )
         self.say(needed.model_dump(), text)
 

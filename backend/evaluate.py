@@ -91,6 +91,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
             for start in range(0, length - 1, ROWS):
                 rows = [part[start : start + ROWS].float() for part in logits]
                 sums.add(rows[0], rows[1], tokens[0, 1 + start : 1 + start + ROWS])
+            del logits, rows  # the next window's come before these would go
             report.progress("measuring", (i + 1) * (length - 1), total, "tokens")
     return sums.metrics(
         text.name, f"{len(windows)} non-overlapping windows of {length} tokens, the text tokenized once"

@@ -159,8 +159,9 @@ def make_artifact(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
             quantize: Writes other weights; they take the place of the tiny model's.
             fields: Of Artifact.
         """
+        from backend.jobs.results import accompany, base_in
         from backend.models.artifacts import Artifact, seal
-        from backend.publish.base_card import carry_over
+        from backend.recipes import parse_recipe, parse_yaml
 
         base, draft = tmp_path / f"{name}-base", tmp_path / "artifacts" / f"{name}.partial"
         shutil.copytree(tiny_model, base)
@@ -168,8 +169,8 @@ def make_artifact(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
             (base / "README.md").write_text(card)
             (base / "LICENSE").write_text("Do good things with it.\n")
         shutil.copytree(tiny_model, draft)
+        accompany(parse_recipe(parse_yaml(RECIPE)), base_in(base), draft)
         quantize(base, draft)
-        carry_over(base, draft)
         for file, content in {"recipe.yaml": RECIPE, **(extra or {})}.items():
             (draft / file).write_bytes(content.encode() if isinstance(content, str) else content)
         known = {"base_model": "acme/tiny", "revision": "c" * 40, "options": {"stage": "quantize", "method": "nf4"}}

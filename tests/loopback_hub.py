@@ -90,6 +90,7 @@ class LoopbackHub:
         self.objects: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.served = 0  # bytes of all answers' bodies
         self.tokens = {"hf_write": Token("me", "write", {"lab": "admin"})}
         self.page_size = LoopbackHub.page_size
 
@@ -276,6 +277,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(reply.body)))
         self.end_headers()
         if self.command != "HEAD":
+            with self.server.hub.lock:
+                self.server.hub.served += len(reply.body)
             self.wfile.write(reply.body[: len(reply.body) // 2] if truncated else reply.body)
         if truncated:
             self.wfile.flush()

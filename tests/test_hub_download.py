@@ -150,7 +150,7 @@ def test_a_damaged_sealed_model_is_fetched_again(hub: LoopbackHub, tmp_path: Pat
 def test_a_disk_that_is_too_small_is_refused_with_the_figures(tmp_path: Path) -> None:
     with pytest.raises(HardwareError) as refusal:
         check_disk(tmp_path, 10**18, "download 'acme/tiny'")
-    assert str(refusal.value).startswith("Could not download 'acme/tiny'. It needs 1100000000.00 GB and ")
+    assert str(refusal.value).startswith("Could not download 'acme/tiny'. It needs 1010000000.00 GB and ")
     assert str(tmp_path) not in str(refusal.value)
 
 

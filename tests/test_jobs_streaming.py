@@ -18,12 +18,14 @@ from backend.errors import HardwareError
 from backend.executors.local import ROOT, marked, marker_prefix
 from backend.hub import download
 from backend.hub.download import fetch_model
+from backend.jobs.estimates import estimate
 from backend.jobs.preflight import prepare
 from backend.jobs.relay import ON_DISK
 from backend.jobs.specs import Streaming, can_stream, steps
 from backend.jobs.store import JobState
 from backend.jobs.supervisor import Supervisor
 from backend.models.artifacts import sha256
+from backend.models.inspection import inspect
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.recipes import parse_recipe
@@ -356,10 +358,12 @@ def test_the_disk_must_hold_a_few_shards_and_not_the_model(hub, recipe, data, mo
     def free(count):
         monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, count))
 
-    free(1_000_000)
+    facts = inspect("me/tiny")
+    passing, whole = (estimate(recipe, facts, data, keep).disk_bytes for keep in (False, True))
+    free((passing + whole) // 2)
     assert isinstance(prepare(recipe, data, TOKEN), Streaming)
     with pytest.raises(HardwareError):
         prepare(recipe, data, TOKEN, keep=True)
-    free(50_000)
+    free(passing // 2)
     with pytest.raises(HardwareError, match=r"It needs .* and .* are free: free .*"):
         prepare(recipe, data, TOKEN)

@@ -9,16 +9,20 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from backend.jobs.results import accompany, base_in
 from backend.models.artifacts import Metrics
 from backend.progress import silent
-from backend.publish.base_card import BaseCard, carry_over, read_base_card
+from backend.publish.base_card import BaseCard, read_base_card
 from backend.publish.card import build_card, literal
 from backend.quantize import nf4
+from backend.recipes import parse_recipe
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from tests.loopback_hub import LoopbackHub
 
 Make = Callable[..., Path]
+
+QUANTIZED = parse_recipe({"base_model": "acme/tiny", "stages": [{"stage": "quantize", "method": "nf4"}]})
 
 METRICS = Metrics(
     kl_mean=0.0912,
@@ -118,7 +122,7 @@ def test_a_base_card_that_cannot_be_read_says_nothing(tmp_path: Path, readme: by
     base.mkdir()
     output.mkdir()
     (base / "README.md").write_bytes(readme)
-    carry_over(base, output)
+    accompany(QUANTIZED, base_in(base), output)
     assert read_base_card(output) == BaseCard()
 
 
@@ -129,8 +133,8 @@ def test_license_texts_go_with_the_model(tmp_path: Path) -> None:
     texts = {"LICENSE", "NOTICE.txt", "USE_POLICY.md", "LICENSE-MODEL"}
     for name in (*texts, "license.py", "train.py"):
         (base / name).write_text(name)
-    carry_over(base, output)
-    assert {path.name for path in output.iterdir()} == {*texts, "base_card.json"}
+    accompany(QUANTIZED, base_in(base), output)
+    assert {path.name for path in output.iterdir()} == {*texts, "base_card.json", "recipe.yaml"}
 
 
 def test_measured_quality_stands_in_a_table(make_artifact: Make) -> None:

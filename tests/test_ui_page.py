@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import gradio as gr
 import pytest
 
 from backend.errors import HubError
+from backend.jobs import estimates
 from backend.jobs.specs import Streaming, stage_folder
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
@@ -63,6 +65,17 @@ def test_an_untouched_page_can_start(bench: Workbench) -> None:
     assert bench.draft_recipe(given(bench)) == parse_recipe(
         {"base_model": "demo", "stages": [{"stage": "quantize", "method": "nf4"}, {"stage": "evaluate"}]}
     )
+
+
+def test_what_a_recipe_needs_and_why_it_would_be_refused_stand_before_the_start(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits = bench.refresh(given(bench))[bench.sidebar.summary]
+    assert all(f"<dt>{name}</dt>" in fits for name in ("Result", "Disk", "Memory", "Time"))
+    assert 'class="warn"' not in fits
+    monkeypatch.setattr(estimates, "memory_bytes", lambda: 10**9)
+    refused = html.unescape(bench.refresh(given(bench))[bench.sidebar.summary])
+    assert re.search(r"'evaluate' needs 1\.\d\d GB of memory and this machine has 1\.00 GB", refused)
 
 
 def test_a_cast_is_called_one_and_one_window_is_one(bench: Workbench) -> None:

@@ -1,19 +1,22 @@
 """The Model tab: choosing a base model, what it is, and what quantizing will give."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 
 from backend.errors import SpecError
 from backend.hub.names import DEMO, parse_model
 from backend.hub.search import Hit, search
+from backend.jobs.estimates import estimate
 from backend.models.demo import first_model
-from backend.models.estimates import estimate
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.quantize import METHODS
+from backend.recipes import Recipe
 from ui.format import count, duration, escape, lead, size, times
 from ui.forms import Updates
+from ui.studio import Studio
 
 _HITS = 12
 
@@ -22,6 +25,7 @@ _HITS = 12
 class ModelTab:
     """Its components; `facts` holds the ModelFacts of the chosen model."""
 
+    studio: Studio
     facts: gr.State
     query: gr.Textbox
     find: gr.Button
@@ -68,7 +72,7 @@ class ModelTab:
             self.revision: gr.update(value=revision, visible=name != DEMO),
             self.note: "",
             self.card: card(facts),
-            self.gains: gains(facts),
+            self.gains: gains(facts, self.studio.settings.data),
         }
 
     def choose_demo(self) -> Updates:
@@ -76,7 +80,7 @@ class ModelTab:
         return self.choose(first_model(), "", None) | {self.hits: gr.update(visible=False, choices=[], value=None)}
 
 
-def build_model_tab() -> ModelTab:
+def build_model_tab(studio: Studio) -> ModelTab:
     """Build it inside the open Blocks."""
     gr.HTML(
         lead(
@@ -105,7 +109,7 @@ def build_model_tab() -> ModelTab:
             max_lines=1,
             elem_id="model-revision",
         )
-    return ModelTab(gr.State(None), query, find, demo, hits, revision, note, card_, gains_)
+    return ModelTab(studio, gr.State(None), query, find, demo, hits, revision, note, card_, gains_)
 
 
 def standing(note: str, facts: ModelFacts | None) -> str:
@@ -127,12 +131,12 @@ def card(facts: ModelFacts) -> str:
     )
 
 
-def gains(facts: ModelFacts) -> str:
-    """Write what each method would give, with its defaults."""
+def gains(facts: ModelFacts, data: Path) -> str:
+    """Write what each method would give, with its defaults; `data` is the data folder."""
     heads = ("On disk", "Smaller", "Memory", "Time")
     rows = ""
     for name, module in METHODS.items():
-        cost = estimate(facts, module.Options())
+        cost = estimate(Recipe(base_model=facts.model, stages=(module.Options(),)), facts, data)
         smaller = times(facts.size / cost.output_bytes) if cost.output_bytes else ""
         cells = (size(cost.output_bytes), smaller, size(cost.peak_memory_bytes), f"about {duration(cost.seconds)}")
         rows += f'<tr data-method="{name}"><th scope="row">{escape(module.TITLE)}</th>'
@@ -140,8 +144,8 @@ def gains(facts: ModelFacts) -> str:
         rows += "".join(f'<td data-label="{head}">{escape(cell)}</td>' for head, cell in labelled) + "</tr>"
     head = "".join(f'<th scope="col">{text}</th>' for text in ("Method", *heads))
     return (
-        '<section class="panel"><header><h2>What quantizing gives</h2><p>Estimates for 2 cores, before anything is'
-        ' downloaded. The method is chosen under Recipe.</p></header><div class="wide stacked"><table><thead>'
+        '<section class="panel"><header><h2>What quantizing gives</h2><p>Reckoned for this machine; the time is'
+        ' without the download. The method is chosen under Recipe.</p></header><div class="wide stacked"><table><thead>'
         f"<tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 

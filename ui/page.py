@@ -67,7 +67,7 @@ def build_parts(studio: Studio) -> Workbench:
         sidebar = build_sidebar()
         with gr.Column(elem_id="room", scale=1, min_width=0), gr.Tabs(selected="model", elem_id="tabs") as tabs:
             with gr.Tab("Model", id="model"):
-                model = build_model_tab()
+                model = build_model_tab(studio)
             with gr.Tab("Data", id="data"):
                 data = build_data_tab()
             with gr.Tab("Recipe", id="recipe"):

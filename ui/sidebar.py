@@ -1,14 +1,14 @@
 """The sidebar: the recipe as it stands, what it will cost, and the one button that starts it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 
-from backend.errors import SpecError
+from backend.errors import HardwareError, SpecError
 from backend.evaluate import EvaluateOptions
-from backend.models.estimates import Estimate, estimate
+from backend.jobs.estimates import Estimate, check_room, estimate
 from backend.models.facts import ModelFacts
-from backend.models.machine import memory_bytes
 from backend.quantize import METHODS
 from backend.recipes import Recipe, Stage
 from ui.errors import fault
@@ -40,15 +40,15 @@ def empty() -> str:
     return _card('<p class="quiet">Choose a model to begin.</p>')
 
 
-def summary(recipe: Recipe, facts: ModelFacts) -> str:
-    """Write the recipe and its estimate."""
+def summary(recipe: Recipe, facts: ModelFacts, data: Path) -> str:
+    """Write the recipe and its estimate; `data` is the data folder."""
     name = facts.base_model or facts.model
     owner, _, short = name.rpartition("/")
     steps = [f'<li class="base"><b>{escape(short)}</b><small>{escape(owner) or "base model"}</small></li>']
     steps += [f"<li><b>{escape(title)}</b><small>{escape(text)}</small></li>" for title, text in _steps(recipe)]
     steps.append(f'<li class="goal"><b>{escape(_goal(recipe))}</b></li>')
     line = f"{short} → {' → '.join(method_name(s.model_dump()) for s in recipe.stages if s.stage != 'evaluate')}"
-    costs = _costs(estimate(facts, *recipe.stages))
+    costs = _costs(recipe, facts, data)
     return _card(f'<p class="line">{escape(line)}</p><ol class="steps">{"".join(steps)}</ol>{costs}')
 
 
@@ -85,14 +85,23 @@ def _goal(recipe: Recipe) -> str:
     return "Ready to chat and publish"
 
 
-def _costs(needed: Estimate) -> str:
+def _costs(recipe: Recipe, facts: ModelFacts, data: Path) -> str:
+    needed = estimate(recipe, facts, data)
+    downloads = facts.download > 0 and needed.disk_bytes > needed.output_bytes
     figures = {
         "Result": size(needed.output_bytes),
+        "Disk": size(needed.disk_bytes),
         "Memory": size(needed.peak_memory_bytes),
-        "Time": f"about {duration(needed.seconds)}",
+        "Time": f"about {duration(needed.seconds)}" + " + download" * downloads,
     }
     rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in figures.items())
-    warning = ""
-    if needed.peak_memory_bytes > (have := memory_bytes()):
-        warning = f'<p class="warn">More memory than this machine has ({size(have)}).</p>'
-    return f'<dl class="costs">{rows}</dl>{warning}'
+    return f'<dl class="costs">{rows}</dl>{_refusal(needed, facts, data)}'
+
+
+def _refusal(needed: Estimate, facts: ModelFacts, data: Path) -> str:
+    """Write why the recipe would not be started; the button asks again, for the disk may have been freed."""
+    try:
+        check_room(needed, facts, data)
+    except HardwareError as e:
+        return f'<p class="warn">{escape(e)}</p>'
+    return ""

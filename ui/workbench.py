@@ -80,7 +80,7 @@ class Workbench:
             marks |= self.data.form.mark(faults_of(e, 1))
             return marks | {self.sidebar.summary: faulty(e), self.sidebar.start: gr.update(interactive=False)}
         return marks | {
-            self.sidebar.summary: summary(recipe, facts),
+            self.sidebar.summary: summary(recipe, facts, self.studio.settings.data),
             self.sidebar.start: gr.update(interactive=True),
             self.recipe.text: recipe.public(recipe.base_model).to_yaml(),
             self.remembered: _memory(recipe),

@@ -18,7 +18,7 @@ from backend.models.inspection import read_tensors
 from backend.progress import Report
 from backend.strict_json import quoted
 
-SPARE = 0.1  # of what is downloaded, for the file system and the stages' own files
+SPARE = 0.01  # of what is written, for logs and the file system's own
 
 
 def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | None, report: Report) -> Path:
@@ -50,14 +50,18 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
     with WeakFileLock(target.with_name(f"{files.commit}.lock")):
         if not is_sealed(target):
             shutil.rmtree(target, ignore_errors=True)  # a sealed folder that somebody has damaged
-            artifact = Artifact(kind="model", stage="fetch", base_model=model, revision=files.commit, created=now())
-            download(files, admit(files).files, target, artifact, report)
+            download(files, admit(files).files, target, downloaded(model, files.commit), report)
     return target
 
 
 def model_folder(models_dir: Path, model: str, commit: str) -> Path:
     """Give where a commit of a Hub model lies, or would lie."""
     return models_dir / model.replace("/", "--") / commit
+
+
+def downloaded(repo_id: str, commit: str | None, kind: str = "model") -> Artifact:
+    """Give what is recorded of a Hub model, or of an adapter."""
+    return Artifact(kind=kind, stage="fetch", base_model=repo_id, revision=commit, versions=versions(), created=now())
 
 
 def download(files: HubFiles, wanted: tuple[Entry, ...], target: Path, artifact: Artifact, report: Report) -> None:
@@ -67,7 +71,7 @@ def download(files: HubFiles, wanted: tuple[Entry, ...], target: Path, artifact:
         files: The repo.
         wanted: What is taken of it.
         target: The folder; it must not exist.
-        artifact: What is known of it; the versions are filled in here.
+        artifact: From downloaded().
         report: Told the bytes.
     """
     folder = target.with_name(target.name + PARTIAL)
@@ -86,7 +90,7 @@ def download(files: HubFiles, wanted: tuple[Entry, ...], target: Path, artifact:
         report.progress("downloading", done, total, "bytes")
     if artifact.kind == "model":
         check_model(folder)
-    seal(folder, target, artifact.model_copy(update={"versions": versions()}), hashes)
+    seal(folder, target, artifact, hashes)
 
 
 def check_model(folder: Path) -> None:
@@ -99,22 +103,24 @@ def check_disk(folder: Path, need: int, to_do: str) -> None:
     """Refuse what does not fit, before anything is written.
 
     Args:
-        folder: A folder on the disk.
+        folder: A folder on the disk; it need not exist yet.
         need: Bytes.
         to_do: What for, as in "Could not {to_do}".
 
     Raises:
         HardwareError: What is needed, what is free, and what to do.
     """
-    need, free = int(need * (1 + SPARE)), shutil.disk_usage(folder).free
+    place = next(above for above in (folder.resolve(), *folder.resolve().parents) if above.exists())
+    need, free = int(need * (1 + SPARE)), shutil.disk_usage(place).free
     if need > free:
         raise HardwareError(
-            f"Could not {to_do}. It needs {_size(need)} and {_size(free)} are free: free {_size(need - free)}, for"
-            " example by deleting jobs in the page."
+            f"Could not {to_do}. It needs {size_words(need)} and {size_words(free)} are free: free"
+            f" {size_words(need - free)}, for example by deleting jobs in the page."
         )
 
 
-def _size(count: int) -> str:
+def size_words(count: int) -> str:
+    """Write bytes in decimal units, as the Hub does."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 

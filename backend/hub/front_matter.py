@@ -6,6 +6,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from backend.hub.files import Files
+
+MAX_CARD = 200_000
+"""Bytes of a card that are read: front matter comes first."""
+
 _BLOCK = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
@@ -15,6 +20,12 @@ class License(NamedTuple):
     id: str | None
     name: str | None
     link: str | None
+
+
+def read_card(files: Files) -> dict[str, Any]:
+    """Give the front matter of a model's README.md, of which the beginning is read; empty where there is none."""
+    readme = next((entry for entry in files.entries() if entry.name.lower() == "readme.md"), None)
+    return read_front_matter(files.read(readme.name, 0, MAX_CARD).decode("utf-8", "replace")) if readme else {}
 
 
 def read_front_matter(text: str) -> dict[str, Any]:

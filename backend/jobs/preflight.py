@@ -1,16 +1,11 @@
-"""What is checked before a job starts: the model, its options, the disk, the destination. It saves paid minutes."""
+"""What is checked before a job starts: the model, its options, disk, memory, the destination. It saves paid minutes."""
 
 from pathlib import Path
-from typing import Any
 
 from backend.errors import SpecError
-from backend.hub.download import check_disk, model_folder
-from backend.hub.names import DEMO
-from backend.jobs.relay import ON_DISK
-from backend.jobs.specs import Streaming, can_stream
+from backend.jobs.estimates import check_room, estimate, streams
+from backend.jobs.specs import Streaming
 from backend.merge.hub import inspect_adapters
-from backend.models.artifacts import is_sealed
-from backend.models.estimates import estimate
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.publish.destination import check_destination
@@ -43,28 +38,10 @@ def prepare(recipe: Recipe, data: Path, token: str | None, keep: bool = False) -
     for stage in quantizations:
         stage.check(facts)
     recipe = recipe.model_copy(update={"revision": facts.commit})
-    streams = not keep and can_stream(recipe) and not _lies_here(facts, data)
-    needed = _streaming_bytes(facts, recipe.stages[-1]) if streams else _whole_bytes(facts, recipe, data)
-    check_disk(existing(data), needed, f"run this recipe on '{facts.model}'")
+    check_room(estimate(recipe, facts, data, keep), facts, data)
     if recipe.publish:
         check_destination(recipe.publish, token)
-    return Streaming(recipe=recipe) if streams else recipe
-
-
-def _lies_here(facts: ModelFacts, data: Path) -> bool:
-    return facts.commit is not None and is_sealed(model_folder(data.resolve() / "models", facts.model, facts.commit))
-
-
-def _whole_bytes(facts: ModelFacts, recipe: Recipe, data: Path) -> int:
-    made = facts.size if facts.model == DEMO and not is_sealed(data.resolve() / "models" / DEMO) else 0
-    return estimate(facts, *recipe.stages).disk_bytes + made
-
-
-def _streaming_bytes(facts: ModelFacts, options: Any) -> int:
-    """Give what lies here at a time: shards that came, shards to go, and all other files twice."""
-    made: list[int] = sorted(options.plan(facts.tensors, facts.config).files.values())
-    incoming = min(facts.size, ON_DISK * facts.largest_file)
-    return incoming + sum(made[-ON_DISK:]) + 2 * (facts.download - facts.size)
+    return Streaming(recipe=recipe) if streams(recipe, facts, data, keep) else recipe
 
 
 def _merging(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
@@ -73,8 +50,3 @@ def _merging(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
         return stage
     stage.check(facts)
     return inspect_adapters(stage, facts, token)
-
-
-def existing(folder: Path) -> Path:
-    """Give the folder, or the nearest above it that exists, whose disk it will lie on."""
-    return next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())

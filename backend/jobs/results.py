@@ -1,33 +1,127 @@
-"""What lies beside the weights of a result: tokenizer, licenses, recipe, and what is recorded of how it was made."""
+"""What lies beside the weights of a result, described once: a stage writes it, the estimate measures it.
 
-import resource
+Tokenizer, templates and licenses are the base model's; recipe and the base's card are made here.
+"""
+
 import shutil
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from backend.hub.download import downloaded
+from backend.hub.files import LocalFiles
+from backend.hub.front_matter import read_card
+from backend.hub.names import DEMO, is_local
 from backend.merge import record
-from backend.models.artifacts import Artifact, now, versions
+from backend.models.artifacts import MANIFEST, Artifact, now, open_artifact, versions
+from backend.models.demo import demo_artifact
+from backend.models.facts import ModelFacts
 from backend.models.loading import has_chat_template
-from backend.models.machine import hardware
+from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
-from backend.publish.base_card import carry_over
-from backend.recipes import Recipe, Stage
+from backend.publish.base_card import BASE_CARD, base_card, is_license
+from backend.recipes import Recipe
 
+TEMPLATES = "chat_template.*"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 COMPANIONS = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-              "chat_template.*", "generation_config.json", "*.model")  # fmt: skip
+              TEMPLATES, "generation_config.json", "*.model")  # fmt: skip
 
 
 class Base(NamedTuple):
     """What a result is made from."""
 
-    folder: Path  # config, tokenizer, card and licenses
+    folder: Path  # whose name its recipe gives, where the Hub has none for it
     origin: Artifact  # what is known of where it came from
-    weights_bytes: int = 0  # size of the weight files, where these do not lie in the folder
-    adapters: tuple[Path, ...] = ()  # folders of what was merged into it
+    files: Mapping[str, int]  # bytes of its files
+    card: Mapping[str, Any]  # the front matter of its card
+    weights_bytes: int
+    adapters: tuple["Base", ...] = ()  # what was merged into it, from folders
+
+    def copied(self) -> dict[str, "Base"]:
+        """Say which files go into the result as they are, and which of these models each is of.
+
+        Saving a tokenizer again through a library can change it. It comes whole from the first adapter that has one; a
+        chat template too, and where that brought none from the first that has one.
+        """
+        sources = [*self.adapters, self]
+        first = next((source for source in sources if any(name in source.files for name in TOKENIZERS)), self)
+        taken = dict.fromkeys(first._named(*COMPANIONS), first)
+        if self.adapters and not has_chat_template(first.folder):
+            other = next((source for source in sources if source._named(TEMPLATES)), self)
+            taken |= dict.fromkeys(other._named(TEMPLATES), other)
+        own = [
+            *self._named("generation_config.json"),
+            *(name for name in self.files if is_license(name, self.files[name])),
+        ]
+        return dict.fromkeys(own, self) | taken
+
+    def _named(self, *patterns: str) -> list[str]:
+        return [name for name in self.files if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+    def texts(self, recipe: Recipe) -> dict[str, bytes]:
+        """Give the files that are written for the result.
+
+        Args:
+            recipe: What is done, with the commit of its base model.
+        """
+        public = recipe.public(self.origin.base_model or self.folder.name)
+        return {BASE_CARD: base_card(self.card, self.weights_bytes), "recipe.yaml": public.to_yaml().encode()}
+
+    def record(self, recipe: Recipe, options: Any) -> Artifact:
+        """Give what is to be remembered of the result of a recipe's stage, but for what only the run can tell."""
+        merging = recipe.merging
+        public = recipe.public(self.origin.base_model or self.folder.name)
+        return Artifact(
+            kind="merged" if options is merging else "quantized",
+            stage=options.stage,
+            base_model=self.origin.base_model,
+            revision=self.origin.revision,
+            origin=self.origin.origin,
+            merged=record([a.folder for a in self.adapters], merging) if merging and self.adapters else None,
+            options=public.stages[recipe.stages.index(options)].model_dump(mode="json", exclude_none=True),
+            versions=versions(),
+            created=now(),
+        )
 
 
-def complete(recipe: Recipe, options: Stage, base: Base, output: Path, report: Report) -> Artifact:
+def base_in(folder: Path) -> Base:
+    """Describe the base model in a folder; one of the user's own is known by nothing but its name."""
+    known = (folder / MANIFEST).is_file()
+    origin = open_artifact(folder) if known else Artifact(kind="model", stage="fetch", created=now())
+    there = LocalFiles(folder)
+    files = {entry.name: entry.size for entry in there.entries() if "/" not in entry.name}
+    return Base(folder, origin, files, read_card(there), _weights_bytes(files))
+
+
+def base_of(facts: ModelFacts) -> Base:
+    """Describe a base model as it will lie here."""
+    if is_local(facts.model):
+        return base_in(Path(facts.model))
+    origin = demo_artifact() if facts.model == DEMO else downloaded(facts.model, facts.commit)
+    return Base(Path(facts.model), origin, facts.files, facts.card, _weights_bytes(facts.files))
+
+
+def _weights_bytes(files: Mapping[str, int]) -> int:
+    return sum(size for name, size in files.items() if name.endswith(".safetensors"))
+
+
+def accompany(recipe: Recipe, base: Base, output: Path) -> None:
+    """Put beside a result's weights what is known from its base model and its recipe.
+
+    Args:
+        recipe: What is done.
+        base: What it is done to.
+        output: Of the result.
+    """
+    for name, source in base.copied().items():
+        shutil.copyfile(source.folder / name, output / name)
+    for name, content in base.texts(recipe).items():
+        (output / name).write_bytes(content)
+
+
+def complete(recipe: Recipe, options: Any, base: Base, output: Path, report: Report) -> Artifact:
     """Add to weights that are written what belongs beside them, and give what is to be recorded.
 
     Args:
@@ -37,52 +131,8 @@ def complete(recipe: Recipe, options: Stage, base: Base, output: Path, report: R
         output: Their folder.
         report: Its warnings stay with the artifact.
     """
-    _copy_companions([*base.adapters, base.folder], output)
-    carry_over(base.folder, output, base.weights_bytes)
+    accompany(recipe, base, output)
     if not any((output / name).is_file() for name in TOKENIZERS):
         report.warn("The model came without a tokenizer: it can be neither measured nor chatted with.")
-    public = recipe.public(base.origin.base_model or base.folder.name)
-    (output / "recipe.yaml").write_text(public.to_yaml(), encoding="utf-8")
-    merging = recipe.merging
-    return Artifact(
-        kind="merged" if options is merging else "quantized",
-        stage="merge" if options is merging else "quantize",
-        base_model=base.origin.base_model,
-        revision=base.origin.revision,
-        origin=base.origin.origin,
-        merged=record(base.adapters, merging) if merging else None,
-        options=public.stages[recipe.stages.index(options)].model_dump(mode="json", exclude_none=True),
-        versions=versions(),
-        hardware=hardware(),
-        peak_memory_bytes=peak_memory(),
-        warnings=tuple(report.warnings),
-        created=now(),
-    )
-
-
-def peak_memory() -> int:
-    """Give the peak resident memory of this process in bytes (Linux counts it in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _copy_companions(sources: list[Path], folder: Path) -> None:
-    """Copy tokenizer and templates byte for byte: saving them again through a library can change them.
-
-    Args:
-        sources: The adapters, then the base model. The tokenizer comes whole from the first that has one; a chat
-            template too, and where that brought none from the first that has one.
-        folder: Where to.
-    """
-    first = next((s for s in sources if any((s / name).is_file() for name in TOKENIZERS)), sources[-1])
-    _copy(first, folder, COMPANIONS)
-    for source in sources:
-        if not has_chat_template(folder):
-            _copy(source, folder, ("chat_template.*",))
-    _copy(sources[-1], folder, ("generation_config.json",))
-
-
-def _copy(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
-    for pattern in patterns:
-        for path in source.glob(pattern):
-            if not (folder / path.name).exists():
-                shutil.copyfile(path, folder / path.name)
+    measured = {"hardware": hardware(), "peak_memory_bytes": peak_memory_bytes(), "warnings": tuple(report.warnings)}
+    return base.record(recipe, options).model_copy(update=measured)

@@ -11,7 +11,7 @@ from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
 from backend.hub.download import fetch_model
 from backend.hub.texts import fetch_text
-from backend.jobs.results import Base, complete, peak_memory
+from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
     Evaluation,
     Publication,
@@ -38,7 +38,7 @@ from backend.models.artifacts import (
     versions,
 )
 from backend.models.demo import evaluation_text
-from backend.models.machine import hardware
+from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
 from backend.publish.push import publish
 from backend.quantize import METHODS
@@ -148,11 +148,6 @@ def _fetched(job: Path, spec: Spec) -> dict[str, Any]:
     return found
 
 
-def _origin(base: Path) -> Artifact:
-    """Give what is known of a base folder; a folder of the user's own is known by nothing but its name."""
-    return open_artifact(base) if (base / MANIFEST).is_file() else Artifact(kind="model", stage="fetch", created=now())
-
-
 @contextmanager
 def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[Weights]:
     """Open what a stage works on: the base model, or the merged one, from its folder if that is kept."""
@@ -184,8 +179,8 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
             return
     output.close()
     seconds = time.monotonic() - started
-    adapters = tuple(_adapters(job, recipe))
-    artifact = complete(recipe, options, Base(base, _origin(base), adapters=adapters), folder, report)
+    adapters = tuple(base_in(adapter) for adapter in _adapters(job, recipe))
+    artifact = complete(recipe, options, base_in(base)._replace(adapters=adapters), folder, report)
     report.progress("sealing", 0, 1, "files")
     sealed = seal(folder, target, artifact.model_copy(update={"seconds": round(seconds, 1)}), output.hashes)
     name = options.method if options.stage == "quantize" else "merged"
@@ -216,7 +211,7 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
         versions=versions(),
         hardware=hardware(),
         seconds=round(time.monotonic() - started, 1),
-        peak_memory_bytes=peak_memory(),
+        peak_memory_bytes=peak_memory_bytes(),
         metrics=metrics,
         created=now(),
     )

@@ -17,8 +17,9 @@ from typing import Any
 
 from backend.errors import AppError, JobError
 from backend.executors.local import Child, environment
+from backend.hub.download import downloaded
 from backend.jobs.relay import ON_DISK, POLL, Arrivals, Departures, Relay
-from backend.jobs.results import Base, complete
+from backend.jobs.results import base_in, complete
 from backend.jobs.runner import LEASE
 from backend.jobs.specs import Streaming, stage_folder
 from backend.jobs.transfers import Bar, Fetcher, Sender, admit_base
@@ -79,9 +80,10 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
         elif options.stage == "quantize":
             METHODS[options.method].quantize(weights, output, options, report)
     seconds = time.monotonic() - started
-    origin = Artifact(kind="model", stage="fetch", base_model=recipe.base_model, revision=recipe.revision, created="")
     size = sum(max((end for _, end in header.offsets.values()), default=0) for header in arrivals.headers.values())
-    base = Base(relay.base, origin, size, tuple(relay.adapters()))
+    adapters = tuple(base_in(adapter) for adapter in relay.adapters())
+    origin = downloaded(recipe.base_model, recipe.revision)
+    base = base_in(relay.base)._replace(origin=origin, weights_bytes=size, adapters=adapters)
     artifact = complete(recipe, options, base, relay.output, report)
     beside = [path for path in relay.output.iterdir() if path.suffix != ".safetensors" and path.name != JOURNAL]
     files = {path.name: File(size=path.stat().st_size, sha256=sha256(path)) for path in beside} | output.files()

@@ -9,13 +9,13 @@ from huggingface_hub.utils._fixes import WeakFileLock
 from backend.errors import SpecError
 from backend.hub import client
 from backend.hub.admission import admit_adapter
-from backend.hub.download import download
+from backend.hub.download import download, downloaded, model_folder
 from backend.hub.files import HubFiles, LocalFiles
 from backend.hub.names import is_local, parse_model, parse_repo_id
 from backend.merge import MergeOptions, described, trained_on
 from backend.merge.adapter import Adapter, read_adapter
 from backend.merge.plan import Base, says_tied
-from backend.models.artifacts import Artifact, is_sealed, now
+from backend.models.artifacts import is_sealed
 from backend.models.facts import ModelFacts
 from backend.progress import Report
 from backend.strict_json import quoted
@@ -126,12 +126,11 @@ def _fetch(name: str, revision: str, models_dir: Path, token: str | None, report
     if is_local(name):
         return Path(name)
     files = HubFiles(name, commit, token)
-    target = models_dir / name.replace("/", "--") / commit
+    target = model_folder(models_dir, name, commit)
     target.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(target.with_name(f"{commit}.lock")):
         if not is_sealed(target):
             shutil.rmtree(target, ignore_errors=True)
-            artifact = Artifact(kind="adapter", stage="fetch", base_model=name, revision=commit, created=now())
-            artifact = artifact.model_copy(update={"options": adapter.quantization})
+            artifact = downloaded(name, commit, "adapter").model_copy(update={"options": adapter.quantization})
             download(files, admit_adapter(files), target, artifact, report)
     return target

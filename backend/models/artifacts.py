@@ -22,6 +22,8 @@ from backend.errors import SpecError
 from backend.options import Frozen
 
 MANIFEST = "artifact.json"
+ROOM = 4096
+"""Bytes in a manifest for what only a run can tell, so that its size is known before, and measuring leaves it."""
 PARTIAL = ".partial"
 
 
@@ -203,6 +205,32 @@ def record_metrics(folder: Path, metrics: Metrics) -> Artifact:
     return artifact
 
 
+def manifest(artifact: Artifact) -> bytes:
+    """Write `artifact.json`, filled up with spaces to a size that depends on nothing a run finds out."""
+    return _json(artifact).ljust(_size(artifact) - 1) + b"\n"
+
+
+def manifest_size(artifact: Artifact, files: Mapping[str, int]) -> int:
+    """Give the bytes that `artifact.json` will have.
+
+    Args:
+        artifact: What is known of it.
+        files: Bytes of every other file.
+    """
+    entries = {name: File(size=files[name], sha256="0" * 64) for name in files}
+    return _size(artifact.model_copy(update={"files": entries}))
+
+
+def _size(artifact: Artifact) -> int:
+    unknown = {"hardware": None, "seconds": None, "peak_memory_bytes": None, "warnings": (), "metrics": None}
+    unknown["merged"] = None  # read from the adapters themselves
+    return len(_json(artifact.model_copy(update=unknown))) + ROOM
+
+
+def _json(artifact: Artifact) -> bytes:
+    return json.dumps(artifact.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False).encode()
+
+
 def sha256(path: Path) -> str:
     """Hash a file in chunks."""
     with path.open("rb") as f:
@@ -212,9 +240,8 @@ def sha256(path: Path) -> str:
 def write_manifest(folder: Path, artifact: Artifact) -> None:
     """Write artifact.json, whole or not at all."""
     draft = folder / (MANIFEST + PARTIAL)
-    text = json.dumps(artifact.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False)
-    with draft.open("w", encoding="utf-8") as f:
-        f.write(text + "\n")
+    with draft.open("wb") as f:
+        f.write(manifest(artifact))
         f.flush()
         os.fsync(f.fileno())
     draft.replace(folder / MANIFEST)

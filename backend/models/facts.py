@@ -80,3 +80,4 @@ class ModelFacts(Frozen):
     tensors: tuple[Tensor, ...] = Field((), repr=False)
     config: dict[str, Any] = Field(default_factory=dict, repr=False, description="What config.json says.")
     files: dict[str, int] = Field(default_factory=dict, repr=False, description="Bytes of its files, weights included.")
+    card: dict[Any, Any] = Field(default_factory=dict, repr=False, description="Its card's front matter.")

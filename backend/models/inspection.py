@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 from backend.errors import SpecError
 from backend.hub import client
-from backend.hub.admission import INDEX, MAX_TEXT, Admitted, admit
+from backend.hub.admission import INDEX, Admitted, admit
 from backend.hub.files import Entry, Files, HubFiles, LocalFiles
-from backend.hub.front_matter import languages_of, license_of, read_front_matter
+from backend.hub.front_matter import languages_of, license_of, read_card
 from backend.hub.names import DEMO, is_local
 from backend.models.demo import demo_facts
 from backend.models.facts import ModelFacts, Tensor
@@ -46,8 +45,7 @@ def inspect(model: str, revision: str | None = None, token: str | None = None) -
     files = HubFiles(model, commit, token)
     client.check_access(model, token)
     admitted = admit(files)
-    card: Mapping[str, Any] = info.card_data.to_dict() if info.card_data else {}  # type: ignore[no-untyped-call]
-    return _facts(model, files, admitted, card, tuple(info.tags or ())).model_copy(
+    return _facts(model, files, admitted, tuple(info.tags or ())).model_copy(
         update={
             "commit": commit,
             "base_model": model,
@@ -61,10 +59,7 @@ def inspect(model: str, revision: str | None = None, token: str | None = None) -
 def _local(folder: Path) -> ModelFacts:
     files = LocalFiles(folder)
     admitted = admit(files, whole=True)
-    readme = next((e for e in admitted.files if e.name.lower() == "readme.md"), None)
-    text = files.read(readme.name, 0, MAX_TEXT).decode("utf-8", "replace") if readme else ""
-    facts = _facts(str(folder), files, admitted, read_front_matter(text), ())
-    return facts.model_copy(update={"download": 0})
+    return _facts(str(folder), files, admitted, ()).model_copy(update={"download": 0})
 
 
 def read_tensors(files: Files, admitted: Admitted) -> tuple[Tensor, ...]:
@@ -103,8 +98,9 @@ def read_headers(files: Files, admitted: Admitted) -> dict[str, Header]:
     return shards
 
 
-def _facts(model: str, files: Files, admitted: Admitted, card: Mapping[str, Any], tags: tuple[str, ...]) -> ModelFacts:
-    tensors, config, license = read_tensors(files, admitted), admitted.config, license_of(card, tags)
+def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) -> ModelFacts:
+    tensors, config, card = read_tensors(files, admitted), admitted.config, read_card(files)
+    license = license_of(card, tags)
     counts: Counter[str] = Counter()
     for tensor in tensors:
         counts[tensor.dtype] += _parameters(tensor, config.quantization)
@@ -133,6 +129,7 @@ def _facts(model: str, files: Files, admitted: Admitted, card: Mapping[str, Any]
         tensors=tensors,
         config=config.data,
         files={entry.name: entry.size for entry in admitted.files},
+        card=card,
     )
 
 

@@ -2,14 +2,18 @@
 
 import os
 import platform
+import re
+import resource
 import shutil
 import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 
 def hardware() -> str:
     """Name processor, cores, memory and GPUs, as a card shows it."""
-    parts = [f"{_processor()}, {os.cpu_count()} cores, {memory_bytes() / 2**30:.0f} GiB"]
+    parts = [f"{processor()}, {os.cpu_count()} cores, {memory_bytes() / 2**30:.0f} GiB"]
     return " · ".join([*parts, *gpus()])
 
 
@@ -20,6 +24,17 @@ def memory_bytes() -> int:
     if limit.is_file() and (text := limit.read_text().strip()) != "max":
         return min(total, int(text))
     return total
+
+
+def peak_memory_bytes() -> int:
+    """Give the peak resident memory of this process.
+
+    Where Linux says it, of this program alone: rusage goes on from what the process had that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def torch_threads() -> int:
@@ -38,7 +53,9 @@ def gpus() -> list[str]:
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
 
 
-def _processor() -> str:
+@cache
+def processor() -> str:
+    """Name the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():

@@ -2,14 +2,15 @@
 
 import json
 import re
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from backend.errors import SpecError
-from backend.hub.front_matter import languages_of, license_of, read_front_matter
+from backend.hub.files import LocalFiles
+from backend.hub.front_matter import languages_of, license_of, read_card
 from backend.options import Frozen
 
 BASE_CARD = "base_card.json"
@@ -17,7 +18,6 @@ BASE_CARD = "base_card.json"
 
 LICENSE_FILE = re.compile(r"(licen[cs]e|notice|use[-_]policy|copying)([-_]\w+)?(\.(md|txt))?", re.IGNORECASE)
 
-_MAX_README = 200_000  # bytes; front matter comes first
 _MAX_LICENSE = 1_000_000  # bytes
 _MAX_ITEMS = 200
 _WORD = re.compile(r"[^\s/\\<>{}`|][^\\<>{}`|\r\n]{0,119}")
@@ -44,21 +44,21 @@ class BaseCard(Frozen):
     weights_bytes: int | None = Field(None, description="Size of the base model's weight files.")
 
 
-def carry_over(base_folder: Path, output: Path, weights_bytes: int = 0) -> None:
-    """Write what the base model's card says into an artifact that is being made, and copy its license files.
+def base_card(card: Mapping[str, Any], weights_bytes: int) -> bytes:
+    """Give the content of BASE_CARD.
 
     Args:
-        base_folder: The base model as downloaded, with its README.md if it has one.
-        output: The artifact's folder, not sealed yet.
-        weights_bytes: Size of the base model's weight files, where these do not lie in its folder.
+        card: The front matter of the base model's card.
+        weights_bytes: Size of its weight files.
     """
-    weights = weights_bytes or sum(path.stat().st_size for path in base_folder.glob("*.safetensors"))
-    card = _of_readme(base_folder / "README.md").model_copy(update={"weights_bytes": weights or None})
-    text = json.dumps(card.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False)
-    (output / BASE_CARD).write_text(text + "\n", encoding="utf-8")
-    for path in sorted(base_folder.iterdir()):
-        if LICENSE_FILE.fullmatch(path.name) and path.is_file() and path.stat().st_size <= _MAX_LICENSE:
-            shutil.copyfile(path, output / path.name)
+    said = _base_card(card).model_copy(update={"weights_bytes": weights_bytes or None})
+    text = json.dumps(said.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False)
+    return (text + "\n").encode()
+
+
+def is_license(name: str, size: int) -> bool:
+    """Whether a file of the base model, of so many bytes, is a text that goes with whatever is made from it."""
+    return LICENSE_FILE.fullmatch(name) is not None and size <= _MAX_LICENSE
 
 
 def read_base_card(folder: Path) -> BaseCard:
@@ -70,19 +70,12 @@ def read_base_card(folder: Path) -> BaseCard:
     try:
         return BaseCard.model_validate_json((folder / BASE_CARD).read_bytes())
     except FileNotFoundError:
-        return _of_readme(folder / "README.md")
+        return _base_card(read_card(LocalFiles(folder)))
     except (OSError, ValidationError) as e:
         raise SpecError(f"'{folder.name}/{BASE_CARD}' cannot be read: make the artifact again.") from e
 
 
-def _of_readme(path: Path) -> BaseCard:
-    """Read a card's front matter; one that cannot be read says nothing."""
-    try:
-        with path.open("rb") as f:
-            text = f.read(_MAX_README).decode("utf-8", "replace")
-    except OSError:
-        return BaseCard()
-    card = read_front_matter(text)
+def _base_card(card: Mapping[str, Any]) -> BaseCard:
     license = license_of(card)
     return BaseCard(
         license=_words(card.get("license")),

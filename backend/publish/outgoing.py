@@ -5,14 +5,13 @@ published are made here, last.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from backend.errors import SpecError
-from backend.models.artifacts import MANIFEST, Artifact, File, open_artifact
+from backend.models.artifacts import MANIFEST, Artifact, File, manifest, open_artifact
 from backend.publish.base_card import BASE_CARD, LICENSE_FILE
 from backend.publish.card import build_card
 
@@ -74,8 +73,10 @@ def outgoing(
     }
     if not any(name.endswith(_WEIGHTS) for name in files):
         raise SpecError(f"'{folder.name}' holds no weights: choose the artifact of a stage that makes a model.")
-    files[README] = _made(build_card(folder, repo_id, artifact))
-    files[MANIFEST] = _made(_manifest(artifact, files))
+    files[README] = _made(build_card(folder, repo_id, artifact).encode())
+    entries = {name: File(size=file.size, sha256=file.sha256) for name, file in sorted(files.items())}
+    # so that it opens as an artifact wherever it is downloaded
+    files[MANIFEST] = _made(manifest(artifact.model_copy(update={"files": entries})))
     for name, file in files.items():
         _check_text(name, file, folder.resolve(), token)
     return dict(sorted(files.items()))
@@ -117,13 +118,5 @@ def _check_text(name: str, file: OutgoingFile, folder: Path, token: str | None) 
         )
 
 
-def _made(text: str) -> OutgoingFile:
-    data = text.encode("utf-8")
+def _made(data: bytes) -> OutgoingFile:
     return OutgoingFile(data, len(data), hashlib.sha256(data).hexdigest())
-
-
-def _manifest(artifact: Artifact, files: dict[str, OutgoingFile]) -> str:
-    """Write the manifest of what is published, so that it opens as an artifact wherever it is downloaded."""
-    entries = {name: File(size=file.size, sha256=file.sha256) for name, file in sorted(files.items())}
-    published = artifact.model_copy(update={"files": entries})
-    return json.dumps(published.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"

@@ -13,7 +13,7 @@ from pydantic import Field
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts, Tensor
 from backend.models.machine import torch_threads
-from backend.quantize.streaming import Source, StreamOptions, View
+from backend.quantize.streaming import Memory, Source, StreamOptions, View
 from backend.weights.floats import SAFETENSORS, Bytes
 from backend.weights.kernels import BLOCK, CODES, NESTED_BLOCK, dynamic_map, quantize_4bit, quantize_absmax
 from backend.weights.writer import Slot, Writer
@@ -119,6 +119,11 @@ class FourBitOptions(BitsAndBytesOptions):
             Slot(f"{name}.nested_absmax", "F32", (-(-blocks // NESTED_BLOCK),)),
             Slot(f"{name}.nested_quant_map", "F32", (256,)),
         ]
+
+    def memory(self, view: View) -> Memory:
+        """Half a byte an element, what the loop takes, and the scales, which are quantized as a whole."""
+        blocks = -(-view.elements // BLOCK)
+        return Memory(2.5, 4 * blocks + (blocks + 4 * blocks // NESTED_BLOCK) * self.bnb_4bit_use_double_quant)
 
     def write(self, source: Source, writer: Writer) -> None:
         """Quantize a weight piece by piece; of its scales, all are kept until the end."""

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from backend.errors import SpecError
 from backend.progress import Report
 from backend.quantize.bitsandbytes import ADVANCED, BitsAndBytesOptions
-from backend.quantize.streaming import Source, View, stream
+from backend.quantize.streaming import Memory, Source, View, stream
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import Bytes, cast
 from backend.weights.kernels import quantize_rows
@@ -69,6 +69,10 @@ class Options(BitsAndBytesOptions):
             Slot(base + "SCB", "F32", view.shape[:1]),
             Slot(base + "weight_format", "U8", ()),
         ]
+
+    def memory(self, view: View) -> Memory:
+        """A float16 copy of what is none, by way of float32, and the byte that it becomes."""
+        return Memory(1 if view.dtype == "F16" else 2 + 1 + 4 * (view.dtype != "F32"), 0)
 
     def write(self, source: Source, writer: Writer) -> None:
         """Quantize a weight, some rows at a time."""

@@ -32,6 +32,9 @@ PIECE = 1 << 20  # elements that a thread has in hand: they fit its cache
 THREADS = 8
 """Threads at the most: more would wait for memory, and each takes some megabytes."""
 
+TENSOR_BYTES, SLOT_BYTES = 1000, 1200
+"""Of Python's objects for each tensor that is read and each that is written, measured with 20,000 of them."""
+
 TRANSPOSED = ("gpt2", "gpt-sw3", "openai-gpt")
 """Model types that keep the weights of their linear layers as [in, out]; quantized ones are kept as [out, in]."""
 
@@ -116,7 +119,27 @@ class Source(View):
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), THREADS), "weights")
+    return ThreadPoolExecutor(threads(), "weights")
+
+
+def threads() -> int:
+    """Give the number of threads that read, compute and write."""
+    return min(len(os.sched_getaffinity(0)), THREADS)
+
+
+def _in_hand(view: View, form: "Format | Plain") -> int:
+    """Give the bytes of what is in memory of a tensor at a time."""
+    width, needed = view.tensor.bytes / max(view.elements, 1), form.memory(view)
+    copies = 0 if view.dtype == view.tensor.dtype else 4 * (view.tensor.dtype != "F32") + BITS[view.dtype] // 8
+    pieces = min(threads() * PIECE, view.elements) * (width + copies + needed.element)
+    return int(pieces) + needed.kept + 2 * view.tensor.bytes * view.turned
+
+
+class Memory(NamedTuple):
+    """What writing a tensor takes beside the pieces that are read and cast, in bytes."""
+
+    element: float  # for each element of a piece
+    kept: int  # until the tensor is done
 
 
 class Format(Protocol):
@@ -130,6 +153,9 @@ class Format(Protocol):
 
     def write(self, source: Source, writer: Writer) -> None:
         """Write what a tensor becomes."""
+
+    def memory(self, view: View) -> Memory:
+        """Say what writing a tensor takes beside the pieces that are read."""
 
 
 class Plain:
@@ -160,6 +186,10 @@ class Plain:
 
         source.each(piece, 2)  # an element can take half a byte
 
+    def memory(self, view: View) -> Memory:
+        """A piece is written as it is."""
+        return Memory(0, 0)
+
     def warn(self, report: Report) -> None:
         """Say what float16 could not hold."""
         if self.infinite:
@@ -182,6 +212,22 @@ class Plan(NamedTuple):
     parts: tuple[Part, ...]
     plain: Plain
     parameters: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes that writing takes at its peak, over those of the process that has not begun."""
+        hands = max((_in_hand(view, form) for part in self.parts for view, form in part.work), default=0)
+        return hands + TENSOR_BYTES * self.tensors + SLOT_BYTES * self.slots
+
+    @property
+    def tensors(self) -> int:
+        """Number of the tensors that are read."""
+        return sum(len(part.work) for part in self.parts)
+
+    @property
+    def slots(self) -> int:
+        """Number of the tensors that are written."""
+        return sum(len(part.layout.names) for part in self.parts)
 
     @property
     def layouts(self) -> list[Layout]:

@@ -1,5 +1,6 @@
 """A model's safetensors files, read piece by piece: no tensor is ever whole in memory."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from backend.models.facts import Tensor
 from backend.models.loading import read_config
 from backend.weights.floats import Bytes
 from backend.weights.header import Header, read_header
+from backend.weights.writer import INDEX
 
 
 class Weights(Protocol):
@@ -63,13 +65,13 @@ class Files(Protocol):
 
 
 class Folder:
-    """The files of an admitted folder: model.safetensors, or shards with unique tensor names."""
+    """The files of an admitted folder: model.safetensors, or the shards that its index names."""
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
         self._folder = folder
         single = folder / "model.safetensors"
-        paths = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+        paths = [single] if single.is_file() else _shards(folder)
         self.headers = {path.name: read_header(path) for path in paths}
         self.identity = repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
 
@@ -79,6 +81,12 @@ class Folder:
 
     def release(self, file: str) -> None:
         """Leave the file where it is: it is the user's."""
+
+
+def _shards(folder: Path) -> list[Path]:
+    """Give the shards of the index: beside them can lie the same weights under other names."""
+    listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    return [folder / name for name in sorted(set(listed.values()))]
 
 
 class _Place(NamedTuple):

@@ -6,10 +6,13 @@ milliseconds. Where neither is installed there is no machine code, and kernels.p
 
 import ctypes
 import hashlib
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +74,18 @@ def _machine_code(name: str) -> bytes | None:
         kept = folder / f"{name}-{_state()}.o"
         if kept.is_file():
             return kept.read_bytes()
-    code = _compile(name)
+    code = _compile_apart(name)
     if code is not None:
         _keep(kept.name, code)
     return code
+
+
+def _compile_apart(name: str) -> bytes | None:
+    """Compile a loop in a process of its own: this one would keep the memory that numba takes."""
+    if find_spec("numba") is None:
+        return None
+    command = [sys.executable, "-m", "backend.weights.compiled", name]
+    return subprocess.run(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, check=True).stdout
 
 
 def _keep(file: str, code: bytes) -> None:
@@ -107,15 +118,15 @@ def _version(package: str) -> str:
         return ""
 
 
-def _compile(name: str) -> bytes | None:
+def _compile(name: str) -> bytes:
     """Compile a loop to an object file that refers to nothing outside itself."""
-    try:
-        import llvmlite.binding as llvm
-        from numba import cfunc, types
+    import llvmlite.binding as llvm
+    from numba import cfunc, types
 
-        from backend.weights.loops import LOOPS  # noqa: PLC0415 - imports numba
-    except ImportError:
-        return None
+    from backend.weights.loops import LOOPS  # noqa: PLC0415 - imports numba
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
     pointers = {
         "B": types.uint8,
         "b": types.int8,
@@ -141,3 +152,7 @@ def _compile(name: str) -> bytes | None:
     outside = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
     assert not outside, f"'{name}' calls {outside}, which is not there without numba"
     return bytes(machine.emit_object(module))
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(_compile(sys.argv[1]))

@@ -1,0 +1,77 @@
+"""Calibration: how fast this machine is, measured once and kept as `calibration.json` in the data folder."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from backend import __version__
+from backend.executors.local import Child, environment
+from backend.models.machine import processor
+from backend.options import Frozen
+
+CALIBRATION = "calibration.json"
+
+LONGEST = 60.0  # seconds that measuring may take: the loops may have to be compiled first
+
+
+class Calibration(Frozen):
+    """What a stage's time is reckoned from; rates in bytes a second, of what is read where nothing else is said.
+
+    The defaults serve until it is measured: 2 cores of an AVX-512 server with an SSD.
+    """
+
+    machine: str = Field("", description="What it holds for, see machine().")
+    start_seconds: float = Field(0.9, gt=0, description="From a worker's start until its stage begins.")
+    worker_bytes: int = Field(148_000_000, gt=0, description="Memory of a worker that has not read a tensor yet.")
+    methods: dict[str, float] = Field(
+        default={"nf4": 1.1e9, "fp4": 1.0e9, "int8": 0.9e9, "cast": 1.5e9},
+        description="Rate of the tensors that a method changes; of cast, for those that stay.",
+    )
+    hash: float = Field(0.9e9, gt=0, description="Rate of sha256.")
+    write: float = Field(0.5e9, gt=0, description="Rate at which what is written reaches the disk.")
+
+    def rate(self, method: str) -> float:
+        """Give the rate of a method; one that was not measured counts as a cast."""
+        return self.methods.get(method) or self.methods["cast"]
+
+
+def machine() -> str:
+    """Name what a measurement depends on: this version, the processor, and how much of it is ours."""
+    return f"{__version__}, {processor()}, {len(os.sched_getaffinity(0))} threads"
+
+
+def read_calibration(data: Path) -> Calibration | None:
+    """Give what was measured on this machine; None where nothing was, or the file is damaged."""
+    try:
+        found = Calibration.model_validate_json((data / CALIBRATION).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return found if found.machine == machine() and "cast" in found.methods else None
+
+
+def write_calibration(data: Path, measured: Calibration) -> None:
+    """Keep what was measured: whole or not at all."""
+    draft = data / f"{CALIBRATION}.partial"
+    draft.write_text(measured.model_dump_json(indent=2), encoding="utf-8")
+    draft.replace(data / CALIBRATION)
+
+
+def calibrate(data: Path) -> Calibration:
+    """Give what was measured on this machine, in a process of its own if it was not yet; else the defaults.
+
+    Args:
+        data: The data folder, which exists: its disk is what is measured.
+    """
+    if found := read_calibration(data):
+        return found
+    home = data.resolve()
+    command = [sys.executable, "-m", "backend.jobs.measuring", str(home), str(time.monotonic())]
+    child = Child(command, environment(home, online=False), home, Path(os.devnull))
+    try:
+        child.wait(LONGEST)
+    finally:
+        child.stop(0)
+    return read_calibration(data) or Calibration()

@@ -1,0 +1,189 @@
+"""What a recipe will need, before anything runs: bytes from the headers, memory and time from what was measured."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field
+
+from backend.errors import HardwareError
+from backend.evaluate import ROWS, EvaluateOptions
+from backend.hub.download import check_disk, model_folder, size_words
+from backend.hub.names import DEMO, is_local
+from backend.jobs.calibration import Calibration, read_calibration
+from backend.jobs.relay import ON_DISK
+from backend.jobs.results import base_of
+from backend.jobs.specs import can_stream
+from backend.models.artifacts import MANIFEST, is_sealed, manifest_size
+from backend.models.demo import facts_of
+from backend.models.facts import ModelFacts
+from backend.models.machine import memory_bytes
+from backend.options import Frozen
+from backend.quantize.streaming import Plan, StreamOptions, config_json
+from backend.recipes import Recipe
+
+# Measured with the demo model on 2 cores of an AVX-512 server, torch 2.13 and transformers 5.23.
+END_SECONDS = 0.2  # of a step: until it is noticed, and nothing of it is left
+TENSOR_SECONDS = 3.5e-5  # of Python's own for each tensor that is read, and each that is written
+DEMO_BYTES, DEMO_SECONDS = 1_000_000_000, 18.0  # making its folder, with transformers
+EVALUATE_BYTES = 540_000_000  # Python with torch, transformers and bitsandbytes
+ROWS_BYTES = 24  # for each of the compared rows and token of the vocabulary: six copies in float32
+COPIES_BYTES = 160  # for each token of a window and number that it is in a layer
+EVALUATE_SECONDS = 8.0  # the imports
+EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER = 2.4e-11  # both models, forward
+
+
+class Estimate(Frozen):
+    """What a recipe needs; sizes in bytes, time in seconds."""
+
+    output_bytes: int = Field(description="Of the results, every file.")
+    peak_memory_bytes: int = Field(description="Of the step that needs most.")
+    disk_bytes: int = Field(description="What is written: the download, if it is not here already, and the results.")
+    seconds: float = Field(description="All steps, without the download.")
+    files: dict[str, int] = Field(description="Bytes of every file; with the result's folder where there are several.")
+    memory: dict[str, int] = Field(exclude=True, description="Of each kind of step.")
+
+
+class Step(NamedTuple):
+    """What one step of a recipe needs."""
+
+    name: str
+    memory: int  # bytes
+    seconds: float
+
+
+def streams(recipe: Recipe, facts: ModelFacts, data: Path, keep: bool) -> bool:
+    """Whether a recipe is done from repo to repo, so that its model need not lie here whole; see estimate()."""
+    return not keep and can_stream(recipe) and _fetched(facts, data.resolve() / "models") > 0
+
+
+def estimate(recipe: Recipe, facts: ModelFacts, data: Path, keep: bool = False) -> Estimate:
+    """Say what a recipe needs; of a merge, as if its adapters brought neither tokens nor a tokenizer.
+
+    Args:
+        recipe: What is done.
+        facts: Of its base model, with its tensors.
+        data: The data folder: what lies there already need not be fetched, and its disk is the one that was measured.
+        keep: Whether the result is wanted on this machine, also where it could go from repo to repo.
+    """
+    if facts.model == DEMO and is_sealed(data.resolve() / "models" / DEMO):
+        facts = facts_of(data.resolve() / "models" / DEMO)
+    fetched = _fetched(facts, data.resolve() / "models")
+    results, steps = _stages(recipe, facts, fetched > 0, read_calibration(data) or Calibration())
+    files = {
+        f"{folder}/{name}" if len(results) > 1 else name: count
+        for folder, found in results.items()
+        for name, count in found.items()
+    }
+    output = sum(files.values())
+    written = fetched + output * (2 if recipe.publish and recipe.publish.to_folder else 1)
+    if streams(recipe, facts, data, keep):
+        written = _passing(facts, files)
+    return Estimate(
+        output_bytes=output,
+        peak_memory_bytes=max(step.memory for step in steps),
+        disk_bytes=written,
+        seconds=round(sum(step.seconds for step in steps), 1),
+        files=files,
+        memory={step.name: step.memory for step in sorted(steps, key=lambda step: step.memory)},
+    )
+
+
+def check_room(needed: Estimate, facts: ModelFacts, data: Path) -> None:
+    """Refuse a recipe that does not fit this machine.
+
+    Args:
+        needed: By the recipe.
+        facts: Of its base model.
+        data: The data folder; it need not exist yet.
+
+    Raises:
+        HardwareError: Disk or memory; what is needed, what is there, and what to do.
+    """
+    to_do, have = f"run this recipe on '{facts.base_model or Path(facts.model).name}'", memory_bytes()
+    check_disk(data, needed.disk_bytes, to_do)
+    step, need = max(needed.memory.items(), key=lambda item: item[1])
+    if need > have:
+        remedy = "choose a smaller model, or a machine with more memory"
+        if step == "evaluate":
+            remedy = "leave evaluate out, give it a smaller max_seq_length, or choose a machine with more memory"
+        raise HardwareError(
+            f"Could not {to_do}. Its step '{step}' needs {size_words(need)} of memory and this machine has"
+            f" {size_words(have)}, {size_words(need - have)} too little: {remedy}."
+        )
+
+
+def _stages(
+    recipe: Recipe, facts: ModelFacts, fetching: bool, speed: Calibration
+) -> tuple[dict[str, dict[str, int]], list[Step]]:
+    """Give the bytes of the files of each result, by its folder, and what each step needs."""
+    around = speed.start_seconds + END_SECONDS
+    steps = [Step("fetch", speed.worker_bytes, around)]
+    if facts.model == DEMO and fetching:
+        steps = [Step("fetch", DEMO_BYTES, around + DEMO_SECONDS)]
+    results: dict[str, dict[str, int]] = {}
+    for index, stage in enumerate(recipe.stages, 1):
+        if stage.stage == "merge" and not stage.keep:
+            steps.append(Step("merge", speed.worker_bytes, around))
+        elif stage.stage == "evaluate":
+            steps.append(_evaluation(stage, facts, [*results.values()]))
+        else:
+            plan = stage.plan(facts.tensors, facts.config)
+            results[f"{index}-{stage.stage}"] = _files(recipe, stage, plan, facts)
+            steps.append(_streaming(stage, plan, speed))
+    return results, steps
+
+
+def _fetched(facts: ModelFacts, models: Path) -> int:
+    """Give the bytes that fetching the base model writes."""
+    if is_local(facts.model):
+        return 0
+    place = models / DEMO if facts.model == DEMO else model_folder(models, facts.model, facts.commit or "")
+    if is_sealed(place):
+        return 0
+    return sum(facts.files.values()) + manifest_size(base_of(facts).origin, facts.files)
+
+
+def _passing(facts: ModelFacts, files: dict[str, int]) -> int:
+    """Give what lies here at a time of a model that streams: shards that came, shards to go, other files twice."""
+    return (
+        min(facts.size, ON_DISK * facts.largest_file)
+        + sum(sorted(files.values())[-ON_DISK:])
+        + 2 * (facts.download - facts.size)
+    )
+
+
+def _files(recipe: Recipe, stage: StreamOptions, plan: Plan, facts: ModelFacts) -> dict[str, int]:
+    """Give the bytes of every file of a result."""
+    base = base_of(facts)
+    pinned = recipe.model_copy(update={"revision": facts.commit})
+    files = {**plan.files, "config.json": len(config_json(facts.config, stage.config()))}
+    files |= {name: source.files[name] for name, source in base.copied().items()}
+    files |= {name: len(content) for name, content in base.texts(pinned).items()}
+    return files | {MANIFEST: manifest_size(base.record(pinned, stage), files)}
+
+
+def _streaming(stage: StreamOptions, plan: Plan, speed: Calibration) -> Step:
+    """Reckon what writing a model piece by piece needs; what is written is hashed, then forced to the disk."""
+    method = getattr(stage, "method", stage.stage)
+    changed = sum(view.tensor.bytes for part in plan.parts for view, form in part.work if form is not plan.plain)
+    plain = sum(view.tensor.bytes for part in plan.parts for view, form in part.work if form is plan.plain)
+    written = sum(plan.files.values())
+    seconds = changed / speed.rate(method) + plain / speed.rate("cast") + written / speed.hash + written / speed.write
+    seconds += TENSOR_SECONDS * (plan.tensors + plan.slots)
+    return Step(stage.stage, speed.worker_bytes + plan.memory, speed.start_seconds + END_SECONDS + seconds)
+
+
+def _evaluation(options: EvaluateOptions, facts: ModelFacts, results: list[dict[str, int]]) -> Step:
+    """Reckon what measuring needs: both models, the logits of a window from each, and a few copies of some rows.
+
+    bitsandbytes' arithmetic makes copies of what a layer has in hand: a result that is only cast needs less.
+    """
+    tokens = options.max_seq_length * options.num_samples
+    forward = len(results) * tokens * facts.parameters * EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER
+    largest = max(sum(count for name, count in files.items() if name.endswith(".safetensors")) for files in results)
+    rows = min(ROWS, options.max_seq_length)
+    width = 4 if facts.dtype == "float32" else 2
+    logits = (2 * width * options.max_seq_length + ROWS_BYTES * rows) * facts.vocab_size
+    copies = COPIES_BYTES * options.max_seq_length * facts.hidden_size
+    memory = EVALUATE_BYTES + facts.size + largest + logits + copies
+    return Step("evaluate", memory, EVALUATE_SECONDS + forward)
