@@ -56,12 +56,14 @@ def running(tmp_path_factory):
     assert process.returncode in (0, -signal.SIGTERM)
 
 
+@pytest.mark.real
 def test_a_taken_port_is_named(running, tmp_path):
     said = refused(tmp_path, running[2])
     assert str(running[2]) in said
     assert "WEIGHTSMITH_PORT" in said
 
 
+@pytest.mark.real
 def test_a_second_start_on_the_same_data_names_the_first(running):
     process, data, _ = running
     with socket.socket() as s:
@@ -71,6 +73,7 @@ def test_a_second_start_on_the_same_data_names_the_first(running):
     assert f"process {process.pid}" in said
 
 
+@pytest.mark.real
 def test_the_idle_web_process_is_small(running):
     time.sleep(3)
     status = Path(f"/proc/{running[0].pid}/status").read_text()

@@ -86,6 +86,7 @@ def test_flags_are_the_options_of_the_method(hub, tiny_model, tmp_path, capsys):
     assert chosen["llm_int8_skip_modules"] == ["down_proj", "lm_head"]
 
 
+@pytest.mark.real
 def test_evaluate_prints_the_promised_figures_and_keeps_them(nf4, tiny_model, tmp_path, capsys):
     text = tmp_path / "prose.txt"
     text.write_text(PROSE)

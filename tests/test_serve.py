@@ -143,6 +143,7 @@ def test_a_model_without_a_chat_template_says_that_it_has_none(servers, tiny_bar
         next(stream(servers.wait(90), HELLO, SHORT))
 
 
+@pytest.mark.real
 def test_a_folder_that_cannot_be_loaded_says_so(servers, tmp_path):
     folder = tmp_path / "broken"
     folder.mkdir()

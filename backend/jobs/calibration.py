@@ -25,7 +25,7 @@ class Calibration(Frozen):
 
     machine: str = Field("", description="What it holds for, see machine().")
     start_seconds: float = Field(0.9, gt=0, description="From a worker's start until its stage begins.")
-    worker_bytes: int = Field(148_000_000, gt=0, description="Memory of a worker that has not read a tensor yet.")
+    worker_bytes: int = Field(118_000_000, gt=0, description="Memory of a worker that has not read a tensor yet.")
     methods: dict[str, float] = Field(
         default={"nf4": 1.1e9, "fp4": 1.0e9, "int8": 0.9e9, "cast": 1.5e9},
         description="Rate of the tensors that a method changes; of cast, for those that stay.",
