@@ -11,7 +11,7 @@ from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import is_file
 from backend.finetune.options import FinetuneOptions
 from backend.hub.names import DEMO, is_local, parse_model
-from backend.merge import MergeOptions
+from backend.merge import UNDONE, MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
@@ -69,9 +69,12 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _merging_comes_first(self) -> "Recipe":
+        methods = [stage.method for stage in self.stages if stage.stage == "quantize"]
         for i, stage in enumerate(self.stages):
             if stage.stage == "merge" and (i > 1 or (i == 1 and self.tuning is None)):
                 raise ValueError(f"stages[{i}]: merge works on the base model: put it first, once")
+            if stage.stage == "merge" and stage.merge_into in methods:
+                raise ValueError(f"stages[{i}].merge_into: {UNDONE} Choose original, or quantize in another way")
             if stage.stage == "merge" and not stage.keep:
                 after = {later.stage for later in self.stages}
                 if "quantize" not in after:
