@@ -68,7 +68,7 @@ class JobsTab:
     def _outcome(self, job: Job, owner: str) -> Updates:
         """Show what a job has made so far; each stage's result can be used before the whole job is done."""
         results = self.studio.results_of(job, owner) if job.state not in UNFINISHED else []
-        text = "".join(report(r.artifact.metrics) for r in results if r.artifact.metrics)
+        text = "".join(report(r, r.artifact.metrics) for r in results if r.artifact.metrics)
         text += sizes(results, self.studio.original_bytes(job)) if results else ""
         places = self.studio.supervisor.published(job.id, owner) if job.state == JobState.COMPLETED else []
         text += published(places) if places else ""

@@ -90,15 +90,19 @@ def _wire_model(bench: Workbench) -> None:
     """Looking for a model: by words, by id, the bundled one, or one of those found."""
     model, studio = bench.model, bench.studio
 
-    @shown(model.note)
+    @shown(model.note, model.offer)
     def look(query: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
         return model.look(query, hub_token(studio.settings, oauth, typed))
 
-    @shown(model.note)
+    @shown(model.note, model.offer)
     def pick(name: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
-        return model.choose(name, "", hub_token(studio.settings, oauth, typed))
+        return model.pick(name, hub_token(studio.settings, oauth, typed))
 
     @shown(model.note)
+    def merge(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Updates:
+        return bench.merge(given, hub_token(studio.settings, oauth, given[bench.publish.token]))
+
+    @shown(model.note, model.offer)
     def again(facts: ModelFacts | None, revision: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
         return model.choose(facts.model if facts else first_model(), revision, hub_token(studio.settings, oauth, typed))
 
@@ -111,6 +115,7 @@ def _wire_model(bench: Workbench) -> None:
     asked = [
         gr.on([model.find.click, model.query.submit], look, [model.query, token], model.outputs(), **busy),
         model.hits.input(pick, [model.hits, token], model.outputs(), **busy),
+        model.offer.click(merge, {*bench.inputs(), model.adapter}, [*bench.filled(), bench.tabs], **busy),
         model.demo.click(shown(model.note)(model.choose_demo), None, model.outputs(), **busy),
         gr.on([model.revision.submit, model.revision.blur], again, found, model.outputs(), **busy),
     ]

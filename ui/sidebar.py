@@ -54,7 +54,8 @@ def summary(recipe: Recipe, facts: ModelFacts, data: Path) -> str:
 
 def faulty(error: SpecError) -> str:
     """Write that the recipe cannot start yet, and why."""
-    lines = [f"{label(name.rpartition('.')[2])}: {text}" for name, text in error.faults.items()] or [str(error)]
+    names = {name: name.rpartition(".")[2].partition("[")[0] for name in error.faults}
+    lines = [f"{label(names[name])}: {text}" for name, text in error.faults.items()] or [str(error)]
     return _card(f'<p class="line">Not ready yet</p>{fault(chr(10).join(lines))}')
 
 
@@ -74,7 +75,8 @@ def step_words(stage: Stage) -> tuple[str, str]:
             f"{plural(stage.num_samples, 'window')} of {plural(stage.max_seq_length, 'token')}",
         )
     if stage.stage == "merge":
-        return stage_title(stage), ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters)
+        names = ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters)
+        return stage_title(stage), names if stage.keep else f"{names}, in passing: not kept"
     detail = "no quantization" if stage.method == "cast" else METHODS[stage.method].TITLE.partition("·")[2].strip()
     return stage_title(stage), detail
 

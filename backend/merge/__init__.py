@@ -55,7 +55,7 @@ class MergeOptions(StreamOptions):
         json_schema_extra=ADVANCED,
     )
     dtype: Dtype | None = Field(
-        None, description="Type of the merged weights. Empty: the base model's.", json_schema_extra=ADVANCED
+        None, description="Type of the merged weights. Not set: the base model's. float32 doubles the size."
     )
     other_base: bool = Field(
         False,
@@ -63,7 +63,9 @@ class MergeOptions(StreamOptions):
         json_schema_extra=ADVANCED,
     )
     keep: bool = Field(
-        True, description="Write the merged model. Off: only what is quantized from it, in one pass over the weights."
+        True,
+        description="Write the merged model, which takes the disk of the base model once more. Off: only what is"
+        " quantized from it, in one pass over the weights.",
     )
     adapter_revisions: tuple[str, ...] = Field(
         (),
