@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
-from backend.hub.names import DEMO, is_local, parse_model
+from backend.hub.names import DEMO, is_local, model_field
 from backend.merge import MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
@@ -30,7 +30,7 @@ class Recipe(Frozen):
     @field_validator("base_model")
     @classmethod
     def _a_model(cls, value: str, info: ValidationInfo) -> str:
-        return parse_model(value, paths=_paths_allowed(info))
+        return model_field(value, info)
 
     @model_validator(mode="after")
     def _no_paths_of_strangers(self, info: ValidationInfo) -> "Recipe":

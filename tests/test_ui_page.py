@@ -239,7 +239,9 @@ def test_a_merged_model_is_not_called_worse_for_what_its_adapters_changed() -> N
         kl_mean=1.5, kl_p99=9, top1_agreement=0.5, perplexity=8, reference_perplexity=10, tokens=100, text="words",
         convention="windows",
     )  # fmt: skip
-    job = Job(id="j", owner="me", state=JobState.COMPLETED, spec={"base_model": "me/tiny"}, created=0)
+    job = Job(
+        id="j", owner="me", kind="recipe", spec={"base_model": "me/tiny"}, state=JobState.COMPLETED, steps=(), created=0
+    )  # fmt: skip
     merged = Merged(adapters=("me/law",), weights=(1,), into="original")
     found = Artifact(kind="merged", stage="merge", options=MERGE, merged=merged, created=now())
     told = report(Result(job, Path("1-merge"), found), metrics)
@@ -350,6 +352,24 @@ def test_a_job_of_another_owner_is_not_shown(studio: Studio, bench: Workbench) -
         mine, others = bench.jobs.show("anna", job_id), bench.jobs.show("ben", job_id)
         assert "SmolLM2" in mine[bench.jobs.view]
         assert "SmolLM2" not in str(others)
+    finally:
+        studio.supervisor.stop()
+
+
+def test_a_job_stays_in_the_list_when_its_adapters_folder_is_gone(
+    studio: Studio, bench: Workbench, tmp_path: Path
+) -> None:
+    folder = tmp_path / "law"
+    folder.mkdir()
+    stages = [{"stage": "merge", "adapters": [str(folder)]}, {"stage": "quantize", "method": "nf4"}]
+    store = Store(studio.settings.data / "jobs.sqlite")
+    job_id = store.add(parse_recipe({"base_model": "demo", "stages": stages}, paths=True), "anna")
+    store.finish(job_id, JobState.CANCELED)
+    store.close()
+    folder.rmdir()
+    studio.supervisor.start()
+    try:
+        assert "Merge an adapter, quantize to NF4 · SmolLM2" in bench.jobs.show("anna", job_id)[bench.jobs.view]
     finally:
         studio.supervisor.stop()
 
