@@ -61,7 +61,8 @@ class Recipe(Frozen):
                 if "quantize" not in after:
                     raise ValueError(f"stages[{i}].keep: off leaves nothing: add a quantize stage, or turn it on")
                 if "evaluate" in after:
-                    raise ValueError(f"stages[{i}].keep: evaluate measures against the merged model: turn it on")
+                    remedy = "turn it on, or leave evaluate out"
+                    raise ValueError(f"stages[{i}].keep: evaluate measures against the merged model: {remedy}")
         return self
 
     @model_validator(mode="after")

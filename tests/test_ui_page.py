@@ -252,7 +252,7 @@ def test_a_merged_model_is_not_called_worse_for_what_its_adapters_changed() -> N
     told = report(Result(job, Path("2-quantize"), smaller), metrics)
     assert "tiny · merged · NF4" in told
     assert "Merged model" in told
-    assert "Far from the original" in told
+    assert "Far from the merged model" in told
 
 
 def test_a_recipe_that_says_more_than_the_forms_is_used_as_it_stands(bench: Workbench) -> None:
@@ -369,7 +369,7 @@ def test_a_job_stays_in_the_list_when_its_adapters_folder_is_gone(
     folder.rmdir()
     studio.supervisor.start()
     try:
-        assert "Merge an adapter, quantize to NF4 · SmolLM2" in bench.jobs.show("anna", job_id)[bench.jobs.view]
+        assert "Merged → NF4 · SmolLM2" in bench.jobs.show("anna", job_id)[bench.jobs.view]
     finally:
         studio.supervisor.stop()
 

@@ -135,13 +135,19 @@ def _wire_recipe(bench: Workbench) -> None:
     def apply(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Updates:
         return bench.apply(given, hub_token(bench.studio.settings, oauth, given[bench.publish.token]))
 
-    triggers = [c.upload if isinstance(c, gr.File) else c.input for c in bench.form]
     gr.on(
-        [*triggers, bench.data.upload.clear], refresh, bench.inputs(), bench.outputs(),
+        [*map(_set, bench.form), bench.data.upload.clear], refresh, bench.inputs(), bench.outputs(),
         trigger_mode="always_last", **_QUIET,
     )  # fmt: skip
     applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), show_progress_on=bench.sidebar.summary, **_BUSY)
     applied.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
+
+
+def _set(field: Any) -> Any:
+    """Give the event of a field that somebody sets."""
+    if isinstance(field, gr.Textbox):
+        return field.change  # its `input` is not heard when one pastes or deletes
+    return field.upload if isinstance(field, gr.File) else field.input
 
 
 def _wire_start(bench: Workbench) -> None:

@@ -6,12 +6,12 @@ from ui.studio import Result
 
 # KL in nats a token. On the demo model NF4 has 0.28 and picks another token 26 times in 100; calibrated 4 bit has 0.09.
 _GRADES = (
-    (0.02, "good", "As good as the original"),
-    (0.1, "good", "Very close to the original"),
-    (0.2, "fair", "A little worse than the original"),
-    (0.5, "fair", "Noticeably worse than the original"),
+    (0.02, "good", "As good as the {}"),
+    (0.1, "good", "Very close to the {}"),
+    (0.2, "fair", "A little worse than the {}"),
+    (0.5, "fair", "Noticeably worse than the {}"),
 )
-_WORST = ("poor", "Far from the original: try a method with more bits")
+_WORST = ("poor", "Far from the {}: try a method with more bits")
 _CHANGED = ("changed", "What the adapters have changed")  # more is no loss: it is what they were trained for
 
 _LOSS = ("lower is better", "nats a token, lower is better", "the worst tokens, lower is better", "higher is better")
@@ -24,6 +24,7 @@ def report(result: Result, metrics: Metrics) -> str:
     changed = artifact.kind == "merged"
     reference = "Base model" if changed else "Merged model" if artifact.merged else "Original"
     kind, verdict = _CHANGED if changed else _grade(metrics)
+    told = f"{verdict.format(reference.lower())}: {_sentence(metrics)}"
     figures = (
         ("Perplexity", f"{metrics.reference_perplexity:.2f}", f"{metrics.perplexity:.2f}"),
         ("KL divergence, mean", "0", f"{metrics.kl_mean:.4f}"),
@@ -36,7 +37,7 @@ def report(result: Result, metrics: Metrics) -> str:
     )
     return (
         f'<section class="panel quality {kind}"><header><h2>Quality</h2><p>{escape(result.title)}</p></header>'
-        f'<p class="verdict">{escape(f"{verdict}: {_sentence(metrics)}")}</p><div class="wide"><table><thead><tr>'
+        f'<p class="verdict">{escape(told)}</p><div class="wide"><table><thead><tr>'
         f'<th></th><th scope="col">{reference}</th><th scope="col">Result</th></tr></thead><tbody>{body}</tbody>'
         f'</table></div><p class="quiet">Measured on {metrics.tokens:,} tokens of {escape(metrics.text)}.'
         f" {escape(metrics.convention.rstrip('.'))}.</p></section>"

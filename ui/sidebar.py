@@ -14,7 +14,7 @@ from backend.recipes import Recipe, Stage
 from ui.errors import fault
 from ui.format import duration, escape, plural, size
 from ui.forms import label
-from ui.studio import method_name, stage_title
+from ui.studio import stage_title, way
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def summary(recipe: Recipe, facts: ModelFacts, data: Path) -> str:
     steps = [f'<li class="base"><b>{escape(short)}</b><small>{escape(owner) or "base model"}</small></li>']
     steps += [f"<li><b>{escape(title)}</b><small>{escape(text)}</small></li>" for title, text in _steps(recipe)]
     steps.append(f'<li class="goal"><b>{escape(_goal(recipe))}</b></li>')
-    line = f"{short} → {' → '.join(method_name(s.model_dump()) for s in recipe.stages if s.stage != 'evaluate')}"
+    line = f"{short} → {way([stage for stage in recipe.stages if stage.stage != 'evaluate'])}"
     costs = _costs(recipe, facts, data)
     return _card(f'<p class="line">{escape(line)}</p><ol class="steps">{"".join(steps)}</ol>{costs}')
 

@@ -1,7 +1,7 @@
 """Studio: what the page's handlers reach of the backend."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,10 @@ class Studio:
     def results(self, owner: str) -> list[Result]:
         """Give everything that an owner's jobs have made, newest first."""
         jobs = [job for job in self.supervisor.list(owner) if job.kind == "recipe"]
-        return [result for job in jobs for result in self.results_of(job, owner)]
+        return [result for job in jobs for result in reversed(self.results_of(job, owner))]
 
     def results_of(self, job: Job, owner: str) -> list[Result]:
-        """Give what one job has made."""
+        """Give what one job has made, in the order in which it made it."""
         folders = self.supervisor.artifacts(job.id, owner) if job.kind == "recipe" else []
         return [Result(job, folder, open_artifact(folder)) for folder in folders]
 
@@ -109,6 +109,11 @@ def stage_title(stage: Frozen) -> str:
     if options["stage"] == "merge":
         return "Merge an adapter" if len(options["adapters"]) == 1 else f"Merge {len(options['adapters'])} adapters"
     return f"{'Cast' if options['method'] == 'cast' else 'Quantize'} to {method_name(options)}"
+
+
+def way(stages: Sequence[Frozen]) -> str:
+    """Say in one line what a model becomes: merged → NF4."""
+    return " → ".join(method_name(stage.model_dump()) for stage in stages)
 
 
 def model_name(model: str) -> str:
