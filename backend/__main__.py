@@ -27,6 +27,7 @@ class WeightsmithCommands(BaseSettings):
     )
 
     quantize: CliSubCommand[commands.Quantize]
+    finetune: CliSubCommand[commands.Finetune]
     merge: CliSubCommand[commands.Merge]
     evaluate: CliSubCommand[commands.Evaluate]
     chat: CliSubCommand[commands.Chat]

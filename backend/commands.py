@@ -14,6 +14,7 @@ from pydantic_settings import CliPositionalArg
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.finetune.options import FinetuneOptions
 from backend.hub.download import check_model
 from backend.hub.names import parse_model
 from backend.jobs.calibration import calibrate
@@ -23,7 +24,7 @@ from backend.jobs.preflight import prepare
 from backend.jobs.specs import Evaluation, Publication, artifacts, published, stage_folder
 from backend.merge import MergeOptions
 from backend.merge.hub import base_of
-from backend.models.artifacts import Artifact, open_artifact
+from backend.models.artifacts import Artifact, Training, open_artifact
 from backend.models.inspection import inspect
 from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.publish import PublishOptions
@@ -113,6 +114,29 @@ class _Merge(Command):
         assert artifact.merged
         self.say(
             {"output": str(output), "merged": artifact.merged.model_dump(), **summary(artifact)},
+            f"{output}\n{words(artifact)}",
+        )
+
+
+class _Finetune(Command):
+    """Train an adapter on rows of your own (QLoRA) into a new folder."""
+
+    model: CliPositionalArg[str] = Field(description=MODEL_HELP)
+    output: Path = Field(description="The folder to write; it must not exist.")
+    base_revision: str | None = Field(None, description="Branch, tag or commit of the model.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        settings, output = load_settings().writable(), check_output(self.output)
+        stage = {"stage": "finetune", **self.given(FinetuneOptions)}
+        data = {"base_model": self.model, "revision": self.base_revision, "stages": [stage]}
+        recipe = prepare(parse_recipe(data, paths=True), settings.data, get_token())
+        with finished(recipe, get_token(), Terminal().hear, settings) as job:
+            move(artifacts(job)[0], output)
+        artifact = open_artifact(output)
+        assert artifact.training
+        self.say(
+            {"output": str(output), "training": artifact.training.model_dump(), **summary(artifact)},
             f"{output}\n{words(artifact)}",
         )
 
@@ -250,6 +274,7 @@ class Serve(Command):
 
 
 Quantize = with_options(_Quantize, METHOD_OPTIONS, **METHOD_FLAG)
+Finetune = with_options(_Finetune, {"finetune": FinetuneOptions})
 Merge = with_options(_Merge, {"merge": MergeOptions}, leave_out=("adapters", "adapter_revisions", "keep"))
 Estimate = with_options(_Estimate, METHOD_OPTIONS, **METHOD_FLAG)
 Evaluate = with_options(_Evaluate, {"evaluate": EvaluateOptions})
@@ -324,7 +349,16 @@ def words(artifact: Artifact) -> str:
     """Say the same to a person."""
     made = f"{artifact.size / 1e6:.0f} MB, made in {artifact.seconds:.0f} s"
     measured = [quality(artifact.metrics.model_dump())] if artifact.metrics else []
+    measured += [learned(artifact.training)] if artifact.training else []
     return "\n".join([made, *measured, *artifact.warnings])
+
+
+def learned(training: Training) -> str:
+    """Say what a training has changed."""
+    text = f"{training.steps} steps on {training.rows} rows, mean loss {training.train_loss:.3f}"
+    if training.eval_loss is None:
+        return text
+    return f"{text}; validation loss {training.eval_loss_before:.3f} before, {training.eval_loss:.3f} after"
 
 
 def quality(metrics: dict[str, Any]) -> str:

@@ -59,6 +59,10 @@ class Report:
         """Say one sentence for the log."""
         self._emit({"event": "log", "text": text})
 
+    def metrics(self, figures: dict[str, Any]) -> None:
+        """Tell what was measured at a step of a training."""
+        self._emit({"event": "metrics", **figures})
+
     def warn(self, text: str) -> None:
         """Say what whoever uses the result must know; it stays with the artifact."""
         self.warnings.append(text)

@@ -8,13 +8,15 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.finetune.dataset import is_file
+from backend.finetune.options import FinetuneOptions
 from backend.hub.names import DEMO, is_local, model_field
 from backend.merge import MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
 
-Stage = Annotated[MergeOptions | QuantizeOptions | EvaluateOptions, Field(discriminator="stage")]
+Stage = Annotated[FinetuneOptions | MergeOptions | QuantizeOptions | EvaluateOptions, Field(discriminator="stage")]
 
 MAX_LENGTH = 1_000_000  # characters
 
@@ -52,9 +54,23 @@ class Recipe(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _tuning_comes_first_and_is_merged(self) -> "Recipe":
+        names = [stage.stage for stage in self.stages]
+        if "finetune" in names[1:]:
+            at = names.index("finetune", 1)
+            raise ValueError(f"stages[{at}]: finetune works on the base model: put it first, once")
+        if names[0] == "finetune" and names[1:] and names[1] != "merge":
+            raise ValueError(f"stages[1]: {names[1]} wants a whole model: put merge between finetune and it")
+        if (merging := self.merging) is not None and not merging.adapters and names[0] != "finetune":
+            at = names.index("merge")
+            what = "give the adapter's Hub id, or on your own machine its folder"
+            raise ValueError(f"stages[{at}].adapters: is empty: {what}")
+        return self
+
+    @model_validator(mode="after")
     def _merging_comes_first(self) -> "Recipe":
         for i, stage in enumerate(self.stages):
-            if stage.stage == "merge" and i:
+            if stage.stage == "merge" and (i > 1 or (i == 1 and self.tuning is None)):
                 raise ValueError(f"stages[{i}]: merge works on the base model: put it first, once")
             if stage.stage == "merge" and not stage.keep:
                 after = {later.stage for later in self.stages}
@@ -73,10 +89,15 @@ class Recipe(Frozen):
         return self
 
     @property
-    def merging(self) -> MergeOptions | None:
-        """The merge that it begins with, if it does."""
+    def tuning(self) -> FinetuneOptions | None:
+        """The training that it begins with, if it does."""
         first = self.stages[0]
-        return first if first.stage == "merge" else None
+        return first if first.stage == "finetune" else None
+
+    @property
+    def merging(self) -> MergeOptions | None:
+        """The merge that comes before anything is quantized, if one does."""
+        return next((stage for stage in self.stages if stage.stage == "merge"), None)
 
     def to_yaml(self) -> str:
         """Write the recipe as a file that parse_recipe() reads again; defaults are written out."""
@@ -112,6 +133,9 @@ def _without_paths(stage: Stage) -> Stage:
         return stage.model_copy(update={"adapters": names})
     if stage.stage == "evaluate" and stage.text:
         return stage.model_copy(update={"text": Path(stage.text).name})
+    if stage.stage == "finetune":
+        data = {"dataset": stage.dataset, "validation_dataset": stage.validation_dataset}
+        return stage.model_copy(update={k: Path(path).name for k, path in data.items() if path and is_file(path)})
     return stage
 
 
@@ -119,20 +143,21 @@ def _paths_allowed(info: ValidationInfo) -> bool:
     return bool(info.context and info.context.get("paths"))
 
 
-def parse_recipe(data: Any, where: str = "", paths: bool = False) -> Recipe:
+def parse_recipe(data: Any, where: str = "", paths: bool = False, folder: Path | None = None) -> Recipe:
     """Build a recipe from a form, flags or a file's contents, naming every fault at once.
 
     Args:
         data: A mapping as Recipe describes it.
         where: Put before each field, such as `recipe.yaml: `.
         paths: Whether it may name files and folders of this machine: on its owner's command line and page only.
+        folder: What the names of data files are relative to; by default where the program runs.
 
     Raises:
         SpecError: One line a fault, each with its field.
     """
     if not isinstance(data, dict):
         raise SpecError(f"{where}A recipe is a mapping with base_model and stages, not a {type(data).__name__}.")
-    return parse(Recipe, data, where, {"paths": paths})
+    return parse(Recipe, data, where, {"paths": paths, "folder": folder})
 
 
 def parse_yaml(text: str, name: str = "The recipe") -> Any:
@@ -171,4 +196,5 @@ def read_recipe(path: Path) -> Recipe:
     except UnicodeDecodeError as e:
         raise SpecError(f"'{path.name}' is not text: give a recipe in YAML, UTF-8.") from e
     data = parse_yaml(text, f"'{path.name}'")
-    return parse_recipe(data, f"{path.name}: ", paths=True).anchored(path.parent.resolve())
+    place = path.parent.resolve()
+    return parse_recipe(data, f"{path.name}: ", paths=True, folder=place).anchored(place)

@@ -12,8 +12,8 @@ from backend.errors import SpecError
 from backend.finetune.columns import Mapping
 from backend.finetune.dataset import DatasetOptions
 from backend.finetune.demo_data import pairs, write_demo
+from backend.finetune.files.rows import Source
 from backend.finetune.loading import Dataset, examine, load
-from backend.finetune.rows import Source
 from backend.finetune.samples import Message, find_literals
 from backend.options import parse
 

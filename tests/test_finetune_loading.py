@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from backend.errors import SpecError
-from backend.finetune import content, row, rows
 from backend.finetune.dataset import DatasetOptions
+from backend.finetune.files import content, row, rows
+from backend.finetune.files.rows import Source
 from backend.finetune.loading import load
-from backend.finetune.rows import Source
 from backend.options import parse
 from tests.test_finetune_rows import GOOD, PAIRS, contents, jsonl, kinds, opened, options, source
 

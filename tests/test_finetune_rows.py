@@ -13,8 +13,8 @@ import pytest
 
 from backend.errors import SpecError
 from backend.finetune.dataset import DatasetOptions
+from backend.finetune.files.rows import Source
 from backend.finetune.loading import Dataset, Examination, examine, load
-from backend.finetune.rows import Source
 from backend.options import parse
 
 PAIRS = [{"prompt": f"q{i}", "completion": f"a{i}"} for i in range(1, 4)]

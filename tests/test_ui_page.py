@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -255,14 +256,20 @@ def test_a_merged_model_is_not_called_worse_for_what_its_adapters_changed() -> N
     assert "Far from the merged model" in told
 
 
-def test_a_recipe_that_says_more_than_the_forms_is_used_as_it_stands(bench: Workbench) -> None:
-    wanted = parse_recipe(
-        {"base_model": "demo", "stages": [{"stage": "quantize", "method": m} for m in ("nf4", "int8")]}
-    )
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [{"stage": "quantize", "method": "nf4"}, {"stage": "quantize", "method": "int8"}],
+        [{"stage": "finetune", "dataset": "demo"}, {"stage": "merge"}, {"stage": "quantize", "method": "nf4"}],
+    ],
+)
+def test_a_recipe_that_says_more_than_the_forms_is_used_as_it_stands(bench: Workbench, stages: list[Any]) -> None:
+    wanted = parse_recipe({"base_model": "demo", "stages": stages})
     pasted = given(bench, **{"recipe-yaml": wanted.to_yaml()})
     filled = bench.apply(pasted, None)
     assert "more than the forms" in filled[bench.recipe.note]
     assert bench.draft_recipe(pasted | values(filled)) == wanted
+    assert bench.refresh(pasted | values(filled))[bench.sidebar.start]["interactive"]
 
 
 @pytest.mark.parametrize(
@@ -356,20 +363,56 @@ def test_a_job_of_another_owner_is_not_shown(studio: Studio, bench: Workbench) -
         studio.supervisor.stop()
 
 
-def test_a_job_stays_in_the_list_when_its_adapters_folder_is_gone(
-    studio: Studio, bench: Workbench, tmp_path: Path
+@pytest.mark.parametrize(
+    ("first", "title"),
+    [
+        ([{"stage": "merge", "adapters": ["{}"]}], "Merged → NF4 · SmolLM2"),
+        ([{"stage": "finetune", "dataset": "{}/rows.jsonl"}, {"stage": "merge"}], "Tuned → merged → NF4 · SmolLM2"),
+    ],
+)
+def test_a_job_stays_in_the_list_when_what_it_names_is_gone(
+    studio: Studio, bench: Workbench, tmp_path: Path, first: list[Any], title: str
 ) -> None:
     folder = tmp_path / "law"
     folder.mkdir()
-    stages = [{"stage": "merge", "adapters": [str(folder)]}, {"stage": "quantize", "method": "nf4"}]
+    (folder / "rows.jsonl").write_text("{}")
+    stages = [*json.loads(json.dumps(first).replace("{}", str(folder))), {"stage": "quantize", "method": "nf4"}]
     store = Store(studio.settings.data / "jobs.sqlite")
     job_id = store.add(parse_recipe({"base_model": "demo", "stages": stages}, paths=True), "anna")
     store.finish(job_id, JobState.CANCELED)
     store.close()
-    folder.rmdir()
+    shutil.rmtree(folder)
     studio.supervisor.start()
     try:
-        assert "Merged → NF4 · SmolLM2" in bench.jobs.show("anna", job_id)[bench.jobs.view]
+        assert title in bench.jobs.show("anna", job_id)[bench.jobs.view]
+    finally:
+        studio.supervisor.stop()
+
+
+def test_an_adapter_alone_is_published_but_not_chatted_with_and_the_last_result_comes_first(
+    studio: Studio, bench: Workbench
+) -> None:
+    store = Store(studio.settings.data / "jobs.sqlite")
+    recipe = parse_recipe({"base_model": "demo", "stages": [{"stage": "finetune", "dataset": "demo"}]})
+    job_id = store.add(recipe, "anna")
+    store.finish(job_id, JobState.COMPLETED)
+    store.close()
+    stages = studio.settings.jobs / job_id / "stages"
+
+    def make(name: str, kind: str, stage: str) -> None:
+        artifact = Artifact(kind=kind, stage=stage, options={"stage": stage}, created=now())
+        seal(partial(stages / name), stages / name, artifact)
+
+    studio.supervisor.start()
+    try:
+        make("1-finetune", "adapter", "finetune")
+        assert not bench.jobs.show("anna", job_id)[bench.jobs.chat]["visible"]
+        assert bench.jobs.show("anna", job_id)[bench.jobs.publish]["visible"]
+        assert bench.chat.enter("anna", None)[bench.chat.artifact]["choices"] == []
+        make("2-merge", "merged", "merge")
+        assert bench.jobs.show("anna", job_id)[bench.jobs.chat]["visible"]
+        assert bench.chat.enter("anna", None)[bench.chat.artifact]["value"] == f"{job_id}/2-merge"
+        assert [result.folder.name for result in studio.results("anna")] == ["2-merge", "1-finetune"]
     finally:
         studio.supervisor.stop()
 

@@ -72,8 +72,11 @@ class JobsTab:
         text += sizes(results, self.studio.original_bytes(job)) if results else ""
         places = self.studio.supervisor.published(job.id, owner) if job.state == JobState.COMPLETED else []
         text += published(places) if places else ""
-        usable = gr.update(visible=bool(results))
-        return {self.result: gr.update(value=text, visible=bool(text)), self.chat: usable, self.publish: usable}
+        return {
+            self.result: gr.update(value=text, visible=bool(text)),
+            self.chat: gr.update(visible=any(result.answers for result in results)),
+            self.publish: gr.update(visible=bool(results)),
+        }
 
 
 def build_jobs_tab(studio: Studio) -> JobsTab:

@@ -178,7 +178,8 @@ def _wire_results(bench: Workbench) -> None:
     @shown()
     def to_chat(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
         owner = require_owner(studio.settings, profile)
-        result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
+        results = studio.results_of(studio.supervisor.get(job_id, owner), owner)
+        result = [result for result in results if result.answers][-1]
         studio.servers.open(result.folder)
         return chat.enter(owner, result.key) | {bench.tabs: gr.Tabs(selected="chat")}
 

@@ -74,8 +74,10 @@ def step_words(stage: Stage) -> tuple[str, str]:
             "Measure the quality",
             f"{plural(stage.num_samples, 'window')} of {plural(stage.max_seq_length, 'token')}",
         )
+    if stage.stage == "finetune":
+        return stage_title(stage), f"on {stage.dataset.rpartition('/')[2]}"
     if stage.stage == "merge":
-        names = ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters)
+        names = ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters) or "the tuned one"
         return stage_title(stage), names if stage.keep else f"{names}, in passing: not kept"
     detail = "no quantization" if stage.method == "cast" else METHODS[stage.method].TITLE.partition("·")[2].strip()
     return stage_title(stage), detail

@@ -8,7 +8,7 @@ from typing import Any
 
 from backend.errors import SpecError
 from backend.hub.names import DEMO
-from backend.jobs.specs import stage_folder
+from backend.jobs.specs import MODELS, stage_folder
 from backend.jobs.store import Job
 from backend.jobs.supervisor import Supervisor
 from backend.models.artifacts import Artifact, open_artifact
@@ -31,6 +31,11 @@ class Result:
     def key(self) -> str:
         """What the browser knows it by; never a path."""
         return f"{self.job.id}/{self.folder.name}"
+
+    @property
+    def answers(self) -> bool:
+        """Whether one can chat with it: not with an adapter alone."""
+        return self.artifact.kind in MODELS
 
     @property
     def title(self) -> str:
@@ -96,18 +101,23 @@ class Studio:
         raise SpecError(f"The job has no artifact '{name}': choose another one.")
 
 
+_MADE = {"finetune": "tuned", "merge": "merged"}
+
+
 def method_name(options: Mapping[str, Any]) -> str:
-    """Name what a stage makes: merged, NF4, or for a cast the type, which is no quantization."""
-    if options.get("stage") == "merge":
-        return "merged"
+    """Name what a stage makes: tuned, merged, NF4, or for a cast the type, which is no quantization."""
+    if options.get("stage") in _MADE:
+        return _MADE[str(options["stage"])]
     return str(options["dtype"]) if options["method"] == "cast" else str(options["method"]).upper()
 
 
 def stage_title(stage: Frozen) -> str:
-    """Say what a stage does: Merge an adapter, Quantize to NF4, Cast to bfloat16."""
+    """Say what a stage does: Tune an adapter, Merge an adapter, Quantize to NF4, Cast to bfloat16."""
     options = stage.model_dump()
+    if options["stage"] == "finetune":
+        return "Tune an adapter"
     if options["stage"] == "merge":
-        return "Merge an adapter" if len(options["adapters"]) == 1 else f"Merge {len(options['adapters'])} adapters"
+        return "Merge an adapter" if len(options["adapters"]) < 2 else f"Merge {len(options['adapters'])} adapters"
     return f"{'Cast' if options['method'] == 'cast' else 'Quantize'} to {method_name(options)}"
 
 

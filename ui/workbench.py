@@ -166,10 +166,10 @@ class Workbench:
 
 
 def _as_typed(recipe: Recipe) -> Recipe:
-    """Give a recipe as its author may read it: adapters where they lie, of an upload the name, no destination."""
+    """Give a recipe as its author may read it: what is its own where it lies, of an upload the name."""
     public = recipe.public(recipe.base_model)
     stages = tuple(
-        own if own.stage == "merge" else stage for own, stage in zip(recipe.stages, public.stages, strict=True)
+        stage if stage.stage == "evaluate" else own for own, stage in zip(recipe.stages, public.stages, strict=True)
     )
     return public.model_copy(update={"stages": stages})
 

@@ -40,6 +40,7 @@ def environment(home: Path, online: bool) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "PASSIVE",  # waiting in a loop halves torch's speed where a core is busy
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(ROOT),
     }

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from backend.finetune.content import TURN
 from backend.finetune.dataset import DatasetOptions
+from backend.finetune.files.content import TURN
+from backend.finetune.files.row import Row
 from backend.finetune.findings import Ledger
 from backend.finetune.names import ASSISTANT, CONTEXT, INPUT, MESSAGES, SYSTEM, TEXT, USER
-from backend.finetune.row import Row
 from backend.finetune.template import check_columns, placeholders
 from backend.options import Frozen
 from backend.strict_json import quoted

@@ -6,9 +6,9 @@ from typing import Any
 
 from backend.finetune.columns import Mapping, is_conversation
 from backend.finetune.dataset import DatasetOptions
-from backend.finetune.decoder import BadJson, Decoder
+from backend.finetune.files.decoder import BadJson, Decoder
+from backend.finetune.files.row import Number, Row
 from backend.finetune.findings import Ledger
-from backend.finetune.row import Number, Row
 from backend.finetune.samples import ROLES, Message, Sample
 from backend.finetune.template import fill, placeholders
 from backend.strict_json import quoted

@@ -1,13 +1,13 @@
 """Fetch: bring a data set's rows to this machine; needs the network and the token, unlike what reads them."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from backend.errors import SpecError
 from backend.finetune.dataset import DEMO_DATASET, DatasetOptions, is_file
 from backend.finetune.demo_data import NAME, write_demo
+from backend.finetune.files.rows import Source
 from backend.finetune.names import SUFFIXES
-from backend.finetune.rows import Source
 from backend.finetune.slices import parse_split
 from backend.hub import client
 from backend.hub.datasets import Wanted, fetch_files
@@ -20,6 +20,9 @@ _SUFFIXES = (
 )
 
 
+Options = TypeVar("Options", bound=DatasetOptions)
+
+
 class Sources(NamedTuple):
     """What load() reads."""
 
@@ -27,7 +30,7 @@ class Sources(NamedTuple):
     validation: Source | None
 
 
-def pin(options: DatasetOptions, token: str | None) -> DatasetOptions:
+def pin(options: Options, token: str | None) -> Options:
     """Give the options with the commit that the data set's branch or tag means now, before a job starts.
 
     Raises:

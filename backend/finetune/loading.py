@@ -15,8 +15,8 @@ from pydantic import ConfigDict, Field
 from backend.finetune.columns import Column, Mapping, describe, find_mapping
 from backend.finetune.convert import Converter, kept
 from backend.finetune.dataset import DatasetOptions
+from backend.finetune.files.rows import Rows, Source
 from backend.finetune.findings import Finding, Ledger, refusal
-from backend.finetune.rows import Rows, Source
 from backend.finetune.samples import Sample
 from backend.options import Frozen
 from backend.strict_json import quoted

@@ -78,7 +78,7 @@ STORED: dict[str, Any] = {"paths": True, "stored": True}
 
 
 def model_field(text: str, info: ValidationInfo) -> str:
-    """Give what a name in an option model means; in a stored one, the folder that it names may have gone since."""
+    """Give what a name in an option model means; in a stored one, what it names may have gone since."""
     context = info.context or {}
     return text if context.get("stored") else parse_model(text, paths=bool(context.get("paths")))
 

@@ -7,6 +7,8 @@ from pydantic import Field
 
 from backend.errors import HardwareError
 from backend.evaluate import ROWS, EvaluateOptions
+from backend.finetune.costs import adapter_parameters, training_cost
+from backend.finetune.options import FinetuneOptions
 from backend.hub.download import check_disk, model_folder, size_words
 from backend.hub.names import DEMO, is_local
 from backend.jobs.calibration import Calibration, read_calibration
@@ -126,6 +128,10 @@ def _stages(
             steps.append(Step("merge", speed.worker_bytes, around))
         elif stage.stage == "evaluate":
             steps.append(_evaluation(stage, facts, [*results.values()]))
+        elif stage.stage == "finetune":
+            cost = training_cost(facts, stage)
+            results[f"{index}-{stage.stage}"] = _adapter_files(recipe, stage, facts)
+            steps.append(Step(stage.stage, cost.memory, around + cost.seconds))
         else:
             plan = stage.plan(facts.tensors, facts.config)
             results[f"{index}-{stage.stage}"] = _files(recipe, stage, plan, facts)
@@ -160,6 +166,14 @@ def _files(recipe: Recipe, stage: StreamOptions, plan: Plan, facts: ModelFacts) 
     files |= {name: source.files[name] for name, source in base.copied().items()}
     files |= {name: len(content) for name, content in base.texts(pinned).items()}
     return files | {MANIFEST: manifest_size(base.record(pinned, stage), files)}
+
+
+def _adapter_files(recipe: Recipe, stage: FinetuneOptions, facts: ModelFacts) -> dict[str, int]:
+    """Give the bytes of an adapter's files, but for some small ones that PEFT and transformers write in their way."""
+    base = base_of(facts)
+    files = {"adapter_model.safetensors": 4 * adapter_parameters(facts, stage)}
+    files |= {name: source.files[name] for name, source in base.copied().items()}
+    return files | {name: len(content) for name, content in base.texts(recipe).items()}
 
 
 def _streaming(stage: StreamOptions, plan: Plan, speed: Calibration) -> Step:

@@ -1,13 +1,18 @@
 """What is checked before a job starts: the model, its options, disk, memory, the destination. It saves paid minutes."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from backend.errors import SpecError
+from backend.finetune.dataset import DEMO_DATASET, is_file
+from backend.finetune.fetch import fetch_dataset, pin
+from backend.finetune.loading import load
 from backend.jobs.estimates import check_room, estimate, streams
 from backend.jobs.specs import Streaming
 from backend.merge.hub import inspect_adapters
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
+from backend.progress import silent
 from backend.publish.destination import check_destination
 from backend.recipes import Recipe, Stage
 
@@ -28,8 +33,13 @@ def prepare(recipe: Recipe, data: Path, token: str | None, keep: bool = False) -
         SpecError, HubError, HardwareError: Why it cannot run.
     """
     facts = inspect(recipe.base_model, recipe.revision, token)
-    recipe = recipe.model_copy(update={"stages": tuple(_merging(stage, facts, token) for stage in recipe.stages)})
+    recipe = recipe.model_copy(update={"stages": tuple(_pinned(stage, facts, token) for stage in recipe.stages)})
     quantizations = [stage for stage in recipe.stages if stage.stage == "quantize"]
+    if recipe.tuning and facts.quant_method:
+        raise SpecError(
+            f"'{recipe.base_model}' is quantized already ({facts.quant_method}): tune the model that it was made from,"
+            " then quantize the result the same way."
+        )
     if quantizations and facts.quant_method:
         raise SpecError(
             f"'{recipe.base_model}' is quantized already ({facts.quant_method}): choose the model that it was made"
@@ -44,9 +54,16 @@ def prepare(recipe: Recipe, data: Path, token: str | None, keep: bool = False) -
     return Streaming(recipe=recipe) if streams(recipe, facts, data, keep) else recipe
 
 
-def _merging(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
-    """Check a merge against the headers of base and adapters, and pin the adapters to their commits."""
+def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
+    """Check a stage against the model's headers, and pin the adapters or the data set that it names to a commit."""
+    if stage.stage == "finetune":
+        stage.check(facts)
+        if stage.dataset == DEMO_DATASET or is_file(stage.dataset):
+            with TemporaryDirectory() as folder:
+                sources = fetch_dataset(stage, Path(folder), token, silent())
+                load(sources.train, stage, sources.validation)  # what it asks is asked now
+        return pin(stage, token)
     if stage.stage != "merge":
         return stage
     stage.check(facts)
-    return inspect_adapters(stage, facts, token)
+    return inspect_adapters(stage, facts, token) if stage.adapters else stage

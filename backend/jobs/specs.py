@@ -11,6 +11,7 @@ from pydantic import Field
 
 from backend.errors import JobError
 from backend.evaluate import EvaluateOptions
+from backend.finetune.dataset import DEMO_DATASET, is_file
 from backend.hub.names import DEMO, STORED, is_local
 from backend.models.artifacts import is_sealed, open_artifact
 from backend.options import Frozen, parse
@@ -56,8 +57,11 @@ STREAMED = ("nf4", "fp4", "int8", "cast")
 """Methods that read every tensor once, in the order of the files."""
 
 
-WEIGHTS = ("merged", "quantized")
-"""Kinds of artifacts that can be measured, served and published."""
+MODELS = ("merged", "quantized")
+"""Kinds of artifacts that can be measured and served."""
+
+RESULTS = ("adapter", *MODELS)
+"""Kinds of artifacts that can be published."""
 
 
 def kind(spec: Spec) -> str:
@@ -111,9 +115,9 @@ def read_spec(job: Path) -> Spec:
     raise JobError(f"'{job.name}' holds no job: start it again.")
 
 
-def artifacts(job: Path) -> list[Path]:
+def artifacts(job: Path, kinds: tuple[str, ...] = RESULTS) -> list[Path]:
     """Give the sealed artifacts with weights in a job's folder, in the order in which they were made."""
-    found = [path for path in (job / "stages").glob("*") if is_sealed(path) and open_artifact(path).kind in WEIGHTS]
+    found = [path for path in (job / "stages").glob("*") if is_sealed(path) and open_artifact(path).kind in kinds]
     return sorted(found, key=lambda path: int(path.name.split("-")[0]))
 
 
@@ -127,5 +131,9 @@ def published(job: Path, spec: Spec) -> list[dict[str, Any]]:
 def needs_no_network(spec: Spec) -> bool:
     """Whether fetching means reading what lies on this machine."""
     model = spec.base_model if isinstance(spec, Recipe) else spec.reference if isinstance(spec, Evaluation) else DEMO
+    if isinstance(spec, Recipe) and spec.tuning:
+        datasets = (spec.tuning.dataset, spec.tuning.validation_dataset)
+        if not all(name is None or name == DEMO_DATASET or is_file(name) for name in datasets):
+            return False
     adapters = [a for s in spec.stages if s.stage == "merge" for a in s.adapters] if isinstance(spec, Recipe) else []
     return (model == DEMO or is_local(model)) and all(is_local(adapter) for adapter in adapters)

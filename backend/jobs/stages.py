@@ -9,10 +9,12 @@ from typing import Any
 
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
+from backend.finetune.fetch import fetch_dataset
 from backend.hub.download import fetch_model
 from backend.hub.texts import fetch_text
 from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
+    MODELS,
     Evaluation,
     Publication,
     Spec,
@@ -24,6 +26,7 @@ from backend.jobs.specs import (
     steps,
 )
 from backend.jobs.streaming import compute, transfer
+from backend.jobs.tuning import tune, write_sources
 from backend.merge import merge, merged
 from backend.merge.hub import fetch_adapters
 from backend.models.artifacts import (
@@ -45,7 +48,7 @@ from backend.quantize import METHODS
 from backend.recipes import Recipe
 from backend.settings import load_settings
 from backend.weights.checkpoint import Checkpoint, Weights
-from backend.weights.output import Resumable
+from backend.weights.output import JOURNAL, Resumable
 
 WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
 EMBEDDED = "pydoc_data.topics, every second topic (English prose that ships with CPython)"
@@ -66,6 +69,8 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
     target = stage_folder(job, spec, index)
     if name == "fetch":
         _fetch(spec, target, token, report)
+    elif name == "finetune" and isinstance(spec, Recipe):
+        _finetune(job, spec, index, report)
     elif name in ("merge", "quantize") and isinstance(spec, Recipe):
         _make(job, spec, index, report)
     elif name == "evaluate":
@@ -91,6 +96,9 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     adapters = fetch_adapters(merging, load_settings().models, token, report) if merging else []
     places = {"folder": str(base), "adapters": [str(adapter) for adapter in adapters]}
     (folder / "model.json").write_text(json.dumps(places), encoding="utf-8")
+    if isinstance(spec, Recipe) and spec.tuning:
+        sources = fetch_dataset(spec.tuning, folder / "rows", token, report)
+        write_sources(folder, sources, target)
     for index, options in _evaluations(spec):
         text = _text(spec, options, folder / "download.txt", token, report)
         if len(text.content.encode()) < options.max_seq_length:  # no token is shorter than a byte
@@ -138,6 +146,8 @@ def _base(job: Path, spec: Spec) -> Path:
 
 
 def _adapters(job: Path, spec: Spec) -> list[Path]:
+    if isinstance(spec, Recipe) and spec.tuning:
+        return [stage_folder(job, spec, 1)]
     return [Path(folder) for folder in _fetched(job, spec)["adapters"]]
 
 
@@ -152,8 +162,9 @@ def _fetched(job: Path, spec: Spec) -> dict[str, Any]:
 def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[Weights]:
     """Open what a stage works on: the base model, or the merged one, from its folder if that is kept."""
     merging = recipe.merging
-    kept = merging is not None and merging.keep and index > 1
-    with Checkpoint.of(stage_folder(job, recipe, 1) if kept else _base(job, recipe)) as weights:
+    at = recipe.stages.index(merging) + 1 if merging else 0
+    kept = merging is not None and merging.keep and index > at
+    with Checkpoint.of(stage_folder(job, recipe, at) if kept else _base(job, recipe)) as weights:
         if merging is None or kept:
             yield weights
         else:
@@ -161,10 +172,21 @@ def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[
                 yield result
 
 
+def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
+    """Train an adapter."""
+    target = stage_folder(job, recipe, index)
+    folder = partial(target, keep=True)
+    artifact = tune(recipe, base_in(_base(job, recipe)), stage_folder(job, recipe, 0), folder, report)
+    (folder / JOURNAL).unlink(missing_ok=True)
+    sealed = seal(folder, target, artifact)
+    assert sealed.training
+    report.log(f"adapter: {sealed.size / 1e6:.1f} MB, {sealed.training.steps} steps in {sealed.seconds:.0f} s.")
+
+
 def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     """Merge or quantize."""
     options = recipe.stages[index - 1]
-    assert options.stage != "evaluate"
+    assert options.stage in ("merge", "quantize")
     base, target = _base(job, recipe), stage_folder(job, recipe, index)
     folder = partial(target, keep=True)
     started = time.monotonic()
@@ -192,7 +214,7 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
     options = dict(_evaluations(spec))[index]
     text = Text.model_validate_json((stage_folder(job, spec, 0) / f"text-{index}.json").read_bytes())
     base, target = _base(job, spec), stage_folder(job, spec, index)
-    measured = [spec.folder] if isinstance(spec, Evaluation) else artifacts(job)
+    measured = [spec.folder] if isinstance(spec, Evaluation) else artifacts(job, MODELS)
     started = time.monotonic()
     for result in measured:
         if (result / MANIFEST).is_file():
@@ -220,8 +242,9 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
 
 def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:
     """Give what a result is measured against: what it was made from, which is the merged model where there is one."""
-    if isinstance(spec, Recipe) and spec.merging and (whole := stage_folder(job, spec, 1)) != result:
-        return whole
+    if isinstance(spec, Recipe) and spec.merging:
+        whole = stage_folder(job, spec, spec.stages.index(spec.merging) + 1)
+        return base if whole == result else whole
     return base
 
 
@@ -231,7 +254,7 @@ def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Rep
     else:
         assert isinstance(spec, Recipe)
         assert spec.publish
-        folders, options = artifacts(job), spec.publish
+        folders, options = artifacts(job)[-1:], spec.publish
     published = [publish(folder, options, token, report).model_dump(mode="json") for folder in folders]
     folder = partial(target)
     (folder / "published.json").write_text(json.dumps(published), encoding="utf-8")

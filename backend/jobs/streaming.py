@@ -32,6 +32,7 @@ from backend.publish.destination import check_token
 from backend.publish.outgoing import outgoing
 from backend.publish.repo import Published, Repo
 from backend.quantize import METHODS
+from backend.quantize.streaming import StreamOptions
 from backend.recipes import Recipe
 from backend.settings import load_settings
 from backend.weights.checkpoint import Checkpoint, Weights
@@ -102,7 +103,7 @@ def _stream(job: Path, recipe: Recipe, relay: Relay, token: str | None, report: 
         if recipe.merging:
             relay.set_adapters(fetch_adapters(recipe.merging, load_settings().models, token, report))
         options, tensors = recipe.stages[-1], [t for header in source.headers.values() for t in header.tensors]
-        assert options.stage != "evaluate"
+        assert isinstance(options, StreamOptions)
         planned = options.plan(tensors, read_config(relay.base))  # of a merge: with adapters of the usual kind
         bar = Bar(source, sum(planned.files.values()), report)
         try:

@@ -39,7 +39,9 @@ class MergeOptions(StreamOptions):
 
     stage: Literal["merge"] = "merge"  # type: ignore[assignment]
     adapters: tuple[str, ...] = Field(
-        (), description="LoRA adapters, by Hub id; on your own machine folders too. Several are added up."
+        (),
+        description="LoRA adapters, by Hub id; on your own machine folders too. Several are added up. Empty: the one"
+        " that the finetune stage before it makes.",
     )
     adapter_weights: tuple[float, ...] = Field(
         (), description="How much of each adapter is added, in the order of the adapters. Empty: 1 each."
@@ -83,8 +85,6 @@ class MergeOptions(StreamOptions):
 
     @model_validator(mode="after")
     def _one_each(self) -> "MergeOptions":
-        if not self.adapters:
-            raise ValueError("adapters: is empty: give the adapter's Hub id, or on your own machine its folder")
         for name in ("adapter_weights", "adapter_revisions"):
             if (given := len(getattr(self, name))) not in (0, len(self.adapters)):
                 raise ValueError(

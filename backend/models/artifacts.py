@@ -57,6 +57,23 @@ class Merged(Frozen):
     double_quant: bool = Field(False, description="Whether the scales of these were quantized too.")
 
 
+class Training(Frozen):
+    """How an adapter was trained, and on what; nothing in it names a path of this machine."""
+
+    dataset: str = Field(description="Hub id, bare name of a file, or demo.")
+    dataset_revision: str | None = Field(None, description="Its commit, where there is one.")
+    rows: int = Field(description="Rows trained on.")
+    validation_rows: int = Field(description="Rows measured on.")
+    tokens: int = Field(description="Of the rows trained on.")
+    learned_tokens: int = Field(description="Those that counted for the loss.")
+    steps: int
+    planned_steps: int
+    train_loss: float = Field(description="Mean over the training, nats a token.")
+    eval_loss_before: float | None = Field(None, description="On the validation rows, before the training.")
+    eval_loss: float | None = Field(None, description="The same with the adapter.")
+    stopped: str | None = Field(None, description="Why it ended early.")
+
+
 class Artifact(Frozen):
     """What `artifact.json` says; nothing in it names a path of this machine."""
 
@@ -66,6 +83,7 @@ class Artifact(Frozen):
     revision: str | None = Field(None, description="The commit of the base model, where there is one.")
     origin: str | None = Field(None, description="Where the weights came from, if not from that commit, in words.")
     merged: Merged | None = Field(None, description="The adapters that were merged into the base model before.")
+    training: Training | None = Field(None, description="How the adapter was trained.")
     options: dict[str, Any] = Field(default_factory=dict, description="The stage's options as run.")
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: str | None = None

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
 from backend.finetune.dataset import DatasetOptions
-from backend.finetune.encoding import MARKS, Guess, find_encoding
+from backend.finetune.files.encoding import MARKS, Guess, find_encoding
+from backend.finetune.files.unpacking import MAX_BYTES, open_bytes
 from backend.finetune.findings import Ledger, fault
 from backend.finetune.names import SUFFIXES, Format
-from backend.finetune.unpacking import MAX_BYTES, open_bytes
 from backend.strict_json import quoted
 
 HEAD = 1 << 16

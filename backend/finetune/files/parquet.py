@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from backend.finetune.content import DataFile
 from backend.finetune.dataset import DatasetOptions
+from backend.finetune.files.content import DataFile
+from backend.finetune.files.row import MAX_ROW, Row, clean_names, no_rows, too_large
 from backend.finetune.findings import Ledger, fault
-from backend.finetune.row import MAX_ROW, Row, clean_names, no_rows, too_large
 from backend.strict_json import quoted
 
 _BATCH = 64  # rows; a dictionary can make a row a thousand times as large as the file

@@ -1,0 +1,60 @@
+"""Checkpoints: a training's state on the disk, sealed when every byte is written; resuming picks the newest such."""
+
+import json
+import shutil
+from pathlib import Path
+
+from backend.models.artifacts import sha256
+
+SEAL = "sealed.json"
+PREFIX = "checkpoint-"
+
+
+def seal_checkpoint(folder: Path) -> None:
+    """Write down the hashes of a checkpoint's files; from then on it counts.
+
+    Args:
+        folder: `checkpoint-<step>`, complete.
+    """
+    hashes = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != SEAL}
+    draft = folder / (SEAL + ".partial")
+    draft.write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+    draft.replace(folder / SEAL)
+
+
+def newest_sealed(folder: Path) -> Path | None:
+    """Give the newest checkpoint that is whole, or None; one that was half written, cut or changed is passed over."""
+    return next((path for path in reversed(checkpoints(folder)) if is_sealed(path)), None)
+
+
+def is_sealed(checkpoint: Path) -> bool:
+    """Whether every file of a checkpoint is there as it was written."""
+    try:
+        hashes = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+        return all(sha256(checkpoint / name) == found for name, found in hashes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Give all checkpoints of a training, whole or not, oldest first."""
+    found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Give the step that a checkpoint was made after."""
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def forget(folder: Path, best: Path | None, keep: int = 2) -> None:
+    """Remove all but the newest checkpoints and the best one.
+
+    Args:
+        folder: Of the training.
+        best: The one with the lowest validation loss, if any.
+        keep: How many of the newest stay: more than one, for the newest may turn out to be damaged.
+    """
+    for checkpoint in checkpoints(folder)[:-keep]:
+        if checkpoint != best:
+            shutil.rmtree(checkpoint, ignore_errors=True)

@@ -1,0 +1,138 @@
+"""TRL's SFTTrainer with checkpoints that are sealed, a stop that keeps what is learned, and a guard against NaN.
+
+Imports torch and trl: only training.py imports this module, in the worker.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from trl.trainer.sft_trainer import SFTTrainer
+
+from backend.finetune.checkpoints import forget, seal_checkpoint
+from backend.progress import Report
+from backend.weights.output import JOURNAL
+
+MAX_NOT_FINITE = 5
+"""Steps in a row whose loss may be no number before the run is stopped."""
+
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+
+_NAMES = ("loss", "eval_loss", "learning_rate", "grad_norm", "mean_token_accuracy", "eval_mean_token_accuracy")
+
+
+class Tuner(SFTTrainer):
+    """Trains, and leaves nothing behind that is half written."""
+
+    not_finite = 0
+    """Steps in a row whose loss was no finite number."""
+
+    learned_tokens = 0
+    """Tokens seen since the process began, padding not counted."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Do a step; count those whose loss is no number."""
+        loss: Any = super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.not_finite = 0 if math.isfinite(float(loss)) else self.not_finite + 1
+        inputs = args[1]
+        mask = inputs.get("attention_mask")
+        self.learned_tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
+        return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.not_finite:
+            return  # what is in memory is damaged: the last checkpoint stays the newest
+        Trainer._save_checkpoint(self, model, trial)  # TRL's own would write a card with paths of this machine
+        if self.args.should_save:
+            folder = Path(self.args.output_dir)
+            (folder.parent / JOURNAL).touch()
+            seal_checkpoint(folder / f"checkpoint-{self.state.global_step}")
+            best = self.state.best_model_checkpoint
+            forget(folder, Path(best) if best else None)
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Tells how the training goes, and ends it when somebody asks or when nothing can come of it.
+
+    Args:
+        report: Told every figure.
+        folder: metrics.jsonl and samples.jsonl are written here.
+        stop: Ends the training when this file is there.
+        answers: Gives the model's answers to some prompts.
+    """
+
+    def __init__(self, report: Report, folder: Path, stop: Path, answers: Callable[[], Sequence[Any]]) -> None:
+        self._report, self._folder, self._stop, self._answers = report, folder, stop, answers
+        self._tuner: Tuner | None = None
+        self._started = 0.0
+        self.stopped = False
+
+    def watch(self, tuner: Tuner) -> None:
+        """Say whom to watch."""
+        self._tuner = tuner
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin to measure time; what lies in the metrics behind the checkpoint is forgotten."""
+        self._started = time.monotonic()
+        for name in (METRICS, SAMPLES):
+            lines = _lines(self._folder / name)
+            kept = [line for line in lines if line["step"] <= state.global_step]
+            (self._folder / name).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop where it is asked for, or where the loss is no number any more."""
+        self._report.progress("training", state.global_step, state.max_steps, "steps")
+        assert self._tuner
+        if self._tuner.not_finite >= MAX_NOT_FINITE:
+            control.should_training_stop = True
+        elif self._stop.exists():
+            self.stopped = control.should_training_stop = control.should_save = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        """Write one line of figures."""
+        found = {name: logs[name] for name in _NAMES if isinstance(logs.get(name), int | float)}
+        if not found:
+            return
+        assert self._tuner
+        seconds = time.monotonic() - self._started
+        line = {"step": state.global_step, "epoch": round(state.epoch or 0, 4), **found}
+        line["tokens_per_second"] = round(self._tuner.learned_tokens / seconds, 1) if seconds else 0.0
+        line["memory_bytes"] = memory_in_use()
+        _append(self._folder / METRICS, line)
+        self._report.metrics(line)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask the model for answers."""
+        for prompt, answer in self._answers():
+            line = {"step": state.global_step, "prompt": prompt, "answer": answer}
+            _append(self._folder / SAMPLES, line)
+
+
+def memory_in_use() -> int:
+    """Give the bytes that the training holds: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_reserved())
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as f:
+        f.write(json.dumps({k: None if v != v else v for k, v in line.items()}) + "\n")  # JSON has no NaN
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Read what was written; a line that a kill has cut is left out."""
+    found = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            found.append(json.loads(text))
+        except ValueError:
+            continue
+    return found

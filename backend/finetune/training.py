@@ -1,0 +1,348 @@
+"""QLoRA: a frozen base model in 4 bit, an adapter that learns (arXiv 2305.14314), with PEFT and TRL's SFTTrainer.
+
+On a CPU the base is held as 4 bits have left it, unpacked: the same numbers as bitsandbytes would unpack at every step,
+for four times the memory and a fraction of the time.
+"""
+
+import json
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from backend.errors import HardwareError, JobError, SpecError
+from backend.finetune.checkpoints import newest_sealed, step_of
+from backend.finetune.options import FinetuneOptions
+from backend.finetune.rendering import Rendered
+from backend.models.loading import device, load_causal_lm
+from backend.models.machine import memory_bytes
+from backend.progress import Report
+
+CHECKPOINTS = "checkpoints"
+EVALUATIONS = 10
+"""Validations in a whole training where nobody says how many."""
+
+ANSWER_TOKENS = 60
+PADDING_FREE_TOKENS = 4096
+"""Tokens up to which rows lie side by side without flash attention: its mask grows with their square."""
+
+
+class Rows(NamedTuple):
+    """What is trained on and measured on."""
+
+    train: Sequence[Rendered]
+    validation: Sequence[Rendered]
+    prompts: Sequence[list[int]]  # tokens of questions whose answers are shown
+
+
+class Outcome(NamedTuple):
+    """How a training ended."""
+
+    steps: int
+    planned_steps: int
+    train_loss: float  # mean over the steps, nats a token
+    eval_loss_before: float | None  # on the validation rows
+    eval_loss: float | None
+    stopped: str | None  # why it ended early
+
+
+def finetune(base: Path, rows: Rows, tokenizer: Any, output: Path, options: FinetuneOptions, report: Report) -> Outcome:
+    """Train an adapter and write it as PEFT does.
+
+    Args:
+        base: The model's folder, admitted, with its tokenizer.
+        rows: Rendered; those without a token that counts must be gone.
+        tokenizer: That they were rendered with.
+        output: An existing folder, where checkpoints of an earlier run may lie; the adapter is written here.
+        options: How.
+        report: Told steps and figures.
+
+    Raises:
+        SpecError: There is nothing to learn.
+        HardwareError: The memory does not do; what would fit.
+        JobError: The loss was no number, and no checkpoint was sealed before.
+    """
+    import torch
+
+    if not rows.train:
+        raise SpecError("No row is left to learn from: see what was dropped, and why.")
+    model = _load(base, options, report)
+    try:
+        return _train(model, tokenizer, rows, output, options, report)
+    except (torch.OutOfMemoryError, MemoryError) as e:
+        raise out_of_memory(options) from e
+    except RuntimeError as e:
+        if "not enough memory" in str(e) or "out of memory" in str(e):  # how the CPU's allocator says it
+            raise out_of_memory(options) from e
+        raise
+
+
+def out_of_memory(options: FinetuneOptions) -> HardwareError:
+    """Say that the memory did not do, and which settings need less of it."""
+    size, steps = options.per_device_train_batch_size, options.gradient_accumulation_steps
+    ways = []
+    if size > 1:
+        ways.append(f"per_device_train_batch_size {size // 2} with gradient_accumulation_steps {steps * 2}, which"
+                    " learns the same")  # fmt: skip
+    if options.gradient_checkpointing != "on":
+        ways.append("gradient_checkpointing on")
+    if options.max_length > 256:
+        ways.append(f"max_length {options.max_length // 2}")
+    if options.quantization != "nf4":
+        ways.append("quantization nf4")
+    return HardwareError(
+        f"The training ran out of memory. Less is needed with {', or '.join(ways) or 'a smaller model'}."
+    )
+
+
+def _load(base: Path, options: FinetuneOptions, report: Report) -> Any:
+    """Load the base model, frozen."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    dtype = getattr(torch, compute_dtype(options))
+    kwargs: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(options)}
+    if options.quantization in ("nf4", "fp4"):
+        kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=options.quantization,
+            bnb_4bit_use_double_quant=options.bnb_4bit_use_double_quant,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    elif options.quantization == "int8":
+        kwargs["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    model = load_causal_lm(base, report, **kwargs)
+    model.config.use_cache = False
+    if options.quantization in ("nf4", "fp4") and device() == "cpu":
+        size = 2 * sum(p.numel() for p in model.parameters())
+        if size * 4 < memory_bytes():
+            _unpack(model, dtype)
+            report.log("The 4-bit weights are held unpacked: the same numbers, faster on a CPU.")
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def _unpack(model: Any, dtype: Any) -> None:
+    """Replace 4-bit layers by ordinary ones with the weights that bitsandbytes would compute with."""
+    import bitsandbytes as bnb
+    from torch import nn
+
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, bnb.nn.Linear4bit):
+                plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+                weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+                plain.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+                if layer.bias is not None:
+                    plain.bias = nn.Parameter(layer.bias.data, requires_grad=False)
+                setattr(parent, name, plain)
+    model.is_loaded_in_4bit = model.is_quantized = False
+    model.hf_quantizer = None
+    del model.config.quantization_config
+
+
+def compute_dtype(options: FinetuneOptions) -> str:
+    """Give torch's name of the type of the arithmetic: bfloat16 wherever the hardware has it."""
+    import torch
+
+    if options.bnb_4bit_compute_dtype != "auto":
+        return options.bnb_4bit_compute_dtype
+    return "bfloat16" if device() == "cpu" or torch.cuda.is_bf16_supported() else "float16"
+
+
+def _attention(options: FinetuneOptions) -> str:
+    if options.attn_implementation != "auto":
+        return options.attn_implementation
+    return "flash_attention_2" if device() != "cpu" and find_spec("flash_attn") else "sdpa"
+
+
+def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: FinetuneOptions, report: Report) -> Outcome:
+    from datasets import Dataset
+    from peft import LoraConfig
+
+    from backend.finetune.trainer import MAX_NOT_FINITE, Tuner, Watch  # noqa: PLC0415 - imports trl
+
+    side_by_side = _side_by_side(model, rows, options, report)
+    watch = Watch(report, output, output.parent.parent / "stop", lambda: _answers(tuner.model, tokenizer, rows.prompts))
+    tuner = Tuner(
+        model=model,
+        args=_arguments(options, rows, output, side_by_side),
+        train_dataset=Dataset.from_list([_columns(row) for row in rows.train]),
+        eval_dataset=Dataset.from_list([_columns(row) for row in rows.validation]) if rows.validation else None,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(**lora(options)),
+        callbacks=[watch, *_early(options, rows)],
+    )
+    watch.watch(tuner)
+    resumed = newest_sealed(output / CHECKPOINTS)
+    first = None
+    if rows.validation and resumed is None:
+        report.log("Measuring the validation loss before the training.")
+        first = float(tuner.evaluate()["eval_loss"])
+        (output / "before.json").write_text(json.dumps({"eval_loss": first}), encoding="utf-8")
+    elif (output / "before.json").is_file():
+        first = json.loads((output / "before.json").read_text(encoding="utf-8"))["eval_loss"]
+    if resumed:
+        report.log(f"Going on after step {step_of(resumed)}.")
+    done = tuner.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    stopped = "Stopped by its user." if watch.stopped else None
+    if tuner.not_finite >= MAX_NOT_FINITE:
+        stopped = _back_to_the_last_good(tuner, output)
+        report.warn(stopped)
+    last = float(tuner.evaluate()["eval_loss"]) if rows.validation else None
+    tuner.model.save_pretrained(output)
+    state = tuner.state
+    return Outcome(state.global_step, state.max_steps, float(done.training_loss), first, last, stopped)
+
+
+def lora(options: FinetuneOptions) -> dict[str, Any]:
+    """Give the arguments of PEFT's LoraConfig."""
+    targets = options.target_modules
+    return {
+        "task_type": "CAUSAL_LM",
+        "target_modules": "all-linear" if targets == ("all-linear",) else list(targets),
+        **{name: getattr(options, name) for name in
+           ("r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora")},
+    }  # fmt: skip
+
+
+def steps_of(options: FinetuneOptions, rows: int) -> int:
+    """Give the steps of a training.
+
+    Args:
+        options: Epochs, batch and limit.
+        rows: To train on.
+    """
+    batch = options.per_device_train_batch_size * options.gradient_accumulation_steps
+    steps = max(1, round(-(-rows // batch) * options.num_train_epochs))
+    return steps if options.max_steps < 0 else min(steps, options.max_steps) if options.max_steps else steps
+
+
+def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side: bool) -> Any:
+    """Give TRL's arguments."""
+    from trl.trainer.sft_config import SFTConfig
+
+    steps = steps_of(options, len(rows.train))
+    every = options.eval_steps or max(1, steps // EVALUATIONS)
+    dtype, on_cpu = compute_dtype(options), device() == "cpu"
+    optim = {True: "adamw_torch", False: "paged_adamw_8bit"}[on_cpu] if options.optim == "auto" else options.optim
+    same = ("learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "num_train_epochs",
+            "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+            "neftune_noise_alpha", "seed")  # fmt: skip
+    return SFTConfig(
+        output_dir=str(output / CHECKPOINTS),
+        **{name: getattr(options, name) for name in same},
+        max_steps=options.max_steps,
+        warmup_steps=round(steps * options.warmup_ratio),
+        optim=optim,
+        use_cpu=on_cpu,
+        bf16=dtype == "bfloat16",
+        fp16=dtype == "float16",
+        gradient_checkpointing=options.gradient_checkpointing == "on",
+        packing=options.packing and side_by_side,
+        padding_free=side_by_side,
+        max_length=options.max_length if options.packing and side_by_side else None,
+        dataset_kwargs={"skip_prepare_dataset": not (options.packing and side_by_side)},
+        eval_strategy="steps" if rows.validation else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=options.save_steps or every,
+        save_total_limit=None,  # backend.finetune.checkpoints removes old ones, and never one before the next is sealed
+        load_best_model_at_end=bool(rows.validation) and options.load_best_model_at_end and options.save_steps is None,
+        logging_steps=max(1, min(10, steps // 50)),
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def _side_by_side(model: Any, rows: Rows, options: FinetuneOptions, report: Report) -> bool:
+    """Whether rows can lie side by side in one sequence, each seeing itself alone; asked of the model itself."""
+    import torch
+
+    batch = options.per_device_train_batch_size * (options.max_length if options.packing else _usual(rows.train))
+    flash = model.config._attn_implementation.startswith("flash")
+    if options.per_device_train_batch_size == 1 and not options.packing:
+        return False
+    if batch > PADDING_FREE_TOKENS and not flash:
+        report.log("Rows are padded: together they are too long to lie side by side without flash attention.")
+        return False
+    if flash:
+        return True
+    first, second = (row.input_ids[:32] for row in (rows.train[0], rows.train[-1]))
+    place = model.device
+    with torch.inference_mode():
+        alone = model(input_ids=torch.tensor([second], device=place)).logits[0].float()
+        together = (
+            model(
+                input_ids=torch.tensor([first + second], device=place),
+                position_ids=torch.tensor([[*range(len(first)), *range(len(second))]], device=place),
+            )
+            .logits[0, len(first) :]
+            .float()
+        )
+    leak = float((alone - together).abs().max() / alone.abs().max())
+    if leak > LEAK:
+        report.log("Rows are padded: this model's attention would see across rows that lie side by side.")
+    return leak <= LEAK
+
+
+LEAK = 0.05
+"""Change of the largest logit that is still the rounding of bfloat16."""
+
+
+def _usual(rows: Sequence[Rendered]) -> int:
+    """Give the tokens that nine of ten rows do not exceed."""
+    lengths = sorted(len(row.input_ids) for row in rows)
+    return lengths[len(lengths) * 9 // 10]
+
+
+def _columns(row: Rendered) -> dict[str, list[int]]:
+    return {"input_ids": row.input_ids, "labels": row.labels}
+
+
+def _early(options: FinetuneOptions, rows: Rows) -> list[Any]:
+    from transformers import EarlyStoppingCallback
+
+    patience = options.early_stopping_patience
+    return [EarlyStoppingCallback(patience)] if patience and rows.validation else []
+
+
+def _answers(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> list[tuple[str, str]]:
+    """Give the model's most likely answers to prompts."""
+    import torch
+
+    found = []
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for prompt in prompts:
+            ids = torch.tensor([prompt], device=model.device)
+            mask = torch.ones_like(ids)
+            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+            answer = tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True)
+            found.append((tokenizer.decode(prompt, skip_special_tokens=True), answer))
+    model.train(was_training)
+    return found
+
+
+def _back_to_the_last_good(tuner: Any, output: Path) -> str:
+    """Load the newest sealed checkpoint after the loss has become no number, and say so.
+
+    Raises:
+        JobError: There is none.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file  # noqa: PLC0415 - imports torch
+
+    good = newest_sealed(output / CHECKPOINTS)
+    step, why = tuner.state.global_step, "lower the learning rate, or look at the rows"
+    if good is None:
+        raise JobError(f"The loss was no number any more at step {step}, before anything was learned: {why}.")
+    set_peft_model_state_dict(tuner.model, load_file(good / "adapter_model.safetensors"))
+    tuner.not_finite = 0
+    return (
+        f"The loss was no number any more at step {step}: what was learned until step {step_of(good)} is kept. To go"
+        f" further, {why}."
+    )

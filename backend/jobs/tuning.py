@@ -1,0 +1,179 @@
+"""The finetune step: rows are read, rendered and learned from; what comes out is an adapter and how it was made."""
+
+import json
+import shutil
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from backend.finetune.chat_templates import give_template
+from backend.finetune.fetch import Sources
+from backend.finetune.files.rows import Source
+from backend.finetune.loading import Dataset, load
+from backend.finetune.options import FinetuneOptions
+from backend.finetune.rendering import Renderer, stops_of
+from backend.finetune.samples import Sample, find_literals
+from backend.finetune.survey import Survey, render, survey
+from backend.finetune.training import CHECKPOINTS, Outcome, Rows, finetune
+from backend.jobs.results import Base
+from backend.models.artifacts import Artifact, Training, now, versions
+from backend.models.machine import hardware, peak_memory_bytes
+from backend.progress import Report
+from backend.publish.base_card import BASE_CARD, base_card, is_license
+from backend.recipes import Recipe
+
+SOURCES = "sources.json"
+SURVEY = "survey.json"
+
+PROMPTS = 3
+"""Questions of the validation rows whose answers are shown at every validation."""
+
+PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "safetensors")
+
+_SOURCES = TypeAdapter(Sources)
+
+
+def write_sources(folder: Path, sources: Sources, target: Path) -> None:
+    """Keep where the rows lie for the step that reads them.
+
+    Args:
+        folder: Of the fetch step, not sealed yet.
+        sources: As fetched into it.
+        target: What the folder is called when it is sealed.
+    """
+
+    def moved(source: Source) -> Source:
+        files = (target / f.relative_to(folder) if f.is_relative_to(folder) else f for f in source.files)
+        return source.model_copy(update={"files": tuple(files)})
+
+    there = Sources(moved(sources.train), sources.validation and moved(sources.validation))
+    (folder / SOURCES).write_bytes(_SOURCES.dump_json(there))
+
+
+def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report) -> Artifact:
+    """Do the training that a recipe begins with.
+
+    Args:
+        recipe: What is done.
+        base: The base model.
+        fetched: The fetch step's folder.
+        folder: Where the adapter is written; checkpoints of an earlier run may lie there.
+        report: Told all of it.
+
+    Returns:
+        What is to be recorded.
+
+    Raises:
+        SpecError: The rows leave a question open, or nothing to learn; the row, the option.
+        HardwareError: The memory does not do; what would fit.
+    """
+    from transformers import AutoTokenizer
+
+    options = recipe.tuning
+    assert options
+    sources = _SOURCES.validate_json((fetched / SOURCES).read_bytes())
+    data = load(sources.train, options, sources.validation)
+    for finding in data.examination.findings:
+        report.log(finding.text)
+    tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
+    stops = _stops(tokenizer, base.folder)
+    rows, seen = _rows(data, tokenizer, stops, options, report)
+    (folder / SURVEY).write_text(seen.model_dump_json(), encoding="utf-8")
+    started = time.monotonic()
+    outcome = finetune(base.folder, rows, tokenizer, folder, options, report)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    _complete(folder, base, tokenizer, stops, recipe)
+    return _artifact(recipe, base, data, seen, outcome).model_copy(
+        update={
+            "hardware": hardware(),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "seconds": round(time.monotonic() - started, 1),
+            "warnings": tuple(report.warnings),
+        }
+    )
+
+
+def _stops(tokenizer: Any, folder: Path) -> set[int]:
+    from transformers import GenerationConfig
+
+    known = (folder / "generation_config.json").is_file()
+    return stops_of(tokenizer, GenerationConfig.from_pretrained(folder) if known else None)
+
+
+def _rows(
+    data: Dataset, tokenizer: Any, stops: set[int], options: FinetuneOptions, report: Report
+) -> tuple[Rows, Survey]:
+    """Render what is trained on and measured on, and say what the model will see."""
+    conversations = any(sample.messages for sample in islice(data.train(), 1))
+    if conversations:
+        give_template(tokenizer, options.chat_template, "The base model")
+        if tokenizer.eos_token_id is not None:
+            stops.add(tokenizer.eos_token_id)
+    renderer = Renderer(tokenizer, options.loss, options.max_length, stops)
+    for finding in find_literals(data.train(), tokenizer.all_special_tokens, data.examination.name):
+        report.warn(finding.text)
+    train, masked = render(data.train(), renderer)
+    validation, _ = render(data.validation(), renderer)
+    seen = survey(train, masked, tokenizer)
+    report.log(f"The model will see {seen.words}")
+    asked = list(islice((s for s in data.validation() if s.messages), PROMPTS))
+    return Rows(train, validation, [_question(sample, tokenizer) for sample in asked]), seen
+
+
+def _question(sample: Sample, tokenizer: Any) -> list[int]:
+    """Give the tokens of a conversation up to its last answer."""
+    turns = [{"role": message.role, "content": message.content} for message in sample.messages[:-1]]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _complete(folder: Path, base: Base, tokenizer: Any, stops: set[int], recipe: Recipe) -> None:
+    """Make the folder one that can leave this machine: no path in it, no pickle, and what generation needs to stop."""
+    from transformers import GenerationConfig
+
+    for name in ("README.md", "training_args.bin"):
+        (folder / name).unlink(missing_ok=True)
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    settings["base_model_name_or_path"] = base.origin.base_model or base.folder.name
+    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(folder)
+    known = (base.folder / "generation_config.json").is_file()
+    generation = GenerationConfig.from_pretrained(base.folder) if known else GenerationConfig()
+    generation.eos_token_id = sorted(stops)
+    generation.save_pretrained(folder)
+    for name, size in base.files.items():
+        if is_license(name, size):
+            shutil.copyfile(base.folder / name, folder / name)
+    (folder / BASE_CARD).write_bytes(base_card(base.card, base.weights_bytes))
+    public = recipe.public(base.origin.base_model or base.folder.name)
+    (folder / "recipe.yaml").write_text(public.to_yaml(), encoding="utf-8")
+
+
+def _artifact(recipe: Recipe, base: Base, data: Dataset, seen: Survey, outcome: Outcome) -> Artifact:
+    public = recipe.public(base.origin.base_model or base.folder.name).tuning
+    assert public
+    four_bit = {"bnb_4bit_quant_type": public.quantization} if public.quantization in ("nf4", "fp4") else {}
+    training = Training(
+        dataset=public.dataset,
+        dataset_revision=public.revision,
+        rows=seen.rows,
+        validation_rows=data.examination.validation,
+        tokens=seen.tokens,
+        learned_tokens=seen.learned_tokens,
+        **outcome._asdict(),
+    )
+    return Artifact(
+        kind="adapter",
+        stage="finetune",
+        base_model=base.origin.base_model,
+        revision=base.origin.revision,
+        origin=base.origin.origin,
+        training=training,
+        options=public.model_dump(mode="json", exclude_none=True) | four_bit,
+        versions=versions(PACKAGES),
+        created=now(),
+    )
