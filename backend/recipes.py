@@ -10,7 +10,7 @@ from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import is_file
 from backend.finetune.options import FinetuneOptions
-from backend.hub.names import DEMO, is_local, parse_model
+from backend.hub.names import DEMO, is_local, model_field
 from backend.merge import UNDONE, MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
@@ -32,7 +32,7 @@ class Recipe(Frozen):
     @field_validator("base_model")
     @classmethod
     def _a_model(cls, value: str, info: ValidationInfo) -> str:
-        return parse_model(value, paths=_paths_allowed(info))
+        return model_field(value, info)
 
     @model_validator(mode="after")
     def _no_paths_of_strangers(self, info: ValidationInfo) -> "Recipe":
@@ -80,7 +80,8 @@ class Recipe(Frozen):
                 if "quantize" not in after:
                     raise ValueError(f"stages[{i}].keep: off leaves nothing: add a quantize stage, or turn it on")
                 if "evaluate" in after:
-                    raise ValueError(f"stages[{i}].keep: evaluate measures against the merged model: turn it on")
+                    remedy = "turn it on, or leave evaluate out"
+                    raise ValueError(f"stages[{i}].keep: evaluate measures against the merged model: {remedy}")
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.errors import SpecError
 from backend.hub.files import LocalFiles
-from backend.hub.names import is_local, parse_model
+from backend.hub.names import is_local, model_field
 from backend.merge.adapter import Adapter, read_adapter
 from backend.merge.plan import TURNED, Base, Made, Merger, packed, says_tied, vocabulary
 from backend.merge.weights import AdapterFile, MergedWeights, Opened
@@ -64,7 +64,7 @@ class MergeOptions(StreamOptions):
         json_schema_extra=ADVANCED,
     )
     dtype: Dtype | None = Field(
-        None, description="Type of the merged weights. Empty: the base model's.", json_schema_extra=ADVANCED
+        None, description="Type of the merged weights. Not set: the base model's. float32 doubles the size."
     )
     other_base: bool = Field(
         False,
@@ -72,7 +72,9 @@ class MergeOptions(StreamOptions):
         json_schema_extra=ADVANCED,
     )
     keep: bool = Field(
-        True, description="Write the merged model. Off: only what is quantized from it, in one pass over the weights."
+        True,
+        description="Write the merged model, which takes the disk of the base model once more. Off: only what is"
+        " quantized from it, in one pass over the weights.",
     )
     adapter_revisions: tuple[str, ...] = Field(
         (),
@@ -83,8 +85,7 @@ class MergeOptions(StreamOptions):
     @field_validator("adapters")
     @classmethod
     def _adapters(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        paths = bool(info.context and info.context.get("paths"))
-        found = tuple(parse_model(name, paths=paths) for name in value)
+        found = tuple(model_field(name, info) for name in value)
         if "demo" in found:
             raise ValueError("'demo' is the bundled model, not an adapter: give an adapter's Hub id")
         return found
