@@ -162,21 +162,3 @@ class FinetuneOptions(DatasetOptions):
         if facts.context_length and self.max_length > facts.context_length:
             text = f"is more than the {facts.context_length} tokens that '{facts.model}' was made for: lower it"
             raise SpecError(f"max_length: {text} (got {self.max_length})", {"max_length": text})
-
-
-PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "quick look": (
-        "Some minutes: is the data right, does it learn anything?",
-        {"r": 8, "lora_alpha": 16, "num_train_epochs": 1.0, "max_steps": 60, "max_length": 512},
-    ),
-    "balanced": (
-        "The usual choice: three times over the data with rank 16.",
-        {"r": 16, "lora_alpha": 32, "num_train_epochs": 3.0, "max_length": 1024},
-    ),
-    "thorough": (
-        "Twice the time and more memory: rank 64, a lower learning rate, stops when it gets no better.",
-        {"r": 64, "lora_alpha": 64, "learning_rate": 1e-4, "num_train_epochs": 6.0, "max_length": 2048,
-         "lr_scheduler_type": "cosine", "early_stopping_patience": 3},
-    ),
-}  # fmt: skip
-"""By name: what it costs, in words, and the options that differ from the defaults."""
