@@ -190,6 +190,8 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     if tuner.not_finite >= MAX_NOT_FINITE:
         stopped = _back_to_the_last_good(tuner, output)
         report.warn(stopped)
+    elif stopped is None and tuner.state.global_step < tuner.state.max_steps:
+        stopped = f"The validation loss got no better {options.early_stopping_patience} times in a row."
     last = float(tuner.evaluate()["eval_loss"]) if rows.validation else None
     tuner.model.save_pretrained(output)
     state = tuner.state
