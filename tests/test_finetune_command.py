@@ -98,6 +98,15 @@ def test_merge_puts_it_where_it_was_trained(adapter, tiny_model, tmp_path, capsy
 
 
 @pytest.mark.real
+def test_what_is_quantized_from_a_merged_folder_says_so_too(adapter, tiny_model, tmp_path, capsys):
+    output, again = tmp_path / "merged", tmp_path / "nf4"
+    succeeds(capsys, "merge", str(adapter), "--base", str(tiny_model), "--output", str(output))
+    succeeds(capsys, "quantize", str(output), "--method", "nf4", "--output", str(again))
+    assert open_artifact(again).merged == open_artifact(output).merged
+    assert open_artifact(again).training == open_artifact(adapter).training
+
+
+@pytest.mark.real
 def test_a_recipe_goes_from_rows_to_a_quantized_model(hub, tiny_model, rows, tmp_path, capsys):
     hub.add_model("me/tiny", tiny_model)
     options = "max_steps: 2, max_length: 128, per_device_train_batch_size: 2"

@@ -71,7 +71,7 @@ class Base(NamedTuple):
 
     def record(self, recipe: Recipe, options: Any) -> Artifact:
         """Give what is to be remembered of the result of a recipe's stage, but for what only the run can tell."""
-        merging, merged = recipe.merging, None
+        merging, merged = recipe.merging, self.origin.merged
         if merging and self.adapters:
             merged = record([adapter.folder for adapter in self.adapters], merging)
         public = recipe.public(self.origin.base_model or self.folder.name)
@@ -90,7 +90,8 @@ class Base(NamedTuple):
 
     def _training(self) -> Training | None:
         """Give how the adapter that is in the result had been trained; of several, no training alone says it."""
-        return self.adapters[0].origin.training if len(self.adapters) == 1 else None
+        sources = self.adapters or (self,)
+        return sources[0].origin.training if len(sources) == 1 else None
 
 
 def base_in(folder: Path) -> Base:
