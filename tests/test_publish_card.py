@@ -310,6 +310,7 @@ def test_what_an_adapters_training_did_not_measure_is_not_said(make_adapter: Mak
     assert "nobody measured what it learned" in card
     assert "the base model's folder and the file of the rows are at hand" in card
     assert "merge the adapter into the original weights" in card
+    assert "backend merge me/x --base FOLDER --output DIR" in card
     for words in ("Validation loss", "| Step |", "BitsAndBytesConfig", "bitsandbytes", "instead of", "None"):
         assert words not in card.split("\n## Settings")[0].split("\n---\n", 1)[1]
 
