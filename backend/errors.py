@@ -21,6 +21,19 @@ class SpecError(AppError):
         self.faults = faults or {}
 
 
+class AdapterError(SpecError):
+    """The model that was named is an adapter.
+
+    Args:
+        message: The sentence.
+        base_model: Its base model on the Hub, if it names one.
+    """
+
+    def __init__(self, message: str, base_model: str | None) -> None:
+        super().__init__(message)
+        self.base_model = base_model
+
+
 class HubError(AppError):
     """The Hub refused or could not be reached."""
 

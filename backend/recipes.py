@@ -10,8 +10,8 @@ from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import is_file
 from backend.finetune.options import FinetuneOptions
-from backend.hub.names import DEMO, is_local, parse_model
-from backend.merge import MergeOptions
+from backend.hub.names import DEMO, is_local, model_field
+from backend.merge import UNDONE, MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
@@ -32,7 +32,7 @@ class Recipe(Frozen):
     @field_validator("base_model")
     @classmethod
     def _a_model(cls, value: str, info: ValidationInfo) -> str:
-        return parse_model(value, paths=_paths_allowed(info))
+        return model_field(value, info)
 
     @model_validator(mode="after")
     def _no_paths_of_strangers(self, info: ValidationInfo) -> "Recipe":
@@ -69,15 +69,19 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _merging_comes_first(self) -> "Recipe":
+        methods = [stage.method for stage in self.stages if stage.stage == "quantize"]
         for i, stage in enumerate(self.stages):
             if stage.stage == "merge" and (i > 1 or (i == 1 and self.tuning is None)):
                 raise ValueError(f"stages[{i}]: merge works on the base model: put it first, once")
+            if stage.stage == "merge" and stage.merge_into in methods:
+                raise ValueError(f"stages[{i}].merge_into: {UNDONE} Choose original, or quantize in another way")
             if stage.stage == "merge" and not stage.keep:
                 after = {later.stage for later in self.stages}
                 if "quantize" not in after:
                     raise ValueError(f"stages[{i}].keep: off leaves nothing: add a quantize stage, or turn it on")
                 if "evaluate" in after:
-                    raise ValueError(f"stages[{i}].keep: evaluate measures against the merged model: turn it on")
+                    remedy = "turn it on, or leave evaluate out"
+                    raise ValueError(f"stages[{i}].keep: evaluate measures against the merged model: {remedy}")
         return self
 
     @model_validator(mode="after")

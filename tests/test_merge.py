@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from backend.__main__ import main
 from backend.errors import SpecError
+from backend.jobs.preflight import prepare
 from backend.merge import MergeOptions, merge, merged, record
 from backend.models.artifacts import open_artifact
 from backend.models.demo import demo_folder, evaluation_text
@@ -498,6 +499,32 @@ def test_a_recipe_merges_quantizes_and_measures_and_keeps_no_copy_where_none_is_
     card = build_card(two, None)
     assert "as NF4 with double quantization leaves them" in card
     assert "than the merged model" in card or "as the merged model does" in card
+
+
+def test_what_4_bits_would_undo_is_refused_and_auto_merges_where_they_do_not(tiny_model, tmp_path):
+    adapter = save_adapter(tiny_model, tmp_path / "adapter", target_modules=TINY)
+    quantizing = {"stage": "quantize", "method": "nf4"}
+
+    def recipe(base, *stages):
+        return parse_recipe({"base_model": str(base), "stages": list(stages)}, paths=True)
+
+    merging = {"stage": "merge", "adapters": [str(adapter)]}
+    with pytest.raises(SpecError, match=r"stages\[0\].merge_into: .*would undo the training"):
+        recipe(tiny_model, merging | {"merge_into": "nf4"}, quantizing)
+    prepared = prepare(recipe(tiny_model, merging, quantizing), tmp_path / "data", None)
+    assert prepared.merging.merge_into == "original"
+    prepared = prepare(recipe(tiny_model, merging, quantizing | {"method": "int8"}), tmp_path / "data", None)
+    assert prepared.merging.merge_into == "auto"
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_folder_merged_into_nf4_is_not_made_nf4_again(tiny_model, tmp_path, capsys):
+    adapter = save_adapter(tiny_model, tmp_path / "adapter", target_modules=TINY)
+    out = str(tmp_path / "merged")
+    assert main(["merge", str(adapter), "--base", str(tiny_model), "--merge-into", "nf4", "--output", out]) == 0
+    capsys.readouterr()
+    assert main(["quantize", out, "--method", "nf4", "--output", str(tmp_path / "q")]) == 1
+    assert "would undo the training" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_here")

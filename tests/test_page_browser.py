@@ -14,6 +14,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from backend.executors.local import ROOT, marked, marker_prefix
 from backend.models.artifacts import verify
+from tests.test_merge import edited, save_adapter
 
 pytestmark = pytest.mark.real
 
@@ -188,6 +189,29 @@ def test_a_model_of_the_hub_is_found_and_published_with_a_token(app, hub, page, 
     assert "model.safetensors" in hub.files("me/tiny-nf4")
     on_disk = [path for path in app.data.rglob("*") if path.is_file() and path.stat().st_size < 10_000_000]
     assert not [path for path in on_disk if TOKEN.encode() in path.read_bytes()]
+
+
+def test_an_adapter_named_as_the_model_is_merged_and_quantized(hub, page, tiny_model, tmp_path):
+    hub.add_model("me/tiny", tiny_model)
+    hub.add_model("me/law", edited(save_adapter(tiny_model, tmp_path / "law"), base_model_name_or_path="me/tiny"))
+    page.locator("#model-query input, #model-query textarea").first.fill("me/law")
+    page.locator("#model-find").click()
+    page.locator("#model-merge").click()
+    adapters, summary = page.locator("#merge-adapters input").first, page.locator("#recipe-summary")
+    expect(adapters).to_have_value("me/law")
+    adapters.fill("")  # as by Delete and by pasting: no key of a letter is pressed
+    expect(summary).to_contain_text("is empty")
+    expect(page.locator("#merge-adapters")).to_contain_text("Is empty")
+    adapters.fill("me/law")
+    expect(summary).to_contain_text("Merge an adapter")
+    page.get_by_role("checkbox", name="Keep").uncheck()
+    expect(summary).to_contain_text("leave evaluate out")
+    page.get_by_label("Measure the quality").uncheck()
+    expect(summary).to_contain_text("not kept")
+    page.locator("#start button, button#start").first.click()
+    state(page, "Done")
+    expect(page.locator("#job-view")).to_contain_text("Merged → NF4 · tiny")
+    expect(page.locator("#job-report")).to_contain_text("tiny · merged · NF4")
 
 
 def test_a_killed_app_goes_on_with_its_job_after_a_restart(chromium, tmp_path, app):

@@ -4,10 +4,11 @@ import gradio as gr
 import pytest
 
 from backend.evaluate import EvaluateOptions
+from backend.merge import MergeOptions
 from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.quantize import METHODS
 from backend.serve.chat import ChatOptions
-from ui.forms import OptionForm, option_form
+from ui.forms import OptionForm, can_show, option_form
 
 MODELS = [EvaluateOptions, ChatOptions, *(module.Options for module in METHODS.values())]
 
@@ -38,7 +39,7 @@ def test_an_untouched_form_is_the_option_model_with_its_defaults(options: type[F
     assert parse(options, common | values) == options()
 
 
-@pytest.mark.parametrize("options", MODELS)
+@pytest.mark.parametrize("options", [*MODELS, MergeOptions])
 def test_every_option_is_in_the_form_once_with_its_description(options: type[Frozen]) -> None:
     form = build(options)
     assert set(form.fields) == {name for name in options.model_fields if name not in COMMON_OPTIONS}
@@ -60,6 +61,23 @@ def test_an_optional_number_left_empty_is_none_and_a_number_in_it_counts() -> No
     assert parse(ChatOptions, form.values(untouched)).seed is None
     assert parse(ChatOptions, form.values(untouched | {seed: "7"})).seed == 7
     assert form.fill(ChatOptions(seed=7))[seed]["value"] == "7"
+
+
+def test_an_optional_choice_can_be_taken_back() -> None:
+    dtype = build(MergeOptions).fields["dtype"]
+    assert dtype.choices[0] == ("not set", "")
+    assert dtype.value == ""
+
+
+def test_a_choice_of_several_literals_offers_them_all() -> None:
+    into = build(MergeOptions).fields["merge_into"]
+    assert [value for _, value in into.choices] == ["auto", "original", "nf4", "fp4"]
+
+
+def test_a_list_whose_entries_a_form_cannot_say_is_known() -> None:
+    assert can_show(MergeOptions(adapters=("a/b", "c/d"), adapter_weights=(0.5, 2)))
+    assert not can_show(MergeOptions(adapters=("a/b", "c/d"), adapter_revisions=("main", "")))
+    assert not can_show(MergeOptions(adapters=("a/b",), adapter_revisions=("one, two",)))
 
 
 def test_a_fault_stands_beside_its_field_and_goes_again() -> None:

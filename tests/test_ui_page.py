@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,17 +15,20 @@ import pytest
 from backend.errors import HubError
 from backend.jobs import estimates
 from backend.jobs.specs import Streaming, stage_folder
-from backend.jobs.store import JobState, Store
+from backend.jobs.store import Job, JobState, Store
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import Artifact, now, partial, seal
+from backend.models.artifacts import Artifact, Merged, Metrics, now, partial, seal
 from backend.models.demo import demo_facts
-from backend.recipes import Recipe, parse_recipe
+from backend.recipes import Recipe, parse_recipe, parse_yaml
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from tests.loopback_hub import LoopbackHub
 from ui.data_tab import DATASET, UPLOAD
 from ui.errors import shown
 from ui.page import build_page, build_parts
-from ui.studio import Studio
+from ui.recipe_tab import UNQUANTIZED
+from ui.report import report
+from ui.studio import Result, Studio
 from ui.users import require_owner, visitor
 from ui.workbench import Workbench
 
@@ -93,29 +97,179 @@ def test_a_wrong_value_is_shown_in_words_beside_its_field_and_start_waits(bench:
     assert "Threshold" in updates[bench.sidebar.summary]
 
 
-def test_a_pasted_recipe_fills_the_forms_and_gives_itself_back(bench: Workbench) -> None:
-    wanted = parse_recipe(
-        {
-            "base_model": "demo",
-            "stages": [
-                {"stage": "quantize", "method": "fp4", "bnb_4bit_use_double_quant": False},
-                {"stage": "evaluate", "dataset": "me/texts", "num_samples": 3, "max_seq_length": 512},
-            ],
-        }
-    )
+MERGE = {"stage": "merge", "adapters": ["me/law", "me/style"]}
+EVERY_MERGE_OPTION = {
+    "adapter_weights": [0.5, -1.25],
+    "merge_into": "nf4",
+    "bnb_4bit_use_double_quant": False,
+    "dtype": "float16",
+    "other_base": True,
+    "adapter_revisions": ["main", "a" * 40],
+    "max_shard_size": 10**9,
+}
+EVALUATE = {"stage": "evaluate", "dataset": "me/texts", "num_samples": 3, "max_seq_length": 512}
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [{"stage": "quantize", "method": "fp4", "bnb_4bit_use_double_quant": False}, EVALUATE],
+        [MERGE],
+        [MERGE | EVERY_MERGE_OPTION, EVALUATE],
+        [MERGE, {"stage": "quantize", "method": "nf4"}, EVALUATE],
+        [MERGE | {"keep": False}, {"stage": "quantize", "method": "int8"}],
+    ],
+)
+def test_a_pasted_recipe_fills_the_forms_and_gives_itself_back(bench: Workbench, stages: list[Any]) -> None:
+    wanted = parse_recipe({"base_model": "demo", "stages": stages})
     pasted = given(bench, **{"recipe-yaml": wanted.to_yaml()})
     filled = bench.apply(pasted, None)
+    assert filled[bench.recipe.note] == ""
+    assert set(filled) <= set(bench.filled())
     assert bench.draft_recipe(pasted | values(filled)) == wanted
+    again = bench.remember(bench.refresh(pasted | values(filled))[bench.remembered], None)
+    assert bench.draft_recipe(given(bench) | values(again)) == wanted
 
 
-def test_a_recipe_that_says_more_than_the_forms_is_used_as_it_stands(bench: Workbench) -> None:
-    wanted = parse_recipe(
-        {"base_model": "demo", "stages": [{"stage": "quantize", "method": m} for m in ("nf4", "int8")]}
-    )
+def test_an_adapter_is_merged_first_and_the_result_need_not_be_quantized(bench: Workbench) -> None:
+    typed = given(bench, **{"merging": True, "merge-adapters": "me/law, me/style", "merge-adapter_weights": "1, 0.5"})
+    merge = {**MERGE, "adapter_weights": [1, 0.5]}
+    rest = [{"stage": "quantize", "method": "nf4"}, {"stage": "evaluate"}]
+    assert bench.draft_recipe(typed) == parse_recipe({"base_model": "demo", "stages": [merge, *rest]})
+    switched = bench.recipe.switch(True, "nf4")
+    assert switched[bench.recipe.adapters]["visible"]
+    assert UNQUANTIZED in [value for _, value in switched[bench.recipe.method]["choices"]]
+    alone = typed | {bench.recipe.method: UNQUANTIZED, bench.recipe.evaluate: False}
+    assert bench.draft_recipe(alone) == parse_recipe({"base_model": "demo", "stages": [merge]})
+    summary = bench.refresh(alone)[bench.sidebar.summary]
+    for words in ("Merge 2 adapters", "law, style", "SmolLM2-135M-Instruct → merged<", "<dt>Result</dt>"):
+        assert words in summary
+
+
+def test_without_a_merge_the_model_is_quantized_in_any_case(bench: Workbench) -> None:
+    typed = given(bench, **{"method": UNQUANTIZED})
+    assert bench.draft_recipe(typed) == bench.draft_recipe(given(bench))
+    switched = bench.recipe.switch(False, UNQUANTIZED)
+    assert switched[bench.recipe.method]["value"] == "nf4"
+    assert UNQUANTIZED not in [value for _, value in switched[bench.recipe.method]["choices"]]
+    assert switched[bench.recipe.groups["nf4"]]["visible"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "field", "words"),
+    [
+        ({}, "adapters", "s empty: give"),
+        ({"merge-adapters": "me/law, ../etc/x--y"}, "adapters", "not a folder"),
+        ({"merge-adapters": "me/law", "merge-adapter_weights": "1, 2"}, "adapter_weights", "as 2 entries for 1"),
+        ({"merge-adapters": "me/law", "merge-adapter_weights": "half"}, "adapter_weights", "ust be a number"),
+        ({"merge-adapters": "me/law", "merge-keep": False}, "keep", "measures against the merged model"),
+        ({"merge-adapters": "me/law", "merge-keep": False, "method": UNQUANTIZED}, "keep", "leaves nothing"),
+    ],
+)
+def test_what_is_wrong_with_a_merge_stands_beside_its_field(
+    bench: Workbench, typed: dict[str, Any], field: str, words: str
+) -> None:
+    updates = bench.refresh(given(bench, merging=True, **typed))
+    marked = updates[bench.recipe.merge.fields[field]]
+    assert words in marked["info"]
+    assert marked["elem_classes"] == ["faulty"]
+    assert not updates[bench.sidebar.start]["interactive"]
+    good = bench.refresh(given(bench, **{"merging": True, "merge-adapters": "me/law"}))
+    assert good[bench.recipe.merge.fields[field]]["elem_classes"] == []
+
+
+def test_what_does_not_fit_the_model_stands_beside_its_field_too(bench: Workbench) -> None:
+    typed = {"merging": True, "merge-adapters": "me/law", "quantize-nf4-llm_int8_skip_modules": "nonsense"}
+    updates = bench.refresh(given(bench, **typed))
+    assert "no module of the model" in updates[bench.recipe.forms["nf4"].fields["llm_int8_skip_modules"]]["info"]
+
+
+def test_an_adapter_may_be_a_folder_on_ones_own_machine_only(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = given(bench, **{"merging": True, "merge-adapters": str(tmp_path)})
+    updates = bench.refresh(typed)
+    assert updates[bench.sidebar.start]["interactive"]
+    assert tmp_path.name in updates[bench.sidebar.summary]
+    assert str(tmp_path) not in updates[bench.sidebar.summary]
+    assert parse_yaml(updates[bench.recipe.text])["stages"][0]["adapters"] == [str(tmp_path)]
+    upload = tmp_path / "words.txt"
+    upload.write_text("once")
+    measured = {bench.data.source: UPLOAD, bench.data.upload: str(upload)}
+    for variable in ("SPACE_ID", "OAUTH_CLIENT_ID"):
+        with monkeypatch.context() as others:
+            others.setenv(variable, "x")
+            refused = bench.refresh(typed)
+            assert "is a path" in refused[bench.recipe.merge.fields["adapters"]]["info"]
+            assert bench.refresh(given(bench) | measured)[bench.sidebar.start]["interactive"]
+
+
+def test_an_adapter_named_as_the_model_offers_its_base_model_and_the_merge(
+    bench: Workbench, hub: LoopbackHub, tiny_model: Path
+) -> None:
+    settings = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "me/tiny"})
+    hub.add_model("me/law", {"adapter_config.json": settings, "adapter_model.safetensors": b"x" * 2000})
+    hub.add_model("me/tiny", tiny_model)
+    offered = bench.model.look("me/law", None)
+    assert "choose its base model" in offered[bench.model.note]
+    assert offered[bench.model.offer]["visible"]
+    assert "me/tiny" in offered[bench.model.offer]["value"]
+    page = given(bench) | {bench.model.adapter: offered[bench.model.adapter]}
+    taken = bench.merge(page, None)
+    assert set(taken) <= {*bench.filled(), bench.tabs}
+    assert not taken[bench.model.offer]["visible"]
+    recipe = bench.draft_recipe(page | values(taken))
+    assert recipe.base_model == "me/tiny"
+    assert [stage.stage for stage in recipe.stages] == ["merge", "quantize", "evaluate"]
+    assert recipe.merging is not None
+    assert recipe.merging.adapters == ("me/law",)
+
+
+def test_an_adapter_of_a_path_offers_nothing_and_takes_an_earlier_offer_away(
+    bench: Workbench, hub: LoopbackHub
+) -> None:
+    settings = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "/home/me/base"})
+    hub.add_model("me/law", {"adapter_config.json": settings, "adapter_model.safetensors": b"x" * 2000})
+    updates = shown(bench.model.note, bench.model.offer)(bench.model.look)("me/law", None)
+    assert "this is an adapter" in updates[bench.model.note]
+    assert not updates[bench.model.offer]["visible"]
+
+
+def test_a_merged_model_is_not_called_worse_for_what_its_adapters_changed() -> None:
+    metrics = Metrics(
+        kl_mean=1.5, kl_p99=9, top1_agreement=0.5, perplexity=8, reference_perplexity=10, tokens=100, text="words",
+        convention="windows",
+    )  # fmt: skip
+    job = Job(
+        id="j", owner="me", kind="recipe", spec={"base_model": "me/tiny"}, state=JobState.COMPLETED, steps=(), created=0
+    )  # fmt: skip
+    merged = Merged(adapters=("me/law",), weights=(1,), into="original")
+    found = Artifact(kind="merged", stage="merge", options=MERGE, merged=merged, created=now())
+    told = report(Result(job, Path("1-merge"), found), metrics)
+    assert "tiny · merged" in told
+    assert "What the adapters have changed" in told
+    assert "Far from" not in told
+    smaller = found.model_copy(update={"kind": "quantized", "options": {"stage": "quantize", "method": "nf4"}})
+    told = report(Result(job, Path("2-quantize"), smaller), metrics)
+    assert "tiny · merged · NF4" in told
+    assert "Merged model" in told
+    assert "Far from the merged model" in told
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [{"stage": "quantize", "method": "nf4"}, {"stage": "quantize", "method": "int8"}],
+        [{"stage": "finetune", "dataset": "demo"}, {"stage": "merge"}, {"stage": "quantize", "method": "nf4"}],
+    ],
+)
+def test_a_recipe_that_says_more_than_the_forms_is_used_as_it_stands(bench: Workbench, stages: list[Any]) -> None:
+    wanted = parse_recipe({"base_model": "demo", "stages": stages})
     pasted = given(bench, **{"recipe-yaml": wanted.to_yaml()})
     filled = bench.apply(pasted, None)
     assert "more than the forms" in filled[bench.recipe.note]
     assert bench.draft_recipe(pasted | values(filled)) == wanted
+    assert bench.refresh(pasted | values(filled))[bench.sidebar.start]["interactive"]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +359,60 @@ def test_a_job_of_another_owner_is_not_shown(studio: Studio, bench: Workbench) -
         mine, others = bench.jobs.show("anna", job_id), bench.jobs.show("ben", job_id)
         assert "SmolLM2" in mine[bench.jobs.view]
         assert "SmolLM2" not in str(others)
+    finally:
+        studio.supervisor.stop()
+
+
+@pytest.mark.parametrize(
+    ("first", "title"),
+    [
+        ([{"stage": "merge", "adapters": ["{}"]}], "Merged → NF4 · SmolLM2"),
+        ([{"stage": "finetune", "dataset": "{}/rows.jsonl"}, {"stage": "merge"}], "Tuned → merged → NF4 · SmolLM2"),
+    ],
+)
+def test_a_job_stays_in_the_list_when_what_it_names_is_gone(
+    studio: Studio, bench: Workbench, tmp_path: Path, first: list[Any], title: str
+) -> None:
+    folder = tmp_path / "law"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("{}")
+    stages = [*json.loads(json.dumps(first).replace("{}", str(folder))), {"stage": "quantize", "method": "nf4"}]
+    store = Store(studio.settings.data / "jobs.sqlite")
+    job_id = store.add(parse_recipe({"base_model": "demo", "stages": stages}, paths=True), "anna")
+    store.finish(job_id, JobState.CANCELED)
+    store.close()
+    shutil.rmtree(folder)
+    studio.supervisor.start()
+    try:
+        assert title in bench.jobs.show("anna", job_id)[bench.jobs.view]
+    finally:
+        studio.supervisor.stop()
+
+
+def test_an_adapter_alone_is_published_but_not_chatted_with_and_the_last_result_comes_first(
+    studio: Studio, bench: Workbench
+) -> None:
+    store = Store(studio.settings.data / "jobs.sqlite")
+    recipe = parse_recipe({"base_model": "demo", "stages": [{"stage": "finetune", "dataset": "demo"}]})
+    job_id = store.add(recipe, "anna")
+    store.finish(job_id, JobState.COMPLETED)
+    store.close()
+    stages = studio.settings.jobs / job_id / "stages"
+
+    def make(name: str, kind: str, stage: str) -> None:
+        artifact = Artifact(kind=kind, stage=stage, options={"stage": stage}, created=now())
+        seal(partial(stages / name), stages / name, artifact)
+
+    studio.supervisor.start()
+    try:
+        make("1-finetune", "adapter", "finetune")
+        assert not bench.jobs.show("anna", job_id)[bench.jobs.chat]["visible"]
+        assert bench.jobs.show("anna", job_id)[bench.jobs.publish]["visible"]
+        assert bench.chat.enter("anna", None)[bench.chat.artifact]["choices"] == []
+        make("2-merge", "merged", "merge")
+        assert bench.jobs.show("anna", job_id)[bench.jobs.chat]["visible"]
+        assert bench.chat.enter("anna", None)[bench.chat.artifact]["value"] == f"{job_id}/2-merge"
+        assert [result.folder.name for result in studio.results("anna")] == ["2-merge", "1-finetune"]
     finally:
         studio.supervisor.stop()
 

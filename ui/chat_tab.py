@@ -56,7 +56,7 @@ class ChatTab:
 
     def enter(self, owner: str | None, chosen: str | None) -> Updates:
         """Offer an owner's results, and keep the chosen one where it still exists."""
-        results = self.studio.results(owner) if owner else []
+        results = [result for result in self.studio.results(owner) if result.answers] if owner else []
         result = next((r for r in results if r.key == chosen), results[0] if results else None)
         return {
             self.empty: gr.update(visible=not results),

@@ -39,14 +39,16 @@ class DataTab:
         return [self.source, self.upload, *self.form.components]
 
     def values(self, given: dict[Any, Any]) -> dict[str, Any]:
-        """Read the tab as EvaluateOptions takes it; only the chosen source counts."""
+        """Read the tab as EvaluateOptions takes it, but for the upload; only the chosen source counts."""
         values = self.form.values(given)
         dataset = values.pop("dataset", None)
         if given[self.source] == DATASET:
             values["dataset"] = dataset
-        if given[self.source] == UPLOAD and given[self.upload]:
-            values["text"] = given[self.upload]
         return values
+
+    def text(self, given: dict[Any, Any]) -> str | None:
+        """Give where the upload lies that is measured on, if one is."""
+        return given[self.upload] or None if given[self.source] == UPLOAD else None
 
     def missing(self, given: dict[Any, Any]) -> dict[str, str]:
         """Name what a chosen source lacks; the option model alone cannot know that it was chosen."""

@@ -1,58 +1,107 @@
 """Draft: the recipe as the forms say it, before it is checked, and the way back from a recipe into the forms."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.merge import MergeOptions
+from backend.models.facts import ModelFacts
 from backend.options import Frozen
 from backend.recipes import Recipe, parse_recipe, parse_yaml
+from ui.forms import can_show
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What the forms hold; values are as typed."""
+    """What the forms hold; values are as typed.
+
+    Attributes:
+        base_model: As it was checked when it was chosen.
+        revision: Its commit.
+        stages: The values of each stage that is wanted, in order.
+        upload: The visitor's own text to measure on.
+    """
 
     base_model: str
     revision: str | None
-    quantize: dict[str, Any]
-    evaluate: dict[str, Any] | None
+    stages: dict[str, dict[str, Any]]
+    upload: str | None = None
 
-    def data(self) -> dict[str, Any]:
-        """Give the mapping that parse_recipe() takes."""
-        stages = [{"stage": "quantize", **self.quantize}]
-        if self.evaluate is not None:
-            stages.append({"stage": "evaluate", **self.evaluate})
-        return {"base_model": self.base_model, "revision": self.revision or None, "stages": stages}
-
-    def recipe(self) -> Recipe:
+    def recipe(self, paths: bool) -> Recipe:
         """Check the draft.
 
-        Paths are allowed: the forms cannot name one but for the visitor's own upload, and the base model was checked
-        when it was chosen.
+        Args:
+            paths: Whether it may name folders of this machine; the upload, which is one's own, is no matter of that.
 
         Raises:
             SpecError: Every fault, each with its field.
         """
-        return parse_recipe(self.data(), paths=True)
+        stages = [{"stage": name, **values} for name, values in self.stages.items()]
+        data = {"base_model": self.base_model, "revision": self.revision or None, "stages": stages}
+        return with_text(parse_recipe(data, paths=paths), self.upload)
+
+    def field(self, stage: str, name: str) -> str:
+        """Name a field as faults of the recipe do."""
+        return f"stages[{list(self.stages).index(stage)}].{name}"
+
+    def faults(self, error: SpecError) -> dict[str, dict[str, str]]:
+        """Give faults by stage and by the bare name of their field; those of a list's entries stand at the list."""
+        found: dict[str, dict[str, str]] = {name: {} for name in self.stages}
+        names = list(self.stages)
+        for field, text in error.faults.items():
+            at = _FIELD.match(field)
+            if at and int(at["stage"]) < len(names):
+                found[names[int(at["stage"])]].setdefault(at["name"], text)
+        return found
+
+
+_FIELD = re.compile(r"stages\[(?P<stage>\d+)\]\.(?P<name>\w+)")
+
+
+def with_text(recipe: Recipe, text: str | None) -> Recipe:
+    """Give a recipe that measures on a text file, if one is given."""
+    stages = tuple(
+        stage.model_copy(update={"text": text}) if text and isinstance(stage, EvaluateOptions) else stage
+        for stage in recipe.stages
+    )
+    return recipe.model_copy(update={"stages": stages})
+
+
+def check(recipe: Recipe, facts: ModelFacts) -> None:
+    """Compare every stage with the base model.
+
+    Raises:
+        SpecError: What does not fit it, with its field.
+    """
+    for i, stage in enumerate(recipe.stages):
+        if stage.stage != "evaluate":
+            try:
+                stage.check(facts)
+            except SpecError as e:
+                raise SpecError(str(e), {f"stages[{i}].{name}": text for name, text in e.faults.items()}) from e
 
 
 @dataclass(frozen=True)
 class Parts:
     """A recipe as the forms can show it."""
 
-    quantize: Frozen
+    merge: MergeOptions | None
+    quantize: Frozen | None
     evaluate: EvaluateOptions | None
 
 
 def parts(recipe: Recipe) -> Parts | None:
     """Give what the forms show of a recipe, or None where it holds more than they can."""
-    stages = list(recipe.stages)
-    quantize = stages.pop(0)
-    evaluate = stages.pop(0) if stages and isinstance(stages[0], EvaluateOptions) else None
-    if stages or recipe.publish or quantize.stage != "quantize" or (evaluate and evaluate.text):
+    found = {stage.stage: stage for stage in recipe.stages}
+    merge, quantize, evaluate = recipe.merging, found.get("quantize"), found.get("evaluate")
+    in_order = [stage for stage in (merge, quantize, evaluate) if stage]
+    if in_order != list(recipe.stages) or recipe.publish or not all(map(can_show, in_order)):
         return None
-    return Parts(quantize, evaluate)
+    if isinstance(evaluate, EvaluateOptions) and evaluate.text:
+        return None
+    return Parts(merge, quantize, evaluate if isinstance(evaluate, EvaluateOptions) else None)
 
 
 def read_yaml(text: str, paths: bool) -> Recipe:
@@ -66,9 +115,3 @@ def read_yaml(text: str, paths: bool) -> Recipe:
         SpecError: It is no YAML, or every fault with its field.
     """
     return parse_recipe(parse_yaml(text), paths=paths)
-
-
-def faults_of(error: SpecError, stage: int) -> dict[str, str]:
-    """Give the faults of one stage, by the bare name of their field."""
-    start = f"stages[{stage}]."
-    return {name.removeprefix(start): text for name, text in error.faults.items() if name.startswith(start)}

@@ -11,12 +11,15 @@ from backend.errors import AppError
 from ui.format import escape
 
 
-def shown(beside: gr.HTML | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def shown(
+    beside: gr.HTML | None = None, *hidden: gr.components.Component
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Let a handler's AppError appear on the page as its own sentence; any other error stays a bug.
 
     Args:
         beside: Where the sentence is written and stays; the handler must have it as an output, return dictionaries
             and clear it. Without it the sentence pops up.
+        hidden: What goes then: it belonged to what was written there before.
     """
 
     def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,7 +30,7 @@ def shown(beside: gr.HTML | None = None) -> Callable[[Callable[..., Any]], Calla
                 try:
                     yield from handler(*args, **kwargs)
                 except AppError as e:
-                    yield _tell(e, beside)
+                    yield _tell(e, beside, hidden)
 
             return generate
 
@@ -36,7 +39,7 @@ def shown(beside: gr.HTML | None = None) -> Callable[[Callable[..., Any]], Calla
             try:
                 return handler(*args, **kwargs)
             except AppError as e:
-                return _tell(e, beside)
+                return _tell(e, beside, hidden)
 
         return call
 
@@ -48,8 +51,10 @@ def fault(error: object) -> str:
     return f'<p class="fault" role="alert">{escape(error)}</p>'
 
 
-def _tell(error: AppError, beside: gr.HTML | None) -> dict[gr.HTML, str]:
+def _tell(
+    error: AppError, beside: gr.HTML | None, hidden: tuple[gr.components.Component, ...]
+) -> dict[gr.components.Component, Any]:
     if beside is not None:
-        return {beside: fault(error)}
+        return {beside: fault(error)} | {component: gr.update(visible=False) for component in hidden}
     # Gradio renders the message as HTML, and names from the Hub or a user may hold some.
     raise gr.Error(escape(error), duration=12, title="That did not work", print_exception=False) from error

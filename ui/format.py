@@ -17,6 +17,11 @@ def lead(title: str, text: str) -> str:
     return f'<header class="lead"><h1>{escape(title)}</h1><p>{escape(text)}</p></header>'
 
 
+def part(title: str, text: str) -> str:
+    """Write the head of a part of a tab."""
+    return f'<header class="part"><h2>{escape(title)}</h2><p>{escape(text)}</p></header>'
+
+
 def size(count: float | None) -> str:
     """Write bytes in decimal units, as the Hub does: 91 MB."""
     return "unknown" if count is None else _scaled(count, _BYTES)

@@ -68,6 +68,13 @@ def option_form(options: type[Frozen], prefix: str, leave_out: tuple[str, ...] =
     return OptionForm(options, fields)
 
 
+def can_show(options: Frozen) -> bool:
+    """Whether a form gives options back as they are: not where an entry of a list is empty or holds a comma."""
+    values = (getattr(options, name) for name in type(options).model_fields)
+    entries = (str(entry) for value in values if isinstance(value, tuple) for entry in value)
+    return all(entry.strip() and "," not in entry for entry in entries)
+
+
 def label(name: str) -> str:
     """Write an option's name as words: bnb_4bit_use_double_quant becomes Use double quant."""
     for start in _PREFIXES:
@@ -76,11 +83,10 @@ def label(name: str) -> str:
 
 
 def _component(name: str, field: FieldInfo, prefix: str) -> Component:
-    kind = _plain(field.annotation)
+    kind, choices = _plain(field.annotation), _choices(field.annotation)
     common = {"label": label(name), "info": field.description, "elem_id": f"{prefix}-{name}"}
     default = _written(field.get_default(call_default_factory=True), field)
-    if get_origin(kind) is Literal:
-        choices = list(get_args(kind))
+    if choices:
         widget = gr.Radio if len(choices) <= 4 else gr.Dropdown
         return widget(choices=choices, value=default, **common)
     if kind is bool:
@@ -94,9 +100,19 @@ def _component(name: str, field: FieldInfo, prefix: str) -> Component:
 
 def _plain(annotation: Any) -> Any:
     """Take None out of `X | None`."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next(kind for kind in get_args(annotation) if kind is not type(None))
-    return annotation
+    return next(kind for kind in _kinds(annotation) if kind is not type(None))
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _choices(annotation: Any) -> list[tuple[str, str]]:
+    """Give the values of a Literal, or of a union of them, as they are shown and as they are sent."""
+    kinds = _kinds(annotation)
+    unset = [("not set", "")] if type(None) in kinds else []
+    values = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+    return [*unset, *((value, value) for value in values)] if values else []
 
 
 def _is_list(kind: Any) -> bool:
@@ -104,7 +120,9 @@ def _is_list(kind: Any) -> bool:
 
 
 def _placeholder(kind: Any) -> str:
-    return "names, separated by commas" if _is_list(kind) else ""
+    if not _is_list(kind):
+        return ""
+    return f"{'numbers' if float in get_args(kind) else 'names'}, separated by commas"
 
 
 def _read(field: FieldInfo, value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from backend.jobs.specs import Evaluation, Publication, Streaming
 from backend.jobs.store import Job, JobState
 from ui.format import ago, count, duration, escape, percent, size
-from ui.studio import Result, model_name, stage_title
+from ui.studio import Result, model_name, stage_title, way
 
 _STATES = {
     JobState.QUEUED: "Waiting for its turn",
@@ -29,8 +29,9 @@ def title(job: Job) -> tuple[str, str]:
     if isinstance(spec, Evaluation):
         return "Measure", spec.folder.name
     spec = spec.recipe if isinstance(spec, Streaming) else spec
-    made = [stage_title(stage) for stage in spec.stages if stage.stage != "evaluate"]
-    return ", ".join([*made[:1], *(words[:1].lower() + words[1:] for words in made[1:])]), model_name(spec.base_model)
+    made = [stage for stage in spec.stages if stage.stage != "evaluate"]
+    what = stage_title(made[0]) if len(made) == 1 else way(made)
+    return what[:1].upper() + what[1:], model_name(spec.base_model)
 
 
 def row(job: Job) -> str:

@@ -68,12 +68,15 @@ class JobsTab:
     def _outcome(self, job: Job, owner: str) -> Updates:
         """Show what a job has made so far; each stage's result can be used before the whole job is done."""
         results = self.studio.results_of(job, owner) if job.state not in UNFINISHED else []
-        text = "".join(report(r.artifact.metrics) for r in results if r.artifact.metrics)
+        text = "".join(report(r, r.artifact.metrics) for r in results if r.artifact.metrics)
         text += sizes(results, self.studio.original_bytes(job)) if results else ""
         places = self.studio.supervisor.published(job.id, owner) if job.state == JobState.COMPLETED else []
         text += published(places) if places else ""
-        usable = gr.update(visible=bool(results))
-        return {self.result: gr.update(value=text, visible=bool(text)), self.chat: usable, self.publish: usable}
+        return {
+            self.result: gr.update(value=text, visible=bool(text)),
+            self.chat: gr.update(visible=any(result.answers for result in results)),
+            self.publish: gr.update(visible=bool(results)),
+        }
 
 
 def build_jobs_tab(studio: Studio) -> JobsTab:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from backend.errors import SpecError
+from backend.errors import AdapterError, SpecError
 from backend.hub.names import DEMO, parse_model
 from backend.hub.search import Hit, search
 from backend.jobs.estimates import estimate
@@ -14,6 +14,7 @@ from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.quantize import METHODS
 from backend.recipes import Recipe
+from ui.errors import fault
 from ui.format import count, duration, escape, lead, size, times
 from ui.forms import Updates
 from ui.studio import Studio
@@ -23,7 +24,10 @@ _HITS = 12
 
 @dataclass(frozen=True)
 class ModelTab:
-    """Its components; `facts` holds the ModelFacts of the chosen model."""
+    """Its components; `facts` holds the ModelFacts of the chosen model.
+
+    `adapter` holds what was named as a model and is none, with its base model, while `offer` offers to merge the two.
+    """
 
     studio: Studio
     facts: gr.State
@@ -33,12 +37,15 @@ class ModelTab:
     hits: gr.Radio
     revision: gr.Textbox
     note: gr.HTML
+    offer: gr.Button
+    adapter: gr.State
     card: gr.HTML
     gains: gr.HTML
 
     def outputs(self) -> list[gr.components.Component]:
         """What looking for a model changes."""
-        return [self.facts, self.hits, self.demo, self.revision, self.note, self.card, self.gains]
+        offered = [self.note, self.offer, self.adapter]
+        return [self.facts, self.hits, self.demo, self.revision, *offered, self.card, self.gains]
 
     def look(self, query: str, token: str | None) -> Updates:
         """Choose the model that was named, or list what the Hub has for the words."""
@@ -46,12 +53,24 @@ class ModelTab:
         if not query:
             raise SpecError("Type a model's name or paste its id.")
         if query == DEMO or "/" in query or "\\" in query:
-            return {self.hits: gr.update(visible=False, choices=[], value=None)} | self.choose(query, "", token)
+            return self.no_hits() | self.pick(query, token)
         found = search(query, limit=_HITS, token=token)
         if not found:
             raise SpecError(f"The Hub has no text model for '{query}'. Check the spelling, or paste the whole id.")
         choices = [(_hit_words(hit), hit.id) for hit in found]
-        return {self.hits: gr.update(visible=True, choices=choices, value=None), self.note: ""}
+        hits = gr.update(visible=True, choices=choices, value=None)
+        return {self.hits: hits, self.note: "", self.offer: gr.update(visible=False)}
+
+    def pick(self, model: str, token: str | None) -> Updates:
+        """Choose a model; of an adapter, offer to choose its base model and to merge it."""
+        try:
+            return self.choose(model, "", token)
+        except AdapterError as e:
+            if not e.base_model:
+                raise
+            words = f"Choose {e.base_model} and merge this adapter into it"
+            offer = gr.update(visible=True, value=words)
+            return {self.note: fault(e), self.offer: offer, self.adapter: (model, e.base_model)}
 
     def choose(self, model: str, revision: str, token: str | None) -> Updates:
         """Look at a model and show what it is.
@@ -71,13 +90,18 @@ class ModelTab:
             self.demo: gr.update(elem_classes=picked),
             self.revision: gr.update(value=revision, visible=name != DEMO),
             self.note: "",
+            self.offer: gr.update(visible=False),
             self.card: card(facts),
             self.gains: gains(facts, self.studio.settings.data),
         }
 
     def choose_demo(self) -> Updates:
         """Choose the bundled model."""
-        return self.choose(first_model(), "", None) | {self.hits: gr.update(visible=False, choices=[], value=None)}
+        return self.choose(first_model(), "", None) | self.no_hits()
+
+    def no_hits(self) -> Updates:
+        """Take away what a search has found."""
+        return {self.hits: gr.update(visible=False, choices=[], value=None)}
 
 
 def build_model_tab(studio: Studio) -> ModelTab:
@@ -98,6 +122,7 @@ def build_model_tab(studio: Studio) -> ModelTab:
         )
         find = gr.Button("Search", scale=0, min_width=104, elem_id="model-find")
     note = gr.HTML("", elem_id="model-note")
+    offer = gr.Button("", visible=False, elem_id="model-merge")
     demo = gr.Button("Demo model · SmolLM2 135M Instruct", size="sm", elem_id="model-demo", elem_classes=["pick"])
     hits = gr.Radio(label="On the Hub", choices=[], visible=False, elem_id="model-hits", elem_classes=["rows"])
     card_ = gr.HTML(_waiting(), elem_id="model-facts")
@@ -109,7 +134,8 @@ def build_model_tab(studio: Studio) -> ModelTab:
             max_lines=1,
             elem_id="model-revision",
         )
-    return ModelTab(studio, gr.State(None), query, find, demo, hits, revision, note, card_, gains_)
+    adapter = gr.State(None)
+    return ModelTab(studio, gr.State(None), query, find, demo, hits, revision, note, offer, adapter, card_, gains_)
 
 
 def standing(note: str, facts: ModelFacts | None) -> str:

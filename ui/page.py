@@ -90,15 +90,19 @@ def _wire_model(bench: Workbench) -> None:
     """Looking for a model: by words, by id, the bundled one, or one of those found."""
     model, studio = bench.model, bench.studio
 
-    @shown(model.note)
+    @shown(model.note, model.offer)
     def look(query: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
         return model.look(query, hub_token(studio.settings, oauth, typed))
 
-    @shown(model.note)
+    @shown(model.note, model.offer)
     def pick(name: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
-        return model.choose(name, "", hub_token(studio.settings, oauth, typed))
+        return model.pick(name, hub_token(studio.settings, oauth, typed))
 
     @shown(model.note)
+    def merge(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Updates:
+        return bench.merge(given, hub_token(studio.settings, oauth, given[bench.publish.token]))
+
+    @shown(model.note, model.offer)
     def again(facts: ModelFacts | None, revision: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
         return model.choose(facts.model if facts else first_model(), revision, hub_token(studio.settings, oauth, typed))
 
@@ -111,6 +115,7 @@ def _wire_model(bench: Workbench) -> None:
     asked = [
         gr.on([model.find.click, model.query.submit], look, [model.query, token], model.outputs(), **busy),
         model.hits.input(pick, [model.hits, token], model.outputs(), **busy),
+        model.offer.click(merge, {*bench.inputs(), model.adapter}, [*bench.filled(), bench.tabs], **busy),
         model.demo.click(shown(model.note)(model.choose_demo), None, model.outputs(), **busy),
         gr.on([model.revision.submit, model.revision.blur], again, found, model.outputs(), **busy),
     ]
@@ -130,13 +135,19 @@ def _wire_recipe(bench: Workbench) -> None:
     def apply(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Updates:
         return bench.apply(given, hub_token(bench.studio.settings, oauth, given[bench.publish.token]))
 
-    triggers = [c.upload if isinstance(c, gr.File) else c.input for c in bench.form]
     gr.on(
-        [*triggers, bench.data.upload.clear], refresh, bench.inputs(), bench.outputs(),
+        [*map(_set, bench.form), bench.data.upload.clear], refresh, bench.inputs(), bench.outputs(),
         trigger_mode="always_last", **_QUIET,
     )  # fmt: skip
     applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), show_progress_on=bench.sidebar.summary, **_BUSY)
     applied.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
+
+
+def _set(field: Any) -> Any:
+    """Give the event of a field that somebody sets."""
+    if isinstance(field, gr.Textbox):
+        return field.change  # its `input` is not heard when one pastes or deletes
+    return field.upload if isinstance(field, gr.File) else field.input
 
 
 def _wire_start(bench: Workbench) -> None:
@@ -167,7 +178,8 @@ def _wire_results(bench: Workbench) -> None:
     @shown()
     def to_chat(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
         owner = require_owner(studio.settings, profile)
-        result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
+        results = studio.results_of(studio.supervisor.get(job_id, owner), owner)
+        result = [result for result in results if result.answers][-1]
         studio.servers.open(result.folder)
         return chat.enter(owner, result.key) | {bench.tabs: gr.Tabs(selected="chat")}
 

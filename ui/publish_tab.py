@@ -19,7 +19,7 @@ from ui.format import escape, lead, size
 from ui.forms import Updates
 from ui.job_view import published, view
 from ui.studio import Result, Studio, model_name
-from ui.users import can_sign_in, hub_token, require_owner, visitor
+from ui.users import alone, hub_token, require_owner, visitor
 
 FOLDER, HUB = "folder", "hub"
 
@@ -75,7 +75,7 @@ class PublishTab:
             self.folder: gr.update(visible=not hub),
             self.repo: gr.update(visible=hub),
             self.private: gr.update(visible=hub),
-            self.token: gr.update(visible=hub and not can_sign_in() and not self.studio.settings.on_space),
+            self.token: gr.update(visible=hub and alone(self.studio.settings)),
         }
 
     def destination(self, given: dict[Any, Any]) -> PublishOptions:

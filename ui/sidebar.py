@@ -14,7 +14,7 @@ from backend.recipes import Recipe, Stage
 from ui.errors import fault
 from ui.format import duration, escape, plural, size
 from ui.forms import label
-from ui.studio import method_name, stage_title
+from ui.studio import stage_title, way
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,15 @@ def summary(recipe: Recipe, facts: ModelFacts, data: Path) -> str:
     steps = [f'<li class="base"><b>{escape(short)}</b><small>{escape(owner) or "base model"}</small></li>']
     steps += [f"<li><b>{escape(title)}</b><small>{escape(text)}</small></li>" for title, text in _steps(recipe)]
     steps.append(f'<li class="goal"><b>{escape(_goal(recipe))}</b></li>')
-    line = f"{short} → {' → '.join(method_name(s.model_dump()) for s in recipe.stages if s.stage != 'evaluate')}"
+    line = f"{short} → {way([stage for stage in recipe.stages if stage.stage != 'evaluate'])}"
     costs = _costs(recipe, facts, data)
     return _card(f'<p class="line">{escape(line)}</p><ol class="steps">{"".join(steps)}</ol>{costs}')
 
 
 def faulty(error: SpecError) -> str:
     """Write that the recipe cannot start yet, and why."""
-    lines = [f"{label(name.rpartition('.')[2])}: {text}" for name, text in error.faults.items()] or [str(error)]
+    names = {name: name.rpartition(".")[2].partition("[")[0] for name in error.faults}
+    lines = [f"{label(names[name])}: {text}" for name, text in error.faults.items()] or [str(error)]
     return _card(f'<p class="line">Not ready yet</p>{fault(chr(10).join(lines))}')
 
 
@@ -73,8 +74,11 @@ def step_words(stage: Stage) -> tuple[str, str]:
             "Measure the quality",
             f"{plural(stage.num_samples, 'window')} of {plural(stage.max_seq_length, 'token')}",
         )
+    if stage.stage == "finetune":
+        return stage_title(stage), f"on {stage.dataset.rpartition('/')[2]}"
     if stage.stage == "merge":
-        return stage_title(stage), ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters)
+        names = ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters) or "the tuned one"
+        return stage_title(stage), names if stage.keep else f"{names}, in passing: not kept"
     detail = "no quantization" if stage.method == "cast" else METHODS[stage.method].TITLE.partition("·")[2].strip()
     return stage_title(stage), detail
 

@@ -1,14 +1,14 @@
 """Studio: what the page's handlers reach of the backend."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backend.errors import SpecError
 from backend.hub.names import DEMO
-from backend.jobs.specs import stage_folder
+from backend.jobs.specs import MODELS, stage_folder
 from backend.jobs.store import Job
 from backend.jobs.supervisor import Supervisor
 from backend.models.artifacts import Artifact, open_artifact
@@ -31,6 +31,11 @@ class Result:
     def key(self) -> str:
         """What the browser knows it by; never a path."""
         return f"{self.job.id}/{self.folder.name}"
+
+    @property
+    def answers(self) -> bool:
+        """Whether one can chat with it: not with an adapter alone."""
+        return self.artifact.kind in MODELS
 
     @property
     def title(self) -> str:
@@ -64,10 +69,10 @@ class Studio:
     def results(self, owner: str) -> list[Result]:
         """Give everything that an owner's jobs have made, newest first."""
         jobs = [job for job in self.supervisor.list(owner) if job.kind == "recipe"]
-        return [result for job in jobs for result in self.results_of(job, owner)]
+        return [result for job in jobs for result in reversed(self.results_of(job, owner))]
 
     def results_of(self, job: Job, owner: str) -> list[Result]:
-        """Give what one job has made."""
+        """Give what one job has made, in the order in which it made it."""
         folders = self.supervisor.artifacts(job.id, owner) if job.kind == "recipe" else []
         return [Result(job, folder, open_artifact(folder)) for folder in folders]
 
@@ -96,19 +101,29 @@ class Studio:
         raise SpecError(f"The job has no artifact '{name}': choose another one.")
 
 
+_MADE = {"finetune": "tuned", "merge": "merged"}
+
+
 def method_name(options: Mapping[str, Any]) -> str:
-    """Name what a stage makes: merged, NF4, or for a cast the type, which is no quantization."""
-    if options.get("stage") == "merge":
-        return "merged"
+    """Name what a stage makes: tuned, merged, NF4, or for a cast the type, which is no quantization."""
+    if options.get("stage") in _MADE:
+        return _MADE[str(options["stage"])]
     return str(options["dtype"]) if options["method"] == "cast" else str(options["method"]).upper()
 
 
 def stage_title(stage: Frozen) -> str:
-    """Say what a stage does: Merge an adapter, Quantize to NF4, Cast to bfloat16."""
+    """Say what a stage does: Tune an adapter, Merge an adapter, Quantize to NF4, Cast to bfloat16."""
     options = stage.model_dump()
+    if options["stage"] == "finetune":
+        return "Tune an adapter"
     if options["stage"] == "merge":
-        return "Merge an adapter" if len(options["adapters"]) == 1 else f"Merge {len(options['adapters'])} adapters"
+        return "Merge an adapter" if len(options["adapters"]) < 2 else f"Merge {len(options['adapters'])} adapters"
     return f"{'Cast' if options['method'] == 'cast' else 'Quantize'} to {method_name(options)}"
+
+
+def way(stages: Sequence[Frozen]) -> str:
+    """Say in one line what a model becomes: merged → NF4."""
+    return " → ".join(method_name(stage.model_dump()) for stage in stages)
 
 
 def model_name(model: str) -> str:

@@ -16,12 +16,17 @@ def can_sign_in() -> bool:
     return "OAUTH_CLIENT_ID" in os.environ
 
 
+def alone(settings: Settings) -> bool:
+    """Whether only the machine's owner uses the page, who may name its folders."""
+    return not (settings.on_space or can_sign_in())
+
+
 def visitor(settings: Settings, profile: gr.OAuthProfile | None) -> str | None:
     """Give the owner of the visitor's jobs, or None for an anonymous visitor.
 
     The profile's `sub` never changes, while a user name can be given up and taken by somebody else.
     """
-    if not (settings.on_space or can_sign_in()):
+    if alone(settings):
         return LOCAL
     return str(profile["sub"]) if profile else None
 
@@ -48,6 +53,6 @@ def hub_token(settings: Settings, oauth: gr.OAuthToken | None, typed: str | None
         oauth: From the login, on a Space.
         typed: From the password box, elsewhere.
     """
-    if settings.on_space or can_sign_in():
-        return oauth.token if oauth else None
-    return (typed or "").strip() or get_token()
+    if alone(settings):
+        return (typed or "").strip() or get_token()
+    return oauth.token if oauth else None

@@ -13,7 +13,7 @@ from backend.models.facts import ModelFacts
 from backend.recipes import Recipe, parse_recipe
 from ui.chat_tab import ChatTab
 from ui.data_tab import DataTab, keep
-from ui.draft import Draft, faults_of, parts, read_yaml
+from ui.draft import Draft, check, parts, read_yaml, with_text
 from ui.forms import Updates
 from ui.jobs_tab import JobsTab
 from ui.model_tab import ModelTab
@@ -21,6 +21,7 @@ from ui.publish_tab import PublishTab
 from ui.recipe_tab import RecipeTab
 from ui.sidebar import Sidebar, empty, faulty, summary
 from ui.studio import Studio
+from ui.users import alone
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Workbench:
     seen: gr.State
 
     @property
+    def paths(self) -> bool:
+        """Whether recipes may name folders of this machine."""
+        return alone(self.studio.settings)
+
+    @property
     def form(self) -> list[Any]:
         """Every component in which one sets something for the recipe."""
         return [*self.data.components, *self.recipe.components]
@@ -54,35 +60,31 @@ class Workbench:
 
     def outputs(self) -> list[Any]:
         """What refresh() changes."""
-        fields = [c for form in (self.data.form, *self.recipe.forms.values()) for c in form.components]
-        recipe = self.recipe
+        recipe, fields = self.recipe, [*self.data.form.components, *self.recipe.fields]
         return [self.sidebar.summary, self.sidebar.start, self.remembered, recipe.text, recipe.pasted, *fields]
 
     def filled(self) -> list[Any]:
         """What a whole new recipe changes."""
-        recipe = self.recipe
-        groups = list(recipe.groups.values())
-        return [*self.model.outputs(), *self.form, self.data.note, *groups, recipe.pasted, recipe.note]
+        recipe, data = self.recipe, [*self.data.components, self.data.note]
+        return [*self.model.outputs(), *data, *recipe.outputs(), recipe.pasted, recipe.note]
 
     def refresh(self, given: dict[Any, Any]) -> Updates:
         """Show the recipe as the forms have it now, or beside each field why there is none."""
-        marks = self.data.form.mark({}) | self.recipe.mark(given[self.recipe.method], {})
+        marks = self.data.form.mark({}) | self.recipe.mark(given, {})
         facts = given[self.model.facts]
         if facts is None:
             return marks | {self.sidebar.summary: empty(), self.sidebar.start: gr.update(interactive=False)}
         try:
             recipe = self.draft_recipe(given)
-            for stage in recipe.stages:
-                if stage.stage != "evaluate":
-                    stage.check(facts)
+            check(recipe, facts)
         except SpecError as e:
-            marks |= self.recipe.mark(given[self.recipe.method], faults_of(e, 0))
-            marks |= self.data.form.mark(faults_of(e, 1))
+            faults = self.draft(given).faults(e)
+            marks |= self.recipe.mark(given, faults) | self.data.form.mark(faults.get("evaluate", {}))
             return marks | {self.sidebar.summary: faulty(e), self.sidebar.start: gr.update(interactive=False)}
         return marks | {
             self.sidebar.summary: summary(recipe, facts, self.studio.settings.data),
             self.sidebar.start: gr.update(interactive=True),
-            self.recipe.text: recipe.public(recipe.base_model).to_yaml(),
+            self.recipe.text: _as_typed(recipe).to_yaml(),
             self.remembered: _memory(recipe),
         }
 
@@ -95,11 +97,17 @@ class Workbench:
         facts: ModelFacts = given[self.model.facts]
         pasted = given[self.recipe.pasted]
         if pasted and pasted["base_model"] == facts.model:
-            return parse_recipe(pasted, paths=not self.studio.settings.on_space)
-        evaluate = self.data.values(given) if given[self.recipe.evaluate] else None
-        if evaluate is not None and (missing := self.data.missing(given)):
-            raise SpecError("\n".join(missing.values()), {f"stages[1].{k}": v for k, v in missing.items()})
-        return Draft(facts.model, facts.commit, self.recipe.values(given), evaluate).recipe()
+            return parse_recipe(pasted, paths=self.paths)
+        draft = self.draft(given)
+        if "evaluate" in draft.stages and (missing := self.data.missing(given)):
+            raise SpecError("\n".join(missing.values()), {draft.field("evaluate", k): v for k, v in missing.items()})
+        return draft.recipe(self.paths)
+
+    def draft(self, given: dict[Any, Any]) -> Draft:
+        """Read the forms."""
+        facts: ModelFacts = given[self.model.facts]
+        evaluate = {"evaluate": self.data.values(given)} if given[self.recipe.evaluate] else {}
+        return Draft(facts.model, facts.commit, self.recipe.stages(given) | evaluate, self.data.text(given))
 
     def stored_recipe(self, given: dict[Any, Any]) -> Recipe:
         """Give the recipe for a job: an uploaded text is copied to where it stays.
@@ -110,25 +118,20 @@ class Workbench:
         if given[self.model.facts] is None:
             raise SpecError("Choose a model first.")
         recipe = self.draft_recipe(given)
-        upload = given[self.data.upload]
-        stages = tuple(
-            stage.model_copy(update={"text": str(keep(Path(upload), self.studio.settings))})
-            if isinstance(stage, EvaluateOptions) and upload and stage.text == upload
-            else stage
-            for stage in recipe.stages
-        )
-        return recipe.model_copy(update={"stages": stages})
+        upload = self.data.text(given)
+        if upload and any(isinstance(stage, EvaluateOptions) and stage.text == upload for stage in recipe.stages):
+            return with_text(recipe, str(keep(Path(upload), self.studio.settings)))
+        return recipe
 
     def apply(self, given: dict[Any, Any], token: str | None) -> Updates:
         """Take a pasted recipe: into the forms where they can show it, as it stands where they cannot."""
-        recipe = read_yaml(given[self.recipe.text], paths=not self.studio.settings.on_space)
-        return self.fill(recipe, token)
+        return self.fill(read_yaml(given[self.recipe.text], self.paths), token)
 
     def remember(self, remembered: dict[str, Any] | None, token: str | None) -> Updates:
         """Take the recipe that the browser kept, or begin with the demo model."""
         if not remembered or "recipe" not in remembered:
             return self.model.choose_demo()
-        filled = self.fill(parse_recipe(remembered["recipe"]), token)
+        filled = self.fill(parse_recipe(remembered["recipe"], paths=self.paths), token)
         return filled | (self.data.ask_again(remembered["upload"]) if remembered.get("upload") else {})
 
     def fill(self, recipe: Recipe, token: str | None) -> Updates:
@@ -139,9 +142,17 @@ class Workbench:
             words = "In use as it stands: it says more than the forms can show. Changing a form leaves it."
             note = f'<p class="quiet">{words}</p>'
             return {**found, self.recipe.pasted: recipe.model_dump(mode="json"), self.recipe.note: note}
-        filled = self.recipe.fill(known.quantize, known.evaluate is not None)
+        filled = self.recipe.fill(known)
         filled |= self.data.fill(known.evaluate) if known.evaluate else {}
         return {**found, **filled, self.recipe.pasted: None, self.recipe.note: ""}
+
+    def merge(self, given: dict[Any, Any], token: str | None) -> Updates:
+        """Choose the base model of the adapter that was named as a model, and merge the adapter first."""
+        adapter, base = given[self.model.adapter]
+        found = self.model.choose(base, "", token) | self.model.no_hits()
+        taken = self.recipe.take(adapter, given[self.recipe.method])
+        shown = {self.recipe.pasted: None, self.recipe.note: "", self.tabs: gr.Tabs(selected="recipe")}
+        return {**found, **taken, **shown}
 
     def tick(self, owner: str | None, job_id: str | None, key: str | None, seen: dict[int, str]) -> Updates:
         """Show how far things are; only what has changed since the last tick is sent."""
@@ -154,8 +165,17 @@ class Workbench:
         return changed | {self.seen: now, self.timer: gr.Timer(active=live)}
 
 
+def _as_typed(recipe: Recipe) -> Recipe:
+    """Give a recipe as its author may read it: what is its own where it lies, of an upload the name."""
+    public = recipe.public(recipe.base_model)
+    stages = tuple(
+        stage if stage.stage == "evaluate" else own for own, stage in zip(recipe.stages, public.stages, strict=True)
+    )
+    return public.model_copy(update={"stages": stages})
+
+
 def _memory(recipe: Recipe) -> dict[str, Any]:
-    """Give what the browser remembers: the recipe without destination, and of an upload the name alone."""
-    data = recipe.public(recipe.base_model).model_dump(mode="json", exclude_none=True)
+    """Give what the browser remembers: the recipe, and of an upload the name alone."""
+    data = _as_typed(recipe).model_dump(mode="json", exclude_none=True)
     names = [stage.pop("text") for stage in data["stages"] if "text" in stage]
     return {"recipe": data, "upload": names[0] if names else None}

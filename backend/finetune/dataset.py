@@ -136,7 +136,9 @@ class DatasetOptions(Frozen):
     @classmethod
     def _a_dataset(cls, value: str | None, info: ValidationInfo) -> str | None:
         context = info.context or {}
-        return value if value is None else parse_dataset(value, bool(context.get("paths")), context.get("folder"))
+        if value is None or context.get("stored"):
+            return value
+        return parse_dataset(value, bool(context.get("paths")), context.get("folder"))
 
     @field_validator("split", "validation_split")
     @classmethod

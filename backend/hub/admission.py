@@ -6,7 +6,7 @@ Reliability §4.5: only our own JSON reader sees a repo until it is admitted; no
 import re
 from typing import Any, NamedTuple
 
-from backend.errors import SpecError
+from backend.errors import AdapterError, SpecError
 from backend.hub.files import Entry, Files
 from backend.hub.names import parse_repo_id
 from backend.models.config import Config, check_config, refuse_code
@@ -104,12 +104,13 @@ def _check_names(entries: dict[str, Entry], files: Files) -> None:
 def _adapter(files: Files, entries: dict[str, Entry]) -> SpecError:
     if "config.json" in entries:
         return _fault("adapter_config.json", "says that an adapter lies beside the model", "choose one without it")
-    base = _json(files, entries["adapter_config.json"]).get("base_model_name_or_path")
+    named = _json(files, entries["adapter_config.json"]).get("base_model_name_or_path")
     try:
-        choose = f"choose its base model, {quoted(parse_repo_id(base))}" if isinstance(base, str) else ""
+        base = parse_repo_id(named) if isinstance(named, str) else None
     except ValueError:  # a path of its author's machine, or worse: not repeated
-        choose = ""
-    return _fault("adapter_config.json", "says that this is an adapter, not a model", choose or "choose its base model")
+        base = None
+    choose = "choose its base model" + (f", {quoted(base)}" if base else "")
+    return AdapterError(f"'adapter_config.json' says that this is an adapter, not a model: {choose}.", base)
 
 
 def _no_weights(names: list[str]) -> SpecError:

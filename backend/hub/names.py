@@ -3,6 +3,9 @@
 import re
 import unicodedata
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationInfo
 
 DEMO = "demo"
 MAX_LENGTH = 96  # the Hub's limit on a repo id
@@ -68,6 +71,16 @@ def parse_model(text: str, paths: bool = False) -> str:
     if looks_local or "\\" in text:
         raise ValueError(f"{text[:120]!r} is a path: give a Hub id, as namespace/name, or demo")
     return parse_repo_id(text)
+
+
+STORED: dict[str, Any] = {"paths": True, "stored": True}
+"""The context in which an option model is read that was checked and stored before."""
+
+
+def model_field(text: str, info: ValidationInfo) -> str:
+    """Give what a name in an option model means; in a stored one, what it names may have gone since."""
+    context = info.context or {}
+    return text if context.get("stored") else parse_model(text, paths=bool(context.get("paths")))
 
 
 def is_local(model: str) -> bool:

@@ -7,9 +7,12 @@ from backend.errors import SpecError
 from backend.finetune.dataset import DEMO_DATASET, is_file
 from backend.finetune.fetch import fetch_dataset, pin
 from backend.finetune.loading import load
+from backend.hub.names import is_local
 from backend.jobs.estimates import check_room, estimate, streams
 from backend.jobs.specs import Streaming
+from backend.merge import UNDONE
 from backend.merge.hub import inspect_adapters
+from backend.models.artifacts import is_sealed, open_artifact
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.progress import silent
@@ -33,6 +36,8 @@ def prepare(recipe: Recipe, data: Path, token: str | None, keep: bool = False) -
         SpecError, HubError, HardwareError: Why it cannot run.
     """
     facts = inspect(recipe.base_model, recipe.revision, token)
+    recipe = _merged_for(recipe)
+    _check_merged(facts, [stage.method for stage in recipe.stages if stage.stage == "quantize"])
     recipe = recipe.model_copy(update={"stages": tuple(_pinned(stage, facts, token) for stage in recipe.stages)})
     quantizations = [stage for stage in recipe.stages if stage.stage == "quantize"]
     if recipe.tuning and facts.quant_method:
@@ -67,3 +72,28 @@ def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
         return stage
     stage.check(facts)
     return inspect_adapters(stage, facts, token) if stage.adapters else stage
+
+
+def _merged_for(recipe: Recipe) -> Recipe:
+    """Merge into the original weights where 4 bits of the same kind come next; see UNDONE."""
+    methods = {stage.method for stage in recipe.stages if stage.stage == "quantize"}
+    if methods.isdisjoint(("nf4", "fp4")):
+        return recipe
+    stages = (
+        stage.model_copy(update={"merge_into": "original"})
+        if stage.stage == "merge" and stage.merge_into == "auto"
+        else stage
+        for stage in recipe.stages
+    )
+    return recipe.model_copy(update={"stages": tuple(stages)})
+
+
+def _check_merged(facts: ModelFacts, methods: list[str]) -> None:
+    """Refuse to undo a training that a folder of this machine holds."""
+    if is_local(facts.model) and is_sealed(Path(facts.model)):
+        merged = open_artifact(Path(facts.model)).merged
+        if merged and merged.into in methods:
+            raise SpecError(
+                f"'{Path(facts.model).name}' was merged into dequantized {merged.into.upper()} weights: {UNDONE} Merge"
+                " with merge_into original, or quantize in another way."
+            )

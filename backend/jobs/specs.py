@@ -12,7 +12,7 @@ from pydantic import Field
 from backend.errors import JobError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import DEMO_DATASET, is_file
-from backend.hub.names import DEMO, is_local
+from backend.hub.names import DEMO, STORED, is_local
 from backend.models.artifacts import is_sealed, open_artifact
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
@@ -110,7 +110,7 @@ def read_spec(job: Path) -> Spec:
     for name, model in KINDS.items():
         path = job / f"{name}.json"
         if path.is_file():
-            spec: Spec = parse(model, json.loads(path.read_text(encoding="utf-8")), context={"paths": True})
+            spec: Spec = parse(model, json.loads(path.read_text(encoding="utf-8")), context=STORED)
             return spec
     raise JobError(f"'{job.name}' holds no job: start it again.")
 

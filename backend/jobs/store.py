@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import Field
 
 from backend.errors import JobError
+from backend.hub.names import STORED
 from backend.jobs.specs import KINDS, Spec, kind, steps
 from backend.options import Frozen, parse
 
@@ -55,7 +56,7 @@ class Job(Frozen):
 
     def read_spec(self) -> Spec:
         """Give the spec as a model."""
-        spec: Spec = parse(KINDS[self.kind], self.spec, context={"paths": True})
+        spec: Spec = parse(KINDS[self.kind], self.spec, context=STORED)
         return spec
 
 

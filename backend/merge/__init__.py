@@ -14,7 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.errors import SpecError
 from backend.hub.files import LocalFiles
-from backend.hub.names import is_local, parse_model
+from backend.hub.names import is_local, model_field
 from backend.merge.adapter import Adapter, read_adapter
 from backend.merge.plan import TURNED, Base, Made, Merger, packed, says_tied, vocabulary
 from backend.merge.weights import AdapterFile, MergedWeights, Opened
@@ -33,6 +33,13 @@ SUMMARY = "Adapters and their base model become one model, which needs no PEFT t
 
 Into = Literal["original", "nf4", "fp4"]
 
+UNDONE = (
+    "the merged weights lie next to the 4-bit numbers that they were, so that rounding to the same numbers again would"
+    " undo the training."
+)
+"""Why what is merged into dequantized weights is not quantized the same way. Measured on the demo model with an adapter
+that brings the loss on its rows from 3.73 to 1.64: 3.98 after NF4 of the merge into NF4, 1.53 into the original."""
+
 
 class MergeOptions(StreamOptions):
     """Which adapters are merged, and into what."""
@@ -49,7 +56,7 @@ class MergeOptions(StreamOptions):
     merge_into: Literal["auto"] | Into = Field(
         "auto",
         description="What the adapter was trained on: the original weights, or with QLoRA what 4 bits left of them"
-        " (nf4, fp4). auto: what the adapter records, else the original.",
+        " (nf4, fp4). auto: what the adapter records, else the original; the original too where nf4 or fp4 comes next.",
     )
     bnb_4bit_use_double_quant: bool = Field(
         True,  # upstream's False; QLoRA's own recipe and most trainings since have it on
@@ -57,7 +64,7 @@ class MergeOptions(StreamOptions):
         json_schema_extra=ADVANCED,
     )
     dtype: Dtype | None = Field(
-        None, description="Type of the merged weights. Empty: the base model's.", json_schema_extra=ADVANCED
+        None, description="Type of the merged weights. Not set: the base model's. float32 doubles the size."
     )
     other_base: bool = Field(
         False,
@@ -65,7 +72,9 @@ class MergeOptions(StreamOptions):
         json_schema_extra=ADVANCED,
     )
     keep: bool = Field(
-        True, description="Write the merged model. Off: only what is quantized from it, in one pass over the weights."
+        True,
+        description="Write the merged model, which takes the disk of the base model once more. Off: only what is"
+        " quantized from it, in one pass over the weights.",
     )
     adapter_revisions: tuple[str, ...] = Field(
         (),
@@ -76,8 +85,7 @@ class MergeOptions(StreamOptions):
     @field_validator("adapters")
     @classmethod
     def _adapters(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        paths = bool(info.context and info.context.get("paths"))
-        found = tuple(parse_model(name, paths=paths) for name in value)
+        found = tuple(model_field(name, info) for name in value)
         if "demo" in found:
             raise ValueError("'demo' is the bundled model, not an adapter: give an adapter's Hub id")
         return found
@@ -234,8 +242,8 @@ def merge(weights: Weights, output: Output, options: MergeOptions, report: Repor
 def words(trained: Trained, options: MergeOptions) -> str:
     """Say what adapters are merged into, and why."""
     if trained.into == "original":
-        why = "as asked" if options.merge_into == "original" else "for no adapter records a 4-bit training"
-        return f"Merging into the original weights, {why}."
+        why = "" if options.merge_into == "original" else ": no adapter records a 4-bit training"
+        return f"Merging into the original weights{why}."
     double = ", double quantization" if trained.double else ""
     why = "as the adapter records" if trained.recorded else "as asked"
     return f"Merging into the dequantized weights ({trained.into.upper()}{double}), {why}."

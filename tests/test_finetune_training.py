@@ -1,0 +1,148 @@
+"""Training on a tiny model: what is learned, what a kill costs, and what ends it early."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from backend.errors import JobError, SpecError
+from backend.executors.local import ROOT
+from backend.finetune.checkpoints import SEAL, checkpoints, newest_sealed, seal_checkpoint
+from backend.finetune.options import FinetuneOptions
+from backend.finetune.rendering import Renderer, stops_of
+from backend.finetune.samples import Message, Sample
+from backend.finetune.training import CHECKPOINTS, Rows, finetune
+from backend.models.artifacts import sha256
+from backend.progress import Report, silent
+
+QUICK = {
+    "num_train_epochs": 1.0, "per_device_train_batch_size": 2, "max_length": 64, "learning_rate": 5e-3, "r": 4,
+    "eval_steps": 2, "save_steps": 2,
+}  # fmt: skip
+
+
+def rows(folder, count=16):
+    """Rows that teach one answer to each question."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    renderer = Renderer(tokenizer, "auto", 64, stops_of(tokenizer, None))
+    made = [
+        renderer.render(Sample(i, (Message("user", f"What is {i}?"), Message("assistant", f"It is {i * i}."))))
+        for i in range(count)
+    ]
+    return Rows(made[:-4], made[-4:], [made[-1].input_ids[:8]]), tokenizer
+
+
+def train(folder, output, report=None, **given):
+    output.mkdir(parents=True, exist_ok=True)
+    data, tokenizer = rows(folder)
+    options = FinetuneOptions(**QUICK | given)
+    return finetune(folder, data, tokenizer, output, options, report or silent())
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_a_training_learns_and_leaves_an_adapter_that_peft_loads(tiny_model, tmp_path, quantization):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    events = []
+    outcome = train(
+        tiny_model, tmp_path / "s" / "o", Report(events.append), quantization=quantization, num_train_epochs=8.0
+    )
+    assert outcome.eval_loss < outcome.eval_loss_before
+    assert (outcome.steps, outcome.stopped) == (outcome.planned_steps, None)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), tmp_path / "s" / "o")
+    assert any("lora_B" in name and p.abs().sum() > 0 for name, p in model.named_parameters())
+    lines = [json.loads(line) for line in (tmp_path / "s" / "o" / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss", "learning_rate", "grad_norm"} <= {name for line in lines for name in line}
+    assert [e["step"] for e in events if e["event"] == "metrics"] == [line["step"] for line in lines]
+
+
+@pytest.mark.real
+def test_rows_side_by_side_are_learned_as_they_are_alone(tiny_model, tmp_path):
+    both = [
+        train(tiny_model, tmp_path / name / "o", lora_dropout=0.0, attn_implementation=attention, quantization="none")
+        for name, attention in (("one", "sdpa"), ("two", "eager"))
+    ]
+    padded = train(
+        tiny_model, tmp_path / "three" / "o", lora_dropout=0.0, per_device_train_batch_size=1,
+        gradient_accumulation_steps=2, quantization="none",
+    )  # fmt: skip
+    assert both[0].eval_loss == pytest.approx(both[1].eval_loss, abs=0.02)
+    assert both[0].eval_loss == pytest.approx(padded.eval_loss, abs=0.02)
+
+
+KILLED = """
+import json, sys
+from pathlib import Path
+from tests.test_finetune_training import train
+train(Path(sys.argv[1]), Path(sys.argv[2]), num_train_epochs=2.0)
+"""
+
+
+@pytest.mark.real
+def test_a_killed_training_goes_on_to_the_same_bytes(tiny_model, tmp_path):
+    train(tiny_model, tmp_path / "whole" / "o", num_train_epochs=2.0)
+    expected = sha256(tmp_path / "whole" / "o" / "adapter_model.safetensors")
+    output = tmp_path / "killed" / "o"
+    for step in (2, 6, 10):
+        child = subprocess.Popen([sys.executable, "-c", KILLED, tiny_model, output], cwd=ROOT)
+        while child.poll() is None and not (output / CHECKPOINTS / f"checkpoint-{step}" / SEAL).is_file():
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    train(tiny_model, output, num_train_epochs=2.0)
+    assert sha256(output / "adapter_model.safetensors") == expected
+
+
+def test_only_whole_checkpoints_count(tmp_path):
+    for step in (2, 4, 10, 12):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "optimizer.pt").write_bytes(bytes([step]) * 100)
+        if step != 12:
+            seal_checkpoint(folder)
+    assert [path.name for path in checkpoints(tmp_path)] == [f"checkpoint-{n}" for n in (2, 4, 10, 12)]
+    assert newest_sealed(tmp_path).name == "checkpoint-10"
+    (tmp_path / "checkpoint-10" / "optimizer.pt").write_bytes(b"cut")
+    assert newest_sealed(tmp_path).name == "checkpoint-4"
+    (tmp_path / "checkpoint-4" / "optimizer.pt").unlink()
+    assert newest_sealed(tmp_path).name == "checkpoint-2"
+    (tmp_path / "checkpoint-2" / SEAL).write_text("{")
+    assert newest_sealed(tmp_path) is None
+
+
+@pytest.mark.real
+def test_stopping_keeps_what_is_learned(tiny_model, tmp_path):
+    (tmp_path / "stop").touch()
+    outcome = train(tiny_model, tmp_path / "stages" / "o")
+    assert outcome.steps == 1 < outcome.planned_steps
+    assert "Stopped" in outcome.stopped
+    assert load_file(tmp_path / "stages" / "o" / "adapter_model.safetensors")
+
+
+@pytest.mark.real
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was_good(tiny_model, tmp_path):
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in tiny_model.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    weights = load_file(damaged / "model.safetensors")
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], math.nan)
+    save_file(weights, damaged / "model.safetensors", {"format": "pt"})
+    with pytest.raises(JobError, match="no number any more at step 5"):
+        train(damaged, tmp_path / "s" / "o")
+
+
+def test_nothing_to_learn_is_said(tiny_model, tmp_path):
+    _, tokenizer = rows(tiny_model, 5)
+    with pytest.raises(SpecError, match="No row is left"):
+        finetune(tiny_model, Rows([], [], []), tokenizer, tmp_path, FinetuneOptions(), silent())
