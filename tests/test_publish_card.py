@@ -294,6 +294,7 @@ def test_an_adapters_card_says_what_was_learned_from_what(make_adapter: Make) ->
         "| 60 | 1.800 | 2.300 |",
         "quantized to 4 bits (NF4, double quantization)",
         "backend merge me/tiny-adapter --output DIR",
+        "Only where the result is quantized to NF4 again, merge into the original ones",
     ):
         assert words in card
     assert len(re.findall(r"^\| \d+ \| \d\.\d{3} \|", card, re.MULTILINE)) == 10

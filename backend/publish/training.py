@@ -40,7 +40,7 @@ class AdapterUse(NamedTuple):
     quantization: list[str]  # arguments of BitsAndBytesConfig
     dtype: str | None
     held: str  # how the training held the base model, in words
-    dequantized: bool  # whether it belongs merged into what 4 bits left of the weights
+    dequantized: str | None  # the 4 bits that left what it belongs merged into; None: the original weights
     stops: bool  # whether it brings its own generation_config.json
 
 
@@ -82,7 +82,7 @@ def adapter_use(folder: Path, artifact: Artifact) -> AdapterUse | None:
         quantization=arguments,
         dtype=dtype,
         held=held,
-        dequantized="load_in_4bit=True" in arguments,
+        dequantized=str(options["quantization"]).upper() if "load_in_4bit=True" in arguments else None,
         stops=(folder / "generation_config.json").is_file(),
     )
 
