@@ -5,6 +5,7 @@
 """
 
 import atexit
+import json
 import os
 import shutil
 import socket
@@ -185,6 +186,70 @@ def make_artifact(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture
+def make_adapter(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Seal an adapter as the finetune stage leaves it, made without a training; see make()."""
+
+    def make(
+        name: str = "1-finetune",
+        dataset: str = "rows.jsonl",
+        commit: str | None = None,
+        extra: Mapping[str, str] | None = None,
+        **fields: object,
+    ) -> Path:
+        """Make one that changes two layers of the tiny model.
+
+        Args:
+            name: Of its folder, under tmp_path / "artifacts".
+            dataset: That it was trained on.
+            commit: Of the data set.
+            extra: More files, or others in place of what they hold.
+            fields: Of Artifact; those of its training in `training`, those of its options in `options`.
+        """
+        import numpy as np
+        from safetensors.numpy import save_file
+
+        from backend.models.artifacts import Artifact, seal
+        from backend.publish.base_card import base_card
+        from backend.recipes import parse_yaml
+
+        folder = tmp_path / "artifacts" / f"{name}.partial"
+        folder.mkdir(parents=True)
+        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+            shutil.copyfile(tiny_model / file, folder / file)
+        random, layer = np.random.default_rng(0), "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
+        shapes = {layer.format(i, part): shape for i in (0, 1) for part, shape in (("A", (4, 64)), ("B", (64, 4)))}
+        tensors = {key: random.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+        save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "acme/tiny", "r": 4}
+        config |= {"lora_alpha": 8, "target_modules": ["q_proj"]}
+        steps = [{"step": step, "loss": 3 - step / 50, "eval_loss": 3.5 - step / 50} for step in range(0, 61, 4)]
+        stage = {"stage": "finetune", "dataset": dataset, "quantization": "nf4", "bnb_4bit_use_double_quant": True}
+        texts = {
+            "adapter_config.json": json.dumps(config),
+            "LICENSE": "Do good things with it.\n",
+            "base_card.json": base_card(parse_yaml(CARD.split("---")[1]), 2 * 10**6).decode(),
+            "survey.json": json.dumps({"samples": [[{"text": CANARY, "learned": True}]]}),
+            "samples.jsonl": json.dumps({"step": 0, "prompt": CANARY, "answer": CANARY}),
+            "metrics.jsonl": "".join(json.dumps(step) + "\n" for step in steps),
+            "recipe.yaml": json.dumps({"base_model": "acme/tiny", "stages": [stage]}),
+        }
+        for file, text in {**texts, **(extra or {})}.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        training = {"dataset": dataset, "dataset_revision": commit, "rows": 1200, "validation_rows": 40, "steps": 60}
+        training |= {"tokens": 50_000, "learned_tokens": 12_500, "planned_steps": 60, "train_loss": 2.1234}
+        training |= {"eval_loss_before": 3.5, "eval_loss": 2.25, **fields.pop("training", {})}  # type: ignore[dict-item]
+        options = stage | {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
+        options |= fields.pop("options", {})  # type: ignore[arg-type]
+        known = {"base_model": "acme/tiny", "revision": "c" * 40, "created": "2026-11-22T00:00:00+00:00"} | fields
+        seal(folder, folder.with_suffix(""), Artifact(kind="adapter", stage="finetune", training=training,
+                                                      options=options, **known))  # type: ignore[arg-type]  # fmt: skip
+        return folder.with_suffix("")
+
+    return make
+
+
+CANARY = "the canary of a user's row"
 CARD = """---
 license: other
 license_name: acme-1

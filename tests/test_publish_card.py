@@ -4,16 +4,18 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
 from backend.jobs.results import accompany, base_in
-from backend.models.artifacts import Metrics
+from backend.models.artifacts import TRAINED_HERE, Merged, Metrics, open_artifact
 from backend.progress import silent
 from backend.publish.base_card import BaseCard, read_base_card
-from backend.publish.card import build_card, literal
+from backend.publish.card import build_card
+from backend.publish.markdown import literal
 from backend.quantize import nf4
 from backend.recipes import parse_recipe
 from backend.weights.checkpoint import Checkpoint
@@ -243,3 +245,116 @@ def test_a_published_folder_says_how_to_load_it_from_where_it_lies(
     monkeypatch.chdir(folder)
     exec(code, {})
     assert capsys.readouterr().out
+
+
+def test_an_adapters_front_matter_has_exactly_the_keys_that_are_known(make_adapter: Make, hub: LoopbackHub) -> None:
+    card = build_card(make_adapter(dataset="acme/rows", commit="d" * 40), "me/tiny-adapter")
+    assert front_matter(card) == {
+        "base_model": "acme/tiny",
+        "base_model_relation": "adapter",
+        "license": "other",
+        "license_name": "acme-1",
+        "license_link": "LICENSE",
+        "language": ["en", "no"],
+        "datasets": ["acme/rows"],
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["chat", "lora", "weightsmith"],
+    }
+    ModelCard(card).validate()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [("rows.jsonl", "1,200 rows of rows.jsonl, a local file."), ("demo", "1,200 rows of Weightsmith's demo data set")],
+)
+def test_rows_that_are_no_data_set_of_the_hub_are_none_in_the_front_matter(
+    make_adapter: Make, dataset: str, words: str
+) -> None:
+    card = build_card(make_adapter(dataset=dataset), None)
+    assert "datasets" not in front_matter(card)
+    assert words in card
+    assert ("the file of the rows is at hand" in card) == (dataset == "rows.jsonl")
+
+
+def test_an_adapters_card_says_what_was_learned_from_what(make_adapter: Make) -> None:
+    stopped = {"stopped": "The loss was | no number.", "planned_steps": 90}
+    card = build_card(make_adapter(dataset="acme/rows", commit="d" * 40, training=stopped), "me/tiny-adapter")
+    for words in (
+        "A LoRA adapter for [tiny](https://huggingface.co/acme/tiny), trained on 1,200 rows of"
+        " [acme/rows](https://huggingface.co/datasets/acme/rows).",
+        "beside the base model's 2 MB",
+        "loss fell from 3.500 to **2.250**",
+        "| Of them counted for the loss | 12,500 (25%) |",
+        "| Steps | 60 of 90 planned |",
+        r"| Ended early | The loss was \| no number. |",
+        "| Loss, mean over the training (nats a token) | 2.123 |",
+        f"[{'d' * 40}](https://huggingface.co/datasets/acme/rows/tree/{'d' * 40})",
+        "| 0 | 3.000 | 3.500 |",
+        "| 60 | 1.800 | 2.300 |",
+        "quantized to 4 bits (NF4, double quantization)",
+        "backend merge me/tiny-adapter --output DIR",
+        "Only where the result is quantized to NF4 again, merge into the original ones",
+    ):
+        assert words in card
+    assert len(re.findall(r"^\| \d+ \| \d\.\d{3} \|", card, re.MULTILINE)) == 10
+    for words in ("weights quantized", "weights stored", "## Quality", "None", "nan", "\n\n\n"):
+        assert words not in card.split("\n---\n", 1)[1]
+
+
+def test_what_an_adapters_training_did_not_measure_is_not_said(make_adapter: Make) -> None:
+    nothing = {"eval_loss_before": None, "eval_loss": None, "validation_rows": 0}
+    plain = {"quantization": "none", "bnb_4bit_compute_dtype": "auto"}
+    missing = {"base_model": None, "revision": None, "extra": {"metrics.jsonl": "", "base_card.json": "{}"}}
+    card = build_card(make_adapter(training=nothing, options=plain, **missing), "me/x")
+    assert "base_model" not in front_matter(card)
+    assert "nobody measured what it learned" in card
+    assert "the base model's folder and the file of the rows are at hand" in card
+    assert "merge the adapter into the original weights" in card
+    assert "backend merge me/x --base FOLDER --output DIR" in card
+    for words in ("Validation loss", "| Step |", "BitsAndBytesConfig", "bitsandbytes", "instead of", "None"):
+        assert words not in card.split("\n## Settings")[0].split("\n---\n", 1)[1]
+
+
+def test_hostile_text_in_an_adapter_appears_literally(make_adapter: Make) -> None:
+    config = json.dumps({"base_model_name_or_path": '"\n```\n<script>', "task_type": HOSTILE})
+    training = {"stopped": HOSTILE, "dataset": HOSTILE, "dataset_revision": HOSTILE}
+    options = {"quantization": HOSTILE, "bnb_4bit_compute_dtype": HOSTILE}
+    metrics = json.dumps({"step": HOSTILE, "loss": HOSTILE}) + "\n" + json.dumps({"step": 1, "loss": float("nan")})
+    extra = {"adapter_config.json": config, "metrics.jsonl": metrics}
+    card = build_card(make_adapter(base_model=None, training=training, options=options, extra=extra), "me/x")
+    body = card.split("\n---\n", 1)[1]
+    assert "<script" not in body
+    assert not re.search(r"(?<!\\)\]\(javascript:", body)
+    assert '"the base model\'s folder"' in snippet(card)
+    assert "| Step |" not in body
+
+
+def test_a_model_says_which_training_is_in_it(make_adapter: Make, make_artifact: Make) -> None:
+    training = open_artifact(make_adapter(dataset="acme/rows", commit="d" * 40)).training
+    merged = Merged(adapters=(TRAINED_HERE,), weights=(1.0,), into="nf4", double_quant=True)
+    card = build_card(make_artifact(merged=merged, training=training), "me/x")
+    assert front_matter(card)["datasets"] == ["acme/rows"]
+    assert front_matter(card)["base_model_relation"] == "finetune"
+    assert front_matter(card)["library_name"] == "transformers"
+    assert "The LoRA adapter trained by this recipe was merged into the base model's weights as NF4" in card
+    assert "| Rows trained on | 1,200 |" in card
+    assert "Quality was not measured." in card
+    assert "at hand" not in card
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("quantization", "double"), [("nf4", True), ("fp4", False), ("int8", True), ("none", True)])
+def test_the_lines_that_load_an_adapter_run(
+    make_adapter: Make, tiny_model: Path, quantization: str, double: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"quantization": quantization, "bnb_4bit_use_double_quant": double}
+    folder = make_adapter(options=options, revision=None)
+    code = snippet(build_card(folder, "me/tiny-adapter"))
+    found: dict[str, Any] = {}
+    exec(code.replace("me/tiny-adapter", str(folder)).replace("acme/tiny", str(tiny_model)), found)
+    assert capsys.readouterr().out
+    held = found["base"].config.to_dict().get("quantization_config")
+    assert (held is None) == (quantization == "none")
+    if quantization in ("nf4", "fp4"):
+        assert (held["bnb_4bit_quant_type"], held["bnb_4bit_use_double_quant"]) == (quantization, double)

@@ -12,12 +12,13 @@ import pytest
 
 from backend.errors import AppError, HubError, LoginError, SpecError
 from backend.hub import client
-from backend.models.artifacts import open_artifact, verify
+from backend.models.artifacts import UNPUBLISHED, open_artifact, verify
 from backend.progress import Report, silent
 from backend.publish import PublishOptions, repo
 from backend.publish.destination import check_destination
 from backend.publish.outgoing import outgoing
 from backend.publish.push import publish
+from tests.conftest import CANARY
 from tests.loopback_hub import LoopbackHub
 
 Make = Callable[..., Path]
@@ -35,6 +36,8 @@ FILES = {
     "tokenizer.json",
     "tokenizer_config.json",
 }
+
+ADAPTER_FILES = FILES - {"config.json", "model.safetensors"} | {"adapter_config.json", "adapter_model.safetensors"}
 
 
 @pytest.fixture(autouse=True)
@@ -322,6 +325,37 @@ def test_an_artifact_without_weights_is_refused(make_artifact: Make) -> None:
     folder = make_artifact(quantize=lambda base, output: (output / "model.safetensors").unlink())
     with pytest.raises(SpecError, match="holds no weights"):
         outgoing(folder)
+
+
+def test_of_an_adapter_no_row_of_its_data_leaves(hub: LoopbackHub, make_adapter: Make, tmp_path: Path) -> None:
+    folder, target = make_adapter(), tmp_path / "out"
+    publish(folder, PublishOptions(to_folder=target), None, silent())
+    publish(folder, NEW, ME, silent())
+    here, there = {p.name: p.read_bytes() for p in target.iterdir()}, hub.files("me/new")
+    assert set(here) == set(there) == ADAPTER_FILES
+    assert any(CANARY in (folder / name).read_text() for name in UNPUBLISHED)
+    sent = [*here.values(), *there.values(), *(request.body for request in hub.requests)]
+    assert not [data for data in sent if CANARY.encode() in data or str(tmp_path).encode() in data]
+    assert not UNPUBLISHED & set(open_artifact(target).files)
+    publish(target, PublishOptions(to_folder=tmp_path / "again"), None, silent())
+    assert {path.name for path in (tmp_path / "again").iterdir()} == ADAPTER_FILES
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("training_args.bin", "x", "may hold a pickle"),
+        ("trainer_state.json", "{}", "nothing that a model repo needs"),
+        ("adapter_config.json", '{"base_model_name_or_path": "/home/me/models/tiny"}', "'/home/me/models/tiny'"),
+    ],
+)
+def test_what_must_not_leave_of_an_adapter_is_refused_by_name(
+    make_adapter: Make, name: str, content: str, words: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        outgoing(make_adapter(extra={name: content}))
+    assert f"'{name}'" in str(caught.value)
+    assert words in str(caught.value)
 
 
 def test_the_token_is_in_nothing_that_is_sent_but_its_header(hub: LoopbackHub, make_artifact: Make) -> None:

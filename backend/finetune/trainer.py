@@ -15,14 +15,12 @@ from transformers import Trainer, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from backend.finetune.checkpoints import forget, seal_checkpoint
+from backend.models.artifacts import METRICS, SAMPLES
 from backend.progress import Report
 from backend.weights.output import JOURNAL
 
 MAX_NOT_FINITE = 5
 """Steps in a row whose loss may be no number before the run is stopped."""
-
-METRICS = "metrics.jsonl"
-SAMPLES = "samples.jsonl"
 
 _NAMES = ("loss", "eval_loss", "learning_rate", "grad_norm", "mean_token_accuracy", "eval_mean_token_accuracy")
 

@@ -19,6 +19,9 @@ from backend.models.machine import memory_bytes
 from backend.progress import Report
 
 CHECKPOINTS = "checkpoints"
+BEFORE = "before.json"
+"""Holds the first validation loss for a run that goes on, until the training is done."""
+
 EVALUATIONS = 10
 """Validations in a whole training where nobody says how many."""
 
@@ -180,9 +183,9 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     if rows.validation and resumed is None:
         report.log("Measuring the validation loss before the training.")
         first = float(tuner.evaluate()["eval_loss"])
-        (output / "before.json").write_text(json.dumps({"eval_loss": first}), encoding="utf-8")
-    elif (output / "before.json").is_file():
-        first = json.loads((output / "before.json").read_text(encoding="utf-8"))["eval_loss"]
+        (output / BEFORE).write_text(json.dumps({"eval_loss": first}), encoding="utf-8")
+    elif (output / BEFORE).is_file():
+        first = json.loads((output / BEFORE).read_text(encoding="utf-8"))["eval_loss"]
     if resumed:
         report.log(f"Going on after step {step_of(resumed)}.")
     done = tuner.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -190,6 +193,8 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     if tuner.not_finite >= MAX_NOT_FINITE:
         stopped = _back_to_the_last_good(tuner, output)
         report.warn(stopped)
+    elif stopped is None and tuner.state.global_step < tuner.state.max_steps:
+        stopped = f"The validation loss got no better {options.early_stopping_patience} times in a row."
     last = float(tuner.evaluate()["eval_loss"]) if rows.validation else None
     tuner.model.save_pretrained(output)
     state = tuner.state

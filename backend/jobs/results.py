@@ -14,13 +14,13 @@ from backend.hub.files import LocalFiles
 from backend.hub.front_matter import read_card
 from backend.hub.names import DEMO, is_local
 from backend.merge import record
-from backend.models.artifacts import MANIFEST, Artifact, now, open_artifact, versions
+from backend.models.artifacts import BASE_CARD, MANIFEST, Artifact, Training, now, open_artifact, versions
 from backend.models.demo import demo_artifact
 from backend.models.facts import ModelFacts
 from backend.models.loading import has_chat_template
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
-from backend.publish.base_card import BASE_CARD, base_card, is_license
+from backend.publish.base_card import base_card, is_license
 from backend.recipes import Recipe
 
 TEMPLATES = "chat_template.*"
@@ -71,7 +71,9 @@ class Base(NamedTuple):
 
     def record(self, recipe: Recipe, options: Any) -> Artifact:
         """Give what is to be remembered of the result of a recipe's stage, but for what only the run can tell."""
-        merging = recipe.merging
+        merging, merged = recipe.merging, self.origin.merged
+        if merging and self.adapters:
+            merged = record([adapter.folder for adapter in self.adapters], merging)
         public = recipe.public(self.origin.base_model or self.folder.name)
         return Artifact(
             kind="merged" if options is merging else "quantized",
@@ -79,11 +81,17 @@ class Base(NamedTuple):
             base_model=self.origin.base_model,
             revision=self.origin.revision,
             origin=self.origin.origin,
-            merged=record([a.folder for a in self.adapters], merging) if merging and self.adapters else None,
+            merged=merged,
+            training=self._training(),
             options=public.stages[recipe.stages.index(options)].model_dump(mode="json", exclude_none=True),
             versions=versions(),
             created=now(),
         )
+
+    def _training(self) -> Training | None:
+        """Give how the adapter that is in the result had been trained; of several, no training alone says it."""
+        sources = self.adapters or (self,)
+        return sources[0].origin.training if len(sources) == 1 else None
 
 
 def base_in(folder: Path) -> Base:

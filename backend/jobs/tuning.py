@@ -17,16 +17,15 @@ from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Renderer, stops_of
 from backend.finetune.samples import Sample, find_literals
 from backend.finetune.survey import Survey, render, survey
-from backend.finetune.training import CHECKPOINTS, Outcome, Rows, finetune
+from backend.finetune.training import BEFORE, CHECKPOINTS, Outcome, Rows, compute_dtype, finetune
 from backend.jobs.results import Base
-from backend.models.artifacts import Artifact, Training, now, versions
+from backend.models.artifacts import BASE_CARD, SURVEY, Artifact, Training, now, versions
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
-from backend.publish.base_card import BASE_CARD, base_card, is_license
+from backend.publish.base_card import base_card, is_license
 from backend.recipes import Recipe
 
 SOURCES = "sources.json"
-SURVEY = "survey.json"
 
 PROMPTS = 3
 """Questions of the validation rows whose answers are shown at every validation."""
@@ -85,6 +84,7 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
     started = time.monotonic()
     outcome = finetune(base.folder, rows, tokenizer, folder, options, report)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    (folder / BEFORE).unlink(missing_ok=True)
     _complete(folder, base, tokenizer, stops, recipe)
     return _artifact(recipe, base, data, seen, outcome).model_copy(
         update={
@@ -156,7 +156,9 @@ def _complete(folder: Path, base: Base, tokenizer: Any, stops: set[int], recipe:
 def _artifact(recipe: Recipe, base: Base, data: Dataset, seen: Survey, outcome: Outcome) -> Artifact:
     public = recipe.public(base.origin.base_model or base.folder.name).tuning
     assert public
-    four_bit = {"bnb_4bit_quant_type": public.quantization} if public.quantization in ("nf4", "fp4") else {}
+    as_run = {"bnb_4bit_compute_dtype": compute_dtype(public)}
+    if public.quantization in ("nf4", "fp4"):
+        as_run["bnb_4bit_quant_type"] = public.quantization
     training = Training(
         dataset=public.dataset,
         dataset_revision=public.revision,
@@ -173,7 +175,7 @@ def _artifact(recipe: Recipe, base: Base, data: Dataset, seen: Survey, outcome: 
         revision=base.origin.revision,
         origin=base.origin.origin,
         training=training,
-        options=public.model_dump(mode="json", exclude_none=True) | four_bit,
+        options=public.model_dump(mode="json", exclude_none=True) | as_run,
         versions=versions(PACKAGES),
         created=now(),
     )

@@ -18,7 +18,7 @@ from backend.hub.names import is_local, model_field
 from backend.merge.adapter import Adapter, read_adapter
 from backend.merge.plan import TURNED, Base, Made, Merger, packed, says_tied, vocabulary
 from backend.merge.weights import AdapterFile, MergedWeights, Opened
-from backend.models.artifacts import Merged
+from backend.models.artifacts import TRAINED_HERE, Merged
 from backend.models.facts import ModelFacts
 from backend.progress import Report
 from backend.quantize.bitsandbytes import ADVANCED, UNUSUAL, Dtype
@@ -219,9 +219,9 @@ def record(folders: Sequence[Path], options: MergeOptions) -> Merged:
     """
     trained = trained_on([read_adapter(LocalFiles(folder), folder.name) for folder in folders], options)
     return Merged(
-        adapters=tuple(Path(name).name if is_local(name) else name for name in options.adapters),
+        adapters=tuple(Path(name).name if is_local(name) else name for name in options.adapters) or (TRAINED_HERE,),
         revisions=options.adapter_revisions,
-        weights=tuple(options.weight(index) for index in range(len(options.adapters))),
+        weights=tuple(options.weight(index) for index in range(len(folders))),
         into=trained.into,
         double_quant=trained.double,
     )

@@ -26,6 +26,10 @@ ROOM = 4096
 """Bytes in a manifest for what only a run can tell, so that its size is known before, and measuring leaves it."""
 PARTIAL = ".partial"
 
+BASE_CARD, SURVEY, METRICS, SAMPLES = "base_card.json", "survey.json", "metrics.jsonl", "samples.jsonl"
+UNPUBLISHED = frozenset({BASE_CARD, SURVEY, METRICS, SAMPLES})
+"""Files that lie in an artifact for the page and the card, and never leave: rows of a user's stand in some of them."""
+
 
 class File(Frozen):
     """One file of an artifact."""
@@ -47,10 +51,14 @@ class Metrics(Frozen):
     convention: str = Field(description="How it was measured.")
 
 
+TRAINED_HERE = "the adapter trained by this recipe"
+"""What an artifact calls an adapter that its own recipe trains: it has no name anywhere else."""
+
+
 class Merged(Frozen):
     """The adapters in a model; nothing in it names a path of this machine."""
 
-    adapters: tuple[str, ...] = Field(description="Hub ids, or bare names of local folders.")
+    adapters: tuple[str, ...] = Field(description="Hub ids, bare names of local folders, or TRAINED_HERE.")
     revisions: tuple[str, ...] = Field((), description="The commit of each, empty for a folder.")
     weights: tuple[float, ...] = Field(description="How much of each was added.")
     into: str = Field(description="original, or nf4 or fp4: the weights that 4 bits have left.")
@@ -83,7 +91,7 @@ class Artifact(Frozen):
     revision: str | None = Field(None, description="The commit of the base model, where there is one.")
     origin: str | None = Field(None, description="Where the weights came from, if not from that commit, in words.")
     merged: Merged | None = Field(None, description="The adapters that were merged into the base model before.")
-    training: Training | None = Field(None, description="How the adapter was trained.")
+    training: Training | None = Field(None, description="How the adapter was trained, or the one that was merged.")
     options: dict[str, Any] = Field(default_factory=dict, description="The stage's options as run.")
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: str | None = None
@@ -241,7 +249,7 @@ def manifest_size(artifact: Artifact, files: Mapping[str, int]) -> int:
 
 def _size(artifact: Artifact) -> int:
     unknown = {"hardware": None, "seconds": None, "peak_memory_bytes": None, "warnings": (), "metrics": None}
-    unknown["merged"] = None  # read from the adapters themselves
+    unknown |= {"merged": None, "training": None}  # read from the adapters themselves
     return len(_json(artifact.model_copy(update=unknown))) + ROOM
 
 

@@ -11,10 +11,8 @@ from pydantic import Field, ValidationError
 from backend.errors import SpecError
 from backend.hub.files import LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_card
+from backend.models.artifacts import BASE_CARD
 from backend.options import Frozen
-
-BASE_CARD = "base_card.json"
-"""Lies in an artifact for the card's sake and is not published."""
 
 LICENSE_FILE = re.compile(r"(licen[cs]e|notice|use[-_]policy|copying)([-_]\w+)?(\.(md|txt))?", re.IGNORECASE)
 

@@ -4,7 +4,6 @@ Front matter follows the Hub's model card metadata (`base_model_relation`, `mode
 is left out. Whatever a user or the Hub wrote reaches the template as an escaped value, never as template text.
 """
 
-import html
 import json
 import re
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from backend.models.artifacts import Artifact, open_artifact
+from backend.models.artifacts import TRAINED_HERE, Artifact, open_artifact
 from backend.publish.base_card import LICENSE_FILE, BaseCard, read_base_card
+from backend.publish.markdown import fenced, literal, size
+from backend.publish.training import AdapterUse, adapter_use, hub_dataset, is_causal_lm, needs_a_file, trained
 
 TEMPLATE = Path(__file__).parents[2] / "templates" / "model_card.md.j2"
 
@@ -23,10 +24,8 @@ WORDS = {"nf4": "NF4", "fp4": "FP4"}
 NEEDED = {"bitsandbytes": "bitsandbytes"}
 """A quantization's method → the package that transformers loads it with."""
 
-_SPECIAL = re.compile(r"([\\`*\[\]|#~$]|(?<!\w)_|_(?!\w))")  # an underscore inside a word means nothing
 _HUB_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-_MAX_TEXT = 2000  # characters of one value
 
 
 def build_card(folder: Path, repo_id: str | None, artifact: Artifact | None = None) -> str:
@@ -46,9 +45,9 @@ def build_card(folder: Path, repo_id: str | None, artifact: Artifact | None = No
         _json(folder / "config.json"),
     )
     title = repo_id.split("/")[-1] if repo_id else _title(artifact)
-    recipe = folder / "recipe.yaml"
+    recipe, use = folder / "recipe.yaml", adapter_use(folder, artifact)
     card = ModelCard.from_template(
-        _metadata(artifact, base, config, title),
+        _metadata(artifact, base, _continues_text(folder, config), title),
         template_path=str(TEMPLATE),
         title=literal(title),
         artifact=artifact,
@@ -56,34 +55,20 @@ def build_card(folder: Path, repo_id: str | None, artifact: Artifact | None = No
         origin=literal(artifact.origin) if artifact.origin else None,
         weights=_weights(artifact, base, config),
         merged=_merged(artifact),
-        local=artifact.base_model is None or any("/" not in name for name in _adapters(artifact)),
+        training=trained(folder, artifact.training),
+        adapter=use,
+        at_hand=_at_hand(artifact),
         reference="merged" if artifact.merged and artifact.kind == "quantized" else "base",
         metrics=_quality(artifact),
-        load=_loading(folder, repo_id, config),
+        load=_loading(folder, repo_id, config, use),
         settings=_settings(artifact),
         made=_made(artifact),
-        recipe=_fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
+        recipe=fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
         license=_license(folder, artifact, base),
         warnings=[literal(warning) for warning in artifact.warnings],
         version=literal(artifact.versions.get("weightsmith", "")),
     )
     return f"{card}\n"
-
-
-def literal(value: Any) -> str:
-    """Give a value as one line of Markdown that shows exactly its text: no HTML, link, emphasis, math or table cell."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
-    text = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
-    return _SPECIAL.sub(r"\\\1", html.escape(text, quote=False))
-
-
-def size(count: int) -> str:
-    """Give bytes as a person reads them, in powers of ten as the Hub does."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count} bytes"
 
 
 def _checked(artifact: Artifact) -> Artifact:
@@ -97,7 +82,7 @@ def _checked(artifact: Artifact) -> Artifact:
     )
 
 
-def _metadata(artifact: Artifact, base: BaseCard, config: dict[str, Any], title: str) -> ModelCardData:
+def _metadata(artifact: Artifact, base: BaseCard, continues_text: bool, title: str) -> ModelCardData:
     relation = _relation(artifact) if artifact.base_model else None
     return ModelCardData(
         base_model=artifact.base_model if relation else None,
@@ -106,24 +91,38 @@ def _metadata(artifact: Artifact, base: BaseCard, config: dict[str, Any], title:
         license_name=base.license_name,
         license_link=_license_link(base, artifact),
         language=list(base.language) or None,
-        datasets=[d for d in base.datasets if _HUB_ID.fullmatch(d) and not artifact.merged] or None,
-        library_name="transformers",
-        pipeline_tag="text-generation" if _is_causal_lm(config) else None,
-        tags=[*base.tags, "weightsmith"],
+        datasets=_datasets(artifact, base) or None,
+        library_name="peft" if artifact.kind == "adapter" else "transformers",
+        pipeline_tag="text-generation" if continues_text else None,
+        tags=[*base.tags, *(["lora"] if artifact.kind == "adapter" else []), "weightsmith"],
         model_name=title if artifact.metrics else None,
         eval_results=_results(artifact),
     )
+
+
+def _datasets(artifact: Artifact, base: BaseCard) -> list[str]:
+    """Name what the published weights have learned from, as far as all of it is known."""
+    if artifact.kind == "adapter" or artifact.merged:
+        found = hub_dataset(artifact.training)
+        return [found] if found else []
+    return [name for name in base.datasets if _HUB_ID.fullmatch(name)]
 
 
 def _relation(artifact: Artifact) -> str | None:
     """Give what the Hub calls an artifact's relation to its base model: a training weighs more than the bits."""
     if artifact.merged:
         return "finetune" if len(artifact.merged.adapters) == 1 else "merge"
-    return "quantized" if artifact.kind == "quantized" else None
+    return artifact.kind if artifact.kind in ("quantized", "adapter") else None
 
 
-def _adapters(artifact: Artifact) -> tuple[str, ...]:
-    return artifact.merged.adapters if artifact.merged else ()
+def _at_hand(artifact: Artifact) -> str:
+    """Say which folders and files of its author's the recipe needs."""
+    adapters = artifact.merged.adapters if artifact.merged else ()
+    needed = ["the base model's folder"] if artifact.base_model is None else []
+    needed += ["the adapter's folder"] if any("/" not in name and name != TRAINED_HERE for name in adapters) else []
+    trains = artifact.kind == "adapter" or TRAINED_HERE in adapters
+    needed += ["the file of the rows"] if trains and needs_a_file(artifact.training) else []
+    return " and ".join(needed) + (" are" if len(needed) > 1 else " is") if needed else ""
 
 
 def _merged(artifact: Artifact) -> str | None:
@@ -138,6 +137,7 @@ def _merged(artifact: Artifact) -> str | None:
             f"/tree/{commit}" if re.fullmatch(r"[0-9a-f]{40}", commit) else ""
         )
         link = f"[{literal(name)}]({address})" if _REPO_ID.fullmatch(name) else f"{literal(name)} (a local folder)"
+        link = "trained by this recipe" if name == TRAINED_HERE else link
         names.append(link + (f" with the weight {weight:g}" if weight != 1 else ""))
     what = "The LoRA adapter " if len(names) == 1 else "The LoRA adapters "
     verb = " was" if len(names) == 1 else " were"
@@ -169,7 +169,8 @@ def _results(artifact: Artifact) -> list[EvalResult] | None:
 
 def _title(artifact: Artifact) -> str:
     name = (artifact.base_model or "model").split("/")[-1]
-    method = "-".join(word for word in ("merged" if artifact.merged else "", artifact.options.get("method")) if word)
+    made = "adapter" if artifact.kind == "adapter" else "merged" if artifact.merged else ""
+    method = "-".join(word for word in (made, artifact.options.get("method")) if word)
     return f"{name}-{method}" if method else name
 
 
@@ -214,11 +215,14 @@ def _settings(artifact: Artifact) -> list[tuple[str, str]]:
     return [(literal(name), literal(artifact.options[name])) for name in names]
 
 
-def _loading(folder: Path, repo_id: str | None, config: dict[str, Any]) -> dict[str, Any]:
+def _loading(folder: Path, repo_id: str | None, config: dict[str, Any], use: AdapterUse | None) -> dict[str, Any]:
     needed = NEEDED.get((config.get("quantization_config") or {}).get("quant_method", ""))
+    more = [needed] if needed else []
+    if use:
+        more = ["peft", "bitsandbytes"] if use.quantization else ["peft"]
     return {
         "model_id": repo_id or ".",
-        "packages": " ".join(["transformers", "torch", "accelerate", *([needed] if needed else [])]),
+        "packages": " ".join(["transformers", "torch", "accelerate", *more]),
         "needed": needed,
         "chat_template": (folder / "chat_template.jinja").is_file()
         or bool(_json(folder / "tokenizer_config.json").get("chat_template")),
@@ -264,8 +268,8 @@ def _scalar(values: tuple[str, ...]) -> Any:
     return list(values) if len(values) > 1 else next(iter(values), None)
 
 
-def _is_causal_lm(config: dict[str, Any]) -> bool:
-    return any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or [])
+def _continues_text(folder: Path, config: dict[str, Any]) -> bool:
+    return is_causal_lm(folder) or any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or [])
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -274,10 +278,3 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
-
-
-def _fenced(text: str, language: str) -> str:
-    """Put text into a fence that no run of backticks in it can close."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"

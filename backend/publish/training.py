@@ -1,0 +1,187 @@
+"""What a card says of a training and of the adapter that it made: rows, losses, and the base model that it goes on."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from backend.models.artifacts import METRICS, Artifact, Training
+from backend.publish.markdown import literal
+
+POINTS = 10
+"""Rows of the table of losses at the most."""
+
+HUB = "https://huggingface.co"
+DTYPES = ("bfloat16", "float16", "float32")
+
+_HUB_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_BASE_NAME = re.compile(r"[\w.-]+", re.ASCII)
+
+
+class Trained(NamedTuple):
+    """A training, as the card's template reads it."""
+
+    rows: str
+    data: str  # the rows' data set, as Markdown
+    learned: str | None  # what the validation loss did, in words
+    facts: list[tuple[str, str]]
+    losses: list[tuple[str, str, str]]  # step, loss, validation loss
+
+
+class AdapterUse(NamedTuple):
+    """How an adapter is loaded on its base model, as the card's template reads it."""
+
+    base: str  # the base model, as Markdown
+    base_id: str
+    revision: str | None
+    quantization: list[str]  # arguments of BitsAndBytesConfig
+    dtype: str | None
+    held: str  # how the training held the base model, in words
+    dequantized: str | None  # the 4 bits that left what it belongs merged into; None: the original weights
+    stops: bool  # whether it brings its own generation_config.json
+
+
+def hub_dataset(training: Training | None) -> str | None:
+    """Give the Hub id of what was trained on; a file has no commit, and no id."""
+    if training and _HUB_ID.fullmatch(training.dataset) and _COMMIT.fullmatch(training.dataset_revision or ""):
+        return training.dataset
+    return None
+
+
+def needs_a_file(training: Training | None) -> bool:
+    """Whether who trains again must have the rows' file."""
+    return training is not None and training.dataset != "demo" and hub_dataset(training) is None
+
+
+def trained(folder: Path, training: Training | None) -> Trained | None:
+    """Say how an adapter was trained.
+
+    Args:
+        folder: Of the artifact; its metrics.jsonl, if it lies there, gives the losses on the way.
+        training: What its manifest records.
+    """
+    if training is None:
+        return None
+    return Trained(f"{training.rows:,}", _data(training), _learned(training), _facts(training), _losses(folder))
+
+
+def adapter_use(folder: Path, artifact: Artifact) -> AdapterUse | None:
+    """Say how an adapter is loaded, on its base model as the training held it; None of other artifacts."""
+    if artifact.kind != "adapter":
+        return None
+    options, named, base = artifact.options, _named_base(folder), artifact.base_model
+    dtype = next((name for name in DTYPES if name == options.get("bnb_4bit_compute_dtype")), None)
+    arguments, held = _held(options, dtype)
+    return AdapterUse(
+        base=f"[{base.split('/')[-1]}]({HUB}/{base})" if base else literal(named or "a local model"),
+        base_id=base or named or "the base model's folder",
+        revision=artifact.revision if base else None,
+        quantization=arguments,
+        dtype=dtype,
+        held=held,
+        dequantized=str(options["quantization"]).upper() if "load_in_4bit=True" in arguments else None,
+        stops=(folder / "generation_config.json").is_file(),
+    )
+
+
+def _held(options: Mapping[str, Any], dtype: str | None) -> tuple[list[str], str]:
+    """Give the arguments of BitsAndBytesConfig that a training had, and the same in words."""
+    quantization = options.get("quantization")
+    if quantization in ("nf4", "fp4"):
+        double = options.get("bnb_4bit_use_double_quant") is True
+        arguments = ["load_in_4bit=True", f'bnb_4bit_quant_type="{quantization}"']
+        arguments += [f"bnb_4bit_use_double_quant={double}"]
+        arguments += [f"bnb_4bit_compute_dtype=torch.{dtype}"] if dtype else []
+        return arguments, f"quantized to 4 bits ({quantization.upper()}{', double quantization' if double else ''})"
+    if quantization == "int8":
+        return ["load_in_8bit=True"], "quantized to 8 bits (LLM.int8())"
+    return [], f"in {dtype}" if dtype else "unquantized"
+
+
+def is_causal_lm(folder: Path) -> bool:
+    """Whether an adapter continues text."""
+    return _adapter_config(folder).get("task_type") == "CAUSAL_LM"
+
+
+def _named_base(folder: Path) -> str | None:
+    name = _adapter_config(folder).get("base_model_name_or_path")
+    return name if isinstance(name, str) and _BASE_NAME.fullmatch(name) else None
+
+
+def _adapter_config(folder: Path) -> dict[str, Any]:
+    try:
+        data = json.loads((folder / "adapter_config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _data(training: Training) -> str:
+    if found := hub_dataset(training):
+        return f"[{found}]({HUB}/datasets/{found})"
+    if training.dataset == "demo":
+        return (
+            "Weightsmith's demo data set, questions and answers made from the docstrings of Python's standard library"
+        )
+    return f"{literal(training.dataset)}, a local file"
+
+
+def _learned(training: Training) -> str | None:
+    before, after = training.eval_loss_before, training.eval_loss
+    if before is None or after is None:
+        return None
+    verb = "fell" if after < before else "rose" if after > before else "went"
+    return f"On the {training.validation_rows:,} validation rows the loss {verb} from {before:.3f} to **{after:.3f}**."
+
+
+def _facts(training: Training) -> list[tuple[str, str]]:
+    found, commit = hub_dataset(training), training.dataset_revision
+    before, after = training.eval_loss_before, training.eval_loss
+    share = f" ({training.learned_tokens / training.tokens:.0%})" if training.tokens else ""
+    rows = [
+        ("Data", _data(training)),
+        ("Its commit", f"[{commit}]({HUB}/datasets/{found}/tree/{commit})" if found else None),
+        ("Rows trained on", f"{training.rows:,}"),
+        ("Validation rows", f"{training.validation_rows:,}" if training.validation_rows else "none"),
+        ("Tokens of the rows trained on", f"{training.tokens:,}"),
+        ("Of them counted for the loss", f"{training.learned_tokens:,}{share}"),
+        ("Steps", f"{training.steps:,} of {training.planned_steps:,} planned"),
+        ("Ended early", literal(training.stopped) if training.stopped else None),
+        ("Loss, mean over the training (nats a token)", f"{training.train_loss:.3f}"),
+        ("Validation loss before the training", f"{before:.3f}" if before is not None else None),
+        ("Validation loss with the adapter", f"**{after:.3f}**" if after is not None else None),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _losses(folder: Path) -> list[tuple[str, str, str]]:
+    """Pick losses on the way, those with a validation loss where there are any, from the first to the last."""
+    points: dict[int, dict[str, float]] = {}
+    for line in _lines(folder / METRICS):
+        for name in ("loss", "eval_loss"):
+            value = line.get(name)
+            if isinstance(line.get("step"), int) and isinstance(value, int | float) and math.isfinite(value):
+                # the last step is measured again with the checkpoint that is kept: that is among the facts
+                points.setdefault(line["step"], {}).setdefault(name, value)
+    key: Literal["loss", "eval_loss"] = "eval_loss" if any("eval_loss" in p for p in points.values()) else "loss"
+    steps = sorted(step for step, point in points.items() if key in point)
+    if len(steps) < 2:
+        return []
+    count = min(POINTS, len(steps))
+    picked = [steps[round(i * (len(steps) - 1) / (count - 1))] for i in range(count)]
+    return [(str(step), _number(points[step].get("loss")), _number(points[step].get("eval_loss"))) for step in picked]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
+    return [line for line in found if isinstance(line, dict)]

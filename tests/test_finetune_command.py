@@ -1,0 +1,165 @@
+"""Tuning from the command line: rows become an adapter, the adapter a model, and wrong rows one line that helps."""
+
+import json
+import shutil
+
+import pytest
+
+from backend.__main__ import main
+from backend.models.artifacts import TRAINED_HERE, UNPUBLISHED, open_artifact
+from backend.publish.card import build_card
+from tests.conftest import CANARY
+
+ROWS = [{"prompt": f"What is {i} and {i}?", "completion": f"{2 * i}, says {CANARY}."} for i in range(12)]
+QUICK = ["--max-length", "128", "--per-device-train-batch-size", "2"]
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_model, rows, tmp_path_factory):
+    """What the command makes of a local model and a local file."""
+    output = tmp_path_factory.mktemp("made") / "adapter"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WEIGHTSMITH_DATA", str(output.parent / "data"))
+        argv = ["finetune", str(tiny_model), "--dataset", str(rows), "--max-steps", "3", "--output", str(output)]
+        assert main([*argv, "--validation-size", "4", *QUICK]) == 0
+    return output
+
+
+def succeeds(capsys, *argv):
+    """Run a command with --json and give what it printed."""
+    code = main([*argv, "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return json.loads(out)
+
+
+def fails(capsys, *argv):
+    """Run a command that must fail, and give the line that it says."""
+    assert main(list(argv)) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    return err.rstrip("\n").splitlines()[-1]
+
+
+@pytest.mark.real
+def test_finetune_writes_an_adapter_that_peft_loads(adapter, tiny_model):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    artifact = open_artifact(adapter)
+    assert artifact.kind == "adapter"
+    assert (artifact.training.steps, artifact.training.rows, artifact.training.validation_rows) == (3, 8, 4)
+    assert artifact.training.dataset == "rows.jsonl"
+    assert artifact.training.eval_loss_before != artifact.training.eval_loss
+    assert artifact.training.stopped is None
+    assert artifact.options["bnb_4bit_quant_type"] == "nf4"
+    assert artifact.options["bnb_4bit_compute_dtype"] == "bfloat16"
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == tiny_model.name
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
+    assert any(p.abs().sum() > 0 for name, p in model.named_parameters() if "lora_B" in name)
+
+
+@pytest.mark.real
+def test_a_trained_adapter_is_published_without_a_row_of_its_data(adapter, tmp_path, capsys):
+    target = tmp_path / "out"
+    succeeds(capsys, "publish", str(adapter), "--to-folder", str(target))
+    expected = {"README.md", "adapter_config.json", "adapter_model.safetensors", "artifact.json", "recipe.yaml"}
+    expected |= {"chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in target.iterdir()} == expected
+    assert set(open_artifact(adapter).files) == expected - {"README.md", "artifact.json"} | UNPUBLISHED
+    assert CANARY in (adapter / "survey.json").read_text()
+    published = b"".join(path.read_bytes() for path in target.iterdir())
+    assert CANARY.encode() not in published
+    assert str(tmp_path.parent).encode() not in published
+
+
+@pytest.mark.real
+def test_merge_puts_it_where_it_was_trained(adapter, tiny_model, tmp_path, capsys):
+    output = tmp_path / "merged"
+    done = succeeds(capsys, "merge", str(adapter), "--base", str(tiny_model), "--output", str(output))
+    artifact = open_artifact(output)
+    assert done["merged"] == artifact.merged.model_dump(mode="json")
+    assert (artifact.merged.adapters, artifact.merged.into) == (("adapter",), "nf4")
+    assert artifact.merged.double_quant
+    assert artifact.training == open_artifact(adapter).training
+
+
+@pytest.mark.real
+def test_what_is_quantized_from_a_merged_folder_says_so_too(adapter, tiny_model, tmp_path, capsys):
+    output, again = tmp_path / "merged", tmp_path / "int8"
+    succeeds(capsys, "merge", str(adapter), "--base", str(tiny_model), "--output", str(output))
+    succeeds(capsys, "quantize", str(output), "--method", "int8", "--output", str(again))
+    assert open_artifact(again).merged == open_artifact(output).merged
+    assert open_artifact(again).training == open_artifact(adapter).training
+
+
+@pytest.mark.real
+def test_a_recipe_goes_from_rows_to_a_quantized_model(hub, tiny_model, rows, tmp_path, capsys):
+    hub.add_model("me/tiny", tiny_model)
+    options = "max_steps: 2, max_length: 128, per_device_train_batch_size: 2"
+    (tmp_path / "r.yaml").write_text(
+        f"base_model: me/tiny\nstages:\n- {{stage: finetune, dataset: {rows}, {options}}}\n"
+        "- {stage: merge, keep: false}\n- {stage: quantize, method: nf4}\n"
+    )
+    done = succeeds(capsys, "run", str(tmp_path / "r.yaml"), "--output", str(tmp_path / "out"))
+    adapter, quantized = (tmp_path / "out" / name for name in ("1-finetune", "3-quantize"))
+    assert [made["output"] for made in done["artifacts"]] == [str(adapter), str(quantized)]
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "me/tiny"
+    first, second = open_artifact(adapter), open_artifact(quantized)
+    assert (first.kind, second.kind) == ("adapter", "quantized")
+    assert second.training == first.training
+    assert second.merged.model_dump() == {
+        "adapters": (TRAINED_HERE,), "revisions": (), "weights": (1.0,), "into": "original", "double_quant": False,
+    }  # fmt: skip
+    card = build_card(quantized, "me/tuned")
+    assert "base_model_relation: finetune" in card
+    assert "The LoRA adapter trained by this recipe was merged" in card
+    assert "where the file of the rows is at hand," in card
+
+
+@pytest.mark.real
+def test_a_training_that_gets_no_better_says_why_it_stopped(tiny_model, rows, tmp_path, capsys):
+    argv = ["finetune", str(tiny_model), "--dataset", str(rows), "--max-steps", "9", "--output", str(tmp_path / "out")]
+    argv += ["--learning-rate", "1e-12", "--validation-size", "4", "--eval-steps", "1"]
+    done = succeeds(capsys, *argv, *QUICK, "--early-stopping-patience", "2")
+    assert done["training"]["steps"] < done["training"]["planned_steps"] == 9
+    assert done["training"]["stopped"] == "The validation loss got no better 2 times in a row."
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": "x", "b": "y"}\n{"a": "z", "b": "w"}\n', "user_column"),
+        ('{"text": "x"}\n{"text": null}\n', "on_fault"),
+        ("", "rows.jsonl"),
+    ],
+)
+def test_rows_that_will_not_do_are_refused_before_the_job(text, words, tiny_model, tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text(text)
+    argv = ["finetune", str(tiny_model), "--dataset", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out")]
+    assert words in fails(capsys, *argv)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("data/runs/*"))
+
+
+def test_a_base_that_is_quantized_already_is_refused_with_the_way_round(tiny_model, tmp_path, rows, capsys):
+    base = tmp_path / "tiny-gptq"
+    shutil.copytree(tiny_model, base)
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 64}
+    (base / "config.json").write_text(json.dumps(config))
+    line = fails(capsys, "finetune", str(base), "--dataset", str(rows), "--output", str(tmp_path / "out"))
+    assert "quantized already (gptq): tune the model that it was made from" in line
