@@ -14,6 +14,7 @@ from typing import Any
 
 from backend.errors import AppError, JobError, SpecError
 from backend.executors.local import marker_prefix, sweep
+from backend.finetune.dataset import is_file
 from backend.hub.names import is_local
 from backend.jobs.runner import Listen, Run
 from backend.jobs.specs import Evaluation, Publication, Spec
@@ -61,6 +62,8 @@ def identity(spec: Spec) -> str:
     stages = spec.stages if isinstance(spec, Recipe) else [spec.options] if isinstance(spec, Evaluation) else []
     named = [stage.text for stage in stages if stage.stage == "evaluate" and stage.text]
     named += [name for stage in stages if stage.stage == "merge" for name in stage.adapters if is_local(name)]
+    rows = [(s.dataset, s.validation_dataset) for s in stages if s.stage == "finetune"]
+    named += [name for pair in rows for name in pair if name and is_file(name)]
     if isinstance(spec, Recipe | Evaluation):
         model = spec.base_model if isinstance(spec, Recipe) else spec.reference
         named += [model] if is_local(model) else []
