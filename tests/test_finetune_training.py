@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from backend.errors import JobError, SpecError
 from backend.executors.local import ROOT
 from backend.finetune.checkpoints import SEAL, checkpoints, newest_sealed, seal_checkpoint
+from backend.finetune.costs import rows_of
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Renderer, stops_of
 from backend.finetune.samples import Message, Sample
@@ -140,6 +141,19 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was_good(tiny_mode
     save_file(weights, damaged / "model.safetensors", {"format": "pt"})
     with pytest.raises(JobError, match="no number any more at step 5"):
         train(damaged, tmp_path / "s" / "o")
+
+
+@pytest.mark.parametrize(
+    ("given", "rows"),
+    [
+        ({"split": "train[:240]", "validation_size": 40}, 200),
+        ({"split": "train[100:300]", "validation_size": 0.1}, 180),
+        ({"split": "train[10%:]"}, 1000),
+        ({}, 1000),
+    ],
+)
+def test_an_estimate_counts_the_rows_that_the_split_names(given, rows):
+    assert rows_of(FinetuneOptions(**given)) == rows
 
 
 def test_nothing_to_learn_is_said(tiny_model, tmp_path):

@@ -18,7 +18,7 @@ from backend.jobs.specs import can_stream
 from backend.models.artifacts import MANIFEST, is_sealed, manifest_size
 from backend.models.demo import facts_of
 from backend.models.facts import ModelFacts
-from backend.models.machine import memory_bytes
+from backend.models.machine import gpus, memory_bytes
 from backend.options import Frozen
 from backend.quantize.streaming import Plan, StreamOptions, config_json
 from backend.recipes import Recipe
@@ -131,7 +131,8 @@ def _stages(
         elif stage.stage == "finetune":
             cost = training_cost(facts, stage)
             results[f"{index}-{stage.stage}"] = _adapter_files(recipe, stage, facts)
-            steps.append(Step(stage.stage, cost.memory, around + cost.seconds))
+            memory = cost.process + cost.adapter if gpus() else cost.memory  # the rest is the GPU's
+            steps.append(Step(stage.stage, memory, around + cost.seconds))
         else:
             plan = stage.plan(facts.tensors, facts.config)
             results[f"{index}-{stage.stage}"] = _files(recipe, stage, plan, facts)
