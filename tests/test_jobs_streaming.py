@@ -211,8 +211,8 @@ def test_streaming_publishes_what_fetching_and_publishing_would(hub, recipe, dat
 def test_a_merge_streams_too(hub, recipe, sharded_model, data, tmp_path, more):
     adapter = save_adapter(sharded_model, tmp_path / "adapter", target_modules=TINY)
     hub.add_model("me/adapter", edited(adapter, base_model_name_or_path="me/tiny"))
-    merging = {"stage": "merge", "adapters": ["me/adapter"], "merge_into": "nf4", "keep": not more}
-    merging |= {"max_shard_size": 60_000}
+    merging = {"stage": "merge", "adapters": ["me/adapter"], "merge_into": "original" if more else "nf4"}
+    merging |= {"keep": not more, "max_shard_size": 60_000}
     data_of = recipe.model_dump(exclude_none=True) | {"stages": [merging, *more]}
     file, watch = tmp_path / "recipe.yaml", Watch(data)
     file.write_text(parse_recipe(data_of).to_yaml())
