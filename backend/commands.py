@@ -85,11 +85,7 @@ class _Quantize(Command):
 
     def cli_cmd(self) -> None:
         """Run it."""
-        settings, output = load_settings().writable(), check_output(self.output)
-        recipe = prepare(single_stage(self), settings.data, get_token())
-        with finished(recipe, get_token(), Terminal().hear, settings) as job:
-            move(artifacts(job)[0], output)
-        artifact = open_artifact(output)
+        output, artifact = made(single_stage(self), self.output)
         self.say({"output": str(output), **summary(artifact)}, f"{output}\n{words(artifact)}")
 
 
@@ -103,14 +99,10 @@ class _Merge(Command):
 
     def cli_cmd(self) -> None:
         """Run it."""
-        settings, output = load_settings().writable(), check_output(self.output)
         base = self.base or base_of(self.adapter, get_token())
         stage = {"stage": "merge", "adapters": self.adapter, **self.given(MergeOptions)}
         data = {"base_model": base, "revision": self.revision, "stages": [stage]}
-        recipe = prepare(parse_recipe(data, paths=True), settings.data, get_token())
-        with finished(recipe, get_token(), Terminal().hear, settings) as job:
-            move(artifacts(job)[0], output)
-        artifact = open_artifact(output)
+        output, artifact = made(parse_recipe(data, paths=True), self.output)
         assert artifact.merged
         self.say(
             {"output": str(output), "merged": artifact.merged.model_dump(), **summary(artifact)},
@@ -127,13 +119,9 @@ class _Finetune(Command):
 
     def cli_cmd(self) -> None:
         """Run it."""
-        settings, output = load_settings().writable(), check_output(self.output)
         stage = {"stage": "finetune", **self.given(FinetuneOptions)}
         data = {"base_model": self.model, "revision": self.base_revision, "stages": [stage]}
-        recipe = prepare(parse_recipe(data, paths=True), settings.data, get_token())
-        with finished(recipe, get_token(), Terminal().hear, settings) as job:
-            move(artifacts(job)[0], output)
-        artifact = open_artifact(output)
+        output, artifact = made(parse_recipe(data, paths=True), self.output)
         assert artifact.training
         self.say(
             {"output": str(output), "training": artifact.training.model_dump(), **summary(artifact)},
@@ -288,6 +276,15 @@ def single_stage(command: Any) -> Recipe:
     stage = {"stage": "quantize", "method": command.method, **command.given(*METHOD_OPTIONS.values())}
     data = {"base_model": command.model, "revision": command.revision, "stages": [stage]}
     return parse_recipe(data, paths=True)
+
+
+def made(recipe: Recipe, folder: Path) -> tuple[Path, Artifact]:
+    """Do a recipe that has one result, and give where that lies and what it is."""
+    settings, output = load_settings().writable(), check_output(folder)
+    prepared = prepare(recipe, settings.data, get_token())
+    with finished(prepared, get_token(), Terminal().hear, settings) as job:
+        move(artifacts(job)[0], output)
+    return output, open_artifact(output)
 
 
 def local_or_id(model: str) -> str:

@@ -103,7 +103,7 @@ class FinetuneOptions(DatasetOptions):
     )
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Compute layers twice to save memory. auto: only where the memory would not do.",
+        description="Compute layers twice to save memory. auto: on a GPU, not on a CPU.",
         json_schema_extra=ADVANCED,
     )
     optim: Literal["auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "adamw_8bit", "sgd"] = Field(

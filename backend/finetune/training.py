@@ -244,7 +244,7 @@ def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side:
         use_cpu=on_cpu,
         bf16=dtype == "bfloat16",
         fp16=dtype == "float16",
-        gradient_checkpointing=options.gradient_checkpointing == "on",
+        gradient_checkpointing={"on": True, "off": False, "auto": not on_cpu}[options.gradient_checkpointing],
         packing=options.packing and side_by_side,
         padding_free=side_by_side,
         max_length=options.max_length if options.packing and side_by_side else None,

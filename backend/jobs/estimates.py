@@ -108,6 +108,8 @@ def check_room(needed: Estimate, facts: ModelFacts, data: Path) -> None:
         remedy = "choose a smaller model, or a machine with more memory"
         if step == "evaluate":
             remedy = "leave evaluate out, give it a smaller max_seq_length, or choose a machine with more memory"
+        if step == "finetune":
+            remedy = "lower per_device_train_batch_size or max_length, or turn gradient_checkpointing on"
         raise HardwareError(
             f"Could not {to_do}. Its step '{step}' needs {size_words(need)} of memory and this machine has"
             f" {size_words(have)}, {size_words(need - have)} too little: {remedy}."
