@@ -7,11 +7,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from backend.quantize import cast, fp4, int8, nf4
+from backend.quantize import awq, cast, fp4, gptq, int8, nf4
 
-METHODS = {"nf4": nf4, "fp4": fp4, "int8": int8, "cast": cast}
+METHODS = {"nf4": nf4, "fp4": fp4, "int8": int8, "gptq": gptq, "awq": awq, "cast": cast}
 
 QuantizeOptions = Annotated[
-    nf4.Options | fp4.Options | int8.Options | cast.Options,
+    nf4.Options | fp4.Options | int8.Options | gptq.Options | awq.Options | cast.Options,
     Field(discriminator="method"),
 ]

@@ -127,7 +127,7 @@ def threads() -> int:
     return min(len(os.sched_getaffinity(0)), THREADS)
 
 
-def _in_hand(view: View, form: "Format | Plain") -> int:
+def _in_hand(view: View, form: "Form | Plain") -> int:
     """Give the bytes of what is in memory of a tensor at a time."""
     width, needed = view.tensor.bytes / max(view.elements, 1), form.memory(view)
     copies = 0 if view.dtype == view.tensor.dtype else 4 * (view.tensor.dtype != "F32") + BITS[view.dtype] // 8
@@ -142,8 +142,8 @@ class Memory(NamedTuple):
     kept: int  # until the tensor is done
 
 
-class Format(Protocol):
-    """How a method writes a tensor."""
+class Form(Protocol):
+    """What a method makes of a tensor, as far as headers tell."""
 
     def skips(self, tensor: Tensor) -> bool:
         """Whether a tensor stays as it is."""
@@ -151,11 +151,15 @@ class Format(Protocol):
     def slots(self, view: View) -> list[Slot]:
         """Give what a tensor becomes."""
 
-    def write(self, source: Source, writer: Writer) -> None:
-        """Write what a tensor becomes."""
-
     def memory(self, view: View) -> Memory:
         """Say what writing a tensor takes beside the pieces that are read."""
+
+
+class Format(Form, Protocol):
+    """How a method writes a tensor that it sees alone."""
+
+    def write(self, source: Source, writer: Writer) -> None:
+        """Write what a tensor becomes."""
 
 
 class Plain:
@@ -203,7 +207,7 @@ class Part(NamedTuple):
     """One file of a plan: where its bytes go, and what becomes of which tensors."""
 
     layout: Layout
-    work: list[tuple[View, Format | Plain]]
+    work: list[tuple[View, Form | Plain]]
 
 
 class Plan(NamedTuple):
@@ -242,8 +246,8 @@ class Plan(NamedTuple):
         return sizes | ({INDEX: len(content)} if content else {})
 
 
-class StreamOptions(Frozen):
-    """What every method that writes a model piece by piece can be told; a method adds form(), config() and its own."""
+class PlannedOptions(Frozen):
+    """What every method can be told; a method adds form(), config() and its own."""
 
     stage: Literal["quantize"] = "quantize"
     max_shard_size: int = Field(
@@ -258,7 +262,7 @@ class StreamOptions(Frozen):
         """Torch's name of the type of all tensors that the method leaves as they are; None: the config's."""
         return None
 
-    def form(self) -> Format | None:
+    def form(self) -> Form | None:
         """Give what becomes of each tensor that it does not skip; None: all stay as they are."""
         return None
 
@@ -275,7 +279,7 @@ class StreamOptions(Frozen):
         """
         target = SAFETENSORS[self.target or loaded_dtype(config, tensors)]
         form, turned, plain = self.form(), config.get("model_type") in TRANSPOSED, Plain()
-        work: list[tuple[View, Format | Plain]] = []
+        work: list[tuple[View, Form | Plain]] = []
         for tensor in tensors:
             if not _tied_copy(tensor, config, tensors):
                 f = plain if form is None or form.skips(tensor) else form
@@ -288,6 +292,14 @@ class StreamOptions(Frozen):
         for pair, made in zip(work, slots, strict=True):
             parts[place[made[0].name]].work.append(pair)
         return Plan(tuple(parts.values()), plain, sum(view.elements for view, _ in work))
+
+
+class StreamOptions(PlannedOptions):
+    """Options of a method that sees each tensor alone, piece by piece."""
+
+    def form(self) -> Format | None:
+        """Give what becomes of each tensor that it does not skip; None: all stay as they are."""
+        return None
 
 
 def stream(weights: Weights, output: Output, options: StreamOptions, report: Report) -> None:
@@ -313,11 +325,13 @@ def stream(weights: Weights, output: Output, options: StreamOptions, report: Rep
             done += n
             report.progress("writing weights", done, total, "bytes")
 
+    changed, plain = options.form(), planned.plain
     for part in planned.parts:
         writer = None if output.has(part.layout.file) else Writer(output, part.layout)
         for view, form in part.work:
             if writer:
-                form.write(Source(view.tensor, view.dtype, view.turned, weights, tell), writer)
+                written = plain if form is plain or changed is None else changed
+                written.write(Source(view.tensor, view.dtype, view.turned, weights, tell), writer)
             else:
                 tell(view.tensor.bytes)
             weights.release(view.tensor)

@@ -6,6 +6,7 @@ from pathlib import Path
 from backend.models.artifacts import sha256
 
 JOURNAL = "progress.json"
+SHARD = ".safetensors"
 
 
 class Output:
@@ -14,11 +15,13 @@ class Output:
     Attributes:
         folder: Exists.
         finished: Bytes of the tensors of each finished shard, by its name.
+        marks: Hashes of what is finished within shards, by a name that its maker gives it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.finished: dict[str, int] = {}
+        self.marks: dict[str, str] = {}
 
     def plan(self, description: str) -> None:
         """Say what will be written, in words that differ when the bytes would.
@@ -42,6 +45,15 @@ class Output:
             tensor_bytes: Of its tensors.
         """
         self.finished[file] = tensor_bytes
+
+    def mark(self, part: str, digest: str) -> None:
+        """Take a part of shards of which every byte is written.
+
+        Args:
+            part: What it is called.
+            digest: sha256 of its bytes; its maker looks whether they are still the same.
+        """
+        self.marks[part] = digest
 
 
 class Resumable(Output):
@@ -67,16 +79,22 @@ class Resumable(Output):
         if found.get("plan") == description:
             self.hashes = {file: known for file, known in found["hashes"].items() if self._still_has(file, known)}
             self.finished = {file: found["finished"][file] for file in self.hashes}
+            self.marks = found["marks"]
         for path in self.folder.iterdir():
-            if path.name not in self.hashes:
+            if path.name not in self.hashes and not (self.marks and path.suffix == SHARD):
                 path.unlink()
-        if self.hashes:  # a run that is killed before its first shard forgets nothing
+        if self.hashes or self.marks:  # a run that is killed before its first shard forgets nothing
             self._remember()
 
     def finish(self, file: str, tensor_bytes: int) -> None:
         """Remember a shard of which every byte is written."""
         super().finish(file, tensor_bytes)
         self.hashes[file] = sha256(self.folder / file)
+        self._remember()
+
+    def mark(self, part: str, digest: str) -> None:
+        """Remember a part of shards of which every byte is written."""
+        super().mark(part, digest)
         self._remember()
 
     def close(self) -> None:
@@ -86,7 +104,7 @@ class Resumable(Output):
     def _remember(self) -> None:
         journal = self.folder / JOURNAL
         draft = journal.with_name(JOURNAL + ".partial")
-        state = {"plan": self._plan, "hashes": self.hashes, "finished": self.finished}
+        state = {"plan": self._plan, "hashes": self.hashes, "finished": self.finished, "marks": self.marks}
         draft.write_text(json.dumps(state), encoding="utf-8")
         draft.replace(journal)
 

@@ -143,14 +143,15 @@ class Writer:
     Args:
         output: Where it goes.
         layout: Of the file.
+        more: Whether what the file holds already is kept.
     """
 
-    def __init__(self, output: Output, layout: Layout) -> None:
+    def __init__(self, output: Output, layout: Layout, more: bool = False) -> None:
         self._output = output
         self._layout = layout
         self._given: dict[str, bytes] = {}
         output.begin(layout.file)
-        self._file = os.open(output.folder / layout.file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._file = os.open(output.folder / layout.file, os.O_WRONLY | os.O_CREAT | (0 if more else os.O_TRUNC), 0o644)
 
     def write(self, name: str, data: Data, offset: int = 0) -> None:
         """Write part of a tensor.

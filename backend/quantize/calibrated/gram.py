@@ -1,0 +1,44 @@
+"""What calibration leaves of a layer's inputs: the Gram matrix and the mean of their magnitudes."""
+
+from typing import Any
+
+PANEL = 512
+"""Rows of the Gram matrix that are added up at a time: what lies below the diagonal is not computed."""
+
+
+class Statistics:
+    """Sums over the inputs of linear layers; to be used as a hook before the forward of one of them.
+
+    The sums are float32: of bfloat16 ones the Gram matrix would not be positive definite.
+    """
+
+    def __init__(self) -> None:
+        self._gram: Any = None
+        self._magnitude: Any = None
+        self._count = 0
+
+    def __call__(self, module: Any, args: tuple[Any, ...]) -> None:
+        """Add the inputs of a forward, [..., in_features]."""
+        import torch
+
+        x = args[0].reshape(-1, args[0].shape[-1]).float()
+        n = x.shape[1]
+        if self._gram is None:
+            self._gram = torch.zeros(n, n, device=x.device)
+            self._magnitude = torch.zeros(n, device=x.device)
+        for first in range(0, n, PANEL):
+            last = min(first + PANEL, n)
+            self._gram[first:last, first:].addmm_(x[:, first:last].T, x[:, first:])
+        self._magnitude += x.abs().sum(0)
+        self._count += len(x)
+
+    @property
+    def gram(self) -> Any:
+        """The mean of x xᵀ over all tokens, float32 [in_features, in_features]."""
+        upper = self._gram.triu() / self._count
+        return upper + upper.triu(1).T
+
+    @property
+    def magnitude(self) -> Any:
+        """The mean of |x| over all tokens, float32 [in_features]."""
+        return self._magnitude / self._count

@@ -1,0 +1,169 @@
+"""What GPTQ and AWQ can both be told, and what they refuse before anything is downloaded."""
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from backend.errors import SpecError
+from backend.models.facts import ModelFacts, Tensor
+from backend.quantize.bitsandbytes import ADVANCED
+from backend.quantize.calibrated.architectures import refuse_experts
+from backend.quantize.streaming import TRANSPOSED, Memory, Plan, PlannedOptions, View
+from backend.weights.writer import Slot
+
+GROUP_SIZES = (32, 64, 128)
+
+_BLOCK = re.compile(r"(?:[A-Za-z_]\w*\.)+(\d+)\.")
+"""The name of a tensor in a block, which is one of a numbered list."""
+
+
+class Grid(NamedTuple):
+    """What a linear layer was rounded to: the weight of output o and input i is (q - zero) · scale.
+
+    Attributes:
+        q: Integers, uint8 [out_features, in_features].
+        scales: float32 [out_features, groups]; float16 and bfloat16 both hold them exactly.
+        zeros: Integers, uint8 [out_features, groups].
+        g_idx: The group of each input channel, int32 [in_features].
+    """
+
+    q: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zeros: NDArray[np.uint8]
+    g_idx: NDArray[np.int32]
+
+    def part(self, first: int, last: int) -> "Grid":
+        """Give the outputs from `first` to before `last`."""
+        return Grid(self.q[first:last], self.scales[first:last], self.zeros[first:last], self.g_idx)
+
+    def weight(self) -> NDArray[np.float32]:
+        """Give the weights that it stands for, [out_features, in_features]."""
+        steps = self.q.astype(np.float32) - self.zeros.astype(np.float32)[:, self.g_idx]
+        weight: NDArray[np.float32] = steps * self.scales[:, self.g_idx]
+        return weight
+
+
+class CalibratedOptions(PlannedOptions):
+    """What both methods can be told; a method adds its name, its layout and what only it has."""
+
+    bits: Literal[2, 3, 4, 8] = Field(4, description="Bits a weight. 4 is the usual choice; fewer lose much more.")
+    group_size: Literal[-1, 32, 64, 128] = Field(
+        128, description="Inputs that share a scale; -1: all of a row. Smaller: better and a little larger."
+    )
+    scale_search: bool = Field(
+        True, description="Scale input channels by how strongly they are used before rounding (AWQ)."
+    )
+    error_feedback: bool = Field(
+        True, description="Let the weights that come after make up for what rounding the ones before has lost (GPTQ)."
+    )
+    clip_search: bool = Field(
+        True, description="Cut off a group's largest weights where the others gain more from a finer grid."
+    )
+    damp_percent: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="Share of the mean diagonal that is added to the Gram matrix. More: less fitted to the calibration"
+        " text.",
+        json_schema_extra=ADVANCED,
+    )
+    num_calibration_samples: int = Field(
+        128, ge=1, le=100_000, description="Windows of calibration text at the most. More: better, and as much slower."
+    )
+    max_seq_length: int = Field(512, ge=16, le=131_072, description="Tokens in a window of calibration text.")
+
+    def check(self, facts: ModelFacts) -> None:
+        """Refuse what does not fit the model, before anything is downloaded.
+
+        Raises:
+            SpecError: A mixture of experts; no linear layers in blocks; a layer that the group size does not divide,
+                with the sizes that do.
+        """
+        refuse_experts(facts.config)
+        turned = facts.model_type in TRANSPOSED
+        shapes = {t.name: t.shape[::-1] if turned else t.shape for t in facts.tensors if not self.skips(t)}
+        if not shapes:
+            raise SpecError(f"'{facts.model}' has no linear layers in blocks that could be quantized: choose nf4.")
+        for name, (outputs, inputs) in shapes.items():
+            if inputs % 32 or outputs % 32:
+                raise SpecError(
+                    f"'{name}' has {inputs} inputs and {outputs} outputs, and the layout packs 32 at a time: choose"
+                    " method nf4."
+                )
+        widths = {inputs for _, inputs in shapes.values()}
+        if self.group_size > 0 and any(inputs % self.group_size for inputs in widths):
+            name = next(name for name, (_, inputs) in shapes.items() if inputs % self.group_size)
+            fit = [str(size) for size in GROUP_SIZES if not any(inputs % size for inputs in widths)]
+            text = (
+                f"{self.group_size} does not divide the {shapes[name][1]} inputs of '{name}': choose"
+                f" {' or '.join([*reversed(fit), '-1'])}"
+            )
+            raise SpecError(f"group_size: {text}.", {"group_size": text})
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether all zeros lie in the middle of the grid."""
+        return False
+
+    @property
+    def lowest(self) -> int:
+        """The smallest zero that every reader of the layout takes."""
+        return 0
+
+    @property
+    def reordered(self) -> bool:
+        """Whether groups are made of inputs in the order of how strongly they are used."""
+        return False
+
+    @property
+    def top(self) -> int:
+        """The largest integer."""
+        return int(2**self.bits) - 1
+
+    def group(self, inputs: int) -> int:
+        """Give the inputs that share a scale in a layer of so many."""
+        return inputs if self.group_size < 0 else self.group_size
+
+    def form(self) -> Any:
+        """Give the options: they know what becomes of each tensor."""
+        return self
+
+    def skips(self, tensor: Tensor) -> bool:
+        """Whether a tensor stays as it is."""
+        return not (tensor.is_linear and _BLOCK.match(tensor.name))
+
+    @abstractmethod
+    def slots(self, view: View) -> list[Slot]:
+        """Give the tensors that a weight becomes."""
+
+    @abstractmethod
+    def pack(self, grid: Grid) -> dict[str, NDArray[Any]]:
+        """Give what a layer's tensors hold, by the last part of their names."""
+
+    @abstractmethod
+    def unpack(self, packed: Mapping[str, NDArray[Any]]) -> Grid:
+        """Give the grid that pack() was given."""
+
+    def memory(self, view: View) -> Memory:
+        """Nothing but the block that it is in, which the engine's own estimate counts."""
+        return Memory(0, 0)
+
+    def plan(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Plan:
+        """Say which file will hold which bytes: blocks in the order in which they are computed, after all else.
+
+        Args:
+            tensors: Of the model.
+            config: What its config.json says.
+        """
+        return super().plan(sorted(tensors, key=lambda tensor: block_of(tensor.name)), config)
+
+
+def block_of(name: str) -> int:
+    """Give the number of the block that a tensor is in; -1 where it is in none."""
+    found = _BLOCK.match(name)
+    return int(found[1]) if found else -1

@@ -1,0 +1,96 @@
+"""Scales of input channels: channels that are used strongly get a finer grid (AWQ, arXiv 2306.00978, §3.2).
+
+AWQ runs the block for each exponent that it tries; the layer's own error tr(E H E') with the Gram matrix H needs none.
+"""
+
+from typing import Any
+
+from backend.quantize.calibrated.architectures import Fold, Group
+from backend.quantize.calibrated.gram import Statistics
+from backend.quantize.calibrated.grids import candidates, round_to
+from backend.quantize.calibrated.options import CalibratedOptions
+
+EXPONENTS = 20
+"""How many are tried from 0, which leaves everything as it is, to below 1."""
+
+State = dict[str, Any]
+"""A block's tensors by their names within it, float32; weights of linear layers as [out_features, in_features]."""
+
+
+def search(weight: Any, statistics: Statistics, fold: Fold, options: CalibratedOptions) -> Any:
+    """Find the scale of each input channel.
+
+    Args:
+        weight: Of all layers that share the input, float32 [out_features, in_features].
+        statistics: Of the input.
+        fold: Where the inverse goes: channels that come from one row have one scale.
+        options: Say how it is rounded.
+
+    Returns:
+        float32 [in_features].
+    """
+    gram = statistics.gram.bfloat16()  # to compare errors it does
+    magnitude = statistics.magnitude
+    if fold.rows is not None:
+        magnitude = _shared(magnitude, fold.rows)
+    best, least = None, float("inf")
+    for step in range(EXPONENTS):
+        scale = magnitude.pow(step / EXPONENTS).clamp(min=1e-4)
+        scale = scale / (scale.max() * scale.min()).sqrt()
+        error = weight - _nearest(weight * scale, options) / scale
+        loss = ((error.bfloat16() @ gram).float() * error).sum().item()
+        if loss < least:
+            best, least = scale, loss
+    return best
+
+
+def fold_scale(state: State, group: Group, scale: Any, dtype: Any) -> Any:
+    """Multiply a group's weights by a scale and divide what comes before by it; the block computes the same.
+
+    Args:
+        state: The block's tensors, changed in place.
+        group: With a fold.
+        scale: float32 [in_features].
+        dtype: Torch's type in which a norm's weight is kept: the scale is what its rounding makes of it.
+
+    Returns:
+        The scale that was applied.
+    """
+    import torch
+
+    fold = group.fold
+    assert fold
+    weight, bias = f"{fold.into}.weight", f"{fold.into}.bias"
+    if state[weight].dim() == 1:
+        one = int(fold.plus_one)
+        before = state[weight] + one
+        state[weight] = (before / scale - one).to(dtype).float()
+        after = state[weight] + one
+        divisor = scale = torch.where(after == 0, scale, before / after)
+    else:
+        divisor = torch.ones(len(state[weight]), device=scale.device)
+        divisor[slice(None) if fold.rows is None else torch.from_numpy(fold.rows).to(scale.device)] = scale
+        state[weight] = state[weight] / divisor[:, None]
+    if bias in state:
+        state[bias] = state[bias] / divisor
+    for name in group.linears:
+        state[f"{name}.weight"] = state[f"{name}.weight"] * scale
+    return scale
+
+
+def _nearest(weight: Any, options: CalibratedOptions) -> Any:
+    """Round weights to the widest grid of each group."""
+    outputs, inputs = weight.shape
+    rows = weight.reshape(outputs, -1, options.group(inputs)).permute(2, 0, 1)
+    grid = next(candidates(rows, options))
+    rounded = (round_to(rows, grid, options.top) - grid.zero) * grid.scale
+    return rounded.permute(1, 2, 0).reshape(outputs, inputs)
+
+
+def _shared(magnitude: Any, rows: Any) -> Any:
+    """Give channels that come from one row the mean of their magnitudes."""
+    import torch
+
+    _, place, counts = torch.from_numpy(rows).to(magnitude.device).unique(return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(counts), device=magnitude.device).index_add_(0, place, magnitude)
+    return (sums / counts)[place]
