@@ -5,7 +5,7 @@ import json
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from huggingface_hub import get_token
 from pydantic import BaseModel, Field, create_model
@@ -69,8 +69,13 @@ def with_options(
                 continue
             text = fields[name][1].description if name in fields else info.description or ""
             text += f" [{label}]" if len(models) > 1 else ""
-            fields[name] = (info.annotation, FieldInfo(default=info.default, description=text))
+            fields[name] = (_typed(info.annotation), FieldInfo(default=info.default, description=text))
     return create_model(command.__name__.strip("_"), __base__=command, __doc__=command.__doc__, **fields)
+
+
+def _typed(annotation: Any) -> Any:
+    """Give what a flag is read as: of a choice among numbers a number, which the option model then looks at."""
+    return int if get_origin(annotation) is Literal and isinstance(get_args(annotation)[0], int) else annotation
 
 
 METHOD_FLAG: dict[str, Any] = {"method": (Literal[tuple(METHODS)], FieldInfo(description="How."))}

@@ -15,6 +15,7 @@ from backend.merge import UNDONE, MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
+from backend.quantize.calibrated.options import CalibratedOptions
 
 Stage = Annotated[FinetuneOptions | MergeOptions | QuantizeOptions | EvaluateOptions, Field(discriminator="stage")]
 
@@ -136,6 +137,8 @@ def _without_paths(stage: Stage) -> Stage:
         return stage.model_copy(update={"adapters": names})
     if stage.stage == "evaluate" and stage.text:
         return stage.model_copy(update={"text": Path(stage.text).name})
+    if isinstance(stage, CalibratedOptions) and stage.calibration and is_file(stage.calibration):
+        return stage.model_copy(update={"calibration": Path(stage.calibration).name})
     if stage.stage == "finetune":
         data = {"dataset": stage.dataset, "validation_dataset": stage.validation_dataset}
         return stage.model_copy(update={k: Path(path).name for k, path in data.items() if path and is_file(path)})

@@ -20,7 +20,9 @@ from backend.models.demo import facts_of
 from backend.models.facts import ModelFacts
 from backend.models.machine import gpus, memory_bytes
 from backend.options import Frozen
-from backend.quantize.streaming import Plan, StreamOptions, config_json
+from backend.quantize.calibrated.costs import calibrated_cost
+from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.streaming import Plan, PlannedOptions, config_json
 from backend.recipes import Recipe
 
 # Measured with the demo model on 2 cores of an AVX-512 server, torch 2.13 and transformers 5.23.
@@ -138,7 +140,11 @@ def _stages(
         else:
             plan = stage.plan(facts.tensors, facts.config)
             results[f"{index}-{stage.stage}"] = _files(recipe, stage, plan, facts)
-            steps.append(_streaming(stage, plan, speed))
+            if isinstance(stage, CalibratedOptions):
+                cost = calibrated_cost(facts, stage)
+                steps.append(Step(stage.stage, cost.memory, around + cost.seconds))
+            else:
+                steps.append(_streaming(stage, plan, speed))
     return results, steps
 
 
@@ -161,7 +167,7 @@ def _passing(facts: ModelFacts, files: dict[str, int]) -> int:
     )
 
 
-def _files(recipe: Recipe, stage: StreamOptions, plan: Plan, facts: ModelFacts) -> dict[str, int]:
+def _files(recipe: Recipe, stage: PlannedOptions, plan: Plan, facts: ModelFacts) -> dict[str, int]:
     """Give the bytes of every file of a result."""
     base = base_of(facts)
     pinned = recipe.model_copy(update={"revision": facts.commit})
@@ -179,7 +185,7 @@ def _adapter_files(recipe: Recipe, stage: FinetuneOptions, facts: ModelFacts) ->
     return files | {name: len(content) for name, content in base.texts(recipe).items()}
 
 
-def _streaming(stage: StreamOptions, plan: Plan, speed: Calibration) -> Step:
+def _streaming(stage: PlannedOptions, plan: Plan, speed: Calibration) -> Step:
     """Reckon what writing a model piece by piece needs; what is written is hashed, then forced to the disk."""
     method = getattr(stage, "method", stage.stage)
     changed = sum(view.tensor.bytes for part in plan.parts for view, form in part.work if form is not plan.plain)

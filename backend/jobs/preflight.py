@@ -8,6 +8,7 @@ from backend.finetune.dataset import DEMO_DATASET, is_file
 from backend.finetune.fetch import fetch_dataset, pin
 from backend.finetune.loading import load
 from backend.hub.names import is_local
+from backend.jobs.calibrating import is_prose, rows_of
 from backend.jobs.estimates import check_room, estimate, streams
 from backend.jobs.specs import Streaming
 from backend.merge import UNDONE
@@ -17,6 +18,7 @@ from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.progress import silent
 from backend.publish.destination import check_destination
+from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe, Stage
 
 
@@ -68,10 +70,23 @@ def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
                 sources = fetch_dataset(stage, Path(folder), token, silent())
                 load(sources.train, stage, sources.validation)  # what it asks is asked now
         return pin(stage, token)
+    if isinstance(stage, CalibratedOptions):
+        return _calibrated(stage, token)
     if stage.stage != "merge":
         return stage
     stage.check(facts)
     return inspect_adapters(stage, facts, token) if stage.adapters else stage
+
+
+def _calibrated(stage: CalibratedOptions, token: str | None) -> Stage:
+    """Read the rows of this machine that a quantization calibrates on, or pin its data set to a commit."""
+    if not stage.calibration or is_prose(stage.calibration):
+        return stage
+    rows = rows_of(stage)
+    if is_file(stage.calibration):
+        with TemporaryDirectory() as folder:
+            load(fetch_dataset(rows, Path(folder), token, silent()).train, rows)
+    return stage.model_copy(update={"calibration_revision": pin(rows, token).revision})
 
 
 def _merged_for(recipe: Recipe) -> Recipe:

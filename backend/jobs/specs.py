@@ -16,6 +16,7 @@ from backend.hub.names import DEMO, STORED, is_local
 from backend.models.artifacts import is_sealed, open_artifact
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
+from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe
 
 
@@ -121,6 +122,10 @@ def artifacts(job: Path, kinds: tuple[str, ...] = RESULTS) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[0]))
 
 
+def _calibrations(recipe: Recipe) -> list[str | None]:
+    return [stage.calibration for stage in recipe.stages if isinstance(stage, CalibratedOptions)]
+
+
 def published(job: Path, spec: Spec) -> list[dict[str, Any]]:
     """Give where a job's artifacts were published; empty before its last step is sealed."""
     place = stage_folder(job, spec, len(steps(spec)) - 1) / "published.json"
@@ -135,5 +140,7 @@ def needs_no_network(spec: Spec) -> bool:
         datasets = (spec.tuning.dataset, spec.tuning.validation_dataset)
         if not all(name is None or name == DEMO_DATASET or is_file(name) for name in datasets):
             return False
+    if isinstance(spec, Recipe) and not all(name is None or is_file(name) for name in _calibrations(spec)):
+        return False
     adapters = [a for s in spec.stages if s.stage == "merge" for a in s.adapters] if isinstance(spec, Recipe) else []
     return (model == DEMO or is_local(model)) and all(is_local(adapter) for adapter in adapters)

@@ -12,6 +12,7 @@ from backend.evaluate import EvaluateOptions, Text, measure
 from backend.finetune.fetch import fetch_dataset
 from backend.hub.download import fetch_model
 from backend.hub.texts import fetch_text
+from backend.jobs.calibrating import fetch_calibration, windows
 from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
     MODELS,
@@ -45,6 +46,7 @@ from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
 from backend.publish.push import publish
 from backend.quantize import METHODS
+from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe
 from backend.settings import load_settings
 from backend.weights.checkpoint import Checkpoint, Weights
@@ -99,6 +101,8 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     if isinstance(spec, Recipe) and spec.tuning:
         sources = fetch_dataset(spec.tuning, folder / "rows", token, report)
         write_sources(folder, sources, target)
+    if isinstance(spec, Recipe):
+        fetch_calibration(spec, folder, target, token, report)
     for index, options in _evaluations(spec):
         text = _text(spec, options, folder / "download.txt", token, report)
         if len(text.content.encode()) < options.max_seq_length:  # no token is shorter than a byte
@@ -189,10 +193,14 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     assert options.stage in ("merge", "quantize")
     base, target = _base(job, recipe), stage_folder(job, recipe, index)
     folder = partial(target, keep=True)
+    known = base_in(base)._replace(adapters=tuple(base_in(adapter) for adapter in _adapters(job, recipe)))
     started = time.monotonic()
     output = Resumable(folder)
     with _weights(job, recipe, index, report) as weights:
-        if options.stage == "quantize":
+        if isinstance(options, CalibratedOptions):
+            read = windows(recipe, options, known, stage_folder(job, recipe, 0), report)
+            METHODS[options.method].quantize(weights, output, options, read, report)
+        elif options.stage == "quantize":
             METHODS[options.method].quantize(weights, output, options, report)
         elif options.keep:
             merge(weights, output, options, report)
@@ -201,8 +209,7 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
             return
     output.close()
     seconds = time.monotonic() - started
-    adapters = tuple(base_in(adapter) for adapter in _adapters(job, recipe))
-    artifact = complete(recipe, options, base_in(base)._replace(adapters=adapters), folder, report)
+    artifact = complete(recipe, options, known, folder, report)
     report.progress("sealing", 0, 1, "files")
     sealed = seal(folder, target, artifact.model_copy(update={"seconds": round(seconds, 1)}), output.hashes)
     name = options.method if options.stage == "quantize" else "merged"

@@ -66,6 +66,11 @@ def text_windows(name: str, text: str, tokenizer: Any, samples: int, length: int
     return cut(name, [ids], before, samples, length)
 
 
+def windows_of(name: str, tokens: Iterable[list[int]], tokenizer: Any, samples: int, length: int) -> Windows:
+    """Cut the tokens of rows, as they are rendered, into windows; see cut()."""
+    return cut(name, tokens, _before(tokenizer), samples, length)
+
+
 def judge(windows: Windows, samples: int, report: Report) -> None:
     """Say how much there is, and warn where it is too little or too alike."""
     count, length = windows.ids.shape

@@ -7,9 +7,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from backend.errors import SpecError
+from backend.finetune.dataset import parse_dataset
 from backend.models.facts import ModelFacts, Tensor
 from backend.quantize.bitsandbytes import ADVANCED
 from backend.quantize.calibrated.architectures import refuse_experts
@@ -72,10 +73,27 @@ class CalibratedOptions(PlannedOptions):
         " text.",
         json_schema_extra=ADVANCED,
     )
+    calibration: str | None = Field(
+        None,
+        description="What the model reads meanwhile: a text file, a file of rows, or a Hub data set. Empty: the rows that"
+        " it was tuned on in this recipe, else embedded English prose.",
+        json_schema_extra={"file": True},
+    )
+    calibration_revision: str | None = Field(
+        None, description="Branch, tag or commit of the Hub data set.", json_schema_extra=ADVANCED
+    )
     num_calibration_samples: int = Field(
         128, ge=1, le=100_000, description="Windows of calibration text at the most. More: better, and as much slower."
     )
     max_seq_length: int = Field(512, ge=16, le=131_072, description="Tokens in a window of calibration text.")
+
+    @field_validator("calibration")
+    @classmethod
+    def _a_dataset(cls, value: str | None, info: ValidationInfo) -> str | None:
+        context = info.context or {}
+        if value is None or context.get("stored"):
+            return value
+        return parse_dataset(value, bool(context.get("paths")), context.get("folder"))
 
     def check(self, facts: ModelFacts) -> None:
         """Refuse what does not fit the model, before anything is downloaded.
