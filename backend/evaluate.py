@@ -16,6 +16,7 @@ from backend.models.artifacts import Metrics
 from backend.models.loading import load_causal_lm, load_tokenizer, read_config
 from backend.options import Frozen
 from backend.progress import Report
+from backend.quantize.unpacked import is_packed, load_unpacked
 
 ROWS = 256  # tokens whose logits are compared at a time: [256, 50000] in float32 is 51 MB
 
@@ -74,7 +75,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
     models = []
     for folder, what in ((reference, "reference"), (result, "model")):
         report.log(f"Loading the {what} '{folder.name}'.")
-        models.append(load_causal_lm(folder, report))
+        models.append((load_unpacked if is_packed(folder) else load_causal_lm)(folder, report))
     vocabularies = [model.config.get_text_config().vocab_size for model in models]
     if vocabularies[0] != vocabularies[1]:
         raise SpecError(

@@ -64,11 +64,11 @@ def fold_scale(state: State, group: Group, scale: Any, dtype: Any) -> Any:
     if state[weight].dim() == 1:
         one = int(fold.plus_one)
         before = state[weight] + one
-        state[weight] = (before / scale - one).to(dtype).float()
+        state[weight] = (before / scale - one).to(dtype).to(scale.dtype)
         after = state[weight] + one
         divisor = scale = torch.where(after == 0, scale, before / after)
     else:
-        divisor = torch.ones(len(state[weight]), device=scale.device)
+        divisor = scale.new_ones(len(state[weight]))
         divisor[slice(None) if fold.rows is None else torch.from_numpy(fold.rows).to(scale.device)] = scale
         state[weight] = state[weight] / divisor[:, None]
     if bias in state:

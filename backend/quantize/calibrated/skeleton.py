@@ -5,7 +5,7 @@ once with blocks that only note it down.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from backend.quantize.streaming import loaded_dtype
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Weights
 
-_TORCH = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+_TORCH = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "I32": "int32", "I64": "int64"}
 
 
 class Call(NamedTuple):
@@ -46,9 +46,6 @@ class Skeleton:
 
     def __init__(self, weights: Weights) -> None:
         import torch
-        from accelerate import init_empty_weights
-        from transformers import AutoModelForCausalLM
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
         self._weights = weights
         self._tensors = {tensor.name: tensor for tensor in weights.tensors}
@@ -56,18 +53,8 @@ class Skeleton:
         named = loaded_dtype(weights.config, weights.tensors)
         # without a GPU float16 is computed by loops that are not made for it
         self.dtype = getattr(torch, "float32" if named == "float16" and self.device == "cpu" else named)
-        self.config = CONFIG_MAPPING[weights.config["model_type"]].from_dict(dict(weights.config))
-        try:
-            with init_empty_weights(include_buffers=False):
-                self._model = AutoModelForCausalLM.from_config(
-                    self.config, dtype=self.dtype, attn_implementation="sdpa", trust_remote_code=False
-                )
-        except (ValueError, KeyError, TypeError) as e:
-            raise SpecError(f"transformers could not build '{weights.name}': {e} Choose another model.") from e
-        self._model.eval()
-        for module in self._model.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                setattr(module, name, buffer.to(self.device))
+        self._model = empty_model(weights.config, self.dtype, weights.name)
+        self.config = self._model.config
         self.path, self.blocks = _find_blocks(self._model, weights.name)
 
     def embed(self, ids: Any) -> tuple[Any, list[Call]]:
@@ -126,12 +113,12 @@ class Skeleton:
 
     def _fill(self, module: Any, names: list[str], prefix: str) -> None:
         for name in names:
-            tensor = self._tensors.get(prefix + name) or self._tensors.get((prefix + name).partition(".")[2])
+            tensor = named(self._tensors, prefix + name)
             if tensor is None:
                 raise SpecError(
                     f"{quoted(prefix + name)} is missing in '{self._weights.name}': choose a complete model."
                 )
-            _set(module, name, read(self._weights, tensor).to(self.device, self.dtype))
+            put(module, name, read(self._weights, tensor).to(self.device, self.dtype))
 
 
 class _Recorder:
@@ -161,7 +148,42 @@ def read(weights: Weights, tensor: Tensor) -> Any:
     return values
 
 
-def _set(module: Any, name: str, values: Any) -> None:
+def empty_model(config: Mapping[str, Any], dtype: Any, name: str) -> Any:
+    """Build a model whose parameters have no data; its buffers do, on the device that models run on.
+
+    Args:
+        config: What config.json says.
+        dtype: Torch's type of the parameters.
+        name: The model's, for errors.
+
+    Raises:
+        SpecError: transformers cannot build it.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        known = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(known, dtype=dtype, attn_implementation="sdpa")
+    except (ValueError, KeyError, TypeError) as e:
+        raise SpecError(f"transformers could not build '{name}': {e} Choose another model.") from e
+    for module in model.modules():
+        for key, buffer in module.named_buffers(recurse=False):
+            setattr(module, key, buffer.to(device()))
+    return model.eval()
+
+
+T = TypeVar("T")
+
+
+def named(there: Mapping[str, T], name: str) -> T | None:
+    """Give what a parameter is called in a checkpoint: some leave out the name of the inner model."""
+    return there[name] if name in there else there.get(name.partition(".")[2])
+
+
+def put(module: Any, name: str, values: Any) -> None:
     """Put values in the place of a parameter."""
     import torch
 
@@ -171,7 +193,7 @@ def _set(module: Any, name: str, values: Any) -> None:
 
 def _drop(module: Any, names: list[str]) -> None:
     for name in names:
-        _set(module, name, module.get_parameter(name).to("meta"))
+        put(module, name, module.get_parameter(name).to("meta"))
 
 
 def _prefix(model: Any) -> str:

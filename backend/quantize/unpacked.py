@@ -1,0 +1,77 @@
+"""Loading GPTQ and AWQ folders without their kernels: the weights that the integers stand for, in a plain model.
+
+It takes the memory of the model in 16 bit; to measure and to look it does, to serve others there is vLLM.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from backend.errors import SpecError
+from backend.models.facts import Tensor
+from backend.models.loading import device, read_config
+from backend.progress import Report
+from backend.quantize import awq, gptq
+from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.calibrated.skeleton import empty_model, named, put, read
+from backend.quantize.streaming import TRANSPOSED, loaded_dtype
+from backend.weights.checkpoint import Checkpoint
+
+_LAST = ("qweight", "qzeros", "scales", "g_idx")
+_OPTIONS: dict[str, type[CalibratedOptions]] = {"gptq": gptq.Options, "awq": awq.Options}
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a model folder holds GPTQ or AWQ weights."""
+    settings = read_config(folder).get("quantization_config")
+    return isinstance(settings, dict) and settings.get("quant_method") in _OPTIONS
+
+
+def load_unpacked(folder: Path, report: Report) -> Any:
+    """Load a folder of which is_packed() holds as a model of transformers, in the type that its config names.
+
+    Args:
+        folder: Admitted.
+        report: Told the tensors loaded.
+
+    Raises:
+        SpecError: It is in another layout than those written here, or transformers cannot make sense of it.
+    """
+    import torch
+
+    config = read_config(folder)
+    options = _layout(config.pop("quantization_config"), folder.name)
+    with Checkpoint.of(folder) as weights:
+        tensors = {tensor.name: tensor for tensor in weights.tensors}
+        dtype = getattr(torch, loaded_dtype(config, weights.tensors))
+        model = empty_model(config, dtype, folder.name)
+        names = [name for name, _ in model.named_parameters()]
+        for done, name in enumerate(names):
+            if named(tensors, name):
+                values = read(weights, named(tensors, name))
+            elif packed := named(tensors, name.removesuffix("weight") + "qweight"):
+                values = _weight(weights, tensors, packed.name.removesuffix(".qweight"), options)
+                values = values.T.contiguous() if config["model_type"] in TRANSPOSED else values
+            else:
+                continue  # the output head of a model whose embeddings are used there
+            put(model, name, values.to(device(), dtype))
+            report.progress("loading weights", done + 1, len(names), "tensors")
+    model.tie_weights()
+    return model
+
+
+def _layout(settings: dict[str, Any], name: str) -> CalibratedOptions:
+    """Give options that unpack a folder."""
+    method, bits = settings["quant_method"], settings.get("bits")
+    layout = settings.get("checkpoint_format") or settings.get("version") or method
+    if str(layout).lower() not in ("gptq", "gemm", "awq"):
+        raise SpecError(f"'{name}' is in the layout '{layout}', which is not read here: choose one in gptq or gemm.")
+    return _OPTIONS[method].model_validate({"bits": bits})
+
+
+def _weight(weights: Checkpoint, tensors: dict[str, Tensor], base: str, options: CalibratedOptions) -> Any:
+    """Give the weight of a layer, float32 [out_features, in_features]."""
+    import torch
+
+    there = {last: tensors[f"{base}.{last}"] for last in _LAST if f"{base}.{last}" in tensors}
+    grid = options.unpack({last: read(weights, tensor).numpy() for last, tensor in there.items()})
+    return torch.from_numpy(grid.weight())
