@@ -141,8 +141,8 @@ def _stages(
             plan = stage.plan(facts.tensors, facts.config)
             results[f"{index}-{stage.stage}"] = _files(recipe, stage, plan, facts)
             if isinstance(stage, CalibratedOptions):
-                cost = calibrated_cost(facts, stage)
-                steps.append(Step(stage.stage, cost.memory, around + cost.seconds))
+                needed = calibrated_cost(facts, stage)
+                steps.append(Step(stage.stage, needed.memory, around + needed.seconds))
             else:
                 steps.append(_streaming(stage, plan, speed))
     return results, steps

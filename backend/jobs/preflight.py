@@ -71,22 +71,22 @@ def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
                 load(sources.train, stage, sources.validation)  # what it asks is asked now
         return pin(stage, token)
     if isinstance(stage, CalibratedOptions):
-        return _calibrated(stage, token)
+        return stage.model_copy(update={"calibration_revision": _calibration_commit(stage, token)})
     if stage.stage != "merge":
         return stage
     stage.check(facts)
     return inspect_adapters(stage, facts, token) if stage.adapters else stage
 
 
-def _calibrated(stage: CalibratedOptions, token: str | None) -> Stage:
-    """Read the rows of this machine that a quantization calibrates on, or pin its data set to a commit."""
+def _calibration_commit(stage: CalibratedOptions, token: str | None) -> str | None:
+    """Read the rows of this machine that a quantization calibrates on, or give the commit of its data set."""
     if not stage.calibration or is_prose(stage.calibration):
-        return stage
+        return None
     rows = rows_of(stage)
     if is_file(stage.calibration):
         with TemporaryDirectory() as folder:
             load(fetch_dataset(rows, Path(folder), token, silent()).train, rows)
-    return stage.model_copy(update={"calibration_revision": pin(rows, token).revision})
+    return pin(rows, token).revision
 
 
 def _merged_for(recipe: Recipe) -> Recipe:

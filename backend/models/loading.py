@@ -38,7 +38,6 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
     options = {
         "dtype": "auto",
         "device_map": {"": device()},
-        "attn_implementation": "sdpa",
         "trust_remote_code": False,
         "local_files_only": True,
         "use_safetensors": True,

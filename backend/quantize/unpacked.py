@@ -46,8 +46,8 @@ def load_unpacked(folder: Path, report: Report) -> Any:
         model = empty_model(config, dtype, folder.name)
         names = [name for name, _ in model.named_parameters()]
         for done, name in enumerate(names):
-            if named(tensors, name):
-                values = read(weights, named(tensors, name))
+            if tensor := named(tensors, name):
+                values = read(weights, tensor)
             elif packed := named(tensors, name.removesuffix("weight") + "qweight"):
                 values = _weight(weights, tensors, packed.name.removesuffix(".qweight"), options)
                 values = values.T.contiguous() if config["model_type"] in TRANSPOSED else values
@@ -56,6 +56,8 @@ def load_unpacked(folder: Path, report: Report) -> Any:
             put(model, name, values.to(device(), dtype))
             report.progress("loading weights", done + 1, len(names), "tensors")
     model.tie_weights()
+    if missing := [name for name, p in model.named_parameters() if p.is_meta]:
+        raise SpecError(f"'{missing[0]}' is missing in '{folder.name}': choose a complete model.")
     return model
 
 

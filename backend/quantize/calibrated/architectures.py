@@ -91,9 +91,7 @@ def _olmo2(config: Mapping[str, Any]) -> Architecture:
     return _gated(config, None, None)  # its norms come after the layers
 
 
-def _gated(
-    config: Mapping[str, Any], attention: str | None, feed: str | None, plus_one: bool = False
-) -> Architecture:
+def _gated(config: Mapping[str, Any], attention: str | None, feed: str | None, plus_one: bool = False) -> Architecture:
     """Give the usual block: q, k, v and o, then gate, up and down, with a norm before each half or none."""
     return Architecture(
         "model.layers",

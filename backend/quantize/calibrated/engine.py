@@ -5,7 +5,7 @@ the inputs of its next block again from them, which costs a forward and keeps no
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.errors import SpecError
@@ -15,7 +15,7 @@ from backend.quantize.calibrated.feedback import solve
 from backend.quantize.calibrated.gram import Statistics
 from backend.quantize.calibrated.options import CalibratedOptions, Grid
 from backend.quantize.calibrated.scales import State, fold_scale, search
-from backend.quantize.calibrated.shards import Shards
+from backend.quantize.calibrated.shards import Numbers, Shards
 from backend.quantize.calibrated.skeleton import Call, Skeleton, as_mapping
 from backend.quantize.calibration import Windows
 from backend.quantize.streaming import TRANSPOSED, config_json
@@ -67,7 +67,9 @@ class _Run:
         self._turned = skeleton.config.model_type in TRANSPOSED
         known = architecture_of(as_mapping(skeleton.config))
         if known is None:
-            report.log(f"'{skeleton.config.model_type}' is not known here: its layers are rounded without scale search.")
+            report.log(
+                f"'{skeleton.config.model_type}' is not known here: its layers are rounded without scale search."
+            )
         self._groups = known.groups if known else ()
 
     def block(self, index: int, hidden: Any, call: Call, last: bool) -> None:
@@ -85,9 +87,10 @@ class _Run:
         if state is None:
             groups = self._complete([name.removesuffix(".weight") for name in linears])
             statistics = self._listen(index, groups, hidden, call)
-            state = self._read(index, linears)
-            grids = self._solve(state, groups, statistics)
-            self._shards.write(tensors, {name: values.cpu().numpy() for name, values in state.items()}, grids)
+            scaled = self._read(index, linears)
+            grids = self._solve(scaled, groups, statistics)
+            state = {name: values.cpu().numpy() for name, values in scaled.items()}
+            self._shards.write(tensors, state, grids)
             state |= {f"{name}.weight": grid.weight() for name, grid in grids.items()}
         if not last:
             self._put(index, state, linears)
@@ -125,7 +128,7 @@ class _Run:
             for name, p in block.named_parameters()
         }
 
-    def _put(self, index: int, state: State, linears: list[str]) -> None:
+    def _put(self, index: int, state: Mapping[str, Numbers], linears: list[str]) -> None:
         """Put tensors in the place of the block's."""
         import torch
 

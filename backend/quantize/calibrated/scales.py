@@ -91,6 +91,6 @@ def _shared(magnitude: Any, rows: Any) -> Any:
     """Give channels that come from one row the mean of their magnitudes."""
     import torch
 
-    _, place, counts = torch.from_numpy(rows).to(magnitude.device).unique(return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(counts), device=magnitude.device).index_add_(0, place, magnitude)
-    return (sums / counts)[place]
+    place = torch.from_numpy(rows).to(magnitude.device)
+    sums = torch.zeros(int(place.max()) + 1, device=magnitude.device).index_add_(0, place, magnitude)
+    return (sums / place.bincount())[place]

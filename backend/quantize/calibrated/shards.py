@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from backend.models.facts import Tensor
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions, Grid, block_of
-from backend.quantize.streaming import Plain, Source, View
+from backend.quantize.streaming import Source, View
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import Bytes, from_float32, to_float32
 from backend.weights.output import Output
@@ -126,7 +126,7 @@ class Shards:
         sha256 = hashlib.sha256()
         for view in views:
             for slot in self._slots(view):
-                sha256.update(self._read(slot))
+                sha256.update(memoryview(self._read(slot)))
         return sha256.hexdigest()
 
     def _is_there(self, views: Collection[View]) -> bool:

@@ -17,6 +17,9 @@ from backend.quantize.streaming import loaded_dtype
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Weights
 
+_RENAMED = {"lm_head.weight": "embed_out.weight"}
+"""Parameters that transformers calls otherwise than the checkpoints of GPT-NeoX do."""
+
 _TORCH = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "I32": "int32", "I64": "int64"}
 
 
@@ -166,7 +169,7 @@ def empty_model(config: Mapping[str, Any], dtype: Any, name: str) -> Any:
     try:
         known = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(known, dtype=dtype, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_config(known, dtype=dtype)
     except (ValueError, KeyError, TypeError) as e:
         raise SpecError(f"transformers could not build '{name}': {e} Choose another model.") from e
     for module in model.modules():
@@ -179,8 +182,9 @@ T = TypeVar("T")
 
 
 def named(there: Mapping[str, T], name: str) -> T | None:
-    """Give what a parameter is called in a checkpoint: some leave out the name of the inner model."""
-    return there[name] if name in there else there.get(name.partition(".")[2])
+    """Give what a checkpoint holds for a parameter: some leave out the name of the inner model."""
+    spellings = (name, name.partition(".")[2], _RENAMED.get(name, name))
+    return next((there[spelling] for spelling in spellings if spelling in there), None)
 
 
 def put(module: Any, name: str, values: Any) -> None:
