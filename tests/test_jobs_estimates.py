@@ -31,6 +31,10 @@ METHODS = [
     {"method": "cast", "dtype": "float16"},
     {"method": "cast", "dtype": "float32", "max_shard_size": 9000},
 ]
+CALIBRATED = [
+    {"method": "gptq", "group_size": 32, "max_shard_size": 30_000},
+    {"method": "awq", "group_size": 64},
+]
 METRICS = Metrics(
     kl_mean=1 / 3, kl_p99=1 / 7, top1_agreement=2 / 3, perplexity=1 / 0.07, reference_perplexity=1 / 0.3, tokens=12345,
     text="some text", convention="windows " * 20,

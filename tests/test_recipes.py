@@ -61,7 +61,7 @@ def test_a_recipe_survives_yaml(tmp_path):
 
 def test_an_unknown_method_lists_those_there_are():
     assert (
-        "'nf4', 'fp4', 'int8', 'cast'"
+        "'nf4', 'fp4', 'int8', 'gptq', 'awq', 'cast'"
         in faults({"base_model": "demo", "stages": [{**NF4, "method": "nf5"}]})["stages[0]"]
     )
 

@@ -1,4 +1,4 @@
-"""What a calibrated quantization reads: rows or text that it names, the rows of the recipe's training, or embedded prose."""
+"""What a calibrated quantization reads: the rows or text that it names, rows trained on, or embedded prose."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,7 @@
 """GPTQ: integers with error feedback (arXiv 2210.17323), in the layout of AutoGPTQ, version 1.
 
 `qweight` packs integers along the inputs, `qzeros` the zeros less one along the outputs; `scales` are float16 and
-`g_idx` names the group of each input (github.com/AutoGPTQ/AutoGPTQ, qlinear_cuda_old.py; vLLM and transformers read it).
+`g_idx` names the group of each input (github.com/AutoGPTQ/AutoGPTQ, qlinear_cuda_old.py; vLLM reads it).
 """
 
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""Calibrated quantization, the engine of GPTQ and AWQ: block after block, on what the model itself computes from text."""
+"""Calibrated quantization, the engine of GPTQ and AWQ: block after block, on what the model makes of text."""

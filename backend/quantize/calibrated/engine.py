@@ -1,4 +1,4 @@
-"""The engine: block after block, calibration text goes through, weights are rounded, and the next block hears the result.
+"""The engine: text goes through block after block, weights are rounded, and the next block hears the result.
 
 Of the model one block is in memory at a time. What is finished is in the files already; a run that was killed computes
 the inputs of its next block again from them, which costs a forward and keeps no second copy of anything.

@@ -1,4 +1,4 @@
-"""Error feedback: what rounding a weight has lost, those that come after it make up for (GPTQ, arXiv 2210.17323, §3)."""
+"""Error feedback: what rounding a weight has lost, those after it make up for (GPTQ, arXiv 2210.17323, §3)."""
 
 from typing import Any
 

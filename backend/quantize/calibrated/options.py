@@ -75,8 +75,8 @@ class CalibratedOptions(PlannedOptions):
     )
     calibration: str | None = Field(
         None,
-        description="What the model reads meanwhile: a text file, a file of rows, or a Hub data set. Empty: the rows that"
-        " it was tuned on in this recipe, else embedded English prose.",
+        description="What the model reads meanwhile: a text file, a file of rows, or a Hub data set. Empty: the rows"
+        " that it was tuned on in this recipe, else embedded English prose.",
         json_schema_extra={"file": True},
     )
     calibration_revision: str | None = Field(
