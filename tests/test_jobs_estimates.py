@@ -32,8 +32,8 @@ METHODS = [
     {"method": "cast", "dtype": "float32", "max_shard_size": 9000},
 ]
 CALIBRATED = [
-    {"method": "gptq", "group_size": 32, "max_shard_size": 30_000},
-    {"method": "awq", "group_size": 64},
+    {"method": "gptq", "group_size": 32, "max_shard_size": 30_000, "max_seq_length": 64},
+    {"method": "awq", "group_size": 64, "max_seq_length": 64},
 ]
 METRICS = Metrics(
     kl_mean=1 / 3, kl_p99=1 / 7, top1_agreement=2 / 3, perplexity=1 / 0.07, reference_perplexity=1 / 0.3, tokens=12345,
@@ -94,6 +94,13 @@ def test_every_file_of_every_result_has_the_bytes_that_were_estimated(case, sour
     assert expected.files == {f"{f.name}/{name}": size for f in folders for name, size in on_disk(f).items()}
     assert expected.output_bytes == expected.disk_bytes == sum(sum(on_disk(f).values()) for f in folders)
     assert ("1-quantize/tokenizer.json" in expected.files) == (case != "float16")
+
+
+def test_calibrated_results_have_the_bytes_that_were_estimated(tiny_model, data, tmp_path):
+    recipe = recipe_of(tiny_model, *CALIBRATED)
+    expected = estimate(recipe, inspect(str(tiny_model)), data)
+    folders = made(recipe, tmp_path / "job")
+    assert expected.files == {f"{f.name}/{name}": size for f in folders for name, size in on_disk(f).items()}
 
 
 def test_a_hub_model_is_estimated_to_the_byte_from_less_than_a_mebibyte(hub, source, data, tmp_path):

@@ -16,7 +16,7 @@ OTHERS = {
     "nf4": {"bnb_4bit_use_double_quant": False, "bnb_4bit_compute_dtype": "float32", "llm_int8_skip_modules": ("a",)},
     "fp4": {"bnb_4bit_use_double_quant": False, "llm_int8_skip_modules": ("lm_head", "v_proj")},
     "int8": {"llm_int8_threshold": 4.5, "llm_int8_enable_fp32_cpu_offload": True, "llm_int8_skip_modules": ("x",)},
-    "gptq": {"bits": 3, "group_size": -1, "sym": False, "desc_act": True, "damp_percent": 0.05, "calibration": "a/rows"},
+    "gptq": {"bits": 3, "group_size": -1, "sym": False, "desc_act": True, "calibration": "a/rows"},
     "awq": {"group_size": 64, "scale_search": False, "clip_search": False, "num_calibration_samples": 7},
     "cast": {"dtype": "float16"},
 }  # fmt: skip

@@ -131,7 +131,8 @@ def _stages(
         if stage.stage == "merge" and not stage.keep:
             steps.append(Step("merge", speed.worker_bytes, around))
         elif stage.stage == "evaluate":
-            steps.append(_evaluation(stage, facts, [*results.values()]))
+            unpacked = any(isinstance(other, CalibratedOptions) for other in recipe.stages)
+            steps.append(_evaluation(stage, facts, [*results.values()], unpacked))
         elif stage.stage == "finetune":
             cost = training_cost(facts, stage)
             results[f"{index}-{stage.stage}"] = _adapter_files(recipe, stage, facts)
@@ -196,7 +197,7 @@ def _streaming(stage: PlannedOptions, plan: Plan, speed: Calibration) -> Step:
     return Step(stage.stage, speed.worker_bytes + plan.memory, speed.start_seconds + END_SECONDS + seconds)
 
 
-def _evaluation(options: EvaluateOptions, facts: ModelFacts, results: list[dict[str, int]]) -> Step:
+def _evaluation(options: EvaluateOptions, facts: ModelFacts, results: list[dict[str, int]], unpacked: bool) -> Step:
     """Reckon what measuring needs: both models, the logits of a window from each, and a few copies of some rows.
 
     bitsandbytes' arithmetic makes copies of what a layer has in hand: a result that is only cast needs less.
@@ -204,6 +205,8 @@ def _evaluation(options: EvaluateOptions, facts: ModelFacts, results: list[dict[
     tokens = options.max_seq_length * options.num_samples
     forward = len(results) * tokens * facts.parameters * EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER
     largest = max(sum(count for name, count in files.items() if name.endswith(".safetensors")) for files in results)
+    if unpacked:
+        largest = max(largest, facts.size)
     rows = min(ROWS, options.max_seq_length)
     width = 4 if facts.dtype == "float32" else 2
     logits = (2 * width * options.max_seq_length + ROWS_BYTES * rows) * facts.vocab_size

@@ -5,6 +5,7 @@ An engine is one entry of ENGINES: a function from folder, port and device to th
 
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +52,11 @@ def choose(folder: Path, wanted: EngineName = "auto") -> tuple[str, str]:
         raise HardwareError(
             f"'{folder.name}' was made with llm_int8_enable_fp32_cpu_offload and loads only where there is a GPU:"
             " quantize again without it to chat on this machine."
+        )
+    if settings.get("quant_method") in ("gptq", "awq") and not find_spec("gptqmodel"):
+        raise HardwareError(
+            f"'{folder.name}' holds {settings['quant_method']} weights, which transformers runs with the package"
+            " gptqmodel alone: serve the folder with vLLM, or install gptqmodel."
         )
     if wanted != "auto":
         return wanted, "chosen"

@@ -140,16 +140,15 @@ class _Run:
         """Find what the linear layers of a block are rounded to; the tensors are scaled on the way."""
         import torch
 
-        grams = []
-        for group, found in zip(groups, statistics, strict=True):
-            if not torch.isfinite(found.gram).all():
-                raise SpecError(f"'{group.linears[0]}' gets inputs that are not finite: the model is damaged.")
-            grams.append(found.gram)
-        searched = [group.fold is not None and self._options.scale_search for group in groups]
-        scales = [
-            search(_stacked(state, group), found, group.fold, self._options) if wanted and group.fold else None
-            for group, found, wanted in zip(groups, statistics, searched, strict=True)
-        ]
+        grams = [found.gram for found in statistics]
+        scales: list[Any] = [None] * len(groups)
+        for i, (group, found) in enumerate(zip(groups, statistics, strict=True)):
+            if not torch.isfinite(grams[i]).all():
+                raise SpecError(
+                    f"'{group.linears[0]}' gets numbers that are not finite: the model is damaged, choose another."
+                )
+            if group.fold and self._options.scale_search:
+                scales[i] = search(_stacked(state, group), grams[i], found.magnitude, group.fold, self._options)
         for i, (group, scale) in enumerate(zip(groups, scales, strict=True)):
             if scale is not None:
                 exact = fold_scale(state, group, scale, self._skeleton.dtype)

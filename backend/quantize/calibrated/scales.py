@@ -6,7 +6,6 @@ AWQ runs the block for each exponent that it tries; the layer's own error tr(E H
 from typing import Any
 
 from backend.quantize.calibrated.architectures import Fold, Group
-from backend.quantize.calibrated.gram import Statistics
 from backend.quantize.calibrated.grids import candidates, round_to
 from backend.quantize.calibrated.options import CalibratedOptions
 
@@ -17,20 +16,20 @@ State = dict[str, Any]
 """A block's tensors by their names within it, float32; weights of linear layers as [out_features, in_features]."""
 
 
-def search(weight: Any, statistics: Statistics, fold: Fold, options: CalibratedOptions) -> Any:
+def search(weight: Any, gram: Any, magnitude: Any, fold: Fold, options: CalibratedOptions) -> Any:
     """Find the scale of each input channel.
 
     Args:
         weight: Of all layers that share the input, float32 [out_features, in_features].
-        statistics: Of the input.
+        gram: Of the input, float32 [in_features, in_features].
+        magnitude: Mean |x| of the input, float32 [in_features].
         fold: Where the inverse goes: channels that come from one row have one scale.
         options: Say how it is rounded.
 
     Returns:
         float32 [in_features].
     """
-    gram = statistics.gram.bfloat16()  # to compare errors it does
-    magnitude = statistics.magnitude
+    gram = gram.bfloat16()  # to compare errors it does
     if fold.rows is not None:
         magnitude = _shared(magnitude, fold.rows)
     best, least = None, float("inf")
