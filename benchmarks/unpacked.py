@@ -1,4 +1,4 @@
-"""Quantized folders read in NumPy, knowing nothing of the code that wrote them, and how far they are from the original."""
+"""Quantized folders read in NumPy, knowing nothing of what wrote them, and how far they are from the original."""
 
 import json
 from collections.abc import Mapping
