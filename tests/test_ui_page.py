@@ -26,6 +26,7 @@ from tests.loopback_hub import LoopbackHub
 from ui.data_tab import DATASET, UPLOAD
 from ui.errors import shown
 from ui.page import build_page, build_parts
+from ui.publish_tab import FOLDER, HUB
 from ui.recipe_tab import UNQUANTIZED
 from ui.report import report
 from ui.studio import Result, Studio
@@ -414,6 +415,38 @@ def test_an_adapter_alone_is_published_but_not_chatted_with_and_the_last_result_
         assert bench.jobs.show("anna", job_id)[bench.jobs.chat]["visible"]
         assert bench.chat.enter("anna", None)[bench.chat.artifact]["value"] == f"{job_id}/2-merge"
         assert [result.folder.name for result in studio.results("anna")] == ["2-merge", "1-finetune"]
+    finally:
+        studio.supervisor.stop()
+
+
+def test_variants_of_a_job_are_published_beside_it_under_their_own_names(
+    studio: Studio, bench: Workbench, tmp_path: Path
+) -> None:
+    store = Store(studio.settings.data / "jobs.sqlite")
+    stages = [{"stage": "quantize", "method": "nf4"}, {"stage": "quantize", "method": "int8"}]
+    job_id = store.add(parse_recipe({"base_model": "demo", "stages": stages}), "anna")
+    store.finish(job_id, JobState.COMPLETED)
+    store.close()
+    made = studio.settings.jobs / job_id / "stages"
+    for i, stage in enumerate(stages, 1):
+        draft = partial(made / f"{i}-quantize")
+        (draft / "model.safetensors").write_bytes(b"weights")
+        artifact = Artifact(kind="quantized", stage="quantize", options=stage, created=now())
+        seal(draft, made / f"{i}-quantize", artifact)
+    tab = bench.publish
+    typed = {
+        tab.artifact: f"{job_id}/1-quantize", tab.variants: [f"{job_id}/2-quantize"], tab.where: FOLDER,
+        tab.folder: "mine", tab.repo: "anna/best", tab.private: True,
+    }  # fmt: skip
+    studio.supervisor.start()
+    try:
+        shown_ = tab.preview(studio.result(typed[tab.artifact], "anna"), "", "anna")
+        assert [key for _, key in shown_[tab.variants]["choices"]] == [f"{job_id}/2-quantize"]
+        folders = [place.to_folder for _, place in tab.destinations(typed, "anna")]
+        shelf = tmp_path / "published"
+        assert folders == [shelf / "mine", shelf / "SmolLM2-135M-Instruct-int8"]
+        repos = [place.repo_id for _, place in tab.destinations(typed | {tab.where: HUB}, "anna")]
+        assert repos == ["anna/best", "anna/SmolLM2-135M-Instruct-int8"]
     finally:
         studio.supervisor.stop()
 
