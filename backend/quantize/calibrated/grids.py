@@ -3,7 +3,7 @@
 Weights lie as [inputs, out_features] here: what is done to one input after the other is then done to whole rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from backend.quantize.calibrated.options import CalibratedOptions
@@ -63,12 +63,12 @@ def round_to(rows: Any, grid: Scales, top: int) -> Any:
     return (rows / grid.scale + grid.zero).round_().clamp_(0, top)
 
 
-def best(rows: Any, metric: Any, options: CalibratedOptions) -> Scales:
+def best(rows: Any, cost: Callable[[Any], Any], options: CalibratedOptions) -> Scales:
     """Choose a grid for each output.
 
     Args:
         rows: Weights, float32 [inputs of the group, out_features].
-        metric: What an error e of a group's weights costs is e' metric e; float32 [inputs, inputs].
+        cost: Gives what errors like `rows` cost each output, [out_features].
         options: Say which are tried.
     """
     import torch
@@ -78,7 +78,7 @@ def best(rows: Any, metric: Any, options: CalibratedOptions) -> Scales:
         if found is None and not options.clip_search:
             return grid
         error = (round_to(rows, grid, options.top) - grid.zero).mul_(grid.scale).sub_(rows)
-        loss = (metric @ error).mul_(error).sum(0)
+        loss = cost(error)
         if found is None or least is None:
             found, least = grid, loss
             continue

@@ -52,6 +52,8 @@ class Shards:
             self._mark(outside)
             self._plan.plain.warn(report)
         self._close_full(outside)
+        for view in outside:
+            self._weights.release(view.tensor)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> dict[str, Numbers] | None:
         """Give a block as an earlier run wrote it; None where none did, or where its bytes have changed.

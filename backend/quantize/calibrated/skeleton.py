@@ -111,8 +111,10 @@ class Skeleton:
         }
 
     def empty(self, index: int) -> None:
-        """Take a block's weights out of memory."""
+        """Take a block's weights out of memory; they are not read again."""
         _drop(self.blocks[index], [name for name, _ in self.blocks[index].named_parameters()])
+        for tensor in self.tensors_of(index).values():
+            self._weights.release(tensor)
 
     def _fill(self, module: Any, names: list[str], prefix: str) -> None:
         for name in names:
