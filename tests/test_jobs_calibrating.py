@@ -6,6 +6,7 @@ import pytest
 
 from backend.__main__ import main
 from backend.models.artifacts import open_artifact
+from backend.publish.card import build_card
 
 PROSE = "The quick brown fox jumps over the lazy dog, and the dog thinks about it for a while. " * 40
 QUICK = ["--group-size", "32", "--num-calibration-samples", "4", "--max-seq-length", "32"]
@@ -40,6 +41,8 @@ def test_a_model_quantized_on_a_text_can_be_measured(tiny_model, tmp_path, capsy
     assert "Calibrating on prose.txt: 4 windows of 32 tokens, 128 in all." in err
     made = open_artifact(tmp_path / "q")
     assert made.options["calibration"] == "prose.txt"
+    assert made.calibration == "prose.txt: 4 windows of 32 tokens"
+    assert "prose.txt: 4 windows of 32 tokens" in build_card(tmp_path / "q", None)
     assert any("128 tokens only" in warning for warning in made.warnings)
     windows = ["--max-seq-length", "32", "--num-samples", "2", "--text", text, "--json"]
     code, out, err = run(capsys, "evaluate", tmp_path / "q", "--reference", tiny_model, *windows)

@@ -196,9 +196,11 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     known = base_in(base)._replace(adapters=tuple(base_in(adapter) for adapter in _adapters(job, recipe)))
     started = time.monotonic()
     output = Resumable(folder)
+    calibration = None
     with _weights(job, recipe, index, report) as weights:
         if isinstance(options, CalibratedOptions):
             read = windows(recipe, options, known, stage_folder(job, recipe, 0), report)
+            calibration = read.words
             METHODS[options.method].quantize(weights, output, options, read, report)
         elif options.stage == "quantize":
             METHODS[options.method].quantize(weights, output, options, report)
@@ -211,7 +213,8 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     seconds = time.monotonic() - started
     artifact = complete(recipe, options, known, folder, report)
     report.progress("sealing", 0, 1, "files")
-    sealed = seal(folder, target, artifact.model_copy(update={"seconds": round(seconds, 1)}), output.hashes)
+    found = {"seconds": round(seconds, 1), "calibration": calibration}
+    sealed = seal(folder, target, artifact.model_copy(update=found), output.hashes)
     name = options.method if options.stage == "quantize" else "merged"
     report.log(f"{name}: {sealed.size / 1e6:.0f} MB in {seconds:.0f} s.")
 

@@ -111,6 +111,7 @@ class Artifact(Frozen):
     origin: str | None = Field(None, description="Where the weights came from, if not from that commit, in words.")
     merged: Merged | None = Field(None, description="The adapters that were merged into the base model before.")
     training: Training | None = Field(None, description="How the adapter was trained, or the one that was merged.")
+    calibration: str | None = Field(None, description="What a calibrated quantization read, and how much of it.")
     options: dict[str, Any] = Field(default_factory=dict, description="The stage's options as run.")
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: str | None = None
@@ -268,7 +269,7 @@ def manifest_size(artifact: Artifact, files: Mapping[str, int]) -> int:
 
 def _size(artifact: Artifact) -> int:
     unknown = {"hardware": None, "seconds": None, "peak_memory_bytes": None, "warnings": (), "metrics": None}
-    unknown |= {"merged": None, "training": None}  # read from the adapters themselves
+    unknown |= {"merged": None, "training": None, "calibration": None}  # read from the adapters, and from the rows
     return len(_json(artifact.model_copy(update=unknown))) + ROOM
 
 

@@ -21,7 +21,7 @@ TEMPLATE = Path(__file__).parents[2] / "templates" / "model_card.md.j2"
 WORDS = {"nf4": "NF4", "fp4": "FP4"}
 """What the weights that adapters were merged into had been quantized to."""
 
-NEEDED = {"bitsandbytes": "bitsandbytes"}
+NEEDED = {"bitsandbytes": "bitsandbytes", "gptq": "gptqmodel", "awq": "gptqmodel"}
 """A quantization's method → the package that transformers loads it with."""
 
 _HUB_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
@@ -255,6 +255,7 @@ def _made(artifact: Artifact) -> list[tuple[str, str]]:
     rows = [
         ("Base model", f"[{base}](https://huggingface.co/{base})" if base else "a local folder"),
         ("Its commit", f"[{commit}](https://huggingface.co/{base}/tree/{commit})" if base and commit else commit),
+        ("Calibrated on", literal(artifact.calibration) if artifact.calibration else None),
         ("Hardware", literal(artifact.hardware) if artifact.hardware else None),
         ("Time", (f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min") if seconds else None),
         ("Peak memory", size(memory) if memory else None),

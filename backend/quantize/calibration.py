@@ -32,6 +32,12 @@ class Windows(NamedTuple):
     name: str
     ids: NDArray[np.int64]
 
+    @property
+    def words(self) -> str:
+        """What it is and how much, in words."""
+        count, length = self.ids.shape
+        return f"{self.name}: {count} windows of {length} tokens"
+
 
 def cut(name: str, tokens: Iterable[list[int]], before: list[int], samples: int, length: int) -> Windows:
     """Cut the tokens of texts, one after the other, into full windows.
@@ -75,7 +81,7 @@ def judge(windows: Windows, samples: int, report: Report) -> None:
     """Say how much there is, and warn where it is too little or too alike."""
     count, length = windows.ids.shape
     asked = f"; {samples} were asked for, there is no more text" if count < samples else ""
-    report.log(f"Calibrating on {windows.name}: {count} windows of {length} tokens, {count * length} in all{asked}.")
+    report.log(f"Calibrating on {windows.words}, {count * length} in all{asked}.")
     if count * length < FEW:
         report.warn(f"Calibration saw {count * length} tokens only, better are {FEW} and more: give more text.")
     repeated = count - len(np.unique(windows.ids, axis=0))

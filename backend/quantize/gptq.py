@@ -26,12 +26,16 @@ TITLE = "GPTQ · 2 to 8 bit"
 SUMMARY = "Calibrated on text: loses far less than NF4 at the same size, and vLLM runs it fast. Takes minutes."
 
 
+SERVED = ((4, True), (8, True))
+"""Bits and symmetry that vLLM 0.32 takes."""
+
+
 class Options(CalibratedOptions):
     """Names and defaults are AutoGPTQ's."""
 
     method: Literal["gptq"] = "gptq"
     sym: bool = Field(
-        True, description="Zeros in the middle of the grid: vLLM's fastest kernels want it. Off: a little better."
+        True, description="Zeros in the middle of the grid: vLLM serves no others. Off: a little better, as awq is too."
     )
     desc_act: bool = Field(
         False,
@@ -104,3 +108,7 @@ class Options(CalibratedOptions):
 def quantize(weights: Weights, output: Output, options: Options, windows: Windows, report: Report) -> None:
     """Write a model as a GPTQ model."""
     quantize_blocks(weights, output, options, windows, report)
+    if (options.bits, options.sym) not in SERVED:
+        report.warn(
+            "vLLM serves GPTQ with sym, in 4 and 8 bits: this folder loads in transformers with the package gptqmodel."
+        )

@@ -14,6 +14,7 @@ from backend.quantize.calibrated.architectures import Group, architecture_of
 from backend.quantize.calibrated.feedback import solve
 from backend.quantize.calibrated.gram import Statistics
 from backend.quantize.calibrated.options import CalibratedOptions, Grid
+from backend.quantize.calibrated.refinement import refine
 from backend.quantize.calibrated.scales import State, fold_scale, search
 from backend.quantize.calibrated.shards import Numbers, Shards
 from backend.quantize.calibrated.skeleton import Call, Skeleton, as_mapping
@@ -155,7 +156,10 @@ class _Run:
                 grams[i] = grams[i] / exact / exact[:, None]
         grids: dict[str, Grid] = {}
         for group, gram in zip(groups, grams, strict=True):
-            solved, first = solve(_stacked(state, group), gram, self._options, self._report), 0
+            weight, first = _stacked(state, group), 0
+            solved = solve(weight, gram, self._options, self._report)
+            if self._options.error_feedback:
+                solved = refine(weight, gram, solved, self._options)
             for name in group.linears:
                 last = first + len(state[f"{name}.weight"])
                 grids[name] = solved.part(first, last)
