@@ -26,8 +26,8 @@ TITLE = "GPTQ · 2 to 8 bit"
 SUMMARY = "Calibrated on text: loses far less than NF4 at the same size, and vLLM runs it fast. Takes minutes."
 
 
-SERVED = ((4, True), (8, True))
-"""Bits and symmetry that vLLM 0.32 takes."""
+SERVED = ((4, True, False), (8, True, False))
+"""Bits, sym and desc_act that vLLM 0.32 takes."""
 
 
 class Options(CalibratedOptions):
@@ -39,7 +39,8 @@ class Options(CalibratedOptions):
     )
     desc_act: bool = Field(
         False,
-        description="Make groups of inputs that are used about as strongly: better, and slower to run.",
+        description="Make groups of inputs that are used about as strongly. vLLM no longer serves such, and it gains"
+        " little: inputs are rounded in that order anyway.",
         json_schema_extra=ADVANCED,
     )
 
@@ -108,7 +109,8 @@ class Options(CalibratedOptions):
 def quantize(weights: Weights, output: Output, options: Options, windows: Windows, report: Report) -> None:
     """Write a model as a GPTQ model."""
     quantize_blocks(weights, output, options, windows, report)
-    if (options.bits, options.sym) not in SERVED:
+    if (options.bits, options.sym, options.desc_act) not in SERVED:
         report.warn(
-            "vLLM serves GPTQ with sym, in 4 and 8 bits: this folder loads in transformers with the package gptqmodel."
+            "vLLM serves GPTQ in 4 and 8 bits with sym and without desc_act alone: this folder loads in transformers with"
+            " the package gptqmodel."
         )
