@@ -14,6 +14,7 @@ from backend.quantize import METHODS
 from backend.quantize.calibrated.architectures import architecture_of
 from backend.quantize.calibrated.feedback import solve
 from backend.quantize.calibrated.options import Grid
+from backend.quantize.calibrated.refinement import refine
 from backend.quantize.calibrated.scales import fold_scale
 from backend.quantize.calibrated.skeleton import Skeleton
 from backend.quantize.calibration import Windows, cut, judge
@@ -358,6 +359,28 @@ def test_autoawqs_own_names_are_understood():
     for wrong in ({"version": "gemv"}, {"zero_point": False}, {"bits": 3}, {"w_bit": 4, "bits": 4}):
         with pytest.raises(SpecError):
             parse(options, wrong)
+
+
+@pytest.mark.parametrize("options", [{"bits": 3}, {"sym": False}, {"desc_act": True}])
+def test_a_folder_that_vllm_does_not_serve_says_so(model_of, tmp_path, options):
+    for number, (chosen, warned) in enumerate(((options, True), ({}, False))):
+        folder, report = tmp_path / str(number), silent()
+        folder.mkdir()
+        with Checkpoint.of(model_of("llama", torch.bfloat16)) as weights:
+            made = METHODS["gptq"].Options(group_size=32, **chosen)
+            METHODS["gptq"].quantize(weights, Output(folder), made, windows(), report)
+        assert any("vLLM serves" in warning for warning in report.warnings) == warned
+
+
+def test_refined_scales_bring_a_layer_closer_and_are_numbers_that_can_be_stored():
+    weight, gram = layer()
+    for options in ({}, {"sym": False}, {"desc_act": True}, {"bits": 3}):
+        chosen = METHODS["gptq"].Options(group_size=32, **options)
+        before = solve(weight, gram, chosen, silent())
+        after = refine(weight, gram, before, chosen)
+        assert loss(weight, gram, after) < loss(weight, gram, before)
+        assert np.array_equal(after.q, before.q)
+        assert np.array_equal(after.scales.astype(np.float16).astype(np.float32), after.scales)
 
 
 def test_windows_are_full_and_begin_as_the_tokenizer_begins():

@@ -112,8 +112,8 @@ def inverse_root(gram: Any, damp: float, report: Report) -> Any:
     while True:
         damped = gram.clone()
         damped.diagonal().add_(damp * mean + (diagonal == 0) * mean)
-        for exact in (damped, damped.double()):
-            lower, failed = torch.linalg.cholesky_ex(exact)
+        for dtype in (torch.float32, torch.float64):
+            lower, failed = torch.linalg.cholesky_ex(damped.to(dtype))
             if not failed:
                 inverse = torch.cholesky_inverse(lower)
                 upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
