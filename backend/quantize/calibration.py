@@ -5,7 +5,7 @@ sensible without. Evaluation text is never among it.
 """
 
 from collections.abc import Iterable
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,10 @@ FEW = 8192
 
 ALIKE = 0.5
 """Share of windows that repeat an earlier one from which calibration sees too little."""
+
+
+SPREAD = 16
+"""Of so many times the tokens that are asked for, windows are taken evenly; what comes later is not looked at."""
 
 
 class Windows(NamedTuple):
@@ -53,7 +57,7 @@ def cut(name: str, tokens: Iterable[list[int]], before: list[int], samples: int,
         SpecError: There is not enough for one window.
     """
     step = length - len(before)
-    stream = np.fromiter(chain.from_iterable(tokens), np.int64)
+    stream = np.fromiter(islice(chain.from_iterable(tokens), SPREAD * samples * max(step, 0)), np.int64)
     count = len(stream) // step if step > 0 else 0
     if not count:
         raise SpecError(
