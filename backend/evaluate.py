@@ -117,7 +117,12 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
     metrics = sums.metrics(
         text.name, f"{len(windows)} non-overlapping windows of {length} tokens, the text tokenized once"
     )
-    return metrics.model_copy(update=_answers(reference, models, report)) if options.answers else metrics
+    if not options.answers:
+        return metrics
+    answers = _answers(reference, models, report)
+    if is_packed(result):  # nobody serves it unpacked
+        answers["tokens_per_second"] = None
+    return metrics.model_copy(update=answers)
 
 
 def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, Any]:

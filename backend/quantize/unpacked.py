@@ -37,6 +37,7 @@ def load_unpacked(folder: Path, report: Report) -> Any:
         SpecError: It is in another layout than those written here, or transformers cannot make sense of it.
     """
     import torch
+    from transformers import GenerationConfig
 
     config = read_config(folder)
     options = _layout(config.pop("quantization_config"), folder.name)
@@ -56,6 +57,8 @@ def load_unpacked(folder: Path, report: Report) -> Any:
             put(model, name, values.to(device(), dtype))
             report.progress("loading weights", done + 1, len(names), "tensors")
     model.tie_weights()
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     if missing := [name for name, p in model.named_parameters() if p.is_meta]:
         raise SpecError(f"'{missing[0]}' is missing in '{folder.name}': choose a complete model.")
     return model
