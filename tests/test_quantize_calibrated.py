@@ -1,9 +1,11 @@
 """GPTQ and AWQ on tiny random models of every architecture; what is written is read by loops of this file alone."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts, Tensor
@@ -272,6 +274,17 @@ def test_a_block_that_the_disk_has_lost_is_made_again(model_of, tmp_path):
     again = Resumable(folder)
     quantized("gptq", source, folder, again)
     assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_tensors_that_no_model_reads_any_more_are_kept(model_of, tmp_path):
+    source = tmp_path / "old"
+    shutil.copytree(model_of("llama"), source)
+    weights = load_file(source / "model.safetensors")
+    kept = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": np.arange(8, dtype=np.float32) for i in range(3)}
+    save_file({**weights, **kept}, source / "model.safetensors", {"format": "pt"})
+    quantized("gptq", source, tmp_path / "q")
+    found = load_file(tmp_path / "q" / "model.safetensors")
+    assert all(np.array_equal(found[name], values) for name, values in kept.items())
 
 
 def layer(outputs=96, inputs=128, tokens=512):

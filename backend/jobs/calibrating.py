@@ -14,7 +14,7 @@ from backend.finetune.rendering import Renderer
 from backend.jobs.results import TOKENIZERS, Base
 from backend.jobs.tuning import SOURCES, write_sources
 from backend.models.demo import TEXT, calibration_text
-from backend.models.loading import load_tokenizer
+from backend.models.loading import load_tokenizer, read_config
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.calibration import Windows, judge, text_windows, windows_of
@@ -85,7 +85,11 @@ def windows(recipe: Recipe, options: CalibratedOptions, base: Base, fetched: Pat
     copied = base.copied()
     folder = next((copied[name].folder for name in TOKENIZERS if name in copied), base.folder)
     tokenizer = load_tokenizer(folder)
-    samples, length = options.num_calibration_samples, options.max_seq_length
+    config = read_config(base.folder)
+    limit = config.get("max_position_embeddings") or config.get("n_positions") or options.max_seq_length
+    samples, length = options.num_calibration_samples, min(options.max_seq_length, limit)
+    if length < options.max_seq_length:
+        report.log(f"The model reads {limit} tokens at the most: the windows have that length.")
     if options.calibration and is_prose(options.calibration):
         path = Path(options.calibration)
         text = path.read_text(encoding="utf-8-sig", errors="replace")

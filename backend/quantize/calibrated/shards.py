@@ -47,8 +47,7 @@ class Shards:
         outside = [view for view in self._views.values() if block_of(view.name) == OUTSIDE]
         if not self._is_there(outside):
             for view in outside:
-                source = Source(view.tensor, view.dtype, view.turned, self._weights, lambda n: None)
-                self._plan.plain.write(source, self._writer(view.name))
+                self._copy(view)
             self._mark(outside)
             self._plan.plain.warn(report)
         self._close_full(outside)
@@ -85,6 +84,8 @@ class Shards:
                 for last, values in self._options.pack(grids[layer]).items():
                     slot = view.name.removesuffix("weight") + last
                     self._writer(slot).write(slot, values)
+            elif name not in state:  # what older versions saved, such as masks, and no model reads any more
+                self._copy(view)
             else:
                 raw = from_float32(np.ascontiguousarray(state[name]), view.dtype)
                 self._writer(view.name).write(view.name, raw)
@@ -96,6 +97,10 @@ class Shards:
         content = index(self._plan.layouts, self._plan.parameters, sum(self._output.finished.values()))
         if content:
             (self._output.folder / INDEX).write_bytes(content)
+
+    def _copy(self, view: View) -> None:
+        source = Source(view.tensor, view.dtype, view.turned, self._weights, lambda n: None)
+        self._plan.plain.write(source, self._writer(view.name))
 
     def _restored(self, view: View) -> Numbers:
         slots = self._slots(view)
