@@ -77,18 +77,19 @@ class Skeleton:
         self._fill(outside, names, prefix)
         recorders = [_Recorder() for _ in self.blocks]
         forwards = [block.forward for block in self.blocks]
-        inputs = []
+        inputs = torch.empty(0)
         for block, recorder in zip(self.blocks, recorders, strict=True):
             block.forward = recorder
         with torch.inference_mode():
-            for window in ids:
-                tokens = torch.from_numpy(window)[None].to(self.device)
-                outside(input_ids=tokens, use_cache=False)
-                inputs.append(recorders[0].hidden.to(self.dtype).cpu())
+            for i, window in enumerate(ids):
+                outside(input_ids=torch.from_numpy(window)[None].to(self.device), use_cache=False)
+                first = recorders[0].hidden[0]
+                inputs = inputs if i else torch.empty(len(ids), *first.shape, dtype=self.dtype)
+                inputs[i] = first
         for block, forward in zip(self.blocks, forwards, strict=True):
             block.forward = forward
         _drop(outside, names)
-        return torch.cat(inputs), [recorder.call for recorder in recorders]
+        return inputs, [recorder.call for recorder in recorders]
 
     def fill(self, index: int) -> dict[str, Tensor]:
         """Read a block's weights into it.
