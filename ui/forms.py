@@ -68,6 +68,15 @@ def option_form(options: type[Frozen], prefix: str, leave_out: tuple[str, ...] =
     return OptionForm(options, fields)
 
 
+def both(first: Updates, second: Updates) -> Updates:
+    """Put updates together, also where both change the same component."""
+    merged = dict(first)
+    for component, update in second.items():
+        before = merged.get(component)
+        merged[component] = {**before, **update} if isinstance(before, dict) and isinstance(update, dict) else update
+    return merged
+
+
 def option_field(options: type[Frozen], name: str, prefix: str, widget: Any = None, **settings: Any) -> Component:
     """Build the component of one field, where the page lays a form out itself.
 

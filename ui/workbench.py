@@ -17,6 +17,7 @@ from ui.draft import Draft, check, parts, read_yaml, with_text
 from ui.forms import Updates
 from ui.jobs_tab import JobsTab
 from ui.model_tab import ModelTab
+from ui.preview import Looking
 from ui.publish_tab import PublishTab
 from ui.recipe_tab import RecipeTab
 from ui.sidebar import Sidebar, empty, faulty, summary
@@ -39,6 +40,7 @@ class Workbench:
     publish: PublishTab
     chat_door: gr.Tab
     publish_door: gr.Tab
+    looking: Looking
     timer: gr.Timer
     remembered: gr.BrowserState
     seen: gr.State
