@@ -63,11 +63,9 @@ def test_what_is_learned_is_coloured_and_a_row_is_text_and_nothing_else(page, ro
 
 def test_a_question_is_answered_where_it_is_asked_and_the_rows_are_looked_at_again(page, rows):  # noqa: F811
     upload(page, "rows.csv", b"What is 2+2?,4\nWhat is 3+3?,6\n")
-    asked = page.locator(".slot", has=page.locator("#ask-header"))
-    expect(asked.locator(".question")).to_contain_text("Is the first row a header", timeout=SECONDS)
-    asked.get_by_text("no", exact=True).click()
-    columns = page.locator(".slot", has=page.locator("#ask-user_column"))
-    expect(columns.locator(".question")).to_contain_text("Which columns are learned from", timeout=SECONDS)
+    expect(page.locator("#ask-header")).to_contain_text("Is the first row a header", timeout=SECONDS)
+    page.locator("#rows-header").get_by_text("no", exact=True).click()
+    expect(page.locator("#ask-user_column")).to_contain_text("Which columns are learned from", timeout=SECONDS)
     for name, column in (("user_column", "column_1"), ("assistant_column", "column_2")):
         page.locator(f"#rows-{name} input").click()
         page.get_by_role("option", name=column).click()
@@ -79,7 +77,7 @@ def test_a_question_is_answered_where_it_is_asked_and_the_rows_are_looked_at_aga
 def test_a_hub_data_set_offers_the_configs_that_there_are(hub, page, rows):  # noqa: F811
     hub.add_dataset("me/rows", {"en/train.jsonl": GOOD, "de/train.jsonl": GOOD})
     hub.add_dataset("me/script", {"rows.py": b"raise SystemExit"})
-    page.get_by_role("radio", name="A data set on the Hub").check()
+    page.locator("#rows-source").get_by_role("radio", name="A data set on the Hub").check()
     name = page.locator("#rows-dataset input, #rows-dataset textarea").first
     name.fill("me/script")
     name.press("Enter")
