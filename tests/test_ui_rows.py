@@ -20,6 +20,7 @@ from backend.jobs.store import UNFINISHED, Job, JobState
 from backend.jobs.supervisor import Supervisor
 from backend.models.demo import demo_facts
 from backend.options import parse
+from backend.preview import view
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from tests.row_examples import GOOD, PAIRS, jsonl
@@ -161,6 +162,9 @@ def test_samples_keep_their_white_space_and_are_text_and_nothing_else() -> None:
     assert '<i style="height:100.0%" title="5 to 8 tokens: 3 rows">' in shown
     assert "<dt>cut at max_length</dt><dd>1</dd>" in shown
     assert sight(Seen()) == ""
+    none = survey.model_copy(update={"rows": 0, "masked": 3, "histogram": (), "samples": ()})
+    assert "Nothing of any row would be learned: raise max_length" in sight(Seen(survey=none))
+    assert "3  left out" in view(Seen(survey=none), colour=False)
 
 
 def test_an_upload_is_looked_at_where_it_stays_and_nothing_is_done_twice(looking: Looking, tmp_path: Path) -> None:
