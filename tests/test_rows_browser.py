@@ -19,7 +19,8 @@ def rows(page):  # noqa: F811
     tab(page, "Data")
     room = page.locator("#rows")
     expect(room).to_be_visible()
-    return room
+    yield room
+    expect(page.locator(".toast-body")).to_have_count(0)
 
 
 def upload(page, name, data):  # noqa: F811
