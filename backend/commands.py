@@ -15,6 +15,7 @@ from pydantic_settings import CliPositionalArg
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
+from backend.finetune.presets import PresetName, preset_values
 from backend.hub.download import check_model
 from backend.hub.names import parse_model
 from backend.jobs.calibration import calibrate
@@ -74,6 +75,12 @@ def with_options(
 
 
 METHOD_FLAG: dict[str, Any] = {"method": (Literal[tuple(METHODS)], FieldInfo(description="How."))}
+OPTIONAL_METHOD_FLAG: dict[str, Any] = {
+    "method": (
+        Literal[tuple(METHODS)] | None,
+        FieldInfo(default=None, description="How; a recipe file says it itself."),
+    )
+}
 
 
 class _Quantize(Command):
@@ -117,30 +124,41 @@ class _Finetune(Command):
     output: Path = Field(description="The folder to write; it must not exist.")
     base_revision: str | None = Field(None, description="Branch, tag or commit of the model.")
 
+    preset: PresetName | None = Field(None, description="Set the training in one word; flags beside it count more.")
+
     def cli_cmd(self) -> None:
         """Run it."""
-        stage = {"stage": "finetune", **self.given(FinetuneOptions)}
-        data = {"base_model": self.model, "revision": self.base_revision, "stages": [stage]}
-        output, artifact = made(parse_recipe(data, paths=True), self.output)
+        recipe = self._recipe({})
+        if self.preset:
+            facts = inspect(recipe.base_model, recipe.revision, get_token())
+            recipe = self._recipe(preset_values(self.preset, facts))
+        output, artifact = made(recipe, self.output)
         assert artifact.training
         self.say(
             {"output": str(output), "training": artifact.training.model_dump(), **summary(artifact)},
             f"{output}\n{words(artifact)}",
         )
 
+    def _recipe(self, preset: dict[str, Any]) -> Recipe:
+        stage = {"stage": "finetune", **preset, **self.given(FinetuneOptions)}
+        data = {"base_model": self.model, "revision": self.base_revision, "stages": [stage]}
+        return parse_recipe(data, paths=True)
+
 
 class _Estimate(Command):
-    """Say what quantizing would need, before anything is downloaded."""
+    """Say what quantizing, or any recipe, also one that tunes, would need, before anything is downloaded."""
 
-    model: CliPositionalArg[str] = Field(description=MODEL_HELP)
+    model: CliPositionalArg[str] = Field(
+        description=f"{MODEL_HELP} Or a recipe file (.yaml), which says all the rest: a training is estimated so."
+    )
     revision: str | None = Field(None, description="Branch, tag or commit of the model.")
 
     def cli_cmd(self) -> None:
         """Run it."""
-        recipe, data = single_stage(self), load_settings().writable().data
+        recipe, data = self._recipe(), load_settings().writable().data
         facts = inspect(recipe.base_model, recipe.revision, get_token())
         for stage in recipe.stages:
-            if stage.stage == "quantize":
+            if stage.stage != "evaluate":
                 stage.check(facts)
         calibrate(data)
         needed = estimate(recipe, facts, data)
@@ -149,7 +167,20 @@ class _Estimate(Command):
             f"result {needed.output_bytes / 1e6:.0f} MB, disk {needed.disk_bytes / 1e6:.0f} MB, peak memory"
             f" {needed.peak_memory_bytes / 1e6:.0f} MB, about {needed.seconds:.0f} s and the download"
         )
-        self.say(needed.model_dump(), text)
+        if needed.training:
+            parts = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in needed.training.items())
+            text += f"\nmemory of the training: {parts}"
+        self.say(needed.model_dump() | ({"training": needed.training} if needed.training else {}), text)
+
+    def _recipe(self: Any) -> Recipe:
+        """Give the recipe that is meant: a file's, or that of one method."""
+        if Path(self.model).suffix in (".yaml", ".yml"):
+            if flags := self.model_fields_set - {"model", "json_"}:
+                raise SpecError(f"'{self.model}' says everything itself: leave out --{min(flags).replace('_', '-')}.")
+            return read_recipe(Path(self.model))
+        if self.method is None:
+            raise SpecError(f"Could not estimate '{self.model}'. Say how with --method, or give a recipe file.")
+        return single_stage(self)
 
 
 class _Evaluate(Command):
@@ -264,7 +295,7 @@ class Serve(Command):
 Quantize = with_options(_Quantize, METHOD_OPTIONS, **METHOD_FLAG)
 Finetune = with_options(_Finetune, {"finetune": FinetuneOptions})
 Merge = with_options(_Merge, {"merge": MergeOptions}, leave_out=("adapters", "adapter_revisions", "keep"))
-Estimate = with_options(_Estimate, METHOD_OPTIONS, **METHOD_FLAG)
+Estimate = with_options(_Estimate, METHOD_OPTIONS, **OPTIONAL_METHOD_FLAG)
 Evaluate = with_options(_Evaluate, {"evaluate": EvaluateOptions})
 Publish = with_options(_Publish, {"publish": PublishOptions})
 Chat = with_options(_Chat, {"chat": ChatOptions})
@@ -353,9 +384,9 @@ def words(artifact: Artifact) -> str:
 def learned(training: Training) -> str:
     """Say what a training has changed."""
     text = f"{training.steps} steps on {training.rows} rows, mean loss {training.train_loss:.3f}"
-    if training.eval_loss is None:
-        return text
-    return f"{text}; validation loss {training.eval_loss_before:.3f} before, {training.eval_loss:.3f} after"
+    if training.eval_loss is not None:
+        text += f"; validation loss {training.eval_loss_before:.3f} before, {training.eval_loss:.3f} after"
+    return f"{text}. {training.stopped}" if training.stopped else text
 
 
 def quality(metrics: dict[str, Any]) -> str:

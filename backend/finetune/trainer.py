@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from backend.finetune.checkpoints import forget, seal_checkpoint
+from backend.finetune.course import read_lines
 from backend.models.artifacts import METRICS, SAMPLES
 from backend.progress import Report
 from backend.weights.output import JOURNAL
@@ -79,9 +80,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Begin to measure time; what lies in the metrics behind the checkpoint is forgotten."""
         self._started = time.monotonic()
         for name in (METRICS, SAMPLES):
-            lines = _lines(self._folder / name)
+            lines = read_lines(self._folder / name)
             kept = [line for line in lines if line["step"] <= state.global_step]
             (self._folder / name).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        if state.global_step:
+            _append(self._folder / METRICS, {"step": state.global_step, "resumed": True})
+            self._report.progress(
+                f"going on after step {state.global_step}", state.global_step, state.max_steps, "steps"
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop where it is asked for, or where the loss is no number any more."""
@@ -123,14 +129,3 @@ def memory_in_use() -> int:
 def _append(path: Path, line: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as f:
         f.write(json.dumps({k: None if v != v else v for k, v in line.items()}) + "\n")  # JSON has no NaN
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Read what was written; a line that a kill has cut is left out."""
-    found = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            found.append(json.loads(text))
-        except ValueError:
-            continue
-    return found

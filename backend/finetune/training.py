@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from backend.errors import HardwareError, JobError, SpecError
 from backend.finetune.checkpoints import newest_sealed, step_of
+from backend.finetune.course import STOP
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Rendered
 from backend.models.loading import device, load_causal_lm
@@ -167,7 +168,7 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     from backend.finetune.trainer import MAX_NOT_FINITE, Tuner, Watch  # noqa: PLC0415 - imports trl
 
     side_by_side = _side_by_side(model, rows, options, report)
-    watch = Watch(report, output, output.parent.parent / "stop", lambda: _answers(tuner.model, tokenizer, rows.prompts))
+    watch = Watch(report, output, output.parent.parent / STOP, lambda: _answers(tuner.model, tokenizer, rows.prompts))
     tuner = Tuner(
         model=model,
         args=_arguments(options, rows, output, side_by_side),

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from backend.errors import HardwareError
 from backend.evaluate import ROWS, EvaluateOptions
-from backend.finetune.costs import adapter_parameters, training_cost
+from backend.finetune.costs import TrainingCost, adapter_parameters, training_cost
 from backend.finetune.options import FinetuneOptions
 from backend.hub.download import check_disk, model_folder, size_words
 from backend.hub.names import DEMO, is_local
@@ -43,6 +43,7 @@ class Estimate(Frozen):
     seconds: float = Field(description="All steps, without the download.")
     files: dict[str, int] = Field(description="Bytes of every file; with the result's folder where there are several.")
     memory: dict[str, int] = Field(exclude=True, description="Of each kind of step.")
+    training: dict[str, int] = Field(exclude=True, description="Memory of its training by part, where it has one.")
 
 
 class Step(NamedTuple):
@@ -87,6 +88,7 @@ def estimate(recipe: Recipe, facts: ModelFacts, data: Path, keep: bool = False) 
         seconds=round(sum(step.seconds for step in steps), 1),
         files=files,
         memory={step.name: step.memory for step in sorted(steps, key=lambda step: step.memory)},
+        training=_parts(training_cost(facts, recipe.tuning)) if recipe.tuning else {},
     )
 
 
@@ -140,6 +142,11 @@ def _stages(
             results[f"{index}-{stage.stage}"] = _files(recipe, stage, plan, facts)
             steps.append(_streaming(stage, plan, speed))
     return results, steps
+
+
+def _parts(cost: TrainingCost) -> dict[str, int]:
+    """Give the memory of a training by part, as a person reads it."""
+    return {"process": cost.process, "base model": cost.base, "adapter": cost.adapter, "activations": cost.activations}
 
 
 def _fetched(facts: ModelFacts, models: Path) -> int:

@@ -5,6 +5,7 @@ The job's folder is named after its spec, so that the same command goes on where
 
 import hashlib
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 from backend.errors import AppError, JobError, SpecError
 from backend.executors.local import marker_prefix, sweep
+from backend.finetune.course import STOP
 from backend.finetune.dataset import is_file
 from backend.hub.names import is_local
 from backend.jobs.runner import Listen, Run
@@ -44,8 +46,10 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
     folder.mkdir(exist_ok=True)
     with lock(folder / "run.lock"):
         sweep(marker_prefix(folder))
+        (folder / STOP).unlink(missing_ok=True)
         try:
-            Run(folder, spec, folder, settings).go(token, listen)
+            with _stoppable(folder, listen) as hear:
+                Run(folder, spec, folder, settings).go(token, hear)
             yield folder
         except (AppError, KeyboardInterrupt) as e:
             goes_on = any(is_sealed(stage) or (stage / JOURNAL).is_file() for stage in (folder / "stages").glob("*"))
@@ -55,6 +59,41 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
                 raise
             raise JobError("Canceled." + " The same command goes on from where it was." * goes_on) from e
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _stoppable(folder: Path, listen: Listen) -> Iterator[Listen]:
+    """Have the first Ctrl-C during a training end it and keep what was learned; any other Ctrl-C cancels.
+
+    Args:
+        folder: Of the job.
+        listen: Told every event, and what Ctrl-C does.
+
+    Yields:
+        What is to be told the events, for they say where the job is.
+    """
+    step = ""
+
+    def hear(event: dict[str, Any]) -> None:
+        nonlocal step
+        listen(event)
+        if event["event"] == "step":
+            step = event["name"]
+            if step == "finetune":
+                listen({"event": "log", "text": "Ctrl-C stops the training and keeps what was learned."})
+
+    def interrupt(*_: Any) -> None:
+        if step != "finetune" or (folder / STOP).exists():
+            raise KeyboardInterrupt
+        (folder / STOP).touch()
+        text = "Stopping after this step; what was learned is kept. Press Ctrl-C again to cancel instead."
+        listen({"event": "log", "text": text})
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield hear
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def identity(spec: Spec) -> str:
