@@ -1,4 +1,4 @@
-"""The Data tab: the text that quality is measured on."""
+"""The Data tab: the rows that are learned from, and the text that quality is measured on."""
 
 import hashlib
 import shutil
@@ -12,8 +12,9 @@ from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.settings import Settings
 from ui.errors import fault
-from ui.format import lead
+from ui.format import lead, part
 from ui.forms import OptionForm, Updates, option_form
+from ui.rows import RowsForm, build_rows
 
 AUTOMATIC, DATASET, UPLOAD = "automatic", "dataset", "upload"
 
@@ -26,8 +27,9 @@ _SOURCES = [
 
 @dataclass(frozen=True)
 class DataTab:
-    """Its components."""
+    """Its components; `rows` are a form of their own, all others say what is measured on."""
 
+    rows: RowsForm
     source: gr.Radio
     upload: gr.File
     note: gr.HTML
@@ -82,8 +84,10 @@ class DataTab:
 
 def build_data_tab() -> DataTab:
     """Build it inside the open Blocks."""
+    gr.HTML(lead("Data", "What the model learns from, and the text that its quality is measured on."))
+    rows = build_rows()
     gr.HTML(
-        lead("Measure on", "Original and result read the same text, and Weightsmith counts how far apart they are.")
+        part("Measure on", "Original and result read the same text, and Weightsmith counts how far apart they are.")
     )
     source = gr.Radio(
         _SOURCES, value=AUTOMATIC, label="Text", show_label=False, elem_id="data-source", elem_classes=["rows"]
@@ -94,7 +98,7 @@ def build_data_tab() -> DataTab:
     note = gr.HTML("", elem_id="data-note")
     with gr.Group(elem_classes=["fields"]):
         form = option_form(EvaluateOptions, "evaluate", leave_out=("text",))
-    tab = DataTab(source, upload, note, form)
+    tab = DataTab(rows, source, upload, note, form)
     dataset = form.fields["dataset"]
     dataset.visible = False
     source.input(tab.choose, source, [upload, note, dataset], show_progress="hidden", api_visibility="private")
