@@ -108,6 +108,18 @@ EVERY_MERGE_OPTION = {
     "max_shard_size": 10**9,
 }
 EVALUATE = {"stage": "evaluate", "dataset": "me/texts", "num_samples": 3, "max_seq_length": 512}
+TUNE = {"stage": "finetune", "dataset": "demo", "split": "train[:200]", "validation_size": 20}
+LEARNED = {"dataset": "me/rows", "config": "small", "user_column": "q", "assistant_column": "a", "system_prompt": "Hi."}
+EVERY_KIND_OF_TUNING_OPTION = {
+    "quantization": "none",
+    "r": 4,
+    "learning_rate": 1e-5,
+    "target_modules": ["q_proj", "v_proj"],
+    "packing": True,
+    "neftune_noise_alpha": 2.5,
+    "early_stopping_patience": 2,
+    "eval_steps": 7,
+}
 
 
 @pytest.mark.parametrize(
@@ -118,6 +130,10 @@ EVALUATE = {"stage": "evaluate", "dataset": "me/texts", "num_samples": 3, "max_s
         [MERGE | EVERY_MERGE_OPTION, EVALUATE],
         [MERGE, {"stage": "quantize", "method": "nf4"}, EVALUATE],
         [MERGE | {"keep": False}, {"stage": "quantize", "method": "int8"}],
+        [TUNE],
+        [TUNE | EVERY_KIND_OF_TUNING_OPTION, {"stage": "merge"}],
+        [TUNE | LEARNED, {"stage": "merge", "keep": False}, {"stage": "quantize", "method": "int8"}],
+        [TUNE, {"stage": "merge", "dtype": "float16"}, {"stage": "quantize", "method": "nf4"}, EVALUATE],
     ],
 )
 def test_a_pasted_recipe_fills_the_forms_and_gives_itself_back(bench: Workbench, stages: list[Any]) -> None:
@@ -136,7 +152,7 @@ def test_an_adapter_is_merged_first_and_the_result_need_not_be_quantized(bench: 
     merge = {**MERGE, "adapter_weights": [1, 0.5]}
     rest = [{"stage": "quantize", "method": "nf4"}, {"stage": "evaluate"}]
     assert bench.draft_recipe(typed) == parse_recipe({"base_model": "demo", "stages": [merge, *rest]})
-    switched = bench.recipe.switch(True, "nf4")
+    switched = bench.recipe.switch(False, True, "nf4")
     assert switched[bench.recipe.adapters]["visible"]
     assert UNQUANTIZED in [value for _, value in switched[bench.recipe.method]["choices"]]
     alone = typed | {bench.recipe.method: UNQUANTIZED, bench.recipe.evaluate: False}
@@ -149,7 +165,7 @@ def test_an_adapter_is_merged_first_and_the_result_need_not_be_quantized(bench: 
 def test_without_a_merge_the_model_is_quantized_in_any_case(bench: Workbench) -> None:
     typed = given(bench, **{"method": UNQUANTIZED})
     assert bench.draft_recipe(typed) == bench.draft_recipe(given(bench))
-    switched = bench.recipe.switch(False, UNQUANTIZED)
+    switched = bench.recipe.switch(False, False, UNQUANTIZED)
     assert switched[bench.recipe.method]["value"] == "nf4"
     assert UNQUANTIZED not in [value for _, value in switched[bench.recipe.method]["choices"]]
     assert switched[bench.recipe.groups["nf4"]]["visible"]
@@ -260,7 +276,7 @@ def test_a_merged_model_is_not_called_worse_for_what_its_adapters_changed() -> N
     "stages",
     [
         [{"stage": "quantize", "method": "nf4"}, {"stage": "quantize", "method": "int8"}],
-        [{"stage": "finetune", "dataset": "demo"}, {"stage": "merge"}, {"stage": "quantize", "method": "nf4"}],
+        [{"stage": "finetune", "dataset": "demo", "on_fault": "drop"}],
     ],
 )
 def test_a_recipe_that_says_more_than_the_forms_is_used_as_it_stands(bench: Workbench, stages: list[Any]) -> None:

@@ -86,6 +86,15 @@ def option_field(options: type[Frozen], name: str, prefix: str, widget: Any = No
     return built
 
 
+def both(first: Updates, second: Updates) -> Updates:
+    """Put updates together; those of the same component become one, in which the second counts more."""
+    merged = dict(first)
+    for component, update in second.items():
+        before = merged.get(component)
+        merged[component] = {**before, **update} if isinstance(before, dict) and isinstance(update, dict) else update
+    return merged
+
+
 def can_show(options: Frozen) -> bool:
     """Whether a form gives options back as they are: not where an entry of a list is empty or holds a comma."""
     values = (getattr(options, name) for name in type(options).model_fields)

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import AppError
+from backend.finetune.presets import PresetName
 from backend.jobs.preflight import prepare
 from backend.jobs.store import UNFINISHED
 from backend.models.demo import first_model
@@ -131,14 +132,32 @@ def _wire_recipe(bench: Workbench) -> None:
     def refresh(given: dict[Any, Any]) -> Updates:
         return bench.refresh({**given, recipe.pasted: None}) | {recipe.pasted: None}
 
+    def take(name: PresetName, facts: ModelFacts | None) -> Updates:
+        return recipe.tuning.take(name, facts)
+
+    def begin(adapters: str, method: str) -> Updates:
+        return recipe.begin(True, adapters, method)
+
     @shown(recipe.note)
     def apply(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Updates:
         return bench.apply(given, hub_token(bench.studio.settings, oauth, given[bench.publish.token]))
 
+    cleared = [bench.data.upload.clear, bench.data.rows.file.clear]
     gr.on(
-        [*map(_set, bench.form), bench.data.upload.clear], refresh, bench.inputs(), bench.outputs(),
-        trigger_mode="always_last", **_QUIET,
-    )  # fmt: skip
+        [*map(_set, bench.form), *cleared],
+        refresh,
+        bench.inputs(),
+        bench.outputs(),
+        trigger_mode="always_last",
+        **_QUIET,
+    )
+    chosen = [
+        recipe.tuning.preset.input(take, [recipe.tuning.preset, bench.model.facts], recipe.tuning.outputs(), **_QUIET),
+        bench.data.tune.click(begin, [recipe.merge.fields["adapters"], recipe.method], recipe.switched(), **_QUIET),
+    ]
+    for event in chosen:
+        event.then(refresh, bench.inputs(), bench.outputs(), **_QUIET)
+    recipe.tuning.door.click(lambda: gr.Tabs(selected="data"), None, bench.tabs, **_QUIET)
     applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), show_progress_on=bench.sidebar.summary, **_BUSY)
     applied.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
 

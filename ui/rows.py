@@ -9,7 +9,7 @@ from gradio.components import Component
 from backend.finetune.dataset import DEMO_DATASET, DatasetOptions, is_file
 from ui.errors import fault
 from ui.format import part
-from ui.forms import OptionForm, Updates, option_field
+from ui.forms import OptionForm, Updates, both, option_field
 
 DEMO, UPLOAD, HUB = "demo", "upload", "hub"
 
@@ -77,7 +77,7 @@ class RowsForm:
         filled = self.form.fill(options)
         if source != HUB:
             filled[self.form.fields["dataset"]] = gr.update(value="")
-        return _both(filled, self.choose(source)) | {self.source: source}
+        return both(filled, self.choose(source)) | {self.source: source}
 
     def mark(self, faults: dict[str, str]) -> Updates:
         """Say beside each field what is wrong with it, and take back what no longer is."""
@@ -102,6 +102,12 @@ class RowsForm:
         """Take back what was said of another source's rows."""
         blank = self.form.fill(DatasetOptions())
         return {self.form.fields[name]: blank[self.form.fields[name]] for name in ("config", "split", *_OF_THE_ROWS)}
+
+
+def can_show_rows(options: DatasetOptions) -> bool:
+    """Whether the form gives options back as they are: no file of this machine, and of the bundled rows no columns."""
+    said = [name for name in _OF_THE_ROWS if getattr(options, name) != DatasetOptions.model_fields[name].default]
+    return not is_file(options.dataset) and not (options.dataset == DEMO_DATASET and said)
 
 
 def build_rows() -> RowsForm:
@@ -156,12 +162,3 @@ def _field(name: str) -> Component:
     if name in ("system_prompt", "template"):
         return option_field(DatasetOptions, name, "rows", gr.Textbox, lines=2, max_lines=12)
     return option_field(DatasetOptions, name, "rows")
-
-
-def _both(first: Updates, second: Updates) -> Updates:
-    """Put updates of the same components together."""
-    merged = dict(first)
-    for component, update in second.items():
-        before = merged.get(component)
-        merged[component] = {**before, **update} if isinstance(before, dict) and isinstance(update, dict) else update
-    return merged

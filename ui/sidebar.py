@@ -99,6 +99,9 @@ def _costs(recipe: Recipe, facts: ModelFacts, data: Path) -> str:
         "Time": f"about {duration(needed.seconds)}" + " + download" * downloads,
     }
     rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in figures.items())
+    if needed.training:
+        parts = {"To tune": "", **{part: size(count) for part, count in needed.training.items()}}
+        rows += "".join(f'<div class="part"><dt>{escape(k)}</dt><dd>{v}</dd></div>' for k, v in parts.items())
     return f'<dl class="costs">{rows}</dl>{_refusal(needed, facts, data)}'
 
 
