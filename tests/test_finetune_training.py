@@ -38,7 +38,7 @@ def rows(folder, count=16):
         renderer.render(Sample(i, (Message("user", f"What is {i}?"), Message("assistant", f"It is {i * i}."))))
         for i in range(count)
     ]
-    return Rows(made[:-4], made[-4:], [made[-1].input_ids[:8]]), tokenizer
+    return Rows(made[:-4], made[-4:], [("What?", made[-1].input_ids[:8])]), tokenizer
 
 
 def train(folder, output, report=None, **given):

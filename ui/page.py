@@ -209,10 +209,21 @@ def _wire_results(bench: Workbench) -> None:
         return publish.enter(owner, result.key, repo) | {bench.tabs: gr.Tabs(selected="publish")}
 
     @shown()
+    def to_merge(
+        job_id: str, method: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None
+    ) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
+        return bench.merge_tuned(result, method, hub_token(studio.settings, oauth, typed))
+
+    @shown()
     def tick(job_id: str, key: str | None, seen: dict[int, str], profile: gr.OAuthProfile | None) -> Updates:
         return bench.tick(visitor(studio.settings, profile), job_id, key, seen)
 
     jobs.chat.click(to_chat, jobs.job, [*chat.outputs(), bench.tabs], **_QUIET)
+    asked, taken = [jobs.job, bench.recipe.method, publish.token], [*bench.filled(), bench.tabs]
+    merged = jobs.merge.click(to_merge, asked, taken, **_QUIET)
+    merged.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
     jobs.publish.click(to_publish, [jobs.job, publish.repo], [*publish.outputs(), bench.tabs], **_QUIET)
     ticked = [*jobs.outputs(), publish.result, bench.timer, bench.seen]
     bench.timer.tick(tick, [jobs.job, publish.artifact, bench.seen], ticked, **_QUIET)

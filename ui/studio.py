@@ -17,6 +17,7 @@ from backend.options import Frozen
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from ui.format import ago, size
+from ui.users import alone
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class Studio:
         """Give what one job has made, in the order in which it made it."""
         folders = self.supervisor.artifacts(job.id, owner) if job.kind == "recipe" else []
         return [Result(job, folder, open_artifact(folder)) for folder in folders]
+
+    def unmerged(self, results: Sequence[Result]) -> bool:
+        """Whether results are an adapter alone that a recipe can name: on a shared page nobody names a folder."""
+        return alone(self.settings) and bool(results) and not any(result.answers for result in results)
 
     def original_bytes(self, job: Job) -> int | None:
         """Give the size of the weights that a job began with, if they are still here."""

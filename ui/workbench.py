@@ -19,7 +19,7 @@ from ui.model_tab import ModelTab
 from ui.publish_tab import PublishTab
 from ui.recipe_tab import RecipeTab
 from ui.sidebar import Sidebar, empty, faulty, summary
-from ui.studio import Studio
+from ui.studio import Result, Studio
 from ui.users import alone
 
 
@@ -177,6 +177,14 @@ class Workbench:
         taken = self.recipe.take(adapter, given[self.recipe.method])
         shown = {self.recipe.pasted: None, self.recipe.note: "", self.tabs: gr.Tabs(selected="recipe")}
         return {**found, **taken, **shown}
+
+    def merge_tuned(self, result: Result, method: str, token: str | None) -> Updates:
+        """Choose the model that an adapter was trained on, and merge the adapter first."""
+        recipe = result.job.read_spec()
+        assert isinstance(recipe, Recipe)
+        found = self.model.choose(recipe.base_model, recipe.revision or "", token) | self.model.no_hits()
+        shown = {self.recipe.pasted: None, self.recipe.note: "", self.tabs: gr.Tabs(selected="recipe")}
+        return {**found, **self.recipe.take(str(result.folder), method), **shown}
 
     def tick(self, owner: str | None, job_id: str | None, key: str | None, seen: dict[int, str]) -> Updates:
         """Show how far things are; only what has changed since the last tick is sent."""

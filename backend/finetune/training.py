@@ -36,7 +36,7 @@ class Rows(NamedTuple):
 
     train: Sequence[Rendered]
     validation: Sequence[Rendered]
-    prompts: Sequence[list[int]]  # tokens of questions whose answers are shown
+    prompts: Sequence[tuple[str, list[int]]]  # questions whose answers are shown, and their tokens
 
 
 class Outcome(NamedTuple):
@@ -315,20 +315,19 @@ def _early(options: FinetuneOptions, rows: Rows) -> list[Any]:
     return [EarlyStoppingCallback(patience)] if patience and rows.validation else []
 
 
-def _answers(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> list[tuple[str, str]]:
-    """Give the model's most likely answers to prompts."""
+def _answers(model: Any, tokenizer: Any, prompts: Sequence[tuple[str, list[int]]]) -> list[tuple[str, str]]:
+    """Give questions and the model's most likely answers to them."""
     import torch
 
     found = []
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for prompt in prompts:
+        for question, prompt in prompts:
             ids = torch.tensor([prompt], device=model.device)
             mask = torch.ones_like(ids)
             out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=ANSWER_TOKENS, do_sample=False)
-            answer = tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True)
-            found.append((tokenizer.decode(prompt, skip_special_tokens=True), answer))
+            found.append((question, tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True)))
     model.train(was_training)
     return found
 

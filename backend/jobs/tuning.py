@@ -119,8 +119,10 @@ def _rows(
     validation, _ = render(data.validation(), renderer)
     seen = survey(train, masked, tokenizer)
     report.log(f"The model will see {seen.words}")
-    asked = list(islice((s for s in data.validation() if s.messages), PROMPTS))
-    return Rows(train, validation, [_question(sample, tokenizer) for sample in asked]), seen
+    asked = list(islice((s for s in data.validation() if len(s.messages) > 1), PROMPTS))
+    return Rows(
+        train, validation, [(sample.messages[-2].content, _question(sample, tokenizer)) for sample in asked]
+    ), seen
 
 
 def _question(sample: Sample, tokenizer: Any) -> list[int]:

@@ -43,6 +43,7 @@ def torch_threads() -> int:
     return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
 
 
+@cache
 def gpus() -> list[str]:
     """Name the NVIDIA GPUs, with their memory."""
     tool = shutil.which("nvidia-smi")
