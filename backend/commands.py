@@ -14,6 +14,7 @@ from pydantic_settings import CliPositionalArg
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.finetune.dataset import DatasetOptions
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.presets import PresetName, preset_values
 from backend.hub.download import check_model
@@ -22,12 +23,14 @@ from backend.jobs.calibration import calibrate
 from backend.jobs.estimates import estimate
 from backend.jobs.foreground import Terminal, check_output, finished, move
 from backend.jobs.preflight import prepare
-from backend.jobs.specs import Evaluation, Publication, artifacts, published, stage_folder
+from backend.jobs.previews import pinned, read_seen
+from backend.jobs.specs import RENDERING, Evaluation, Publication, artifacts, published, stage_folder
 from backend.merge import MergeOptions
 from backend.merge.hub import base_of
 from backend.models.artifacts import Artifact, Training, open_artifact
 from backend.models.inspection import inspect
 from backend.options import COMMON_OPTIONS, Frozen, parse
+from backend.preview import view
 from backend.publish import PublishOptions
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe, read_recipe
@@ -143,6 +146,22 @@ class _Finetune(Command):
         stage = {"stage": "finetune", **preset, **self.given(FinetuneOptions)}
         data = {"base_model": self.model, "revision": self.base_revision, "stages": [stage]}
         return parse_recipe(data, paths=True)
+
+
+class _Preview(Command):
+    """Show rows as the model would see them, and everything that is to be said of them, before a training."""
+
+    model: CliPositionalArg[str] = Field(description=MODEL_HELP)
+    base_revision: str | None = Field(None, description="Branch, tag or commit of the model.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        settings, token = load_settings().writable(), get_token()
+        options = parse(FinetuneOptions, self.given(FinetuneOptions), context={"paths": True})
+        spec = pinned(local_or_id(self.model, "model"), self.base_revision, options, token)
+        with finished(spec, token, Terminal().hear, settings) as job:
+            seen = read_seen(job, spec)
+        self.say(seen.model_dump(mode="json", exclude={"faults"}), view(seen, sys.stdout.isatty()))
 
 
 class _Estimate(Command):
@@ -294,6 +313,8 @@ class Serve(Command):
 
 Quantize = with_options(_Quantize, METHOD_OPTIONS, **METHOD_FLAG)
 Finetune = with_options(_Finetune, {"finetune": FinetuneOptions})
+_OF_TRAINING = FinetuneOptions.model_fields.keys() - {*DatasetOptions.model_fields, *RENDERING}
+PreviewRows = with_options(_Preview, {"finetune": FinetuneOptions}, leave_out=tuple(_OF_TRAINING))
 Merge = with_options(_Merge, {"merge": MergeOptions}, leave_out=("adapters", "adapter_revisions", "keep"))
 Estimate = with_options(_Estimate, METHOD_OPTIONS, **OPTIONAL_METHOD_FLAG)
 Evaluate = with_options(_Evaluate, {"evaluate": EvaluateOptions})
@@ -318,12 +339,12 @@ def made(recipe: Recipe, folder: Path) -> tuple[Path, Artifact]:
     return output, open_artifact(output)
 
 
-def local_or_id(model: str) -> str:
+def local_or_id(model: str, what: str = "reference") -> str:
     """Give what a model's name on the command line means."""
     try:
         return parse_model(model, paths=True)
     except ValueError as e:
-        raise SpecError(f"The reference {e}.") from e
+        raise SpecError(f"The {what} {e}.") from e
 
 
 def existing(folder: Path) -> Path:

@@ -114,6 +114,7 @@ def build_data_tab() -> DataTab:
     upload = gr.File(
         label="Text file", file_count="single", type="filepath", visible=False, elem_id="data-upload", height=140
     )
+    gr.HTML('<div id="data-upload-refused"></div>')
     note = gr.HTML("", elem_id="data-note")
     with gr.Group(elem_classes=["fields"]):
         form = option_form(EvaluateOptions, "evaluate", leave_out=("text",))

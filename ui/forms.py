@@ -68,6 +68,15 @@ def option_form(options: type[Frozen], prefix: str, leave_out: tuple[str, ...] =
     return OptionForm(options, fields)
 
 
+def both(first: Updates, second: Updates) -> Updates:
+    """Put updates together, also where both change the same component."""
+    merged = dict(first)
+    for component, update in second.items():
+        before = merged.get(component)
+        merged[component] = {**before, **update} if isinstance(before, dict) and isinstance(update, dict) else update
+    return merged
+
+
 def option_field(options: type[Frozen], name: str, prefix: str, widget: Any = None, **settings: Any) -> Component:
     """Build the component of one field, where the page lays a form out itself.
 
@@ -84,15 +93,6 @@ def option_field(options: type[Frozen], name: str, prefix: str, widget: Any = No
     default = _written(field.get_default(call_default_factory=True), field)
     built: Component = widget(value=default, **{**_common(name, field, prefix), **settings})
     return built
-
-
-def both(first: Updates, second: Updates) -> Updates:
-    """Put updates together; those of the same component become one, in which the second counts more."""
-    merged = dict(first)
-    for component, update in second.items():
-        before = merged.get(component)
-        merged[component] = {**before, **update} if isinstance(before, dict) and isinstance(update, dict) else update
-    return merged
 
 
 def can_show(options: Frozen) -> bool:

@@ -16,9 +16,10 @@ from backend.models.facts import ModelFacts
 from ui.chat_tab import build_chat_tab, wire_chat_tab
 from ui.data_tab import build_data_tab
 from ui.errors import shown
-from ui.forms import Updates
+from ui.forms import Updates, both
 from ui.jobs_tab import build_jobs_tab, wire_jobs_tab
 from ui.model_tab import build_model_tab, standing
+from ui.preview import build_looking
 from ui.publish_tab import build_publish_tab, wire_publish_tab
 from ui.recipe_tab import build_recipe_tab
 from ui.sidebar import build_sidebar
@@ -42,6 +43,28 @@ _KEEP_TAB = """() => {
 }"""
 
 
+# The server ends an upload at its limit (413); the browser knows the size before, and can say it where one looks.
+_REFUSE_LARGE = """() => {
+  const most = %d, words = (file) => `'${file.name}' has ${Math.ceil(file.size / 1e6)} MB, ${Math.floor(most / 1e6)} MB`
+    + ' at the most: give a part of it.';
+  const refuse = (event, files, block) => {
+    const place = document.querySelector(`#${block.id}-refused`), large = [...files].find((file) => file.size > most);
+    place.replaceChildren();
+    if (!large) return;
+    event.preventDefault(); event.stopImmediatePropagation();
+    const text = document.createElement('p');
+    text.className = 'fault'; text.setAttribute('role', 'alert'); text.textContent = words(large);
+    place.append(text);
+  };
+  const block = (event) => event.target.closest?.('#rows-upload, #data-upload');
+  const hear = (name, files) => document.addEventListener(name, (event) => {
+    if (block(event)) refuse(event, files(event) ?? [], block(event));
+  }, true);
+  hear('change', (event) => event.target.files);
+  hear('drop', (event) => event.dataTransfer?.files);
+}"""
+
+
 def build_page(studio: Studio) -> gr.Blocks:
     """Build the page; nothing of the machine or the Hub is asked before it is shown."""
     with gr.Blocks(title="Weightsmith", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
@@ -51,6 +74,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         wire_publish_tab(bench.publish, bench.publish_door, bench.timer)
         _wire_model(bench)
         _wire_recipe(bench)
+        _wire_rows(page, bench)
         _wire_start(bench)
         _wire_results(bench)
         _wire_load(page, bench)
@@ -81,7 +105,7 @@ def build_parts(studio: Studio) -> Workbench:
                 publish = build_publish_tab(studio)
     return Workbench(
         studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, chat_door, publish_door,
-        gr.Timer(1, active=False),
+        build_looking(studio, data.rows), gr.Timer(1, active=False),
         # A fixed key and secret: what the browser remembers outlives a restart. It never holds a token.
         gr.BrowserState(None, storage_key="weightsmith-recipe", secret="weightsmith"), gr.State({}),
     )  # fmt: skip
@@ -167,6 +191,39 @@ def _set(field: Any) -> Any:
     if isinstance(field, gr.Textbox):
         return field.change  # its `input` is not heard when one pastes or deletes
     return field.upload if isinstance(field, gr.File) else field.input
+
+
+def _wire_rows(page: gr.Blocks, bench: Workbench) -> None:
+    """Rows are looked at as soon as they are chosen, and again whenever something is set that changes them."""
+    studio, looking, rows = bench.studio, bench.looking, bench.data.rows
+
+    @shown(rows.panel)
+    def look(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        token = hub_token(studio.settings, oauth, given[bench.publish.token])
+        return looking.look(given, given[bench.model.facts], owner, token)
+
+    @shown(rows.panel)
+    def tick(job_id: str | None, stood: Any, profile: gr.OAuthProfile | None) -> Updates:
+        return looking.tick(job_id, visitor(studio.settings, profile), stood)
+
+    inputs = {bench.model.facts, bench.publish.token, looking.job, *rows.components}
+    every: dict[str, Any] = {"trigger_mode": "always_last", **_QUIET}
+    fields = [event for field in rows.form.components for event in _left(field)]
+    gr.on([rows.look.click, rows.file.clear, *fields], look, inputs, looking.outputs(), **every)
+    chosen = rows.source.input(
+        lambda source: both(rows.forget(), rows.choose(source)), rows.source, rows.outputs(), **_QUIET
+    )
+    chosen.then(look, inputs, looking.outputs(), **_QUIET)
+    came = rows.file.upload(lambda: rows.forget() | {rows.note: ""}, None, rows.outputs(), **_QUIET)
+    came.then(look, inputs, looking.outputs(), **_QUIET)
+    looking.timer.tick(tick, [looking.job, looking.stood], looking.outputs(), **_QUIET)
+    page.load(None, None, None, js=_REFUSE_LARGE % studio.settings.max_upload_bytes, **_QUIET)
+
+
+def _left(field: Any) -> list[Any]:
+    """Give the events of a field that has been set, which one that is typed into is when one leaves it."""
+    return [field.blur, field.submit] if isinstance(field, gr.Textbox | gr.Number) else [field.input]
 
 
 def _wire_start(bench: Workbench) -> None:

@@ -6,8 +6,11 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from backend.finetune.columns import Mapping
 from backend.finetune.dataset import DEMO_DATASET, DatasetOptions, is_file
+from backend.jobs.previews import Seen
 from ui.errors import fault
+from ui.examination import NOTHING, question
 from ui.format import part
 from ui.forms import OptionForm, Updates, both, option_field
 
@@ -17,32 +20,34 @@ _SOURCES = [
     ("Bundled questions and answers\nWhat Python's standard library does, from its docstrings: to try it out.", DEMO),
     ("My own file\nCSV, TSV, JSON, JSON lines, Parquet or plain text, also packed with gzip.", UPLOAD),
     ("A data set on the Hub\nIts id, with the config, split and revision that are wanted.", HUB),
-]  # fmt: skip
+]
+_OF_THE_HUB = ("dataset", "config", "revision")
 _PLACE = ("dataset", "config", "split", "revision")
 _COLUMNS = (
     "user_column", "assistant_column", "context_column", "system_column", "messages_column", "text_column",
 )  # fmt: skip
 _READING = (
-    "on_fault", "allow_identical", "drop_duplicates", "header", "delimiter", "quoting", "encoding", "sample_by",
+    "on_fault", "drop_duplicates", "allow_identical", "header", "delimiter", "quoting", "encoding", "sample_by",
     "parse_json", "decode_binary",
 )  # fmt: skip
 _VALIDATION = ("validation_size", "validation_split", "validation_dataset")
-_OF_THE_HUB = ("dataset", "config", "revision")
 _OF_THE_ROWS = (*_COLUMNS, "template", *_READING)
 """What is said of one source's rows, and of no other's."""
 
 
 @dataclass(frozen=True)
 class RowsForm:
-    """Its components; `questions` stand above the fields that answer them."""
+    """Its components; `questions` stand above the fields that answer them, `panel` and `sight` show what was found."""
 
     room: gr.Column
     source: gr.Radio
     file: gr.File
     note: gr.HTML
-    mapping: gr.Column
+    look: gr.Button
+    panel: gr.HTML
     form: OptionForm
     questions: dict[str, gr.HTML]
+    sight: gr.HTML
 
     @property
     def components(self) -> list[Component]:
@@ -50,8 +55,8 @@ class RowsForm:
         return [self.source, self.file, *self.form.components]
 
     def outputs(self) -> list[Any]:
-        """What fill(), choose() and ask_again() change."""
-        return [*self.components, self.note, self.mapping]
+        """What fill(), choose(), forget() and ask_again() change."""
+        return [*self.components, self.note]
 
     def values(self, given: dict[Any, Any]) -> dict[str, Any]:
         """Read the form as DatasetOptions takes it, but for the upload; only what the chosen source has counts."""
@@ -90,18 +95,39 @@ class RowsForm:
 
     def choose(self, source: str) -> Updates:
         """Show the fields that the source needs."""
-        shown = {self.form.fields[name]: gr.update(visible=source == HUB) for name in _OF_THE_HUB}
-        return {
-            **shown,
-            self.file: gr.update(visible=source == UPLOAD),
-            self.mapping: gr.update(visible=source != DEMO),
-            self.note: "",
-        }
+        fields = self.form.fields
+        shown = {fields[name]: gr.update(visible=source == HUB) for name in _OF_THE_HUB}
+        shown |= {fields[name]: gr.update(visible=source != DEMO) for name in _OF_THE_ROWS}
+        return {**shown, self.file: gr.update(visible=source == UPLOAD), self.note: ""}
 
     def forget(self) -> Updates:
         """Take back what was said of another source's rows."""
-        blank = self.form.fill(DatasetOptions())
-        return {self.form.fields[name]: blank[self.form.fields[name]] for name in ("config", "split", *_OF_THE_ROWS)}
+        fields, blank = self.form.fields, self.form.fill(DatasetOptions())
+        return {fields[name]: blank[fields[name]] for name in ("config", "split", *_OF_THE_ROWS)}
+
+    def ask(self, seen: Seen) -> Updates:
+        """Put each question above the field that answers it, and take back those that are answered."""
+        texts: dict[str, list[str]] = {}
+        for finding in seen.questions:
+            texts.setdefault(finding.option or "", []).append(finding.text)
+        texts |= {name: ["This may answer it."] for name in seen.faults}
+        return {
+            place: "".join(map(question, texts.get(name, []))) for name, place in self.questions.items()
+        }  # fmt: skip
+
+    def offer(self, seen: Seen) -> Updates:
+        """Let one choose among what there is: columns, configs and splits."""
+        found, fields = seen.examination, self.form.fields
+        updates: Updates = {}
+        for name in _COLUMNS:
+            role, columns = name.removesuffix("_column"), [column.name for column in found.columns] if found else []
+            updates[fields[name]] = gr.update(choices=[(_unset(found and found.mapping, role), ""), *columns])
+        names = ", ".join(f"{{{column.name}}}" for column in found.columns[:20]) if found else ""
+        updates[fields["template"]] = gr.update(placeholder=f"There are {names}" if names else "")
+        splits = dict.fromkeys(split for there in seen.splits.values() for split in there)
+        updates[fields["config"]] = gr.update(choices=list(seen.splits))
+        updates[fields["split"]] = gr.update(choices=list(splits))
+        return updates
 
 
 def can_show_rows(options: DatasetOptions) -> bool:
@@ -122,33 +148,26 @@ def build_rows() -> RowsForm:
             label="File with rows", file_count="single", type="filepath", visible=False, elem_id="rows-upload",
             height=140,
         )  # fmt: skip
+        gr.HTML('<div id="rows-upload-refused"></div>')
         note = gr.HTML("", elem_id="rows-note")
-        with gr.Column(elem_classes=["grid"], elem_id="rows-place"):
+        panel = gr.HTML(NOTHING, elem_id="rows-panel")
+        with gr.Column(elem_id="rows-fields"):
             _slots(_PLACE, fields, questions)
-        with gr.Column(visible=False, elem_id="rows-mapping") as mapping:
-            gr.HTML(part("Columns", "What becomes of each. Leave them as recognized, or choose."))
-            with gr.Column(elem_classes=["grid"]):
-                _slots(_COLUMNS, fields, questions)
-            _slots(("template",), fields, questions)
-            gr.HTML(part("Reading", "What to do with rows that are not as they should be, and how the file is read."))
-            _slots(_READING, fields, questions)
-        gr.HTML(part("System prompt and validation", "What is added to every conversation, and what is held back."))
-        _slots(("system_prompt",), fields, questions)
-        with gr.Column(elem_classes=["grid"]):
-            _slots(_VALIDATION, fields, questions)
-    for name in _OF_THE_HUB:
+            look = gr.Button("Show what the model will see", size="sm", elem_id="rows-look")
+            _slots((*_COLUMNS, "template", "system_prompt", *_VALIDATION), fields, questions)
+            gr.Checkbox(label="More options", container=False, elem_id="rows-more")
+            _slots(_READING, fields, questions, "deep")
+        sight = gr.HTML("", elem_id="rows-sight")
+    for name in (*_OF_THE_HUB, *_OF_THE_ROWS):
         fields[name].visible = False
     form = OptionForm(DatasetOptions, fields)
-    rows = RowsForm(room, source, file, note, mapping, form, questions)
-    shown: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    source.input(rows.choose, source, [file, mapping, note, *(fields[name] for name in _OF_THE_HUB)], **shown)
-    return rows
+    return RowsForm(room, source, file, note, look, panel, form, questions, sight)
 
 
-def _slots(names: tuple[str, ...], fields: dict[str, Component], questions: dict[str, gr.HTML]) -> None:
+def _slots(names: tuple[str, ...], fields: dict[str, Component], questions: dict[str, gr.HTML], *classes: str) -> None:
     """Build fields, each below the question that it answers."""
     for name in names:
-        with gr.Column(elem_classes=["slot"], min_width=0):
+        with gr.Column(elem_classes=["slot", *classes], min_width=0):
             questions[name] = gr.HTML("", elem_classes=["question"], elem_id=f"ask-{name}")
             fields[name] = _field(name)
 
@@ -162,3 +181,9 @@ def _field(name: str) -> Component:
     if name in ("system_prompt", "template"):
         return option_field(DatasetOptions, name, "rows", gr.Textbox, lines=2, max_lines=12)
     return option_field(DatasetOptions, name, "rows")
+
+
+def _unset(mapping: Mapping | None, role: str) -> str:
+    """Name what a column's role is while nobody has chosen one."""
+    column = getattr(mapping, role) if mapping else None
+    return f"{column} (recognized)" if column else "not set"

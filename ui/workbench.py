@@ -16,6 +16,7 @@ from ui.draft import Draft, check, parts, read_yaml, with_uploads
 from ui.forms import Updates, both
 from ui.jobs_tab import JobsTab
 from ui.model_tab import ModelTab
+from ui.preview import Looking
 from ui.publish_tab import PublishTab
 from ui.recipe_tab import RecipeTab
 from ui.sidebar import Sidebar, empty, faulty, summary
@@ -38,6 +39,7 @@ class Workbench:
     publish: PublishTab
     chat_door: gr.Tab
     publish_door: gr.Tab
+    looking: Looking
     timer: gr.Timer
     remembered: gr.BrowserState
     seen: gr.State

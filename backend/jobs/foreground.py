@@ -19,7 +19,7 @@ from backend.finetune.course import STOP
 from backend.finetune.dataset import is_file
 from backend.hub.names import is_local
 from backend.jobs.runner import Listen, Run
-from backend.jobs.specs import Evaluation, Publication, Spec
+from backend.jobs.specs import Evaluation, Preview, Publication, Spec
 from backend.jobs.supervisor import lock
 from backend.models.artifacts import PARTIAL, is_sealed
 from backend.recipes import Recipe
@@ -52,7 +52,9 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
                 Run(folder, spec, folder, settings).go(token, hear)
             yield folder
         except (AppError, KeyboardInterrupt) as e:
-            goes_on = any(is_sealed(stage) or (stage / JOURNAL).is_file() for stage in (folder / "stages").glob("*"))
+            goes_on = not isinstance(spec, Preview) and any(
+                is_sealed(stage) or (stage / JOURNAL).is_file() for stage in (folder / "stages").glob("*")
+            )
             if not goes_on:
                 shutil.rmtree(folder, ignore_errors=True)
             if isinstance(e, AppError):
@@ -98,13 +100,15 @@ def _stoppable(folder: Path, listen: Listen) -> Iterator[Listen]:
 
 def identity(spec: Spec) -> str:
     """Say what a run is made from: the spec, and what the files that it names are now."""
-    stages = spec.stages if isinstance(spec, Recipe) else [spec.options] if isinstance(spec, Evaluation) else []
+    stages = (
+        spec.stages if isinstance(spec, Recipe) else [spec.options] if isinstance(spec, Evaluation | Preview) else []
+    )
     named = [stage.text for stage in stages if stage.stage == "evaluate" and stage.text]
     named += [name for stage in stages if stage.stage == "merge" for name in stage.adapters if is_local(name)]
     rows = [(s.dataset, s.validation_dataset) for s in stages if s.stage == "finetune"]
     named += [name for pair in rows for name in pair if name and is_file(name)]
-    if isinstance(spec, Recipe | Evaluation):
-        model = spec.base_model if isinstance(spec, Recipe) else spec.reference
+    if isinstance(spec, Recipe | Evaluation | Preview):
+        model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
         named += [model] if is_local(model) else []
     if isinstance(spec, Publication | Evaluation):
         named.append(str(spec.folder))
