@@ -79,7 +79,8 @@ class JobsTab:
         """Show how a job's training goes."""
         supervisor = self.studio.supervisor
         course, stopping = supervisor.course(job.id, owner), supervisor.stopping(job.id, owner)
-        told = training(job, course, stopping) if course else ""
+        made = self.studio.trained(job, owner) if course and not job.trains else None
+        told = training(job, course, stopping, made) if course else ""
         asked = answers(course) if course else ""
         return {
             self.training: gr.update(value=told, visible=bool(told)),

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from ui.format import escape
 
-WIDTH, HEIGHT = 640, 220
+LARGE, SMALL = (480, 190), (300, 150)
+"""Sizes of a plot, about as many pixels as a narrow page gives it; its letters grow with it."""
+
 POINTS = 240
 """Points of a line at the most; where there are more, each is the mean of its neighbours."""
 
@@ -23,40 +25,45 @@ class Line(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """The part of the numbers that is shown."""
+    """The part of the numbers that is shown, and where."""
 
+    width: int
+    height: int
     last: int  # steps go from 0 to this
     low: float
     high: float
 
     def x(self, step: float) -> float:
         """Give where a step stands."""
-        return _LEFT + (WIDTH - _LEFT - _RIGHT) * min(step / self.last, 1)
+        return _LEFT + (self.width - _LEFT - _RIGHT) * min(step / self.last, 1)
 
     def y(self, value: float) -> float:
         """Give where a value stands."""
-        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * (value - self.low) / (self.high - self.low)
+        return self.height - _BOTTOM - (self.height - _TOP - _BOTTOM) * (value - self.low) / (self.high - self.low)
 
 
-def plot(title: str, lines: Sequence[Line], last: int, mark: int | None = None) -> str:
+def plot(title: str, lines: Sequence[Line], last: int, mark: int | None, size: tuple[int, int] = LARGE) -> str:
     """Draw lines over steps.
 
     Args:
         title: What is drawn, with its unit.
         lines: Those without a point are left out.
         last: The step at the right end.
-        mark: A step at which the training went on after an interruption.
+        mark: A step at which the training went on after an interruption, if one did.
+        size: LARGE or SMALL.
     """
     drawn = [line._replace(points=thinned(line.points)) for line in lines if line.points]
     values = [value for line in drawn for _, value in line.points]
     if not values:
         return ""
     ticks = _ticks(min(values), max(values))
-    frame = Frame(max(last, 1), ticks[0], ticks[-1])
+    frame = Frame(*size, max(last, 1), ticks[0], ticks[-1])
     names = " ".join(f'<span class="{line.kind}">{escape(line.name)}</span>' for line in drawn)
     inside = _grid(frame, ticks) + (_mark(frame, mark) if mark else "") + "".join(_line(frame, line) for line in drawn)
     told = "; ".join(f"{line.name} {number(line.points[-1][1])} at step {line.points[-1][0]}" for line in drawn)
-    picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {told}")}">{inside}</svg>'
+    picture = (
+        f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(f"{title}: {told}")}">{inside}</svg>'
+    )
     legend = names if len(drawn) > 1 else ""
     return f'<figure class="plot"><figcaption><b>{escape(title)}</b>{legend}</figcaption>{picture}</figure>'
 
@@ -85,7 +92,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _grid(frame: Frame, ticks: Sequence[float]) -> str:
     """Draw the axes: a line for each round value, and the first, middle and last step."""
-    right, rows = WIDTH - _RIGHT, ""
+    right, rows = frame.width - _RIGHT, ""
     for tick in ticks:
         y = frame.y(tick)
         rows += f'<line x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -93,7 +100,7 @@ def _grid(frame: Frame, ticks: Sequence[float]) -> str:
     steps = sorted({0, frame.last // 2, frame.last})
     ends = {0: "first", frame.last: "last"}
     columns = "".join(
-        f'<text class="x {ends.get(step, "")}" x="{frame.x(step):.1f}" y="{HEIGHT - 8}">'
+        f'<text class="x {ends.get(step, "")}" x="{frame.x(step):.1f}" y="{frame.height - 8}">'
         f"{'step ' if step == frame.last else ''}{step:,}</text>"
         for step in steps
     )
@@ -103,7 +110,7 @@ def _grid(frame: Frame, ticks: Sequence[float]) -> str:
 def _mark(frame: Frame, step: int) -> str:
     x = frame.x(step)
     return (
-        f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}">'
+        f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{frame.height - _BOTTOM}">'
         f"<title>Went on after step {step}</title></line>"
     )
 

@@ -7,6 +7,7 @@ import gradio as gr
 
 from backend.errors import HardwareError, SpecError
 from backend.evaluate import EvaluateOptions
+from backend.finetune.dataset import DEMO_DATASET
 from backend.jobs.estimates import Estimate, check_room, estimate
 from backend.models.facts import ModelFacts
 from backend.quantize import METHODS
@@ -75,7 +76,8 @@ def step_words(stage: Stage) -> tuple[str, str]:
             f"{plural(stage.num_samples, 'window')} of {plural(stage.max_seq_length, 'token')}",
         )
     if stage.stage == "finetune":
-        return stage_title(stage), f"on {stage.dataset.rpartition('/')[2]}"
+        rows = "bundled questions and answers" if stage.dataset == DEMO_DATASET else stage.dataset.rpartition("/")[2]
+        return stage_title(stage), f"on {rows}"
     if stage.stage == "merge":
         names = ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters) or "the tuned one"
         return stage_title(stage), names if stage.keep else f"{names}, in passing: not kept"

@@ -6,32 +6,34 @@ from typing import Any
 
 from backend.finetune.course import Course
 from backend.jobs.store import Job
+from backend.models.artifacts import Training
 from backend.models.machine import gpus
 from ui.format import count, duration, escape, size
-from ui.plot import Line, number, plot
+from ui.plot import SMALL, Line, number, plot
 
 SHOWN = 5
 """Answers to one question that are shown: the first, the last, and some between."""
 
 
-def training(job: Job, course: Course, stopping: bool) -> str:
+def training(job: Job, course: Course, stopping: bool, made: Training | None) -> str:
     """Write the panel of a training: figures, then plots.
 
     Args:
         job: With its progress, while it runs.
         course: What was measured so far.
         stopping: Whether it was asked to end.
+        made: What is recorded of it, once it is done.
     """
     last = _last_step(job, course)
     loss, learned = course.series("loss"), course.series("eval_loss")
     mark = course.resumed
     plots = plot("Loss, nats a token", [Line("rows trained on", "one", loss), Line("validation rows", "two", learned)],
                  last, mark)  # fmt: skip
-    small = plot("Learning rate", [Line("learning rate", "one", course.series("learning_rate"))], last, mark)
-    small += plot("Gradient norm", [Line("gradient norm", "one", course.series("grad_norm"))], last, mark)
+    small = plot("Learning rate", [Line("learning rate", "one", course.series("learning_rate"))], last, mark, SMALL)
+    small += plot("Gradient norm", [Line("gradient norm", "one", course.series("grad_norm"))], last, mark, SMALL)
     facts = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in _figures(job, course, last).items())
     return (
-        f'<section class="panel training"><header><h2>Training</h2>{_told(job, course, stopping)}</header>'
+        f'<section class="panel training"><header><h2>Training</h2>{_told(job, course, stopping, made)}</header>'
         f'<dl class="facts">{facts}</dl>{plots}<div class="plots">{small}</div></section>'
     )
 
@@ -46,9 +48,11 @@ def answers(course: Course) -> str:
     return f'<section class="panel answers">{head}{parts}</section>'
 
 
-def _told(job: Job, course: Course, stopping: bool) -> str:
+def _told(job: Job, course: Course, stopping: bool, made: Training | None) -> str:
     """Say what is not in the figures."""
-    if stopping:
+    if made and made.stopped:
+        text = f"{made.stopped} It ended after step {made.steps:,} of {made.planned_steps:,}."
+    elif stopping:
         text = "Stopping after this step: what was learned is kept, and the steps after the training follow."
     elif course.resumed is not None:
         text = (
@@ -61,29 +65,32 @@ def _told(job: Job, course: Course, stopping: bool) -> str:
         )
     else:
         return ""
-    return f"<p>{text}</p>"
+    return f"<p>{escape(text)}</p>"
 
 
 def _last_step(job: Job, course: Course) -> int:
     """Give the step at which the training is to end, or where it ended."""
     done = max((line["step"] for line in course.figures), default=0)
-    progress = (job.progress or {}) if job.trains else {}
-    return max(done, int(progress.get("total") or 0) if progress.get("unit") == "steps" else 0)
+    return max(done, int(_steps(job).get("total", 0)))
+
+
+def _steps(job: Job) -> dict[str, Any]:
+    """Give a running training's progress, once it is at its steps."""
+    found = (job.progress or {}) if job.trains else {}
+    return found if found.get("unit") == "steps" else {}
 
 
 def _figures(job: Job, course: Course, last: int) -> dict[str, str]:
     """Give the newest figures, in words."""
-    step = max((line["step"] for line in course.figures), default=0)
-    progress = (job.progress or {}) if job.trains else {}
-    if progress.get("unit") == "steps":
-        step = int(progress["done"])
+    step, progress = max((line["step"] for line in course.figures), default=0), _steps(job)
+    step = int(progress.get("done", step))
     learned = course.series("eval_loss")
     found: dict[str, Any] = {
-        "Step": f"{step:,} of {last:,}" if job.trains else f"{step:,}",
+        "Step": f"{step:,} of {last:,}" if job.trains and last else f"{step:,}",
         "Epoch": _written(course.last("epoch"), lambda epoch: f"{epoch:.2f}"),
         "Loss": _written(course.last("loss"), number),
         "Validation loss": _from_to(learned),
-        "Speed": _written(course.last("tokens_per_second"), lambda speed: f"{count(speed)} tokens/s"),
+        "Speed": _written(course.last("tokens_per_second") or None, lambda speed: f"{count(speed)} tokens/s"),
         "GPU memory" if gpus() else "Memory": _written(course.last("memory_bytes"), size),
         "Time left": _written(progress.get("seconds_left"), lambda left: f"about {duration(left)}"),
     }

@@ -85,9 +85,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             (self._folder / name).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         if state.global_step:
             _append(self._folder / METRICS, {"step": state.global_step, "resumed": True})
-            self._report.progress(
-                f"going on after step {state.global_step}", state.global_step, state.max_steps, "steps"
-            )
+        phase = f"going on after step {state.global_step}" if state.global_step else "training"
+        self._report.progress(phase, state.global_step, state.max_steps, "steps")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop where it is asked for, or where the loss is no number any more."""

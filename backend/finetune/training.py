@@ -183,6 +183,7 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     first = None
     if rows.validation and resumed is None:
         report.log("Measuring the validation loss before the training.")
+        report.progress("measuring before the training", 0, len(rows.validation), "rows")
         first = float(tuner.evaluate()["eval_loss"])
         (output / BEFORE).write_text(json.dumps({"eval_loss": first}), encoding="utf-8")
     elif (output / BEFORE).is_file():
