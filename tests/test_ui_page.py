@@ -17,6 +17,7 @@ from backend.jobs import estimates
 from backend.jobs.specs import Streaming, stage_folder
 from backend.jobs.store import Job, JobState, Store
 from backend.jobs.supervisor import Supervisor
+from backend.merge import MergeOptions
 from backend.models.artifacts import Artifact, Merged, Metrics, now, partial, seal
 from backend.models.demo import demo_facts
 from backend.recipes import Recipe, parse_recipe, parse_yaml
@@ -28,6 +29,7 @@ from ui.errors import shown
 from ui.page import build_page, build_parts
 from ui.recipe_tab import UNQUANTIZED
 from ui.report import report
+from ui.rows import HUB
 from ui.studio import Result, Studio
 from ui.users import require_owner, visitor
 from ui.workbench import Workbench
@@ -145,6 +147,116 @@ def test_a_pasted_recipe_fills_the_forms_and_gives_itself_back(bench: Workbench,
     assert bench.draft_recipe(pasted | values(filled)) == wanted
     again = bench.remember(bench.refresh(pasted | values(filled))[bench.remembered], None)
     assert bench.draft_recipe(given(bench) | values(again)) == wanted
+
+
+def test_tuning_is_the_way_to_a_model_or_to_an_adapter_alone(bench: Workbench) -> None:
+    begun = bench.recipe.begin(True, "", "nf4")
+    tuned = given(bench) | values(begun)
+    assert begun[bench.recipe.tuning.room]["visible"]
+    stages = [stage.stage for stage in bench.draft_recipe(tuned).stages]
+    assert stages == ["finetune", "merge", "quantize", "evaluate"]
+    alone = tuned | {bench.recipe.merging: False}
+    assert not bench.recipe.switch(True, False, "nf4")[bench.recipe.quantizing]["visible"]
+    assert bench.draft_recipe(alone) == parse_recipe({"base_model": "demo", "stages": [{"stage": "finetune"}]})
+    ended = given(bench) | values(bench.recipe.begin(False, "", "nf4"))
+    assert bench.draft_recipe(ended) == bench.draft_recipe(given(bench))
+
+
+def test_adapters_made_elsewhere_are_no_matter_of_a_recipe_that_tunes(bench: Workbench) -> None:
+    typed = {"merging": True, "merge-adapters": "me/law", "merge-adapter_weights": "0.5", "merge-other_base": True}
+    recipe = bench.draft_recipe(given(bench, tuning=True, **typed))
+    assert recipe.stages[1] == MergeOptions()
+    hidden = bench.recipe.switch(True, True, "nf4")
+    assert not hidden[bench.recipe.merge.fields["adapters"]]["visible"]
+    assert bench.recipe.begin(False, "me/law", "nf4")[bench.recipe.merging]["value"]
+
+
+def test_a_preset_fills_the_form_and_a_change_is_of_no_preset(bench: Workbench) -> None:
+    tuning = bench.recipe.tuning
+    filled = given(bench, tuning=True) | values(tuning.take("quick-look", demo_facts()))
+    told = bench.refresh(filled | {tuning.form.fields["seed"]: 7})
+    assert told[tuning.preset]["value"] == "quick-look"
+    training = bench.draft_recipe(filled).tuning
+    assert training is not None
+    assert (training.r, training.max_steps, training.max_length) == (8, 60, 512)
+    assert bench.refresh(filled | {tuning.form.fields["r"]: 9})[tuning.preset]["value"] is None
+    then = filled | values(tuning.take("thorough", demo_facts()))
+    assert bench.refresh(then)[tuning.preset]["value"] == "thorough"
+
+
+def test_each_preset_says_what_it_costs_for_this_model_and_these_rows(bench: Workbench) -> None:
+    few, many = given(bench, tuning=True, **{"rows-split": "train[:40]"}), given(bench, tuning=True)
+    for page, words in ((few, "train[:40]"), (many, "bundled questions")):
+        updates = bench.refresh(page)
+        told = {name: text for text, name in updates[bench.recipe.tuning.preset]["choices"]}
+        assert all(re.search(r"About .+ and \d.+B of memory\.", text) for text in told.values())
+        assert words in updates[bench.recipe.tuning.rows]
+        page["told"] = told
+    assert few["told"]["thorough"] != many["told"]["thorough"]
+
+
+def test_the_memory_of_a_training_stands_in_the_sidebar_by_part(bench: Workbench) -> None:
+    summary = bench.refresh(given(bench, tuning=True))[bench.sidebar.summary]
+    assert "Tune an adapter" in summary
+    for part in ("process", "base model", "adapter", "activations"):
+        assert re.search(rf"<dt>{part}</dt><dd>[\d.]+ [kMG]B</dd>", summary)
+    assert "To tune" not in bench.refresh(given(bench))[bench.sidebar.summary]
+
+
+@pytest.mark.parametrize(
+    ("typed", "place", "words"),
+    [
+        ({"finetune-r": 0}, "finetune-r", "at least 1"),
+        ({"finetune-target_modules": "nonsense"}, "finetune-target_modules", "no linear layer"),
+        ({"finetune-max_length": 999_999}, "finetune-max_length", "is more than the"),
+        ({"finetune-neftune_noise_alpha": "loud"}, "finetune-neftune_noise_alpha", "must be a number"),
+        ({"rows-source": HUB}, "rows-dataset", "data set's id"),
+        ({"rows-source": HUB, "rows-dataset": "/etc/rows.csv"}, "rows-dataset", "is not a file"),
+        ({"rows-split": "train[:"}, "rows-split", "split"),
+        ({"rows-validation_size": -1}, "rows-validation_size", "at least 0"),
+    ],
+)
+def test_what_is_wrong_with_a_training_stands_beside_its_field(
+    bench: Workbench, typed: dict[str, Any], place: str, words: str
+) -> None:
+    by_id = {component.elem_id: component for component in bench.inputs()}
+    updates = bench.refresh(given(bench, tuning=True, **typed))
+    assert words in updates[by_id[place]]["info"].replace("Must", "must").replace("Is ", "is ")
+    assert updates[by_id[place]]["elem_classes"] == ["faulty"]
+    assert not updates[bench.sidebar.start]["interactive"]
+    assert set(updates) <= set(bench.outputs())
+    assert bench.refresh(given(bench, tuning=True))[by_id[place]]["elem_classes"] == []
+
+
+def test_uploaded_rows_are_kept_for_the_job_and_remembered_by_name(bench: Workbench, tmp_path: Path) -> None:
+    upload = tmp_path / "gradio" / "rows.jsonl"
+    upload.parent.mkdir()
+    upload.write_text('{"prompt": "a", "completion": "b"}\n')
+    typed = given(
+        bench, tuning=True, **{"rows-source": UPLOAD, "rows-upload": str(upload), "rows-user_column": "prompt"}
+    )
+    updates = bench.refresh(typed)
+    assert updates[bench.sidebar.start]["interactive"]
+    assert "rows.jsonl" in updates[bench.sidebar.summary]
+    for told in (updates[bench.sidebar.summary], updates[bench.recipe.text], str(updates[bench.remembered])):
+        assert str(tmp_path) not in told
+    training = bench.stored_recipe(typed).tuning
+    assert training is not None
+    assert training.user_column == "prompt"
+    assert Path(training.dataset).is_relative_to(tmp_path / "uploads")
+    again = bench.remember(updates[bench.remembered], None)
+    assert "'rows.jsonl'" in html.unescape(again[bench.data.rows.note])
+    after = given(bench) | values(again)
+    assert not bench.refresh(after)[bench.sidebar.start]["interactive"]
+    once_more = bench.stored_recipe(after | {bench.data.rows.file: str(upload)})
+    assert once_more == bench.stored_recipe(typed)
+
+
+def test_rows_are_asked_for_where_something_learns_from_them(bench: Workbench) -> None:
+    for tuning in (True, False):
+        updates = bench.refresh(given(bench, tuning=tuning))
+        assert updates[bench.data.rows.room]["visible"] == tuning
+        assert updates[bench.data.untuned]["visible"] == (not tuning)
 
 
 def test_an_adapter_is_merged_first_and_the_result_need_not_be_quantized(bench: Workbench) -> None:

@@ -99,8 +99,13 @@ class Parts:
     evaluate: EvaluateOptions | None
 
 
-def parts(recipe: Recipe) -> Parts | None:
-    """Give what the forms show of a recipe, or None where it holds more than they can."""
+def parts(recipe: Recipe, uploaded: bool = False) -> Parts | None:
+    """Give what the forms show of a recipe, or None where it holds more than they can.
+
+    Args:
+        recipe: What is to be shown.
+        uploaded: Whether it learns from an upload, of which it does not say where that lies.
+    """
     found = {stage.stage: stage for stage in recipe.stages}
     tuning, merge, quantize, evaluate = recipe.tuning, recipe.merging, found.get("quantize"), found.get("evaluate")
     in_order = [stage for stage in (tuning, merge, quantize, evaluate) if stage]
@@ -108,7 +113,9 @@ def parts(recipe: Recipe) -> Parts | None:
         return None
     if isinstance(evaluate, EvaluateOptions) and evaluate.text:
         return None
-    if tuning and (not can_show_rows(tuning) or (merge and merge.adapters)):
+    if tuning and not (uploaded or can_show_rows(tuning)):
+        return None
+    if tuning and merge and merge.adapters:
         return None
     return Parts(tuning, merge, quantize, evaluate if isinstance(evaluate, EvaluateOptions) else None)
 

@@ -160,6 +160,7 @@ def build_rows() -> RowsForm:
         sight = gr.HTML("", elem_id="rows-sight")
     for name in (*_OF_THE_HUB, *_OF_THE_ROWS):
         fields[name].visible = False
+    fields["dataset"].value = ""  # the bundled rows are a source of their own
     form = OptionForm(DatasetOptions, fields)
     return RowsForm(room, source, file, note, look, panel, form, questions, sight)
 

@@ -45,7 +45,7 @@ def answers(course: Course) -> str:
     if not parts:
         return ""
     head = "<header><h2>Answers</h2><p>To questions from the validation rows, asked at each validation.</p></header>"
-    return f'<section class="panel answers">{head}{parts}</section>'
+    return f'<section class="panel replies">{head}{parts}</section>'
 
 
 def _told(job: Job, course: Course, stopping: bool, made: Training | None) -> str:

@@ -154,15 +154,16 @@ class Workbench:
         """Take the recipe that the browser kept, or begin with the demo model."""
         if not remembered or "recipe" not in remembered:
             return self.model.choose_demo()
-        filled = self.fill(parse_recipe(remembered["recipe"], paths=self.paths), token)
+        recipe = parse_recipe(remembered["recipe"], paths=self.paths)
+        filled = self.fill(recipe, token, uploaded=bool(remembered.get("rows")))
         asked = self.data.ask_again(remembered["upload"]) if remembered.get("upload") else {}
         asked |= self.data.rows.ask_again(remembered["rows"]) if remembered.get("rows") else {}
         return both(filled, asked)
 
-    def fill(self, recipe: Recipe, token: str | None) -> Updates:
+    def fill(self, recipe: Recipe, token: str | None, uploaded: bool = False) -> Updates:
         """Show a recipe in the forms; its model is looked at first, so a wrong one changes nothing."""
         found = self.model.choose(recipe.base_model, recipe.revision or "", token)
-        known = parts(recipe)
+        known = parts(recipe, uploaded)
         if known is None:
             words = "In use as it stands: it says more than the forms can show. Changing a form leaves it."
             note = f'<p class="quiet">{words}</p>'
