@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from backend.__main__ import main
+from backend.executors.local import ROOT
 from backend.models.artifacts import TRAINED_HERE, UNPUBLISHED, open_artifact
 from backend.publish.card import build_card
 from tests.conftest import CANARY
@@ -70,6 +74,50 @@ def test_finetune_writes_an_adapter_that_peft_loads(adapter, tiny_model):
     assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == tiny_model.name
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
     assert any(p.abs().sum() > 0 for name, p in model.named_parameters() if "lora_B" in name)
+
+
+@pytest.mark.real
+def test_a_preset_sets_the_training_and_flags_beside_it_count_more(tiny_model, rows, tmp_path, capsys):
+    argv = [
+        "finetune",
+        str(tiny_model),
+        "--dataset",
+        str(rows),
+        "--output",
+        str(tmp_path / "a"),
+        "--preset",
+        "quick-look",
+    ]
+    succeeds(capsys, *argv, "--max-steps", "2", "--lora-alpha", "4")
+    options = open_artifact(tmp_path / "a").options
+    found = {name: options[name] for name in ("r", "lora_alpha", "num_train_epochs", "max_steps", "max_length")}
+    assert found == {"r": 8, "lora_alpha": 4, "num_train_epochs": 1, "max_steps": 2, "max_length": 512}
+
+
+@pytest.mark.real
+def test_ctrl_c_ends_a_training_and_the_steps_after_it_still_run(tiny_model, rows, tmp_path):
+    recipe = tmp_path / "long.yaml"
+    stage = f"{{stage: finetune, dataset: {rows}, max_steps: 100000, max_length: 64, validation_size: 2}}"
+    recipe.write_text(f"base_model: {tiny_model}\nstages:\n- {stage}\n- {{stage: merge}}\n")
+    argv = [sys.executable, "-m", "backend", "run", str(recipe), "--output", str(tmp_path / "out")]
+    command = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        said = []
+        for line in command.stderr:
+            said.append(line)
+            if line.startswith("training "):
+                command.send_signal(signal.SIGINT)
+                break
+        rest = command.stderr.read()
+        assert command.wait(120) == 0, rest
+    finally:
+        command.kill()
+    assert "Ctrl-C stops the training and keeps what was learned.\n" in said
+    assert "Press Ctrl-C again to cancel" in rest
+    training = open_artifact(tmp_path / "out" / "1-finetune").training
+    assert training.stopped == "Stopped by its user."
+    assert training.steps < training.planned_steps
+    assert open_artifact(tmp_path / "out" / "2-merge").kind == "merged"
 
 
 @pytest.mark.real

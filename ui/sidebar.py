@@ -88,7 +88,7 @@ def step_words(stage: Stage) -> tuple[str, str]:
 def _goal(recipe: Recipe) -> str:
     if recipe.publish:
         return f"Publish to {recipe.publish.repo_id or recipe.publish.to_folder}"
-    return "Ready to chat and publish"
+    return "Ready to chat and publish" if recipe.stages[-1].stage != "finetune" else "Ready to merge and publish"
 
 
 def _costs(recipe: Recipe, facts: ModelFacts, data: Path) -> str:

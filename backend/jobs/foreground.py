@@ -48,7 +48,7 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
         sweep(marker_prefix(folder))
         (folder / STOP).unlink(missing_ok=True)
         try:
-            with _stoppable(folder, listen) as hear:
+            with stoppable(folder, listen) as hear:
                 Run(folder, spec, folder, settings).go(token, hear)
             yield folder
         except (AppError, KeyboardInterrupt) as e:
@@ -64,7 +64,7 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
 
 
 @contextmanager
-def _stoppable(folder: Path, listen: Listen) -> Iterator[Listen]:
+def stoppable(folder: Path, listen: Listen) -> Iterator[Listen]:
     """Have the first Ctrl-C during a training end it and keep what was learned; any other Ctrl-C cancels.
 
     Args:
