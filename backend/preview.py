@@ -34,19 +34,19 @@ def view(seen: Seen, colour: bool) -> str:
 
 def recognized(examination: Examination) -> str:
     """Say in plain words what the files are, and what becomes of the columns."""
-    words = [f"{' and '.join(_FORMATS[name] for name in examination.formats)}"]
+    words = [" and ".join(_FORMATS[name] for name in examination.formats)]
     words += [f"in {' and '.join(name.upper() for name in examination.encodings)}"] if examination.encodings else []
     if examination.delimiter:
         words.append(f"with a {examination.delimiter} between fields")
     if examination.header is not None:
-        words.append(f"{'whose' if examination.header else 'without a'} first row {_HEADER[examination.header]}")
-    return f"{' '.join(words)}. {understood(examination.mapping)}"
+        words.append("the first row names the columns" if examination.header else "the first row is a row already")
+    return f"{', '.join(words)}. {understood(examination.mapping)}"
 
 
 def understood(mapping: Mapping | None) -> str:
     """Say what becomes of the columns, and why they were taken for that."""
     if mapping is None:
-        return "What becomes of the columns must be said."
+        return "What becomes of its columns is still open."
     return f"{_LAYOUTS[mapping.layout]}: {mapping.words}."
 
 
@@ -54,7 +54,6 @@ _FORMATS = {
     "csv": "A table (CSV)", "tsv": "A table (TSV)", "json": "A JSON document", "jsonl": "JSON lines",
     "parquet": "A Parquet file", "txt": "Plain text",
 }  # fmt: skip
-_HEADER = {True: "names the columns", False: "that names the columns"}
 _LAYOUTS = {
     "messages": "Conversations as TRL writes them",
     "conversations": "Conversations as ShareGPT writes them",

@@ -58,11 +58,12 @@ def _head(job: Job, seen: Seen) -> str:
         phase = _PHASES[min(job.step, len(_PHASES) - 1)]
         words = f'<p class="pace"><b>{phase} …</b></p><div class="bar unknown"><i></i></div>'
     elif job.error:
-        words = "<p>These rows cannot be learned from as they are.</p>"
+        words = '<p class="verdict poor">These rows cannot be learned from as they are.</p>'
     elif seen.questions:
-        words = f"<p>{plural(len(seen.questions), 'question')} before anything can be learned from them.</p>"
+        asked = plural(len(seen.questions), "question")
+        words = f'<p class="verdict fair">{asked} to answer before anything is learned from them.</p>'
     else:
-        words = "<p>Ready to learn from.</p>"
+        words = '<p class="verdict">Ready to learn from.</p>'
     name = seen.examination.name if seen.examination else "Rows"
     text = f"<p>{escape(recognized(seen.examination))}</p>" if seen.examination else ""
     return f"<header><h2>{escape(name)}</h2>{text}</header>{words}"
@@ -73,7 +74,10 @@ def _figures(examination: Examination) -> str:
 
 
 def _list(figures: dict[str, int]) -> str:
-    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{number:,}</dd></div>" for name, number in figures.items())
+    cells = "".join(
+        f"<div{' class=zero' * (not number)}><dt>{escape(name)}</dt><dd>{number:,}</dd></div>"
+        for name, number in figures.items()
+    )
     return f'<dl class="facts">{cells}</dl>'
 
 

@@ -146,15 +146,19 @@ def build_rows() -> RowsForm:
         )
         file = gr.File(
             label="File with rows", file_count="single", type="filepath", visible=False, elem_id="rows-upload",
-            height=140,
+            height=96,
         )  # fmt: skip
         gr.HTML('<div id="rows-upload-refused"></div>')
         note = gr.HTML("", elem_id="rows-note")
-        panel = gr.HTML(NOTHING, elem_id="rows-panel")
-        with gr.Column(elem_id="rows-fields"):
+        with gr.Column(elem_classes=["answers"]):
             _slots(_PLACE, fields, questions)
-            look = gr.Button("Show what the model will see", size="sm", elem_id="rows-look")
-            _slots((*_COLUMNS, "template", "system_prompt", *_VALIDATION), fields, questions)
+        look = gr.Button("Show what the model will see", size="sm", elem_id="rows-look", elem_classes=["pick"])
+        panel = gr.HTML(NOTHING, elem_id="rows-panel")
+        with gr.Column(elem_id="rows-fields", elem_classes=["answers"]):
+            _head("Columns", "of-columns")
+            _slots((*_COLUMNS, "template"), fields, questions)
+            _head("Beside the rows")
+            _slots(("system_prompt", *_VALIDATION), fields, questions)
             gr.Checkbox(label="More options", container=False, elem_id="rows-more")
             _slots(_READING, fields, questions, "deep")
         sight = gr.HTML("", elem_id="rows-sight")
@@ -163,6 +167,10 @@ def build_rows() -> RowsForm:
     fields["dataset"].value = ""  # the bundled rows are a source of their own
     form = OptionForm(DatasetOptions, fields)
     return RowsForm(room, source, file, note, look, panel, form, questions, sight)
+
+
+def _head(title: str, *classes: str) -> None:
+    gr.HTML(f'<h3 class="eyebrow">{title}</h3>', elem_classes=["head", *classes])
 
 
 def _slots(names: tuple[str, ...], fields: dict[str, Component], questions: dict[str, gr.HTML], *classes: str) -> None:
