@@ -545,6 +545,34 @@ def test_an_adapter_alone_is_published_but_not_chatted_with_and_the_last_result_
         studio.supervisor.stop()
 
 
+def test_an_adapter_alone_leads_on_to_its_merge_or_on_a_shared_page_says_the_way(
+    studio: Studio, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(studio.settings.data / "jobs.sqlite")
+    job_id = store.add(parse_recipe({"base_model": "demo", "stages": [TUNE]}), "anna")
+    store.finish(job_id, JobState.COMPLETED)
+    store.close()
+    folder = studio.settings.jobs / job_id / "stages" / "1-finetune"
+    seal(partial(folder), folder, Artifact(kind="adapter", stage="finetune", options=TUNE, created=now()))
+    studio.supervisor.start()
+    try:
+        told = bench.jobs.show("anna", job_id)
+        assert told[bench.jobs.merge]["visible"]
+        assert "merged into the model first" in told[bench.jobs.result]["value"]
+        taken = bench.merge_tuned(studio.results("anna")[0], "int8", None)
+        assert set(taken) <= {*bench.filled(), bench.tabs}
+        recipe = bench.draft_recipe(given(bench, tuning=True) | values(taken))
+        assert [stage.stage for stage in recipe.stages] == ["merge", "quantize", "evaluate"]
+        assert recipe.merging is not None
+        assert recipe.merging.adapters == (str(folder),)
+        monkeypatch.setenv("OAUTH_CLIENT_ID", "x")
+        told = bench.jobs.show("anna", job_id)
+        assert not told[bench.jobs.merge]["visible"]
+        assert "look for it under Model" in told[bench.jobs.result]["value"]
+    finally:
+        studio.supervisor.stop()
+
+
 def test_a_job_from_repo_to_repo_shows_where_it_went_and_offers_no_chat(studio: Studio, bench: Workbench) -> None:
     store = Store(studio.settings.data / "jobs.sqlite")
     stage, publish = {"stage": "quantize", "method": "nf4"}, {"repo_id": "anna/new"}

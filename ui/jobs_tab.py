@@ -9,7 +9,7 @@ from backend.jobs.store import UNFINISHED, Job, JobState
 from ui.errors import shown
 from ui.format import lead
 from ui.forms import Updates
-from ui.job_view import published, row, sizes, view
+from ui.job_view import adapter_alone, published, row, sizes, view
 from ui.report import report
 from ui.studio import Studio
 from ui.training_view import answers, training
@@ -91,14 +91,16 @@ class JobsTab:
     def _outcome(self, job: Job, owner: str) -> Updates:
         """Show what a job has made so far; each stage's result can be used before the whole job is done."""
         results = self.studio.results_of(job, owner) if job.state not in UNFINISHED else []
+        answering = any(result.answers for result in results)
         text = "".join(report(r, r.artifact.metrics) for r in results if r.artifact.metrics)
         text += sizes(results, self.studio.original_bytes(job)) if results else ""
         places = self.studio.supervisor.published(job.id, owner) if job.state == JobState.COMPLETED else []
         text += published(places) if places else ""
+        text += adapter_alone(self.studio.shared) if results and not answering else ""
         return {
             self.result: gr.update(value=text, visible=bool(text)),
-            self.chat: gr.update(visible=any(result.answers for result in results)),
-            self.merge: gr.update(visible=self.studio.unmerged(results)),
+            self.chat: gr.update(visible=answering),
+            self.merge: gr.update(visible=bool(results) and not answering and not self.studio.shared),
             self.publish: gr.update(visible=bool(results)),
         }
 
@@ -121,9 +123,9 @@ def build_jobs_tab(studio: Studio) -> JobsTab:
                 keep = gr.Button("Stop and keep", visible=False, scale=0, elem_id="job-keep")
                 cancel = gr.Button("Cancel", visible=False, scale=0, elem_id="job-cancel")
                 delete = gr.Button("Delete", visible=False, scale=0, elem_id="job-delete")
+            result = gr.HTML("", visible=False, elem_id="job-report")
             training_ = gr.HTML("", visible=False, elem_id="job-training")
             answers_ = gr.HTML("", visible=False, elem_id="job-answers")
-            result = gr.HTML("", visible=False, elem_id="job-report")
             with gr.Accordion("Log", open=False, visible=False, elem_classes=["more"]) as folded:
                 log = gr.Textbox(
                     lines=10, max_lines=20, label="Log", show_label=False, interactive=False, elem_id="job-log",

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from backend.merge import MergeOptions
+from backend.options import parse
 from backend.quantize import METHODS
 from ui.draft import Parts
 from ui.format import lead, part
@@ -98,8 +99,9 @@ class RecipeTab:
         return both(filled, self.switch(known.finetune is not None, known.merge is not None, method))
 
     def take(self, adapter: str, method: str) -> Updates:
-        """Merge an adapter first, and leave everything after it as it is."""
-        return both(self.merge.fill(MergeOptions(adapters=(adapter,))), self.switch(False, True, method))
+        """Merge an adapter, of the Hub or in a folder, first, and leave everything after it as it is."""
+        options = parse(MergeOptions, {"adapters": [adapter]}, context={"paths": True})
+        return both(self.merge.fill(options), self.switch(False, True, method))
 
     def mark(self, given: dict[Any, Any], faults: dict[str, dict[str, str]]) -> Updates:
         """Show faults of each stage beside its fields."""

@@ -81,9 +81,10 @@ class Studio:
         """Give what is recorded of a job's training, once it is done."""
         return next((r.artifact.training for r in self.results_of(job, owner) if r.artifact.kind == "adapter"), None)
 
-    def unmerged(self, results: Sequence[Result]) -> bool:
-        """Whether results are an adapter alone that a recipe can name: on a shared page nobody names a folder."""
-        return alone(self.settings) and bool(results) and not any(result.answers for result in results)
+    @property
+    def shared(self) -> bool:
+        """Whether strangers use the page too: no recipe names a folder there, not even of one's own adapter."""
+        return not alone(self.settings)
 
     def original_bytes(self, job: Job) -> int | None:
         """Give the size of the weights that a job began with, if they are still here."""
