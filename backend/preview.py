@@ -26,7 +26,7 @@ def view(seen: Seen, colour: bool) -> str:
     parts = [_source(seen.examination), _columns(seen.examination)] if seen.examination else [_splits(seen)]
     parts.append(_findings(seen.findings))
     if seen.survey:
-        parts += [_counts(seen.survey), _lengths(seen.survey), _samples(seen.survey, colour)]
+        parts += [_counts(seen, seen.survey), _lengths(seen.survey), _samples(seen.survey, colour)]
     elif seen.questions:
         parts.append("Nothing is rendered before the questions are answered.")
     return "\n\n".join(part for part in parts if part)
@@ -122,11 +122,20 @@ def _findings(findings: Iterable[Finding]) -> str:
     return "\n".join(["Findings (? must be answered first)", *lines]) if lines else ""
 
 
-def _counts(survey: Survey) -> str:
+def reach(seen: Seen) -> str:
+    """Say which of the rows were rendered."""
+    rendered = seen.survey.rows + seen.survey.masked if seen.survey else 0
+    every = seen.examination.train if seen.examination else rendered
+    if rendered < every:
+        return f"Counted on the first {rendered:,} of {every:,} rows."
+    return "Counted on every row."
+
+
+def _counts(seen: Seen, survey: Survey) -> str:
     share = survey.learned_tokens / max(survey.tokens, 1)
     lines = [f"  {count:>9,}  {what}" for what, count in {"rendered": survey.rows, **counts(survey)}.items()]
     tokens = f"  {survey.tokens:>9,}  tokens, of which {survey.learned_tokens:,} ({share:.0%}) are learned"
-    return "\n".join(["What the model will see", *lines, tokens])
+    return "\n".join([f"What the model will see. {reach(seen)}", *lines, tokens])
 
 
 def _lengths(survey: Survey) -> str:

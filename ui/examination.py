@@ -8,7 +8,7 @@ from backend.finetune.loading import Examination
 from backend.finetune.survey import Piece, Survey
 from backend.jobs.previews import Seen
 from backend.jobs.store import UNFINISHED, Job
-from backend.preview import counts, dropped, recognized, shortened, taken_for
+from backend.preview import counts, dropped, reach, recognized, shortened, taken_for
 from ui.errors import fault
 from ui.format import escape, part, plural
 
@@ -39,12 +39,15 @@ def panel(job: Job, seen: Seen, answered: Iterable[str]) -> str:
     return f'<section class="panel examined" data-state="{job.state}">{inside}</section>'
 
 
-def sight(survey: Survey) -> str:
-    """Write what the model will see: figures, lengths and samples."""
+def sight(seen: Seen) -> str:
+    """Write what the model will see: figures, lengths and samples; nothing before it is rendered."""
+    survey = seen.survey
+    if survey is None:
+        return ""
     share = survey.learned_tokens / max(survey.tokens, 1)
     figures = {"rows": survey.rows, "tokens": survey.tokens, f"learned ({share:.0%})": survey.learned_tokens}
     figures |= {"tokens in the longest": survey.longest, **counts(survey)}
-    head = part("What the model will see", "Every row as its tokens stand for it, with the model's own chat template.")
+    head = part("What the model will see", f"Rows with the chat template, as the model reads them. {reach(seen)}")
     return f"{head}{_list(figures)}{_histogram(survey)}{_legend(survey)}{_samples(survey.samples)}"
 
 

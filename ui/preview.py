@@ -83,7 +83,7 @@ class Looking:
         if seen.examination or seen.splits or job.state not in UNFINISHED:
             updates |= rows.offer(seen)
         if seen.survey or job.state not in UNFINISHED:
-            updates[rows.sight] = sight(seen.survey) if seen.survey else ""
+            updates[rows.sight] = sight(seen)
         return {**updates, self.timer: gr.Timer(active=job.state in UNFINISHED)}
 
     def _refuse(self, error: AppError) -> Updates:

@@ -26,7 +26,7 @@ from backend.options import Frozen
 from backend.progress import Report
 from backend.settings import load_settings
 
-MAX_RENDERED = 20_000
+MAX_RENDERED = 5_000
 """Rows that are rendered for a preview; the first ones show what the model will see of all others."""
 
 EXAMINATION, FINDINGS, FAULTS, SPLITS, SURVEY = (
