@@ -228,7 +228,7 @@ def test_a_training_is_watched_stopped_and_kept_and_its_adapter_merged(app, page
     set_to(page, "rows-split", "train[:24]")
     set_to(page, "rows-validation_size", 4)
     tab(page, "Recipe")
-    page.get_by_role("radio", name="Quick look").check()
+    page.get_by_role("radio", name="Quick look").click()
     expect(page.locator("#finetune-max_steps input").first).to_have_value("60")
     set_to(page, "finetune-per_device_train_batch_size", 1)
     set_to(page, "finetune-max_length", 64)
@@ -243,11 +243,11 @@ def test_a_training_is_watched_stopped_and_kept_and_its_adapter_merged(app, page
     page.locator("#start button, button#start").first.click()
     loss = page.locator("#job-training svg").first
     expect(loss).to_be_visible(timeout=240_000)
-    expect(page.locator("#job-answers")).to_contain_text("before")
+    expect(page.locator("#job-answers")).to_contain_text("before", timeout=120_000)
     drawn = loss.get_attribute("aria-label")
     expect(loss).not_to_have_attribute("aria-label", drawn, timeout=120_000)  # it moves
     page.locator("#job-keep").click()
-    expect(page.locator("#job-training")).to_contain_text("Stopping after this step")
+    expect(page.locator("#job-training")).to_contain_text("Stopping after this step", timeout=20_000)
     state(page, "Done", 240)
     expect(page.locator("#job-training")).to_contain_text("Stopped by its user.")
     adapters = [path for path in app.data.glob("jobs/*/stages/1-finetune") if (path / "artifact.json").is_file()]
@@ -255,7 +255,7 @@ def test_a_training_is_watched_stopped_and_kept_and_its_adapter_merged(app, page
     assert 0 < made.steps < made.planned_steps
     expect(page.locator("#job-chat")).to_be_hidden()
     page.locator("#job-merge").click()
-    expect(page.locator("#merge-adapters input").first).to_have_value(str(adapters[0]))
+    expect(page.locator("#merge-adapters input").first).to_have_value(str(adapters[0]), timeout=20_000)
     expect(summary).to_contain_text("Quantize to NF4")
     page.get_by_label("Measure the quality").uncheck()
     page.locator("#start button, button#start").first.click()

@@ -176,6 +176,8 @@ def test_a_preset_fills_the_form_and_a_change_is_of_no_preset(bench: Workbench) 
     filled = given(bench, tuning=True) | values(tuning.take("quick-look", demo_facts()))
     told = bench.refresh(filled | {tuning.form.fields["seed"]: 7})
     assert told[tuning.preset]["value"] == "quick-look"
+    filled |= {tuning.preset: "quick-look"}
+    assert "value" not in bench.refresh(filled)[tuning.preset]  # it would undo a click that came meanwhile
     training = bench.draft_recipe(filled).tuning
     assert training is not None
     assert (training.r, training.max_steps, training.max_length) == (8, 60, 512)

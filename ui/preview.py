@@ -24,19 +24,20 @@ from ui.users import alone
 
 @dataclass(frozen=True)
 class Looking:
-    """What looks at rows; `job` is the visitor's preview, `stood` how far it was when it was shown last."""
+    """What looks at rows: `job` is the preview, `stood` how far it was when shown last, `survey` what it saw."""
 
     studio: Studio
     rows: RowsForm
     job: gr.State
     stood: gr.State
+    survey: gr.State
     timer: gr.Timer
 
     def outputs(self) -> list[Any]:
         """What look() and show() change."""
         rows = self.rows
         shown = [rows.panel, rows.sight, *rows.questions.values(), *rows.form.components]
-        return [self.job, self.stood, self.timer, *shown]
+        return [self.job, self.stood, self.survey, self.timer, *shown]
 
     def look(self, given: dict[Any, Any], facts: ModelFacts | None, owner: str, token: str | None) -> Updates:
         """Begin to look at the rows that the form names, if they are not what is looked at already."""
@@ -80,6 +81,7 @@ class Looking:
         seen = self.studio.supervisor.seen(job_id, owner)
         rows = self.rows
         updates: Updates = {rows.panel: panel(job, seen, rows.questions), self.stood: stands, **rows.ask(seen)}
+        updates[self.survey] = seen.whole
         if seen.examination or seen.splits or job.state not in UNFINISHED:
             updates |= rows.offer(seen)
         if seen.survey or job.state not in UNFINISHED:
@@ -95,7 +97,13 @@ class Looking:
     def _clear(self) -> Updates:
         """Show that nothing is looked at."""
         empty = dict.fromkeys((self.rows.sight, *self.rows.questions.values()), "")
-        return {self.job: None, self.timer: gr.Timer(active=False), self.rows.panel: NOTHING, **empty}
+        return {
+            self.job: None,
+            self.survey: None,
+            self.timer: gr.Timer(active=False),
+            self.rows.panel: NOTHING,
+            **empty,
+        }
 
     def _is(self, job_id: str, spec: Preview, owner: str) -> bool:
         """Whether a job looks at these rows, or has."""
@@ -108,4 +116,4 @@ class Looking:
 
 def build_looking(studio: Studio, rows: RowsForm) -> Looking:
     """Build what is not seen, inside the open Blocks."""
-    return Looking(studio, rows, gr.State(None), gr.State(None), gr.Timer(0.5, active=False))
+    return Looking(studio, rows, gr.State(None), gr.State(None), gr.State(None), gr.Timer(0.5, active=False))

@@ -45,11 +45,12 @@ class Tuning:
         filled = self.form.fill(FinetuneOptions(**preset_values(name, facts)))
         return {self.form.fields[field]: filled[self.form.fields[field]] for field in preset_values(name, facts)}
 
-    def tell(self, values: dict[str, Any], facts: ModelFacts, data: Path) -> Updates:
+    def tell(self, values: dict[str, Any], shown: PresetName | None, facts: ModelFacts, data: Path) -> Updates:
         """Say which rows are learned from, and what each preset costs with them.
 
         Args:
             values: Of the forms, rows included; faults in them are told elsewhere.
+            shown: The preset that the page shows as chosen.
             facts: Of the model.
             data: The data folder.
         """
@@ -59,7 +60,8 @@ class Tuning:
             options = None
         choices = [(_words(name, options or FinetuneOptions(), facts, data), name) for name in PRESETS]
         chosen = preset_of(options, facts) if options else None
-        told = {self.preset: gr.update(choices=choices, value=chosen)}
+        # not the same value again: another may have been clicked meanwhile
+        told = {self.preset: gr.update(choices=choices, **({} if chosen == shown else {"value": chosen}))}
         return told | ({self.rows: _rows(options)} if options else {})
 
 

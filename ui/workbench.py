@@ -57,7 +57,7 @@ class Workbench:
     def inputs(self) -> set[Any]:
         """What the recipe is read from."""
         text, pasted, token = self.recipe.text, self.recipe.pasted, self.publish.token
-        return {self.model.facts, self.model.revision, text, pasted, token, *self.form}
+        return {self.model.facts, self.model.revision, text, pasted, token, self.recipe.tuning.preset, *self.form}
 
     def outputs(self) -> list[Any]:
         """What refresh() changes."""
@@ -79,9 +79,9 @@ class Workbench:
             return marks | {self.sidebar.summary: empty(), self.sidebar.start: gr.update(interactive=False)}
         draft = self.draft(given)
         if "finetune" in draft.stages:
-            rows = {"dataset": draft.rows} if draft.rows else {}
-            told = self.recipe.tuning.tell(draft.stages["finetune"] | rows, facts, self.studio.settings.data)
-            marks |= told
+            tuning, rows = self.recipe.tuning, {"dataset": draft.rows} if draft.rows else {}
+            values = draft.stages["finetune"] | rows
+            marks |= tuning.tell(values, given[tuning.preset], facts, self.studio.settings.data)
         try:
             recipe = self.draft_recipe(given)
             check(recipe, facts)
