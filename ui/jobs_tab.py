@@ -14,6 +14,7 @@ from ui.report import report
 from ui.studio import Studio
 from ui.training_view import answers, training
 from ui.users import hub_token, require_owner, visitor
+from ui.variants import variants
 
 _CAN_RETRY = (JobState.ERROR, JobState.CANCELED, JobState.INTERRUPTED, JobState.WAITING_FOR_LOGIN)
 _SURE = "(job) => confirm('Delete this job and everything that it made?') ? job : null"
@@ -92,7 +93,7 @@ class JobsTab:
         """Show what a job has made so far; each stage's result can be used before the whole job is done."""
         results = self.studio.results_of(job, owner) if job.state not in UNFINISHED else []
         answering = any(result.answers for result in results)
-        text = "".join(report(r, r.artifact.metrics) for r in results if r.artifact.metrics)
+        text = variants(results) + "".join(report(r, r.artifact.metrics) for r in results if r.artifact.metrics)
         text += sizes(results, self.studio.original_bytes(job)) if results else ""
         places = self.studio.supervisor.published(job.id, owner) if job.state == JobState.COMPLETED else []
         text += published(places) if places else ""

@@ -57,11 +57,11 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
 
 
 def fetch_tokenizer(model: str, commit: str | None, models_dir: Path, token: str | None, report: Report) -> Path:
-    """Give a folder with a model's tokenizer and configs; of a Hub model no weights are downloaded for it.
+    """Give a folder with a Hub model's tokenizer and configs; no weights are downloaded for it.
 
     Args:
-        model: As for fetch_model(), which gives the other kinds of models whole.
-        commit: The commit of a Hub model.
+        model: A repo id.
+        commit: Its commit.
         models_dir: Where models lie.
         token: Of who asks.
         report: Told the bytes.
@@ -69,8 +69,6 @@ def fetch_tokenizer(model: str, commit: str | None, models_dir: Path, token: str
     Raises:
         SpecError, HubError, HardwareError: As fetch_model(); a model that it would refuse is refused here.
     """
-    if model == DEMO or is_local(model):
-        return fetch_model(model, commit, models_dir, token, report)
     client.check_access(model, token)
     files = HubFiles(model, commit or client.resolve(model, None, token), token)
     whole = model_folder(models_dir, model, files.commit)

@@ -18,7 +18,8 @@ from backend.finetune.loading import Examination, examine, load
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.reader import literals, open_reader
 from backend.finetune.survey import Survey, render, survey
-from backend.hub.download import fetch_tokenizer
+from backend.hub.download import fetch_model, fetch_tokenizer
+from backend.hub.names import DEMO, is_local
 from backend.jobs.specs import Preview, read_spec, stage_folder, steps
 from backend.models.artifacts import Artifact, is_sealed, now, partial, seal
 from backend.models.inspection import inspect
@@ -29,6 +30,7 @@ from backend.settings import load_settings
 MAX_RENDERED = 5_000
 """Rows that are rendered for a preview; the first ones show what the model will see of all others."""
 
+MODEL = "model.json"
 EXAMINATION, FINDINGS, FAULTS, SPLITS, SURVEY = (
     "examination.json", "findings.json", "faults.json", "splits.json", "survey.json",
 )  # fmt: skip
@@ -156,17 +158,22 @@ def _fetch(spec: Preview, folder: Path, token: str | None, report: Report) -> No
             raise
         _ask(folder, e, asked[0])
         return
-    model = fetch_tokenizer(spec.base_model, spec.revision, load_settings().models, token, report)
-    (folder / "model.json").write_text(json.dumps({"folder": str(model)}), encoding="utf-8")
+    if not _lies_here(spec.base_model):
+        model = fetch_tokenizer(spec.base_model, spec.revision, load_settings().models, token, report)
+        (folder / MODEL).write_text(json.dumps({"folder": str(model)}), encoding="utf-8")
 
 
 def _render(spec: Preview, fetched: Path, folder: Path, report: Report) -> None:
     """Render the rows; what the tokenizer lacks is asked for."""
-    sources, base = read_sources(fetched), json.loads((fetched / "model.json").read_bytes())["folder"]
+    if _lies_here(spec.base_model):  # making the demo model takes a while: the findings are told before
+        base = fetch_model(spec.base_model, None, load_settings().models, None, report)
+    else:
+        base = Path(json.loads((fetched / MODEL).read_bytes())["folder"])
+    sources = read_sources(fetched)
     report.progress("rendering", 0, 1, "data sets")
     data = load(sources.train, spec.options, sources.validation)
     try:
-        reader = open_reader(Path(base), data, spec.options)
+        reader = open_reader(base, data, spec.options)
         rows, masked = render(islice(data.train(), MAX_RENDERED), reader.renderer)
     except SpecError as e:
         _ask(folder, e, next(iter(e.faults), None))
@@ -174,6 +181,10 @@ def _render(spec: Preview, fetched: Path, folder: Path, report: Report) -> None:
     (folder / FINDINGS).write_bytes(_FINDINGS.dump_json(literals(data, reader)))
     (folder / SURVEY).write_text(survey(rows, masked, reader.tokenizer).model_dump_json(), encoding="utf-8")
     report.progress("rendering", 1, 1, "data sets")
+
+
+def _lies_here(model: str) -> bool:
+    return model == DEMO or is_local(model)
 
 
 def _ask(folder: Path, error: SpecError, option: str | None) -> None:
