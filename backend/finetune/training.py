@@ -4,13 +4,14 @@ On a CPU the base is held as 4 bits have left it, unpacked: the same numbers as 
 for four times the memory and a fraction of the time.
 """
 
-import json
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import HardwareError, JobError, SpecError
+from backend.executors.ranks import rank, world_size
 from backend.finetune.checkpoints import newest_sealed, step_of
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Rendered
@@ -19,8 +20,6 @@ from backend.models.machine import memory_bytes
 from backend.progress import Report
 
 CHECKPOINTS = "checkpoints"
-BEFORE = "before.json"
-"""Holds the first validation loss for a run that goes on, until the training is done."""
 
 EVALUATIONS = 10
 """Validations in a whole training where nobody says how many."""
@@ -51,6 +50,8 @@ class Outcome(NamedTuple):
 
 def finetune(base: Path, rows: Rows, tokenizer: Any, output: Path, options: FinetuneOptions, report: Report) -> Outcome:
     """Train an adapter and write it as PEFT does.
+
+    Several processes may call this together, as torch.distributed has it: the first writes and reports.
 
     Args:
         base: The model's folder, admitted, with its tokenizer.
@@ -179,15 +180,10 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     )
     watch.watch(tuner)
     resumed = newest_sealed(output / CHECKPOINTS)
-    first = None
-    if rows.validation and resumed is None:
-        report.log("Measuring the validation loss before the training.")
-        first = float(tuner.evaluate()["eval_loss"])
-        (output / BEFORE).write_text(json.dumps({"eval_loss": first}), encoding="utf-8")
-    elif (output / BEFORE).is_file():
-        first = json.loads((output / BEFORE).read_text(encoding="utf-8"))["eval_loss"]
     if resumed:
         report.log(f"Going on after step {step_of(resumed)}.")
+    # Not with evaluate(): a model that was measured first is never wrapped, and each process would learn for itself.
+    tuner.args.eval_on_start = bool(rows.validation) and resumed is None
     done = tuner.train(resume_from_checkpoint=str(resumed) if resumed else None)
     stopped = "Stopped by its user." if watch.stopped else None
     if tuner.not_finite >= MAX_NOT_FINITE:
@@ -195,8 +191,10 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
         report.warn(stopped)
     elif stopped is None and tuner.state.global_step < tuner.state.max_steps:
         stopped = f"The validation loss got no better {options.early_stopping_patience} times in a row."
+    first = next((float(line["eval_loss"]) for line in tuner.state.log_history if "eval_loss" in line), None)
     last = float(tuner.evaluate()["eval_loss"]) if rows.validation else None
-    tuner.model.save_pretrained(output)
+    if rank() == 0:
+        tuner.model.save_pretrained(output)
     state = tuner.state
     return Outcome(state.global_step, state.max_steps, float(done.training_loss), first, last, stopped)
 
@@ -212,33 +210,34 @@ def lora(options: FinetuneOptions) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def steps_of(options: FinetuneOptions, rows: int) -> int:
+def steps_of(options: FinetuneOptions, rows: int, processes: int) -> int:
     """Give the steps of a training.
 
     Args:
         options: Epochs, batch and limit.
         rows: To train on.
+        processes: That learn together, each from batches of its own.
     """
-    batch = options.per_device_train_batch_size * options.gradient_accumulation_steps
-    steps = max(1, round(-(-rows // batch) * options.num_train_epochs))
-    return steps if options.max_steps < 0 else min(steps, options.max_steps) if options.max_steps else steps
+    batch = options.per_device_train_batch_size * options.gradient_accumulation_steps * processes
+    steps = math.ceil(-(-rows // batch) * options.num_train_epochs)
+    return steps if options.max_steps < 0 else min(steps, options.max_steps)
 
 
 def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side: bool) -> Any:
     """Give TRL's arguments."""
     from trl.trainer.sft_config import SFTConfig
 
-    steps = steps_of(options, len(rows.train))
+    steps = steps_of(options, len(rows.train), world_size())
     every = options.eval_steps or max(1, steps // EVALUATIONS)
     dtype, on_cpu = compute_dtype(options), device() == "cpu"
     optim = {True: "adamw_torch", False: "paged_adamw_8bit"}[on_cpu] if options.optim == "auto" else options.optim
     same = ("learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "num_train_epochs",
             "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
             "neftune_noise_alpha", "seed")  # fmt: skip
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(output / CHECKPOINTS),
         **{name: getattr(options, name) for name in same},
-        max_steps=options.max_steps,
+        max_steps=-1 if options.max_steps < 0 else steps,  # TRL would begin more epochs than were asked for
         warmup_steps=round(steps * options.warmup_ratio),
         optim=optim,
         use_cpu=on_cpu,
@@ -260,6 +259,8 @@ def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side:
         report_to=[],
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # else one process would spread each batch over all GPUs
+    return arguments
 
 
 def _side_by_side(model: Any, rows: Rows, options: FinetuneOptions, report: Report) -> bool:

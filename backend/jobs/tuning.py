@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from backend.executors.ranks import rank
 from backend.finetune.chat_templates import give_template
 from backend.finetune.fetch import Sources
 from backend.finetune.files.rows import Source
@@ -17,7 +18,7 @@ from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Renderer, stops_of
 from backend.finetune.samples import Sample, find_literals
 from backend.finetune.survey import Survey, render, survey
-from backend.finetune.training import BEFORE, CHECKPOINTS, Outcome, Rows, compute_dtype, finetune
+from backend.finetune.training import CHECKPOINTS, Outcome, Rows, compute_dtype, finetune
 from backend.jobs.results import Base
 from backend.models.artifacts import BASE_CARD, SURVEY, Artifact, Training, now, versions
 from backend.models.machine import hardware, peak_memory_bytes
@@ -52,8 +53,8 @@ def write_sources(folder: Path, sources: Sources, target: Path) -> None:
     (folder / SOURCES).write_bytes(_SOURCES.dump_json(there))
 
 
-def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report) -> Artifact:
-    """Do the training that a recipe begins with.
+def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report) -> Artifact | None:
+    """Do the training that a recipe begins with, alone or as one of several processes that call this together.
 
     Args:
         recipe: What is done.
@@ -63,7 +64,7 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
         report: Told all of it.
 
     Returns:
-        What is to be recorded.
+        What is to be recorded, or None where another process completes the folder.
 
     Raises:
         SpecError: The rows leave a question open, or nothing to learn; the row, the option.
@@ -80,11 +81,13 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
     tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
     stops = _stops(tokenizer, base.folder)
     rows, seen = _rows(data, tokenizer, stops, options, report)
-    (folder / SURVEY).write_text(seen.model_dump_json(), encoding="utf-8")
+    if rank() == 0:
+        (folder / SURVEY).write_text(seen.model_dump_json(), encoding="utf-8")
     started = time.monotonic()
     outcome = finetune(base.folder, rows, tokenizer, folder, options, report)
+    if rank() > 0:
+        return None
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    (folder / BEFORE).unlink(missing_ok=True)
     _complete(folder, base, tokenizer, stops, recipe)
     return _artifact(recipe, base, data, seen, outcome).model_copy(
         update={
