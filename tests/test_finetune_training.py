@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -94,7 +95,7 @@ for output in map(Path, map(str.strip, sys.stdin)):
         os.setsid()
         say("pid", os.getpid())
         report = Report(lambda event: say("step", event["step"]) if event["event"] == "metrics" else None)
-        train(Path(sys.argv[1]), output, report, num_train_epochs=2.0)
+        train(Path(sys.argv[1]), output, report, num_train_epochs=2.0, eval_steps=6)
         os._exit(0)
     say("ended", os.wait()[1])
 """
@@ -104,16 +105,18 @@ for output in map(Path, map(str.strip, sys.stdin)):
 def trainings(tiny_model):
     """Begin a training in a process group of its own; gives the lines that it says, until it has ended."""
     command = [sys.executable, "-c", TRAININGS, str(tiny_model)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # the same number always: sums are split among threads
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=env, text=True, **pipes) as server:
 
         def begin(output):
             server.stdin.write(f"{output}\n")
             server.stdin.flush()
             for line in iter(server.stdout.readline, ""):
-                word, number = line.split()
-                yield word, int(number)
-                if word == "ended":
-                    return
+                if said := re.fullmatch(r"(pid|step|ended) (\d+)\n", line):
+                    yield said[1], int(said[2])
+                    if said[1] == "ended":
+                        return
 
         yield begin
         server.stdin.close()
