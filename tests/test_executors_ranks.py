@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from backend.errors import JobError
 from backend.executors.local import ROOT, marked, marker_prefix
 from backend.executors.ranks import processes
+from backend.finetune.costs import steps_of
 from backend.finetune.options import FinetuneOptions
-from backend.finetune.training import steps_of
 from backend.jobs.foreground import finished
 from backend.jobs.specs import stage_folder
 from backend.models.artifacts import open_artifact
