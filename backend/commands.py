@@ -186,10 +186,11 @@ class _Estimate(Command):
             f"result {needed.output_bytes / 1e6:.0f} MB, disk {needed.disk_bytes / 1e6:.0f} MB, peak memory"
             f" {needed.peak_memory_bytes / 1e6:.0f} MB, about {needed.seconds:.0f} s and the download"
         )
-        if needed.training:
-            parts = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in needed.training.items())
-            text += f"\nmemory of the training: {parts}"
-        self.say(needed.model_dump() | ({"training": needed.training} if needed.training else {}), text)
+        training = needed.training_memory
+        for place, parts in training.items():
+            listed = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in parts.items())
+            text += f"\nthe training's {place}: {listed}"
+        self.say(needed.model_dump() | ({"training": training} if training else {}), text)
 
     def _recipe(self: Any) -> Recipe:
         """Give the recipe that is meant: a file's, or that of one method."""

@@ -9,8 +9,12 @@ import sys
 import pytest
 
 from backend.__main__ import main
+from backend.errors import SpecError
 from backend.executors.local import ROOT
+from backend.finetune.options import FinetuneOptions
+from backend.jobs.preflight import _check_tunable
 from backend.models.artifacts import TRAINED_HERE, UNPUBLISHED, open_artifact
+from backend.models.machine import gpus
 from backend.publish.card import build_card
 from tests.conftest import CANARY
 
@@ -211,3 +215,31 @@ def test_a_base_that_is_quantized_already_is_refused_with_the_way_round(tiny_mod
     (base / "config.json").write_text(json.dumps(config))
     line = fails(capsys, "finetune", str(base), "--dataset", str(rows), "--output", str(tmp_path / "out"))
     assert "quantized already (gptq): tune the model that it was made from" in line
+    assert line.endswith("or install GPTQModel (`pip install gptqmodel optimum`).")
+
+
+def test_a_gptq_base_is_taken_where_gptqmodel_is_installed_and_it_is_held_as_it_is(tmp_path, monkeypatch):
+    for package in ("gptqmodel", "optimum"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    _check_tunable("me/tiny", "gptq", FinetuneOptions(quantization="none"))
+    with pytest.raises(SpecError, match=r"quantization: 'me/tiny' is held in its own 4 bits .*set it to none"):
+        _check_tunable("me/tiny", "gptq", FinetuneOptions())
+    with pytest.raises(SpecError, match=r"quantized already \(bitsandbytes\): tune the model .* same way\.$"):
+        _check_tunable("me/tiny", "bitsandbytes", FinetuneOptions(quantization="none"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--report-to", "trackio"], "report_to: 'trackio' is not installed here: run `pip install trackio`"),
+        (["--report-to", "tensorboard"], "run `pip install tensorboard`, or leave it out"),
+        (["--attn-implementation", "flash_attention_2"], "run `pip install flash-attn`, or leave it out"),
+        (["--tf32", "on"], "tf32: 'on' needs an NVIDIA GPU, and there is none here: choose auto"),
+    ],
+)
+@pytest.mark.skipif(bool(gpus()), reason="this machine has a GPU")
+def test_what_this_machine_lacks_is_said_before_the_job(flags, words, tiny_model, tmp_path, rows, capsys):
+    argv = ["finetune", str(tiny_model), "--dataset", str(rows), "--output", str(tmp_path / "out"), *flags]
+    assert words in fails(capsys, *argv)

@@ -13,6 +13,7 @@ import gradio as gr
 import pytest
 
 from backend.errors import HubError
+from backend.finetune.survey import Survey
 from backend.jobs import estimates
 from backend.jobs.specs import Streaming, stage_folder
 from backend.jobs.store import Job, JobState, Store
@@ -199,12 +200,24 @@ def test_each_preset_says_what_it_costs_for_this_model_and_these_rows(bench: Wor
     assert few["told"]["thorough"] != many["told"]["thorough"]
 
 
+def test_rows_that_were_looked_at_are_what_the_costs_are_reckoned_from(bench: Workbench) -> None:
+    counts = {"learned_tokens": 1, "longest": 900, "truncated": 0, "masked": 0, "endless": 0}
+    long = Survey(rows=5_000, tokens=4_000_000, histogram=(), samples=(), **counts)
+    told = {}
+    for survey in (None, long):
+        updates = bench.refresh(given(bench, tuning=True) | {bench.looking.survey: survey})
+        told[survey is None] = updates[bench.recipe.tuning.preset]["choices"][1][0], updates[bench.sidebar.summary]
+    assert " min and " in told[True][0]
+    assert re.search(r"About \d+ h", told[False][0])
+    assert re.search(r"about \d+ h", told[False][1])
+
+
 def test_the_memory_of_a_training_stands_in_the_sidebar_by_part(bench: Workbench) -> None:
     summary = bench.refresh(given(bench, tuning=True))[bench.sidebar.summary]
     assert "Tune an adapter" in summary
-    for part in ("process", "base model", "adapter", "activations"):
+    for part in ("Memory to tune", "process", "base", "adapter", "activations"):
         assert re.search(rf"<dt>{part}</dt><dd>[\d.]+ [kMG]B</dd>", summary)
-    assert "To tune" not in bench.refresh(given(bench))[bench.sidebar.summary]
+    assert "to tune" not in bench.refresh(given(bench))[bench.sidebar.summary]
 
 
 @pytest.mark.parametrize(

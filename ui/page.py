@@ -181,6 +181,7 @@ def _wire_recipe(bench: Workbench) -> None:
     ]
     for event in chosen:
         event.then(refresh, bench.inputs(), bench.outputs(), **_QUIET)
+    bench.looking.survey.change(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
     recipe.tuning.door.click(lambda: gr.Tabs(selected="data"), None, bench.tabs, **_QUIET)
     applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), show_progress_on=bench.sidebar.summary, **_BUSY)
     applied.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -10,6 +10,7 @@ from backend.errors import SpecError
 from backend.finetune.dataset import DEMO_DATASET, DatasetOptions
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.presets import PRESETS, PresetName, preset_of, preset_values
+from backend.finetune.survey import Survey
 from backend.jobs.estimates import estimate
 from backend.models.facts import ModelFacts
 from backend.options import parse
@@ -19,6 +20,23 @@ from ui.forms import OptionForm, Updates, option_form
 
 OF_THE_ROWS = tuple(DatasetOptions.model_fields)
 """Fields that the Data tab asks for."""
+
+
+class Price(NamedTuple):
+    """What the costs of a training depend on, beside its options."""
+
+    facts: ModelFacts
+    data: Path  # the data folder
+    survey: Survey | None  # of the rows, where they were looked at
+
+    def words(self, name: PresetName, options: FinetuneOptions) -> str:
+        """Write a preset as a choice: its title, what it is, and what it costs beside the options that it leaves."""
+        preset, stage = PRESETS[name], options.model_copy(update=preset_values(name, self.facts))
+        recipe = Recipe(base_model=self.facts.model, stages=(stage,))
+        needed = estimate(recipe, self.facts, self.data, survey=self.survey)
+        place, parts = list(needed.training_memory.items())[-1]  # a GPU's, where there is one
+        cost = f"About {duration(needed.seconds)} and {size(sum(parts.values()))} of {place}."
+        return f"{preset.title}\n{preset.summary}\n{cost}"
 
 
 @dataclass(frozen=True)
@@ -45,20 +63,20 @@ class Tuning:
         filled = self.form.fill(FinetuneOptions(**preset_values(name, facts)))
         return {self.form.fields[field]: filled[self.form.fields[field]] for field in preset_values(name, facts)}
 
-    def tell(self, values: dict[str, Any], shown: PresetName | None, facts: ModelFacts, data: Path) -> Updates:
+    def tell(self, values: dict[str, Any], shown: PresetName | None, price: Price) -> Updates:
         """Say which rows are learned from, and what each preset costs with them.
 
         Args:
             values: Of the forms, rows included; faults in them are told elsewhere.
             shown: The preset that the page shows as chosen.
-            facts: Of the model.
-            data: The data folder.
+            price: Reckons the costs.
         """
+        facts = price.facts
         try:
             options: FinetuneOptions | None = parse(FinetuneOptions, values, context={"stored": True})
         except SpecError:
             options = None
-        choices = [(_words(name, options or FinetuneOptions(), facts, data), name) for name in PRESETS]
+        choices = [(price.words(name, options or FinetuneOptions()), name) for name in PRESETS]
         chosen = preset_of(options, facts) if options else None
         # not the same value again: another may have been clicked meanwhile
         told = {self.preset: gr.update(choices=choices, **({} if chosen == shown else {"value": chosen}))}
@@ -86,15 +104,6 @@ def build_tuning() -> Tuning:
         with gr.Column(elem_classes=["grid"], elem_id="tuning-form"):
             form = option_form(FinetuneOptions, "finetune", leave_out=OF_THE_ROWS)
     return Tuning(wanted, room, rows, door, preset, form)
-
-
-def _words(name: PresetName, options: FinetuneOptions, facts: ModelFacts, data: Path) -> str:
-    """Write a preset as a choice: its title, what it is, and what it costs beside the options that it leaves."""
-    preset = PRESETS[name]
-    stage = options.model_copy(update=preset_values(name, facts))
-    needed = estimate(Recipe(base_model=facts.model, stages=(stage,)), facts, data)
-    cost = f"About {duration(needed.seconds)} and {size(needed.memory['finetune'])} of memory."
-    return f"{preset.title}\n{preset.summary}\n{cost}"
 
 
 def _rows(options: DatasetOptions) -> str:

@@ -21,6 +21,7 @@ from ui.publish_tab import PublishTab
 from ui.recipe_tab import RecipeTab
 from ui.sidebar import Sidebar, empty, faulty, summary
 from ui.studio import Result, Studio
+from ui.tuning import Price
 from ui.users import alone
 
 
@@ -57,7 +58,8 @@ class Workbench:
     def inputs(self) -> set[Any]:
         """What the recipe is read from."""
         text, pasted, token = self.recipe.text, self.recipe.pasted, self.publish.token
-        return {self.model.facts, self.model.revision, text, pasted, token, self.recipe.tuning.preset, *self.form}
+        shown = {self.looking.survey, self.recipe.tuning.preset}
+        return {self.model.facts, self.model.revision, text, pasted, token, *shown, *self.form}
 
     def outputs(self) -> list[Any]:
         """What refresh() changes."""
@@ -77,11 +79,11 @@ class Workbench:
         marks = self._mark(given, {}) | self.data.switch(given[self.recipe.tuning.wanted])
         if facts is None:
             return marks | {self.sidebar.summary: empty(), self.sidebar.start: gr.update(interactive=False)}
-        draft = self.draft(given)
+        draft, survey = self.draft(given), given[self.looking.survey]
         if "finetune" in draft.stages:
             tuning, rows = self.recipe.tuning, {"dataset": draft.rows} if draft.rows else {}
             values = draft.stages["finetune"] | rows
-            marks |= tuning.tell(values, given[tuning.preset], facts, self.studio.settings.data)
+            marks |= tuning.tell(values, given[tuning.preset], Price(facts, self.studio.settings.data, survey))
         try:
             recipe = self.draft_recipe(given)
             check(recipe, facts)
@@ -89,7 +91,7 @@ class Workbench:
             marks |= self._mark(given, draft.faults(e))
             return marks | {self.sidebar.summary: faulty(e), self.sidebar.start: gr.update(interactive=False)}
         return marks | {
-            self.sidebar.summary: summary(recipe, facts, self.studio.settings.data),
+            self.sidebar.summary: summary(recipe, facts, self.studio.settings.data, survey),
             self.sidebar.start: gr.update(interactive=True),
             self.recipe.text: _as_typed(recipe, draft.rows).to_yaml(),
             self.remembered: _memory(recipe, draft.rows),
