@@ -27,7 +27,7 @@ from backend.jobs.previews import pinned, read_seen
 from backend.jobs.specs import RENDERING, Evaluation, Publication, artifacts, published, stage_folder
 from backend.merge import MergeOptions
 from backend.merge.hub import base_of
-from backend.models.artifacts import Artifact, Training, open_artifact
+from backend.models.artifacts import Artifact, open_artifact
 from backend.models.inspection import inspect
 from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.preview import view
@@ -38,6 +38,7 @@ from backend.serve.chat import ChatOptions, stream
 from backend.serve.engines import EngineName
 from backend.serve.servers import Server, Servers
 from backend.settings import load_settings
+from backend.wording import model_words, needs, quality, summary, words
 
 MODEL_HELP = "A Hub id, demo (the bundled model), or a local folder."
 METHOD_OPTIONS = {name: module.Options for name, module in METHODS.items()}
@@ -132,9 +133,10 @@ class _Finetune(Command):
     def cli_cmd(self) -> None:
         """Run it."""
         recipe = self._recipe({})
+        facts = inspect(recipe.base_model, recipe.revision, get_token())
         if self.preset:
-            facts = inspect(recipe.base_model, recipe.revision, get_token())
             recipe = self._recipe(preset_values(self.preset, facts))
+        sys.stderr.write(f"Reckoned before the start: {needs(estimate(recipe, facts, load_settings().data))}\n")
         output, artifact = made(recipe, self.output)
         assert artifact.training
         self.say(
@@ -181,16 +183,8 @@ class _Estimate(Command):
                 stage.check(facts)
         calibrate(data)
         needed = estimate(recipe, facts, data)
-        text = (
-            f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {facts.size / 1e6:.0f} MB\n"
-            f"result {needed.output_bytes / 1e6:.0f} MB, disk {needed.disk_bytes / 1e6:.0f} MB, peak memory"
-            f" {needed.peak_memory_bytes / 1e6:.0f} MB, about {needed.seconds:.0f} s and the download"
-        )
-        training = needed.training_memory
-        for place, parts in training.items():
-            listed = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in parts.items())
-            text += f"\nthe training's {place}: {listed}"
-        self.say(needed.model_dump() | ({"training": training} if training else {}), text)
+        training = {"training": needed.training_memory} if needed.training else {}
+        self.say(needed.model_dump() | training, f"{model_words(facts)}\n{needs(needed)}")
 
     def _recipe(self: Any) -> Recipe:
         """Give the recipe that is meant: a file's, or that of one method."""
@@ -382,39 +376,3 @@ def serving(folder: Path, engine: EngineName, port: int | None = None) -> Any:
         yield server, servers
     finally:
         servers.stop()
-
-
-def summary(artifact: Artifact) -> dict[str, Any]:
-    """Give what a script wants to know of an artifact."""
-    return {
-        "size": artifact.size,
-        "seconds": artifact.seconds,
-        "peak_memory_bytes": artifact.peak_memory_bytes,
-        "metrics": artifact.metrics.model_dump() if artifact.metrics else None,
-        "warnings": artifact.warnings,
-    }
-
-
-def words(artifact: Artifact) -> str:
-    """Say the same to a person."""
-    made = f"{artifact.size / 1e6:.0f} MB, made in {artifact.seconds:.0f} s"
-    measured = [quality(artifact.metrics.model_dump())] if artifact.metrics else []
-    measured += [learned(artifact.training)] if artifact.training else []
-    return "\n".join([made, *measured, *artifact.warnings])
-
-
-def learned(training: Training) -> str:
-    """Say what a training has changed."""
-    text = f"{training.steps} steps on {training.rows} rows, mean loss {training.train_loss:.3f}"
-    if training.eval_loss is not None:
-        text += f"; validation loss {training.eval_loss_before:.3f} before, {training.eval_loss:.3f} after"
-    return f"{text}. {training.stopped}" if training.stopped else text
-
-
-def quality(metrics: dict[str, Any]) -> str:
-    """Say how much a model got worse."""
-    return (
-        f"perplexity {metrics['perplexity']:.2f} (reference {metrics['reference_perplexity']:.2f}), KL mean"
-        f" {metrics['kl_mean']:.4f}, 99th percentile {metrics['kl_p99']:.3f}, top-1 agreement"
-        f" {metrics['top1_agreement']:.1%}, {metrics['tokens']} tokens of {metrics['text']}"
-    )

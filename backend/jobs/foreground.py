@@ -183,9 +183,9 @@ class Terminal:
         """Show one event."""
         if event["event"] == "progress":
             self._progress(event)
-        elif event["event"] in ("log", "step"):
+        elif event["event"] in ("log", "step") or event.get("eval_loss") is not None:
             self._end_line()
-            sys.stderr.write((event["text"] if event["event"] == "log" else f"== {event['name']}") + "\n")
+            sys.stderr.write(_line(event) + "\n")
 
     def _progress(self, event: dict[str, Any]) -> None:
         share = event["done"] / event["total"] if event["total"] else 1.0
@@ -205,3 +205,12 @@ class Terminal:
         if self._open:
             sys.stderr.write("\n")
             self._open = False
+
+
+def _line(event: dict[str, Any]) -> str:
+    """Write an event that has a line of its own."""
+    if event["event"] == "log":
+        return str(event["text"])
+    if event["event"] == "step":
+        return f"== {event['name']}"
+    return f"step {event['step']}: validation loss {event['eval_loss']:.3f}"
