@@ -11,6 +11,7 @@ from backend.jobs.previews import Seen
 
 WIDTH = 40  # characters of the longest bar
 SHOWN_TEXT = 2_000  # characters of a sample
+SHOWN_COLUMNS = 40
 
 _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 _OPEN, _CLOSE = "⟦", "⟧"
@@ -26,7 +27,8 @@ def view(seen: Seen, colour: bool) -> str:
     parts = [_source(seen.examination), _columns(seen.examination)] if seen.examination else [_splits(seen)]
     parts.append(_findings(seen.findings))
     if seen.survey:
-        parts += [_counts(seen, seen.survey), _lengths(seen.survey), _samples(seen.survey, colour)]
+        parts.append(_counts(seen, seen.survey))
+        parts += [_lengths(seen.survey), _samples(seen.survey, colour)] if seen.survey.samples else []
     elif seen.questions:
         parts.append("Nothing is rendered before the questions are answered.")
     return "\n\n".join(part for part in parts if part)
@@ -96,7 +98,8 @@ def _source(examination: Examination) -> str:
 def _columns(examination: Examination) -> str:
     roles = taken_for(examination.mapping)
     lines = [f"  {c.name}  ({c.kind}) → {roles.get(c.name, 'not used')}\n      {_line(c.example)}"
-             for c in examination.columns]  # fmt: skip
+             for c in examination.columns[:SHOWN_COLUMNS]]  # fmt: skip
+    lines += [f"  … and {more} more" for more in [len(examination.columns) - SHOWN_COLUMNS] if more > 0]
     return "\n".join(["Columns", *lines])
 
 

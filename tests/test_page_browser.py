@@ -259,8 +259,9 @@ def test_a_training_is_watched_stopped_and_kept_and_its_adapter_merged(app, page
     expect(summary).to_contain_text("Quantize to NF4")
     page.get_by_label("Measure the quality").uncheck()
     page.locator("#start button, button#start").first.click()
+    expect(page.locator("#job-view")).to_contain_text("Merged → NF4", timeout=20_000)
     state(page, "Done")
-    expect(page.locator("#job-report")).to_contain_text("merged · NF4")
+    expect(page.locator("#job-report")).to_contain_text("merged · NF4", timeout=20_000)
     assert not [address for address in page.asked if not address.startswith((app.url, "data:", "blob:"))]
 
 

@@ -148,6 +148,7 @@ def test_of_a_hub_model_only_the_tokenizer_is_fetched(tmp_path: Path, hub: Loopb
         (("en/train.jsonl", "de/train.jsonl"), None, "config", "has several configs: set config to one of 'de'"),
         (("test.jsonl",), None, "split", "has only the split 'test': set split to 'test'"),
         (("test.jsonl",), "tst[:2]", "split", "has no split 'tst'"),
+        (("test.jsonl",), "test", "validation_split", "Of the validation rows: 'me/rows' has no split 'dev'"),
     ],
 )
 def test_a_hub_data_set_that_leaves_a_choice_asks_for_it(  # noqa: PLR0913 - three are fixtures
@@ -155,7 +156,7 @@ def test_a_hub_data_set_that_leaves_a_choice_asks_for_it(  # noqa: PLR0913 - thr
     words: str,
 ) -> None:  # fmt: skip
     hub.add_dataset("me/rows", dict.fromkeys(files, GOOD))
-    seen = looked(tmp_path / "job", spec(tiny_model, dataset="me/rows", split=split))
+    seen = looked(tmp_path / "job", spec(tiny_model, dataset="me/rows", split=split, validation_split="dev"))
     assert [question.option for question in seen.questions] == [option]
     assert words in seen.questions[0].text
     assert seen.examination is None

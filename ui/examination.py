@@ -8,7 +8,7 @@ from backend.finetune.loading import Examination
 from backend.finetune.survey import Piece, Survey
 from backend.jobs.previews import Seen
 from backend.jobs.store import UNFINISHED, Job
-from backend.preview import counts, dropped, reach, recognized, shortened, taken_for
+from backend.preview import SHOWN_COLUMNS, counts, dropped, reach, recognized, shortened, taken_for
 from ui.errors import fault
 from ui.format import escape, part, plural
 
@@ -48,6 +48,8 @@ def sight(seen: Seen) -> str:
     figures = {"rows": survey.rows, "tokens": survey.tokens, f"learned ({share:.0%})": survey.learned_tokens}
     figures |= {"tokens in the longest": survey.longest, **counts(survey)}
     head = part("What the model will see", f"Rows with the chat template, as the model reads them. {reach(seen)}")
+    if not survey.samples:
+        return head + _list(figures) + fault("Nothing of any row would be learned: raise max_length, or change loss.")
     return f"{head}{_list(figures)}{_histogram(survey)}{_legend(survey)}{_samples(survey.samples)}"
 
 
@@ -89,8 +91,10 @@ def _columns(examination: Examination) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(column.name)}</th><td>{escape(column.kind)}</td>'
         f"<td>{escape(roles.get(column.name, '—'))}</td><td>{escape(column.example)}</td></tr>"
-        for column in examination.columns
+        for column in examination.columns[:SHOWN_COLUMNS]
     )
+    more = len(examination.columns) - SHOWN_COLUMNS
+    rows += f'<tr><th scope="row">… and {more} more</th></tr>' if more > 0 else ""
     head = (
         '<tr><th scope="col">Column</th><th scope="col">holds</th><th scope="col">is the</th><th>begins with</th></tr>'
     )

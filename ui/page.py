@@ -10,13 +10,14 @@ import gradio as gr
 from backend.errors import AppError
 from backend.finetune.presets import PresetName
 from backend.jobs.preflight import prepare
+from backend.jobs.specs import RENDERING
 from backend.jobs.store import UNFINISHED
 from backend.models.demo import first_model
 from backend.models.facts import ModelFacts
 from ui.chat_tab import build_chat_tab, wire_chat_tab
 from ui.data_tab import build_data_tab
 from ui.errors import shown
-from ui.forms import Updates, both
+from ui.forms import Updates
 from ui.jobs_tab import build_jobs_tab, wire_jobs_tab
 from ui.model_tab import build_model_tab, standing
 from ui.preview import build_looking
@@ -105,7 +106,7 @@ def build_parts(studio: Studio) -> Workbench:
                 publish = build_publish_tab(studio)
     return Workbench(
         studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, chat_door, publish_door,
-        build_looking(studio, data.rows), gr.Timer(1, active=False),
+        build_looking(studio, data.rows, {name: recipe.tuning.form.fields[name] for name in RENDERING}), gr.Timer(1, active=False),
         # A fixed key and secret: what the browser remembers outlives a restart. It never holds a token.
         gr.BrowserState(None, storage_key="weightsmith-recipe", secret="weightsmith"), gr.State({}),
     )  # fmt: skip
@@ -205,19 +206,22 @@ def _wire_rows(page: gr.Blocks, bench: Workbench) -> None:
         return looking.look(given, given[bench.model.facts], owner, token)
 
     @shown(rows.panel)
+    def again(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        return look(given, profile, oauth) if given[looking.job] else {}
+
+    @shown(rows.panel)
     def tick(job_id: str | None, stood: Any, profile: gr.OAuthProfile | None) -> Updates:
         return looking.tick(job_id, visitor(studio.settings, profile), stood)
 
-    inputs = {bench.model.facts, bench.publish.token, looking.job, *rows.components}
+    inputs = {bench.model.facts, bench.publish.token, *looking.inputs()}
     every: dict[str, Any] = {"trigger_mode": "always_last", **_QUIET}
-    fields = [event for field in rows.form.components for event in _left(field)]
+    fields = [event for field in [*rows.form.components, *looking.rendering.values()] for event in _left(field)]
     gr.on([rows.look.click, rows.file.clear, *fields], look, inputs, looking.outputs(), **every)
-    chosen = rows.source.input(
-        lambda source: both(rows.forget(), rows.choose(source)), rows.source, rows.outputs(), **_QUIET
-    )
-    chosen.then(look, inputs, looking.outputs(), **_QUIET)
-    came = rows.file.upload(lambda: rows.forget() | {rows.note: ""}, None, rows.outputs(), **_QUIET)
-    came.then(look, inputs, looking.outputs(), **_QUIET)
+    for event in (rows.source.input, rows.file.upload):
+        chosen = event(rows.begin, rows.source, rows.outputs(), **_QUIET)
+        chosen.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
+        chosen.then(look, inputs, looking.outputs(), **_QUIET)
+    bench.model.card.change(again, inputs, looking.outputs(), **_QUIET)
     looking.timer.tick(tick, [looking.job, looking.stood], looking.outputs(), **_QUIET)
     page.load(None, None, None, js=_REFUSE_LARGE % studio.settings.max_upload_bytes, **_QUIET)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from backend.errors import AppError, JobError, SpecError
 from backend.finetune.fetch import pin
@@ -24,14 +25,29 @@ from ui.users import alone
 
 @dataclass(frozen=True)
 class Looking:
-    """What looks at rows: `job` is the preview, `stood` how far it was when shown last, `survey` what it saw."""
+    """What looks at rows.
+
+    Attributes:
+        studio: The backend.
+        rows: The form that names them.
+        rendering: Components of specs.RENDERING that another form has, by option.
+        job: The visitor's preview.
+        stood: How far it was when it was shown last.
+        survey: What it saw, for what a training will cost.
+        timer: Runs while it does.
+    """
 
     studio: Studio
     rows: RowsForm
+    rendering: dict[str, Component]
     job: gr.State
     stood: gr.State
     survey: gr.State
     timer: gr.Timer
+
+    def inputs(self) -> set[Any]:
+        """What look() reads."""
+        return {self.job, *self.rows.components, *self.rendering.values()}
 
     def outputs(self) -> list[Any]:
         """What look() and show() change."""
@@ -45,6 +61,7 @@ class Looking:
             return self._clear()
         try:
             options = pin(self._options(given), token)
+            options.check(facts)
             spec = Preview(base_model=facts.model, revision=facts.commit, options=options)
             job_id = given[self.job]
             if job_id is None or not self._is(job_id, spec, owner):
@@ -55,7 +72,9 @@ class Looking:
 
     def _options(self, given: dict[Any, Any]) -> FinetuneOptions:
         """Read which rows are meant, and keep an upload where the job finds it."""
-        options = parse(FinetuneOptions, self.rows.values(given), context={"paths": alone(self.studio.settings)})
+        rendering = {name: given[component] for name, component in self.rendering.items()}
+        context = {"paths": alone(self.studio.settings)}
+        options = parse(FinetuneOptions, rendering | self.rows.values(given), context=context)
         if upload := self.rows.upload(given):
             options = options.model_copy(update={"dataset": str(keep(Path(upload), self.studio.settings))})
         return options
@@ -114,6 +133,6 @@ class Looking:
         return job.error is None and job.read_spec() == spec
 
 
-def build_looking(studio: Studio, rows: RowsForm) -> Looking:
+def build_looking(studio: Studio, rows: RowsForm, rendering: dict[str, Component]) -> Looking:
     """Build what is not seen, inside the open Blocks."""
-    return Looking(studio, rows, gr.State(None), gr.State(None), gr.State(None), gr.Timer(0.5, active=False))
+    return Looking(studio, rows, rendering, gr.State(None), gr.State(None), gr.State(None), gr.Timer(0.5, active=False))

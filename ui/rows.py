@@ -55,7 +55,7 @@ class RowsForm:
         return [self.source, self.file, *self.form.components]
 
     def outputs(self) -> list[Any]:
-        """What fill(), choose(), forget() and ask_again() change."""
+        """What fill(), begin() and ask_again() change."""
         return [*self.components, self.note]
 
     def values(self, given: dict[Any, Any]) -> dict[str, Any]:
@@ -100,10 +100,11 @@ class RowsForm:
         shown |= {fields[name]: gr.update(visible=source != DEMO) for name in _OF_THE_ROWS}
         return {**shown, self.file: gr.update(visible=source == UPLOAD), self.note: ""}
 
-    def forget(self) -> Updates:
-        """Take back what was said of another source's rows."""
+    def begin(self, source: str) -> Updates:
+        """Begin with other rows: what was said of those before does not hold for them."""
         fields, blank = self.form.fields, self.form.fill(DatasetOptions())
-        return {fields[name]: blank[fields[name]] for name in ("config", "split", *_OF_THE_ROWS)}
+        unsaid = {fields[name]: blank[fields[name]] for name in ("config", "split", *_OF_THE_ROWS)}
+        return both(unsaid, self.choose(source))
 
     def ask(self, seen: Seen) -> Updates:
         """Put each question above the field that answers it, and take back those that are answered."""

@@ -100,7 +100,12 @@ def fetch_dataset(options: DatasetOptions, folder: Path, token: str | None, repo
         return Sources(train, None)
     dataset = options.validation_dataset or options.dataset
     other = options if dataset == options.dataset else options.model_copy(update={"config": None, "revision": None})
-    return Sources(train, _source(other, dataset, options.validation_split, folder / "validation", token, report))
+    try:
+        kept_out = _source(other, dataset, options.validation_split, folder / "validation", token, report)
+    except SpecError as e:
+        field = "validation_dataset" if options.validation_dataset else "validation_split"
+        raise SpecError(f"Of the validation rows: {e}", {field: str(e)} if e.faults else None) from e
+    return Sources(train, kept_out)
 
 
 def _source(

@@ -153,7 +153,7 @@ def _fetch(spec: Preview, folder: Path, token: str | None, report: Report) -> No
     try:
         write_sources(folder, fetch_dataset(spec.options, folder / "rows", token, report))
     except SpecError as e:
-        asked = [name for name in ("config", "split") if name in e.faults]
+        asked = [name for name in ("config", "split", "validation_split", "validation_dataset") if name in e.faults]
         if not asked:
             raise
         _ask(folder, e, asked[0])
