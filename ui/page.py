@@ -104,9 +104,10 @@ def build_parts(studio: Studio) -> Workbench:
                 chat = build_chat_tab(studio)
             with gr.Tab("Publish", id="publish") as publish_door:
                 publish = build_publish_tab(studio)
+    looking = build_looking(studio, data.rows, {name: recipe.tuning.form.fields[name] for name in RENDERING})
     return Workbench(
-        studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, chat_door, publish_door,
-        build_looking(studio, data.rows, {name: recipe.tuning.form.fields[name] for name in RENDERING}), gr.Timer(1, active=False),
+        studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, chat_door, publish_door, looking,
+        gr.Timer(1, active=False),
         # A fixed key and secret: what the browser remembers outlives a restart. It never holds a token.
         gr.BrowserState(None, storage_key="weightsmith-recipe", secret="weightsmith"), gr.State({}),
     )  # fmt: skip
