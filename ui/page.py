@@ -208,7 +208,7 @@ def _wire_rows(page: gr.Blocks, bench: Workbench) -> None:
 
     @shown(rows.panel)
     def again(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        return look(given, profile, oauth) if given[looking.job] else {}
+        return look(given, profile, oauth) if given[looking.job] else {looking.job: None}
 
     @shown(rows.panel)
     def tick(job_id: str | None, stood: Any, profile: gr.OAuthProfile | None) -> Updates:
