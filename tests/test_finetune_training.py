@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from backend.errors import JobError, SpecError
 from backend.executors.local import ROOT
-from backend.finetune.checkpoints import SEAL, checkpoints, newest_sealed, seal_checkpoint
+from backend.finetune.checkpoints import SEAL, checkpoints, is_sealed, newest_sealed, seal_checkpoint
 from backend.finetune.costs import rows_of
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Renderer, stops_of
@@ -38,7 +41,7 @@ def rows(folder, count=16):
         renderer.render(Sample(i, (Message("user", f"What is {i}?"), Message("assistant", f"It is {i * i}."))))
         for i in range(count)
     ]
-    return Rows(made[:-4], made[-4:], [made[-1].input_ids[:8]]), tokenizer
+    return Rows(made[:-4], made[-4:], [("What?", made[-1].input_ids[:8])]), tokenizer
 
 
 def train(folder, output, report=None, **given):
@@ -81,27 +84,69 @@ def test_rows_side_by_side_are_learned_as_they_are_alone(tiny_model, tmp_path):
     assert both[0].eval_loss == pytest.approx(padded.eval_loss, abs=0.02)
 
 
-KILLED = """
-import json, sys
+TRAININGS = """
+import os, sys
 from pathlib import Path
-from tests.test_finetune_training import train
-train(Path(sys.argv[1]), Path(sys.argv[2]), num_train_epochs=2.0)
+import trl.trainer.sft_trainer  # what takes long is done once for all of them
+from tests.test_finetune_training import Report, train
+say = lambda *words: print(*words, flush=True)
+for output in map(Path, map(str.strip, sys.stdin)):
+    if os.fork() == 0:
+        os.setsid()
+        say("pid", os.getpid())
+        report = Report(lambda event: say("step", event["step"]) if event["event"] == "metrics" else None)
+        train(Path(sys.argv[1]), output, report, num_train_epochs=2.0, eval_steps=6)
+        os._exit(0)
+    say("ended", os.wait()[1])
 """
 
 
+@pytest.fixture
+def trainings(tiny_model):
+    """Begin a training in a process group of its own; gives the lines that it says, until it has ended."""
+    command = [sys.executable, "-c", TRAININGS, str(tiny_model)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # the same number always: sums are split among threads
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=env, text=True, **pipes) as server:
+
+        def begin(output):
+            server.stdin.write(f"{output}\n")
+            server.stdin.flush()
+            for line in iter(server.stdout.readline, ""):
+                if said := re.fullmatch(r"(pid|step|ended) (\d+)\n", line):
+                    yield said[1], int(said[2])
+                    if said[1] == "ended":
+                        return
+
+        yield begin
+        server.stdin.close()
+
+
 @pytest.mark.real
-def test_a_killed_training_goes_on_to_the_same_bytes(tiny_model, tmp_path):
-    train(tiny_model, tmp_path / "whole" / "o", num_train_epochs=2.0)
+def test_killed_at_ten_random_steps_a_training_goes_on_to_the_same_bytes(trainings, tmp_path):
+    """Odd steps are killed somewhere in training and validating, even ones while their checkpoint is written."""
+    assert [*trainings(tmp_path / "whole" / "o")][-1] == ("ended", 0)
     expected = sha256(tmp_path / "whole" / "o" / "adapter_model.safetensors")
-    output = tmp_path / "killed" / "o"
-    for step in (2, 6, 10):
-        child = subprocess.Popen([sys.executable, "-c", KILLED, tiny_model, output], cwd=ROOT)
-        while child.poll() is None and not (output / CHECKPOINTS / f"checkpoint-{step}" / SEAL).is_file():
-            time.sleep(0.01)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    train(tiny_model, output, num_train_epochs=2.0)
-    assert sha256(output / "adapter_model.safetensors") == expected
+    chance = random.Random(4)
+    same, half_written = 0, 0
+    for step in chance.sample(range(1, 12), 10):
+        output = tmp_path / str(step) / "o"
+        checkpoint = output / CHECKPOINTS / f"checkpoint-{step}"
+        for word, number in trainings(output):
+            if word == "pid":
+                group = number
+            if (word, number) == ("step", step):
+                time.sleep(chance.uniform(0, 0.05))
+                while step % 2 == 0 and not checkpoint.is_dir():
+                    time.sleep(0.0005)
+                os.killpg(group, signal.SIGKILL)
+        assert (word, number) == ("ended", signal.SIGKILL)
+        half_written += checkpoint.is_dir() and not is_sealed(checkpoint)
+        assert newest_sealed(output / CHECKPOINTS) != checkpoint or is_sealed(checkpoint)
+        assert [*trainings(output)][-1] == ("ended", 0)
+        same += sha256(output / "adapter_model.safetensors") == expected
+    assert same == 10
+    assert half_written > 0
 
 
 def test_only_whole_checkpoints_count(tmp_path):

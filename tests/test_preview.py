@@ -10,7 +10,7 @@ import pytest
 from backend.__main__ import main
 from backend.errors import JobError, SpecError
 from backend.finetune.files.rows import Source
-from backend.finetune.loading import examine
+from backend.finetune.loading import Examination, examine
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.survey import Piece, Survey
 from backend.jobs import stages
@@ -100,6 +100,18 @@ def test_what_is_learned_is_marked_and_nothing_in_a_row_steers_the_terminal() ->
     assert "8  tokens, of which 2 (25%) are learned" in plain
     bars = [line.split() for line in plain.splitlines() if "█" in line]
     assert [(bar[0], len(bar[1]), bar[2]) for bar in bars] == [("4", 40, "2"), ("6", 20, "1")]
+
+
+def test_what_was_seen_of_the_first_rows_is_reckoned_for_all() -> None:
+    first = Survey(
+        rows=4_900, tokens=98_000, learned_tokens=9_800, longest=90, truncated=1, masked=100, endless=0, histogram=(),
+        samples=(),
+    )  # fmt: skip
+    whole = Seen(survey=first, examination=Examination.model_construct(train=50_000)).whole
+    assert whole is not None
+    assert (whole.rows, whole.tokens, whole.learned_tokens, whole.longest) == (49_000, 980_000, 98_000, 90)
+    assert Seen(survey=first, examination=Examination.model_construct(train=5_000)).whole == first
+    assert Seen().whole is None
 
 
 def test_rows_are_rendered_as_the_model_will_see_them(tmp_path: Path, tiny_model: Path) -> None:

@@ -30,6 +30,8 @@ class DataTab:
     """Its components; `rows` are a form of their own, all others say what is measured on."""
 
     rows: RowsForm
+    untuned: gr.Column
+    tune: gr.Button
     source: gr.Radio
     upload: gr.File
     note: gr.HTML
@@ -39,6 +41,14 @@ class DataTab:
     def components(self) -> list[gr.components.Component]:
         """Everything that says what is measured on."""
         return [self.source, self.upload, *self.form.components]
+
+    def switched(self) -> list[Any]:
+        """What switch() changes."""
+        return [self.rows.room, self.untuned]
+
+    def switch(self, tuning: bool) -> Updates:
+        """Ask for rows where something learns from them; elsewhere say how to begin."""
+        return {self.rows.room: gr.update(visible=tuning), self.untuned: gr.update(visible=not tuning)}
 
     def values(self, given: dict[Any, Any]) -> dict[str, Any]:
         """Read the tab as EvaluateOptions takes it, but for the upload; only the chosen source counts."""
@@ -85,7 +95,16 @@ class DataTab:
 def build_data_tab() -> DataTab:
     """Build it inside the open Blocks."""
     gr.HTML(lead("Data", "What the model learns from, and the text that its quality is measured on."))
+    with gr.Column() as untuned:
+        gr.HTML(
+            part(
+                "Learn from",
+                "Nothing yet: your recipe tunes nothing. Tuned on rows of yours, a model answers as they do.",
+            )
+        )
+        tune = gr.Button("Tune on rows of mine", size="sm", elem_id="data-tune", elem_classes=["pick"])
     rows = build_rows()
+    rows.room.visible = False
     gr.HTML(
         part("Measure on", "Original and result read the same text, and Weightsmith counts how far apart they are.")
     )
@@ -99,7 +118,7 @@ def build_data_tab() -> DataTab:
     note = gr.HTML("", elem_id="data-note")
     with gr.Group(elem_classes=["fields"]):
         form = option_form(EvaluateOptions, "evaluate", leave_out=("text",))
-    tab = DataTab(rows, source, upload, note, form)
+    tab = DataTab(rows, untuned, tune, source, upload, note, form)
     dataset = form.fields["dataset"]
     dataset.visible = False
     source.input(tab.choose, source, [upload, note, dataset], show_progress="hidden", api_visibility="private")

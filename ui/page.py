@@ -8,7 +8,9 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import AppError
+from backend.finetune.presets import PresetName
 from backend.jobs.preflight import prepare
+from backend.jobs.specs import RENDERING
 from backend.jobs.store import UNFINISHED
 from backend.models.demo import first_model
 from backend.models.facts import ModelFacts
@@ -102,9 +104,10 @@ def build_parts(studio: Studio) -> Workbench:
                 chat = build_chat_tab(studio)
             with gr.Tab("Publish", id="publish") as publish_door:
                 publish = build_publish_tab(studio)
+    looking = build_looking(studio, data.rows, {name: recipe.tuning.form.fields[name] for name in RENDERING})
     return Workbench(
-        studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, chat_door, publish_door,
-        build_looking(studio, data.rows, {}), gr.Timer(1, active=False),
+        studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, chat_door, publish_door, looking,
+        gr.Timer(1, active=False),
         # A fixed key and secret: what the browser remembers outlives a restart. It never holds a token.
         gr.BrowserState(None, storage_key="weightsmith-recipe", secret="weightsmith"), gr.State({}),
     )  # fmt: skip
@@ -155,14 +158,33 @@ def _wire_recipe(bench: Workbench) -> None:
     def refresh(given: dict[Any, Any]) -> Updates:
         return bench.refresh({**given, recipe.pasted: None}) | {recipe.pasted: None}
 
+    def take(name: PresetName, facts: ModelFacts | None) -> Updates:
+        return recipe.tuning.take(name, facts)
+
+    def begin(adapters: str, method: str) -> Updates:
+        return recipe.begin(True, adapters, method)
+
     @shown(recipe.note)
     def apply(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Updates:
         return bench.apply(given, hub_token(bench.studio.settings, oauth, given[bench.publish.token]))
 
+    cleared = [bench.data.upload.clear, bench.data.rows.file.clear]
     gr.on(
-        [*map(_set, bench.form), bench.data.upload.clear], refresh, bench.inputs(), bench.outputs(),
-        trigger_mode="always_last", **_QUIET,
-    )  # fmt: skip
+        [*map(_set, bench.form), *cleared],
+        refresh,
+        bench.inputs(),
+        bench.outputs(),
+        trigger_mode="always_last",
+        **_QUIET,
+    )
+    chosen = [
+        recipe.tuning.preset.input(take, [recipe.tuning.preset, bench.model.facts], recipe.tuning.outputs(), **_QUIET),
+        bench.data.tune.click(begin, [recipe.merge.fields["adapters"], recipe.method], recipe.switched(), **_QUIET),
+    ]
+    for event in chosen:
+        event.then(refresh, bench.inputs(), bench.outputs(), **_QUIET)
+    bench.looking.survey.change(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
+    recipe.tuning.door.click(lambda: gr.Tabs(selected="data"), None, bench.tabs, **_QUIET)
     applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), show_progress_on=bench.sidebar.summary, **_BUSY)
     applied.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
 
@@ -250,10 +272,21 @@ def _wire_results(bench: Workbench) -> None:
         return publish.enter(owner, result.key, repo) | {bench.tabs: gr.Tabs(selected="publish")}
 
     @shown()
+    def to_merge(
+        job_id: str, method: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None
+    ) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
+        return bench.merge_tuned(result, method, hub_token(studio.settings, oauth, typed))
+
+    @shown()
     def tick(job_id: str, key: str | None, seen: dict[int, str], profile: gr.OAuthProfile | None) -> Updates:
         return bench.tick(visitor(studio.settings, profile), job_id, key, seen)
 
     jobs.chat.click(to_chat, jobs.job, [*chat.outputs(), bench.tabs], **_QUIET)
+    asked, taken = [jobs.job, bench.recipe.method, publish.token], [*bench.filled(), bench.tabs]
+    merged = jobs.merge.click(to_merge, asked, taken, **_QUIET)
+    merged.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
     jobs.publish.click(to_publish, [jobs.job, publish.repo], [*publish.outputs(), bench.tabs], **_QUIET)
     ticked = [*jobs.outputs(), publish.result, bench.timer, bench.seen]
     bench.timer.tick(tick, [jobs.job, publish.artifact, bench.seen], ticked, **_QUIET)

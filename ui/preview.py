@@ -33,6 +33,7 @@ class Looking:
         rendering: Components of specs.RENDERING that another form has, by option.
         job: The visitor's preview.
         stood: How far it was when it was shown last.
+        survey: What it saw, for what a training will cost.
         timer: Runs while it does.
     """
 
@@ -41,6 +42,7 @@ class Looking:
     rendering: dict[str, Component]
     job: gr.State
     stood: gr.State
+    survey: gr.State
     timer: gr.Timer
 
     def inputs(self) -> set[Any]:
@@ -51,7 +53,7 @@ class Looking:
         """What look() and show() change."""
         rows = self.rows
         shown = [rows.panel, rows.sight, *rows.questions.values(), *rows.form.components]
-        return [self.job, self.stood, self.timer, *shown]
+        return [self.job, self.stood, self.survey, self.timer, *shown]
 
     def look(self, given: dict[Any, Any], facts: ModelFacts | None, owner: str, token: str | None) -> Updates:
         """Begin to look at the rows that the form names, if they are not what is looked at already."""
@@ -98,6 +100,7 @@ class Looking:
         seen = self.studio.supervisor.seen(job_id, owner)
         rows = self.rows
         updates: Updates = {rows.panel: panel(job, seen, rows.questions), self.stood: stands, **rows.ask(seen)}
+        updates[self.survey] = seen.whole
         if seen.examination or seen.splits or job.state not in UNFINISHED:
             updates |= rows.offer(seen)
         if seen.survey or job.state not in UNFINISHED:
@@ -113,7 +116,13 @@ class Looking:
     def _clear(self) -> Updates:
         """Show that nothing is looked at."""
         empty = dict.fromkeys((self.rows.sight, *self.rows.questions.values()), "")
-        return {self.job: None, self.timer: gr.Timer(active=False), self.rows.panel: NOTHING, **empty}
+        return {
+            self.job: None,
+            self.survey: None,
+            self.timer: gr.Timer(active=False),
+            self.rows.panel: NOTHING,
+            **empty,
+        }
 
     def _is(self, job_id: str, spec: Preview, owner: str) -> bool:
         """Whether a job looks at these rows, or has."""
@@ -126,4 +135,4 @@ class Looking:
 
 def build_looking(studio: Studio, rows: RowsForm, rendering: dict[str, Component]) -> Looking:
     """Build what is not seen, inside the open Blocks."""
-    return Looking(studio, rows, rendering, gr.State(None), gr.State(None), gr.Timer(0.5, active=False))
+    return Looking(studio, rows, rendering, gr.State(None), gr.State(None), gr.State(None), gr.Timer(0.5, active=False))

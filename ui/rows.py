@@ -131,6 +131,12 @@ class RowsForm:
         return updates
 
 
+def can_show_rows(options: DatasetOptions) -> bool:
+    """Whether the form gives options back as they are: no file of this machine, and of the bundled rows no columns."""
+    said = [name for name in _OF_THE_ROWS if getattr(options, name) != DatasetOptions.model_fields[name].default]
+    return not is_file(options.dataset) and not (options.dataset == DEMO_DATASET and said)
+
+
 def build_rows() -> RowsForm:
     """Build it inside the open Blocks."""
     fields, questions = dict[str, Component](), dict[str, gr.HTML]()
@@ -159,6 +165,7 @@ def build_rows() -> RowsForm:
         sight = gr.HTML("", elem_id="rows-sight")
     for name in (*_OF_THE_HUB, *_OF_THE_ROWS):
         fields[name].visible = False
+    fields["dataset"].value = ""  # the bundled rows are a source of their own
     form = OptionForm(DatasetOptions, fields)
     return RowsForm(room, source, file, note, look, panel, form, questions, sight)
 

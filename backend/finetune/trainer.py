@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from backend.finetune.checkpoints import forget, seal_checkpoint
+from backend.finetune.course import read_lines
 from backend.finetune.rendering import IGNORED
 from backend.models.artifacts import METRICS, SAMPLES
 from backend.progress import Report
@@ -40,7 +41,7 @@ class Tuner(SFTTrainer):
     """Steps in a row whose loss was no finite number."""
 
     learned_tokens = 0
-    """Tokens seen since the process began, padding not counted."""
+    """Tokens that this process has seen, padding not counted."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Do a step; count those whose loss is no number."""
@@ -74,10 +75,17 @@ class Tuner(SFTTrainer):
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return total * ranks / num_items_in_batch
 
+    def gathered(self, *numbers: int) -> torch.Tensor:
+        """Give whole numbers of every process, [processes, numbers]; each of them must call this."""
+        mine = torch.tensor([numbers], device=self.accelerator.device)
+        everyone: torch.Tensor = self.accelerator.gather(mine)
+        return everyone
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.not_finite:
             return  # what is in memory is damaged: the last checkpoint stays the newest
         Trainer._save_checkpoint(self, model, trial)  # TRL's own would write a card with paths of this machine
+        self.accelerator.wait_for_everyone()  # each process has put the state of its random numbers there
         if self.args.should_save:
             folder = Path(self.args.output_dir)
             (folder.parent / JOURNAL).touch()
@@ -100,6 +108,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._report, self._folder, self._stop, self._answers = report, folder, stop, answers
         self._tuner: Tuner | None = None
         self._started = 0.0
+        self._tokens = 0  # of all processes
         self.stopped = False
 
     def watch(self, tuner: Tuner) -> None:
@@ -109,35 +118,46 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to measure time; what lies in the metrics behind the checkpoint is forgotten."""
         self._started = time.monotonic()
+        if not state.is_world_process_zero:
+            return
         for name in (METRICS, SAMPLES):
-            lines = _lines(self._folder / name)
+            lines = read_lines(self._folder / name)
             kept = [line for line in lines if line["step"] <= state.global_step]
             (self._folder / name).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        if state.global_step:
+            _append(self._folder / METRICS, {"step": state.global_step, "resumed": True})
+        first = "measuring before the training" if args.eval_on_start else "training"
+        phase = f"going on after step {state.global_step}" if state.global_step else first
+        self._report.progress(phase, state.global_step, state.max_steps, "steps")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop where it is asked for, or where the loss is no number any more."""
+        """Stop where it is asked for, or where the loss is no number any more: all processes, or none."""
         self._report.progress("training", state.global_step, state.max_steps, "steps")
         assert self._tuner
+        everyone = self._tuner.gathered(self._tuner.not_finite, self._stop.exists(), self._tuner.learned_tokens)
+        self._tuner.not_finite, asked = everyone[:, :2].amax(0).tolist()
+        self._tokens = int(everyone[:, 2].sum())
         if self._tuner.not_finite >= MAX_NOT_FINITE:
             control.should_training_stop = True
-        elif self._stop.exists():
+        elif asked:
             self.stopped = control.should_training_stop = control.should_save = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
         """Write one line of figures."""
         found = {name: logs[name] for name in _NAMES if isinstance(logs.get(name), int | float)}
-        if not found:
+        if not found or not state.is_world_process_zero:
             return
-        assert self._tuner
         seconds = time.monotonic() - self._started
         line = {"step": state.global_step, "epoch": round(state.epoch or 0, 4), **found}
-        line["tokens_per_second"] = round(self._tuner.learned_tokens / seconds, 1) if seconds else 0.0
+        line["tokens_per_second"] = round(self._tokens / seconds, 1) if seconds else 0.0
         line["memory_bytes"] = memory_in_use()
         _append(self._folder / METRICS, line)
         self._report.metrics(line)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask the model for answers."""
+        if not state.is_world_process_zero:
+            return
         for prompt, answer in self._answers():
             line = {"step": state.global_step, "prompt": prompt, "answer": answer}
             _append(self._folder / SAMPLES, line)
@@ -160,14 +180,3 @@ def memory_in_use() -> int:
 def _append(path: Path, line: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as f:
         f.write(json.dumps({k: None if v != v else v for k, v in line.items()}) + "\n")  # JSON has no NaN
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Read what was written; a line that a kill has cut is left out."""
-    found = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            found.append(json.loads(text))
-        except ValueError:
-            continue
-    return found

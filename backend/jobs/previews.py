@@ -50,6 +50,15 @@ class Seen(Frozen):
     faults: dict[str, str] = Field({}, description="Of a data set that cannot be read: option → what is wrong.")
 
     @property
+    def whole(self) -> Survey | None:
+        """The survey reckoned for all rows, where only the first were rendered."""
+        if not (self.survey and self.examination and self.survey.rows):
+            return self.survey
+        times = self.examination.train / (self.survey.rows + self.survey.masked)
+        counts = {name: round(times * getattr(self.survey, name)) for name in ("rows", "tokens", "learned_tokens")}
+        return self.survey.model_copy(update=counts)
+
+    @property
     def questions(self) -> tuple[Finding, ...]:
         """What must be answered by an option before anything starts."""
         return tuple(finding for finding in self.findings if finding.asks)

@@ -9,6 +9,7 @@ from typing import Any
 
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
+from backend.executors.ranks import launch, processes, world_size
 from backend.finetune.fetch import fetch_dataset, write_sources
 from backend.hub.download import fetch_model
 from backend.hub.texts import fetch_text
@@ -177,10 +178,16 @@ def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[
 
 
 def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
-    """Train an adapter."""
+    """Train an adapter, in one process or in several."""
+    settings = load_settings()
+    if world_size() == 1 and processes(settings) > 1:
+        launch(job, index, settings, report)
+        return
     target = stage_folder(job, recipe, index)
     folder = partial(target, keep=True)
     artifact = tune(recipe, base_in(_base(job, recipe)), stage_folder(job, recipe, 0), folder, report)
+    if artifact is None:
+        return
     (folder / JOURNAL).unlink(missing_ok=True)
     sealed = seal(folder, target, artifact)
     assert sealed.training

@@ -54,6 +54,11 @@ class Job(Frozen):
     error: str | None = None
     progress: dict[str, Any] | None = Field(None, description="The last progress event of the running step.")
 
+    @property
+    def trains(self) -> bool:
+        """Whether it is at its training."""
+        return self.state == JobState.RUNNING and self.steps[self.step] == "finetune"
+
     def read_spec(self) -> Spec:
         """Give the spec as a model."""
         spec: Spec = parse(KINDS[self.kind], self.spec, context=STORED)

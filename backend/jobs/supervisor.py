@@ -17,10 +17,12 @@ from huggingface_hub import get_token
 
 from backend.errors import AppError, JobError, LoginError
 from backend.executors.local import marker_prefix, sweep
+from backend.finetune.course import STOP, Course, read_course
 from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import Canceled, Interrupted, Run, tidy
-from backend.jobs.specs import Preview, Publication, Spec, artifacts, published
+from backend.jobs.specs import Preview, Publication, Spec, artifacts, published, stage_folder
 from backend.jobs.store import UNFINISHED, Job, JobState, Store, new_id
+from backend.models.artifacts import METRICS, PARTIAL, is_sealed
 from backend.publish import PublishOptions
 from backend.settings import Settings
 
@@ -115,6 +117,29 @@ class Supervisor:
         elif run := self._running.get(job_id):
             run.cancel()
 
+    def stop_training(self, job_id: str, owner: str) -> None:
+        """Have a training end after the step that it is at and keep what was learned; the job's later steps follow.
+
+        Raises:
+            JobError: The job is at no training.
+        """
+        if not self._store.get(job_id, owner).trains:
+            raise JobError("The job is at no training: only a training can be stopped and kept.")
+        (self._settings.jobs / job_id / STOP).touch()
+
+    def stopping(self, job_id: str, owner: str) -> bool:
+        """Whether a training that runs was asked to end."""
+        return self._store.get(job_id, owner).trains and (self._settings.jobs / job_id / STOP).exists()
+
+    def course(self, job_id: str, owner: str) -> Course | None:
+        """Give how a job's training goes, or went; None where nothing was measured yet."""
+        job = self._store.get(job_id, owner)
+        if "finetune" not in job.steps:
+            return None
+        sealed = stage_folder(self._settings.jobs / job_id, job.read_spec(), job.steps.index("finetune"))
+        folder = sealed if is_sealed(sealed) else sealed.with_name(sealed.name + PARTIAL)
+        return read_course(folder) if (folder / METRICS).is_file() else None
+
     def retry(self, job_id: str, owner: str, token: str | None) -> None:
         """Put a job that ended early back into the queue; it goes on from its last sealed step."""
         job = self._store.get(job_id, owner)
@@ -122,6 +147,7 @@ class Supervisor:
             raise JobError(f"The job is {job.state.value}: there is nothing to retry.")
         if token:
             self._tokens[job_id] = token
+        (self._settings.jobs / job_id / STOP).unlink(missing_ok=True)
         self._store.requeue(job_id)
         self._look()
 

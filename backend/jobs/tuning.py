@@ -7,12 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from backend.executors.ranks import rank
 from backend.finetune.fetch import read_sources
 from backend.finetune.loading import Dataset, load
 from backend.finetune.reader import Reader, literals, open_reader
 from backend.finetune.samples import Sample
 from backend.finetune.survey import Survey, render, survey
-from backend.finetune.training import BEFORE, CHECKPOINTS, Outcome, Rows, compute_dtype, finetune
+from backend.finetune.training import CHECKPOINTS, Outcome, Rows, compute_dtype, finetune
 from backend.jobs.results import Base
 from backend.models.artifacts import BASE_CARD, SURVEY, Artifact, Training, now, versions
 from backend.models.machine import hardware, peak_memory_bytes
@@ -26,8 +27,8 @@ PROMPTS = 3
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "safetensors")
 
 
-def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report) -> Artifact:
-    """Do the training that a recipe begins with.
+def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report) -> Artifact | None:
+    """Do the training that a recipe begins with, alone or as one of several processes that call this together.
 
     Args:
         recipe: What is done.
@@ -37,7 +38,7 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
         report: Told all of it.
 
     Returns:
-        What is to be recorded.
+        What is to be recorded, or None where another process completes the folder.
 
     Raises:
         SpecError: The rows leave a question open, or nothing to learn; the row, the option.
@@ -51,11 +52,13 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
         report.log(finding.text)
     reader = open_reader(base.folder, data, options)
     rows, seen = _rows(data, reader, report)
-    (folder / SURVEY).write_text(seen.model_dump_json(), encoding="utf-8")
+    if rank() == 0:
+        (folder / SURVEY).write_text(seen.model_dump_json(), encoding="utf-8")
     started = time.monotonic()
     outcome = finetune(base.folder, rows, reader.tokenizer, folder, options, report)
+    if rank() > 0:
+        return None
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    (folder / BEFORE).unlink(missing_ok=True)
     _complete(folder, base, reader, recipe)
     return _artifact(recipe, base, data, seen, outcome).model_copy(
         update={
@@ -75,8 +78,9 @@ def _rows(data: Dataset, reader: Reader, report: Report) -> tuple[Rows, Survey]:
     validation, _ = render(data.validation(), reader.renderer)
     seen = survey(train, masked, reader.tokenizer)
     report.log(f"The model will see {seen.words}")
-    asked = list(islice((s for s in data.validation() if s.messages), PROMPTS))
-    return Rows(train, validation, [_question(sample, reader.tokenizer) for sample in asked]), seen
+    asked = islice((s for s in data.validation() if len(s.messages) > 1), PROMPTS)
+    prompts = [(sample.messages[-2].content, _question(sample, reader.tokenizer)) for sample in asked]
+    return Rows(train, validation, prompts), seen
 
 
 def _question(sample: Sample, tokenizer: Any) -> list[int]:
