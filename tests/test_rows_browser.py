@@ -17,6 +17,7 @@ SECONDS = 150_000  # for an answer, in milliseconds, on a machine that has other
 def rows(page):  # noqa: F811
     """The part of the page that asks what is learned from."""
     tab(page, "Data")
+    page.locator("#data-tune").click()
     room = page.locator("#rows")
     expect(room).to_be_visible()
     yield room
