@@ -1,5 +1,6 @@
 """The rows in the page: what is typed becomes options, what is found becomes words, choices and questions."""
 
+import dataclasses
 import html
 import time
 from pathlib import Path
@@ -218,3 +219,15 @@ def test_findings_are_shown_before_the_rows_are_rendered(looking: Looking, tmp_p
     found = next(i for i, (text, _) in enumerate(told) if "prompt → user" in text)
     assert told[found][1] is None
     assert "mark" in looking.tick(job_id, "me", stood)[looking.rows.sight]
+
+
+def test_rows_are_rendered_with_what_another_form_says(looking: Looking, tmp_path: Path) -> None:
+    length = gr.Number(64)
+    other = dataclasses.replace(looking, rendering={"max_length": length})
+    assert length in other.inputs()
+    typed = given(looking.rows) | {looking.job: None, length: 64}
+    spec = looking.studio.supervisor.get(other.look(typed, demo_facts(), "me", None)[looking.job], "me").read_spec()
+    assert isinstance(spec, Preview)
+    assert spec.options.max_length == 64
+    too_long = other.look(typed | {length: 10_000}, demo_facts(), "me", None)
+    assert "more than the 8192 tokens" in too_long[looking.rows.panel]
