@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from backend.errors import JobError, SpecError
 from backend.executors.local import ROOT
-from backend.finetune.checkpoints import SEAL, checkpoints, is_sealed, newest_sealed, seal_checkpoint
+from backend.finetune.checkpoints import SEAL, checkpoints, is_sealed, newest_sealed, seal_checkpoint, step_of
 from backend.finetune.costs import rows_of
+from backend.finetune.course import read_course
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Renderer, stops_of
 from backend.finetune.samples import Message, Sample
@@ -143,7 +144,9 @@ def test_killed_at_ten_random_steps_a_training_goes_on_to_the_same_bytes(trainin
         assert (word, number) == ("ended", signal.SIGKILL)
         half_written += checkpoint.is_dir() and not is_sealed(checkpoint)
         assert newest_sealed(output / CHECKPOINTS) != checkpoint or is_sealed(checkpoint)
+        left = newest_sealed(output / CHECKPOINTS)
         assert [*trainings(output)][-1] == ("ended", 0)
+        assert read_course(output).resumed == (step_of(left) if left else None)  # the page says so
         same += sha256(output / "adapter_model.safetensors") == expected
     assert same == 10
     assert half_written > 0
