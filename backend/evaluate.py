@@ -1,23 +1,39 @@
-"""How much a model got worse: perplexity, KL divergence and top-1 agreement against its reference.
+"""How much a model got worse: perplexity, KL divergence, agreement, flips and answers against its reference.
 
 Reference and result read the same windows in lockstep and only running sums are kept, so memory does not grow with the
 text. KL(reference ‖ result) per token in nats; perplexity is exp(mean negative log-likelihood) over non-overlapping
-windows, the convention of the GPTQ paper (arXiv 2210.17323).
+windows, the convention of the GPTQ paper (arXiv 2210.17323). A flip is an answer that was right and is wrong or the
+other way round (arXiv 2407.09141); the answer is the next token here.
 """
 
 import math
+import time
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from backend.errors import SpecError
-from backend.models.artifacts import Metrics
+from backend.models.artifacts import Answer, Metrics
 from backend.models.loading import load_causal_lm, load_tokenizer, read_config
 from backend.options import Frozen
 from backend.progress import Report
 
 ROWS = 256  # tokens whose logits are compared at a time: [256, 50000] in float32 is 51 MB
+
+PROMPTS = (
+    "What is the capital of France?",
+    "Explain in one sentence why the sky is blue.",
+    "Write a Python function that adds two numbers.",
+    "Translate into Spanish: Good morning, how are you?",
+    "What is 17 plus 25?",
+    "Name three primary colors.",
+    "Who wrote Romeo and Juliet?",
+    "Is a tomato a fruit or a vegetable? Answer in one word.",
+)
+ANSWER_TOKENS = 32
+ANSWER_LETTERS = 240  # of an answer that are kept
+TIMED_TOKENS = 16  # decoded alone, one after the other
 
 
 class EvaluateOptions(Frozen):
@@ -39,6 +55,10 @@ class EvaluateOptions(Frozen):
     )
     num_samples: int = Field(
         8, ge=1, le=4096, description="Windows at the most. More: a steadier figure, and as much more time."
+    )
+    answers: bool = Field(
+        True,
+        description=f"Have both models answer {len(PROMPTS)} prompts too, and time how fast they write.",
     )
 
     @model_validator(mode="after")
@@ -93,9 +113,53 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
                 sums.add(rows[0], rows[1], tokens[0, 1 + start : 1 + start + ROWS])
             del logits, rows  # the next window's come before these would go
             report.progress("measuring", (i + 1) * (length - 1), total, "tokens")
-    return sums.metrics(
+    metrics = sums.metrics(
         text.name, f"{len(windows)} non-overlapping windows of {length} tokens, the text tokenized once"
     )
+    return metrics.model_copy(update=_answers(reference, models, report)) if options.answers else metrics
+
+
+def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, Any]:
+    """Have both models answer the prompts, greedily, and time each of them on one."""
+    tokenizer = load_tokenizer(reference)
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    asked = [f"Question: {prompt}\nAnswer:" for prompt in PROMPTS]
+    if tokenizer.chat_template:
+        turns = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+        asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    found, speeds = [], []
+    for done, model in enumerate(models):
+        report.progress("asking", done, len(models), "models")
+        batch = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
+        batch = batch.to(model.device)
+        written = _write(model, batch, ANSWER_TOKENS)
+        found.append(tokenizer.batch_decode(written, skip_special_tokens=True))
+        alone = tokenizer(asked[:1], return_tensors="pt", add_special_tokens=not tokenizer.chat_template)
+        _write(model, alone.to(model.device), 1, 1)  # the prompt's own time, and what is set up once
+        before = time.monotonic()
+        _write(model, alone.to(model.device), 1, 1)
+        first = time.monotonic()
+        _write(model, alone.to(model.device), TIMED_TOKENS + 1, TIMED_TOKENS + 1)
+        speeds.append(TIMED_TOKENS / max(time.monotonic() - first - (first - before), 1e-6))
+    pairs = zip(PROMPTS, *found, strict=True)
+    return {
+        "answers": tuple(Answer(prompt=p, reference=_shown(a), result=_shown(b)) for p, a, b in pairs),
+        "reference_tokens_per_second": round(speeds[0], 2),
+        "tokens_per_second": round(speeds[1], 2),
+    }
+
+
+def _shown(answer: str) -> str:
+    """Cut what would not fit beside others."""
+    text = answer.strip()
+    return text if len(text) <= ANSWER_LETTERS else text[: ANSWER_LETTERS - 1] + "…"
+
+
+def _write(model: Any, batch: Any, most: int, least: int = 0) -> Any:
+    """Give the tokens that a model writes, [prompts, tokens]."""
+    out = model.generate(**batch, max_new_tokens=most, min_new_tokens=least, do_sample=False)
+    return out[:, batch["input_ids"].shape[1] :]
 
 
 def _windows(reference: Path, text: Text, options: EvaluateOptions, report: Report) -> tuple[int, list[list[int]]]:
@@ -125,7 +189,7 @@ class _Sums:
 
         self.tokens = 0
         self.kl = self.nll = self.reference_nll = 0.0
-        self.agreed = 0
+        self.agreed = self.flipped = 0
         self.histogram = torch.zeros(self.BINS, dtype=torch.int64)
 
     def add(self, reference: Any, result: Any, target: Any) -> None:
@@ -143,7 +207,9 @@ class _Sums:
         self.kl += kl.sum().item()
         self.nll -= q.gather(1, index).double().sum().item()
         self.reference_nll -= p.gather(1, index).double().sum().item()
-        self.agreed += int((reference.argmax(-1) == result.argmax(-1)).sum())
+        before, after = reference.argmax(-1), result.argmax(-1)
+        self.agreed += int((before == after).sum())
+        self.flipped += int(((before == target) != (after == target)).sum())
         place = (kl.clamp(min=1e-300).log10() - self.LOW) / (self.HIGH - self.LOW) * self.BINS
         self.histogram += torch.bincount(place.long().clamp(0, self.BINS - 1).cpu(), minlength=self.BINS)
 
@@ -156,6 +222,7 @@ class _Sums:
             kl_mean=self.kl / self.tokens,
             kl_p99=0.0 if place == 0 else 10 ** (self.LOW + (place + 0.5) * step),
             top1_agreement=self.agreed / self.tokens,
+            flips=self.flipped / self.tokens,
             perplexity=math.exp(self.nll / self.tokens),
             reference_perplexity=math.exp(self.reference_nll / self.tokens),
             tokens=self.tokens,

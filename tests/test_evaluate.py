@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from backend.errors import SpecError
-from backend.evaluate import EvaluateOptions, Text, measure
+from backend.evaluate import ANSWER_TOKENS, PROMPTS, EvaluateOptions, Text, measure
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import silent
 from backend.quantize import nf4
@@ -39,19 +39,40 @@ def direct(reference, result, text, length, windows):
     target = rows[:, 1:].reshape(-1, 1).numpy()
     kl = (np.exp(p) * (p - q)).sum(-1)
     nll = [-np.take_along_axis(log, target, 1).mean() for log in (p, q)]
-    return kl, np.exp(nll[0]), np.exp(nll[1]), (p.argmax(-1) == q.argmax(-1)).mean()
+    right = [log.argmax(-1) == target[:, 0] for log in (p, q)]
+    return kl, np.exp(nll[0]), np.exp(nll[1]), (p.argmax(-1) == q.argmax(-1)).mean(), (right[0] != right[1]).mean()
 
 
 def test_the_figures_are_those_of_a_direct_computation(tiny_model, nf4_model):
     options = EvaluateOptions(max_seq_length=64, num_samples=5)
     found = measure(tiny_model, nf4_model, PROSE, options, silent())
-    kl, reference_perplexity, perplexity, agreement = direct(tiny_model, nf4_model, PROSE, 64, 5)
+    kl, reference_perplexity, perplexity, agreement, flips = direct(tiny_model, nf4_model, PROSE, 64, 5)
     assert found.tokens == 5 * 63
     assert found.kl_mean == pytest.approx(kl.mean(), rel=1e-3)
     assert found.kl_p99 == pytest.approx(np.sort(kl)[int(np.ceil(0.99 * len(kl))) - 1], rel=0.02)
     assert found.perplexity == pytest.approx(perplexity, rel=1e-4)
     assert found.reference_perplexity == pytest.approx(reference_perplexity, rel=1e-4)
     assert found.top1_agreement == pytest.approx(agreement)
+    assert found.flips == pytest.approx(flips)
+
+
+def test_both_models_answer_each_prompt_as_they_would_alone(tiny_model, nf4_model):
+    found = measure(tiny_model, nf4_model, PROSE, EvaluateOptions(max_seq_length=64, num_samples=1), silent())
+    assert [answer.prompt for answer in found.answers] == list(PROMPTS)
+    tokenizer = load_tokenizer(tiny_model)
+    for folder, said in ((tiny_model, found.answers[2].reference), (nf4_model, found.answers[2].result)):
+        turns = [{"role": "user", "content": PROMPTS[2]}]
+        batch = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+        out = load_causal_lm(folder, silent()).generate(**batch, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+        alone = tokenizer.decode(out[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        assert said.removesuffix("…")[:30] == alone[:30]
+    assert found.tokens_per_second > 0 < found.reference_tokens_per_second
+
+
+def test_answers_can_be_left_out(tiny_model):
+    options = EvaluateOptions(max_seq_length=16, num_samples=1, answers=False)
+    found = measure(tiny_model, tiny_model, PROSE, options, silent())
+    assert (found.answers, found.tokens_per_second) == ((), None)
 
 
 def test_a_model_agrees_with_itself(tiny_model):

@@ -244,3 +244,46 @@ def test_nothing_to_learn_is_said(tiny_model, tmp_path):
     _, tokenizer = rows(tiny_model, 5)
     with pytest.raises(SpecError, match="No row is left"):
         finetune(tiny_model, Rows([], [], []), tokenizer, tmp_path, FinetuneOptions(), silent())
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("padding_free", [True, False])
+def test_the_loss_of_learned_tokens_alone_is_that_of_all_logits(tiny_model, tmp_path, padding_free):
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    from backend.finetune.trainer import Tuner
+
+    data, tokenizer = rows(tiny_model)
+    columns = [{"input_ids": row.input_ids, "labels": row.labels} for row in data.train]
+    tuner = Tuner(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32),
+        args=SFTConfig(
+            output_dir=str(tmp_path), use_cpu=True, bf16=False, padding_free=padding_free, report_to=[],
+            max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, gradient_checkpointing=False,
+        ),
+        train_dataset=Dataset.from_list(columns),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False),
+    )  # fmt: skip
+    batch = next(iter(tuner.get_train_dataloader()))
+    with torch.no_grad():
+        logits = tuner.model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+    learned = int((batch["labels"][:, 1:] != -100).sum())
+
+    loss = tuner.compute_loss(tuner.model, dict(batch))
+    loss.backward()
+    gradients = [p.grad.clone() for p in tuner.model.parameters() if p.requires_grad]
+    tuner.model.zero_grad()
+    SFTTrainer.compute_loss(tuner, tuner.model, dict(batch)).backward()
+
+    assert learned < batch["labels"].numel() / 2
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    halved = tuner.compute_loss(tuner.model, dict(batch), num_items_in_batch=2 * learned)
+    assert float(halved) == pytest.approx(float(expected) / 2, rel=1e-5)
+    theirs = [p.grad for p in tuner.model.parameters() if p.requires_grad]
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(gradients, theirs, strict=True))
+    assert max(float(g.abs().max()) for g in gradients) > 1e-4

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from backend.jobs.results import accompany, base_in
-from backend.models.artifacts import TRAINED_HERE, Merged, Metrics, open_artifact
+from backend.models.artifacts import TRAINED_HERE, Answer, Merged, Metrics, open_artifact
 from backend.progress import silent
 from backend.publish.base_card import BaseCard, read_base_card
 from backend.publish.card import build_card
@@ -70,7 +70,18 @@ def test_front_matter_has_exactly_the_keys_that_are_known(make_artifact: Make) -
                                 "type": "perplexity",
                                 "value": 24.12,
                                 "name": "Perplexity (8 non-overlapping windows of 2048 tokens)",
-                            }
+                            },
+                            {
+                                "type": "kl_divergence",
+                                "value": 0.0912,
+                                "name": "Mean KL divergence from the original, nats a token"
+                                " (8 non-overlapping windows of 2048 tokens)",
+                            },
+                            {
+                                "type": "top1_agreement",
+                                "value": 0.8734,
+                                "name": "Top-1 agreement with the original (8 non-overlapping windows of 2048 tokens)",
+                            },
                         ],
                     }
                 ],
@@ -144,6 +155,19 @@ def test_measured_quality_stands_in_a_table(make_artifact: Make) -> None:
     for words in ("| 21.90 | **24.12** (+10.1%) |", "**0.0912**", "| 0.6100 |", "**87.3%**", "16,376 tokens"):
         assert words in card
     assert "Quality was not measured" not in card
+
+
+def test_answers_flips_and_speed_stand_in_the_card_where_they_were_measured(make_artifact: Make) -> None:
+    answers = (
+        Answer(prompt="Capital of France?", reference="Paris.", result="Paris."),
+        Answer(prompt="A table?", reference="a | b\n<b>c</b>", result=""),
+    )
+    more = {"flips": 0.0312, "answers": answers, "tokens_per_second": 12.3, "reference_tokens_per_second": 9.87}
+    card = build_card(make_artifact(metrics=METRICS.model_copy(update=more)), None)
+    assert "| 0% | 3.1% |" in card
+    assert "| 9.9 | 12.3 |" in card
+    assert "2 prompts, always with the likeliest next token; 1 of 2 answers are the same" in card
+    assert "| A table? | a \\| b &lt;b&gt;c&lt;/b&gt; | (nothing) |" in card
 
 
 def test_hostile_text_appears_literally(make_artifact: Make) -> None:

@@ -17,7 +17,7 @@ from backend.jobs import estimates
 from backend.jobs.specs import Streaming, stage_folder
 from backend.jobs.store import Job, JobState, Store
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import Artifact, Merged, Metrics, now, partial, seal
+from backend.models.artifacts import Artifact, File, Merged, Metrics, now, partial, seal
 from backend.models.demo import demo_facts
 from backend.recipes import Recipe, parse_recipe, parse_yaml
 from backend.serve.servers import Servers
@@ -26,10 +26,12 @@ from tests.loopback_hub import LoopbackHub
 from ui.data_tab import DATASET, UPLOAD
 from ui.errors import shown
 from ui.page import build_page, build_parts
+from ui.publish_tab import FOLDER, HUB
 from ui.recipe_tab import UNQUANTIZED
 from ui.report import report
 from ui.studio import Result, Studio
 from ui.users import require_owner, visitor
+from ui.variants import variants
 from ui.workbench import Workbench
 
 ROOT = Path(__file__).parent.parent
@@ -417,6 +419,38 @@ def test_an_adapter_alone_is_published_but_not_chatted_with_and_the_last_result_
         studio.supervisor.stop()
 
 
+def test_variants_of_a_job_are_published_beside_it_under_their_own_names(
+    studio: Studio, bench: Workbench, tmp_path: Path
+) -> None:
+    store = Store(studio.settings.data / "jobs.sqlite")
+    stages = [{"stage": "quantize", "method": "nf4"}, {"stage": "quantize", "method": "int8"}]
+    job_id = store.add(parse_recipe({"base_model": "demo", "stages": stages}), "anna")
+    store.finish(job_id, JobState.COMPLETED)
+    store.close()
+    made = studio.settings.jobs / job_id / "stages"
+    for i, stage in enumerate(stages, 1):
+        draft = partial(made / f"{i}-quantize")
+        (draft / "model.safetensors").write_bytes(b"weights")
+        artifact = Artifact(kind="quantized", stage="quantize", options=stage, created=now())
+        seal(draft, made / f"{i}-quantize", artifact)
+    tab = bench.publish
+    typed = {
+        tab.artifact: f"{job_id}/1-quantize", tab.variants: [f"{job_id}/2-quantize"], tab.where: FOLDER,
+        tab.folder: "mine", tab.repo: "anna/best", tab.private: True,
+    }  # fmt: skip
+    studio.supervisor.start()
+    try:
+        shown_ = tab.preview(studio.result(typed[tab.artifact], "anna"), "", "anna")
+        assert [key for _, key in shown_[tab.variants]["choices"]] == [f"{job_id}/2-quantize"]
+        folders = [place.to_folder for _, place in tab.destinations(typed, "anna")]
+        shelf = tmp_path / "published"
+        assert folders == [shelf / "mine", shelf / "SmolLM2-135M-Instruct-int8"]
+        repos = [place.repo_id for _, place in tab.destinations(typed | {tab.where: HUB}, "anna")]
+        assert repos == ["anna/best", "anna/SmolLM2-135M-Instruct-int8"]
+    finally:
+        studio.supervisor.stop()
+
+
 def test_a_job_from_repo_to_repo_shows_where_it_went_and_offers_no_chat(studio: Studio, bench: Workbench) -> None:
     store = Store(studio.settings.data / "jobs.sqlite")
     stage, publish = {"stage": "quantize", "method": "nf4"}, {"repo_id": "anna/new"}
@@ -467,3 +501,31 @@ def values(updates: dict[Any, Any]) -> dict[Any, Any]:
     """The values that updates leave in the page."""
     return {c: u["value"] if isinstance(u, dict) and "__type__" in u else u for c, u in updates.items()
              if not (isinstance(u, dict) and "__type__" in u and "value" not in u)}  # fmt: skip
+
+
+def test_the_variants_of_a_job_stand_side_by_side_smallest_first() -> None:
+    job = Job(
+        id="j", owner="me", kind="recipe", spec={"base_model": "me/tiny"}, state=JobState.COMPLETED, steps=(), created=0
+    )  # fmt: skip
+
+    def result(index: int, size: int, kl: float, **options: object) -> Result:
+        metrics = Metrics(
+            kl_mean=kl, kl_p99=2, top1_agreement=0.5, perplexity=8, reference_perplexity=7, tokens=9, text="words",
+            convention="windows", flips=0.04, tokens_per_second=3.5,
+        )  # fmt: skip
+        files = {"model.safetensors": File(size=size, sha256="0" * 64)}
+        found = Artifact(
+            kind="quantized", stage="quantize", options={"stage": "quantize"} | options, metrics=metrics, files=files,
+            created=now(),
+        )  # fmt: skip
+        return Result(job, Path(f"{index}-quantize"), found)
+
+    made = [result(1, 170_000_000, 0.03, method="int8"), result(2, 91_000_000, 0.28, method="nf4"),
+            result(3, 90_000_000, 0.09, method="gptq", bits=4, group_size=64)]  # fmt: skip
+    told = variants(made)
+    assert [told.index(name) for name in ("GPTQ 4 bit · 64</th>", "NF4</th>", "INT8</th>")] == sorted(
+        told.index(name) for name in ("GPTQ 4 bit · 64</th>", "NF4</th>", "INT8</th>")
+    )
+    assert "90.0 MB" in told
+    assert told.count("<circle") == 3
+    assert variants(made[:1]) == ""

@@ -13,6 +13,7 @@ from ui.job_view import published, row, sizes, view
 from ui.report import report
 from ui.studio import Studio
 from ui.users import hub_token, require_owner, visitor
+from ui.variants import variants
 
 _CAN_RETRY = (JobState.ERROR, JobState.CANCELED, JobState.INTERRUPTED, JobState.WAITING_FOR_LOGIN)
 _SURE = "(job) => confirm('Delete this job and everything that it made?') ? job : null"
@@ -68,7 +69,7 @@ class JobsTab:
     def _outcome(self, job: Job, owner: str) -> Updates:
         """Show what a job has made so far; each stage's result can be used before the whole job is done."""
         results = self.studio.results_of(job, owner) if job.state not in UNFINISHED else []
-        text = "".join(report(r, r.artifact.metrics) for r in results if r.artifact.metrics)
+        text = variants(results) + "".join(report(r, r.artifact.metrics) for r in results if r.artifact.metrics)
         text += sizes(results, self.studio.original_bytes(job)) if results else ""
         places = self.studio.supervisor.published(job.id, owner) if job.state == JobState.COMPLETED else []
         text += published(places) if places else ""

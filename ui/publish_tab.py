@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ui.forms import Updates
 from ui.job_view import published, view
 from ui.studio import Result, Studio, model_name
 from ui.users import alone, hub_token, require_owner, visitor
+from ui.variants import variant_name
 
 FOLDER, HUB = "folder", "hub"
 
@@ -37,6 +39,7 @@ class PublishTab:
     empty: gr.HTML
     room: gr.Column
     artifact: gr.Dropdown
+    variants: gr.CheckboxGroup
     where: gr.Radio
     folder: gr.Textbox
     repo: gr.Textbox
@@ -54,7 +57,7 @@ class PublishTab:
 
     def shown(self) -> list[Any]:
         """What preview() and progress() change."""
-        return [self.note, self.files, self.card, self.result]
+        return [self.note, self.variants, self.files, self.card, self.result]
 
     def enter(self, owner: str | None, chosen: str | None, repo: str) -> Updates:
         """Offer an owner's results, keep the chosen one where it still exists, and show it."""
@@ -66,7 +69,7 @@ class PublishTab:
             self.artifact: gr.update(choices=[(r.label, r.key) for r in results], value=result and result.key),
             self.note: "",
         }
-        return updates | (self.preview(result, repo) | self.progress(result, owner) if result and owner else {})
+        return updates | (self.preview(result, repo, owner) | self.progress(result, owner) if result and owner else {})
 
     def choose(self, where: str) -> Updates:
         """Show the fields of a destination."""
@@ -101,22 +104,45 @@ class PublishTab:
         """Give the folder that is meant: a name alone lies on the shelf."""
         return Path(os.path.normpath(self.shelf / Path(typed.strip()).expanduser()))
 
-    def preview(self, result: Result, repo: str) -> Updates:
-        """Show the card and the files as they would be published, and a folder that is free."""
+    def destinations(self, given: dict[Any, Any], owner: str) -> list[tuple[Result, PublishOptions]]:
+        """Give where the chosen result goes, and each variant that goes with it: beside it, under its own name.
+
+        Raises:
+            SpecError: Every fault, each with its field.
+        """
+        result, first = self.studio.result(given[self.artifact], owner), self.destination(given)
+        found = [(result, first)]
+        for key in given[self.variants] or []:
+            variant = self.studio.result(key, owner)
+            if first.repo_id:
+                place = {"repo_id": f"{first.repo_id.split('/')[0]}/{_name(variant)}", "private": first.private}
+            else:
+                assert first.to_folder
+                place = {"to_folder": _free(first.to_folder.with_name(_name(variant)))}
+            found.append((variant, parse(PublishOptions, place)))
+        return found
+
+    def preview(self, result: Result, repo: str, owner: str) -> Updates:
+        """Show the card and the files as they would be published, a folder that is free, and the result's variants."""
         repo_id = parse(PublishOptions, {"repo_id": repo}).repo_id if (repo or "").strip() else None
         sent = outgoing(result.folder, repo_id)
+        others = [r for r in self.studio.results_of(result.job, owner) if r.key != result.key]
+        choices = [(f"{variant_name(r)} · {size(r.artifact.size)}", r.key) for r in others]
         return {
+            self.variants: gr.update(choices=choices, value=[], visible=bool(others)),
             self.files: files({name: file.size for name, file in sent.items()}),
             self.card: as_markdown(sent[README].read().decode()),
             self.folder: str(_free(self.shelf / _name(result))),
         }
 
     def progress(self, result: Result, owner: str) -> Updates:
-        """Show the newest publication of a result."""
+        """Show the newest publication of a result, and of each of its variants."""
+        newest: dict[str, Job] = {}
         for job in self.studio.supervisor.list(owner):
-            if job.kind == "publication" and job.spec["folder"] == str(result.folder):
-                return {self.result: self._state(job, owner)}
-        return {self.result: ""}
+            if job.kind == "publication":
+                newest.setdefault(job.spec["folder"], job)
+        folders = [str(r.folder) for r in (result, *self.studio.results_of(result.job, owner))]
+        return {self.result: "".join(self._state(newest[f], owner) for f in dict.fromkeys(folders) if f in newest)}
 
     def _state(self, job: Job, owner: str) -> str:
         if job.state != JobState.COMPLETED:
@@ -131,6 +157,10 @@ def build_publish_tab(studio: Studio) -> PublishTab:
     hub_only = studio.settings.on_space
     with gr.Column(visible=False, elem_id="publish-room") as room:
         artifact = gr.Dropdown([], label="Model", elem_id="publish-artifact")
+        variants = gr.CheckboxGroup(
+            [], label="And of the same job", visible=False, elem_id="publish-variants",
+            info="Each goes beside it, into a repo or folder of its own that is named after what it is.",
+        )  # fmt: skip
         where = gr.Radio(
             [
                 ("A folder on this machine\nExactly what the Hub would get. No account needed.", FOLDER),
@@ -149,7 +179,7 @@ def build_publish_tab(studio: Studio) -> PublishTab:
             gr.HTML("<header><h2>Model card</h2><p>What readers of the repo will see.</p></header>")
             card = gr.Markdown("", elem_id="publish-card", sanitize_html=True)
     return PublishTab(
-        studio, empty, room, artifact, where, folder, repo, private, token, start, note, result, files_, card
+        studio, empty, room, artifact, variants, where, folder, repo, private, token, start, note, result, files_, card
     )
 
 
@@ -187,21 +217,24 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     def preview(key: str | None, repo: str, profile: gr.OAuthProfile | None) -> Updates:
         owner = require_owner(studio.settings, profile)
         result = studio.result(key, owner)
-        return {tab.note: "", **tab.preview(result, repo), **tab.progress(result, owner)}
+        return {tab.note: "", **tab.preview(result, repo, owner), **tab.progress(result, owner)}
 
     @shown(tab.note)
     def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
         owner = require_owner(studio.settings, profile)
-        result, options = studio.result(given[tab.artifact], owner), tab.destination(given)
+        going = tab.destinations(given, owner)
+        result, options = going[0]
         token = hub_token(studio.settings, oauth, given[tab.token])
         if options.repo_id and not token:
             raise LoginError("The Hub wants a token: paste one with write access above, or run `hf auth login`.")
-        check_destination(options, token)
-        studio.supervisor.publish(result.folder, options, owner, token)
+        for _, place in going:
+            check_destination(place, token)
+        for each, place in going:
+            studio.supervisor.publish(each.folder, place, owner, token)
         folder = gr.skip() if options.repo_id else str(_free(tab.shelf / _name(result), options.to_folder))
         return {tab.note: "", timer: gr.Timer(active=True), tab.folder: folder, **tab.progress(result, owner)}
 
-    form = {tab.artifact, tab.where, tab.folder, tab.repo, tab.private, tab.token}
+    form = {tab.artifact, tab.variants, tab.where, tab.folder, tab.repo, tab.private, tab.token}
     door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **quiet)
     asked = [tab.artifact.input, tab.repo.blur, tab.repo.submit]
     gr.on(asked, preview, [tab.artifact, tab.repo], [tab.folder, *tab.shown()], **quiet)
@@ -235,8 +268,9 @@ def as_markdown(text: str) -> str:
 
 
 def _name(result: Result) -> str:
-    parts = ["merged" if result.artifact.merged else "", result.artifact.options.get("method", "")]
-    return "-".join([model_name(result.job.spec["base_model"]), *(part for part in parts if part)])
+    merged = "merged" if result.artifact.merged and result.artifact.kind != "merged" else ""
+    made = re.sub(r"\W+", "-", variant_name(result).lower())
+    return "-".join(part for part in (model_name(result.job.spec["base_model"]), merged, made) if part)
 
 
 def _free(folder: Path, taken: Path | None = None) -> Path:

@@ -14,6 +14,7 @@ _GRADES = (
 _WORST = ("poor", "Far from the {}: try a method with more bits")
 _CHANGED = ("changed", "What the adapters have changed")  # more is no loss: it is what they were trained for
 
+_ALWAYS = ("right before and wrong now, or the other way", "written one by one by transformers, on this machine")
 _LOSS = ("lower is better", "nats a token, lower is better", "the worst tokens, lower is better", "higher is better")
 _CHANGE = ("lower is better", "nats a token", "the tokens that changed most", "")
 
@@ -25,23 +26,46 @@ def report(result: Result, metrics: Metrics) -> str:
     reference = "Base model" if changed else "Merged model" if artifact.merged else "Original"
     kind, verdict = _CHANGED if changed else _grade(metrics)
     told = f"{verdict.format(reference.lower())}: {_sentence(metrics)}"
-    figures = (
+    figures = [
         ("Perplexity", f"{metrics.reference_perplexity:.2f}", f"{metrics.perplexity:.2f}"),
         ("KL divergence, mean", "0", f"{metrics.kl_mean:.4f}"),
         ("KL divergence, 99th percentile", "0", f"{metrics.kl_p99:.3f}"),
         ("Same most likely token", percent(1), percent(metrics.top1_agreement)),
-    )
+        ("Flips of the next token", percent(0), "" if metrics.flips is None else percent(metrics.flips)),
+        ("Tokens a second", *map(_speed, (metrics.reference_tokens_per_second, metrics.tokens_per_second))),
+    ]
     body = "".join(
         f'<tr><th scope="row">{name}<small>{hint}</small></th><td>{before}</td><td>{after}</td></tr>'
-        for (name, before, after), hint in zip(figures, _CHANGE if changed else _LOSS, strict=True)
+        for (name, before, after), hint in zip(figures, (*(_CHANGE if changed else _LOSS), *_ALWAYS), strict=True)
+        if after
     )
     return (
         f'<section class="panel quality {kind}"><header><h2>Quality</h2><p>{escape(result.title)}</p></header>'
         f'<p class="verdict">{escape(told)}</p><div class="wide"><table><thead><tr>'
         f'<th></th><th scope="col">{reference}</th><th scope="col">Result</th></tr></thead><tbody>{body}</tbody>'
         f'</table></div><p class="quiet">Measured on {metrics.tokens:,} tokens of {escape(metrics.text)}.'
-        f" {escape(metrics.convention.rstrip('.'))}.</p></section>"
+        f" {escape(metrics.convention.rstrip('.'))}.</p>{_answers(reference, metrics)}</section>"
     )
+
+
+def _answers(reference: str, metrics: Metrics) -> str:
+    """Write what both said to the same prompts, folded."""
+    if not metrics.answers:
+        return ""
+    same = sum(answer.reference == answer.result for answer in metrics.answers)
+    body = "".join(
+        f'<tr><th scope="row">{escape(a.prompt)}</th><td>{escape(a.reference)}</td><td>{escape(a.result)}</td></tr>'
+        for a in metrics.answers
+    )
+    return (
+        f"<details><summary>{same} of {len(metrics.answers)} answers are the same</summary>"
+        f'<div class="wide"><table class="answers"><thead><tr><th></th><th scope="col">{reference}</th>'
+        f'<th scope="col">Result</th></tr></thead><tbody>{body}</tbody></table></div></details>'
+    )
+
+
+def _speed(tokens_per_second: float | None) -> str:
+    return f"{tokens_per_second:.1f}" if tokens_per_second else ""
 
 
 def _grade(metrics: Metrics) -> tuple[str, str]:

@@ -15,14 +15,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from backend import __version__
 from backend.errors import SpecError
 from backend.options import Frozen
 
 MANIFEST = "artifact.json"
-ROOM = 4096
+ROOM = 16384
 """Bytes in a manifest for what only a run can tell, so that its size is known before, and measuring leaves it."""
 PARTIAL = ".partial"
 
@@ -46,17 +46,36 @@ class File(Frozen):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class Answer(Frozen):
+    """What two models say to one prompt, most likely token by most likely token."""
+
+    model_config = ConfigDict(str_strip_whitespace=False)
+
+    prompt: str
+    reference: str
+    result: str
+
+
 class Metrics(Frozen):
     """What was measured; `convention` says how, in one line, for the card."""
 
     kl_mean: float = Field(ge=0, description="Mean KL(reference ‖ result) a token, in nats.")
     kl_p99: float = Field(ge=0, description="99th percentile of the same.")
     top1_agreement: float = Field(ge=0, le=1, description="Share of tokens where both think the same token likeliest.")
+    flips: float | None = Field(
+        None, ge=0, le=1, description="Share of tokens that one of both foretells and the other does not."
+    )
     perplexity: float = Field(gt=0, description="Of the result.")
     reference_perplexity: float = Field(gt=0, description="Of the reference.")
     tokens: int = Field(gt=0, description="Predicted tokens measured on.")
     text: str = Field(description="Name of the text or data set.")
     convention: str = Field(description="How it was measured.")
+    answers: tuple[Answer, ...] = Field((), description="Of both to the same prompts.")
+    tokens_per_second: float | None = Field(
+        None,
+        description="That the result writes alone, one after the other, by transformers on the artifact's hardware.",
+    )
+    reference_tokens_per_second: float | None = Field(None, description="The same of the reference.")
 
 
 TRAINED_HERE = "the adapter trained by this recipe"

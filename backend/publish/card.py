@@ -155,15 +155,21 @@ def _results(artifact: Artifact) -> list[EvalResult] | None:
     if metrics is None:
         return None
     named = _REPO_ID.search(metrics.text)
+    measured = [
+        ("perplexity", "Perplexity", metrics.perplexity),
+        ("kl_divergence", "Mean KL divergence from the original, nats a token", metrics.kl_mean),
+        ("top1_agreement", "Top-1 agreement with the original", metrics.top1_agreement),
+    ]
     return [
         EvalResult(
             task_type="text-generation",
             dataset_type=named[0] if named else re.sub(r"\W+", "-", metrics.text.lower()).strip("-")[:100] or "text",
             dataset_name=" ".join(metrics.text.split())[:200],
-            metric_type="perplexity",
-            metric_name=" ".join(f"Perplexity ({metrics.convention})".split())[:400],
-            metric_value=round(metrics.perplexity, 4),
+            metric_type=kind,
+            metric_name=" ".join(f"{name} ({metrics.convention})".split())[:400],
+            metric_value=round(value, 4),
         )
+        for kind, name, value in measured
     ]
 
 
@@ -192,7 +198,7 @@ def _weights(artifact: Artifact, base: BaseCard, config: dict[str, Any]) -> dict
     }
 
 
-def _quality(artifact: Artifact) -> dict[str, str] | None:
+def _quality(artifact: Artifact) -> dict[str, Any] | None:
     metrics = artifact.metrics
     if metrics is None:
         return None
@@ -203,10 +209,23 @@ def _quality(artifact: Artifact) -> dict[str, str] | None:
         "kl_mean": f"{metrics.kl_mean:.4f}",
         "kl_p99": f"{metrics.kl_p99:.4f}",
         "top1": f"{metrics.top1_agreement:.1%}",
+        "flips": f"{metrics.flips:.1%}" if metrics.flips is not None else None,
+        "speed": _speed(metrics.tokens_per_second),
+        "reference_speed": _speed(metrics.reference_tokens_per_second),
+        "answers": [tuple(map(_cell, (a.prompt, a.reference, a.result))) for a in metrics.answers],
+        "same_answers": sum(a.reference == a.result for a in metrics.answers),
         "tokens": f"{metrics.tokens:,}",
         "text": literal(metrics.text),
         "convention": literal(metrics.convention),
     }
+
+
+def _speed(tokens_per_second: float | None) -> str | None:
+    return f"{tokens_per_second:.1f}" if tokens_per_second else None
+
+
+def _cell(text: str) -> str:
+    return literal(text) or "(nothing)"
 
 
 def _settings(artifact: Artifact) -> list[tuple[str, str]]:

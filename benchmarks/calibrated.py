@@ -1,0 +1,232 @@
+"""GPTQ and AWQ against GPTQModel, llm-compressor and NF4: loss, time and memory on the same rows, in turn.
+
+`python -m benchmarks.calibrated [ROUNDS] [NAME …]` quantizes the demo model, each contender in a fresh process, one
+after the other in each round, and writes benchmarks/results/calibrated.json. All read the same 32 windows of 512 tokens
+of the embedded calibration text. Loss is KL(original ‖ result) in nats a token, of bfloat16 models that a reader in
+this file alone has unpacked, on 12 windows of 512 tokens that nobody was calibrated on: of the same source, and of
+Debian's policy manual. Peers run in environments of their own, .venv-gptqmodel and .venv-llmcompressor, which are made
+where they are missing (GPTQModel's AWQ takes ten minutes a round). Times hold the start of Python and its imports.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backend.executors.local import ROOT
+from backend.models.artifacts import versions
+from backend.models.demo import calibration_text, demo_folder, evaluation_text
+from backend.models.machine import hardware
+from backend.progress import silent
+from benchmarks.unpacked import divergence, tokens_of
+
+RESULTS = Path(__file__).parent / "results" / "calibrated.json"
+MANUAL = "debian-policy"  # the package whose text is "other prose"
+WINDOWS, HELD_OUT, LENGTH, GROUP = 32, 12, 512, 64
+
+PEERS = {
+    "gptqmodel": (["torch==2.13.0", "setuptools", "wheel", "numpy", "ninja", "packaging"], "gptqmodel>=7.6,<7.7"),
+    "llmcompressor": (["torch==2.13.0"], "llmcompressor>=0.14,<0.15"),
+}
+"""What an environment is made of: what must be there before, and the peer."""
+
+GPTQMODEL = """
+import json, sys
+from gptqmodel import GPTQModel, QuantizeConfig
+from gptqmodel.quantization import FORMAT, METHOD
+model, rows, output, method, bits, group = sys.argv[1:]
+more = {} if method == "gptq" else {"quant_method": METHOD.AWQ, "format": FORMAT.GEMM}
+config = QuantizeConfig(bits=int(bits), group_size=int(group), **more)
+rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in json.load(open(rows))]
+loaded = GPTQModel.load(model, config)
+loaded.quantize(rows, batch_size=1)
+loaded.save(output)
+"""
+LLMCOMPRESSOR = """
+import json, sys
+from datasets import Dataset
+from llmcompressor import oneshot
+from llmcompressor.modifiers.quantization import GPTQModifier
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model, rows, output, method, bits, group = sys.argv[1:]
+rows = json.load(open(rows))
+weights = {"num_bits": int(bits), "type": "int", "symmetric": True, "strategy": "group", "group_size": int(group)}
+recipe = GPTQModifier(config_groups={"group_0": {"targets": ["Linear"], "weights": weights}}, ignore=["lm_head"])
+loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+data = Dataset.from_list([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in rows])
+oneshot(model=loaded, dataset=data, recipe=recipe, max_seq_length=len(rows[0]), num_calibration_samples=len(rows))
+loaded.save_pretrained(output, save_compressed=False)
+"""
+TIMED = """
+import json, resource, subprocess, sys, time
+began = time.monotonic()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+seconds = time.monotonic() - began
+if done.returncode:
+    sys.exit(done.stderr.decode(errors="replace")[-4000:])
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+print(json.dumps({"seconds": seconds, "rss_mib": peak}))
+"""
+"""Measures a command from a process that is too small to count."""
+
+
+def ours(method: str, bits: int, *more: str) -> list[str]:
+    """Give the command line of ours, but for what differs from run to run."""
+    flags = ["--method", method, "--bits", str(bits), "--group-size", str(GROUP), *more]
+    return [sys.executable, "-m", "backend", "quantize", "{model}", "--output", "{output}", "--calibration", "{text}",
+            "--num-calibration-samples", str(WINDOWS), "--max-seq-length", str(LENGTH), *flags]  # fmt: skip
+
+
+def peer(name: str, code: str, method: str, bits: int) -> list[str]:
+    """Give the command line of a peer."""
+    python = str(ROOT / f".venv-{name}" / "bin" / "python")
+    return [python, "-c", code, "{model}", "{rows}", "{output}", method, str(bits), str(GROUP)]
+
+
+CONTENDERS = {
+    "nf4": [sys.executable, "-m", "backend", "quantize", "{model}", "--output", "{output}", "--method", "nf4"],
+    "gptq-4: ours": ours("gptq", 4),
+    "gptq-4: ours, no symmetry": ours("gptq", 4, "--no-sym"),
+    "gptq-4: GPTQModel": peer("gptqmodel", GPTQMODEL, "gptq", 4),
+    "gptq-4: llm-compressor": peer("llmcompressor", LLMCOMPRESSOR, "gptq", 4),
+    "awq-4: ours": ours("awq", 4),
+    "awq-4: GPTQModel": peer("gptqmodel", GPTQMODEL, "awq", 4),
+    "gptq-3: ours": ours("gptq", 3),
+    "gptq-3: GPTQModel": peer("gptqmodel", GPTQMODEL, "gptq", 3),
+}
+
+
+def main() -> None:
+    """Run, print and write."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    wanted = {name: command for name, command in CONTENDERS.items() if name in sys.argv[2:] or not sys.argv[2:]}
+    for name in PEERS:
+        if any(f".venv-{name}" in command[0] for command in wanted.values()):
+            prepare(name)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in wanted}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        model = demo_folder(place, silent())
+        rows = tokens_of(model, calibration_text(), LENGTH)[:WINDOWS]
+        (place / "rows.json").write_text(json.dumps(rows))
+        (place / "calibration.txt").write_text(untokenized(model, rows), encoding="utf-8")
+        held_out = {
+            "same source": tokens_of(model, evaluation_text(), LENGTH)[:HELD_OUT],
+            "other prose": tokens_of(model, manual(place), LENGTH)[:HELD_OUT],
+        }
+        for round_ in range(rounds):
+            for name, command in wanted.items():
+                sys.stderr.write(f"{round_ + 1}/{rounds} {name}\n")
+                found[name].append(run(command, model, place, held_out))
+                sys.stderr.write(f"{found[name][-1]}\n")
+    result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": hardware(),
+        "versions": versions(("torch", "transformers", "numpy", "numba")) | peers(),
+        "rounds": rounds,
+        "ratios": ratios(found),
+        "contenders": {name: summary(runs) for name, runs in found.items()},
+    }
+    RESULTS.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
+
+
+def prepare(name: str) -> None:
+    """Make a peer's environment, unless it is there."""
+    place, (before, package) = ROOT / f".venv-{name}", PEERS[name]
+    if (place / "ready").is_file():
+        return
+    pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+    subprocess.run([*pip, *before], check=True)
+    more = ["--no-build-isolation"] if name == "gptqmodel" else []
+    subprocess.run([*pip, *more, package, before[0]], check=True, env={**os.environ, "BUILD_CUDA_EXT": "0"})
+    (place / "ready").touch()
+
+
+def peers() -> dict[str, str]:
+    """Give the versions in the peers' environments."""
+    found = {}
+    for name in PEERS:
+        python = ROOT / f".venv-{name}" / "bin" / "python"
+        if python.is_file():
+            code = f"import importlib.metadata as m; print(m.version('{name}'), m.version('transformers'))"
+            done = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)
+            found[name], found[f"transformers of {name}"] = done.stdout.split()
+    return found
+
+
+def untokenized(model: Path, rows: list[list[int]]) -> str:
+    """Give the text that the windows were cut from, which is what ours reads."""
+    from transformers import AutoTokenizer
+
+    text: str = AutoTokenizer.from_pretrained(model).decode([token for row in rows for token in row])
+    return text
+
+
+def manual(place: Path) -> str:
+    """Give the prose of a manual, from Debian's package."""
+    subprocess.run(["apt-get", "download", "-qq", MANUAL], check=True, cwd=place)
+    subprocess.run(["dpkg", "-x", str(next(place.glob(f"{MANUAL}_*.deb"))), str(place / MANUAL)], check=True)
+    found = next((place / MANUAL).rglob("policy.txt.gz"))
+    return subprocess.run(["gzip", "-dc", str(found)], check=True, capture_output=True, text=True).stdout
+
+
+def run(command: list[str], model: Path, place: Path, held_out: Mapping[str, list[list[int]]]) -> dict[str, float]:
+    """Run a contender in a fresh process and measure what it made."""
+    output = place / "out"
+    shutil.rmtree(output, ignore_errors=True)
+    names = {"model": model, "output": output, "rows": place / "rows.json", "text": place / "calibration.txt"}
+    words = [str(names[word[1:-1]]) if word[1:-1] in names and word[0] == "{" else word for word in command]
+    more = {"OMP_NUM_THREADS": "2", "GPTQMODEL_CPU_WORKERS": "2", "WEIGHTSMITH_DATA": str(place / "data")}
+    done = subprocess.run([sys.executable, "-c", TIMED, *words], cwd=ROOT, env={**os.environ, **more},
+                          capture_output=True, text=True)  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{words[:4]} failed:\n{done.stderr}")
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    size = sum(path.stat().st_size for path in output.glob("*.safetensors")) / 1e6
+    loss = {f"kl, {text}": kl for text, kl in divergence(model, output, held_out).items()}
+    return {**figures, "megabytes": size, **loss}
+
+
+def ratios(found: dict[str, list[dict[str, float]]]) -> dict[str, float]:
+    """Give what the goals are set for, from the medians."""
+
+    def over(name: str, other: str, key: str) -> dict[str, float]:
+        if not (found.get(name) and found.get(other)):
+            return {}
+        ours_, theirs = (statistics.median(run[key] for run in found[who]) for who in (name, other))
+        return {f"{name} / {other}, {key}": round(ours_ / theirs, 3)}
+
+    compared: dict[str, float] = {}
+    for kl in ("kl, same source", "kl, other prose"):
+        for name in ("gptq-4: ours", "gptq-4: ours, no symmetry", "awq-4: ours"):
+            for other in ("gptq-4: GPTQModel", "gptq-4: llm-compressor", "awq-4: GPTQModel", "nf4"):
+                compared |= over(name, other, kl)
+        compared |= over("gptq-3: ours", "gptq-3: GPTQModel", kl)
+    for key in ("seconds", "rss_mib"):
+        compared |= over("gptq-4: ours", "gptq-4: GPTQModel", key) | over("awq-4: ours", "awq-4: GPTQModel", key)
+        compared |= over("gptq-4: ours", "gptq-4: llm-compressor", key)
+    return compared
+
+
+def summary(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Give median and range of each figure."""
+    return {
+        key: {
+            "median": round(statistics.median(run[key] for run in runs), 4),
+            "min": round(min(run[key] for run in runs), 4),
+            "max": round(max(run[key] for run in runs), 4),
+        }
+        for key in runs[0]
+    }
+
+
+if __name__ == "__main__":
+    main()
