@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from backend.finetune.checkpoints import forget, seal_checkpoint
+from backend.finetune.costs import LOGITS
 from backend.finetune.rendering import IGNORED
 from backend.models.artifacts import METRICS, SAMPLES
 from backend.progress import Report
@@ -23,12 +24,6 @@ from backend.weights.output import JOURNAL
 
 MAX_NOT_FINITE = 5
 """Steps in a row whose loss may be no number before the run is stopped."""
-
-LOGITS = 1 << 26
-"""Logits, learned tokens times vocabulary, up to which a batch's are computed at once; TRL goes through more in chunks.
-
-TRL's way saves memory and costs a third of a step on a CPU, most of it for the gradient of a head that is frozen.
-"""
 
 _NAMES = ("loss", "eval_loss", "learning_rate", "grad_norm", "mean_token_accuracy", "eval_mean_token_accuracy")
 
