@@ -43,7 +43,14 @@ def main() -> None:
         _run(base, *json.loads(sys.argv[1]))
         return
     demo_folder(base.parent, silent())
-    runs = [_compared(base, *run) for run in RUNS]
+    runs = []
+    for run in RUNS:
+        runs.append(_compared(base, *run))
+        _write(runs)  # a machine that is shared may not let all of them finish
+    sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
+
+
+def _write(runs: list[dict[str, Any]]) -> None:
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": hardware(),
@@ -54,7 +61,6 @@ def main() -> None:
         "step_estimated_over_measured": _range([run["estimated_step"] / run["measured_step"] for run in runs]),
     }
     RESULTS.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
 
 
 def _compared(base: Path, tokens: int, options: dict[str, Any]) -> dict[str, Any]:
