@@ -17,9 +17,11 @@ SECONDS = 150_000  # for an answer, in milliseconds, on a machine that has other
 def rows(page):  # noqa: F811
     """The part of the page that asks what is learned from."""
     tab(page, "Data")
+    page.locator("#data-tune").click()
     room = page.locator("#rows")
     expect(room).to_be_visible()
-    return room
+    yield room
+    expect(page.locator(".toast-body")).to_have_count(0)
 
 
 def upload(page, name, data):  # noqa: F811

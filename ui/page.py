@@ -216,13 +216,14 @@ def _wire_rows(page: gr.Blocks, bench: Workbench) -> None:
 
     inputs = {bench.model.facts, bench.publish.token, *looking.inputs()}
     every: dict[str, Any] = {"trigger_mode": "always_last", **_QUIET}
-    fields = [event for field in [*rows.form.components, *looking.rendering.values()] for event in _left(field)]
+    fields = [event for field in rows.form.components for event in _left(field)]
+    others = [event for field in looking.rendering.values() for event in _left(field)]
     gr.on([rows.look.click, rows.file.clear, *fields], look, inputs, looking.outputs(), **every)
     for event in (rows.source.input, rows.file.upload):
         chosen = event(rows.begin, rows.source, rows.outputs(), **_QUIET)
         chosen.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
         chosen.then(look, inputs, looking.outputs(), **_QUIET)
-    bench.model.card.change(again, inputs, looking.outputs(), **_QUIET)
+    gr.on([bench.model.card.change, *others], again, inputs, looking.outputs(), **every)
     looking.timer.tick(tick, [looking.job, looking.stood], looking.outputs(), **_QUIET)
     page.load(None, None, None, js=_REFUSE_LARGE % studio.settings.max_upload_bytes, **_QUIET)
 
