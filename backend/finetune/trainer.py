@@ -16,8 +16,8 @@ from transformers import Trainer, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from backend.finetune.checkpoints import forget, seal_checkpoint
-from backend.finetune.course import read_lines
 from backend.finetune.costs import LOGITS
+from backend.finetune.course import read_lines
 from backend.finetune.rendering import IGNORED
 from backend.models.artifacts import METRICS, SAMPLES
 from backend.progress import Report
