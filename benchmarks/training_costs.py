@@ -25,16 +25,14 @@ from backend.models.machine import hardware, memory_bytes, peak_memory_bytes
 from backend.progress import Report, silent
 from backend.settings import load_settings
 
-STEPS = 3
+STEPS = 2
 RESULTS = Path(__file__).parent / "results" / "training_costs.json"
 RUNS: tuple[tuple[int, dict[str, Any]], ...] = (  # tokens of a row, options
     (52, {"r": 16, "per_device_train_batch_size": 8}),
     (128, {"r": 64, "per_device_train_batch_size": 2}),
     (256, {"r": 16, "per_device_train_batch_size": 4}),
-    (512, {"r": 16, "per_device_train_batch_size": 4}),
-    (512, {"r": 16, "per_device_train_batch_size": 4, "gradient_checkpointing": "on"}),
     (512, {"r": 8, "per_device_train_batch_size": 1, "attn_implementation": "eager"}),
-    (256, {"r": 16, "per_device_train_batch_size": 4, "bnb_4bit_compute_dtype": "float32"}),
+    (512, {"r": 16, "per_device_train_batch_size": 3, "gradient_checkpointing": "on"}),
 )
 
 
@@ -45,7 +43,14 @@ def main() -> None:
         _run(base, *json.loads(sys.argv[1]))
         return
     demo_folder(base.parent, silent())
-    runs = [_compared(base, *run) for run in RUNS]
+    runs = []
+    for run in RUNS:
+        runs.append(_compared(base, *run))
+        _write(runs)  # a machine that is shared may not let all of them finish
+    sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
+
+
+def _write(runs: list[dict[str, Any]]) -> None:
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": hardware(),
@@ -56,7 +61,6 @@ def main() -> None:
         "step_estimated_over_measured": _range([run["estimated_step"] / run["measured_step"] for run in runs]),
     }
     RESULTS.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
 
 
 def _compared(base: Path, tokens: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def _compared(base: Path, tokens: int, options: dict[str, Any]) -> dict[str, Any
 
 
 def _run(base: Path, tokens: int, options: dict[str, Any]) -> None:
-    """Train on rows of one length and print the peak memory, and the seconds of the quickest step but the first."""
+    """Train on rows of one length and print the peak memory, and the seconds of the second step."""
     times: list[float] = []
     report = Report(lambda event: times.append(time.monotonic()) if event["event"] == "metrics" else None)
     given = FinetuneOptions(**options, max_steps=STEPS, max_length=max(tokens, 16))
@@ -91,7 +95,7 @@ def _run(base: Path, tokens: int, options: dict[str, Any]) -> None:
         output.mkdir(parents=True)
         finetune(base, rows, load_tokenizer(base), output, given, report)
     steps = [after - before for before, after in pairwise(times)]
-    found = {"measured_bytes": peak_memory_bytes(), "measured_step": round(min(steps[: STEPS - 1]), 2)}
+    found = {"measured_bytes": peak_memory_bytes(), "measured_step": round(steps[0], 2)}
     sys.stdout.write(json.dumps(found) + "\n")
 
 

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from backend.errors import JobError, SpecError
 from backend.executors.local import ROOT
-from backend.finetune.checkpoints import SEAL, checkpoints, is_sealed, newest_sealed, seal_checkpoint
+from backend.finetune.checkpoints import SEAL, checkpoints, is_sealed, newest_sealed, seal_checkpoint, step_of
 from backend.finetune.costs import rows_of
+from backend.finetune.course import read_course
 from backend.finetune.options import FinetuneOptions
-from backend.finetune.rendering import Renderer, stops_of
+from backend.finetune.rendering import IGNORED, Renderer, stops_of
 from backend.finetune.samples import Message, Sample
 from backend.finetune.training import CHECKPOINTS, Rows, finetune
 from backend.models.artifacts import sha256
@@ -143,10 +144,51 @@ def test_killed_at_ten_random_steps_a_training_goes_on_to_the_same_bytes(trainin
         assert (word, number) == ("ended", signal.SIGKILL)
         half_written += checkpoint.is_dir() and not is_sealed(checkpoint)
         assert newest_sealed(output / CHECKPOINTS) != checkpoint or is_sealed(checkpoint)
+        left = newest_sealed(output / CHECKPOINTS)
         assert [*trainings(output)][-1] == ("ended", 0)
+        assert read_course(output).resumed == (step_of(left) if left else None)  # the page says so
         same += sha256(output / "adapter_model.safetensors") == expected
     assert same == 10
     assert half_written > 0
+
+
+def answer_of(base, rows, tokenizer, output):
+    """Tune on rows that all have one answer, and give the tokens that the tuned model says to the first of them."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    output.mkdir(parents=True)
+    given = {"num_train_epochs": 8.0, "per_device_train_batch_size": 8, "max_length": 256, "learning_rate": 2e-2}
+    options = FinetuneOptions(**given, r=8, lora_dropout=0.0, quantization="none")
+    finetune(base, Rows(rows, [], []), tokenizer, output, options, silent())
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), output)
+    asked = sum(label == IGNORED for label in rows[0].labels[:-2])
+    prompt = torch.tensor([rows[0].input_ids[:asked]])
+    with torch.inference_mode():
+        said = model.generate(input_ids=prompt, max_new_tokens=20, do_sample=False)
+    return said[0, asked:].tolist()
+
+
+@pytest.mark.real
+def test_a_tuned_model_stops_after_its_answer_although_it_pads_with_the_token_that_ends_it(tiny_model, tmp_path):
+    from transformers import AutoTokenizer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model, pad_token="<|im_end|>")
+    end = tokenizer.eos_token_id
+    assert tokenizer.pad_token_id == end
+    renderer = Renderer(tokenizer, "auto", 256, stops_of(tokenizer, None))
+    asked = [Message("user", f"Is {'not ' * (i % 4)}{i} a number?") for i in range(16)]
+    made = [renderer.render(Sample(i, (each, Message("assistant", "Yes.")))) for i, each in enumerate(asked)]
+    padded = DataCollatorForLanguageModeling(pad_token_id=end)([row._asdict() for row in made])
+    assert len({len(row.input_ids) for row in made}) > 3
+    assert ((padded["labels"] == end).sum(1) == 1).all()
+    answer = tokenizer("Yes.")["input_ids"]
+    assert answer_of(tiny_model, made, tokenizer, tmp_path / "s" / "o") == [*answer, end]
+    masked = [row._replace(labels=[IGNORED if label == end else label for label in row.labels]) for row in made]
+    endless = answer_of(tiny_model, masked, tokenizer, tmp_path / "t" / "o")
+    assert endless[: len(answer)] == answer
+    assert endless[len(answer)] != end
 
 
 def test_only_whole_checkpoints_count(tmp_path):

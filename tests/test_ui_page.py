@@ -220,29 +220,27 @@ def test_the_memory_of_a_training_stands_in_the_sidebar_by_part(bench: Workbench
     assert "to tune" not in bench.refresh(given(bench))[bench.sidebar.summary]
 
 
-@pytest.mark.parametrize(
-    ("typed", "place", "words"),
-    [
-        ({"finetune-r": 0}, "finetune-r", "at least 1"),
-        ({"finetune-target_modules": "nonsense"}, "finetune-target_modules", "no linear layer"),
-        ({"finetune-max_length": 999_999}, "finetune-max_length", "is more than the"),
-        ({"finetune-neftune_noise_alpha": "loud"}, "finetune-neftune_noise_alpha", "must be a number"),
-        ({"rows-source": HUB_ROWS}, "rows-dataset", "data set's id"),
-        ({"rows-source": HUB_ROWS, "rows-dataset": "/etc/rows.csv"}, "rows-dataset", "is not a file"),
-        ({"rows-split": "train[:"}, "rows-split", "split"),
-        ({"rows-validation_size": -1}, "rows-validation_size", "at least 0"),
-    ],
-)
-def test_what_is_wrong_with_a_training_stands_beside_its_field(
-    bench: Workbench, typed: dict[str, Any], place: str, words: str
-) -> None:
+WRONG = [
+    ({"finetune-r": 0}, "finetune-r", "at least 1"),
+    ({"finetune-target_modules": "nonsense"}, "finetune-target_modules", "no linear layer"),
+    ({"finetune-max_length": 999_999}, "finetune-max_length", "is more than the"),
+    ({"finetune-neftune_noise_alpha": "loud"}, "finetune-neftune_noise_alpha", "must be a number"),
+    ({"rows-source": HUB_ROWS}, "rows-dataset", "data set's id"),
+    ({"rows-source": HUB_ROWS, "rows-dataset": "/etc/rows.csv"}, "rows-dataset", "is not a file"),
+    ({"rows-split": "train[:"}, "rows-split", "split"),
+    ({"rows-validation_size": -1}, "rows-validation_size", "at least 0"),
+]
+
+
+def test_what_is_wrong_with_a_training_stands_beside_its_field(bench: Workbench) -> None:
     by_id = {component.elem_id: component for component in bench.inputs()}
-    updates = bench.refresh(given(bench, tuning=True, **typed))
-    assert words in updates[by_id[place]]["info"].replace("Must", "must").replace("Is ", "is ")
-    assert updates[by_id[place]]["elem_classes"] == ["faulty"]
-    assert not updates[bench.sidebar.start]["interactive"]
-    assert set(updates) <= set(bench.outputs())
-    assert bench.refresh(given(bench, tuning=True))[by_id[place]]["elem_classes"] == []
+    for typed, place, words in WRONG:
+        updates = bench.refresh(given(bench, tuning=True, **typed))
+        assert words in updates[by_id[place]]["info"].replace("Must", "must").replace("Is ", "is ")
+        assert updates[by_id[place]]["elem_classes"] == ["faulty"]
+        assert not updates[bench.sidebar.start]["interactive"]
+        assert set(updates) <= set(bench.outputs())
+        assert bench.refresh(given(bench, tuning=True))[by_id[place]]["elem_classes"] == []
 
 
 def test_uploaded_rows_are_kept_for_the_job_and_remembered_by_name(bench: Workbench, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def _costs(recipe: Recipe, facts: ModelFacts, data: Path, survey: Survey | None)
     rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in figures.items())
     for place, parts in needed.training_memory.items():
         told = {f"{place[:1].upper()}{place[1:]} to tune": sum(parts.values()), **parts}
-        rows += "".join(f'<div class="part"><dt>{escape(k)}</dt><dd>{size(v)}</dd></div>' for k, v in told.items())
+        rows += "".join(f'<div class="share"><dt>{escape(k)}</dt><dd>{size(v)}</dd></div>' for k, v in told.items())
     return f'<dl class="costs">{rows}</dl>{_refusal(needed, facts, data)}'
 
 

@@ -18,7 +18,14 @@ LAYER_BYTES = 1.25  # kept for each number that goes into or comes out of a line
 ADAPTED_BYTES = 7  # for each number that goes into an adapted layer: a float32 copy, the same dropped out, its mask
 SQUARE_BYTES = 3  # for each pair of tokens and head where attention is eager, times the type's bytes
 TILE = (4096, 32768)  # tokens and words of the tiles in which TRL computes the loss
-LOGIT_BYTES, GPU_LOGIT_BYTES = 47, 4  # a cell of a tile, as if every token counted; of a GPU not measured here
+TILE_BYTES, GPU_TILE_BYTES = 47, 4  # of a cell, as if every token counted; of a GPU not measured here
+LOGIT_BYTES = 16  # of a cell where they are computed at once
+LOGITS = 1 << 26
+"""Logits, learned tokens times vocabulary, up to which a batch's are computed at once; TRL goes through more in chunks.
+
+TRL's way saves memory and costs a third of a step on a CPU, most of it for the gradient of a head that is frozen.
+"""
+
 START_SECONDS = 25.0
 SECONDS_A_TOKEN_AND_PARAMETER = 6.2e-11  # 2 cores with AVX-512: `make demo-tune`, validations included
 GPU_SECONDS_A_TOKEN_AND_PARAMETER = 2e-13  # 30 TFLOP/s; not measured here
@@ -227,8 +234,12 @@ def _activations(facts: ModelFacts, options: FinetuneOptions, sizes: RowSizes, m
     square = batch * longest * heads * layers * SQUARE_BYTES * width if options.attn_implementation == "eager" else 0
     twice = {"on": True, "off": False, "auto": bool(machine.gpu)}[options.gradient_checkpointing]
     kept = (batch * token + square) / (layers if twice else 1) + batch * width * facts.hidden_size * layers * twice
-    cells = min(batch, TILE[0]) * min(facts.vocab_size, TILE[1])
-    return {"activations": round(kept), "logits": (GPU_LOGIT_BYTES if machine.gpu else LOGIT_BYTES) * cells}
+    if machine.processes == 1 and batch * facts.vocab_size <= LOGITS:
+        logits = LOGIT_BYTES * batch * facts.vocab_size
+    else:
+        cells = min(batch, TILE[0]) * min(facts.vocab_size, TILE[1])
+        logits = (GPU_TILE_BYTES if machine.gpu else TILE_BYTES) * cells
+    return {"activations": round(kept), "logits": logits}
 
 
 def _batch_tokens(options: FinetuneOptions, sizes: RowSizes) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from backend.finetune.checkpoints import forget, seal_checkpoint
+from backend.finetune.costs import LOGITS
 from backend.finetune.course import read_lines
 from backend.finetune.rendering import IGNORED
 from backend.models.artifacts import METRICS, SAMPLES
@@ -24,12 +25,6 @@ from backend.weights.output import JOURNAL
 
 MAX_NOT_FINITE = 5
 """Steps in a row whose loss may be no number before the run is stopped."""
-
-LOGITS = 1 << 26
-"""Logits, learned tokens times vocabulary, up to which a batch's are computed at once; TRL goes through more in chunks.
-
-TRL's way saves memory and costs a third of a step on a CPU, most of it for the gradient of a head that is frozen.
-"""
 
 _NAMES = ("loss", "eval_loss", "learning_rate", "grad_norm", "mean_token_accuracy", "eval_mean_token_accuracy")
 
@@ -52,6 +47,12 @@ class Tuner(SFTTrainer):
         self.learned_tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
         return loss
 
+    def gathered(self, *numbers: int) -> torch.Tensor:
+        """Give whole numbers of every process, [processes, numbers]; each of them must call this."""
+        mine = torch.tensor([numbers], device=self.accelerator.device)
+        everyone: torch.Tensor = self.accelerator.gather(mine)
+        return everyone
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -59,7 +60,9 @@ class Tuner(SFTTrainer):
         targets = inputs["labels"][:, 1:]
         kept = (targets != IGNORED).any(0).nonzero()[:, 0]
         vocabulary = self.accelerator.unwrap_model(model).config.get_text_config().vocab_size
-        if return_outputs or not _keeps_some(self.model) or not 0 < len(targets) * len(kept) * vocabulary <= LOGITS:
+        # Several processes gather the same figures only if all of them go the same way, whatever their batches hold.
+        alone = self.accelerator.num_processes == 1 and not return_outputs and _keeps_some(self.model)
+        if not alone or not 0 < len(targets) * len(kept) * vocabulary <= LOGITS:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         seen = {name: value for name, value in inputs.items() if name != "labels"}
         logits = model(**seen, use_cache=False, logits_to_keep=kept).logits.float()
@@ -67,19 +70,9 @@ class Tuner(SFTTrainer):
         total = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), counted.flatten(), ignore_index=IGNORED, reduction="sum"
         )
-        right = self.accelerator.gather_for_metrics((logits.argmax(-1) == counted).sum()).sum()
-        there = self.accelerator.gather_for_metrics((counted != IGNORED).sum()).sum()
+        right, there = (logits.argmax(-1) == counted).sum(), (counted != IGNORED).sum()
         self._metrics["train" if self.model.training else "eval"]["mean_token_accuracy"].append(float(right / there))
-        if num_items_in_batch is None:
-            return total / (counted != IGNORED).sum()
-        ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return total * ranks / num_items_in_batch
-
-    def gathered(self, *numbers: int) -> torch.Tensor:
-        """Give whole numbers of every process, [processes, numbers]; each of them must call this."""
-        mine = torch.tensor([numbers], device=self.accelerator.device)
-        everyone: torch.Tensor = self.accelerator.gather(mine)
-        return everyone
+        return total / (there if num_items_in_batch is None else num_items_in_batch)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.not_finite:

@@ -60,14 +60,9 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
         return None
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     _complete(folder, base, reader, recipe)
-    return _artifact(recipe, base, data, seen, outcome).model_copy(
-        update={
-            "hardware": hardware(),
-            "peak_memory_bytes": peak_memory_bytes(),
-            "seconds": round(time.monotonic() - started, 1),
-            "warnings": tuple(report.warnings),
-        }
-    )
+    measured = {"hardware": hardware(), "peak_memory_bytes": peak_memory_bytes(), "warnings": tuple(report.warnings)}
+    measured["seconds"] = round(time.monotonic() - started, 1)
+    return _artifact(recipe, base, data, seen, outcome).model_copy(update=measured)
 
 
 def _rows(data: Dataset, reader: Reader, report: Report) -> tuple[Rows, Survey]:
