@@ -28,6 +28,7 @@ class WeightsmithCommands(BaseSettings):
 
     quantize: CliSubCommand[commands.Quantize]
     finetune: CliSubCommand[commands.Finetune]
+    preview: CliSubCommand[commands.PreviewRows]
     merge: CliSubCommand[commands.Merge]
     evaluate: CliSubCommand[commands.Evaluate]
     chat: CliSubCommand[commands.Chat]

@@ -14,19 +14,23 @@ from pydantic_settings import CliPositionalArg
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.finetune.dataset import DatasetOptions
 from backend.finetune.options import FinetuneOptions
+from backend.finetune.presets import PresetName, preset_values
 from backend.hub.download import check_model
 from backend.hub.names import parse_model
 from backend.jobs.calibration import calibrate
 from backend.jobs.estimates import estimate
 from backend.jobs.foreground import Terminal, check_output, finished, move
 from backend.jobs.preflight import prepare
-from backend.jobs.specs import Evaluation, Publication, artifacts, published, stage_folder
+from backend.jobs.previews import pinned, read_seen
+from backend.jobs.specs import RENDERING, Evaluation, Publication, artifacts, published, stage_folder
 from backend.merge import MergeOptions
 from backend.merge.hub import base_of
-from backend.models.artifacts import Artifact, Training, open_artifact
+from backend.models.artifacts import Artifact, open_artifact
 from backend.models.inspection import inspect
 from backend.options import COMMON_OPTIONS, Frozen, parse
+from backend.preview import view
 from backend.publish import PublishOptions
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe, read_recipe
@@ -34,6 +38,7 @@ from backend.serve.chat import ChatOptions, stream
 from backend.serve.engines import EngineName
 from backend.serve.servers import Server, Servers
 from backend.settings import load_settings
+from backend.wording import model_words, needs, quality, summary, words
 
 MODEL_HELP = "A Hub id, demo (the bundled model), or a local folder."
 METHOD_OPTIONS = {name: module.Options for name, module in METHODS.items()}
@@ -79,6 +84,12 @@ def _typed(annotation: Any) -> Any:
 
 
 METHOD_FLAG: dict[str, Any] = {"method": (Literal[tuple(METHODS)], FieldInfo(description="How."))}
+OPTIONAL_METHOD_FLAG: dict[str, Any] = {
+    "method": (
+        Literal[tuple(METHODS)] | None,
+        FieldInfo(default=None, description="How; a recipe file says it itself."),
+    )
+}
 
 
 class _Quantize(Command):
@@ -122,39 +133,73 @@ class _Finetune(Command):
     output: Path = Field(description="The folder to write; it must not exist.")
     base_revision: str | None = Field(None, description="Branch, tag or commit of the model.")
 
+    preset: PresetName | None = Field(None, description="Set the training in one word; flags beside it count more.")
+
     def cli_cmd(self) -> None:
         """Run it."""
-        stage = {"stage": "finetune", **self.given(FinetuneOptions)}
-        data = {"base_model": self.model, "revision": self.base_revision, "stages": [stage]}
-        output, artifact = made(parse_recipe(data, paths=True), self.output)
+        recipe = self._recipe({})
+        facts = inspect(recipe.base_model, recipe.revision, get_token())
+        if self.preset:
+            recipe = self._recipe(preset_values(self.preset, facts))
+        sys.stderr.write(f"Reckoned before the start: {needs(estimate(recipe, facts, load_settings().data))}\n")
+        output, artifact = made(recipe, self.output)
         assert artifact.training
         self.say(
             {"output": str(output), "training": artifact.training.model_dump(), **summary(artifact)},
             f"{output}\n{words(artifact)}",
         )
 
+    def _recipe(self, preset: dict[str, Any]) -> Recipe:
+        stage = {"stage": "finetune", **preset, **self.given(FinetuneOptions)}
+        data = {"base_model": self.model, "revision": self.base_revision, "stages": [stage]}
+        return parse_recipe(data, paths=True)
 
-class _Estimate(Command):
-    """Say what quantizing would need, before anything is downloaded."""
+
+class _Preview(Command):
+    """Show rows as the model would see them, and everything that is to be said of them, before a training."""
 
     model: CliPositionalArg[str] = Field(description=MODEL_HELP)
+    base_revision: str | None = Field(None, description="Branch, tag or commit of the model.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        settings, token = load_settings().writable(), get_token()
+        options = parse(FinetuneOptions, self.given(FinetuneOptions), context={"paths": True})
+        spec = pinned(local_or_id(self.model, "model"), self.base_revision, options, token)
+        with finished(spec, token, Terminal().hear, settings) as job:
+            seen = read_seen(job, spec)
+        self.say(seen.model_dump(mode="json", exclude={"faults"}), view(seen, sys.stdout.isatty()))
+
+
+class _Estimate(Command):
+    """Say what quantizing, or any recipe, also one that tunes, would need, before anything is downloaded."""
+
+    model: CliPositionalArg[str] = Field(
+        description=f"{MODEL_HELP} Or a recipe file (.yaml), which says all the rest: a training is estimated so."
+    )
     revision: str | None = Field(None, description="Branch, tag or commit of the model.")
 
     def cli_cmd(self) -> None:
         """Run it."""
-        recipe, data = single_stage(self), load_settings().writable().data
+        recipe, data = self._recipe(), load_settings().writable().data
         facts = inspect(recipe.base_model, recipe.revision, get_token())
         for stage in recipe.stages:
-            if stage.stage == "quantize":
+            if stage.stage != "evaluate":
                 stage.check(facts)
         calibrate(data)
         needed = estimate(recipe, facts, data)
-        text = (
-            f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {facts.size / 1e6:.0f} MB\n"
-            f"result {needed.output_bytes / 1e6:.0f} MB, disk {needed.disk_bytes / 1e6:.0f} MB, peak memory"
-            f" {needed.peak_memory_bytes / 1e6:.0f} MB, about {needed.seconds:.0f} s and the download"
-        )
-        self.say(needed.model_dump(), text)
+        training = {"training": needed.training_memory} if needed.training else {}
+        self.say(needed.model_dump() | training, f"{model_words(facts)}\n{needs(needed)}")
+
+    def _recipe(self: Any) -> Recipe:
+        """Give the recipe that is meant: a file's, or that of one method."""
+        if Path(self.model).suffix in (".yaml", ".yml"):
+            if flags := self.model_fields_set - {"model", "json_"}:
+                raise SpecError(f"'{self.model}' says everything itself: leave out --{min(flags).replace('_', '-')}.")
+            return read_recipe(Path(self.model))
+        if self.method is None:
+            raise SpecError(f"Could not estimate '{self.model}'. Say how with --method, or give a recipe file.")
+        return single_stage(self)
 
 
 class _Evaluate(Command):
@@ -268,8 +313,10 @@ class Serve(Command):
 
 Quantize = with_options(_Quantize, METHOD_OPTIONS, **METHOD_FLAG)
 Finetune = with_options(_Finetune, {"finetune": FinetuneOptions})
+_OF_TRAINING = FinetuneOptions.model_fields.keys() - {*DatasetOptions.model_fields, *RENDERING}
+PreviewRows = with_options(_Preview, {"finetune": FinetuneOptions}, leave_out=tuple(_OF_TRAINING))
 Merge = with_options(_Merge, {"merge": MergeOptions}, leave_out=("adapters", "adapter_revisions", "keep"))
-Estimate = with_options(_Estimate, METHOD_OPTIONS, **METHOD_FLAG)
+Estimate = with_options(_Estimate, METHOD_OPTIONS, **OPTIONAL_METHOD_FLAG)
 Evaluate = with_options(_Evaluate, {"evaluate": EvaluateOptions})
 Publish = with_options(_Publish, {"publish": PublishOptions})
 Chat = with_options(_Chat, {"chat": ChatOptions})
@@ -292,12 +339,12 @@ def made(recipe: Recipe, folder: Path) -> tuple[Path, Artifact]:
     return output, open_artifact(output)
 
 
-def local_or_id(model: str) -> str:
+def local_or_id(model: str, what: str = "reference") -> str:
     """Give what a model's name on the command line means."""
     try:
         return parse_model(model, paths=True)
     except ValueError as e:
-        raise SpecError(f"The reference {e}.") from e
+        raise SpecError(f"The {what} {e}.") from e
 
 
 def existing(folder: Path) -> Path:
@@ -334,39 +381,3 @@ def serving(folder: Path, engine: EngineName, port: int | None = None) -> Any:
         yield server, servers
     finally:
         servers.stop()
-
-
-def summary(artifact: Artifact) -> dict[str, Any]:
-    """Give what a script wants to know of an artifact."""
-    return {
-        "size": artifact.size,
-        "seconds": artifact.seconds,
-        "peak_memory_bytes": artifact.peak_memory_bytes,
-        "metrics": artifact.metrics.model_dump() if artifact.metrics else None,
-        "warnings": artifact.warnings,
-    }
-
-
-def words(artifact: Artifact) -> str:
-    """Say the same to a person."""
-    made = f"{artifact.size / 1e6:.0f} MB, made in {artifact.seconds:.0f} s"
-    measured = [quality(artifact.metrics.model_dump())] if artifact.metrics else []
-    measured += [learned(artifact.training)] if artifact.training else []
-    return "\n".join([made, *measured, *artifact.warnings])
-
-
-def learned(training: Training) -> str:
-    """Say what a training has changed."""
-    text = f"{training.steps} steps on {training.rows} rows, mean loss {training.train_loss:.3f}"
-    if training.eval_loss is None:
-        return text
-    return f"{text}; validation loss {training.eval_loss_before:.3f} before, {training.eval_loss:.3f} after"
-
-
-def quality(metrics: dict[str, Any]) -> str:
-    """Say how much a model got worse."""
-    return (
-        f"perplexity {metrics['perplexity']:.2f} (reference {metrics['reference_perplexity']:.2f}), KL mean"
-        f" {metrics['kl_mean']:.4f}, 99th percentile {metrics['kl_p99']:.3f}, top-1 agreement"
-        f" {metrics['top1_agreement']:.1%}, {metrics['tokens']} tokens of {metrics['text']}"
-    )

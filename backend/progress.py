@@ -59,6 +59,10 @@ class Report:
         """Say one sentence for the log."""
         self._emit({"event": "log", "text": text})
 
+    def relay(self, event: dict[str, Any]) -> None:
+        """Pass on what a process that does a part of the work has said."""
+        self._emit(event)
+
     def metrics(self, figures: dict[str, Any]) -> None:
         """Tell what was measured at a step of a training."""
         self._emit({"event": "metrics", **figures})

@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, FilePath, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backend.errors import SpecError
@@ -45,6 +45,11 @@ class Settings(BaseSettings):
     cancel_seconds: float = Field(10, gt=0, description="How long a canceled job may take to stop by itself.")
     max_queued: int = Field(3, ge=1, description="Jobs that one person may have waiting.")
     max_upload_bytes: int = Field(200_000_000, ge=1, description="The largest file that can be uploaded.")
+    num_processes: int | None = Field(None, ge=1, description="Processes of a training; by default one for each GPU.")
+    accelerate_config: FilePath | None = Field(
+        None,
+        description="What `accelerate config` wrote, for trainings on several machines; goes before num_processes.",
+    )
 
     def writable(self) -> "Settings":
         """Make the data folder.

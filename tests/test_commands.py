@@ -105,6 +105,32 @@ def test_estimate_promises_what_quantize_then_writes(nf4, tiny_model, capsys):
     assert done["peak_memory_bytes"] == pytest.approx(open_artifact(nf4).peak_memory_bytes, rel=0.2)
 
 
+def test_estimate_takes_a_recipe_and_says_what_its_training_needs_by_part(tiny_model, tmp_path, capsys):
+    recipe = tmp_path / "tune.yaml"
+    recipe.write_text(f"base_model: {tiny_model}\nstages:\n- {{stage: finetune, r: 4}}\n- {{stage: merge}}\n")
+    done = succeeds(capsys, "estimate", str(recipe))
+    assert done["seconds"] > 0
+    assert sum(done["training"]["memory"].values()) <= done["peak_memory_bytes"]
+    assert list(done["training"].values())[-1]["adapter"] > 0
+    assert main(["estimate", str(recipe)]) == 0
+    assert "the training's memory: process " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["{}", "--method", "nf4"], "leave out --method"),
+        (["{}", "--revision", "main"], "leave out --revision"),
+        (["demo"], "Say how with --method, or give a recipe file"),
+        (["no.yaml"], "Could not read the recipe"),
+    ],
+)
+def test_estimate_wants_either_a_recipe_or_a_method(tmp_path, capsys, argv, words):
+    recipe = tmp_path / "tune.yaml"
+    recipe.write_text("base_model: demo\nstages:\n- {stage: finetune}\n")
+    assert words in fails(capsys, "estimate", *(word.format(recipe) for word in argv))
+
+
 def test_run_does_a_recipe_and_publishes_to_a_folder(tiny_model, tmp_path, capsys):
     (tmp_path / "prose.txt").write_text(PROSE)
     recipe = tmp_path / "r.yaml"

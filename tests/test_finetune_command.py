@@ -2,11 +2,19 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from backend.__main__ import main
+from backend.errors import SpecError
+from backend.executors.local import ROOT
+from backend.finetune.options import FinetuneOptions
+from backend.jobs.preflight import _check_tunable
 from backend.models.artifacts import TRAINED_HERE, UNPUBLISHED, open_artifact
+from backend.models.machine import gpus
 from backend.publish.card import build_card
 from tests.conftest import CANARY
 
@@ -70,6 +78,50 @@ def test_finetune_writes_an_adapter_that_peft_loads(adapter, tiny_model):
     assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == tiny_model.name
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
     assert any(p.abs().sum() > 0 for name, p in model.named_parameters() if "lora_B" in name)
+
+
+@pytest.mark.real
+def test_a_preset_sets_the_training_and_flags_beside_it_count_more(tiny_model, rows, tmp_path, capsys):
+    argv = [
+        "finetune",
+        str(tiny_model),
+        "--dataset",
+        str(rows),
+        "--output",
+        str(tmp_path / "a"),
+        "--preset",
+        "quick-look",
+    ]
+    succeeds(capsys, *argv, "--max-steps", "2", "--lora-alpha", "4")
+    options = open_artifact(tmp_path / "a").options
+    found = {name: options[name] for name in ("r", "lora_alpha", "num_train_epochs", "max_steps", "max_length")}
+    assert found == {"r": 8, "lora_alpha": 4, "num_train_epochs": 1, "max_steps": 2, "max_length": 512}
+
+
+@pytest.mark.real
+def test_ctrl_c_ends_a_training_and_the_steps_after_it_still_run(tiny_model, rows, tmp_path):
+    recipe = tmp_path / "long.yaml"
+    stage = f"{{stage: finetune, dataset: {rows}, max_steps: 100000, max_length: 64, validation_size: 2}}"
+    recipe.write_text(f"base_model: {tiny_model}\nstages:\n- {stage}\n- {{stage: merge}}\n")
+    argv = [sys.executable, "-m", "backend", "run", str(recipe), "--output", str(tmp_path / "out")]
+    command = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        said = []
+        for line in command.stderr:
+            said.append(line)
+            if line.startswith("training "):
+                command.send_signal(signal.SIGINT)
+                break
+        rest = command.stderr.read()
+        assert command.wait(120) == 0, rest
+    finally:
+        command.kill()
+    assert "Ctrl-C stops the training and keeps what was learned.\n" in said
+    assert "Press Ctrl-C again to cancel" in rest
+    training = open_artifact(tmp_path / "out" / "1-finetune").training
+    assert training.stopped == "Stopped by its user."
+    assert training.steps < training.planned_steps
+    assert open_artifact(tmp_path / "out" / "2-merge").kind == "merged"
 
 
 @pytest.mark.real
@@ -163,3 +215,31 @@ def test_a_base_that_is_quantized_already_is_refused_with_the_way_round(tiny_mod
     (base / "config.json").write_text(json.dumps(config))
     line = fails(capsys, "finetune", str(base), "--dataset", str(rows), "--output", str(tmp_path / "out"))
     assert "quantized already (gptq): tune the model that it was made from" in line
+    assert line.endswith("or install GPTQModel (`pip install gptqmodel optimum`).")
+
+
+def test_a_gptq_base_is_taken_where_gptqmodel_is_installed_and_it_is_held_as_it_is(tmp_path, monkeypatch):
+    for package in ("gptqmodel", "optimum"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    _check_tunable("me/tiny", "gptq", FinetuneOptions(quantization="none"))
+    with pytest.raises(SpecError, match=r"quantization: 'me/tiny' is held in its own 4 bits .*set it to none"):
+        _check_tunable("me/tiny", "gptq", FinetuneOptions())
+    with pytest.raises(SpecError, match=r"quantized already \(bitsandbytes\): tune the model .* same way\.$"):
+        _check_tunable("me/tiny", "bitsandbytes", FinetuneOptions(quantization="none"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--report-to", "trackio"], "report_to: 'trackio' is not installed here: run `pip install trackio`"),
+        (["--report-to", "tensorboard"], "run `pip install tensorboard`, or leave it out"),
+        (["--attn-implementation", "flash_attention_2"], "run `pip install flash-attn`, or leave it out"),
+        (["--tf32", "on"], "tf32: 'on' needs an NVIDIA GPU, and there is none here: choose auto"),
+    ],
+)
+@pytest.mark.skipif(bool(gpus()), reason="this machine has a GPU")
+def test_what_this_machine_lacks_is_said_before_the_job(flags, words, tiny_model, tmp_path, rows, capsys):
+    argv = ["finetune", str(tiny_model), "--dataset", str(rows), "--output", str(tmp_path / "out"), *flags]
+    assert words in fails(capsys, *argv)

@@ -11,7 +11,8 @@ from backend.finetune.files import content, row, rows
 from backend.finetune.files.rows import Source
 from backend.finetune.loading import load
 from backend.options import parse
-from tests.test_finetune_rows import GOOD, PAIRS, contents, jsonl, kinds, opened, options, source
+from tests.row_examples import GOOD, PAIRS, jsonl
+from tests.test_finetune_rows import contents, kinds, opened, options, source
 
 
 def test_plain_text_is_cut_as_told(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from backend.errors import JobError, SpecError
 from backend.executors.local import ROOT
-from backend.finetune.checkpoints import SEAL, checkpoints, newest_sealed, seal_checkpoint
+from backend.finetune.checkpoints import SEAL, checkpoints, is_sealed, newest_sealed, seal_checkpoint, step_of
 from backend.finetune.costs import rows_of
+from backend.finetune.course import read_course
 from backend.finetune.options import FinetuneOptions
-from backend.finetune.rendering import Renderer, stops_of
+from backend.finetune.rendering import IGNORED, Renderer, stops_of
 from backend.finetune.samples import Message, Sample
 from backend.finetune.training import CHECKPOINTS, Rows, finetune
 from backend.models.artifacts import sha256
@@ -38,7 +42,7 @@ def rows(folder, count=16):
         renderer.render(Sample(i, (Message("user", f"What is {i}?"), Message("assistant", f"It is {i * i}."))))
         for i in range(count)
     ]
-    return Rows(made[:-4], made[-4:], [made[-1].input_ids[:8]]), tokenizer
+    return Rows(made[:-4], made[-4:], [("What?", made[-1].input_ids[:8])]), tokenizer
 
 
 def train(folder, output, report=None, **given):
@@ -81,27 +85,110 @@ def test_rows_side_by_side_are_learned_as_they_are_alone(tiny_model, tmp_path):
     assert both[0].eval_loss == pytest.approx(padded.eval_loss, abs=0.02)
 
 
-KILLED = """
-import json, sys
+TRAININGS = """
+import os, sys
 from pathlib import Path
-from tests.test_finetune_training import train
-train(Path(sys.argv[1]), Path(sys.argv[2]), num_train_epochs=2.0)
+import trl.trainer.sft_trainer  # what takes long is done once for all of them
+from tests.test_finetune_training import Report, train
+say = lambda *words: print(*words, flush=True)
+for output in map(Path, map(str.strip, sys.stdin)):
+    if os.fork() == 0:
+        os.setsid()
+        say("pid", os.getpid())
+        report = Report(lambda event: say("step", event["step"]) if event["event"] == "metrics" else None)
+        train(Path(sys.argv[1]), output, report, num_train_epochs=2.0, eval_steps=6)
+        os._exit(0)
+    say("ended", os.wait()[1])
 """
 
 
+@pytest.fixture
+def trainings(tiny_model):
+    """Begin a training in a process group of its own; gives the lines that it says, until it has ended."""
+    command = [sys.executable, "-c", TRAININGS, str(tiny_model)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # the same number always: sums are split among threads
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=env, text=True, **pipes) as server:
+
+        def begin(output):
+            server.stdin.write(f"{output}\n")
+            server.stdin.flush()
+            for line in iter(server.stdout.readline, ""):
+                if said := re.fullmatch(r"(pid|step|ended) (\d+)\n", line):
+                    yield said[1], int(said[2])
+                    if said[1] == "ended":
+                        return
+
+        yield begin
+        server.stdin.close()
+
+
 @pytest.mark.real
-def test_a_killed_training_goes_on_to_the_same_bytes(tiny_model, tmp_path):
-    train(tiny_model, tmp_path / "whole" / "o", num_train_epochs=2.0)
+def test_killed_at_ten_random_steps_a_training_goes_on_to_the_same_bytes(trainings, tmp_path):
+    """Odd steps are killed somewhere in training and validating, even ones while their checkpoint is written."""
+    assert [*trainings(tmp_path / "whole" / "o")][-1] == ("ended", 0)
     expected = sha256(tmp_path / "whole" / "o" / "adapter_model.safetensors")
-    output = tmp_path / "killed" / "o"
-    for step in (2, 6, 10):
-        child = subprocess.Popen([sys.executable, "-c", KILLED, tiny_model, output], cwd=ROOT)
-        while child.poll() is None and not (output / CHECKPOINTS / f"checkpoint-{step}" / SEAL).is_file():
-            time.sleep(0.01)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    train(tiny_model, output, num_train_epochs=2.0)
-    assert sha256(output / "adapter_model.safetensors") == expected
+    chance = random.Random(4)
+    same, half_written = 0, 0
+    for step in chance.sample(range(1, 12), 10):
+        output = tmp_path / str(step) / "o"
+        checkpoint = output / CHECKPOINTS / f"checkpoint-{step}"
+        for word, number in trainings(output):
+            if word == "pid":
+                group = number
+            if (word, number) == ("step", step):
+                time.sleep(chance.uniform(0, 0.05))
+                while step % 2 == 0 and not checkpoint.is_dir():
+                    time.sleep(0.0005)
+                os.killpg(group, signal.SIGKILL)
+        assert (word, number) == ("ended", signal.SIGKILL)
+        half_written += checkpoint.is_dir() and not is_sealed(checkpoint)
+        assert newest_sealed(output / CHECKPOINTS) != checkpoint or is_sealed(checkpoint)
+        left = newest_sealed(output / CHECKPOINTS)
+        assert [*trainings(output)][-1] == ("ended", 0)
+        assert read_course(output).resumed == (step_of(left) if left else None)  # the page says so
+        same += sha256(output / "adapter_model.safetensors") == expected
+    assert same == 10
+    assert half_written > 0
+
+
+def answer_of(base, rows, tokenizer, output):
+    """Tune on rows that all have one answer, and give the tokens that the tuned model says to the first of them."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    output.mkdir(parents=True)
+    given = {"num_train_epochs": 8.0, "per_device_train_batch_size": 8, "max_length": 256, "learning_rate": 2e-2}
+    options = FinetuneOptions(**given, r=8, lora_dropout=0.0, quantization="none")
+    finetune(base, Rows(rows, [], []), tokenizer, output, options, silent())
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), output)
+    asked = sum(label == IGNORED for label in rows[0].labels[:-2])
+    prompt = torch.tensor([rows[0].input_ids[:asked]])
+    with torch.inference_mode():
+        said = model.generate(input_ids=prompt, max_new_tokens=20, do_sample=False)
+    return said[0, asked:].tolist()
+
+
+@pytest.mark.real
+def test_a_tuned_model_stops_after_its_answer_although_it_pads_with_the_token_that_ends_it(tiny_model, tmp_path):
+    from transformers import AutoTokenizer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model, pad_token="<|im_end|>")
+    end = tokenizer.eos_token_id
+    assert tokenizer.pad_token_id == end
+    renderer = Renderer(tokenizer, "auto", 256, stops_of(tokenizer, None))
+    asked = [Message("user", f"Is {'not ' * (i % 4)}{i} a number?") for i in range(16)]
+    made = [renderer.render(Sample(i, (each, Message("assistant", "Yes.")))) for i, each in enumerate(asked)]
+    padded = DataCollatorForLanguageModeling(pad_token_id=end)([row._asdict() for row in made])
+    assert len({len(row.input_ids) for row in made}) > 3
+    assert ((padded["labels"] == end).sum(1) == 1).all()
+    answer = tokenizer("Yes.")["input_ids"]
+    assert answer_of(tiny_model, made, tokenizer, tmp_path / "s" / "o") == [*answer, end]
+    masked = [row._replace(labels=[IGNORED if label == end else label for label in row.labels]) for row in made]
+    endless = answer_of(tiny_model, masked, tokenizer, tmp_path / "t" / "o")
+    assert endless[: len(answer)] == answer
+    assert endless[len(answer)] != end
 
 
 def test_only_whole_checkpoints_count(tmp_path):

@@ -7,8 +7,8 @@ import pytest
 
 from backend.errors import HardwareError, HubError, LoginError, SpecError
 from backend.hub import client
-from backend.hub.download import check_disk, fetch_model
-from backend.models.artifacts import open_artifact, verify
+from backend.hub.download import check_disk, fetch_model, fetch_tokenizer
+from backend.models.artifacts import MANIFEST, open_artifact, verify
 from backend.progress import Report, silent
 from tests.loopback_hub import LoopbackHub
 from tests.paper_models import paper_model, sharded, write
@@ -169,3 +169,22 @@ def test_a_local_folder_is_checked_and_left_where_it_is(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(SpecError, match="git lfs pull"):
         fetch_model(str(folder), None, tmp_path / "models", None, silent())
+
+
+def test_a_tokenizer_comes_without_weights_and_passes_the_same_checks(hub: LoopbackHub, tmp_path: Path) -> None:
+    commit = hub.add_model("acme/tiny", paper_model())
+    folder = fetch_tokenizer("acme/tiny", commit, tmp_path, None, silent())
+    assert "model.safetensors" not in downloaded(hub)
+    assert {path.name for path in folder.iterdir()} == {*paper_model(), MANIFEST} - {"model.safetensors"}
+    hub.requests.clear()
+    assert fetch_tokenizer("acme/tiny", commit, tmp_path, None, silent()) == folder
+    whole = fetch_model("acme/tiny", commit, tmp_path, None, silent())
+    assert fetch_tokenizer("acme/tiny", commit, tmp_path, None, silent()) == whole != folder
+    for name, content, words in (
+        ("tokenizer.json", '{"a": 1, "a": 2}', "twice"),
+        ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["x.Y", null]}}', "auto_map"),
+    ):
+        commit = hub.add_model("acme/evil", {**paper_model(), name: content})
+        with pytest.raises(SpecError, match=words):
+            fetch_tokenizer("acme/evil", commit, tmp_path, None, silent())
+        assert not (tmp_path / "acme--evil" / f"{commit}-tokenizer").exists()

@@ -12,9 +12,12 @@ import pytest
 
 from backend.errors import JobError, SpecError
 from backend.executors.local import ROOT, marked, marker_prefix
-from backend.jobs.store import JobState
+from backend.finetune.course import STOP
+from backend.jobs.foreground import stoppable
+from backend.jobs.specs import stage_folder
+from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import MANIFEST, open_artifact, verify
+from backend.models.artifacts import MANIFEST, Artifact, now, open_artifact, partial, seal, verify
 from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
 from backend.settings import Settings
@@ -286,3 +289,46 @@ def test_a_changed_file_is_found_by_its_hash(supervisor, recipe):
     (folder / MANIFEST).unlink()
     with pytest.raises(SpecError, match="not an artifact"):
         open_artifact(folder)
+
+
+def test_only_its_owner_stops_a_training_and_reads_how_it_goes(supervisor, settings):
+    stages = [{"stage": "finetune", "split": "train[:20]"}]
+    recipe = parse_recipe({"base_model": "demo", "stages": stages})
+    store = Store(settings.data / "jobs.sqlite")
+    job_id = store.add(recipe, "me")
+    store.update(job_id, state=JobState.RUNNING)
+    with pytest.raises(JobError, match="at no training"):
+        supervisor.stop_training(job_id, "me")
+    store.update(job_id, step=1)
+    folder = stage_folder(settings.jobs / job_id, recipe, 1)
+    draft = partial(folder)
+    (draft / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+    for door in (supervisor.stop_training, supervisor.stopping, supervisor.course):
+        with pytest.raises(JobError):
+            door(job_id, "somebody else")
+    assert not supervisor.stopping(job_id, "me")
+    assert supervisor.course(job_id, "me").series("loss") == [(1, 2.5)]
+    supervisor.stop_training(job_id, "me")
+    assert supervisor.stopping(job_id, "me")
+    seal(draft, folder, Artifact(kind="adapter", stage="finetune", created=now()))
+    store.finish(job_id, JobState.ERROR, "The merge failed.")
+    assert supervisor.course(job_id, "me").series("loss") == [(1, 2.5)]
+    supervisor.retry(job_id, "me", None)
+    assert not (settings.jobs / job_id / STOP).exists()  # what is trained again is trained to its end
+    store.close()
+
+
+def test_the_first_interrupt_during_a_training_keeps_what_was_learned_and_any_other_cancels(tmp_path):
+    heard = []
+    before = signal.getsignal(signal.SIGINT)
+    with stoppable(tmp_path, heard.append) as hear:
+        hear({"event": "step", "index": 0, "name": "fetch"})
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        hear({"event": "step", "index": 1, "name": "finetune"})
+        signal.raise_signal(signal.SIGINT)
+        assert (tmp_path / STOP).exists()
+        assert "Ctrl-C again to cancel" in heard[-1]["text"]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

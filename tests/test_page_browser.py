@@ -214,6 +214,57 @@ def test_an_adapter_named_as_the_model_is_merged_and_quantized(hub, page, tiny_m
     expect(page.locator("#job-report")).to_contain_text("tiny · merged · NF4")
 
 
+def set_to(page, field, value):
+    place = page.locator(f"#{field} input").first
+    place.fill(str(value))
+    place.press("Tab")
+
+
+def test_a_training_is_watched_stopped_and_kept_and_its_adapter_merged(app, page):
+    tab(page, "Data")
+    page.locator("#data-tune").click()
+    summary = page.locator("#recipe-summary")
+    expect(summary).to_contain_text("Tune an adapter")
+    set_to(page, "rows-split", "train[:24]")
+    set_to(page, "rows-validation_size", 4)
+    tab(page, "Recipe")
+    page.get_by_role("radio", name="Quick look").click()
+    expect(page.locator("#finetune-max_steps input").first).to_have_value("60")
+    set_to(page, "finetune-per_device_train_batch_size", 1)
+    set_to(page, "finetune-max_length", 64)
+    set_to(page, "finetune-max_steps", 500)
+    set_to(page, "finetune-num_train_epochs", 50)
+    page.get_by_label("Merge what was tuned").uncheck()
+    expect(summary).to_contain_text("activations")
+    expect(summary).to_contain_text("Ready to merge and publish")
+    expect(page.locator("#tuning-rows")).to_contain_text("train[:24]")
+    page.reload()  # the browser remembers it
+    expect(summary).to_contain_text("Ready to merge and publish", timeout=20_000)
+    page.locator("#start button, button#start").first.click()
+    loss = page.locator("#job-training svg").first
+    expect(loss).to_be_visible(timeout=240_000)
+    expect(page.locator("#job-answers")).to_contain_text("before", timeout=120_000)
+    drawn = loss.get_attribute("aria-label")
+    expect(loss).not_to_have_attribute("aria-label", drawn, timeout=120_000)  # it moves
+    page.locator("#job-keep").click()
+    expect(page.locator("#job-training")).to_contain_text("Stopping after this step", timeout=20_000)
+    state(page, "Done", 240)
+    expect(page.locator("#job-training")).to_contain_text("Stopped by its user.")
+    adapters = [path for path in app.data.glob("jobs/*/stages/1-finetune") if (path / "artifact.json").is_file()]
+    [made] = [verify(path).training for path in adapters]
+    assert 0 < made.steps < made.planned_steps
+    expect(page.locator("#job-chat")).to_be_hidden()
+    page.locator("#job-merge").click()
+    expect(page.locator("#merge-adapters input").first).to_have_value(str(adapters[0]), timeout=20_000)
+    expect(summary).to_contain_text("Quantize to NF4")
+    page.get_by_label("Measure the quality").uncheck()
+    page.locator("#start button, button#start").first.click()
+    expect(page.locator("#job-view")).to_contain_text("Merged → NF4", timeout=20_000)
+    state(page, "Done")
+    expect(page.locator("#job-report")).to_contain_text("merged · NF4", timeout=20_000)
+    assert not [address for address in page.asked if not address.startswith((app.url, "data:", "blob:"))]
+
+
 def test_a_killed_app_goes_on_with_its_job_after_a_restart(chromium, tmp_path, app):
     other = App(tmp_path / "data")
     shutil.copytree(app.data / "models", other.data / "models")  # the demo model, made once

@@ -4,13 +4,14 @@ import gradio as gr
 import pytest
 
 from backend.evaluate import EvaluateOptions
+from backend.finetune.options import FinetuneOptions
 from backend.merge import MergeOptions
 from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.quantize import METHODS
 from backend.serve.chat import ChatOptions
 from ui.forms import OptionForm, can_show, option_form
 
-MODELS = [EvaluateOptions, ChatOptions, *(module.Options for module in METHODS.values())]
+MODELS = [EvaluateOptions, ChatOptions, FinetuneOptions, *(module.Options for module in METHODS.values())]
 
 OTHERS = {
     "nf4": {"bnb_4bit_use_double_quant": False, "bnb_4bit_compute_dtype": "float32", "llm_int8_skip_modules": ("a",)},

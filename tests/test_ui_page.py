@@ -13,10 +13,12 @@ import gradio as gr
 import pytest
 
 from backend.errors import HubError
+from backend.finetune.survey import Survey
 from backend.jobs import estimates
 from backend.jobs.specs import Streaming, stage_folder
 from backend.jobs.store import Job, JobState, Store
 from backend.jobs.supervisor import Supervisor
+from backend.merge import MergeOptions
 from backend.models.artifacts import Artifact, File, Merged, Metrics, now, partial, seal
 from backend.models.demo import demo_facts
 from backend.recipes import Recipe, parse_recipe, parse_yaml
@@ -29,6 +31,7 @@ from ui.page import build_page, build_parts
 from ui.publish_tab import FOLDER, HUB
 from ui.recipe_tab import UNQUANTIZED
 from ui.report import report
+from ui.rows import HUB as HUB_ROWS
 from ui.studio import Result, Studio
 from ui.users import require_owner, visitor
 from ui.variants import variants
@@ -110,6 +113,18 @@ EVERY_MERGE_OPTION = {
     "max_shard_size": 10**9,
 }
 EVALUATE = {"stage": "evaluate", "dataset": "me/texts", "num_samples": 3, "max_seq_length": 512}
+TUNE = {"stage": "finetune", "dataset": "demo", "split": "train[:200]", "validation_size": 20}
+LEARNED = {"dataset": "me/rows", "config": "small", "user_column": "q", "assistant_column": "a", "system_prompt": "Hi."}
+EVERY_KIND_OF_TUNING_OPTION = {
+    "quantization": "none",
+    "r": 4,
+    "learning_rate": 1e-5,
+    "target_modules": ["q_proj", "v_proj"],
+    "packing": True,
+    "neftune_noise_alpha": 2.5,
+    "early_stopping_patience": 2,
+    "eval_steps": 7,
+}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +135,10 @@ EVALUATE = {"stage": "evaluate", "dataset": "me/texts", "num_samples": 3, "max_s
         [MERGE | EVERY_MERGE_OPTION, EVALUATE],
         [MERGE, {"stage": "quantize", "method": "nf4"}, EVALUATE],
         [MERGE | {"keep": False}, {"stage": "quantize", "method": "int8"}],
+        [TUNE],
+        [TUNE | EVERY_KIND_OF_TUNING_OPTION, {"stage": "merge"}],
+        [TUNE | LEARNED, {"stage": "merge", "keep": False}, {"stage": "quantize", "method": "int8"}],
+        [TUNE, {"stage": "merge", "dtype": "float16"}, {"stage": "quantize", "method": "nf4"}, EVALUATE],
     ],
 )
 def test_a_pasted_recipe_fills_the_forms_and_gives_itself_back(bench: Workbench, stages: list[Any]) -> None:
@@ -133,12 +152,134 @@ def test_a_pasted_recipe_fills_the_forms_and_gives_itself_back(bench: Workbench,
     assert bench.draft_recipe(given(bench) | values(again)) == wanted
 
 
+def test_tuning_is_the_way_to_a_model_or_to_an_adapter_alone(bench: Workbench) -> None:
+    begun = bench.recipe.begin(True, "", "nf4")
+    tuned = given(bench) | values(begun)
+    assert begun[bench.recipe.tuning.room]["visible"]
+    stages = [stage.stage for stage in bench.draft_recipe(tuned).stages]
+    assert stages == ["finetune", "merge", "quantize", "evaluate"]
+    alone = tuned | {bench.recipe.merging: False}
+    assert not bench.recipe.switch(True, False, "nf4")[bench.recipe.quantizing]["visible"]
+    assert bench.draft_recipe(alone) == parse_recipe({"base_model": "demo", "stages": [{"stage": "finetune"}]})
+    ended = given(bench) | values(bench.recipe.begin(False, "", "nf4"))
+    assert bench.draft_recipe(ended) == bench.draft_recipe(given(bench))
+
+
+def test_adapters_made_elsewhere_are_no_matter_of_a_recipe_that_tunes(bench: Workbench) -> None:
+    typed = {"merging": True, "merge-adapters": "me/law", "merge-adapter_weights": "0.5", "merge-other_base": True}
+    recipe = bench.draft_recipe(given(bench, tuning=True, **typed))
+    assert recipe.stages[1] == MergeOptions()
+    hidden = bench.recipe.switch(True, True, "nf4")
+    assert not hidden[bench.recipe.merge.fields["adapters"]]["visible"]
+    assert bench.recipe.begin(False, "me/law", "nf4")[bench.recipe.merging]["value"]
+
+
+def test_a_preset_fills_the_form_and_a_change_is_of_no_preset(bench: Workbench) -> None:
+    tuning = bench.recipe.tuning
+    filled = given(bench, tuning=True) | values(tuning.take("quick-look", demo_facts()))
+    told = bench.refresh(filled | {tuning.form.fields["seed"]: 7})
+    assert told[tuning.preset]["value"] == "quick-look"
+    filled |= {tuning.preset: "quick-look"}
+    assert "value" not in bench.refresh(filled)[tuning.preset]  # it would undo a click that came meanwhile
+    training = bench.draft_recipe(filled).tuning
+    assert training is not None
+    assert (training.r, training.max_steps, training.max_length) == (8, 60, 512)
+    assert bench.refresh(filled | {tuning.form.fields["r"]: 9})[tuning.preset]["value"] is None
+    then = filled | values(tuning.take("thorough", demo_facts()))
+    assert bench.refresh(then)[tuning.preset]["value"] == "thorough"
+
+
+def test_each_preset_says_what_it_costs_for_this_model_and_these_rows(bench: Workbench) -> None:
+    few, many = given(bench, tuning=True, **{"rows-split": "train[:40]"}), given(bench, tuning=True)
+    for page, words in ((few, "train[:40]"), (many, "bundled questions")):
+        updates = bench.refresh(page)
+        told = {name: text for text, name in updates[bench.recipe.tuning.preset]["choices"]}
+        assert all(re.search(r"About .+ and \d.+B of memory\.", text) for text in told.values())
+        assert words in updates[bench.recipe.tuning.rows]
+        page["told"] = told
+    assert few["told"]["thorough"] != many["told"]["thorough"]
+
+
+def test_rows_that_were_looked_at_are_what_the_costs_are_reckoned_from(bench: Workbench) -> None:
+    counts = {"learned_tokens": 1, "longest": 900, "truncated": 0, "masked": 0, "endless": 0}
+    long = Survey(rows=5_000, tokens=4_000_000, histogram=(), samples=(), **counts)
+    told = {}
+    for survey in (None, long):
+        updates = bench.refresh(given(bench, tuning=True) | {bench.looking.survey: survey})
+        told[survey is None] = updates[bench.recipe.tuning.preset]["choices"][1][0], updates[bench.sidebar.summary]
+    assert " min and " in told[True][0]
+    assert re.search(r"About \d+ h", told[False][0])
+    assert re.search(r"about \d+ h", told[False][1])
+
+
+def test_the_memory_of_a_training_stands_in_the_sidebar_by_part(bench: Workbench) -> None:
+    summary = bench.refresh(given(bench, tuning=True))[bench.sidebar.summary]
+    assert "Tune an adapter" in summary
+    for part in ("Memory to tune", "process", "base", "adapter", "activations"):
+        assert re.search(rf"<dt>{part}</dt><dd>[\d.]+ [kMG]B</dd>", summary)
+    assert "to tune" not in bench.refresh(given(bench))[bench.sidebar.summary]
+
+
+WRONG = [
+    ({"finetune-r": 0}, "finetune-r", "at least 1"),
+    ({"finetune-target_modules": "nonsense"}, "finetune-target_modules", "no linear layer"),
+    ({"finetune-max_length": 999_999}, "finetune-max_length", "is more than the"),
+    ({"finetune-neftune_noise_alpha": "loud"}, "finetune-neftune_noise_alpha", "must be a number"),
+    ({"rows-source": HUB_ROWS}, "rows-dataset", "data set's id"),
+    ({"rows-source": HUB_ROWS, "rows-dataset": "/etc/rows.csv"}, "rows-dataset", "is not a file"),
+    ({"rows-split": "train[:"}, "rows-split", "split"),
+    ({"rows-validation_size": -1}, "rows-validation_size", "at least 0"),
+]
+
+
+def test_what_is_wrong_with_a_training_stands_beside_its_field(bench: Workbench) -> None:
+    by_id = {component.elem_id: component for component in bench.inputs()}
+    for typed, place, words in WRONG:
+        updates = bench.refresh(given(bench, tuning=True, **typed))
+        assert words in updates[by_id[place]]["info"].replace("Must", "must").replace("Is ", "is ")
+        assert updates[by_id[place]]["elem_classes"] == ["faulty"]
+        assert not updates[bench.sidebar.start]["interactive"]
+        assert set(updates) <= set(bench.outputs())
+        assert bench.refresh(given(bench, tuning=True))[by_id[place]]["elem_classes"] == []
+
+
+def test_uploaded_rows_are_kept_for_the_job_and_remembered_by_name(bench: Workbench, tmp_path: Path) -> None:
+    upload = tmp_path / "gradio" / "rows.jsonl"
+    upload.parent.mkdir()
+    upload.write_text('{"prompt": "a", "completion": "b"}\n')
+    typed = given(
+        bench, tuning=True, **{"rows-source": UPLOAD, "rows-upload": str(upload), "rows-user_column": "prompt"}
+    )
+    updates = bench.refresh(typed)
+    assert updates[bench.sidebar.start]["interactive"]
+    assert "rows.jsonl" in updates[bench.sidebar.summary]
+    for told in (updates[bench.sidebar.summary], updates[bench.recipe.text], str(updates[bench.remembered])):
+        assert str(tmp_path) not in told
+    training = bench.stored_recipe(typed).tuning
+    assert training is not None
+    assert training.user_column == "prompt"
+    assert Path(training.dataset).is_relative_to(tmp_path / "uploads")
+    again = bench.remember(updates[bench.remembered], None)
+    assert "'rows.jsonl'" in html.unescape(again[bench.data.rows.note])
+    after = given(bench) | values(again)
+    assert not bench.refresh(after)[bench.sidebar.start]["interactive"]
+    once_more = bench.stored_recipe(after | {bench.data.rows.file: str(upload)})
+    assert once_more == bench.stored_recipe(typed)
+
+
+def test_rows_are_asked_for_where_something_learns_from_them(bench: Workbench) -> None:
+    for tuning in (True, False):
+        updates = bench.refresh(given(bench, tuning=tuning))
+        assert updates[bench.data.rows.room]["visible"] == tuning
+        assert updates[bench.data.untuned]["visible"] == (not tuning)
+
+
 def test_an_adapter_is_merged_first_and_the_result_need_not_be_quantized(bench: Workbench) -> None:
     typed = given(bench, **{"merging": True, "merge-adapters": "me/law, me/style", "merge-adapter_weights": "1, 0.5"})
     merge = {**MERGE, "adapter_weights": [1, 0.5]}
     rest = [{"stage": "quantize", "method": "nf4"}, {"stage": "evaluate"}]
     assert bench.draft_recipe(typed) == parse_recipe({"base_model": "demo", "stages": [merge, *rest]})
-    switched = bench.recipe.switch(True, "nf4")
+    switched = bench.recipe.switch(False, True, "nf4")
     assert switched[bench.recipe.adapters]["visible"]
     assert UNQUANTIZED in [value for _, value in switched[bench.recipe.method]["choices"]]
     alone = typed | {bench.recipe.method: UNQUANTIZED, bench.recipe.evaluate: False}
@@ -151,7 +292,7 @@ def test_an_adapter_is_merged_first_and_the_result_need_not_be_quantized(bench: 
 def test_without_a_merge_the_model_is_quantized_in_any_case(bench: Workbench) -> None:
     typed = given(bench, **{"method": UNQUANTIZED})
     assert bench.draft_recipe(typed) == bench.draft_recipe(given(bench))
-    switched = bench.recipe.switch(False, UNQUANTIZED)
+    switched = bench.recipe.switch(False, False, UNQUANTIZED)
     assert switched[bench.recipe.method]["value"] == "nf4"
     assert UNQUANTIZED not in [value for _, value in switched[bench.recipe.method]["choices"]]
     assert switched[bench.recipe.groups["nf4"]]["visible"]
@@ -262,7 +403,7 @@ def test_a_merged_model_is_not_called_worse_for_what_its_adapters_changed() -> N
     "stages",
     [
         [{"stage": "quantize", "method": "nf4"}, {"stage": "quantize", "method": "int8"}],
-        [{"stage": "finetune", "dataset": "demo"}, {"stage": "merge"}, {"stage": "quantize", "method": "nf4"}],
+        [{"stage": "finetune", "dataset": "demo", "on_fault": "drop"}],
     ],
 )
 def test_a_recipe_that_says_more_than_the_forms_is_used_as_it_stands(bench: Workbench, stages: list[Any]) -> None:
@@ -415,6 +556,34 @@ def test_an_adapter_alone_is_published_but_not_chatted_with_and_the_last_result_
         assert bench.jobs.show("anna", job_id)[bench.jobs.chat]["visible"]
         assert bench.chat.enter("anna", None)[bench.chat.artifact]["value"] == f"{job_id}/2-merge"
         assert [result.folder.name for result in studio.results("anna")] == ["2-merge", "1-finetune"]
+    finally:
+        studio.supervisor.stop()
+
+
+def test_an_adapter_alone_leads_on_to_its_merge_or_on_a_shared_page_says_the_way(
+    studio: Studio, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(studio.settings.data / "jobs.sqlite")
+    job_id = store.add(parse_recipe({"base_model": "demo", "stages": [TUNE]}), "anna")
+    store.finish(job_id, JobState.COMPLETED)
+    store.close()
+    folder = studio.settings.jobs / job_id / "stages" / "1-finetune"
+    seal(partial(folder), folder, Artifact(kind="adapter", stage="finetune", options=TUNE, created=now()))
+    studio.supervisor.start()
+    try:
+        told = bench.jobs.show("anna", job_id)
+        assert told[bench.jobs.merge]["visible"]
+        assert "merged into the model first" in told[bench.jobs.result]["value"]
+        taken = bench.merge_tuned(studio.results("anna")[0], "int8", None)
+        assert set(taken) <= {*bench.filled(), bench.tabs}
+        recipe = bench.draft_recipe(given(bench, tuning=True) | values(taken))
+        assert [stage.stage for stage in recipe.stages] == ["merge", "quantize", "evaluate"]
+        assert recipe.merging is not None
+        assert recipe.merging.adapters == (str(folder),)
+        monkeypatch.setenv("OAUTH_CLIENT_ID", "x")
+        told = bench.jobs.show("anna", job_id)
+        assert not told[bench.jobs.merge]["visible"]
+        assert "look for it under Model" in told[bench.jobs.result]["value"]
     finally:
         studio.supervisor.stop()
 

@@ -1,4 +1,4 @@
-"""The Data tab: the text that quality is measured on."""
+"""The Data tab: the rows that are learned from, and the text that quality is measured on."""
 
 import hashlib
 import shutil
@@ -12,8 +12,9 @@ from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.settings import Settings
 from ui.errors import fault
-from ui.format import lead
+from ui.format import lead, part
 from ui.forms import OptionForm, Updates, option_form
+from ui.rows import RowsForm, build_rows
 
 AUTOMATIC, DATASET, UPLOAD = "automatic", "dataset", "upload"
 
@@ -26,8 +27,11 @@ _SOURCES = [
 
 @dataclass(frozen=True)
 class DataTab:
-    """Its components."""
+    """Its components; `rows` are a form of their own, all others say what is measured on."""
 
+    rows: RowsForm
+    untuned: gr.Column
+    tune: gr.Button
     source: gr.Radio
     upload: gr.File
     note: gr.HTML
@@ -37,6 +41,14 @@ class DataTab:
     def components(self) -> list[gr.components.Component]:
         """Everything that says what is measured on."""
         return [self.source, self.upload, *self.form.components]
+
+    def switched(self) -> list[Any]:
+        """What switch() changes."""
+        return [self.rows.room, self.untuned]
+
+    def switch(self, tuning: bool) -> Updates:
+        """Ask for rows where something learns from them; elsewhere say how to begin."""
+        return {self.rows.room: gr.update(visible=tuning), self.untuned: gr.update(visible=not tuning)}
 
     def values(self, given: dict[Any, Any]) -> dict[str, Any]:
         """Read the tab as EvaluateOptions takes it, but for the upload; only the chosen source counts."""
@@ -82,8 +94,19 @@ class DataTab:
 
 def build_data_tab() -> DataTab:
     """Build it inside the open Blocks."""
+    gr.HTML(lead("Data", "What the model learns from, and the text that its quality is measured on."))
+    with gr.Column() as untuned:
+        gr.HTML(
+            part(
+                "Learn from",
+                "Nothing yet: your recipe tunes nothing. Tuned on rows of yours, a model answers as they do.",
+            )
+        )
+        tune = gr.Button("Tune on rows of mine", size="sm", elem_id="data-tune", elem_classes=["pick"])
+    rows = build_rows()
+    rows.room.visible = False
     gr.HTML(
-        lead("Measure on", "Original and result read the same text, and Weightsmith counts how far apart they are.")
+        part("Measure on", "Original and result read the same text, and Weightsmith counts how far apart they are.")
     )
     source = gr.Radio(
         _SOURCES, value=AUTOMATIC, label="Text", show_label=False, elem_id="data-source", elem_classes=["rows"]
@@ -91,10 +114,11 @@ def build_data_tab() -> DataTab:
     upload = gr.File(
         label="Text file", file_count="single", type="filepath", visible=False, elem_id="data-upload", height=140
     )
+    gr.HTML('<div id="data-upload-refused"></div>')
     note = gr.HTML("", elem_id="data-note")
     with gr.Group(elem_classes=["fields"]):
         form = option_form(EvaluateOptions, "evaluate", leave_out=("text",))
-    tab = DataTab(source, upload, note, form)
+    tab = DataTab(rows, untuned, tune, source, upload, note, form)
     dataset = form.fields["dataset"]
     dataset.visible = False
     source.input(tab.choose, source, [upload, note, dataset], show_progress="hidden", api_visibility="private")

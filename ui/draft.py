@@ -6,11 +6,13 @@ from typing import Any
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.finetune.options import FinetuneOptions
 from backend.merge import MergeOptions
 from backend.models.facts import ModelFacts
 from backend.options import Frozen
 from backend.recipes import Recipe, parse_recipe, parse_yaml
 from ui.forms import can_show
+from ui.rows import can_show_rows
 
 
 @dataclass(frozen=True)
@@ -22,25 +24,27 @@ class Draft:
         revision: Its commit.
         stages: The values of each stage that is wanted, in order.
         upload: The visitor's own text to measure on.
+        rows: The visitor's own file to learn from.
     """
 
     base_model: str
     revision: str | None
     stages: dict[str, dict[str, Any]]
     upload: str | None = None
+    rows: str | None = None
 
     def recipe(self, paths: bool) -> Recipe:
         """Check the draft.
 
         Args:
-            paths: Whether it may name folders of this machine; the upload, which is one's own, is no matter of that.
+            paths: Whether it may name folders of this machine; uploads, which are one's own, are no matter of that.
 
         Raises:
             SpecError: Every fault, each with its field.
         """
         stages = [{"stage": name, **values} for name, values in self.stages.items()]
         data = {"base_model": self.base_model, "revision": self.revision or None, "stages": stages}
-        return with_text(parse_recipe(data, paths=paths), self.upload)
+        return with_uploads(parse_recipe(data, paths=paths), self.upload, self.rows)
 
     def field(self, stage: str, name: str) -> str:
         """Name a field as faults of the recipe do."""
@@ -60,12 +64,14 @@ class Draft:
 _FIELD = re.compile(r"stages\[(?P<stage>\d+)\]\.(?P<name>\w+)")
 
 
-def with_text(recipe: Recipe, text: str | None) -> Recipe:
-    """Give a recipe that measures on a text file, if one is given."""
+def with_uploads(recipe: Recipe, text: str | None, rows: str | None) -> Recipe:
+    """Give a recipe that measures on a text file and learns from a file with rows, if these are given."""
     stages = tuple(
-        stage.model_copy(update={"text": text}) if text and isinstance(stage, EvaluateOptions) else stage
+        stage.model_copy(update={"text": text}) if text and isinstance(stage, EvaluateOptions)
+        else stage.model_copy(update={"dataset": rows}) if rows and isinstance(stage, FinetuneOptions)
+        else stage
         for stage in recipe.stages
-    )
+    )  # fmt: skip
     return recipe.model_copy(update={"stages": stages})
 
 
@@ -87,21 +93,31 @@ def check(recipe: Recipe, facts: ModelFacts) -> None:
 class Parts:
     """A recipe as the forms can show it."""
 
+    finetune: FinetuneOptions | None
     merge: MergeOptions | None
     quantize: Frozen | None
     evaluate: EvaluateOptions | None
 
 
-def parts(recipe: Recipe) -> Parts | None:
-    """Give what the forms show of a recipe, or None where it holds more than they can."""
+def parts(recipe: Recipe, uploaded: bool = False) -> Parts | None:
+    """Give what the forms show of a recipe, or None where it holds more than they can.
+
+    Args:
+        recipe: What is to be shown.
+        uploaded: Whether it learns from an upload, of which it does not say where that lies.
+    """
     found = {stage.stage: stage for stage in recipe.stages}
-    merge, quantize, evaluate = recipe.merging, found.get("quantize"), found.get("evaluate")
-    in_order = [stage for stage in (merge, quantize, evaluate) if stage]
+    tuning, merge, quantize, evaluate = recipe.tuning, recipe.merging, found.get("quantize"), found.get("evaluate")
+    in_order = [stage for stage in (tuning, merge, quantize, evaluate) if stage]
     if in_order != list(recipe.stages) or recipe.publish or not all(map(can_show, in_order)):
         return None
     if isinstance(evaluate, EvaluateOptions) and evaluate.text:
         return None
-    return Parts(merge, quantize, evaluate if isinstance(evaluate, EvaluateOptions) else None)
+    if tuning and not (uploaded or can_show_rows(tuning)):
+        return None
+    if tuning and merge and merge.adapters:
+        return None
+    return Parts(tuning, merge, quantize, evaluate if isinstance(evaluate, EvaluateOptions) else None)
 
 
 def read_yaml(text: str, paths: bool) -> Recipe:

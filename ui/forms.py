@@ -68,6 +68,33 @@ def option_form(options: type[Frozen], prefix: str, leave_out: tuple[str, ...] =
     return OptionForm(options, fields)
 
 
+def both(first: Updates, second: Updates) -> Updates:
+    """Put updates together, also where both change the same component."""
+    merged = dict(first)
+    for component, update in second.items():
+        before = merged.get(component)
+        merged[component] = {**before, **update} if isinstance(before, dict) and isinstance(update, dict) else update
+    return merged
+
+
+def option_field(options: type[Frozen], name: str, prefix: str, widget: Any = None, **settings: Any) -> Component:
+    """Build the component of one field, where the page lays a form out itself.
+
+    Args:
+        options: The option model.
+        name: The field.
+        prefix: As in option_form().
+        widget: Another component than the field's type asks for; its value must stay what OptionForm reads.
+        settings: Given to that component.
+    """
+    field = options.model_fields[name]
+    if widget is None:
+        return _component(name, field, prefix)
+    default = _written(field.get_default(call_default_factory=True), field)
+    built: Component = widget(value=default, **{**_common(name, field, prefix), **settings})
+    return built
+
+
 def can_show(options: Frozen) -> bool:
     """Whether a form gives options back as they are: not where an entry of a list is empty or holds a comma."""
     values = (getattr(options, name) for name in type(options).model_fields)
@@ -84,11 +111,13 @@ def label(name: str) -> str:
 
 def _component(name: str, field: FieldInfo, prefix: str) -> Component:
     kind, choices = _plain(field.annotation), _choices(field.annotation)
-    common = {"label": label(name), "info": field.description, "elem_id": f"{prefix}-{name}"}
+    common = _common(name, field, prefix)
     default = _written(field.get_default(call_default_factory=True), field)
     if choices:
         widget = gr.Radio if len(choices) <= 4 else gr.Dropdown
         return widget(choices=choices, value=default, **common)
+    if kind is bool and field.default is None:
+        return gr.Radio(choices=_YES_OR_NO, value=default, **common)
     if kind is bool:
         return gr.Checkbox(value=default, **common)
     if field.annotation in (int, float):
@@ -96,6 +125,13 @@ def _component(name: str, field: FieldInfo, prefix: str) -> Component:
         return gr.Number(value=default, precision=0 if kind is int else None, **common)
     # An optional number is a text box too: an untouched empty gr.Number sends 0.
     return gr.Textbox(value=default, placeholder=_placeholder(kind), max_lines=1, **common)
+
+
+_YES_OR_NO = [("not set", ""), ("yes", "True"), ("no", "False")]
+
+
+def _common(name: str, field: FieldInfo, prefix: str) -> dict[str, Any]:
+    return {"label": label(name), "info": field.description, "elem_id": f"{prefix}-{name}"}
 
 
 def _plain(annotation: Any) -> Any:

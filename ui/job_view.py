@@ -71,6 +71,16 @@ def sizes(results: Sequence[Result], before: int | None) -> str:
     )
 
 
+def adapter_alone(shared: bool) -> str:
+    """Say how to go on from an adapter alone; `shared`: on a page where no recipe can name its folder."""
+    way = "Publish it, then look for it under Model: its base model and the merge are offered there." if shared else (
+        "The button above fills your recipe with that.")  # fmt: skip
+    return (
+        '<section class="panel"><header><h2>The adapter</h2></header><p class="quiet">It works beside its base model,'
+        f" with PEFT. To chat with it here, or to quantize it, it is merged into the model first. {way}</p></section>"
+    )
+
+
 def published(places: Sequence[dict[str, Any]]) -> str:
     """Write where a job's artifacts went, from what supervisor.published() gives."""
     lines = "".join(f"<p>{_place(str(place['location']))}</p>" for place in places)

@@ -9,9 +9,10 @@ from backend.jobs.store import UNFINISHED, Job, JobState
 from ui.errors import shown
 from ui.format import lead
 from ui.forms import Updates
-from ui.job_view import published, row, sizes, view
+from ui.job_view import adapter_alone, published, row, sizes, view
 from ui.report import report
 from ui.studio import Studio
+from ui.training_view import answers, training
 from ui.users import hub_token, require_owner, visitor
 from ui.variants import variants
 
@@ -31,27 +32,35 @@ class JobsTab:
     job: gr.State
     jobs: gr.Radio
     view: gr.HTML
+    training: gr.HTML
+    answers: gr.HTML
+    keep: gr.Button
     cancel: gr.Button
     delete: gr.Button
     retry: gr.Button
     chat: gr.Button
+    merge: gr.Button
     publish: gr.Button
     result: gr.HTML
     folded: gr.Accordion
     log: gr.Textbox
 
+    @property
+    def buttons(self) -> tuple[gr.Button, ...]:
+        """What one can do with a job."""
+        return (self.chat, self.merge, self.publish, self.retry, self.keep, self.cancel, self.delete)
+
     def outputs(self) -> list[Any]:
         """What show() changes."""
-        buttons = [self.cancel, self.delete, self.retry, self.chat, self.publish]
-        return [self.job, self.jobs, self.view, *buttons, self.result, self.folded, self.log]
+        told = [self.view, self.training, self.answers, self.result, self.folded, self.log]
+        return [self.job, self.jobs, *told, *self.buttons]
 
     def show(self, owner: str | None, job_id: str | None) -> Updates:
         """Show an owner's jobs and one of them: the one asked for, or the newest."""
         jobs = self.studio.supervisor.list(owner) if owner else []
         job = next((j for j in jobs if j.id == job_id), jobs[0] if jobs else None)
         if owner is None or job is None:
-            buttons = (self.cancel, self.delete, self.retry, self.chat, self.publish)
-            hidden = (self.jobs, *buttons, self.result, self.folded)
+            hidden = (self.jobs, *self.buttons, self.training, self.answers, self.result, self.folded)
             return {self.job: None, self.view: _EMPTY} | {part: gr.update(visible=False) for part in hidden}
         choices = [(row(j), j.id) for j in jobs]
         return {
@@ -63,19 +72,36 @@ class JobsTab:
             self.cancel: gr.update(visible=job.state in UNFINISHED),
             self.delete: gr.update(visible=job.state not in UNFINISHED),
             self.retry: gr.update(visible=job.state in _CAN_RETRY),
+            **self._course(job, owner),
             **self._outcome(job, owner),
+        }
+
+    def _course(self, job: Job, owner: str) -> Updates:
+        """Show how a job's training goes."""
+        supervisor = self.studio.supervisor
+        course, stopping = supervisor.course(job.id, owner), supervisor.stopping(job.id, owner)
+        made = self.studio.trained(job, owner) if course and not job.trains else None
+        told = training(job, course, stopping, made) if course else ""
+        asked = answers(course) if course else ""
+        return {
+            self.training: gr.update(value=told, visible=bool(told)),
+            self.answers: gr.update(value=asked, visible=bool(asked)),
+            self.keep: gr.update(visible=job.trains, interactive=not stopping),
         }
 
     def _outcome(self, job: Job, owner: str) -> Updates:
         """Show what a job has made so far; each stage's result can be used before the whole job is done."""
         results = self.studio.results_of(job, owner) if job.state not in UNFINISHED else []
+        answering = any(result.answers for result in results)
         text = variants(results) + "".join(report(r, r.artifact.metrics) for r in results if r.artifact.metrics)
         text += sizes(results, self.studio.original_bytes(job)) if results else ""
         places = self.studio.supervisor.published(job.id, owner) if job.state == JobState.COMPLETED else []
         text += published(places) if places else ""
+        text += adapter_alone(self.studio.shared) if results and not answering else ""
         return {
             self.result: gr.update(value=text, visible=bool(text)),
-            self.chat: gr.update(visible=any(result.answers for result in results)),
+            self.chat: gr.update(visible=answering),
+            self.merge: gr.update(visible=bool(results) and not answering and not self.studio.shared),
             self.publish: gr.update(visible=bool(results)),
         }
 
@@ -92,17 +118,24 @@ def build_jobs_tab(studio: Studio) -> JobsTab:
             view_ = gr.HTML(_EMPTY, elem_id="job-view")
             with gr.Row(elem_classes=["actions"]):
                 chat = gr.Button("Chat with it", variant="primary", visible=False, scale=0, elem_id="job-chat")
+                merge = gr.Button("Merge it", variant="primary", visible=False, scale=0, elem_id="job-merge")
                 publish = gr.Button("Publish it", visible=False, scale=0, elem_id="job-publish")
                 retry = gr.Button("Try again", visible=False, scale=0, elem_id="job-retry")
+                keep = gr.Button("Stop and keep", visible=False, scale=0, elem_id="job-keep")
                 cancel = gr.Button("Cancel", visible=False, scale=0, elem_id="job-cancel")
                 delete = gr.Button("Delete", visible=False, scale=0, elem_id="job-delete")
             result = gr.HTML("", visible=False, elem_id="job-report")
+            training_ = gr.HTML("", visible=False, elem_id="job-training")
+            answers_ = gr.HTML("", visible=False, elem_id="job-answers")
             with gr.Accordion("Log", open=False, visible=False, elem_classes=["more"]) as folded:
                 log = gr.Textbox(
                     lines=10, max_lines=20, label="Log", show_label=False, interactive=False, elem_id="job-log",
                     elem_classes=["mono"],
                 )  # fmt: skip
-    return JobsTab(studio, gr.State(None), jobs, view_, cancel, delete, retry, chat, publish, result, folded, log)
+    return JobsTab(
+        studio, gr.State(None), jobs, view_, training_, answers_, keep, cancel, delete, retry, chat, merge, publish,
+        result, folded, log,
+    )  # fmt: skip
 
 
 def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
@@ -112,6 +145,12 @@ def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
     @shown()
     def pick(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
         return tab.show(visitor(studio.settings, profile), job_id)
+
+    @shown()
+    def keep(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        studio.supervisor.stop_training(job_id, owner)
+        return tab.show(owner, job_id)
 
     @shown()
     def cancel(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
@@ -134,6 +173,7 @@ def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     tab.jobs.input(pick, tab.jobs, tab.outputs(), **quiet)
+    tab.keep.click(keep, tab.job, tab.outputs(), **quiet)
     tab.cancel.click(cancel, tab.job, tab.outputs(), **quiet)
     tab.delete.click(delete, tab.jobs, tab.outputs(), js=_SURE, **quiet)
     tab.retry.click(retry, [tab.job, token], [*tab.outputs(), timer], **quiet)

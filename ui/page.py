@@ -8,7 +8,9 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import AppError
+from backend.finetune.presets import PresetName
 from backend.jobs.preflight import prepare
+from backend.jobs.specs import RENDERING
 from backend.jobs.store import UNFINISHED
 from backend.models.demo import first_model
 from backend.models.facts import ModelFacts
@@ -18,6 +20,7 @@ from ui.errors import shown
 from ui.forms import Updates
 from ui.jobs_tab import build_jobs_tab, wire_jobs_tab
 from ui.model_tab import build_model_tab, standing
+from ui.preview import build_looking
 from ui.publish_tab import build_publish_tab, wire_publish_tab
 from ui.recipe_tab import build_recipe_tab
 from ui.sidebar import build_sidebar
@@ -41,6 +44,28 @@ _KEEP_TAB = """() => {
 }"""
 
 
+# The server ends an upload at its limit (413); the browser knows the size before, and can say it where one looks.
+_REFUSE_LARGE = """() => {
+  const most = %d, words = (file) => `'${file.name}' has ${Math.ceil(file.size / 1e6)} MB, ${Math.floor(most / 1e6)} MB`
+    + ' at the most: give a part of it.';
+  const refuse = (event, files, block) => {
+    const place = document.querySelector(`#${block.id}-refused`), large = [...files].find((file) => file.size > most);
+    place.replaceChildren();
+    if (!large) return;
+    event.preventDefault(); event.stopImmediatePropagation();
+    const text = document.createElement('p');
+    text.className = 'fault'; text.setAttribute('role', 'alert'); text.textContent = words(large);
+    place.append(text);
+  };
+  const block = (event) => event.target.closest?.('#rows-upload, #data-upload');
+  const hear = (name, files) => document.addEventListener(name, (event) => {
+    if (block(event)) refuse(event, files(event) ?? [], block(event));
+  }, true);
+  hear('change', (event) => event.target.files);
+  hear('drop', (event) => event.dataTransfer?.files);
+}"""
+
+
 def build_page(studio: Studio) -> gr.Blocks:
     """Build the page; nothing of the machine or the Hub is asked before it is shown."""
     with gr.Blocks(title="Weightsmith", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
@@ -50,6 +75,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         wire_publish_tab(bench.publish, bench.publish_door, bench.timer)
         _wire_model(bench)
         _wire_recipe(bench)
+        _wire_rows(page, bench)
         _wire_start(bench)
         _wire_results(bench)
         _wire_load(page, bench)
@@ -78,8 +104,9 @@ def build_parts(studio: Studio) -> Workbench:
                 chat = build_chat_tab(studio)
             with gr.Tab("Publish", id="publish") as publish_door:
                 publish = build_publish_tab(studio)
+    looking = build_looking(studio, data.rows, {name: recipe.tuning.form.fields[name] for name in RENDERING})
     return Workbench(
-        studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, chat_door, publish_door,
+        studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, chat_door, publish_door, looking,
         gr.Timer(1, active=False),
         # A fixed key and secret: what the browser remembers outlives a restart. It never holds a token.
         gr.BrowserState(None, storage_key="weightsmith-recipe", secret="weightsmith"), gr.State({}),
@@ -131,14 +158,33 @@ def _wire_recipe(bench: Workbench) -> None:
     def refresh(given: dict[Any, Any]) -> Updates:
         return bench.refresh({**given, recipe.pasted: None}) | {recipe.pasted: None}
 
+    def take(name: PresetName, facts: ModelFacts | None) -> Updates:
+        return recipe.tuning.take(name, facts)
+
+    def begin(adapters: str, method: str) -> Updates:
+        return recipe.begin(True, adapters, method)
+
     @shown(recipe.note)
     def apply(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Updates:
         return bench.apply(given, hub_token(bench.studio.settings, oauth, given[bench.publish.token]))
 
+    cleared = [bench.data.upload.clear, bench.data.rows.file.clear]
     gr.on(
-        [*map(_set, bench.form), bench.data.upload.clear], refresh, bench.inputs(), bench.outputs(),
-        trigger_mode="always_last", **_QUIET,
-    )  # fmt: skip
+        [*map(_set, bench.form), *cleared],
+        refresh,
+        bench.inputs(),
+        bench.outputs(),
+        trigger_mode="always_last",
+        **_QUIET,
+    )
+    chosen = [
+        recipe.tuning.preset.input(take, [recipe.tuning.preset, bench.model.facts], recipe.tuning.outputs(), **_QUIET),
+        bench.data.tune.click(begin, [recipe.merge.fields["adapters"], recipe.method], recipe.switched(), **_QUIET),
+    ]
+    for event in chosen:
+        event.then(refresh, bench.inputs(), bench.outputs(), **_QUIET)
+    bench.looking.survey.change(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
+    recipe.tuning.door.click(lambda: gr.Tabs(selected="data"), None, bench.tabs, **_QUIET)
     applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), show_progress_on=bench.sidebar.summary, **_BUSY)
     applied.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
 
@@ -148,6 +194,43 @@ def _set(field: Any) -> Any:
     if isinstance(field, gr.Textbox):
         return field.change  # its `input` is not heard when one pastes or deletes
     return field.upload if isinstance(field, gr.File) else field.input
+
+
+def _wire_rows(page: gr.Blocks, bench: Workbench) -> None:
+    """Rows are looked at as soon as they are chosen, and again whenever something is set that changes them."""
+    studio, looking, rows = bench.studio, bench.looking, bench.data.rows
+
+    @shown(rows.panel)
+    def look(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        token = hub_token(studio.settings, oauth, given[bench.publish.token])
+        return looking.look(given, given[bench.model.facts], owner, token)
+
+    @shown(rows.panel)
+    def again(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        return look(given, profile, oauth) if given[looking.job] else {looking.job: None}
+
+    @shown(rows.panel)
+    def tick(job_id: str | None, stood: Any, profile: gr.OAuthProfile | None) -> Updates:
+        return looking.tick(job_id, visitor(studio.settings, profile), stood)
+
+    inputs = {bench.model.facts, bench.publish.token, *looking.inputs()}
+    every: dict[str, Any] = {"trigger_mode": "always_last", **_QUIET}
+    fields = [event for field in rows.form.components for event in _left(field)]
+    others = [event for field in looking.rendering.values() for event in _left(field)]
+    gr.on([rows.look.click, rows.file.clear, *fields], look, inputs, looking.outputs(), **every)
+    for event in (rows.source.input, rows.file.upload):
+        chosen = event(rows.begin, rows.source, rows.outputs(), **_QUIET)
+        chosen.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
+        chosen.then(look, inputs, looking.outputs(), **_QUIET)
+    gr.on([bench.model.card.change, *others], again, inputs, looking.outputs(), **every)
+    looking.timer.tick(tick, [looking.job, looking.stood], looking.outputs(), **_QUIET)
+    page.load(None, None, None, js=_REFUSE_LARGE % studio.settings.max_upload_bytes, **_QUIET)
+
+
+def _left(field: Any) -> list[Any]:
+    """Give the events of a field that has been set, which one that is typed into is when one leaves it."""
+    return [field.blur, field.submit] if isinstance(field, gr.Textbox | gr.Number) else [field.input]
 
 
 def _wire_start(bench: Workbench) -> None:
@@ -190,10 +273,21 @@ def _wire_results(bench: Workbench) -> None:
         return publish.enter(owner, result.key, repo) | {bench.tabs: gr.Tabs(selected="publish")}
 
     @shown()
+    def to_merge(
+        job_id: str, method: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None
+    ) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
+        return bench.merge_tuned(result, method, hub_token(studio.settings, oauth, typed))
+
+    @shown()
     def tick(job_id: str, key: str | None, seen: dict[int, str], profile: gr.OAuthProfile | None) -> Updates:
         return bench.tick(visitor(studio.settings, profile), job_id, key, seen)
 
     jobs.chat.click(to_chat, jobs.job, [*chat.outputs(), bench.tabs], **_QUIET)
+    asked, taken = [jobs.job, bench.recipe.method, publish.token], [*bench.filled(), bench.tabs]
+    merged = jobs.merge.click(to_merge, asked, taken, **_QUIET)
+    merged.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
     jobs.publish.click(to_publish, [jobs.job, publish.repo], [*publish.outputs(), bench.tabs], **_QUIET)
     ticked = [*jobs.outputs(), publish.result, bench.timer, bench.seen]
     bench.timer.tick(tick, [jobs.job, publish.artifact, bench.seen], ticked, **_QUIET)

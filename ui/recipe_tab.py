@@ -1,4 +1,4 @@
-"""The Recipe tab: adapters to merge, the method, their options, and the recipe as a file for whoever wants it."""
+"""The Recipe tab: training, adapters to merge, the method, their options, and the recipe as a file."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,10 +6,12 @@ from typing import Any
 import gradio as gr
 
 from backend.merge import MergeOptions
+from backend.options import parse
 from backend.quantize import METHODS
 from ui.draft import Parts
 from ui.format import lead, part
-from ui.forms import OptionForm, Updates, option_form
+from ui.forms import OptionForm, Updates, both, option_form
+from ui.tuning import Tuning, build_tuning
 
 UNQUANTIZED = "none"
 
@@ -21,13 +23,32 @@ _UNQUANTIZED = (
 )
 
 
+OF_OTHERS = ("adapters", "adapter_weights", "adapter_revisions", "other_base")
+"""Fields of a merge that speak of adapters made elsewhere: the one that is trained before needs none of them."""
+
+_MERGING = {
+    False: (
+        "Merge adapters first",
+        "Adds LoRA adapters, such as a QLoRA training leaves, to the weights for good: the result needs no PEFT and can"
+        " be quantized. Costs one more pass over the weights.",
+    ),
+    True: (
+        "Merge what was tuned",
+        "Adds the trained adapter to the weights for good: the result can be chatted with, measured and quantized. Off:"
+        " the adapter alone, which is small and needs the model beside it.",
+    ),
+}
+
+
 @dataclass(frozen=True)
 class RecipeTab:
     """Its components; `pasted` holds a recipe that says more than the forms can show."""
 
+    tuning: Tuning
     merging: gr.Checkbox
     adapters: gr.Column
     merge: OptionForm
+    quantizing: gr.Column
     method: gr.Radio
     groups: dict[str, gr.Column]
     forms: dict[str, OptionForm]
@@ -40,68 +61,115 @@ class RecipeTab:
     @property
     def fields(self) -> list[gr.components.Component]:
         """What mark() changes, whatever the method."""
-        return [c for form in (self.merge, *self.forms.values()) for c in form.components]
+        return [c for form in (self.tuning.form, self.merge, *self.forms.values()) for c in form.components]
 
     @property
     def components(self) -> list[gr.components.Component]:
         """Everything that the forms hold."""
-        return [self.merging, self.method, self.evaluate, *self.fields]
+        return [self.tuning.wanted, self.merging, self.method, self.evaluate, *self.fields]
 
     def outputs(self) -> list[Any]:
         """What fill() changes."""
-        return [*self.components, self.adapters, *self.groups.values()]
+        return list(dict.fromkeys([*self.components, *self.tuning.outputs(), *self.switched()]))
+
+    def switched(self) -> list[Any]:
+        """What switch() changes."""
+        others = [self.merge.fields[name] for name in OF_OTHERS]
+        rooms = [self.adapters, self.quantizing, *self.groups.values()]
+        return [self.tuning.wanted, self.tuning.room, self.merging, self.method, self.evaluate, *others, *rooms]
 
     def stages(self, given: dict[Any, Any]) -> dict[str, dict[str, Any]]:
-        """Read the stages that make a model."""
-        method = self._quantizing(given)
-        merge = {"merge": self.merge.values(given)} if given[self.merging] else {}
-        return merge | ({"quantize": {"method": method, **self.forms[method].values(given)}} if method else {})
+        """Read the stages that make an adapter or a model, but for the rows that are learned from."""
+        tuning, method = given[self.tuning.wanted], self._quantizing(given)
+        stages = {"finetune": self.tuning.form.values(given)} if tuning else {}
+        if given[self.merging]:
+            left_out = OF_OTHERS if tuning else ()
+            stages["merge"] = {k: v for k, v in self.merge.values(given).items() if k not in left_out}
+        if method:
+            stages["quantize"] = {"method": method, **self.forms[method].values(given)}
+        return stages
 
     def fill(self, known: Parts) -> Updates:
         """Show a recipe in the forms."""
         method = known.quantize.method if known.quantize else UNQUANTIZED  # type: ignore[attr-defined]
-        filled = {self.merging: known.merge is not None, self.evaluate: known.evaluate is not None}
+        filled: Updates = {self.evaluate: gr.update(value=known.evaluate is not None)}
+        filled |= self.tuning.form.fill(known.finetune) if known.finetune else {}
         filled |= self.merge.fill(known.merge) if known.merge else {}
         filled |= self.forms[method].fill(known.quantize) if known.quantize else {}
-        return filled | self.switch(known.merge is not None, method)
+        return both(filled, self.switch(known.finetune is not None, known.merge is not None, method))
 
     def take(self, adapter: str, method: str) -> Updates:
-        """Merge an adapter first, and leave everything after it as it is."""
-        return {self.merging: True} | self.merge.fill(MergeOptions(adapters=(adapter,))) | self.switch(True, method)
+        """Merge an adapter, of the Hub or in a folder, first, and leave everything after it as it is."""
+        options = parse(MergeOptions, {"adapters": [adapter]}, context={"paths": True})
+        return both(self.merge.fill(options), self.switch(False, True, method))
 
     def mark(self, given: dict[Any, Any], faults: dict[str, dict[str, str]]) -> Updates:
         """Show faults of each stage beside its fields."""
         method, marks = self._quantizing(given), self.merge.mark(faults.get("merge", {}))
+        marks |= self.tuning.form.mark(faults.get("finetune", {}))
         return marks | (self.forms[method].mark(faults.get("quantize", {})) if method else {})
 
-    def switch(self, merging: bool, method: str) -> Updates:
-        """Show what goes with merging or not: without it, the model is quantized in any case."""
+    def begin(self, tuning: bool, adapters: str, method: str) -> Updates:
+        """Tune first, and merge what comes of it, or no longer; adapters made elsewhere are merged then, if any."""
+        return self.switch(tuning, tuning or bool(adapters.strip()), method)
+
+    def switch(self, tuning: bool, merging: bool, method: str) -> Updates:
+        """Show what goes with tuning and merging; without either the model is quantized in any case."""
+        whole = merging or not tuning  # an adapter alone is neither quantized nor measured
         method = method if merging else _needed(method)
         methods = gr.update(choices=[*_METHODS, *[_UNQUANTIZED] * merging], value=method)
-        return {self.adapters: gr.update(visible=merging), self.method: methods} | self.choose(method)
+        label, info = _MERGING[tuning]
+        others = {self.merge.fields[name]: gr.update(visible=not tuning) for name in OF_OTHERS}
+        return {
+            **self.tuning.switch(tuning),
+            **others,
+            self.merging: gr.update(value=merging, label=label, info=info),
+            self.adapters: gr.update(visible=merging),
+            self.quantizing: gr.update(visible=whole),
+            self.evaluate: gr.update(visible=whole),
+            self.method: methods,
+            **self.choose(method),
+        }
 
     def choose(self, method: str) -> Updates:
         """Show the form of a method."""
         return {group: gr.update(visible=name == method) for name, group in self.groups.items()}
 
     def _quantizing(self, given: dict[Any, Any]) -> str | None:
-        """Give the method; None: the merged model stays as it is."""
+        """Give the method; None: the adapter, or the merged model, stays as it is."""
         if not given[self.merging]:
-            return _needed(given[self.method])
+            return None if given[self.tuning.wanted] else _needed(given[self.method])
         return None if given[self.method] == UNQUANTIZED else str(given[self.method])
 
 
 def build_recipe_tab() -> RecipeTab:
     """Build it inside the open Blocks."""
-    gr.HTML(lead("Recipe", "What is made of the model: adapters are merged into it, it is quantized, or both."))
-    merging = gr.Checkbox(
-        label="Merge adapters first",
-        info="Adds LoRA adapters, such as a QLoRA training leaves, to the weights for good: the result needs no PEFT"
-        " and can be quantized. Costs one more pass over the weights.",
-        elem_id="merging",
-    )
+    gr.HTML(lead("Recipe", "What is made of the model: it is tuned, adapters are merged into it, it is quantized."))
+    tuning = build_tuning()
+    label, info = _MERGING[False]
+    merging = gr.Checkbox(label=label, info=info, elem_id="merging", elem_classes=["stage"])
     with gr.Column(visible=False, elem_classes=["fields", "inset"]) as adapters:
         merge = option_form(MergeOptions, "merge")
+    with gr.Column() as quantizing:
+        method, groups, forms = _methods()
+    evaluate = gr.Checkbox(
+        value=True,
+        label="Measure the quality afterwards",
+        info="Perplexity, KL divergence and agreement with the model that the result was made from, on the text chosen"
+        " under Data.",
+        elem_id="evaluate",
+    )
+    made = (tuning, merging, adapters, merge, quantizing, method, groups, forms, evaluate)
+    tab = RecipeTab(*made, *_file(), gr.State(None))
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    method.input(tab.choose, method, list(groups.values()), **quiet)
+    tuning.wanted.input(tab.begin, [tuning.wanted, merge.fields["adapters"], method], tab.switched(), **quiet)
+    merging.input(tab.switch, [tuning.wanted, merging, method], tab.switched(), **quiet)
+    return tab
+
+
+def _methods() -> tuple[gr.Radio, dict[str, gr.Column], dict[str, OptionForm]]:
+    """Build the choice of a method and the form of each."""
     gr.HTML(
         part(
             "Quantize",
@@ -113,18 +181,7 @@ def build_recipe_tab() -> RecipeTab:
     for name, module in METHODS.items():
         with gr.Column(visible=name == _FIRST, elem_classes=["fields"]) as groups[name]:
             forms[name] = option_form(module.Options, f"quantize-{name}")
-    evaluate = gr.Checkbox(
-        value=True,
-        label="Measure the quality afterwards",
-        info="Perplexity, KL divergence and agreement with the model that the result was made from, on the text chosen"
-        " under Data.",
-        elem_id="evaluate",
-    )
-    tab = RecipeTab(merging, adapters, merge, method, groups, forms, evaluate, *_file(), gr.State(None))
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    method.input(tab.choose, method, list(groups.values()), **quiet)
-    merging.input(tab.switch, [merging, method], [adapters, method, *groups.values()], **quiet)
-    return tab
+    return method, groups, forms
 
 
 def _file() -> tuple[gr.Textbox, gr.Button, gr.HTML]:

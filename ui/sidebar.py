@@ -7,6 +7,8 @@ import gradio as gr
 
 from backend.errors import HardwareError, SpecError
 from backend.evaluate import EvaluateOptions
+from backend.finetune.dataset import DEMO_DATASET
+from backend.finetune.survey import Survey
 from backend.jobs.estimates import Estimate, check_room, estimate
 from backend.models.facts import ModelFacts
 from backend.quantize import METHODS
@@ -40,15 +42,22 @@ def empty() -> str:
     return _card('<p class="quiet">Choose a model to begin.</p>')
 
 
-def summary(recipe: Recipe, facts: ModelFacts, data: Path) -> str:
-    """Write the recipe and its estimate; `data` is the data folder."""
+def summary(recipe: Recipe, facts: ModelFacts, data: Path, survey: Survey | None) -> str:
+    """Write the recipe and its estimate.
+
+    Args:
+        recipe: What is done.
+        facts: Of its base model.
+        data: The data folder.
+        survey: Of the rows to learn from, where they were looked at.
+    """
     name = facts.base_model or facts.model
     owner, _, short = name.rpartition("/")
     steps = [f'<li class="base"><b>{escape(short)}</b><small>{escape(owner) or "base model"}</small></li>']
     steps += [f"<li><b>{escape(title)}</b><small>{escape(text)}</small></li>" for title, text in _steps(recipe)]
     steps.append(f'<li class="goal"><b>{escape(_goal(recipe))}</b></li>')
     line = f"{short} → {way([stage for stage in recipe.stages if stage.stage != 'evaluate'])}"
-    costs = _costs(recipe, facts, data)
+    costs = _costs(recipe, facts, data, survey)
     return _card(f'<p class="line">{escape(line)}</p><ol class="steps">{"".join(steps)}</ol>{costs}')
 
 
@@ -75,7 +84,8 @@ def step_words(stage: Stage) -> tuple[str, str]:
             f"{plural(stage.num_samples, 'window')} of {plural(stage.max_seq_length, 'token')}",
         )
     if stage.stage == "finetune":
-        return stage_title(stage), f"on {stage.dataset.rpartition('/')[2]}"
+        rows = "bundled questions and answers" if stage.dataset == DEMO_DATASET else stage.dataset.rpartition("/")[2]
+        return stage_title(stage), f"on {rows}"
     if stage.stage == "merge":
         names = ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters) or "the tuned one"
         return stage_title(stage), names if stage.keep else f"{names}, in passing: not kept"
@@ -86,11 +96,11 @@ def step_words(stage: Stage) -> tuple[str, str]:
 def _goal(recipe: Recipe) -> str:
     if recipe.publish:
         return f"Publish to {recipe.publish.repo_id or recipe.publish.to_folder}"
-    return "Ready to chat and publish"
+    return "Ready to chat and publish" if recipe.stages[-1].stage != "finetune" else "Ready to merge and publish"
 
 
-def _costs(recipe: Recipe, facts: ModelFacts, data: Path) -> str:
-    needed = estimate(recipe, facts, data)
+def _costs(recipe: Recipe, facts: ModelFacts, data: Path, survey: Survey | None) -> str:
+    needed = estimate(recipe, facts, data, survey=survey)
     downloads = facts.download > 0 and needed.disk_bytes > needed.output_bytes
     figures = {
         "Result": size(needed.output_bytes),
@@ -99,6 +109,9 @@ def _costs(recipe: Recipe, facts: ModelFacts, data: Path) -> str:
         "Time": f"about {duration(needed.seconds)}" + " + download" * downloads,
     }
     rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in figures.items())
+    for place, parts in needed.training_memory.items():
+        told = {f"{place[:1].upper()}{place[1:]} to tune": sum(parts.values()), **parts}
+        rows += "".join(f'<div class="share"><dt>{escape(k)}</dt><dd>{size(v)}</dd></div>' for k, v in told.items())
     return f'<dl class="costs">{rows}</dl>{_refusal(needed, facts, data)}'
 
 

@@ -11,12 +11,13 @@ from backend.hub.names import DEMO
 from backend.jobs.specs import MODELS, stage_folder
 from backend.jobs.store import Job
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import Artifact, open_artifact
+from backend.models.artifacts import Artifact, Training, open_artifact
 from backend.models.demo import BASE_MODEL
 from backend.options import Frozen
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from ui.format import ago, size
+from ui.users import alone
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,15 @@ class Studio:
         """Give what one job has made, in the order in which it made it."""
         folders = self.supervisor.artifacts(job.id, owner) if job.kind == "recipe" else []
         return [Result(job, folder, open_artifact(folder)) for folder in folders]
+
+    def trained(self, job: Job, owner: str) -> Training | None:
+        """Give what is recorded of a job's training, once it is done."""
+        return next((r.artifact.training for r in self.results_of(job, owner) if r.artifact.kind == "adapter"), None)
+
+    @property
+    def shared(self) -> bool:
+        """Whether strangers use the page too: no recipe names a folder there, not even of one's own adapter."""
+        return not alone(self.settings)
 
     def original_bytes(self, job: Job) -> int | None:
         """Give the size of the weights that a job began with, if they are still here."""

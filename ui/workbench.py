@@ -7,20 +7,21 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import SpecError
-from backend.evaluate import EvaluateOptions
 from backend.jobs.store import UNFINISHED
 from backend.models.facts import ModelFacts
 from backend.recipes import Recipe, parse_recipe
 from ui.chat_tab import ChatTab
 from ui.data_tab import DataTab, keep
-from ui.draft import Draft, check, parts, read_yaml, with_text
-from ui.forms import Updates
+from ui.draft import Draft, check, parts, read_yaml, with_uploads
+from ui.forms import Updates, both
 from ui.jobs_tab import JobsTab
 from ui.model_tab import ModelTab
+from ui.preview import Looking
 from ui.publish_tab import PublishTab
 from ui.recipe_tab import RecipeTab
 from ui.sidebar import Sidebar, empty, faulty, summary
-from ui.studio import Studio
+from ui.studio import Result, Studio
+from ui.tuning import Price
 from ui.users import alone
 
 
@@ -39,6 +40,7 @@ class Workbench:
     publish: PublishTab
     chat_door: gr.Tab
     publish_door: gr.Tab
+    looking: Looking
     timer: gr.Timer
     remembered: gr.BrowserState
     seen: gr.State
@@ -51,42 +53,55 @@ class Workbench:
     @property
     def form(self) -> list[Any]:
         """Every component in which one sets something for the recipe."""
-        return [*self.data.components, *self.recipe.components]
+        return [*self.data.components, *self.data.rows.components, *self.recipe.components]
 
     def inputs(self) -> set[Any]:
         """What the recipe is read from."""
         text, pasted, token = self.recipe.text, self.recipe.pasted, self.publish.token
-        return {self.model.facts, self.model.revision, text, pasted, token, *self.form}
+        shown = {self.looking.survey, self.recipe.tuning.preset}
+        return {self.model.facts, self.model.revision, text, pasted, token, *shown, *self.form}
 
     def outputs(self) -> list[Any]:
         """What refresh() changes."""
-        recipe, fields = self.recipe, [*self.data.form.components, *self.recipe.fields]
-        return [self.sidebar.summary, self.sidebar.start, self.remembered, recipe.text, recipe.pasted, *fields]
+        data, recipe = self.data, self.recipe
+        told = [recipe.tuning.preset, recipe.tuning.rows, *data.switched()]
+        fields = [*data.form.components, *data.rows.form.components, *recipe.fields]
+        return [self.sidebar.summary, self.sidebar.start, self.remembered, recipe.text, recipe.pasted, *told, *fields]
 
     def filled(self) -> list[Any]:
         """What a whole new recipe changes."""
-        recipe, data = self.recipe, [*self.data.components, self.data.note]
+        recipe, data = self.recipe, [*self.data.components, self.data.note, *self.data.rows.outputs()]
         return [*self.model.outputs(), *data, *recipe.outputs(), recipe.pasted, recipe.note]
 
     def refresh(self, given: dict[Any, Any]) -> Updates:
         """Show the recipe as the forms have it now, or beside each field why there is none."""
-        marks = self.data.form.mark({}) | self.recipe.mark(given, {})
         facts = given[self.model.facts]
+        marks = self._mark(given, {}) | self.data.switch(given[self.recipe.tuning.wanted])
         if facts is None:
             return marks | {self.sidebar.summary: empty(), self.sidebar.start: gr.update(interactive=False)}
+        draft, survey = self.draft(given), given[self.looking.survey]
+        if "finetune" in draft.stages:
+            tuning, rows = self.recipe.tuning, {"dataset": draft.rows} if draft.rows else {}
+            values = draft.stages["finetune"] | rows
+            marks |= tuning.tell(values, given[tuning.preset], Price(facts, self.studio.settings.data, survey))
         try:
             recipe = self.draft_recipe(given)
             check(recipe, facts)
         except SpecError as e:
-            faults = self.draft(given).faults(e)
-            marks |= self.recipe.mark(given, faults) | self.data.form.mark(faults.get("evaluate", {}))
+            marks |= self._mark(given, draft.faults(e))
             return marks | {self.sidebar.summary: faulty(e), self.sidebar.start: gr.update(interactive=False)}
         return marks | {
-            self.sidebar.summary: summary(recipe, facts, self.studio.settings.data),
+            self.sidebar.summary: summary(recipe, facts, self.studio.settings.data, survey),
             self.sidebar.start: gr.update(interactive=True),
-            self.recipe.text: _as_typed(recipe).to_yaml(),
-            self.remembered: _memory(recipe),
+            self.recipe.text: _as_typed(recipe, draft.rows).to_yaml(),
+            self.remembered: _memory(recipe, draft.rows),
         }
+
+    def _mark(self, given: dict[Any, Any], faults: dict[str, dict[str, str]]) -> Updates:
+        """Show faults by stage beside the fields of every tab."""
+        data = self.data
+        of_data = data.form.mark(faults.get("evaluate", {})) | data.rows.mark(faults.get("finetune", {}))
+        return of_data | self.recipe.mark(given, faults)
 
     def draft_recipe(self, given: dict[Any, Any]) -> Recipe:
         """Give the recipe that stands: the pasted one, or that of the forms.
@@ -99,18 +114,24 @@ class Workbench:
         if pasted and pasted["base_model"] == facts.model:
             return parse_recipe(pasted, paths=self.paths)
         draft = self.draft(given)
-        if "evaluate" in draft.stages and (missing := self.data.missing(given)):
-            raise SpecError("\n".join(missing.values()), {draft.field("evaluate", k): v for k, v in missing.items()})
+        asked = {"evaluate": self.data.missing(given), "finetune": self.data.rows.missing(given)}
+        missing = {draft.field(s, k): v for s in draft.stages for k, v in asked.get(s, {}).items()}
+        if missing:
+            raise SpecError("\n".join(missing.values()), missing)
         return draft.recipe(self.paths)
 
     def draft(self, given: dict[Any, Any]) -> Draft:
         """Read the forms."""
         facts: ModelFacts = given[self.model.facts]
-        evaluate = {"evaluate": self.data.values(given)} if given[self.recipe.evaluate] else {}
-        return Draft(facts.model, facts.commit, self.recipe.stages(given) | evaluate, self.data.text(given))
+        stages, rows = self.recipe.stages(given), self.data.rows
+        if "finetune" in stages:
+            stages["finetune"] = rows.values(given) | stages["finetune"]
+        if given[self.recipe.evaluate] and ("merge" in stages or "quantize" in stages):
+            stages["evaluate"] = self.data.values(given)
+        return Draft(facts.model, facts.commit, stages, self.data.text(given), rows.upload(given))
 
     def stored_recipe(self, given: dict[Any, Any]) -> Recipe:
-        """Give the recipe for a job: an uploaded text is copied to where it stays.
+        """Give the recipe for a job: what was uploaded is copied to where it stays.
 
         Raises:
             SpecError: Every fault, each with its field.
@@ -118,10 +139,14 @@ class Workbench:
         if given[self.model.facts] is None:
             raise SpecError("Choose a model first.")
         recipe = self.draft_recipe(given)
-        upload = self.data.text(given)
-        if upload and any(isinstance(stage, EvaluateOptions) and stage.text == upload for stage in recipe.stages):
-            return with_text(recipe, str(keep(Path(upload), self.studio.settings)))
-        return recipe
+        text, rows = self.data.text(given), self.data.rows.upload(given)
+        measured = any(stage.stage == "evaluate" and stage.text == text for stage in recipe.stages)
+        learned = recipe.tuning is not None and recipe.tuning.dataset == rows
+        return with_uploads(
+            recipe,
+            str(keep(Path(text), self.studio.settings)) if text and measured else None,
+            str(keep(Path(rows), self.studio.settings)) if rows and learned else None,
+        )
 
     def apply(self, given: dict[Any, Any], token: str | None) -> Updates:
         """Take a pasted recipe: into the forms where they can show it, as it stands where they cannot."""
@@ -131,19 +156,23 @@ class Workbench:
         """Take the recipe that the browser kept, or begin with the demo model."""
         if not remembered or "recipe" not in remembered:
             return self.model.choose_demo()
-        filled = self.fill(parse_recipe(remembered["recipe"], paths=self.paths), token)
-        return filled | (self.data.ask_again(remembered["upload"]) if remembered.get("upload") else {})
+        recipe = parse_recipe(remembered["recipe"], paths=self.paths)
+        filled = self.fill(recipe, token, uploaded=bool(remembered.get("rows")))
+        asked = self.data.ask_again(remembered["upload"]) if remembered.get("upload") else {}
+        asked |= self.data.rows.ask_again(remembered["rows"]) if remembered.get("rows") else {}
+        return both(filled, asked)
 
-    def fill(self, recipe: Recipe, token: str | None) -> Updates:
+    def fill(self, recipe: Recipe, token: str | None, uploaded: bool = False) -> Updates:
         """Show a recipe in the forms; its model is looked at first, so a wrong one changes nothing."""
         found = self.model.choose(recipe.base_model, recipe.revision or "", token)
-        known = parts(recipe)
+        known = parts(recipe, uploaded)
         if known is None:
             words = "In use as it stands: it says more than the forms can show. Changing a form leaves it."
             note = f'<p class="quiet">{words}</p>'
             return {**found, self.recipe.pasted: recipe.model_dump(mode="json"), self.recipe.note: note}
         filled = self.recipe.fill(known)
         filled |= self.data.fill(known.evaluate) if known.evaluate else {}
+        filled |= self.data.rows.fill(known.finetune) if known.finetune else {}
         return {**found, **filled, self.recipe.pasted: None, self.recipe.note: ""}
 
     def merge(self, given: dict[Any, Any], token: str | None) -> Updates:
@@ -153,6 +182,14 @@ class Workbench:
         taken = self.recipe.take(adapter, given[self.recipe.method])
         shown = {self.recipe.pasted: None, self.recipe.note: "", self.tabs: gr.Tabs(selected="recipe")}
         return {**found, **taken, **shown}
+
+    def merge_tuned(self, result: Result, method: str, token: str | None) -> Updates:
+        """Choose the model that an adapter was trained on, and merge the adapter first."""
+        recipe = result.job.read_spec()
+        assert isinstance(recipe, Recipe)
+        found = self.model.choose(recipe.base_model, recipe.revision or "", token) | self.model.no_hits()
+        shown = {self.recipe.pasted: None, self.recipe.note: "", self.tabs: gr.Tabs(selected="recipe")}
+        return {**found, **self.recipe.take(str(result.folder), method), **shown}
 
     def tick(self, owner: str | None, job_id: str | None, key: str | None, seen: dict[int, str]) -> Updates:
         """Show how far things are; only what has changed since the last tick is sent."""
@@ -165,17 +202,26 @@ class Workbench:
         return changed | {self.seen: now, self.timer: gr.Timer(active=live)}
 
 
-def _as_typed(recipe: Recipe) -> Recipe:
-    """Give a recipe as its author may read it: what is its own where it lies, of an upload the name."""
+def _as_typed(recipe: Recipe, rows: str | None) -> Recipe:
+    """Give a recipe as its author may read it: what is its own where it lies, of an upload the name.
+
+    Args:
+        recipe: That the forms say.
+        rows: The upload that it learns from.
+    """
     public = recipe.public(recipe.base_model)
+    name = Path(rows).name if rows and recipe.tuning and recipe.tuning.dataset == rows else None
     stages = tuple(
         stage if stage.stage == "evaluate" else own for own, stage in zip(recipe.stages, public.stages, strict=True)
     )
-    return public.model_copy(update={"stages": stages})
+    return with_uploads(public.model_copy(update={"stages": stages}), None, name)
 
 
-def _memory(recipe: Recipe) -> dict[str, Any]:
-    """Give what the browser remembers: the recipe, and of an upload the name alone."""
-    data = _as_typed(recipe).model_dump(mode="json", exclude_none=True)
-    names = [stage.pop("text") for stage in data["stages"] if "text" in stage]
-    return {"recipe": data, "upload": names[0] if names else None}
+def _memory(recipe: Recipe, rows: str | None) -> dict[str, Any]:
+    """Give what the browser remembers: the recipe, and of uploads the names alone."""
+    typed = _as_typed(recipe, rows)
+    data = typed.model_dump(mode="json", exclude_none=True)
+    texts = [stage.pop("text") for stage in data["stages"] if "text" in stage]
+    uploaded = typed.tuning is not None and typed.tuning != recipe.tuning
+    names = [data["stages"][0].pop("dataset")] if uploaded else []
+    return {"recipe": data, "upload": texts[0] if texts else None, "rows": names[0] if names else None}

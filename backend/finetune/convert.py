@@ -94,7 +94,7 @@ class Converter:
 
     def _needed(self, number: int, values: dict[str, Any], name: str) -> str:
         text = self._text(number, values, name)
-        if not text.strip():
+        if not text or text.isspace():
             raise _empty(quoted(name))
         return text
 
@@ -198,11 +198,18 @@ def _checked(text: str, name: str) -> str:
 def _check_turns(turns: list[Message]) -> None:
     if not turns:
         raise _empty("the conversation")
-    if any(not turn.content.strip() for turn in turns if turn.role != "system"):
+    answered = late = blank = False  # one loop: this is asked of every row of a file
+    for i, turn in enumerate(turns):
+        if turn.role == "system":
+            late = late or i > 0
+        elif not turn.content or turn.content.isspace():
+            blank = True
+        answered = answered or turn.role == "assistant"
+    if blank:
         raise _empty("a message")
-    if any(turn.role == "system" for turn in turns[1:]):
+    if late:
         raise _Unusable("order", "a system message stands behind another", "put it first")
-    if not any(turn.role == "assistant" for turn in turns):
+    if not answered:
         raise _Unusable("no_answer", "the conversation has no assistant turn", "add the answer")
     if turns[-1].role != "assistant":
         raise _Unusable("no_answer", "the conversation ends with the user", "add the answer")

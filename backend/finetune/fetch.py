@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from pydantic import TypeAdapter
+
 from backend.errors import SpecError
 from backend.finetune.dataset import DEMO_DATASET, DatasetOptions, is_file
 from backend.finetune.demo_data import NAME, write_demo
@@ -10,7 +12,7 @@ from backend.finetune.files.rows import Source
 from backend.finetune.names import SUFFIXES
 from backend.finetune.slices import parse_split
 from backend.hub import client
-from backend.hub.datasets import Wanted, fetch_files
+from backend.hub.datasets import Wanted, fetch_files, open_dataset
 from backend.progress import Report
 from backend.strict_json import quoted
 
@@ -30,6 +32,31 @@ class Sources(NamedTuple):
     validation: Source | None
 
 
+_SOURCES = TypeAdapter(Sources)
+SOURCES = "sources.json"
+
+
+def write_sources(folder: Path, sources: Sources) -> None:
+    """Keep in a folder where the rows lie, for who reads them; the folder may be moved."""
+
+    def within(source: Source) -> Source:
+        files = (f.relative_to(folder) if f.is_relative_to(folder) else f for f in source.files)
+        return source.model_copy(update={"files": tuple(files)})
+
+    there = Sources(within(sources.train), sources.validation and within(sources.validation))
+    (folder / SOURCES).write_bytes(_SOURCES.dump_json(there))
+
+
+def read_sources(folder: Path) -> Sources:
+    """Give what write_sources() kept in a folder."""
+
+    def found(source: Source) -> Source:
+        return source.model_copy(update={"files": tuple(folder / file for file in source.files)})
+
+    there = _SOURCES.validate_json((folder / SOURCES).read_bytes())
+    return Sources(found(there.train), there.validation and found(there.validation))
+
+
 def pin(options: Options, token: str | None) -> Options:
     """Give the options with the commit that the data set's branch or tag means now, before a job starts.
 
@@ -40,6 +67,19 @@ def pin(options: Options, token: str | None) -> Options:
         return options
     commit = client.commit_of(client.dataset_info(options.dataset, options.revision, token), options.dataset)
     return options.model_copy(update={"revision": commit})
+
+
+def splits_of(options: DatasetOptions, token: str | None) -> dict[str, tuple[str, ...]]:
+    """Give the splits of each config that there is to choose from; none where the rows do not come from the Hub.
+
+    Raises:
+        SpecError: There is nothing that can be read.
+        HubError: The Hub refused or could not be reached.
+    """
+    if options.dataset == DEMO_DATASET or is_file(options.dataset):
+        return {}
+    found = open_dataset(Wanted(options.dataset, revision=options.revision), _SUFFIXES, token)
+    return {config: tuple(splits) for config, splits in found.layout.items()}
 
 
 def fetch_dataset(options: DatasetOptions, folder: Path, token: str | None, report: Report) -> Sources:
@@ -60,7 +100,12 @@ def fetch_dataset(options: DatasetOptions, folder: Path, token: str | None, repo
         return Sources(train, None)
     dataset = options.validation_dataset or options.dataset
     other = options if dataset == options.dataset else options.model_copy(update={"config": None, "revision": None})
-    return Sources(train, _source(other, dataset, options.validation_split, folder / "validation", token, report))
+    try:
+        kept_out = _source(other, dataset, options.validation_split, folder / "validation", token, report)
+    except SpecError as e:
+        field = "validation_dataset" if options.validation_dataset else "validation_split"
+        raise SpecError(f"Of the validation rows: {e}", {field: str(e)} if e.faults else None) from e
+    return Sources(train, kept_out)
 
 
 def _source(

@@ -6,7 +6,7 @@ puts rows that are the same on the same side.
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from itertools import islice
 from typing import NamedTuple
 
@@ -142,11 +142,11 @@ def _survey(source: Source, options: DatasetOptions) -> _Survey:
         _check_left_out(mapping, rows, ledger)
     unclear = any(f.asks and f.kind in ("columns", "json_text", "binary") for f in ledger.said.values())
     converter = Converter(mapping, options, ledger) if mapping and not unclear else None
-    total, seen, samples, preview = 0, Counter[str](), Counter[int](), list[Sample]()
+    total, names, samples, preview = 0, dict[str, None](), Counter[int](), list[Sample]()
     for row in rows.read(ledger):
         total += 1
-        if row.values is not None:
-            seen.update(row.values.keys())
+        if row.values is not None and not row.values.keys() <= names.keys():
+            names |= dict.fromkeys(row.values)
         sample = converter.sample(row) if converter else None
         if sample:
             samples[sample.digest] += 1
@@ -155,7 +155,7 @@ def _survey(source: Source, options: DatasetOptions) -> _Survey:
     if (converter or not readable) and not samples:
         raise ledger.unusable(total)
     if mapping:
-        _say_ignored(mapping, seen, ledger)
+        _say_ignored(mapping, names, ledger)
     return _Survey(rows, mapping, ledger, columns, total, samples, tuple(preview))
 
 
@@ -170,8 +170,8 @@ def _check_left_out(mapping: Mapping, rows: Rows, ledger: Ledger) -> None:
             ledger.say("columns", text, asks=True)
 
 
-def _say_ignored(mapping: Mapping, seen: Counter[str], ledger: Ledger) -> None:
-    ignored = [name for name in seen if name not in mapping.used]
+def _say_ignored(mapping: Mapping, there: Iterable[str], ledger: Ledger) -> None:
+    ignored = [name for name in there if name not in mapping.used]
     if ignored:
         names = ", ".join(map(quoted, ignored[:20])) + (" …" if len(ignored) > 20 else "")
         ledger.say("ignored", f"Columns that are not used: {names}.", count=len(ignored))

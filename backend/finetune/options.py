@@ -1,5 +1,6 @@
 """FinetuneOptions: what QLoRA can be told, in the words of PEFT, TRL and bitsandbytes; presets fill it."""
 
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -7,6 +8,7 @@ from pydantic import Field, model_validator
 from backend.errors import SpecError
 from backend.finetune.dataset import DatasetOptions
 from backend.models.facts import ModelFacts
+from backend.models.machine import gpus
 
 ADVANCED: dict[str, Any] = {"advanced": True}
 
@@ -109,6 +111,11 @@ class FinetuneOptions(DatasetOptions):
     optim: Literal["auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "adamw_8bit", "sgd"] = Field(
         "auto", description="auto: paged_adamw_8bit on a GPU, adamw_torch on a CPU.", json_schema_extra=ADVANCED
     )
+    tf32: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Multiply what is in float32 with 10 bits less: faster on a GPU. auto: where the hardware has it.",
+        json_schema_extra=ADVANCED,
+    )
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="auto: flash attention where it is installed, else sdpa.", json_schema_extra=ADVANCED
     )
@@ -137,6 +144,13 @@ class FinetuneOptions(DatasetOptions):
         json_schema_extra=ADVANCED,
     )
 
+    report_to: Literal["none", "trackio", "tensorboard"] = Field(
+        "none",
+        description="Where the figures go besides metrics.jsonl: a package of your own that is installed here; its logs"
+        " lie in the adapter's folder.",
+        json_schema_extra=ADVANCED,
+    )
+
     @model_validator(mode="after")
     def _steps_that_meet(self) -> "FinetuneOptions":
         if self.max_steps == 0:
@@ -148,11 +162,12 @@ class FinetuneOptions(DatasetOptions):
         return self
 
     def check(self, facts: ModelFacts) -> None:
-        """Refuse what does not fit the model, before anything is downloaded.
+        """Refuse what does not fit the model or this machine, before anything is downloaded.
 
         Raises:
-            SpecError: A module to adapt is not in the model; the model is quantized in a way that is not tuned here.
+            SpecError: A module to adapt is not in the model; a package that was chosen is not installed here.
         """
+        self._check_machine()
         linears = sorted({tensor.name.split(".")[-2] for tensor in facts.tensors if tensor.is_linear})
         if self.target_modules != ("all-linear",):
             for module in self.target_modules:
@@ -162,3 +177,16 @@ class FinetuneOptions(DatasetOptions):
         if facts.context_length and self.max_length > facts.context_length:
             text = f"is more than the {facts.context_length} tokens that '{facts.model}' was made for: lower it"
             raise SpecError(f"max_length: {text} (got {self.max_length})", {"max_length": text})
+
+    def _check_machine(self) -> None:
+        """Refuse what needs a package or a GPU that is not here."""
+        packages = {"attn_implementation": ("flash_attention_2", "flash_attn", "flash-attn")}
+        packages["report_to"] = (self.report_to, self.report_to, self.report_to)
+        for field, (value, module, package) in packages.items():
+            if getattr(self, field) == value != "none" and find_spec(module) is None:
+                text = f"'{value}' is not installed here: run `pip install {package}`, or leave it out"
+                raise SpecError(f"{field}: {text}", {field: text})
+        for field, value in (("attn_implementation", "flash_attention_2"), ("tf32", "on")):
+            if getattr(self, field) == value and not gpus():
+                text = f"'{value}' needs an NVIDIA GPU, and there is none here: choose auto"
+                raise SpecError(f"{field}: {text}", {field: text})

@@ -16,6 +16,8 @@ from transformers import Trainer, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from backend.finetune.checkpoints import forget, seal_checkpoint
+from backend.finetune.costs import LOGITS
+from backend.finetune.course import read_lines
 from backend.finetune.rendering import IGNORED
 from backend.models.artifacts import METRICS, SAMPLES
 from backend.progress import Report
@@ -23,12 +25,6 @@ from backend.weights.output import JOURNAL
 
 MAX_NOT_FINITE = 5
 """Steps in a row whose loss may be no number before the run is stopped."""
-
-LOGITS = 1 << 26
-"""Logits, learned tokens times vocabulary, up to which a batch's are computed at once; TRL goes through more in chunks.
-
-TRL's way saves memory and costs a third of a step on a CPU, most of it for the gradient of a head that is frozen.
-"""
 
 _NAMES = ("loss", "eval_loss", "learning_rate", "grad_norm", "mean_token_accuracy", "eval_mean_token_accuracy")
 
@@ -40,7 +36,7 @@ class Tuner(SFTTrainer):
     """Steps in a row whose loss was no finite number."""
 
     learned_tokens = 0
-    """Tokens seen since the process began, padding not counted."""
+    """Tokens that this process has seen, padding not counted."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Do a step; count those whose loss is no number."""
@@ -51,6 +47,12 @@ class Tuner(SFTTrainer):
         self.learned_tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
         return loss
 
+    def gathered(self, *numbers: int) -> torch.Tensor:
+        """Give whole numbers of every process, [processes, numbers]; each of them must call this."""
+        mine = torch.tensor([numbers], device=self.accelerator.device)
+        everyone: torch.Tensor = self.accelerator.gather(mine)
+        return everyone
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -58,7 +60,9 @@ class Tuner(SFTTrainer):
         targets = inputs["labels"][:, 1:]
         kept = (targets != IGNORED).any(0).nonzero()[:, 0]
         vocabulary = self.accelerator.unwrap_model(model).config.get_text_config().vocab_size
-        if return_outputs or not _keeps_some(self.model) or not 0 < len(targets) * len(kept) * vocabulary <= LOGITS:
+        # Several processes gather the same figures only if all of them go the same way, whatever their batches hold.
+        alone = self.accelerator.num_processes == 1 and not return_outputs and _keeps_some(self.model)
+        if not alone or not 0 < len(targets) * len(kept) * vocabulary <= LOGITS:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         seen = {name: value for name, value in inputs.items() if name != "labels"}
         logits = model(**seen, use_cache=False, logits_to_keep=kept).logits.float()
@@ -66,18 +70,15 @@ class Tuner(SFTTrainer):
         total = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), counted.flatten(), ignore_index=IGNORED, reduction="sum"
         )
-        right = self.accelerator.gather_for_metrics((logits.argmax(-1) == counted).sum()).sum()
-        there = self.accelerator.gather_for_metrics((counted != IGNORED).sum()).sum()
+        right, there = (logits.argmax(-1) == counted).sum(), (counted != IGNORED).sum()
         self._metrics["train" if self.model.training else "eval"]["mean_token_accuracy"].append(float(right / there))
-        if num_items_in_batch is None:
-            return total / (counted != IGNORED).sum()
-        ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return total * ranks / num_items_in_batch
+        return total / (there if num_items_in_batch is None else num_items_in_batch)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.not_finite:
             return  # what is in memory is damaged: the last checkpoint stays the newest
         Trainer._save_checkpoint(self, model, trial)  # TRL's own would write a card with paths of this machine
+        self.accelerator.wait_for_everyone()  # each process has put the state of its random numbers there
         if self.args.should_save:
             folder = Path(self.args.output_dir)
             (folder.parent / JOURNAL).touch()
@@ -100,6 +101,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._report, self._folder, self._stop, self._answers = report, folder, stop, answers
         self._tuner: Tuner | None = None
         self._started = 0.0
+        self._tokens = 0  # of all processes
         self.stopped = False
 
     def watch(self, tuner: Tuner) -> None:
@@ -109,35 +111,46 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to measure time; what lies in the metrics behind the checkpoint is forgotten."""
         self._started = time.monotonic()
+        if not state.is_world_process_zero:
+            return
         for name in (METRICS, SAMPLES):
-            lines = _lines(self._folder / name)
+            lines = read_lines(self._folder / name)
             kept = [line for line in lines if line["step"] <= state.global_step]
             (self._folder / name).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        if state.global_step:
+            _append(self._folder / METRICS, {"step": state.global_step, "resumed": True})
+        first = "measuring before the training" if args.eval_on_start else "training"
+        phase = f"going on after step {state.global_step}" if state.global_step else first
+        self._report.progress(phase, state.global_step, state.max_steps, "steps")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop where it is asked for, or where the loss is no number any more."""
+        """Stop where it is asked for, or where the loss is no number any more: all processes, or none."""
         self._report.progress("training", state.global_step, state.max_steps, "steps")
         assert self._tuner
+        everyone = self._tuner.gathered(self._tuner.not_finite, self._stop.exists(), self._tuner.learned_tokens)
+        self._tuner.not_finite, asked = everyone[:, :2].amax(0).tolist()
+        self._tokens = int(everyone[:, 2].sum())
         if self._tuner.not_finite >= MAX_NOT_FINITE:
             control.should_training_stop = True
-        elif self._stop.exists():
+        elif asked:
             self.stopped = control.should_training_stop = control.should_save = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
         """Write one line of figures."""
         found = {name: logs[name] for name in _NAMES if isinstance(logs.get(name), int | float)}
-        if not found:
+        if not found or not state.is_world_process_zero:
             return
-        assert self._tuner
         seconds = time.monotonic() - self._started
         line = {"step": state.global_step, "epoch": round(state.epoch or 0, 4), **found}
-        line["tokens_per_second"] = round(self._tuner.learned_tokens / seconds, 1) if seconds else 0.0
+        line["tokens_per_second"] = round(self._tokens / seconds, 1) if seconds else 0.0
         line["memory_bytes"] = memory_in_use()
         _append(self._folder / METRICS, line)
         self._report.metrics(line)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask the model for answers."""
+        if not state.is_world_process_zero:
+            return
         for prompt, answer in self._answers():
             line = {"step": state.global_step, "prompt": prompt, "answer": answer}
             _append(self._folder / SAMPLES, line)
@@ -160,14 +173,3 @@ def memory_in_use() -> int:
 def _append(path: Path, line: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as f:
         f.write(json.dumps({k: None if v != v else v for k, v in line.items()}) + "\n")  # JSON has no NaN
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Read what was written; a line that a kill has cut is left out."""
-    found = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            found.append(json.loads(text))
-        except ValueError:
-            continue
-    return found

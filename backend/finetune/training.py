@@ -4,30 +4,31 @@ On a CPU the base is held as 4 bits have left it, unpacked: the same numbers as 
 for four times the memory and a fraction of the time.
 """
 
-import json
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import HardwareError, JobError, SpecError
+from backend.executors.ranks import rank, world_size
+from backend.finetune import costs
 from backend.finetune.checkpoints import newest_sealed, step_of
+from backend.finetune.course import STOP
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Rendered
+from backend.models.artifacts import LOGS
+from backend.models.inspection import inspect
 from backend.models.loading import device, load_causal_lm
-from backend.models.machine import memory_bytes
+from backend.models.machine import gpu_bytes, memory_bytes
 from backend.progress import Report
 
 CHECKPOINTS = "checkpoints"
-BEFORE = "before.json"
-"""Holds the first validation loss for a run that goes on, until the training is done."""
 
 EVALUATIONS = 10
 """Validations in a whole training where nobody says how many."""
 
 ANSWER_TOKENS = 60
-PADDING_FREE_TOKENS = 4096
-"""Tokens up to which rows lie side by side without flash attention: its mask grows with their square."""
 
 
 class Rows(NamedTuple):
@@ -35,7 +36,13 @@ class Rows(NamedTuple):
 
     train: Sequence[Rendered]
     validation: Sequence[Rendered]
-    prompts: Sequence[list[int]]  # tokens of questions whose answers are shown
+    prompts: Sequence[tuple[str, list[int]]]  # questions whose answers are shown, and their tokens
+
+    @property
+    def sizes(self) -> costs.RowSizes:
+        """How long the rows are that are trained on."""
+        lengths = [len(row.input_ids) for row in self.train]
+        return costs.RowSizes(len(lengths), sum(lengths), max(lengths))
 
 
 class Outcome(NamedTuple):
@@ -51,6 +58,8 @@ class Outcome(NamedTuple):
 
 def finetune(base: Path, rows: Rows, tokenizer: Any, output: Path, options: FinetuneOptions, report: Report) -> Outcome:
     """Train an adapter and write it as PEFT does.
+
+    Several processes may call this together, as torch.distributed has it: the first writes and reports.
 
     Args:
         base: The model's folder, admitted, with its tokenizer.
@@ -73,28 +82,27 @@ def finetune(base: Path, rows: Rows, tokenizer: Any, output: Path, options: Fine
     try:
         return _train(model, tokenizer, rows, output, options, report)
     except (torch.OutOfMemoryError, MemoryError) as e:
-        raise out_of_memory(options) from e
+        raise out_of_memory(base, options, rows.sizes) from e
     except RuntimeError as e:
-        if "not enough memory" in str(e) or "out of memory" in str(e):  # how the CPU's allocator says it
-            raise out_of_memory(options) from e
+        if "not enough memory" in str(e) or "can't allocate" in str(e):  # how the CPU's allocator says it
+            raise out_of_memory(base, options, rows.sizes) from e
         raise
 
 
-def out_of_memory(options: FinetuneOptions) -> HardwareError:
-    """Say that the memory did not do, and which settings need less of it."""
-    size, steps = options.per_device_train_batch_size, options.gradient_accumulation_steps
-    ways = []
-    if size > 1:
-        ways.append(f"per_device_train_batch_size {size // 2} with gradient_accumulation_steps {steps * 2}, which"
-                    " learns the same")  # fmt: skip
-    if options.gradient_checkpointing != "on":
-        ways.append("gradient_checkpointing on")
-    if options.max_length > 256:
-        ways.append(f"max_length {options.max_length // 2}")
-    if options.quantization != "nf4":
-        ways.append("quantization nf4")
+def out_of_memory(base: Path, options: FinetuneOptions, sizes: costs.RowSizes) -> HardwareError:
+    """Say that the memory did not do, and which settings would fit into it.
+
+    Args:
+        base: The model's folder.
+        options: That did not fit.
+        sizes: Of the rows.
+    """
+    facts, machine = inspect(str(base.resolve())), costs.Machine(memory_bytes(), gpu_bytes(), world_size())
+    cost = costs.training_cost(facts, options, sizes, machine)
+    room = min(machine.room, cost.needed * 4 // 5)  # what was estimated did not do
     return HardwareError(
-        f"The training ran out of memory. Less is needed with {', or '.join(ways) or 'a smaller model'}."
+        f"The training ran out of memory: {costs.way_out(facts, options, sizes, machine, room)}. It was estimated to"
+        f" need {cost.needed / 1e9:.1f} GB, and there are {machine.room / 1e9:.1f} GB."
     )
 
 
@@ -116,11 +124,10 @@ def _load(base: Path, options: FinetuneOptions, report: Report) -> Any:
         kwargs["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     model = load_causal_lm(base, report, **kwargs)
     model.config.use_cache = False
-    if options.quantization in ("nf4", "fp4") and device() == "cpu":
-        size = 2 * sum(p.numel() for p in model.parameters())
-        if size * 4 < memory_bytes():
-            _unpack(model, dtype)
-            report.log("The 4-bit weights are held unpacked: the same numbers, faster on a CPU.")
+    parameters = inspect(str(base.resolve())).parameters
+    if options.quantization in ("nf4", "fp4") and device() == "cpu" and costs.unpacks(parameters, memory_bytes()):
+        _unpack(model, dtype)
+        report.log("The 4-bit weights are held unpacked: the same numbers, faster on a CPU.")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
@@ -166,8 +173,9 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
 
     from backend.finetune.trainer import MAX_NOT_FINITE, Tuner, Watch  # noqa: PLC0415 - imports trl
 
+    os.environ |= {name: str(output / LOGS) for name in ("TENSORBOARD_LOGGING_DIR", "TRACKIO_DIR")}
     side_by_side = _side_by_side(model, rows, options, report)
-    watch = Watch(report, output, output.parent.parent / "stop", lambda: _answers(tuner.model, tokenizer, rows.prompts))
+    watch = Watch(report, output, output.parent.parent / STOP, lambda: _answers(tuner.model, tokenizer, rows.prompts))
     tuner = Tuner(
         model=model,
         args=_arguments(options, rows, output, side_by_side),
@@ -179,15 +187,10 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     )
     watch.watch(tuner)
     resumed = newest_sealed(output / CHECKPOINTS)
-    first = None
-    if rows.validation and resumed is None:
-        report.log("Measuring the validation loss before the training.")
-        first = float(tuner.evaluate()["eval_loss"])
-        (output / BEFORE).write_text(json.dumps({"eval_loss": first}), encoding="utf-8")
-    elif (output / BEFORE).is_file():
-        first = json.loads((output / BEFORE).read_text(encoding="utf-8"))["eval_loss"]
     if resumed:
         report.log(f"Going on after step {step_of(resumed)}.")
+    # Not with evaluate(): a model that was measured first is never wrapped, and each process would learn for itself.
+    tuner.args.eval_on_start = bool(rows.validation) and resumed is None
     done = tuner.train(resume_from_checkpoint=str(resumed) if resumed else None)
     stopped = "Stopped by its user." if watch.stopped else None
     if tuner.not_finite >= MAX_NOT_FINITE:
@@ -195,8 +198,10 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
         report.warn(stopped)
     elif stopped is None and tuner.state.global_step < tuner.state.max_steps:
         stopped = f"The validation loss got no better {options.early_stopping_patience} times in a row."
+    first = next((float(line["eval_loss"]) for line in tuner.state.log_history if "eval_loss" in line), None)
     last = float(tuner.evaluate()["eval_loss"]) if rows.validation else None
-    tuner.model.save_pretrained(output)
+    if rank() == 0:
+        tuner.model.save_pretrained(output)
     state = tuner.state
     return Outcome(state.global_step, state.max_steps, float(done.training_loss), first, last, stopped)
 
@@ -212,33 +217,22 @@ def lora(options: FinetuneOptions) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def steps_of(options: FinetuneOptions, rows: int) -> int:
-    """Give the steps of a training.
-
-    Args:
-        options: Epochs, batch and limit.
-        rows: To train on.
-    """
-    batch = options.per_device_train_batch_size * options.gradient_accumulation_steps
-    steps = max(1, round(-(-rows // batch) * options.num_train_epochs))
-    return steps if options.max_steps < 0 else min(steps, options.max_steps) if options.max_steps else steps
-
-
 def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side: bool) -> Any:
     """Give TRL's arguments."""
+    from transformers.utils import is_torch_tf32_available
     from trl.trainer.sft_config import SFTConfig
 
-    steps = steps_of(options, len(rows.train))
+    steps = costs.steps_of(options, len(rows.train), world_size())
     every = options.eval_steps or max(1, steps // EVALUATIONS)
     dtype, on_cpu = compute_dtype(options), device() == "cpu"
     optim = {True: "adamw_torch", False: "paged_adamw_8bit"}[on_cpu] if options.optim == "auto" else options.optim
     same = ("learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "num_train_epochs",
             "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
             "neftune_noise_alpha", "seed")  # fmt: skip
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(output / CHECKPOINTS),
         **{name: getattr(options, name) for name in same},
-        max_steps=options.max_steps,
+        max_steps=-1 if options.max_steps < 0 else steps,  # TRL would begin more epochs than were asked for
         warmup_steps=round(steps * options.warmup_ratio),
         optim=optim,
         use_cpu=on_cpu,
@@ -257,9 +251,12 @@ def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side:
         load_best_model_at_end=bool(rows.validation) and options.load_best_model_at_end and options.save_steps is None,
         logging_steps=max(1, min(10, steps // 50)),
         logging_nan_inf_filter=False,
-        report_to=[],
+        tf32={"on": True, "off": False, "auto": is_torch_tf32_available() or None}[options.tf32],
+        report_to=options.report_to,
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # else one process would spread each batch over all GPUs
+    return arguments
 
 
 def _side_by_side(model: Any, rows: Rows, options: FinetuneOptions, report: Report) -> bool:
@@ -270,7 +267,7 @@ def _side_by_side(model: Any, rows: Rows, options: FinetuneOptions, report: Repo
     flash = model.config._attn_implementation.startswith("flash")
     if options.per_device_train_batch_size == 1 and not options.packing:
         return False
-    if batch > PADDING_FREE_TOKENS and not flash:
+    if batch > costs.SIDE_BY_SIDE_TOKENS and not flash:
         report.log("Rows are padded: together they are too long to lie side by side without flash attention.")
         return False
     if flash:
@@ -314,20 +311,19 @@ def _early(options: FinetuneOptions, rows: Rows) -> list[Any]:
     return [EarlyStoppingCallback(patience)] if patience and rows.validation else []
 
 
-def _answers(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> list[tuple[str, str]]:
-    """Give the model's most likely answers to prompts."""
+def _answers(model: Any, tokenizer: Any, prompts: Sequence[tuple[str, list[int]]]) -> list[tuple[str, str]]:
+    """Give questions and the model's most likely answers to them."""
     import torch
 
     found = []
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for prompt in prompts:
+        for question, prompt in prompts:
             ids = torch.tensor([prompt], device=model.device)
             mask = torch.ones_like(ids)
             out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=ANSWER_TOKENS, do_sample=False)
-            answer = tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True)
-            found.append((tokenizer.decode(prompt, skip_special_tokens=True), answer))
+            found.append((question, tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True)))
     model.train(was_training)
     return found
 

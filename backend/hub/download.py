@@ -9,14 +9,16 @@ from huggingface_hub.utils._fixes import WeakFileLock
 
 from backend.errors import HardwareError, HubError
 from backend.hub import client
-from backend.hub.admission import admit
-from backend.hub.files import Entry, HubFiles, LocalFiles
+from backend.hub.admission import INDEX, admit
+from backend.hub.files import Entry, HubFiles, LocalFiles, PartlyHere
 from backend.hub.names import DEMO, is_local
 from backend.models.artifacts import PARTIAL, Artifact, is_sealed, now, seal, sha256, versions
 from backend.models.demo import demo_folder
 from backend.models.inspection import read_tensors
 from backend.progress import Report
 from backend.strict_json import quoted
+
+TOKENIZER = "tokenizer"  # the kind of a folder that holds a model's small files
 
 SPARE = 0.01  # of what is written, for logs and the file system's own
 
@@ -51,6 +53,35 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
         if not is_sealed(target):
             shutil.rmtree(target, ignore_errors=True)  # a sealed folder that somebody has damaged
             download(files, admit(files).files, target, downloaded(model, files.commit), report)
+    return target
+
+
+def fetch_tokenizer(model: str, commit: str | None, models_dir: Path, token: str | None, report: Report) -> Path:
+    """Give a folder with a Hub model's tokenizer and configs; no weights are downloaded for it.
+
+    Args:
+        model: A repo id.
+        commit: Its commit.
+        models_dir: Where models lie.
+        token: Of who asks.
+        report: Told the bytes.
+
+    Raises:
+        SpecError, HubError, HardwareError: As fetch_model(); a model that it would refuse is refused here.
+    """
+    client.check_access(model, token)
+    files = HubFiles(model, commit or client.resolve(model, None, token), token)
+    whole = model_folder(models_dir, model, files.commit)
+    target = whole.with_name(f"{files.commit}-tokenizer")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(whole.with_name(f"{files.commit}.lock")):
+        if is_sealed(whole):
+            return whole
+        if not is_sealed(target):
+            shutil.rmtree(target, ignore_errors=True)
+            admitted = admit(files)
+            wanted = tuple(e for e in admitted.files if e not in admitted.weights and e.name != INDEX)
+            download(files, wanted, target, downloaded(model, files.commit, TOKENIZER), report)
     return target
 
 
@@ -90,6 +121,8 @@ def download(files: HubFiles, wanted: tuple[Entry, ...], target: Path, artifact:
         report.progress("downloading", done, total, "bytes")
     if artifact.kind == "model":
         check_model(folder)
+    elif artifact.kind == TOKENIZER:
+        admit(PartlyHere(files, folder), whole=True)
     seal(folder, target, artifact, hashes)
 
 

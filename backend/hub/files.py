@@ -104,3 +104,16 @@ class HubFiles:
                 " for: try again."
             )
         return data
+
+
+class PartlyHere(HubFiles):
+    """The files of a Hub repo, of which some lie in a folder and are read there."""
+
+    def __init__(self, files: HubFiles, folder: Path) -> None:
+        super().__init__(files.repo_id, files.commit, files.token)
+        self._entries, self._folder = files.entries(), LocalFiles(folder)
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        """Read a range of a file, or fetch it."""
+        here = (self._folder.folder / name).is_file()
+        return self._folder.read(name, start, end) if here else super().read(name, start, end)

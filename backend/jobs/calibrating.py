@@ -4,15 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from backend.finetune.dataset import DatasetOptions, is_file
-from backend.finetune.fetch import Sources, fetch_dataset
-from backend.finetune.files.rows import Source
+from backend.finetune.fetch import fetch_dataset, read_sources, write_sources
 from backend.finetune.loading import Dataset, load
 from backend.finetune.rendering import Renderer
 from backend.jobs.results import TOKENIZERS, Base
-from backend.jobs.tuning import SOURCES, write_sources
 from backend.models.demo import TEXT, calibration_text
 from backend.models.loading import load_tokenizer, read_config
 from backend.progress import Report
@@ -26,7 +22,6 @@ PROSE = (".txt", ".md")
 EMBEDDED = f"{TEXT}, every second topic"
 
 _UNCUT = 10**9
-_SOURCES = TypeAdapter(Sources)
 
 
 def rows_of(options: CalibratedOptions) -> DatasetOptions:
@@ -42,20 +37,19 @@ def rows_of(options: CalibratedOptions) -> DatasetOptions:
     )
 
 
-def fetch_calibration(recipe: Recipe, folder: Path, target: Path, token: str | None, report: Report) -> None:
+def fetch_calibration(recipe: Recipe, folder: Path, token: str | None, report: Report) -> None:
     """Bring the rows that each quantization of a recipe names.
 
     Args:
         recipe: What is done.
         folder: Of the fetch step, not sealed yet.
-        target: What the folder is called when it is sealed.
         token: Of who asks.
         report: Told the bytes.
     """
     for index, options in _named(recipe):
         place = folder / f"calibration-{index}"
         place.mkdir()
-        write_sources(place, fetch_dataset(rows_of(options), place, token, report), target / place.name)
+        write_sources(place, fetch_dataset(rows_of(options), place, token, report))
 
 
 def _named(recipe: Recipe) -> Iterator[tuple[int, CalibratedOptions]]:
@@ -106,13 +100,9 @@ def windows(recipe: Recipe, options: CalibratedOptions, base: Base, fetched: Pat
 def _rows(recipe: Recipe, options: CalibratedOptions, fetched: Path) -> Dataset:
     if options.calibration:
         place = fetched / f"calibration-{recipe.stages.index(options) + 1}"
-        return load(_source(place), rows_of(options))
+        return load(read_sources(place).train, rows_of(options))
     assert recipe.tuning
-    return load(_source(fetched), recipe.tuning)
-
-
-def _source(place: Path) -> Source:
-    return _SOURCES.validate_json((place / SOURCES).read_bytes()).train
+    return load(read_sources(fetched).train, recipe.tuning)
 
 
 def _tokens(data: Dataset, tokenizer: Any) -> Iterator[list[int]]:

@@ -7,8 +7,10 @@ from pydantic import Field
 
 from backend.errors import HardwareError
 from backend.evaluate import ROWS, EvaluateOptions
-from backend.finetune.costs import adapter_parameters, training_cost
+from backend.executors.ranks import processes
+from backend.finetune.costs import Machine, TrainingCost, adapter_parameters, sizes_of, training_cost, way_out
 from backend.finetune.options import FinetuneOptions
+from backend.finetune.survey import Survey
 from backend.hub.download import check_disk, model_folder, size_words
 from backend.hub.names import DEMO, is_local
 from backend.jobs.calibration import Calibration, read_calibration
@@ -18,12 +20,13 @@ from backend.jobs.specs import can_stream
 from backend.models.artifacts import MANIFEST, is_sealed, manifest_size
 from backend.models.demo import facts_of
 from backend.models.facts import ModelFacts
-from backend.models.machine import gpus, memory_bytes
+from backend.models.machine import gpu_bytes, memory_bytes
 from backend.options import Frozen
 from backend.quantize.calibrated.costs import calibrated_cost
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.streaming import Plan, PlannedOptions, config_json
 from backend.recipes import Recipe
+from backend.settings import load_settings
 
 # Measured with the demo model on 2 cores of an AVX-512 server, torch 2.13 and transformers 5.23.
 END_SECONDS = 0.2  # of a step: until it is noticed, and nothing of it is left
@@ -45,6 +48,14 @@ class Estimate(Frozen):
     seconds: float = Field(description="All steps, without the download.")
     files: dict[str, int] = Field(description="Bytes of every file; with the result's folder where there are several.")
     memory: dict[str, int] = Field(exclude=True, description="Of each kind of step.")
+    training: TrainingCost | None = Field(None, exclude=True, description="Of the training, by part.")
+    remedy: str = Field("", exclude=True, description="Settings with which a training fits that does not.")
+
+    @property
+    def training_memory(self) -> dict[str, dict[str, int]]:
+        """Bytes of the training by part, under whose memory they are; empty where nothing is trained."""
+        places = {"memory": self.training.host, "GPU memory": self.training.gpu} if self.training else {}
+        return {place: parts for place, parts in places.items() if parts}
 
 
 class Step(NamedTuple):
@@ -60,7 +71,9 @@ def streams(recipe: Recipe, facts: ModelFacts, data: Path, keep: bool) -> bool:
     return not keep and can_stream(recipe) and _fetched(facts, data.resolve() / "models") > 0
 
 
-def estimate(recipe: Recipe, facts: ModelFacts, data: Path, keep: bool = False) -> Estimate:
+def estimate(
+    recipe: Recipe, facts: ModelFacts, data: Path, keep: bool = False, survey: Survey | None = None
+) -> Estimate:
     """Say what a recipe needs; of a merge, as if its adapters brought neither tokens nor a tokenizer.
 
     Args:
@@ -68,11 +81,16 @@ def estimate(recipe: Recipe, facts: ModelFacts, data: Path, keep: bool = False) 
         facts: Of its base model, with its tensors.
         data: The data folder: what lies there already need not be fetched, and its disk is the one that was measured.
         keep: Whether the result is wanted on this machine, also where it could go from repo to repo.
+        survey: Of the rows to train on, where they were looked at.
     """
     if facts.model == DEMO and is_sealed(data.resolve() / "models" / DEMO):
         facts = facts_of(data.resolve() / "models" / DEMO)
     fetched = _fetched(facts, data.resolve() / "models")
-    results, steps = _stages(recipe, facts, fetched > 0, read_calibration(data) or Calibration())
+    speed = read_calibration(data) or Calibration()
+    results, steps = _stages(recipe, facts, fetched > 0, speed)
+    training, remedy = _training(recipe.tuning, facts, survey) if recipe.tuning else (None, "")
+    if training:
+        steps.append(Step("finetune", training.memory, speed.start_seconds + END_SECONDS + training.seconds))
     files = {
         f"{folder}/{name}" if len(results) > 1 else name: count
         for folder, found in results.items()
@@ -88,6 +106,8 @@ def estimate(recipe: Recipe, facts: ModelFacts, data: Path, keep: bool = False) 
         disk_bytes=written,
         seconds=round(sum(step.seconds for step in steps), 1),
         files=files,
+        training=training,
+        remedy=remedy,
         memory={step.name: step.memory for step in sorted(steps, key=lambda step: step.memory)},
     )
 
@@ -104,16 +124,19 @@ def check_room(needed: Estimate, facts: ModelFacts, data: Path) -> None:
         HardwareError: Disk or memory; what is needed, what is there, and what to do.
     """
     to_do, have = f"run this recipe on '{facts.base_model or Path(facts.model).name}'", memory_bytes()
+    place = "this machine has"
     check_disk(data, needed.disk_bytes, to_do)
     step, need = max(needed.memory.items(), key=lambda item: item[1])
+    if needed.training and needed.training.gpu_memory > gpu_bytes():
+        step, need, have, place = "finetune", needed.training.gpu_memory, gpu_bytes(), "its GPU has"
     if need > have:
         remedy = "choose a smaller model, or a machine with more memory"
         if step == "evaluate":
             remedy = "leave evaluate out, give it a smaller max_seq_length, or choose a machine with more memory"
         if step == "finetune":
-            remedy = "lower per_device_train_batch_size or max_length, or turn gradient_checkpointing on"
+            remedy = needed.remedy or remedy
         raise HardwareError(
-            f"Could not {to_do}. Its step '{step}' needs {size_words(need)} of memory and this machine has"
+            f"Could not {to_do}. Its step '{step}' needs {size_words(need)} of memory and {place}"
             f" {size_words(have)}, {size_words(need - have)} too little: {remedy}."
         )
 
@@ -134,10 +157,7 @@ def _stages(
             unpacked = any(isinstance(other, CalibratedOptions) for other in recipe.stages)
             steps.append(_evaluation(stage, facts, [*results.values()], unpacked))
         elif stage.stage == "finetune":
-            cost = training_cost(facts, stage)
             results[f"{index}-{stage.stage}"] = _adapter_files(recipe, stage, facts)
-            memory = cost.process + cost.adapter if gpus() else cost.memory  # the rest is the GPU's
-            steps.append(Step(stage.stage, memory, around + cost.seconds))
         else:
             plan = stage.plan(facts.tensors, facts.config)
             results[f"{index}-{stage.stage}"] = _files(recipe, stage, plan, facts)
@@ -147,6 +167,15 @@ def _stages(
             else:
                 steps.append(_streaming(stage, plan, speed))
     return results, steps
+
+
+def _training(options: FinetuneOptions, facts: ModelFacts, survey: Survey | None) -> tuple[TrainingCost, str]:
+    """Reckon a training, and find what makes it fit where it does not."""
+    machine, sizes = Machine(memory_bytes(), gpu_bytes(), processes(load_settings())), sizes_of(options, survey)
+    cost = training_cost(facts, options, sizes, machine)
+    if cost.needed <= machine.room:
+        return cost, ""
+    return cost, way_out(facts, options, sizes, machine, machine.room)
 
 
 def _fetched(facts: ModelFacts, models: Path) -> int:

@@ -5,6 +5,7 @@ The job's folder is named after its spec, so that the same command goes on where
 
 import hashlib
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ from typing import Any
 
 from backend.errors import AppError, JobError, SpecError
 from backend.executors.local import marker_prefix, sweep
+from backend.finetune.course import STOP
 from backend.finetune.dataset import is_file
 from backend.hub.names import is_local
 from backend.jobs.runner import Listen, Run
-from backend.jobs.specs import Evaluation, Publication, Spec
+from backend.jobs.specs import Evaluation, Preview, Publication, Spec
 from backend.jobs.supervisor import lock
 from backend.models.artifacts import PARTIAL, is_sealed
 from backend.recipes import Recipe
@@ -44,11 +46,15 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
     folder.mkdir(exist_ok=True)
     with lock(folder / "run.lock"):
         sweep(marker_prefix(folder))
+        (folder / STOP).unlink(missing_ok=True)
         try:
-            Run(folder, spec, folder, settings).go(token, listen)
+            with stoppable(folder, listen) as hear:
+                Run(folder, spec, folder, settings).go(token, hear)
             yield folder
         except (AppError, KeyboardInterrupt) as e:
-            goes_on = any(is_sealed(stage) or (stage / JOURNAL).is_file() for stage in (folder / "stages").glob("*"))
+            goes_on = not isinstance(spec, Preview) and any(
+                is_sealed(stage) or (stage / JOURNAL).is_file() for stage in (folder / "stages").glob("*")
+            )
             if not goes_on:
                 shutil.rmtree(folder, ignore_errors=True)
             if isinstance(e, AppError):
@@ -57,15 +63,52 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def stoppable(folder: Path, listen: Listen) -> Iterator[Listen]:
+    """Have the first Ctrl-C during a training end it and keep what was learned; any other Ctrl-C cancels.
+
+    Args:
+        folder: Of the job.
+        listen: Told every event, and what Ctrl-C does.
+
+    Yields:
+        What is to be told the events, for they say where the job is.
+    """
+    step = ""
+
+    def hear(event: dict[str, Any]) -> None:
+        nonlocal step
+        listen(event)
+        if event["event"] == "step":
+            step = event["name"]
+            if step == "finetune":
+                listen({"event": "log", "text": "Ctrl-C stops the training and keeps what was learned."})
+
+    def interrupt(*_: Any) -> None:
+        if step != "finetune" or (folder / STOP).exists():
+            raise KeyboardInterrupt
+        (folder / STOP).touch()
+        text = "Stopping after this step; what was learned is kept. Press Ctrl-C again to cancel instead."
+        listen({"event": "log", "text": text})
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield hear
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def identity(spec: Spec) -> str:
     """Say what a run is made from: the spec, and what the files that it names are now."""
-    stages = spec.stages if isinstance(spec, Recipe) else [spec.options] if isinstance(spec, Evaluation) else []
+    stages = (
+        spec.stages if isinstance(spec, Recipe) else [spec.options] if isinstance(spec, Evaluation | Preview) else []
+    )
     named = [stage.text for stage in stages if stage.stage == "evaluate" and stage.text]
     named += [name for stage in stages if stage.stage == "merge" for name in stage.adapters if is_local(name)]
     rows = [(s.dataset, s.validation_dataset) for s in stages if s.stage == "finetune"]
     named += [name for pair in rows for name in pair if name and is_file(name)]
-    if isinstance(spec, Recipe | Evaluation):
-        model = spec.base_model if isinstance(spec, Recipe) else spec.reference
+    if isinstance(spec, Recipe | Evaluation | Preview):
+        model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
         named += [model] if is_local(model) else []
     if isinstance(spec, Publication | Evaluation):
         named.append(str(spec.folder))
@@ -140,9 +183,9 @@ class Terminal:
         """Show one event."""
         if event["event"] == "progress":
             self._progress(event)
-        elif event["event"] in ("log", "step"):
+        elif event["event"] in ("log", "step") or event.get("eval_loss") is not None:
             self._end_line()
-            sys.stderr.write((event["text"] if event["event"] == "log" else f"== {event['name']}") + "\n")
+            sys.stderr.write(_line(event) + "\n")
 
     def _progress(self, event: dict[str, Any]) -> None:
         share = event["done"] / event["total"] if event["total"] else 1.0
@@ -162,3 +205,12 @@ class Terminal:
         if self._open:
             sys.stderr.write("\n")
             self._open = False
+
+
+def _line(event: dict[str, Any]) -> str:
+    """Write an event that has a line of its own."""
+    if event["event"] == "log":
+        return str(event["text"])
+    if event["event"] == "step":
+        return f"== {event['name']}"
+    return f"step {event['step']}: validation loss {event['eval_loss']:.3f}"

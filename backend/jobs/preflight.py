@@ -1,5 +1,6 @@
 """What is checked before a job starts: the model, its options, disk, memory, the destination. It saves paid minutes."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -7,6 +8,7 @@ from backend.errors import SpecError
 from backend.finetune.dataset import DEMO_DATASET, is_file
 from backend.finetune.fetch import fetch_dataset, pin
 from backend.finetune.loading import load
+from backend.finetune.options import FinetuneOptions
 from backend.hub.names import is_local
 from backend.jobs.calibrating import is_prose, rows_of
 from backend.jobs.estimates import check_room, estimate, streams
@@ -43,10 +45,7 @@ def prepare(recipe: Recipe, data: Path, token: str | None, keep: bool = False) -
     recipe = recipe.model_copy(update={"stages": tuple(_pinned(stage, facts, token) for stage in recipe.stages)})
     quantizations = [stage for stage in recipe.stages if stage.stage == "quantize"]
     if recipe.tuning and facts.quant_method:
-        raise SpecError(
-            f"'{recipe.base_model}' is quantized already ({facts.quant_method}): tune the model that it was made from,"
-            " then quantize the result the same way."
-        )
+        _check_tunable(recipe.base_model, facts.quant_method, recipe.tuning)
     if quantizations and facts.quant_method:
         raise SpecError(
             f"'{recipe.base_model}' is quantized already ({facts.quant_method}): choose the model that it was made"
@@ -59,6 +58,20 @@ def prepare(recipe: Recipe, data: Path, token: str | None, keep: bool = False) -
     if recipe.publish:
         check_destination(recipe.publish, token)
     return Streaming(recipe=recipe) if streams(recipe, facts, data, keep) else recipe
+
+
+def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> None:
+    """Refuse a quantized base; one in GPTQ is tuned by PEFT where GPTQModel computes its layers."""
+    if quant_method == "gptq" and find_spec("gptqmodel") and find_spec("optimum"):
+        if options.quantization == "none":
+            return
+        text = f"'{model}' is held in its own 4 bits (gptq): set it to none (got '{options.quantization}')"
+        raise SpecError(f"quantization: {text}", {"quantization": text})
+    also = ", or install GPTQModel (`pip install gptqmodel optimum`)" if quant_method == "gptq" else ""
+    raise SpecError(
+        f"'{model}' is quantized already ({quant_method}): tune the model that it was made from, then quantize the"
+        f" result the same way{also}."
+    )
 
 
 def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:

@@ -22,8 +22,6 @@ LEASE = 60.0  # seconds without a sign of life after which a worker counts as st
 
 LAST_WORDS = 15  # lines of a worker's own output that are shown when it failed in a way nobody foresaw
 
-_NETWORK = {True: "online", False: "offline"}
-
 Listen = Callable[[dict[str, Any]], None]
 
 
@@ -50,6 +48,7 @@ class Run:
         self._spec = spec
         self._home = home
         self._grace = settings.cancel_seconds
+        self._hosts = settings.accelerate_config is not None
         self._data = {"WEIGHTSMITH_DATA": str(settings.data.resolve())}
         self._cancel = threading.Event()
 
@@ -90,7 +89,7 @@ class Run:
 
         name = steps(self._spec)[index]
         child = Child(
-            [sys.executable, "-m", "backend.jobs.worker", str(self.folder), str(index), _NETWORK[name in ONLINE]],
+            [sys.executable, "-m", "backend.jobs.worker", str(self.folder), str(index), self._network(name)],
             environment(self._home, online=name in ONLINE) | self._data,
             self._home,
             self.folder / "log.txt",
@@ -110,6 +109,11 @@ class Run:
         if code:
             self._record({"event": "log", "text": self._last_words()}, listen)
             raise JobError(f"The step '{name}' failed unexpectedly: the end of the log says why; retry, or report it.")
+
+    def _network(self, name: str) -> str:
+        if name in ONLINE:
+            return "online"
+        return "hosts" if name == "finetune" and self._hosts else "offline"
 
     def _last_words(self) -> str:
         lines = (self.folder / "log.txt").read_text(encoding="utf-8").splitlines()

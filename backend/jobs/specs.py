@@ -12,6 +12,7 @@ from pydantic import Field
 from backend.errors import JobError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import DEMO_DATASET, is_file
+from backend.finetune.options import FinetuneOptions
 from backend.hub.names import DEMO, STORED, is_local
 from backend.models.artifacts import is_sealed, open_artifact
 from backend.options import Frozen, parse
@@ -42,13 +43,25 @@ class Streaming(Frozen):
     recipe: Recipe
 
 
-Spec = Recipe | Publication | Evaluation | Streaming
+class Preview(Frozen):
+    """Look at rows, and at what a model would see of them, before anything is trained."""
 
-KINDS: dict[str, type[Recipe] | type[Publication] | type[Evaluation] | type[Streaming]] = {
+    base_model: str = Field(description="As a recipe's.")
+    revision: str | None = None
+    options: FinetuneOptions
+
+
+RENDERING = ("chat_template", "loss", "max_length")
+"""Options of a training that a preview reads beside those of the rows."""
+
+Spec = Recipe | Publication | Evaluation | Streaming | Preview
+
+KINDS: dict[str, type[Recipe] | type[Publication] | type[Evaluation] | type[Streaming] | type[Preview]] = {
     "recipe": Recipe,
     "publication": Publication,
     "evaluation": Evaluation,
     "streaming": Streaming,
+    "preview": Preview,
 }
 
 ONLINE = ("fetch", "publish", "stream")
@@ -88,6 +101,8 @@ def steps(spec: Spec) -> tuple[str, ...]:
         return ("stream",)
     if isinstance(spec, Evaluation):
         return ("fetch", "evaluate")
+    if isinstance(spec, Preview):
+        return ("fetch", "examine", "render")
     return ("fetch", *(stage.stage for stage in spec.stages), *(["publish"] if spec.publish else []))
 
 

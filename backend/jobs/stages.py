@@ -9,14 +9,17 @@ from typing import Any
 
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
-from backend.finetune.fetch import fetch_dataset
+from backend.executors.ranks import launch, processes, world_size
+from backend.finetune.fetch import fetch_dataset, write_sources
 from backend.hub.download import fetch_model
 from backend.hub.texts import fetch_text
 from backend.jobs.calibrating import fetch_calibration, windows
+from backend.jobs.previews import preview
 from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
     MODELS,
     Evaluation,
+    Preview,
     Publication,
     Spec,
     Streaming,
@@ -27,7 +30,7 @@ from backend.jobs.specs import (
     steps,
 )
 from backend.jobs.streaming import compute, transfer
-from backend.jobs.tuning import tune, write_sources
+from backend.jobs.tuning import tune
 from backend.merge import merge, merged
 from backend.merge.hub import fetch_adapters
 from backend.models.artifacts import (
@@ -69,7 +72,9 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
     spec = read_spec(job)
     name = steps(spec)[index]
     target = stage_folder(job, spec, index)
-    if name == "fetch":
+    if isinstance(spec, Preview):
+        preview(job, spec, index, token, report)
+    elif name == "fetch":
         _fetch(spec, target, token, report)
     elif name == "finetune" and isinstance(spec, Recipe):
         _finetune(job, spec, index, report)
@@ -100,9 +105,9 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     (folder / "model.json").write_text(json.dumps(places), encoding="utf-8")
     if isinstance(spec, Recipe) and spec.tuning:
         sources = fetch_dataset(spec.tuning, folder / "rows", token, report)
-        write_sources(folder, sources, target)
+        write_sources(folder, sources)
     if isinstance(spec, Recipe):
-        fetch_calibration(spec, folder, target, token, report)
+        fetch_calibration(spec, folder, token, report)
     for index, options in _evaluations(spec):
         text = _text(spec, options, folder / "download.txt", token, report)
         if len(text.content.encode()) < options.max_seq_length:  # no token is shorter than a byte
@@ -177,10 +182,16 @@ def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[
 
 
 def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
-    """Train an adapter."""
+    """Train an adapter, in one process or in several."""
+    settings = load_settings()
+    if world_size() == 1 and processes(settings) > 1:
+        launch(job, index, settings, report)
+        return
     target = stage_folder(job, recipe, index)
     folder = partial(target, keep=True)
     artifact = tune(recipe, base_in(_base(job, recipe)), stage_folder(job, recipe, 0), folder, report)
+    if artifact is None:
+        return
     (folder / JOURNAL).unlink(missing_ok=True)
     sealed = seal(folder, target, artifact)
     assert sealed.training

@@ -54,10 +54,20 @@ class Job(Frozen):
     error: str | None = None
     progress: dict[str, Any] | None = Field(None, description="The last progress event of the running step.")
 
+    @property
+    def trains(self) -> bool:
+        """Whether it is at its training."""
+        return self.state == JobState.RUNNING and self.steps[self.step] == "finetune"
+
     def read_spec(self) -> Spec:
         """Give the spec as a model."""
         spec: Spec = parse(KINDS[self.kind], self.spec, context=STORED)
         return spec
+
+
+def new_id() -> str:
+    """Make an id that nobody can guess."""
+    return secrets.token_hex(16)
 
 
 _SCHEMA = """
@@ -91,13 +101,18 @@ class Store:
         with self._lock:
             self._db.close()
 
-    def add(self, spec: Spec, owner: str) -> str:
-        """Add a queued job and give its id."""
-        job_id = secrets.token_hex(16)
+    def add(self, spec: Spec, owner: str, job_id: str | None = None) -> str:
+        """Add a queued job and give its id; see new_id()."""
+        job_id = job_id or new_id()
         row = (job_id, owner, kind(spec), spec.model_dump_json(exclude_none=True), JobState.QUEUED,
                json.dumps(steps(spec)), time.time())  # fmt: skip
         self._write("INSERT INTO jobs (id, owner, kind, spec, state, steps, created) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         return job_id
+
+    def has(self, job_id: str) -> bool:
+        """Whether there is such a job, whoever's it is."""
+        with self._lock:
+            return self._db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is not None
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """Give a job; with an owner, only if it is theirs.
@@ -115,6 +130,15 @@ class Store:
         """Give an owner's jobs, the newest first."""
         with self._lock:
             rows = self._db.execute("SELECT * FROM jobs WHERE owner = ? ORDER BY created DESC", (owner,)).fetchall()
+        return [_job(row) for row in rows]
+
+    def of_kind(self, kind: str, owner: str | None = None) -> list[Job]:
+        """Give all jobs of a kind, or those of one owner."""
+        mine = " AND owner = ?" if owner is not None else ""
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT * FROM jobs WHERE kind = ?{mine}", (kind, *([owner] if owner is not None else []))
+            ).fetchall()
         return [_job(row) for row in rows]
 
     def in_state(self, *states: JobState) -> list[Job]:

@@ -17,14 +17,21 @@ from huggingface_hub import get_token
 
 from backend.errors import AppError, JobError, LoginError
 from backend.executors.local import marker_prefix, sweep
+from backend.finetune.course import STOP, Course, read_course
+from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import Canceled, Interrupted, Run, tidy
-from backend.jobs.specs import Publication, Spec, artifacts, published
-from backend.jobs.store import UNFINISHED, Job, JobState, Store
+from backend.jobs.specs import Preview, Publication, Spec, artifacts, published, stage_folder
+from backend.jobs.store import UNFINISHED, Job, JobState, Store, new_id
+from backend.models.artifacts import METRICS, PARTIAL, is_sealed
 from backend.publish import PublishOptions
 from backend.settings import Settings
 
-LANES = (("recipe", "evaluation", "streaming"), ("publication",))
-"""Kinds of jobs that wait for each other: one job at a time has the GPU, and an upload need not wait for it."""
+LANES = (("recipe", "evaluation", "streaming"), ("publication",), ("preview",))
+"""Kinds of jobs that wait for each other: one job at a time has the GPU, and neither an upload nor a look at rows need
+wait for it.
+"""
+
+PREVIEW = "preview"
 
 ATTEMPTS = 2  # times that an interrupted job is put back into the queue by itself
 LOG_LINES = 400
@@ -53,6 +60,8 @@ class Supervisor:
         self._lock = lock(self._home / "app.lock")
         sweep(marker_prefix(self._home))
         self._store = Store(self._home / "jobs.sqlite")
+        for job in self._store.of_kind(PREVIEW):
+            self._discard(job.id)
         for folder in self._settings.jobs.iterdir():
             tidy(folder)
         for job in self._store.in_state(JobState.RUNNING, JobState.INTERRUPTED):
@@ -77,14 +86,24 @@ class Supervisor:
         Raises:
             JobError: The owner has too many jobs waiting.
         """
-        waiting = [job for job in self._store.of(owner) if job.state == JobState.QUEUED]
+        waiting = [job for job in self.list(owner) if job.state == JobState.QUEUED]
         if len(waiting) >= self._settings.max_queued:
             raise JobError(f"You have {len(waiting)} jobs waiting already: cancel one, or wait until one is done.")
-        job_id = self._store.add(spec, owner)
-        if token:
-            self._tokens[job_id] = token
-        self._look()
-        return job_id
+        return self._add(spec, owner, token, new_id())
+
+    def preview(self, spec: Preview, owner: str, token: str | None) -> str:
+        """Look at rows, in place of what the owner looked at before, and give the new job's id."""
+        job_id = new_id()
+        for job in self._store.of_kind(PREVIEW, owner):
+            take_over(spec, self._settings.jobs / job_id, self._settings.jobs / job.id)
+            self._discard(job.id)
+        return self._add(spec, owner, token, job_id)
+
+    def seen(self, job_id: str, owner: str) -> Seen:
+        """Give what a preview has found so far."""
+        spec = self._store.get(job_id, owner).read_spec()
+        assert isinstance(spec, Preview)
+        return read_seen(self._settings.jobs / job_id, spec)
 
     def publish(self, artifact: Path, options: PublishOptions, owner: str, token: str | None) -> str:
         """Queue the publication of an artifact that artifacts() gave, and give the new job's id."""
@@ -98,6 +117,29 @@ class Supervisor:
         elif run := self._running.get(job_id):
             run.cancel()
 
+    def stop_training(self, job_id: str, owner: str) -> None:
+        """Have a training end after the step that it is at and keep what was learned; the job's later steps follow.
+
+        Raises:
+            JobError: The job is at no training.
+        """
+        if not self._store.get(job_id, owner).trains:
+            raise JobError("The job is at no training: only a training can be stopped and kept.")
+        (self._settings.jobs / job_id / STOP).touch()
+
+    def stopping(self, job_id: str, owner: str) -> bool:
+        """Whether a training that runs was asked to end."""
+        return self._store.get(job_id, owner).trains and (self._settings.jobs / job_id / STOP).exists()
+
+    def course(self, job_id: str, owner: str) -> Course | None:
+        """Give how a job's training goes, or went; None where nothing was measured yet."""
+        job = self._store.get(job_id, owner)
+        if "finetune" not in job.steps:
+            return None
+        sealed = stage_folder(self._settings.jobs / job_id, job.read_spec(), job.steps.index("finetune"))
+        folder = sealed if is_sealed(sealed) else sealed.with_name(sealed.name + PARTIAL)
+        return read_course(folder) if (folder / METRICS).is_file() else None
+
     def retry(self, job_id: str, owner: str, token: str | None) -> None:
         """Put a job that ended early back into the queue; it goes on from its last sealed step."""
         job = self._store.get(job_id, owner)
@@ -105,6 +147,7 @@ class Supervisor:
             raise JobError(f"The job is {job.state.value}: there is nothing to retry.")
         if token:
             self._tokens[job_id] = token
+        (self._settings.jobs / job_id / STOP).unlink(missing_ok=True)
         self._store.requeue(job_id)
         self._look()
 
@@ -117,8 +160,7 @@ class Supervisor:
         job = self._store.get(job_id, owner)
         if job.state in UNFINISHED:
             raise JobError("The job has not ended: cancel it first.")
-        self._store.delete(job_id)
-        shutil.rmtree(self._settings.jobs / job_id, ignore_errors=True)
+        self._discard(job_id)
 
     def get(self, job_id: str, owner: str) -> Job:
         """Give a job with its progress."""
@@ -144,6 +186,22 @@ class Supervisor:
         """Give where a job's artifacts were published, once it has published them."""
         return published(self._settings.jobs / job_id, self._store.get(job_id, owner).read_spec())
 
+    def _add(self, spec: Spec, owner: str, token: str | None, job_id: str) -> str:
+        if token:
+            self._tokens[job_id] = token
+        self._store.add(spec, owner, job_id)
+        self._look()
+        return job_id
+
+    def _discard(self, job_id: str) -> None:
+        """Forget a job; where it runs, its run is canceled and removes the folder when it has ended."""
+        self._store.delete(job_id)
+        if run := self._running.get(job_id):
+            run.cancel()
+        else:
+            self._tokens.pop(job_id, None)
+            shutil.rmtree(self._settings.jobs / job_id, ignore_errors=True)
+
     def _with_progress(self, job: Job) -> Job:
         return job.model_copy(update={"progress": self._progress.get(job.id)}) if job.state == JobState.RUNNING else job
 
@@ -166,7 +224,7 @@ class Supervisor:
     def _run(self, job: Job) -> None:
         run = Run(self._settings.jobs / job.id, job.read_spec(), self._home, self._settings)
         self._running[job.id] = run
-        if self._closing.is_set():  # stop() has passed by between the claim and this line
+        if self._closing.is_set() or not self._store.has(job.id):  # between the claim and this line
             run.cancel()
         try:
             run.go(self._token(job), lambda event: self._hear(job.id, event))
@@ -186,11 +244,18 @@ class Supervisor:
         finally:
             self._running.pop(job.id, None)
             self._progress.pop(job.id, None)
-            state = self._store.get(job.id).state
-            if state == JobState.RUNNING:
-                self._store.finish(job.id, JobState.ERROR, "The studio failed at this job: retry it, or report it.")
-            if state != JobState.QUEUED:  # a job that goes on by itself goes on with its token
-                self._tokens.pop(job.id, None)
+            if self._store.has(job.id):
+                self._leave(job.id)
+            else:
+                self._discard(job.id)
+
+    def _leave(self, job_id: str) -> None:
+        """See that a job that has ended says so, and that its token goes with it."""
+        state = self._store.get(job_id).state
+        if state == JobState.RUNNING:
+            self._store.finish(job_id, JobState.ERROR, "The studio failed at this job: retry it, or report it.")
+        if state != JobState.QUEUED:  # a job that goes on by itself goes on with its token
+            self._tokens.pop(job_id, None)
 
     def _token(self, job: Job) -> str | None:
         """Give the token that came with the job; on one's own machine, that of `hf auth login`."""
@@ -210,8 +275,8 @@ class Supervisor:
             self._store.update(job_id, step=event["index"])
 
     def list(self, owner: str) -> list[Job]:
-        """Give an owner's jobs, the newest first."""
-        return [self._with_progress(job) for job in self._store.of(owner)]
+        """Give an owner's jobs, the newest first; a preview is none to them."""
+        return [self._with_progress(job) for job in self._store.of(owner) if job.kind != PREVIEW]
 
 
 def lock(path: Path) -> Any:

@@ -1,14 +1,13 @@
 """Transfers: what of a streamed model comes from the Hub, and what goes there, while another process computes."""
 
 import threading
-from pathlib import Path
 from typing import NamedTuple
 
 from backend.errors import SpecError
 from backend.hub import client
 from backend.hub.admission import INDEX, admit
 from backend.hub.download import fetch_file
-from backend.hub.files import Entry, HubFiles, LocalFiles
+from backend.hub.files import Entry, HubFiles, PartlyHere
 from backend.jobs.relay import ON_DISK, POLL, Relay
 from backend.models.inspection import read_headers
 from backend.progress import Report
@@ -26,19 +25,6 @@ class Source(NamedTuple):
     headers: dict[str, Header]
 
 
-class _PartlyHere(HubFiles):
-    """The files of a Hub repo, of which some lie in a folder."""
-
-    def __init__(self, files: HubFiles, folder: Path) -> None:
-        super().__init__(files.repo_id, files.commit, files.token)
-        self._entries, self._folder = files.entries(), LocalFiles(folder)
-
-    def read(self, name: str, start: int, end: int) -> bytes:
-        """Read a range of a file, or fetch it."""
-        here = (self._folder.folder / name).is_file()
-        return self._folder.read(name, start, end) if here else super().read(name, start, end)
-
-
 def admit_base(recipe: Recipe, relay: Relay, token: str | None) -> Source:
     """Admit the base model from its headers, and bring everything of it but the shards."""
     assert recipe.revision
@@ -50,7 +36,7 @@ def admit_base(recipe: Recipe, relay: Relay, token: str | None) -> Source:
     for entry in admitted.files:
         if entry not in admitted.weights and entry.name != INDEX:
             fetch_file(files, entry, relay.base, lambda there: None)
-    admit(_PartlyHere(files, relay.base), whole=True)
+    admit(PartlyHere(files, relay.base), whole=True)
     return Source(files, admitted.weights, headers)
 
 

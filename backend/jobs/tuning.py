@@ -7,17 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from backend.finetune.chat_templates import give_template
-from backend.finetune.fetch import Sources
-from backend.finetune.files.rows import Source
+from backend.executors.ranks import rank
+from backend.finetune.fetch import read_sources
 from backend.finetune.loading import Dataset, load
-from backend.finetune.options import FinetuneOptions
-from backend.finetune.rendering import Renderer, stops_of
-from backend.finetune.samples import Sample, find_literals
+from backend.finetune.reader import Reader, literals, open_reader
+from backend.finetune.samples import Sample
 from backend.finetune.survey import Survey, render, survey
-from backend.finetune.training import BEFORE, CHECKPOINTS, Outcome, Rows, compute_dtype, finetune
+from backend.finetune.training import CHECKPOINTS, Outcome, Rows, compute_dtype, finetune
 from backend.jobs.results import Base
 from backend.models.artifacts import BASE_CARD, SURVEY, Artifact, Training, now, versions
 from backend.models.machine import hardware, peak_memory_bytes
@@ -25,35 +21,14 @@ from backend.progress import Report
 from backend.publish.base_card import base_card, is_license
 from backend.recipes import Recipe
 
-SOURCES = "sources.json"
-
 PROMPTS = 3
 """Questions of the validation rows whose answers are shown at every validation."""
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "safetensors")
 
-_SOURCES = TypeAdapter(Sources)
 
-
-def write_sources(folder: Path, sources: Sources, target: Path) -> None:
-    """Keep where the rows lie for the step that reads them.
-
-    Args:
-        folder: Of the fetch step, not sealed yet.
-        sources: As fetched into it.
-        target: What the folder is called when it is sealed.
-    """
-
-    def moved(source: Source) -> Source:
-        files = (target / f.relative_to(folder) if f.is_relative_to(folder) else f for f in source.files)
-        return source.model_copy(update={"files": tuple(files)})
-
-    there = Sources(moved(sources.train), sources.validation and moved(sources.validation))
-    (folder / SOURCES).write_bytes(_SOURCES.dump_json(there))
-
-
-def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report) -> Artifact:
-    """Do the training that a recipe begins with.
+def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report) -> Artifact | None:
+    """Do the training that a recipe begins with, alone or as one of several processes that call this together.
 
     Args:
         recipe: What is done.
@@ -63,64 +38,44 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
         report: Told all of it.
 
     Returns:
-        What is to be recorded.
+        What is to be recorded, or None where another process completes the folder.
 
     Raises:
         SpecError: The rows leave a question open, or nothing to learn; the row, the option.
         HardwareError: The memory does not do; what would fit.
     """
-    from transformers import AutoTokenizer
-
     options = recipe.tuning
     assert options
-    sources = _SOURCES.validate_json((fetched / SOURCES).read_bytes())
+    sources = read_sources(fetched)
     data = load(sources.train, options, sources.validation)
     for finding in data.examination.findings:
         report.log(finding.text)
-    tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
-    stops = _stops(tokenizer, base.folder)
-    rows, seen = _rows(data, tokenizer, stops, options, report)
-    (folder / SURVEY).write_text(seen.model_dump_json(), encoding="utf-8")
+    reader = open_reader(base.folder, data, options)
+    rows, seen = _rows(data, reader, report)
+    if rank() == 0:
+        (folder / SURVEY).write_text(seen.model_dump_json(), encoding="utf-8")
     started = time.monotonic()
-    outcome = finetune(base.folder, rows, tokenizer, folder, options, report)
+    outcome = finetune(base.folder, rows, reader.tokenizer, folder, options, report)
+    if rank() > 0:
+        return None
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    (folder / BEFORE).unlink(missing_ok=True)
-    _complete(folder, base, tokenizer, stops, recipe)
-    return _artifact(recipe, base, data, seen, outcome).model_copy(
-        update={
-            "hardware": hardware(),
-            "peak_memory_bytes": peak_memory_bytes(),
-            "seconds": round(time.monotonic() - started, 1),
-            "warnings": tuple(report.warnings),
-        }
-    )
+    _complete(folder, base, reader, recipe)
+    measured = {"hardware": hardware(), "peak_memory_bytes": peak_memory_bytes(), "warnings": tuple(report.warnings)}
+    measured["seconds"] = round(time.monotonic() - started, 1)
+    return _artifact(recipe, base, data, seen, outcome).model_copy(update=measured)
 
 
-def _stops(tokenizer: Any, folder: Path) -> set[int]:
-    from transformers import GenerationConfig
-
-    known = (folder / "generation_config.json").is_file()
-    return stops_of(tokenizer, GenerationConfig.from_pretrained(folder) if known else None)
-
-
-def _rows(
-    data: Dataset, tokenizer: Any, stops: set[int], options: FinetuneOptions, report: Report
-) -> tuple[Rows, Survey]:
+def _rows(data: Dataset, reader: Reader, report: Report) -> tuple[Rows, Survey]:
     """Render what is trained on and measured on, and say what the model will see."""
-    conversations = any(sample.messages for sample in islice(data.train(), 1))
-    if conversations:
-        give_template(tokenizer, options.chat_template, "The base model")
-        if tokenizer.eos_token_id is not None:
-            stops.add(tokenizer.eos_token_id)
-    renderer = Renderer(tokenizer, options.loss, options.max_length, stops)
-    for finding in find_literals(data.train(), tokenizer.all_special_tokens, data.examination.name):
+    for finding in literals(data, reader):
         report.warn(finding.text)
-    train, masked = render(data.train(), renderer)
-    validation, _ = render(data.validation(), renderer)
-    seen = survey(train, masked, tokenizer)
+    train, masked = render(data.train(), reader.renderer)
+    validation, _ = render(data.validation(), reader.renderer)
+    seen = survey(train, masked, reader.tokenizer)
     report.log(f"The model will see {seen.words}")
-    asked = list(islice((s for s in data.validation() if s.messages), PROMPTS))
-    return Rows(train, validation, [_question(sample, tokenizer) for sample in asked]), seen
+    asked = islice((s for s in data.validation() if len(s.messages) > 1), PROMPTS)
+    prompts = [(sample.messages[-2].content, _question(sample, reader.tokenizer)) for sample in asked]
+    return Rows(train, validation, prompts), seen
 
 
 def _question(sample: Sample, tokenizer: Any) -> list[int]:
@@ -131,7 +86,7 @@ def _question(sample: Sample, tokenizer: Any) -> list[int]:
     return ids
 
 
-def _complete(folder: Path, base: Base, tokenizer: Any, stops: set[int], recipe: Recipe) -> None:
+def _complete(folder: Path, base: Base, reader: Reader, recipe: Recipe) -> None:
     """Make the folder one that can leave this machine: no path in it, no pickle, and what generation needs to stop."""
     from transformers import GenerationConfig
 
@@ -140,10 +95,10 @@ def _complete(folder: Path, base: Base, tokenizer: Any, stops: set[int], recipe:
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = base.origin.base_model or base.folder.name
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    tokenizer.save_pretrained(folder)
+    reader.tokenizer.save_pretrained(folder)
     known = (base.folder / "generation_config.json").is_file()
     generation = GenerationConfig.from_pretrained(base.folder) if known else GenerationConfig()
-    generation.eos_token_id = sorted(stops)
+    generation.eos_token_id = sorted(reader.stops)
     generation.save_pretrained(folder)
     for name, size in base.files.items():
         if is_license(name, size):

@@ -1,13 +1,17 @@
 """The worker: one step of one job in a process of its own, described by the job's folder.
 
-`python -m backend.jobs.worker FOLDER INDEX online|offline` reads the token, if any, from standard input and prints
-events as JSON lines. A step that does not talk to the Hub gives up the network before anything else is imported: a
-process enters a new network only while it has a single thread, and NumPy starts some.
+`python -m backend.jobs.worker FOLDER INDEX online|offline|hosts|rank` reads the token, if any, from standard input and
+prints events as JSON lines. A step that does not talk to the Hub gives up the network before anything else is imported:
+a process enters a new network only while it has a single thread, and NumPy starts some. `hosts` keeps it, for machines
+that train together; `rank` is one of several processes of a step and has what its launcher has.
 """
 
 import ctypes
+import fcntl
 import json
 import os
+import socket
+import struct
 import sys
 import threading
 import traceback
@@ -16,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import AppError, LoginError
+from backend.executors import ranks
 from backend.executors.local import mask
-from backend.progress import Report
+from backend.progress import Report, silent
 
 HEARTBEAT = 5.0  # seconds
 NICENESS = 5  # the page stays quick while a job takes every core
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 
 def main() -> int:
@@ -30,8 +36,11 @@ def main() -> int:
     folder, index = Path(sys.argv[1]), int(sys.argv[2])
     token = json.loads(sys.stdin.readline() or "{}").get("token")
     emit = _events()
-    report = Report(emit)
-    os.nice(NICENESS)
+    report = Report(emit) if ranks.rank() == 0 else silent()
+    if sys.argv[3] == ranks.RANK:
+        ranks.die_with_the_launcher()
+    else:
+        os.nice(NICENESS)
     if sys.argv[3] == "offline":
         report.log(_leave_network())
     threading.Thread(target=_beat, args=(emit,), daemon=True).start()
@@ -85,6 +94,8 @@ def _leave_network() -> str:
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
     Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    with socket.socket() as lo:  # up: processes that train together talk through it, and nobody else is on it
+        fcntl.ioctl(lo, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
     return "Isolation: no token, no network."
 
 

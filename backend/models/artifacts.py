@@ -30,6 +30,14 @@ BASE_CARD, SURVEY, METRICS, SAMPLES = "base_card.json", "survey.json", "metrics.
 UNPUBLISHED = frozenset({BASE_CARD, SURVEY, METRICS, SAMPLES})
 """Files that lie in an artifact for the page and the card, and never leave: rows of a user's stand in some of them."""
 
+LOGS = "logs"
+"""The folder in an artifact where TensorBoard or Trackio wrote; it never leaves either."""
+
+
+def stays_here(name: str) -> bool:
+    """Whether a file of an artifact, by its relative name, is for this machine alone."""
+    return name in UNPUBLISHED or Path(name).parts[0] == LOGS
+
 
 class File(Frozen):
     """One file of an artifact."""

@@ -1,6 +1,7 @@
 """Loading a model folder with transformers: from the disk only, never running code that a repo brings."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,10 @@ from backend.progress import Report
 
 
 def device() -> str:
-    """Give the device that models run on: the first GPU where there is one."""
+    """Give the device that models run on: the first GPU where there is one; of several processes each has its own."""
     import torch
 
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:

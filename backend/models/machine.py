@@ -43,14 +43,22 @@ def torch_threads() -> int:
     return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
 
 
-def gpus() -> list[str]:
-    """Name the NVIDIA GPUs, with their memory."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
+@cache
+def gpus() -> tuple[str, ...]:
+    """Name the NVIDIA GPUs that this process may use, with their memory."""
+    tool, visible = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if tool is None or visible == "":
+        return ()
     query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    if visible and re.fullmatch(r"[0-9,]+|GPU-[\w,-]+", visible):
+        query.append(f"--id={visible}")
     answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
+    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip()) if answer.returncode == 0 else ()
+
+
+def gpu_bytes() -> int:
+    """Give the memory of the smallest GPU, or 0 where there is none."""
+    return min((int(found[1]) * 2**20 for name in gpus() if (found := re.search(r", (\d+) MiB$", name))), default=0)
 
 
 @cache

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backend.errors import SpecError
-from backend.models.artifacts import MANIFEST, UNPUBLISHED, Artifact, File, manifest, open_artifact
+from backend.models.artifacts import MANIFEST, Artifact, File, manifest, open_artifact, stays_here
 from backend.publish.base_card import LICENSE_FILE
 from backend.publish.card import build_card
 
@@ -69,7 +69,7 @@ def outgoing(
     files = {
         name: OutgoingFile(None if name in sent else folder / name, file.size, file.sha256)
         for name, file in artifact.files.items()
-        if name not in (README, *UNPUBLISHED)
+        if name != README and not stays_here(name)
     }
     if not any(name.endswith(_WEIGHTS) for name in files):
         raise SpecError(f"'{folder.name}' holds no weights: choose the artifact of a stage that makes a model.")
@@ -87,7 +87,7 @@ def _check_kind(path: Path, folder: Path, artifact: Artifact) -> None:
     where = f"'{name}' in '{folder.name}'"
     if path.is_symlink():
         raise SpecError(f"{where} is a symbolic link: only files are published.")
-    if path.is_dir() or name in (MANIFEST, README, *UNPUBLISHED):
+    if path.is_dir() or name in (MANIFEST, README) or stays_here(name):
         return
     if path.suffix in _PICKLES:
         raise SpecError(f"{where} may hold a pickle, which runs code when it is loaded: publish safetensors only.")

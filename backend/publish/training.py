@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from backend.finetune.course import read_lines
 from backend.models.artifacts import METRICS, Artifact, Training
 from backend.publish.markdown import literal
 
@@ -160,10 +161,10 @@ def _facts(training: Training) -> list[tuple[str, str]]:
 def _losses(folder: Path) -> list[tuple[str, str, str]]:
     """Pick losses on the way, those with a validation loss where there are any, from the first to the last."""
     points: dict[int, dict[str, float]] = {}
-    for line in _lines(folder / METRICS):
+    for line in read_lines(folder / METRICS):
         for name in ("loss", "eval_loss"):
             value = line.get(name)
-            if isinstance(line.get("step"), int) and isinstance(value, int | float) and math.isfinite(value):
+            if isinstance(value, int | float) and math.isfinite(value):
                 # the last step is measured again with the checkpoint that is kept: that is among the facts
                 points.setdefault(line["step"], {}).setdefault(name, value)
     key: Literal["loss", "eval_loss"] = "eval_loss" if any("eval_loss" in p for p in points.values()) else "loss"
@@ -177,11 +178,3 @@ def _losses(folder: Path) -> list[tuple[str, str, str]]:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return []
-    return [line for line in found if isinstance(line, dict)]

@@ -1,0 +1,48 @@
+"""The model as a reader of rows: its own tokenizer, chat template and stops, for a training and for its preview."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from backend.finetune.chat_templates import give_template
+from backend.finetune.findings import Finding
+from backend.finetune.loading import Dataset
+from backend.finetune.options import FinetuneOptions
+from backend.finetune.rendering import Renderer, stops_of
+from backend.finetune.samples import find_literals
+
+
+class Reader(NamedTuple):
+    """What renders rows as one model sees them."""
+
+    tokenizer: Any  # of transformers
+    stops: set[int]  # tokens that end an answer
+    renderer: Renderer
+
+
+def open_reader(folder: Path, data: Dataset, options: FinetuneOptions) -> Reader:
+    """Load a model's tokenizer, and give it a chat template where the rows need one.
+
+    Args:
+        folder: Of the model, admitted; no weights are read.
+        data: What is rendered.
+        options: The template, the loss and the length.
+
+    Raises:
+        SpecError: There is no chat template, or the tokenizer will not do.
+    """
+    from transformers import AutoTokenizer, GenerationConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    known = (folder / "generation_config.json").is_file()
+    stops = stops_of(tokenizer, GenerationConfig.from_pretrained(folder) if known else None)
+    if any(sample.messages for sample in islice(data.train(), 1)):
+        give_template(tokenizer, options.chat_template, "The base model")
+        if tokenizer.eos_token_id is not None:
+            stops.add(tokenizer.eos_token_id)
+    return Reader(tokenizer, stops, Renderer(tokenizer, options.loss, options.max_length, stops))
+
+
+def literals(data: Dataset, reader: Reader) -> tuple[Finding, ...]:
+    """Find the model's special tokens where somebody has typed them into the rows."""
+    return find_literals(data.train(), reader.tokenizer.all_special_tokens, data.examination.name)

@@ -1,0 +1,193 @@
+"""The steps of a preview: rows are brought, looked through, and rendered as the model would see them.
+
+What the options leave open is a question among the findings, not an error: who asks is shown what there is.
+"""
+
+import json
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, TypeAdapter
+
+from backend.errors import JobError, SpecError
+from backend.finetune.fetch import SOURCES, fetch_dataset, pin, read_sources, splits_of, write_sources
+from backend.finetune.findings import Finding
+from backend.finetune.loading import Examination, examine, load
+from backend.finetune.options import FinetuneOptions
+from backend.finetune.reader import literals, open_reader
+from backend.finetune.survey import Survey, render, survey
+from backend.hub.download import fetch_model, fetch_tokenizer
+from backend.hub.names import DEMO, is_local
+from backend.jobs.specs import Preview, read_spec, stage_folder, steps
+from backend.models.artifacts import Artifact, is_sealed, now, partial, seal
+from backend.models.inspection import inspect
+from backend.options import Frozen
+from backend.progress import Report
+from backend.settings import load_settings
+
+MAX_RENDERED = 5_000
+"""Rows that are rendered for a preview; the first ones show what the model will see of all others."""
+
+MODEL = "model.json"
+EXAMINATION, FINDINGS, FAULTS, SPLITS, SURVEY = (
+    "examination.json", "findings.json", "faults.json", "splits.json", "survey.json",
+)  # fmt: skip
+
+_FINDINGS = TypeAdapter(tuple[Finding, ...])
+_SPLITS = TypeAdapter(dict[str, tuple[str, ...]])
+_FAULTS = TypeAdapter(dict[str, str])
+
+
+class Seen(Frozen):
+    """What a preview has found so far."""
+
+    splits: dict[str, tuple[str, ...]] = Field({}, description="Of a Hub data set: config → splits.")
+    examination: Examination | None = Field(None, description="None before it is known which files are meant.")
+    findings: tuple[Finding, ...] = Field((), description="Everything that was said, questions first.")
+    survey: Survey | None = Field(None, description="None before it is rendered, and while a question is open.")
+    faults: dict[str, str] = Field({}, description="Of a data set that cannot be read: option → what is wrong.")
+
+    @property
+    def whole(self) -> Survey | None:
+        """The survey reckoned for all rows, where only the first were rendered."""
+        if not (self.survey and self.examination and self.survey.rows):
+            return self.survey
+        times = self.examination.train / (self.survey.rows + self.survey.masked)
+        counts = {name: round(times * getattr(self.survey, name)) for name in ("rows", "tokens", "learned_tokens")}
+        return self.survey.model_copy(update=counts)
+
+    @property
+    def questions(self) -> tuple[Finding, ...]:
+        """What must be answered by an option before anything starts."""
+        return tuple(finding for finding in self.findings if finding.asks)
+
+
+def pinned(model: str, revision: str | None, options: FinetuneOptions, token: str | None) -> Preview:
+    """Check options against a model, and pin the model and the rows to their commits.
+
+    Args:
+        model: As parse_model() gives it.
+        revision: Of the model.
+        options: Which rows, and how they are rendered.
+        token: Of who asks.
+
+    Raises:
+        SpecError, HubError: Why there is nothing to look at.
+    """
+    facts = inspect(model, revision, token)
+    options.check(facts)
+    return Preview(base_model=model, revision=facts.commit, options=pin(options, token))
+
+
+def preview(job: Path, spec: Preview, index: int, token: str | None, report: Report) -> None:
+    """Do a step of a preview.
+
+    Raises:
+        AppError: The rows cannot be fetched, or not be read at all.
+    """
+    target, fetched = stage_folder(job, spec, index), stage_folder(job, spec, 0)
+    folder = partial(target)
+    try:
+        if index == 0:
+            _fetch(spec, folder, token, report)
+        elif (fetched / SOURCES).is_file() and index == 1:
+            sources = read_sources(fetched)
+            found = examine(sources.train, spec.options, sources.validation)
+            (folder / EXAMINATION).write_text(found.model_dump_json(), encoding="utf-8")
+        elif (fetched / SOURCES).is_file() and not read_seen(job, spec).questions:
+            _render(spec, fetched, folder, report)
+    except SpecError as e:
+        (job / FAULTS).write_bytes(_FAULTS.dump_json(e.faults))
+        raise
+    seal(folder, target, Artifact(kind="preview", stage=steps(spec)[index], created=now()))
+
+
+def read_seen(job: Path, spec: Preview) -> Seen:
+    """Give what the steps of a preview have found so far."""
+    files = {path.name: path.read_bytes() for folder in _sealed(job, spec) for path in folder.glob("*.json")}
+    splits = _SPLITS.validate_json(files[SPLITS]) if SPLITS in files else {}
+    examination = Examination.model_validate_json(files[EXAMINATION]) if EXAMINATION in files else None
+    seen = Survey.model_validate_json(files[SURVEY]) if SURVEY in files else None
+    said = [
+        finding for folder in _sealed(job, spec) if (folder / FINDINGS).is_file()
+        for finding in _FINDINGS.validate_json((folder / FINDINGS).read_bytes())
+    ]  # fmt: skip
+    said += examination.findings if examination else ()
+    faults = _FAULTS.validate_json((job / FAULTS).read_bytes()) if (job / FAULTS).is_file() else {}
+    findings = tuple(sorted(said, key=lambda finding: not finding.asks))
+    return Seen(splits=splits, examination=examination, findings=findings, survey=seen, faults=faults)
+
+
+def take_over(spec: Preview, job: Path, before: Path) -> None:
+    """Move what another preview has fetched into a new one's folder, where both look at the same rows.
+
+    Args:
+        spec: What is looked at now.
+        job: The new preview's folder.
+        before: That of the other, which is of no use any more.
+    """
+    source, target = stage_folder(before, spec, 0), stage_folder(job, spec, 0)
+    with suppress(JobError, OSError):  # it is still being fetched, or somebody has deleted it
+        old = read_spec(before)
+        if isinstance(old, Preview) and _rows_of(old) == _rows_of(spec) and (source / SOURCES).is_file():
+            target.parent.mkdir(parents=True)
+            source.rename(target)
+
+
+def _rows_of(spec: Preview) -> tuple[Any, ...]:
+    options = spec.options
+    rows = (options.dataset, options.config, options.split, options.revision)
+    return (spec.base_model, spec.revision, *rows, options.validation_dataset, options.validation_split)
+
+
+def _sealed(job: Path, spec: Preview) -> list[Path]:
+    folders = (stage_folder(job, spec, index) for index in range(len(steps(spec))))
+    return [folder for folder in folders if is_sealed(folder)]
+
+
+def _fetch(spec: Preview, folder: Path, token: str | None, report: Report) -> None:
+    """Bring the rows and the tokenizer; a config or split that must be chosen is asked for."""
+    (folder / SPLITS).write_bytes(_SPLITS.dump_json(splits_of(spec.options, token)))
+    try:
+        write_sources(folder, fetch_dataset(spec.options, folder / "rows", token, report))
+    except SpecError as e:
+        asked = [name for name in ("config", "split", "validation_split", "validation_dataset") if name in e.faults]
+        if not asked:
+            raise
+        _ask(folder, e, asked[0])
+        return
+    if not _lies_here(spec.base_model):
+        model = fetch_tokenizer(spec.base_model, spec.revision, load_settings().models, token, report)
+        (folder / MODEL).write_text(json.dumps({"folder": str(model)}), encoding="utf-8")
+
+
+def _render(spec: Preview, fetched: Path, folder: Path, report: Report) -> None:
+    """Render the rows; what the tokenizer lacks is asked for."""
+    if _lies_here(spec.base_model):  # making the demo model takes a while: the findings are told before
+        base = fetch_model(spec.base_model, None, load_settings().models, None, report)
+    else:
+        base = Path(json.loads((fetched / MODEL).read_bytes())["folder"])
+    sources = read_sources(fetched)
+    report.progress("rendering", 0, 1, "data sets")
+    data = load(sources.train, spec.options, sources.validation)
+    try:
+        reader = open_reader(base, data, spec.options)
+        rows, masked = render(islice(data.train(), MAX_RENDERED), reader.renderer)
+    except SpecError as e:
+        _ask(folder, e, next(iter(e.faults), None))
+        return
+    (folder / FINDINGS).write_bytes(_FINDINGS.dump_json(literals(data, reader)))
+    (folder / SURVEY).write_text(survey(rows, masked, reader.tokenizer).model_dump_json(), encoding="utf-8")
+    report.progress("rendering", 1, 1, "data sets")
+
+
+def _lies_here(model: str) -> bool:
+    return model == DEMO or is_local(model)
+
+
+def _ask(folder: Path, error: SpecError, option: str | None) -> None:
+    """Write down a refusal that an option answers as the question that it is."""
+    question = Finding(kind="choice", text=str(error), option=option, asks=True)
+    (folder / FINDINGS).write_bytes(_FINDINGS.dump_json((question,)))

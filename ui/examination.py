@@ -1,0 +1,138 @@
+"""How a look at rows is shown: what was recognized, what is to be answered, and what the model will see."""
+
+import html
+from collections.abc import Iterable
+
+from backend.finetune.findings import Finding
+from backend.finetune.loading import Examination
+from backend.finetune.survey import Piece, Survey
+from backend.jobs.previews import Seen
+from backend.jobs.store import UNFINISHED, Job
+from backend.preview import SHOWN_COLUMNS, counts, dropped, reach, recognized, shortened, taken_for
+from ui.errors import fault
+from ui.format import escape, part, plural
+
+NOTHING = (
+    '<section class="panel empty"><h2>Nothing looked at yet</h2><p>Choose where the rows come from. They are looked'
+    " through at once: what they are, what is wrong with them, and what the model will see.</p></section>"
+)
+_PHASES = ("Fetching the rows", "Looking through the rows", "Rendering them as the model will see them")
+
+
+def panel(job: Job, seen: Seen, answered: Iterable[str]) -> str:
+    """Write what was found of the rows.
+
+    Args:
+        job: The preview.
+        seen: What it has found so far.
+        answered: Options whose questions stand at their fields.
+    """
+    inside = _head(job, seen)
+    if job.error:
+        inside += fault(job.error)
+    asked = [finding for finding in seen.questions if finding.option not in set(answered)]
+    inside += "".join(fault(finding.text) for finding in asked)
+    if seen.examination:
+        inside += _figures(seen.examination) + _columns(seen.examination)
+    said = [finding for finding in seen.findings if not finding.asks]
+    inside += _findings(said)
+    return f'<section class="panel examined" data-state="{job.state}">{inside}</section>'
+
+
+def sight(seen: Seen) -> str:
+    """Write what the model will see: figures, lengths and samples; nothing before it is rendered."""
+    survey = seen.survey
+    if survey is None:
+        return ""
+    share = survey.learned_tokens / max(survey.tokens, 1)
+    figures = {"rows": survey.rows, "tokens": survey.tokens, f"learned ({share:.0%})": survey.learned_tokens}
+    figures |= {"tokens in the longest": survey.longest, **counts(survey)}
+    head = part("What the model will see", f"Rows with the chat template, as the model reads them. {reach(seen)}")
+    if not survey.samples:
+        return head + _list(figures) + fault("Nothing of any row would be learned: raise max_length, or change loss.")
+    return f"{head}{_list(figures)}{_histogram(survey)}{_legend(survey)}{_samples(survey.samples)}"
+
+
+def question(text: str) -> str:
+    """Write a question above the field that answers it."""
+    return f'<p role="alert">{escape(text)}</p>'
+
+
+def _head(job: Job, seen: Seen) -> str:
+    if job.state in UNFINISHED:
+        phase = _PHASES[min(job.step, len(_PHASES) - 1)]
+        words = f'<p class="pace"><b>{phase} …</b></p><div class="bar unknown"><i></i></div>'
+    elif job.error:
+        words = '<p class="verdict poor">These rows cannot be learned from as they are.</p>'
+    elif seen.questions:
+        asked = plural(len(seen.questions), "question")
+        words = f'<p class="verdict fair">{asked} to answer before anything is learned from them.</p>'
+    else:
+        words = '<p class="verdict">Ready to learn from.</p>'
+    name = seen.examination.name if seen.examination else "Rows"
+    text = f"<p>{escape(recognized(seen.examination))}</p>" if seen.examination else ""
+    return f"<header><h2>{escape(name)}</h2>{text}</header>{words}"
+
+
+def _figures(examination: Examination) -> str:
+    return _list(dropped(examination))
+
+
+def _list(figures: dict[str, int]) -> str:
+    cells = "".join(
+        f"<div{' class=zero' * (not number)}><dt>{escape(name)}</dt><dd>{number:,}</dd></div>"
+        for name, number in figures.items()
+    )
+    return f'<dl class="facts">{cells}</dl>'
+
+
+def _columns(examination: Examination) -> str:
+    roles = taken_for(examination.mapping)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(column.name)}</th><td>{escape(column.kind)}</td>'
+        f"<td>{escape(roles.get(column.name, '—'))}</td><td>{escape(column.example)}</td></tr>"
+        for column in examination.columns[:SHOWN_COLUMNS]
+    )
+    more = len(examination.columns) - SHOWN_COLUMNS
+    rows += f'<tr><th scope="row">… and {more} more</th></tr>' if more > 0 else ""
+    head = (
+        '<tr><th scope="col">Column</th><th scope="col">holds</th><th scope="col">is the</th><th>begins with</th></tr>'
+    )
+    return f'<div class="wide"><table class="columns"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+
+
+def _findings(said: Iterable[Finding]) -> str:
+    lines = "".join(f"<li>{escape(finding.text)}</li>" for finding in said)
+    return f'<ul class="findings">{lines}</ul>' if lines else ""
+
+
+def _histogram(survey: Survey) -> str:
+    """Write the lengths as bars, each with its figures for who points at it."""
+    most = max((count for _, count in survey.histogram), default=0)
+    bars, start = "", 0
+    for end, count in survey.histogram:
+        title = f"{start + 1} to {end} tokens: {plural(count, 'row')}"
+        bars += f'<i style="height:{100 * count / most:.1f}%" title="{title}"></i>'
+        start = end
+    words = f"Rows by length: up to {survey.histogram[-1][0]:,} tokens, {most:,} rows in the highest bar"
+    return (
+        f'<figure class="lengths"><div role="img" aria-label="{words}">{bars}</div>'
+        f"<figcaption><span>0</span><span>Tokens in a row</span><span>{survey.histogram[-1][0]:,}</span></figcaption>"
+        "</figure>"
+    )
+
+
+def _legend(survey: Survey) -> str:
+    count = f"The first {len(survey.samples)} rows." if len(survey.samples) > 1 else "The first row."
+    return f'<p class="legend">{count} <mark>Learned</mark> counts for the loss; everything else is only read.</p>'
+
+
+def _samples(samples: Iterable[Iterable[Piece]]) -> str:
+    rows = "".join(f'<li><pre tabindex="0">{_pieces(pieces)}</pre></li>' for pieces in samples)
+    return f'<ol class="samples">{rows}</ol>'
+
+
+def _pieces(pieces: Iterable[Piece]) -> str:
+    """Write a sample; its white space is kept, so line breaks stay what they are."""
+    texts = ((html.escape(piece.text), piece.learned) for piece in shortened(pieces))
+    return "".join(f"<mark>{text}</mark>" if learned else text for text, learned in texts)
