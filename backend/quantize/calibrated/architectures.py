@@ -23,7 +23,7 @@ class Fold(NamedTuple):
 
     Attributes:
         into: The module, within the block.
-        rows: Its rows by input channel; None: row i makes channel i.
+        rows: The row that makes each input channel; None: row i makes channel i.
         plus_one: Whether a norm multiplies by 1 + its weight.
     """
 
@@ -92,7 +92,12 @@ def _olmo2(config: Mapping[str, Any]) -> Architecture:
 
 
 def _gated(config: Mapping[str, Any], attention: str | None, feed: str | None, plus_one: bool = False) -> Architecture:
-    """Give the usual block: q, k, v and o, then gate, up and down, with a norm before each half or none."""
+    """Give the usual block: q, k, v and o, then gate, up and down, with a norm before each half or none.
+
+    Where several query heads share values nothing is folded into these: one scale would have to suit all, and on
+    the demo model that loses (KL 0.065 instead of 0.063, on other text 0.065 instead of 0.061).
+    """
+    heads, shared, _ = _heads(config)
     return Architecture(
         "model.layers",
         (
@@ -100,7 +105,7 @@ def _gated(config: Mapping[str, Any], attention: str | None, feed: str | None, p
                 ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
                 Fold(attention, plus_one=plus_one) if attention else None,
             ),
-            Group(("self_attn.o_proj",), Fold("self_attn.v_proj", _values(config))),
+            Group(("self_attn.o_proj",), None if shared < heads else Fold("self_attn.v_proj")),
             Group(("mlp.gate_proj", "mlp.up_proj"), Fold(feed, plus_one=plus_one) if feed else None),
             Group(("mlp.down_proj",), Fold("mlp.up_proj")),
         ),
@@ -109,13 +114,14 @@ def _gated(config: Mapping[str, Any], attention: str | None, feed: str | None, p
 
 def _phi3(config: Mapping[str, Any]) -> Architecture:
     heads, shared, size = _heads(config)
+    values, width = (heads + shared) * size + np.arange(shared * size), int(config["intermediate_size"])
     return Architecture(
         "model.layers",
         (
             Group(("self_attn.qkv_proj",), Fold("input_layernorm")),
-            Group(("self_attn.o_proj",), Fold("self_attn.qkv_proj", (heads + shared) * size + _values(config))),
+            Group(("self_attn.o_proj",), None if shared < heads else Fold("self_attn.qkv_proj", values)),
             Group(("mlp.gate_up_proj",), Fold("post_attention_layernorm")),
-            Group(("mlp.down_proj",), Fold("mlp.gate_up_proj", _after(int(config["intermediate_size"])))),
+            Group(("mlp.down_proj",), Fold("mlp.gate_up_proj", width + np.arange(width))),
         ),
     )
 
@@ -169,19 +175,6 @@ def _heads(config: Mapping[str, Any]) -> tuple[int, int, int]:
     heads = int(config["num_attention_heads"])
     size = config.get("head_dim") or int(config["hidden_size"]) // heads
     return heads, int(config.get("num_key_value_heads") or heads), int(size)
-
-
-def _values(config: Mapping[str, Any]) -> Rows:
-    """Give which row of the values makes each input channel of the layer after attention: heads share them."""
-    heads, shared, size = _heads(config)
-    rows: Rows = ((np.arange(heads) // (heads // shared))[:, None] * size + np.arange(size)).reshape(-1)
-    return rows
-
-
-def _after(first: int) -> Rows:
-    """Give the second half of rows that two layers share."""
-    rows: Rows = first + np.arange(first)
-    return rows
 
 
 _TABLE: dict[str, Callable[[Mapping[str, Any]], Architecture]] = {

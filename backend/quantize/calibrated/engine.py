@@ -149,7 +149,7 @@ class _Run:
                     f"'{group.linears[0]}' gets numbers that are not finite: the model is damaged, choose another."
                 )
             if group.fold and self._options.scale_search:
-                scales[i] = search(_stacked(state, group), grams[i], found.magnitude, group.fold, self._options)
+                scales[i] = search(_stacked(state, group), grams[i], found.magnitude, self._options)
         for i, (group, scale) in enumerate(zip(groups, scales, strict=True)):
             if scale is not None:
                 exact = fold_scale(state, group, scale, self._skeleton.dtype)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-PANEL = 512
+PANEL = 192
 """Rows of the Gram matrix that are added up at a time: what lies below the diagonal is not computed."""
 
 

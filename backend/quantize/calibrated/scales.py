@@ -5,7 +5,7 @@ AWQ runs the block for each exponent that it tries; the layer's own error tr(E H
 
 from typing import Any
 
-from backend.quantize.calibrated.architectures import Fold, Group
+from backend.quantize.calibrated.architectures import Group
 from backend.quantize.calibrated.grids import candidates, round_to
 from backend.quantize.calibrated.options import CalibratedOptions
 
@@ -16,22 +16,19 @@ State = dict[str, Any]
 """A block's tensors by their names within it, float32; weights of linear layers as [out_features, in_features]."""
 
 
-def search(weight: Any, gram: Any, magnitude: Any, fold: Fold, options: CalibratedOptions) -> Any:
+def search(weight: Any, gram: Any, magnitude: Any, options: CalibratedOptions) -> Any:
     """Find the scale of each input channel.
 
     Args:
         weight: Of all layers that share the input, float32 [out_features, in_features].
         gram: Of the input, float32 [in_features, in_features].
         magnitude: Mean |x| of the input, float32 [in_features].
-        fold: Where the inverse goes: channels that come from one row have one scale.
         options: Say how it is rounded.
 
     Returns:
         float32 [in_features].
     """
     gram = gram.bfloat16()  # to compare errors it does
-    if fold.rows is not None:
-        magnitude = _shared(magnitude, fold.rows)
     best, least = None, float("inf")
     for step in range(EXPONENTS):
         scale = magnitude.pow(step / EXPONENTS).clamp(min=1e-4)
@@ -84,12 +81,3 @@ def _nearest(weight: Any, options: CalibratedOptions) -> Any:
     grid = next(candidates(rows, options))
     rounded = (round_to(rows, grid, options.top) - grid.zero) * grid.scale
     return rounded.permute(1, 2, 0).reshape(outputs, inputs)
-
-
-def _shared(magnitude: Any, rows: Any) -> Any:
-    """Give channels that come from one row the mean of their magnitudes."""
-    import torch
-
-    place = torch.from_numpy(rows).to(magnitude.device)
-    sums = torch.zeros(int(place.max()) + 1, device=magnitude.device).index_add_(0, place, magnitude)
-    return (sums / place.bincount())[place]
