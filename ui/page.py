@@ -94,7 +94,7 @@ def build_parts(studio: Studio) -> Workbench:
         with gr.Column(elem_id="room", scale=1, min_width=0), gr.Tabs(selected="model", elem_id="tabs") as tabs:
             with gr.Tab("Model", id="model"):
                 model = build_model_tab(studio)
-            with gr.Tab("Data", id="data"):
+            with gr.Tab("Data", id="data") as data_door:
                 data = build_data_tab()
             with gr.Tab("Recipe", id="recipe"):
                 recipe = build_recipe_tab()
@@ -106,7 +106,8 @@ def build_parts(studio: Studio) -> Workbench:
                 publish = build_publish_tab(studio)
     looking = build_looking(studio, data.rows, {name: recipe.tuning.form.fields[name] for name in RENDERING})
     return Workbench(
-        studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, chat_door, publish_door, looking,
+        studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, data_door, chat_door, publish_door,
+        looking,
         gr.Timer(1, active=False),
         # A fixed key and secret: what the browser remembers outlives a restart. It never holds a token.
         gr.BrowserState(None, storage_key="weightsmith-recipe", secret="weightsmith"), gr.State({}),
@@ -211,6 +212,11 @@ def _wire_rows(page: gr.Blocks, bench: Workbench) -> None:
         return look(given, profile, oauth) if given[looking.job] else {looking.job: None}
 
     @shown(rows.panel)
+    def enter(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        new = given[bench.recipe.tuning.wanted] and not given[looking.job]
+        return look(given, profile, oauth) if new else {looking.job: given[looking.job]}
+
+    @shown(rows.panel)
     def tick(job_id: str | None, stood: Any, profile: gr.OAuthProfile | None) -> Updates:
         return looking.tick(job_id, visitor(studio.settings, profile), stood)
 
@@ -219,6 +225,7 @@ def _wire_rows(page: gr.Blocks, bench: Workbench) -> None:
     fields = [event for field in rows.form.components for event in _left(field)]
     others = [event for field in looking.rendering.values() for event in _left(field)]
     gr.on([rows.look.click, rows.file.clear, *fields], look, inputs, looking.outputs(), **every)
+    bench.data_door.select(enter, inputs | {bench.recipe.tuning.wanted}, looking.outputs(), **every)
     for event in (rows.source.input, rows.file.upload):
         chosen = event(rows.begin, rows.source, rows.outputs(), **_QUIET)
         chosen.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)

@@ -151,11 +151,11 @@ def build_rows() -> RowsForm:
         )  # fmt: skip
         gr.HTML('<div id="rows-upload-refused"></div>')
         note = gr.HTML("", elem_id="rows-note")
-        with gr.Column(elem_classes=["answers"]):
+        with gr.Column(elem_classes=["slots"]):
             _slots(_PLACE, fields, questions)
         look = gr.Button("Show what the model will see", size="sm", elem_id="rows-look", elem_classes=["pick"])
         panel = gr.HTML(NOTHING, elem_id="rows-panel")
-        with gr.Column(elem_id="rows-fields", elem_classes=["answers"]):
+        with gr.Column(elem_id="rows-fields", elem_classes=["slots"]):
             _head("Columns", "of-columns")
             _slots((*_COLUMNS, "template"), fields, questions)
             _head("Beside the rows")

@@ -38,6 +38,7 @@ class Workbench:
     jobs: JobsTab
     chat: ChatTab
     publish: PublishTab
+    data_door: gr.Tab
     chat_door: gr.Tab
     publish_door: gr.Tab
     looking: Looking
