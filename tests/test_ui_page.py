@@ -402,7 +402,7 @@ def test_a_merged_model_is_not_called_worse_for_what_its_adapters_changed() -> N
 @pytest.mark.parametrize(
     "stages",
     [
-        [{"stage": "quantize", "method": "nf4"}, {"stage": "quantize", "method": "int8"}],
+        [{"stage": "quantize", "method": "nf4"}, {"stage": "evaluate"}, {"stage": "quantize", "method": "int8"}],
         [{"stage": "finetune", "dataset": "demo", "on_fault": "drop"}],
     ],
 )
@@ -586,6 +586,32 @@ def test_an_adapter_alone_leads_on_to_its_merge_or_on_a_shared_page_says_the_way
         assert "look for it under Model" in told[bench.jobs.result]["value"]
     finally:
         studio.supervisor.stop()
+
+
+def test_a_kept_variant_is_made_beside_what_the_form_says_and_not_twice(bench: Workbench) -> None:
+    typed = given(bench, **{"method": "gptq", "quantize-gptq-group_size": 64})
+    kept = bench.recipe.keep(typed)[bench.recipe.variants]
+    assert [title for title, _ in kept["choices"]] == ["GPTQ 4 bit · 64"]
+    typed[bench.recipe.variants] = kept["value"]
+    assert [stage.method for stage in bench.draft_recipe(typed).stages[:-1]] == ["gptq"]
+    assert bench.recipe.keep(typed)[bench.recipe.variants]["value"] == kept["value"]
+
+    other = typed | given(bench, **{"method": "nf4", "variants": kept["value"]})
+    recipe = bench.draft_recipe(other)
+    assert [stage.stage for stage in recipe.stages] == ["quantize", "quantize", "evaluate"]
+    assert [stage.method for stage in recipe.stages[:-1]] == ["gptq", "nf4"]
+    assert recipe.stages[0].group_size == 64
+
+    shown_ = bench.fill(recipe, None)
+    assert shown_[bench.recipe.variants]["value"] == kept["value"]
+    assert shown_[bench.recipe.method]["value"] == "nf4"
+
+
+def test_a_variant_that_does_not_fit_the_model_is_named(bench: Workbench) -> None:
+    variant = json.dumps({"method": "gptq", "group_size": 128})
+    updates = bench.refresh(given(bench, variants=[variant]))
+    assert not updates[bench.sidebar.start]["interactive"]
+    assert "128 does not divide the 576 inputs" in html.unescape(updates[bench.sidebar.summary])
 
 
 def test_variants_of_a_job_are_published_beside_it_under_their_own_names(

@@ -9,7 +9,6 @@ from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.merge import MergeOptions
 from backend.models.facts import ModelFacts
-from backend.options import Frozen
 from backend.recipes import Recipe, parse_recipe, parse_yaml
 from ui.forms import can_show
 from ui.rows import can_show_rows
@@ -22,7 +21,7 @@ class Draft:
     Attributes:
         base_model: As it was checked when it was chosen.
         revision: Its commit.
-        stages: The values of each stage that is wanted, in order.
+        stages: The values of each stage that is wanted, in order; of one that comes twice the name has a number.
         upload: The visitor's own text to measure on.
         rows: The visitor's own file to learn from.
     """
@@ -42,7 +41,7 @@ class Draft:
         Raises:
             SpecError: Every fault, each with its field.
         """
-        stages = [{"stage": name, **values} for name, values in self.stages.items()]
+        stages = [{"stage": name.split()[0], **values} for name, values in self.stages.items()]
         data = {"base_model": self.base_model, "revision": self.revision or None, "stages": stages}
         return with_uploads(parse_recipe(data, paths=paths), self.upload, self.rows)
 
@@ -95,7 +94,7 @@ class Parts:
 
     finetune: FinetuneOptions | None
     merge: MergeOptions | None
-    quantize: Frozen | None
+    quantize: tuple[Any, ...]
     evaluate: EvaluateOptions | None
 
 
@@ -106,18 +105,19 @@ def parts(recipe: Recipe, uploaded: bool = False) -> Parts | None:
         recipe: What is to be shown.
         uploaded: Whether it learns from an upload, of which it does not say where that lies.
     """
-    found = {stage.stage: stage for stage in recipe.stages}
-    tuning, merge, quantize, evaluate = recipe.tuning, recipe.merging, found.get("quantize"), found.get("evaluate")
-    in_order = [stage for stage in (tuning, merge, quantize, evaluate) if stage]
+    tuning, merge = recipe.tuning, recipe.merging
+    quantize = tuple(stage for stage in recipe.stages if stage.stage == "quantize")
+    evaluate = next((stage for stage in recipe.stages if isinstance(stage, EvaluateOptions)), None)
+    in_order = [stage for stage in (tuning, merge, *quantize, evaluate) if stage]
     if in_order != list(recipe.stages) or recipe.publish or not all(map(can_show, in_order)):
         return None
-    if isinstance(evaluate, EvaluateOptions) and evaluate.text:
+    if evaluate and evaluate.text:
         return None
     if tuning and not (uploaded or can_show_rows(tuning)):
         return None
     if tuning and merge and merge.adapters:
         return None
-    return Parts(tuning, merge, quantize, evaluate if isinstance(evaluate, EvaluateOptions) else None)
+    return Parts(tuning, merge, quantize, evaluate)
 
 
 def read_yaml(text: str, paths: bool) -> Recipe:

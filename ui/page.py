@@ -165,6 +165,9 @@ def _wire_recipe(bench: Workbench) -> None:
     def begin(adapters: str, method: str) -> Updates:
         return recipe.begin(True, adapters, method)
 
+    def suit(given: dict[Any, Any]) -> Updates:
+        return recipe.suit(given, given[bench.model.facts])
+
     @shown(recipe.note)
     def apply(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Updates:
         return bench.apply(given, hub_token(bench.studio.settings, oauth, given[bench.publish.token]))
@@ -179,6 +182,7 @@ def _wire_recipe(bench: Workbench) -> None:
         **_QUIET,
     )
     chosen = [
+        recipe.method.input(suit, bench.inputs(), [*recipe.groups.values(), *recipe.fields], **_QUIET),
         recipe.tuning.preset.input(take, [recipe.tuning.preset, bench.model.facts], recipe.tuning.outputs(), **_QUIET),
         bench.data.tune.click(begin, [recipe.merge.fields["adapters"], recipe.method], recipe.switched(), **_QUIET),
     ]
@@ -186,6 +190,8 @@ def _wire_recipe(bench: Workbench) -> None:
         event.then(refresh, bench.inputs(), bench.outputs(), **_QUIET)
     bench.looking.survey.change(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
     recipe.tuning.door.click(lambda: gr.Tabs(selected="data"), None, bench.tabs, **_QUIET)
+    kept = recipe.another.click(recipe.keep, bench.inputs(), recipe.variants, **_QUIET)
+    kept.then(refresh, bench.inputs(), bench.outputs(), **_QUIET)
     applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), show_progress_on=bench.sidebar.summary, **_BUSY)
     applied.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
 

@@ -127,7 +127,7 @@ class PublishTab:
         repo_id = parse(PublishOptions, {"repo_id": repo}).repo_id if (repo or "").strip() else None
         sent = outgoing(result.folder, repo_id)
         others = [r for r in self.studio.results_of(result.job, owner) if r.key != result.key]
-        choices = [(f"{variant_name(r)} · {size(r.artifact.size)}", r.key) for r in others]
+        choices = [(f"{variant_name(r.artifact.options)} · {size(r.artifact.size)}", r.key) for r in others]
         return {
             self.variants: gr.update(choices=choices, value=[], visible=bool(others)),
             self.files: files({name: file.size for name, file in sent.items()}),
@@ -269,7 +269,7 @@ def as_markdown(text: str) -> str:
 
 def _name(result: Result) -> str:
     merged = "merged" if result.artifact.merged and result.artifact.kind != "merged" else ""
-    made = re.sub(r"\W+", "-", variant_name(result).lower())
+    made = re.sub(r"\W+", "-", variant_name(result.artifact.options).lower())
     return "-".join(part for part in (model_name(result.job.spec["base_model"]), merged, made) if part)
 
 

@@ -1,17 +1,21 @@
 """The Recipe tab: training, adapters to merge, the method, their options, and the recipe as a file."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from backend.errors import SpecError
 from backend.merge import MergeOptions
-from backend.options import parse
+from backend.models.facts import ModelFacts
+from backend.options import Frozen, parse
 from backend.quantize import METHODS
 from ui.draft import Parts
 from ui.format import lead, part
-from ui.forms import OptionForm, Updates, both, option_form
+from ui.forms import OptionForm, Updates, both, label, option_form
 from ui.tuning import Tuning, build_tuning
+from ui.variants import NAMED, variant_name
 
 UNQUANTIZED = "none"
 
@@ -52,6 +56,8 @@ class RecipeTab:
     method: gr.Radio
     groups: dict[str, gr.Column]
     forms: dict[str, OptionForm]
+    variants: gr.CheckboxGroup
+    another: gr.Button
     evaluate: gr.Checkbox
     text: gr.Textbox
     apply: gr.Button
@@ -66,7 +72,7 @@ class RecipeTab:
     @property
     def components(self) -> list[gr.components.Component]:
         """Everything that the forms hold."""
-        return [self.tuning.wanted, self.merging, self.method, self.evaluate, *self.fields]
+        return [self.tuning.wanted, self.merging, self.method, self.variants, self.evaluate, *self.fields]
 
     def outputs(self) -> list[Any]:
         """What fill() changes."""
@@ -85,17 +91,27 @@ class RecipeTab:
         if given[self.merging]:
             left_out = OF_OTHERS if tuning else ()
             stages["merge"] = {k: v for k, v in self.merge.values(given).items() if k not in left_out}
-        if method:
-            stages["quantize"] = {"method": method, **self.forms[method].values(given)}
+        kept = [json.loads(text) for text in given[self.variants] or []] if given[self.merging] or not tuning else []
+        stages |= {f"quantize {i}": values for i, values in enumerate(kept, 1)}
+        if method and (values := {"method": method, **self.forms[method].values(given)}) and not _among(values, kept):
+            stages["quantize"] = values
         return stages
+
+    def keep(self, given: dict[Any, Any]) -> Updates:
+        """Keep what the form says as a variant, so that the form can say another one."""
+        kept = [json.loads(text) for text in given[self.variants] or []]
+        values = {"method": given[self.method], **self.forms[given[self.method]].values(given)}
+        return {self.variants: _offered(kept if _among(values, kept) else [*kept, _known(values) or values])}
 
     def fill(self, known: Parts) -> Updates:
         """Show a recipe in the forms."""
-        method = known.quantize.method if known.quantize else UNQUANTIZED  # type: ignore[attr-defined]
+        *kept, last = known.quantize or (None,)
+        method = last.method if last else UNQUANTIZED
         filled: Updates = {self.evaluate: gr.update(value=known.evaluate is not None)}
         filled |= self.tuning.form.fill(known.finetune) if known.finetune else {}
         filled |= self.merge.fill(known.merge) if known.merge else {}
-        filled |= self.forms[method].fill(known.quantize) if known.quantize else {}
+        filled |= self.forms[method].fill(last) if last else {}
+        filled[self.variants] = _offered([_written(options) for options in kept if options])
         return both(filled, self.switch(known.finetune is not None, known.merge is not None, method))
 
     def take(self, adapter: str, method: str) -> Updates:
@@ -135,6 +151,15 @@ class RecipeTab:
         """Show the form of a method."""
         return {group: gr.update(visible=name == method) for name, group in self.groups.items()}
 
+    def suit(self, given: dict[Any, Any], facts: ModelFacts | None) -> Updates:
+        """Show the form of a method, with the largest groups that divide the model's layers where the usual do not."""
+        method, shown = str(given[self.method]), self.choose(str(given[self.method]))
+        field = self.forms[method].fields.get("group_size") if method in self.forms else None
+        if field is None or facts is None:
+            return shown
+        there = METHODS[method].Options().group_sizes(facts)
+        return shown | ({field: there[0]} if given[field] not in there else {})
+
     def _quantizing(self, given: dict[Any, Any]) -> str | None:
         """Give the method; None: the adapter, or the merged model, stays as it is."""
         if not given[self.merging]:
@@ -151,7 +176,7 @@ def build_recipe_tab() -> RecipeTab:
     with gr.Column(visible=False, elem_classes=["fields", "inset"]) as adapters:
         merge = option_form(MergeOptions, "merge")
     with gr.Column() as quantizing:
-        method, groups, forms = _methods()
+        methods = _methods()
     evaluate = gr.Checkbox(
         value=True,
         label="Measure the quality afterwards",
@@ -159,17 +184,16 @@ def build_recipe_tab() -> RecipeTab:
         " under Data.",
         elem_id="evaluate",
     )
-    made = (tuning, merging, adapters, merge, quantizing, method, groups, forms, evaluate)
-    tab = RecipeTab(*made, *_file(), gr.State(None))
+    tab = RecipeTab(tuning, merging, adapters, merge, quantizing, *methods, evaluate, *_file(), gr.State(None))
+    method = tab.method
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    method.input(tab.choose, method, list(groups.values()), **quiet)
     tuning.wanted.input(tab.begin, [tuning.wanted, merge.fields["adapters"], method], tab.switched(), **quiet)
     merging.input(tab.switch, [tuning.wanted, merging, method], tab.switched(), **quiet)
     return tab
 
 
-def _methods() -> tuple[gr.Radio, dict[str, gr.Column], dict[str, OptionForm]]:
-    """Build the choice of a method and the form of each."""
+def _methods() -> tuple[gr.Radio, dict[str, gr.Column], dict[str, OptionForm], gr.CheckboxGroup, gr.Button]:
+    """Build the choice of a method, the form of each, and the variants that are made beside it."""
     gr.HTML(
         part(
             "Quantize",
@@ -181,7 +205,12 @@ def _methods() -> tuple[gr.Radio, dict[str, gr.Column], dict[str, OptionForm]]:
     for name, module in METHODS.items():
         with gr.Column(visible=name == _FIRST, elem_classes=["fields"]) as groups[name]:
             forms[name] = option_form(module.Options, f"quantize-{name}")
-    return method, groups, forms
+    variants = gr.CheckboxGroup(
+        [], visible=False, label="Variants", elem_id="variants",
+        info="Made of the same model beside what is chosen above, and compared with it in one table.",
+    )  # fmt: skip
+    another = gr.Button("Keep this one and add another variant", size="sm", scale=0, elem_id="variant-add")
+    return method, groups, forms, variants, another
 
 
 def _file() -> tuple[gr.Textbox, gr.Button, gr.HTML]:
@@ -196,6 +225,37 @@ def _file() -> tuple[gr.Textbox, gr.Button, gr.HTML]:
         apply = gr.Button("Use this recipe", size="sm", elem_id="recipe-apply")
         note = gr.HTML("", elem_id="recipe-note")
     return text, apply, note
+
+
+def _offered(kept: list[dict[str, Any]]) -> Any:
+    """Show variants, all of them chosen."""
+    choices = [(_title(values), json.dumps(values)) for values in kept]
+    return gr.update(choices=choices, value=[value for _, value in choices], visible=bool(kept))
+
+
+def _title(values: dict[str, Any]) -> str:
+    """Name a variant, with the options that are not the usual ones."""
+    more = [f"{label(name)}: {value}" for name, value in values.items() if name not in ("method", *NAMED)]
+    return ", ".join([variant_name(_known(values, whole=True) or values), *more])
+
+
+def _known(values: dict[str, Any], whole: bool = False) -> dict[str, Any] | None:
+    """Give typed options as they are understood, the usual ones left out unless the whole is wanted; None if wrong."""
+    try:
+        options = parse(METHODS[values["method"]].Options, values, context={"paths": True})
+    except SpecError:
+        return None
+    return options.model_dump(mode="json") if whole else _written(options)
+
+
+def _written(options: Frozen) -> dict[str, Any]:
+    return {"method": options.method, **options.model_dump(mode="json", exclude_defaults=True)}  # type: ignore[attr-defined]
+
+
+def _among(values: dict[str, Any], kept: list[dict[str, Any]]) -> bool:
+    """Whether a variant says the same."""
+    known = _known(values)
+    return known is not None and known in kept
 
 
 def _needed(method: str) -> str:

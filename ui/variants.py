@@ -1,7 +1,8 @@
 """The variants that one job has made of a model, side by side: one table, and a picture of size against loss."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from backend.models.artifacts import Metrics
 from ui.format import escape, percent, size
@@ -25,8 +26,8 @@ def variants(results: Sequence[Result]) -> str:
         return ""
     measured.sort(key=lambda pair: pair[0].artifact.size)
     head = "".join(f'<th scope="col">{name}</th>' for name in _HEAD)
-    rows = "".join(_row(variant_name(r), r.artifact.size, m) for r, m in measured)
-    points = [(variant_name(r), r.artifact.size / 1e6, m.kl_mean) for r, m in measured]
+    rows = "".join(_row(variant_name(r.artifact.options), r.artifact.size, m) for r, m in measured)
+    points = [(variant_name(r.artifact.options), r.artifact.size / 1e6, m.kl_mean) for r, m in measured]
     return (
         '<section class="panel variants"><header><h2>Variants</h2><p>Down and to the left is better: smaller, and'
         f' closer to the original.</p></header>{_picture(points)}<div class="wide"><table><thead><tr><th></th>{head}'
@@ -34,9 +35,12 @@ def variants(results: Sequence[Result]) -> str:
     )
 
 
-def variant_name(result: Result) -> str:
+NAMED = ("bits", "group_size")
+"""Options that a variant's name says."""
+
+
+def variant_name(options: Mapping[str, Any]) -> str:
     """Name a variant by its method and what tells it apart: GPTQ 4 bit · 64."""
-    options = result.artifact.options
     bits, group = options.get("bits"), options.get("group_size")
     words = [method_name(options), f"{bits} bit" if bits else ""]
     return " ".join(filter(None, words)) + (f" · {group}" if group and group != -1 else "")

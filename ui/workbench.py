@@ -127,7 +127,7 @@ class Workbench:
         stages, rows = self.recipe.stages(given), self.data.rows
         if "finetune" in stages:
             stages["finetune"] = rows.values(given) | stages["finetune"]
-        if given[self.recipe.evaluate] and ("merge" in stages or "quantize" in stages):
+        if given[self.recipe.evaluate] and any(name.split()[0] in ("merge", "quantize") for name in stages):
             stages["evaluate"] = self.data.values(given)
         return Draft(facts.model, facts.commit, stages, self.data.text(given), rows.upload(given))
 

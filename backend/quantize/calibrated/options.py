@@ -103,8 +103,7 @@ class CalibratedOptions(PlannedOptions):
                 with the sizes that do.
         """
         refuse_experts(facts.config)
-        turned = facts.model_type in TRANSPOSED
-        shapes = {t.name: t.shape[::-1] if turned else t.shape for t in facts.tensors if not self.skips(t)}
+        shapes = self._shapes(facts)
         if not shapes:
             raise SpecError(f"'{facts.model}' has no linear layers in blocks that could be quantized: choose nf4.")
         for name, (outputs, inputs) in shapes.items():
@@ -113,15 +112,24 @@ class CalibratedOptions(PlannedOptions):
                     f"'{name}' has {inputs} inputs and {outputs} outputs, and the layout packs 32 at a time: choose"
                     " method nf4."
                 )
-        widths = {inputs for _, inputs in shapes.values()}
-        if self.group_size > 0 and any(inputs % self.group_size for inputs in widths):
+        fit = self.group_sizes(facts)
+        if self.group_size not in fit:
             name = next(name for name, (_, inputs) in shapes.items() if inputs % self.group_size)
-            fit = [str(size) for size in GROUP_SIZES if not any(inputs % size for inputs in widths)]
             text = (
                 f"{self.group_size} does not divide the {shapes[name][1]} inputs of '{name}': choose"
-                f" {' or '.join([*reversed(fit), '-1'])}"
+                f" {' or '.join(map(str, fit))}"
             )
             raise SpecError(f"group_size: {text}.", {"group_size": text})
+
+    def group_sizes(self, facts: ModelFacts) -> list[int]:
+        """Give the group sizes that divide every layer of a model, the largest first; -1 always does."""
+        widths = {inputs for _, inputs in self._shapes(facts).values()}
+        return [*(size for size in reversed(GROUP_SIZES) if not any(inputs % size for inputs in widths)), -1]
+
+    def _shapes(self, facts: ModelFacts) -> dict[str, tuple[int, ...]]:
+        """Give the shapes of the weights that are quantized, [out_features, in_features]."""
+        turned = facts.model_type in TRANSPOSED
+        return {t.name: t.shape[::-1] if turned else t.shape for t in facts.tensors if not self.skips(t)}
 
     @property
     def symmetric(self) -> bool:
