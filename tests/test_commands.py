@@ -94,7 +94,7 @@ def test_evaluate_prints_the_promised_figures_and_keeps_them(nf4, tiny_model, tm
     promised = {"kl_mean", "kl_p99", "top1_agreement", "perplexity", "reference_perplexity", "tokens"}
     assert promised <= set(done)
     assert done["tokens"] == 2 * 31
-    assert open_artifact(nf4).metrics.model_dump() == done
+    assert open_artifact(nf4).metrics.model_dump(mode="json") == done
 
 
 def test_estimate_promises_what_quantize_then_writes(nf4, tiny_model, capsys):

@@ -37,6 +37,7 @@ ROWS_BYTES = 24  # for each of the compared rows and token of the vocabulary: si
 COPIES_BYTES = 160  # for each token of a window and number that it is in a layer
 EVALUATE_SECONDS = 8.0  # the imports
 EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER = 2.4e-11  # both models, forward
+ANSWER_SECONDS_A_PARAMETER = 3.7e-8  # the answers of both models
 
 
 class Estimate(Frozen):
@@ -232,7 +233,8 @@ def _evaluation(options: EvaluateOptions, facts: ModelFacts, results: list[dict[
     bitsandbytes' arithmetic makes copies of what a layer has in hand: a result that is only cast needs less.
     """
     tokens = options.max_seq_length * options.num_samples
-    forward = len(results) * tokens * facts.parameters * EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER
+    once = tokens * EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER + options.answers * ANSWER_SECONDS_A_PARAMETER
+    forward = len(results) * facts.parameters * once
     largest = max(sum(count for name, count in files.items() if name.endswith(".safetensors")) for files in results)
     if unpacked:
         largest = max(largest, facts.size)
