@@ -131,6 +131,7 @@ def test_estimate_wants_either_a_recipe_or_a_method(tmp_path, capsys, argv, word
     assert words in fails(capsys, "estimate", *(word.format(recipe) for word in argv))
 
 
+@pytest.mark.real
 def test_run_does_a_recipe_and_publishes_to_a_folder(tiny_model, tmp_path, capsys):
     (tmp_path / "prose.txt").write_text(PROSE)
     recipe = tmp_path / "r.yaml"

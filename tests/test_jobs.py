@@ -88,6 +88,7 @@ def caught(settings, step):
     return worker
 
 
+@pytest.mark.real
 def test_a_job_ends_sealed_and_measured_and_its_token_is_nowhere(supervisor, settings, measured_recipe, hub):
     recipe = measured_recipe
     hub.add_token(TOKEN, "me")

@@ -8,6 +8,8 @@ from backend.__main__ import main
 from backend.models.artifacts import open_artifact
 from backend.publish.card import build_card
 
+pytestmark = pytest.mark.real
+
 PROSE = "The quick brown fox jumps over the lazy dog, and the dog thinks about it for a while. " * 40
 QUICK = ["--group-size", "32", "--num-calibration-samples", "4", "--max-seq-length", "32"]
 

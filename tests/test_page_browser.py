@@ -129,7 +129,7 @@ def test_the_whole_way_from_a_model_to_a_published_card(app, page):
     expect(page.locator("#chat-box")).to_contain_text("Paris", timeout=60_000)
     expect(page.locator("#chat-speed")).to_contain_text("tokens/s", timeout=60_000)
     tab(page, "Publish")
-    expect(page.locator("#publish-card")).to_contain_text("SmolLM2-135M-Instruct")
+    expect(page.locator("#publish-card")).to_contain_text("SmolLM2-135M-Instruct", timeout=60_000)
     page.locator("#publish-start").click()
     expect(page.locator("#publish-result")).to_contain_text("published", timeout=60_000)
     [folder] = (app.data / "published").iterdir()
