@@ -11,6 +11,10 @@ ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where output i of eight lies in a word of AutoAWQ's GEMM layout, in nibbles from the lowest."""
 
 
+BESIDE = (".qzeros", ".scales", ".g_idx", ".weight_scale", ".weight_zero_point", ".weight_g_idx", ".weight_shape")
+"""Ends of the names of tensors that say how others are stored; compressed-tensors keeps some beside dense weights."""
+
+
 def tokens_of(model: Path, text: str, length: int) -> list[list[int]]:
     """Cut a text into windows of tokens."""
     from transformers import AutoTokenizer
@@ -45,7 +49,7 @@ def unpacked(model: Path, folder: Path) -> Any:
 
     config = json.loads((folder / "config.json").read_text())
     settings = config.get("quantization_config") or {}
-    if settings.get("quant_method") not in ("gptq", "awq"):
+    if settings.get("quant_method") == "bitsandbytes":
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     tensors: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -59,7 +63,7 @@ def unpacked(model: Path, folder: Path) -> Any:
                      for key in ("qweight", "qzeros", "scales", "g_idx") if base + key in tensors}  # fmt: skip
             weight = gptq(parts, settings) if settings["quant_method"] == "gptq" else awq(parts)
             state[base + "weight"] = torch.from_numpy(weight)
-        elif not name.endswith((".qzeros", ".scales", ".g_idx")):
+        elif not name.endswith(BESIDE):
             state[name] = tensor
     left_out = result.load_state_dict(state, strict=False)
     missing = {name for name in left_out.missing_keys if name != "lm_head.weight"}
