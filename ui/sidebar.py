@@ -90,6 +90,8 @@ def step_words(stage: Stage) -> tuple[str, str]:
         names = ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters) or "the tuned one"
         return stage_title(stage), names if stage.keep else f"{names}, in passing: not kept"
     detail = "no quantization" if stage.method == "cast" else METHODS[stage.method].TITLE.partition("·")[2].strip()
+    if stage.method in ("gptq", "awq"):
+        detail = f"{stage.bits} bit, " + (f"groups of {stage.group_size}" if stage.group_size > 0 else "a scale a row")
     return stage_title(stage), detail
 
 

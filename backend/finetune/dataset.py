@@ -135,10 +135,7 @@ class DatasetOptions(Frozen):
     @field_validator("dataset", "validation_dataset")
     @classmethod
     def _a_dataset(cls, value: str | None, info: ValidationInfo) -> str | None:
-        context = info.context or {}
-        if value is None or context.get("stored"):
-            return value
-        return parse_dataset(value, bool(context.get("paths")), context.get("folder"))
+        return dataset_field(value, info)
 
     @field_validator("split", "validation_split")
     @classmethod
@@ -179,6 +176,14 @@ class DatasetOptions(Frozen):
         if self.validation_size > 1 and self.validation_size != int(self.validation_size):
             raise ValueError("validation_size: must be a share below 1, or a whole number of rows")
         return self
+
+
+def dataset_field(value: str | None, info: ValidationInfo) -> str | None:
+    """Check a field that names a data set, as the context of its validation allows; see parse_dataset()."""
+    context = info.context or {}
+    if value is None or context.get("stored"):
+        return value
+    return parse_dataset(value, bool(context.get("paths")), context.get("folder"))
 
 
 def parse_dataset(text: str, paths: bool = False, folder: Path | None = None) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 
 from backend.errors import SpecError
-from backend.finetune.dataset import parse_dataset
+from backend.finetune.dataset import dataset_field
 from backend.models.facts import ModelFacts, Tensor
 from backend.quantize.bitsandbytes import ADVANCED
 from backend.quantize.calibrated.architectures import refuse_experts
@@ -90,10 +90,7 @@ class CalibratedOptions(PlannedOptions):
     @field_validator("calibration")
     @classmethod
     def _a_dataset(cls, value: str | None, info: ValidationInfo) -> str | None:
-        context = info.context or {}
-        if value is None or context.get("stored"):
-            return value
-        return parse_dataset(value, bool(context.get("paths")), context.get("folder"))
+        return dataset_field(value, info)
 
     def check(self, facts: ModelFacts) -> None:
         """Refuse what does not fit the model, before anything is downloaded.
