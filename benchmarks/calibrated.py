@@ -24,6 +24,7 @@ from backend.models.artifacts import versions
 from backend.models.demo import calibration_text, demo_folder, evaluation_text
 from backend.models.machine import hardware
 from backend.progress import silent
+from benchmarks.figures import spreads
 from benchmarks.unpacked import divergence, tokens_of
 
 RESULTS = Path(__file__).parent / "results" / "calibrated.json"
@@ -131,7 +132,7 @@ def main() -> None:
         "versions": versions(("torch", "transformers", "numpy", "numba")) | peers(),
         "rounds": rounds,
         "ratios": ratios(found),
-        "contenders": {name: summary(runs) for name, runs in found.items()},
+        "contenders": {name: spreads(runs) for name, runs in found.items()},
     }
     RESULTS.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
@@ -214,18 +215,6 @@ def ratios(found: dict[str, list[dict[str, float]]]) -> dict[str, float]:
         compared |= over("gptq-4: ours", "gptq-4: GPTQModel", key) | over("awq-4: ours", "awq-4: GPTQModel", key)
         compared |= over("gptq-4: ours", "gptq-4: llm-compressor", key)
     return compared
-
-
-def summary(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Give median and range of each figure."""
-    return {
-        key: {
-            "median": round(statistics.median(run[key] for run in runs), 4),
-            "min": round(min(run[key] for run in runs), 4),
-            "max": round(max(run[key] for run in runs), 4),
-        }
-        for key in runs[0]
-    }
 
 
 if __name__ == "__main__":

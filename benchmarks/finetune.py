@@ -8,7 +8,6 @@ learned from, by a third program that knows neither contender. It runs on the GP
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from backend.models.artifacts import versions
 from backend.models.demo import demo_folder
 from backend.models.machine import hardware
 from backend.progress import silent
+from benchmarks.figures import spread, spreads
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 CONTENDERS = ("ours", "trl")
@@ -63,9 +63,7 @@ def main() -> None:
             round(ours["loss"] - peer["loss"], 4) for ours, peer in zip(found["ours"], found["trl"], strict=True)
         ],
         "loss, from seed to seed": {name: spread([run["loss"] for run in found[name]]) for name in CONTENDERS},
-        "contenders": {
-            name: {key: spread([run[key] for run in found[name]]) for key in found[name][0]} for name in CONTENDERS
-        },
+        "contenders": {name: spreads(found[name]) for name in CONTENDERS},
     }
     RESULTS.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
@@ -189,15 +187,6 @@ def ratio(found: dict[str, list[dict[str, float]]], key: str) -> dict[str, float
     """Give ours over the peer's, from round to round."""
     each = [ours[key] / peer[key] for ours, peer in zip(found["ours"], found["trl"], strict=True)]
     return spread(each)
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Give median and range."""
-    return {
-        "median": round(statistics.median(values), 4),
-        "min": round(min(values), 4),
-        "max": round(max(values), 4),
-    }
 
 
 if __name__ == "__main__":

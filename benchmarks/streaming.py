@@ -8,7 +8,6 @@ imports; sources are in the page cache, results are not forced to the disk, as t
 
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from backend.models.artifacts import versions
 from backend.models.machine import hardware
 from backend.weights.output import Output
 from backend.weights.writer import INDEX, Slot, Writer, index, lay_out
+from benchmarks.figures import spreads
 
 ROUNDS = {"0.7B": 5, "8B": 3}
 RESULTS = Path(__file__).parent / "results" / "streaming.json"
@@ -92,7 +92,9 @@ def main() -> None:
                 runs["nf4: transformers + bitsandbytes"] = lambda s=source: run_python(BITSANDBYTES, s, place / "out")
                 runs["merge: PEFT"] = lambda s=source, a=adapter: run_python(PEFT, s, place / "out", a)
             rounds = [{name: run() for name, run in runs.items()} for _ in range(ROUNDS[size])]
-            found[size] = {"rounds": ROUNDS[size]} | {name: spread([r[name] for r in rounds]) for name in runs}
+            found[size] = {"rounds": ROUNDS[size]} | {
+                name: spreads([r[name] for r in rounds], digits=2) for name in runs
+            }
             if size == "0.7B":
                 found[size] |= identical(source, place) | off(source, adapter, place)
             shutil.rmtree(source)
@@ -257,18 +259,6 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
         "merge: times faster": round(median(peft, "seconds") / median(merge, "seconds"), 1),
         "merge: times less RSS": round(median(peft, "rss_mib") / median(merge, "rss_mib"), 1),
         "merge: times less anonymous memory": round(median(peft, "anonymous_mib") / median(merge, "anonymous_mib"), 1),
-    }
-
-
-def spread(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Give median and range of each figure."""
-    return {
-        key: {
-            "median": round(statistics.median(run[key] for run in runs), 2),
-            "min": round(min(run[key] for run in runs), 2),
-            "max": round(max(run[key] for run in runs), 2),
-        }
-        for key in runs[0]
     }
 
 

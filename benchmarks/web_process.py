@@ -8,7 +8,6 @@ Every start is a fresh process.
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from backend.models.artifacts import versions
 from backend.models.machine import hardware
+from benchmarks.figures import spread
 
 ROUNDS = 5
 IDLE = 5.0  # seconds after the first answer at which memory is read
@@ -40,10 +40,10 @@ def main() -> None:
         "machine": hardware(),
         "versions": versions(("gradio", "fastapi", "uvicorn", "huggingface-hub", "pydantic")),
         "rounds": ROUNDS,
-        "import_gradio_seconds": _spread(imports),
-        "first_200_seconds": _spread(answers),
-        "ratio": _spread(ratios),
-        "idle_rss_mib": _spread(memory),
+        "import_gradio_seconds": spread(imports, digits=2),
+        "first_200_seconds": spread(answers, digits=2),
+        "ratio": spread(ratios, digits=2),
+        "idle_rss_mib": spread(memory, digits=2),
     }
     RESULTS.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
@@ -83,14 +83,6 @@ def _answers(port: int) -> bool:
             return bool(reply.status == 200)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 2),
-        "min": round(min(values), 2),
-        "max": round(max(values), 2),
-    }
 
 
 if __name__ == "__main__":

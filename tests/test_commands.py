@@ -15,6 +15,7 @@ from backend.jobs import estimates
 from backend.jobs.foreground import identity
 from backend.models.artifacts import open_artifact
 from backend.recipes import parse_recipe
+from tests.typed import fails, succeeds
 
 PROSE = "The quick brown fox jumps over the lazy dog. " * 20
 MEASURE = ["--max-seq-length", "32", "--num-samples", "2"]
@@ -47,25 +48,6 @@ def misfits(hub, nf4, tiny_model):
     weights = {name: (nf4 / name).read_bytes() for name in ("config.json", "model.safetensors", "tokenizer.json")}
     hub.add_model("them/quantized", weights)
     return hub
-
-
-def succeeds(capsys, *argv):
-    """Run a command with --json and give what it printed."""
-    code = main([*argv, "--json"])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    return json.loads(out)
-
-
-def fails(capsys, *argv, code=1):
-    """Run a command that must fail with one line, and give the line."""
-    assert main(list(argv)) == code
-    out, err = capsys.readouterr()
-    assert out == ""
-    line = err.rstrip("\n").splitlines()[-1]
-    assert line.startswith("error: ")
-    assert "Traceback" not in err
-    return line
 
 
 def test_quantize_writes_an_artifact_and_leaves_no_job_behind(nf4):

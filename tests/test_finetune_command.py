@@ -17,6 +17,7 @@ from backend.models.artifacts import TRAINED_HERE, UNPUBLISHED, open_artifact
 from backend.models.machine import gpus
 from backend.publish.card import build_card
 from tests.conftest import CANARY
+from tests.typed import fails, succeeds
 
 ROWS = [{"prompt": f"What is {i} and {i}?", "completion": f"{2 * i}, says {CANARY}."} for i in range(12)]
 QUICK = ["--max-length", "128", "--per-device-train-batch-size", "2"]
@@ -43,23 +44,6 @@ def adapter(tiny_model, rows, tmp_path_factory):
         argv = ["finetune", str(tiny_model), "--dataset", str(rows), "--max-steps", "3", "--output", str(output)]
         assert main([*argv, "--validation-size", "4", *QUICK]) == 0
     return output
-
-
-def succeeds(capsys, *argv):
-    """Run a command with --json and give what it printed."""
-    code = main([*argv, "--json"])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    return json.loads(out)
-
-
-def fails(capsys, *argv):
-    """Run a command that must fail, and give the line that it says."""
-    assert main(list(argv)) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "Traceback" not in err
-    return err.rstrip("\n").splitlines()[-1]
 
 
 @pytest.mark.real

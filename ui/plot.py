@@ -56,10 +56,10 @@ def plot(title: str, lines: Sequence[Line], last: int, mark: int | None, size: t
     values = [value for line in drawn for _, value in line.points]
     if not values:
         return ""
-    ticks = _ticks(min(values), max(values))
-    frame = Frame(*size, max(last, 1), ticks[0], ticks[-1])
+    rows = ticks(min(values), max(values))
+    frame = Frame(*size, max(last, 1), rows[0], rows[-1])
     names = " ".join(f'<span class="{line.kind}">{escape(line.name)}</span>' for line in drawn)
-    inside = _grid(frame, ticks) + (_mark(frame, mark) if mark else "") + "".join(_line(frame, line) for line in drawn)
+    inside = _grid(frame, rows) + (_mark(frame, mark) if mark else "") + "".join(_line(frame, line) for line in drawn)
     told = "; ".join(f"{line.name} {number(line.points[-1][1])} at step {line.points[-1][0]}" for line in drawn)
     picture = (
         f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(f"{title}: {told}")}">{inside}</svg>'
@@ -80,7 +80,7 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 0.01 or value == 0 else f"{value:.1e}".replace("e-0", "e-")
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Give round numbers around the values, from below the lowest to above the highest."""
     span = (high - low) or abs(high) or 1.0
     rough = span / _TICKS
@@ -90,10 +90,10 @@ def _ticks(low: float, high: float) -> list[float]:
     return [i * step for i in range(first, max(last, first + 1) + 1)]
 
 
-def _grid(frame: Frame, ticks: Sequence[float]) -> str:
+def _grid(frame: Frame, values: Sequence[float]) -> str:
     """Draw the axes: a line for each round value, and the first, middle and last step."""
     right, rows = frame.width - _RIGHT, ""
-    for tick in ticks:
+    for tick in values:
         y = frame.y(tick)
         rows += f'<line x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
         rows += f'<text class="y" x="{_LEFT - 8}" y="{y + 4:.1f}">{number(tick)}</text>'

@@ -17,6 +17,7 @@ from ui.errors import fault
 from ui.format import duration, escape, plural, size
 from ui.forms import label
 from ui.studio import stage_title, way
+from ui.variants import grid
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ def step_words(stage: Stage) -> tuple[str, str]:
     if stage.stage == "merge":
         names = ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters) or "the tuned one"
         return stage_title(stage), names if stage.keep else f"{names}, in passing: not kept"
-    detail = "no quantization" if stage.method == "cast" else METHODS[stage.method].TITLE.partition("·")[2].strip()
-    if stage.method in ("gptq", "awq"):
-        detail = f"{stage.bits} bit, " + (f"groups of {stage.group_size}" if stage.group_size > 0 else "a scale a row")
+    if stage.method == "cast":
+        return stage_title(stage), "no quantization"
+    detail = grid(stage.model_dump()) or METHODS[stage.method].TITLE.partition("·")[2].strip()
     return stage_title(stage), detail
 
 

@@ -6,15 +6,15 @@ from typing import Any
 
 from backend.models.artifacts import Metrics
 from ui.format import escape, percent, size
+from ui.plot import ticks
 from ui.studio import Result, method_name
 
 WIDTH, HEIGHT = 640, 280
 LEFT, RIGHT, TOP, BOTTOM = 56, 24, 16, 44  # pixels around the plane
 LETTER, LINE = 7.2, 16  # of a label, in pixels
-TICKS = 5
 
 _ROUND = tuple(digit * 10.0**power for power in range(-4, 7) for digit in (1, 2, 5))
-"""Where lines are drawn."""
+"""Where lines are drawn on the scale of powers."""
 
 _HEAD = ("Size", "KL, mean", "KL, 99th percentile", "Same likeliest token", "Flips", "Perplexity", "Tokens/s")
 
@@ -41,9 +41,13 @@ NAMED = ("bits", "group_size")
 
 def variant_name(options: Mapping[str, Any]) -> str:
     """Name a variant by its method and what tells it apart: GPTQ 4 bit · 64."""
+    return f"{method_name(options)} {grid(options)}".strip()
+
+
+def grid(options: Mapping[str, Any]) -> str:
+    """Say the bits and the group size that a method has been given: 4 bit · 64; nothing where it has no choice."""
     bits, group = options.get("bits"), options.get("group_size")
-    words = [method_name(options), f"{bits} bit" if bits else ""]
-    return " ".join(filter(None, words)) + (f" · {group}" if group and group != -1 else "")
+    return (f"{bits} bit" if bits else "") + (f" · {group}" if group and group != -1 else "")
 
 
 def _row(name: str, made: int, metrics: Metrics) -> str:
@@ -70,12 +74,10 @@ def _picture(points: Sequence[tuple[str, float, float]]) -> str:
     def place(x: float, log: float) -> tuple[float, float]:
         return LEFT + across * x / largest, TOP + down * (high - log) / (high - low)
 
-    step = next(n for n in _ROUND if n >= largest / TICKS)
-    ticks = [step * i for i in range(int(largest / step) + 1)]
     lines = "".join(
         f'<line x1="{place(x, low)[0]:.0f}" x2="{place(x, low)[0]:.0f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
         f'<text x="{place(x, low)[0]:.0f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{x:g}</text>'
-        for x in ticks
+        for x in ticks(0, largest)[:-1]
     )
     for log in (math.log10(n) for n in _ROUND if low <= math.log10(n) <= high):
         y = place(0, log)[1]
