@@ -45,7 +45,7 @@ def recipe_of(model, rows, **options):
     return parse_recipe({"base_model": str(model), "stages": [stage]}, paths=True)
 
 
-def trained(recipe, data, monkeypatch, number, listen=lambda event: None):
+def trained(recipe, data, monkeypatch, number, listen=print):
     """Train in so many processes; give the artifact, the metrics and the adapter's weights."""
     monkeypatch.setenv("WEIGHTSMITH_NUM_PROCESSES", str(number))
     with finished(recipe, None, listen, Settings(data=data).writable()) as job:
@@ -100,25 +100,36 @@ def test_a_process_that_fails_says_why_and_ends_the_others(tiny_model, rows, tmp
 
 @linux
 @pytest.mark.real
-@pytest.mark.parametrize("victim", ["app", "launcher"])
-def test_whoever_is_killed_no_process_of_a_training_stays(victim, tiny_model, rows, tmp_path, monkeypatch):
+def test_killed_processes_start_again_once_and_whoever_is_killed_none_stays(tiny_model, rows, tmp_path, monkeypatch):
     monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("WEIGHTSMITH_NUM_PROCESSES", "2")
     command = [sys.executable, "-m", "backend", "finetune", str(tiny_model), "--dataset", str(rows)]
     command += ["--num-train-epochs", "500", "--max-length", "64", "--output", str(tmp_path / "out")]
-    app = subprocess.Popen(command, cwd=ROOT)
 
     def running(word):
         found = [pid for job in tmp_path.glob("data/runs/*") for pid in marked(marker_prefix(job))]
         return [pid for pid in found if word in (ROOT / f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
 
-    assert wait_until(lambda: list(tmp_path.glob("data/runs/*/stages/*/metrics.jsonl")), 60)
-    assert len(running(b"rank")) >= 2
-    if victim == "app":
-        app.kill()
-    else:
+    def learning():
+        """Wait until both processes run and a checkpoint is sealed; give them and their launcher."""
+        sealed = "data/runs/*/stages/*/checkpoints/*/sealed.json"
+        assert wait_until(lambda: list(tmp_path.glob(sealed)) and len(running(b"rank")) >= 2, 60)
         [launcher] = [pid for pid in running(b"accelerate.commands.launch") if os.getsid(pid) != pid]
-        os.kill(launcher, signal.SIGKILL)
+        return set(running(b"rank")), launcher
+
+    app = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    first, launcher = learning()
+    os.kill(launcher, signal.SIGKILL)
+    assert wait_until(lambda: not first & set(running(b"rank")), 10)
+    second, launcher = learning()
+    assert not first & second
+    os.kill(launcher, signal.SIGKILL)
+    assert "2 times" in app.communicate(timeout=60)[1]
+    assert app.returncode == 1
+    assert not running(b"rank")
+    app = subprocess.Popen(command, cwd=ROOT)
+    learning()
+    app.kill()
     assert wait_until(lambda: not running(b"rank"), 10)
     assert app.wait(20) != 0
     assert not running(b"--multi_gpu")

@@ -18,6 +18,7 @@ import backend
 
 ROOT = Path(backend.__file__).resolve().parent.parent
 MARKER = "WEIGHTSMITH_RUN"
+LAST_WORDS = 15  # lines of a child's own output that are shown when it failed in a way nobody foresaw
 LOG_BYTES = 5_000_000  # of the log file; the one before it is kept, so a flood costs twice this
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY|CREDENTIAL")
@@ -54,6 +55,11 @@ def mask(text: str, tokens: Iterable[str] = ()) -> str:
     for token in tokens:
         text = text.replace(token, "•••")
     return _SECRET_TEXT.sub("•••", text)
+
+
+def last_words(log: Path) -> str:
+    """Give the end of a log: what explains an end that nobody expected."""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS:])
 
 
 def marker_prefix(home: Path) -> str:

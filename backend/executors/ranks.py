@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from backend.errors import JobError
-from backend.executors.local import Child
+from backend.executors.local import Child, last_words
 from backend.models.machine import gpus, torch_threads
 from backend.progress import Report
 from backend.settings import Settings
@@ -23,6 +23,9 @@ RANK = "rank"
 """The worker's third argument in a process that accelerate has started."""
 
 STOP_SECONDS = 5.0
+
+ATTEMPTS = 2
+"""How often the processes are started when one ends without saying why: a port, or a GPU's link, may be lost once."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -80,18 +83,23 @@ def launch(job: Path, index: int, settings: Settings, report: Report) -> None:
     if settings.accelerate_config:
         words = " ".join(["accelerate launch --config_file ITS_OWN", *command[-5:]])
         report.log(f"Each further machine of the accelerate configuration has to run, in the app's folder: {words}")
-    child = Child(command, os.environ, job, job / "log.txt", hear)
-    try:
-        code = child.wait()
-    finally:
-        child.stop(STOP_SECONDS)
-    if failures:
-        raise JobError(failures[0])
-    if code:
-        raise JobError(
-            f"One of the {number} training processes was ended from outside, or failed unexpectedly: the end of the log"
-            " says why; a retry goes on from the last checkpoint."
-        )
+    for again in range(ATTEMPTS):
+        child = Child(command, os.environ, job, job / "log.txt", hear)
+        try:
+            code = child.wait()
+        finally:
+            child.stop(STOP_SECONDS)
+        if failures:
+            raise JobError(failures[0])
+        if not code:
+            return
+        report.log(last_words(job / "log.txt"))
+        if again + 1 < ATTEMPTS:
+            report.log("A training process ended without a word: all are started again, from the last checkpoint.")
+    raise JobError(
+        f"One of the {number} training processes was ended from outside, or failed unexpectedly, {ATTEMPTS} times: the"
+        " end of the log says why; a retry goes on from the last checkpoint."
+    )
 
 
 def _flags(settings: Settings, number: int) -> list[str]:

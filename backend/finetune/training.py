@@ -202,6 +202,8 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     last = float(tuner.evaluate()["eval_loss"]) if rows.validation else None
     if rank() == 0:
         tuner.model.save_pretrained(output)
+    tuner.accelerator.wait_for_everyone()
+    tuner.accelerator.end_training()  # leaves the other processes in order, before any of them is gone
     state = tuner.state
     return Outcome(state.global_step, state.max_steps, float(done.training_loss), first, last, stopped)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import JobError, LoginError
-from backend.executors.local import Child, environment
+from backend.executors.local import Child, environment, last_words
 from backend.jobs.specs import ONLINE, Spec, stage_folder, steps, write_spec
 from backend.models.artifacts import PARTIAL, is_sealed
 from backend.models.machine import memory_bytes
@@ -19,8 +19,6 @@ from backend.settings import Settings
 from backend.weights.output import JOURNAL
 
 LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
-
-LAST_WORDS = 15  # lines of a worker's own output that are shown when it failed in a way nobody foresaw
 
 Listen = Callable[[dict[str, Any]], None]
 
@@ -107,17 +105,13 @@ class Run:
         if code > 128:
             raise Interrupted(_killed(name, code - 128))
         if code:
-            self._record({"event": "log", "text": self._last_words()}, listen)
+            self._record({"event": "log", "text": last_words(self.folder / "log.txt")}, listen)
             raise JobError(f"The step '{name}' failed unexpectedly: the end of the log says why; retry, or report it.")
 
     def _network(self, name: str) -> str:
         if name in ONLINE:
             return "online"
         return "hosts" if name == "finetune" and self._hosts else "offline"
-
-    def _last_words(self) -> str:
-        lines = (self.folder / "log.txt").read_text(encoding="utf-8").splitlines()
-        return "\n".join(lines[-LAST_WORDS:])
 
     def _watch(self, child: Child, name: str, life: list[float]) -> int:
         while (code := child.wait(0.1)) is None:

@@ -100,4 +100,8 @@ def _leave_network() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    if ranks.world_size() > 1:  # Python's own end may abort while threads of torch.distributed still run
+        sys.stderr.flush()
+        os._exit(ended)
+    sys.exit(ended)
