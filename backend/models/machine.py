@@ -1,5 +1,6 @@
 """What this machine is: its name for artifacts, its memory for estimates; torch is not needed to ask."""
 
+import ctypes
 import os
 import platform
 import re
@@ -9,6 +10,8 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def hardware() -> str:
@@ -35,6 +38,19 @@ def peak_memory_bytes() -> int:
     if status.is_file() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def give_freed_memory_back() -> None:
+    """Have glibc give back large pieces as they are freed; elsewhere nothing happens.
+
+    By itself it raises, with each large piece that is freed, the size from which pieces lie apart: they end up among
+    small ones, and holes stay. Measured where matrices come and go, a
+    quantization to 3 bit: 794-905 became 742-816 MiB.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        for setting, value in ((_M_MMAP_THRESHOLD, 4 << 20), (_M_TRIM_THRESHOLD, 64 << 20), (_M_TOP_PAD, 64 << 20)):
+            mallopt(setting, value)
 
 
 def torch_threads() -> int:
