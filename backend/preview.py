@@ -77,16 +77,21 @@ def counts(survey: Survey) -> dict[str, int]:
     }
 
 
-def dropped(examination: Examination) -> dict[str, int]:
-    """Name the figures of rows that are read."""
+def dropped(examination: Examination, calibrates: bool = False) -> dict[str, int]:
+    """Name the figures of rows that are read.
+
+    Args:
+        examination: Of the rows.
+        calibrates: Whether they are calibrated on, not learned from.
+    """
     reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in examination.dropped.items())
     without = f"without a sample ({reasons})" if reasons else "without a sample"
+    used = {"to learn from": examination.train, "to measure on": examination.validation}
     return {
         "read": examination.rows,
         without: sum(examination.dropped.values()),
         "repeat an earlier one": examination.repeated,
-        "to learn from": examination.train,
-        "to measure on": examination.validation,
+        **({"to calibrate on": examination.train} if calibrates else used),
     }
 
 

@@ -40,14 +40,15 @@ PEERS = {
 
 GPTQMODEL = """
 import json, sys
-from gptqmodel import GPTQModel, QuantizeConfig
+from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 from gptqmodel.quantization import FORMAT, METHOD
 model, rows, output, method, bits, group = sys.argv[1:]
 more = {} if method == "gptq" else {"quant_method": METHOD.AWQ, "format": FORMAT.GEMM}
 config = QuantizeConfig(bits=int(bits), group_size=int(group), **more)
 rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in json.load(open(rows))]
 loaded = GPTQModel.load(model, config)
-loaded.quantize(rows, batch_size=1)
+backend = BACKEND.AUTO if method == "gptq" else BACKEND.AWQ_TORCH  # for AWQ it chooses none that runs on a CPU
+loaded.quantize(rows, batch_size=1, backend=backend)
 loaded.save(output)
 """
 LLMCOMPRESSOR = """

@@ -95,7 +95,7 @@ def test_a_context_is_never_taken_for_the_user_s_words(tmp_path: Path) -> None:
     assert next(below.train()).messages[0].content == "q\n\nc"
     without = opened(tmp_path, row, user_column="question", assistant_column="answer")
     assert next(without.train()).messages == (USER, ASSISTANT)
-    with pytest.raises(SpecError, match=r"Which columns are learned from.*'context', 'response'"):
+    with pytest.raises(SpecError, match=r"Which columns are to be used.*'context', 'response'"):
         opened(tmp_path, {"context": "c", "response": "a"})
 
 

@@ -60,6 +60,21 @@ def test_rows_are_read_through_the_chat_template(tiny_model, tmp_path, capsys):
     assert "Calibrating on rows.jsonl: 4 windows of 32 tokens" in err
 
 
+def test_columns_are_asked_for_and_named(tiny_model, tmp_path, capsys):
+    source = tmp_path / "rows.csv"
+    source.write_text("frage,antwort\n" + "".join(f"Was ist {i}?,Das ist {i} und nichts anderes.\n" for i in range(40)))
+    command = ["quantize", tiny_model, "--method", "gptq", "--calibration", source, *QUICK, "--output", tmp_path / "q"]
+    code, _, err = run(capsys, *command)
+    assert code == 1
+    assert "There are 'frage', 'antwort': name them in calibration_user_column and calibration_assistant_column" in err
+    assert not (tmp_path / "q").exists()
+    command += ["--calibration-user-column", "frage", "--calibration-assistant-column", "antwort"]
+    code, _, err = run(capsys, *command)
+    assert code == 0, err
+    assert "Calibrating on rows.csv: 4 windows of 32 tokens" in err
+    assert open_artifact(tmp_path / "q").options["calibration_user_column"] == "frage"
+
+
 def test_rows_of_the_hub_are_fetched_at_the_commit_that_was_looked_at(hub, tiny_model, tmp_path, capsys):
     commit = hub.add_dataset("them/rows", {"train.jsonl": rows(tmp_path / "rows.jsonl").read_bytes()})
     command = ["quantize", tiny_model, "--method", "awq", "--calibration", "them/rows", *QUICK, "--output"]
@@ -93,4 +108,4 @@ def test_too_little_text_is_refused_with_its_number(tiny_model, tmp_path, capsys
     command = ["quantize", tiny_model, "--method", "gptq", "--calibration", text, *QUICK, "--output", tmp_path / "q"]
     code, _, err = run(capsys, *command)
     assert code == 1
-    assert "The calibration text 'short.txt' has 6 tokens, fewer than one window of 32" in err
+    assert "The calibration text 'short.txt' has 8 tokens, fewer than one window of 32" in err

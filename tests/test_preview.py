@@ -9,13 +9,14 @@ import pytest
 
 from backend.__main__ import main
 from backend.errors import JobError, SpecError
+from backend.evaluate import EvaluateOptions
 from backend.finetune.files.rows import Source
 from backend.finetune.loading import Examination, examine
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.survey import Piece, Survey
 from backend.jobs import stages
 from backend.jobs.previews import Seen, pinned, read_seen, take_over
-from backend.jobs.specs import Preview, stage_folder, steps, write_spec
+from backend.jobs.specs import Cut, Preview, stage_folder, steps, write_spec
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.options import parse
@@ -257,6 +258,43 @@ def test_an_owner_has_one_preview_and_it_is_not_among_the_jobs(tmp_path: Path, t
     finally:
         supervisor.stop()
     assert not (settings.jobs / first).exists()
+
+
+def calibrated(model: Path, **given: Any) -> Preview:
+    """What calibration would read, with windows of 64 tokens."""
+    options, how = parse(FinetuneOptions, given, context={"stored": True}), {"max_seq_length": 64}
+    cut = Cut(embedded=not given, num_calibration_samples=256, **how, measured_on=EvaluateOptions())
+    return Preview(base_model=str(model), options=options, cut=cut)
+
+
+def test_of_what_calibration_reads_the_tokens_are_counted(tmp_path: Path, tiny_model: Path) -> None:
+    embedded = looked(tmp_path / "embedded", calibrated(tiny_model)).reading
+    assert embedded is not None
+    assert (embedded.windows, embedded.length, embedded.doubts) == (256, 64, ())
+    german = "Die Bäckerei am Markt öffnet um sechs Uhr, und vor der Tür stehen schon die ersten Kunden."
+    rows = [{"prompt": f"{i}. {german}", "completion": german} for i in range(9)]
+    few = looked(tmp_path / "few", calibrated(tiny_model, dataset=str(written(tmp_path, "r.jsonl", jsonl(*rows)))))
+    assert few.examination is not None
+    assert few.reading is not None
+    assert few.survey is None
+    assert few.reading.windows < 64
+    assert "tokens only" in few.reading.doubts[0]
+    assert "reads German, quality is measured in English" in few.reading.doubts[1]
+
+
+def test_a_look_at_what_is_calibrated_on_does_not_end_one_at_what_is_learned(tmp_path: Path, tiny_model: Path) -> None:
+    rows = written(tmp_path, "rows.jsonl", GOOD)
+    supervisor = Supervisor(Settings(data=tmp_path / "data"))
+    supervisor.start()
+    try:
+        learned = supervisor.preview(spec(tiny_model, dataset=str(rows)), "anna", None)
+        before = supervisor.preview(calibrated(tiny_model), "anna", None)
+        now = supervisor.preview(calibrated(tiny_model, dataset=str(rows)), "anna", None)
+        assert {supervisor.get(job, "anna").id for job in (learned, now)} == {learned, now}
+        with pytest.raises(JobError):
+            supervisor.get(before, "anna")
+    finally:
+        supervisor.stop()
 
 
 @pytest.mark.real

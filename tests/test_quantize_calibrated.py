@@ -19,7 +19,7 @@ from backend.quantize.calibrated.architectures import architecture_of
 from backend.quantize.calibrated.options import Grid
 from backend.quantize.calibrated.scales import fold_scale
 from backend.quantize.calibrated.skeleton import Skeleton
-from backend.quantize.calibration import Windows, cut, judge, text_windows
+from backend.quantize.calibration import Windows, cut, doubts, text_windows
 from backend.quantize.unpacked import load_unpacked
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output, Resumable
@@ -343,12 +343,24 @@ def test_windows_are_full_and_begin_as_the_tokenizer_begins():
         cut("text", [[1, 2, 3]], [], 2, 10)
 
 
-def test_a_hurried_calibration_is_warned_about():
-    report = silent()
-    judge(Windows("text", np.ones((4, 16), np.int64)), 8, report)
-    assert len(report.warnings) == 2
-    assert "64 tokens" in report.warnings[0]
-    assert "3 of 4" in report.warnings[1]
+GERMAN = "Die Bäckerei am Markt öffnet um sechs Uhr, und vor der Tür stehen schon die ersten Kunden. "
+ENGLISH = "The bakery at the market opens at six, and the first customers are waiting in front of its door already. "
+CODE = "def f(x):\n    return x + 1\n\n\nclass A:\n    pass\n"
+
+
+def test_a_hurried_calibration_is_doubted(tiny_model):
+    found = doubts(Windows("text", np.ones((4, 16), np.int64)), load_tokenizer(tiny_model), None)
+    assert len(found) == 2
+    assert "64 tokens" in found[0]
+    assert "3 of 4" in found[1]
+
+
+@pytest.mark.parametrize(("measured", "doubted"), [(GERMAN * 9, False), (ENGLISH * 9, True), (CODE * 9, False)])
+def test_another_language_than_quality_is_measured_in_is_doubted(tiny_model, measured, doubted):
+    tokenizer = load_tokenizer(tiny_model)
+    read = text_windows("text", "".join(f"{i}. {GERMAN}" for i in range(200)), tokenizer, 128, 128)
+    said = doubts(read, tokenizer, measured)
+    assert ["Calibration reads German, quality is measured in English" in text for text in said] == [True] * doubted
 
 
 @pytest.mark.real

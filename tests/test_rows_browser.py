@@ -65,9 +65,9 @@ def test_what_is_learned_is_coloured_and_a_row_is_text_and_nothing_else(page, ro
 
 def test_a_question_is_answered_where_it_is_asked_and_the_rows_are_looked_at_again(page, rows):  # noqa: F811
     upload(page, "rows.csv", b"What is 2+2?,4\nWhat is 3+3?,6\n")
-    expect(page.locator("#ask-header")).to_contain_text("Is the first row a header", timeout=SECONDS)
+    expect(page.locator("#rows-ask-header")).to_contain_text("Is the first row a header", timeout=SECONDS)
     page.locator("#rows-header").get_by_text("no", exact=True).click()
-    expect(page.locator("#ask-user_column")).to_contain_text("Which columns are learned from", timeout=SECONDS)
+    expect(page.locator("#rows-ask-user_column")).to_contain_text("Which columns are to be used", timeout=SECONDS)
     for name, column in (("user_column", "column_1"), ("assistant_column", "column_2")):
         page.locator(f"#rows-{name} input").click()
         page.get_by_role("option", name=column).click()
@@ -86,7 +86,7 @@ def test_a_hub_data_set_offers_the_configs_that_there_are(hub, page, rows):  # n
     expect(page.locator("#rows-panel")).to_contain_text("only a loading script, 'rows.py'", timeout=SECONDS)
     name.fill("me/rows")
     name.press("Enter")
-    expect(page.locator("#ask-config")).to_contain_text("has several configs", timeout=SECONDS)
+    expect(page.locator("#rows-ask-config")).to_contain_text("has several configs", timeout=SECONDS)
     page.locator("#rows-config input").click()
     page.get_by_role("option", name="de").click()
     expect(page.locator("#rows-panel")).to_contain_text("Ready to learn from", timeout=SECONDS)
@@ -107,3 +107,24 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_sent(page, rows):  # n
         "'rows.csv' has 300 MB, 200 MB at the most: give a part of it."
     )
     assert not [address for address in page.asked if "/upload" in address]
+
+
+def test_what_calibration_reads_is_counted_and_doubted_where_it_is_chosen(page):  # noqa: F811
+    tab(page, "Recipe")
+    page.locator("#method").get_by_text("GPTQ").first.click()
+    tab(page, "Data")
+    panel = page.locator("#calibration-panel")
+    expect(panel).to_contain_text("93 windows of 512; 128 were asked for", timeout=SECONDS)
+    page.locator("#calibration-source").get_by_role("radio", name="My own file").check()
+    german = "Die Bäckerei am Markt öffnet um sechs Uhr, und vor der Tür stehen schon die ersten Kunden."
+    rows = jsonl(*({"frage": f"{i}. {german}", "antwort": german} for i in range(60)))
+    file = page.locator("#calibration-upload input[type=file]")
+    file.set_input_files({"name": "zeilen.jsonl", "mimeType": "application/json", "buffer": rows})
+    expect(page.locator("#calibration-ask-user_column")).to_contain_text(
+        "Which columns are to be used", timeout=SECONDS
+    )
+    for name, column in (("user_column", "frage"), ("assistant_column", "antwort")):
+        page.locator(f"#calibration-{name} input").click()
+        page.get_by_role("option", name=column).click()
+    expect(panel).to_contain_text("reads German, quality is measured in English", timeout=SECONDS)
+    expect(panel).to_contain_text("tokens: ")

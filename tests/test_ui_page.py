@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from backend.errors import HubError
+from backend.errors import HubError, SpecError
 from backend.finetune.survey import Survey
 from backend.jobs import estimates
 from backend.jobs.specs import Streaming, stage_folder
@@ -272,6 +272,67 @@ def test_rows_are_asked_for_where_something_learns_from_them(bench: Workbench) -
         updates = bench.refresh(given(bench, tuning=tuning))
         assert updates[bench.data.rows.room]["visible"] == tuning
         assert updates[bench.data.untuned]["visible"] == (not tuning)
+
+
+def test_what_calibration_reads_is_asked_for_where_something_is_calibrated(bench: Workbench) -> None:
+    for method in ("gptq", "nf4"):
+        updates = bench.refresh(given(bench, method=method))
+        assert updates[bench.data.calibration.room]["visible"] == (method == "gptq")
+    kept = bench.recipe.keep(given(bench, method="awq"))[bench.recipe.variants]["value"]
+    assert bench.refresh(given(bench, variants=kept))[bench.data.calibration.room]["visible"]
+
+
+def test_all_variants_read_the_same_calibration_and_it_comes_back(bench: Workbench, tmp_path: Path) -> None:
+    upload = tmp_path / "gradio" / "rows.jsonl"
+    upload.parent.mkdir()
+    upload.write_text('{"prompt": "a", "completion": "b"}\n')
+    groups = {"quantize-gptq-group_size": 64, "quantize-awq-group_size": 64}  # of 128 none divide its layers
+    kept = bench.recipe.keep(given(bench, method="awq", **groups))[bench.recipe.variants]["value"]
+    of_hub = {"calibration-source": HUB_ROWS, "calibration-dataset": "me/rows", "calibration-split": "train[:9]"}
+    typed = given(bench, method="gptq", variants=kept, **groups, **of_hub)
+    recipe = bench.draft_recipe(typed)
+    assert [(s.calibration, s.calibration_split) for s in recipe.stages[:2]] == [("me/rows", "train[:9]")] * 2
+    again = given(bench) | values(bench.remember(bench.refresh(typed)[bench.remembered], None))
+    assert bench.draft_recipe(again) == recipe
+
+    own = {"calibration-source": UPLOAD, "calibration-upload": str(upload), "calibration-user_column": "prompt"}
+    typed = given(bench, method="gptq", **groups, **own)
+    updates = bench.refresh(typed)
+    for told in (updates[bench.recipe.text], str(updates[bench.remembered])):
+        assert "rows.jsonl" in told
+        assert str(tmp_path) not in told
+    quantize = bench.stored_recipe(typed).stages[0]
+    assert Path(quantize.calibration).is_relative_to(tmp_path / "uploads")
+    assert quantize.calibration_user_column == "prompt"
+    remembered = values(bench.remember(updates[bench.remembered], None))
+    assert "'rows.jsonl'" in html.unescape(remembered[bench.data.calibration.note])
+    after = given(bench) | remembered
+    assert not bench.refresh(after)[bench.sidebar.start]["interactive"]
+    assert bench.stored_recipe(after | {bench.data.calibration.file: str(upload)}) == bench.stored_recipe(typed)
+
+
+def test_what_is_wrong_with_calibration_stands_beside_its_field(bench: Workbench) -> None:
+    by_id = {component.elem_id: component for component in bench.inputs()}
+    own = {"method": "awq", "calibration-source": HUB_ROWS}
+    for typed, place, words in [
+        ({}, "calibration-dataset", "data set's id"),
+        ({"calibration-dataset": "/etc/rows.csv"}, "calibration-dataset", "is not a file"),
+        ({"calibration-dataset": "me/rows", "calibration-split": "train[:"}, "calibration-split", "is no split"),
+    ]:
+        updates = bench.refresh(given(bench, **own, **typed))
+        assert words in updates[by_id[place]]["info"]
+        assert not updates[bench.sidebar.start]["interactive"]
+
+
+def test_what_calibration_reads_is_what_the_recipe_says(bench: Workbench) -> None:
+    gptq = {"method": "gptq", "quantize-gptq-max_seq_length": 64}
+    ask, facts = bench.hearing.ask, demo_facts()
+    assert ask(given(bench, **gptq), facts, None).cut.model_dump()["max_seq_length"] == 64
+    assert ask(given(bench, **gptq), facts, None).cut.embedded
+    tuned = ask(given(bench, tuning=True, merging=True, **gptq, **{"rows-split": "train[:9]"}), facts, None)
+    assert (tuned.cut.embedded, tuned.options.split, tuned.options.on_fault) == (False, "train[:9]", "stop")
+    with pytest.raises(SpecError, match="choose GPTQ or AWQ"):
+        ask(given(bench), facts, None)
 
 
 def test_an_adapter_is_merged_first_and_the_result_need_not_be_quantized(bench: Workbench) -> None:

@@ -26,15 +26,15 @@ from backend.serve.servers import Servers
 from backend.settings import Settings
 from tests.row_examples import GOOD, PAIRS, jsonl
 from ui.examination import panel, sight
-from ui.preview import Looking, build_looking
-from ui.rows import DEMO, HUB, UPLOAD, RowsForm, build_rows
+from ui.preview import Looking, build_looking, learning
+from ui.rows import HUB, LEARNING, UPLOAD, USUAL, RowsForm, build_rows
 from ui.studio import Studio
 
 
 @pytest.fixture
 def rows() -> RowsForm:
     with gr.Blocks():
-        return build_rows()
+        return build_rows(LEARNING)
 
 
 @pytest.fixture
@@ -43,7 +43,8 @@ def looking(tmp_path: Path) -> Any:
     supervisor = Supervisor(settings)
     supervisor.start()
     with gr.Blocks():
-        yield build_looking(Studio(settings, supervisor, Servers(settings)), build_rows(), {})
+        studio, rows = Studio(settings, supervisor, Servers(settings)), build_rows(LEARNING)
+        yield build_looking(studio, rows, (), learning(studio, rows, {}))
     supervisor.stop()
 
 
@@ -96,9 +97,9 @@ def test_only_what_the_chosen_source_has_counts(rows: RowsForm) -> None:
     assert rows.values(typed)["dataset"] == "me/rows"
     own = rows.values({**typed, rows.source: UPLOAD, rows.file: "/tmp/rows.csv"})
     assert (own.get("dataset"), own.get("revision"), own["user_column"]) == (None, None, "q")
-    bundled = rows.values({**typed, rows.source: DEMO, rows.file: "/tmp/rows.csv"})
+    bundled = rows.values({**typed, rows.source: USUAL, rows.file: "/tmp/rows.csv"})
     assert "user_column" not in bundled
-    assert rows.upload({**typed, rows.source: DEMO, rows.file: "/tmp/rows.csv"}) is None
+    assert rows.upload({**typed, rows.source: USUAL, rows.file: "/tmp/rows.csv"}) is None
     assert "upload a file" in rows.missing({**typed, rows.source: UPLOAD})["dataset"]
     assert "data set's id" in rows.missing({**typed, rows.form.fields["dataset"]: " "})["dataset"]
 
@@ -223,7 +224,8 @@ def test_findings_are_shown_before_the_rows_are_rendered(looking: Looking, tmp_p
 
 def test_rows_are_rendered_with_what_another_form_says(looking: Looking, tmp_path: Path) -> None:
     length = gr.Number(64)
-    other = dataclasses.replace(looking, rendering={"max_length": length})
+    ask = learning(looking.studio, looking.rows, {"max_length": length})
+    other = dataclasses.replace(looking, others=(length,), ask=ask)
     assert length in other.inputs()
     typed = given(looking.rows) | {looking.job: None, length: 64}
     spec = looking.studio.supervisor.get(other.look(typed, demo_facts(), "me", None)[looking.job], "me").read_spec()

@@ -1,4 +1,4 @@
-"""The Data tab: the rows that are learned from, and the text that quality is measured on."""
+"""The Data tab: rows that are learned from, what calibration reads, and the text that quality is measured on."""
 
 import hashlib
 import shutil
@@ -14,7 +14,7 @@ from backend.settings import Settings
 from ui.errors import fault
 from ui.format import lead, part
 from ui.forms import OptionForm, Updates, option_form
-from ui.rows import RowsForm, build_rows
+from ui.rows import CALIBRATING, LEARNING, RowsForm, build_rows
 
 AUTOMATIC, DATASET, UPLOAD = "automatic", "dataset", "upload"
 
@@ -27,9 +27,10 @@ _SOURCES = [
 
 @dataclass(frozen=True)
 class DataTab:
-    """Its components; `rows` are a form of their own, all others say what is measured on."""
+    """Its components; `rows` and `calibration` are forms of their own, all others say what is measured on."""
 
     rows: RowsForm
+    calibration: RowsForm
     untuned: gr.Column
     tune: gr.Button
     source: gr.Radio
@@ -44,11 +45,15 @@ class DataTab:
 
     def switched(self) -> list[Any]:
         """What switch() changes."""
-        return [self.rows.room, self.untuned]
+        return [self.rows.room, self.untuned, self.calibration.room]
 
-    def switch(self, tuning: bool) -> Updates:
-        """Ask for rows where something learns from them; elsewhere say how to begin."""
-        return {self.rows.room: gr.update(visible=tuning), self.untuned: gr.update(visible=not tuning)}
+    def switch(self, tuning: bool, calibrating: bool) -> Updates:
+        """Ask for rows where something learns from them, or reads them; elsewhere say how to begin."""
+        return {
+            self.rows.room: gr.update(visible=tuning),
+            self.untuned: gr.update(visible=not tuning),
+            self.calibration.room: gr.update(visible=calibrating),
+        }
 
     def values(self, given: dict[Any, Any]) -> dict[str, Any]:
         """Read the tab as EvaluateOptions takes it, but for the upload; only the chosen source counts."""
@@ -94,7 +99,7 @@ class DataTab:
 
 def build_data_tab() -> DataTab:
     """Build it inside the open Blocks."""
-    gr.HTML(lead("Data", "What the model learns from, and the text that its quality is measured on."))
+    gr.HTML(lead("Data", "What the model learns from, what calibration reads, and what quality is measured on."))
     with gr.Column() as untuned:
         gr.HTML(
             part(
@@ -103,8 +108,8 @@ def build_data_tab() -> DataTab:
             )
         )
         tune = gr.Button("Tune on rows of mine", size="sm", elem_id="data-tune", elem_classes=["pick"])
-    rows = build_rows()
-    rows.room.visible = False
+    rows, calibration = build_rows(LEARNING), build_rows(CALIBRATING)
+    rows.room.visible = calibration.room.visible = False
     gr.HTML(
         part("Measure on", "Original and result read the same text, and Weightsmith counts how far apart they are.")
     )
@@ -114,11 +119,11 @@ def build_data_tab() -> DataTab:
     upload = gr.File(
         label="Text file", file_count="single", type="filepath", visible=False, elem_id="data-upload", height=140
     )
-    gr.HTML('<div id="data-upload-refused"></div>')
+    gr.HTML('<div id="data-upload-refused" class="refused"></div>')
     note = gr.HTML("", elem_id="data-note")
     with gr.Group(elem_classes=["fields"]):
         form = option_form(EvaluateOptions, "evaluate", leave_out=("text",))
-    tab = DataTab(rows, untuned, tune, source, upload, note, form)
+    tab = DataTab(rows, calibration, untuned, tune, source, upload, note, form)
     dataset = form.fields["dataset"]
     dataset.visible = False
     source.input(tab.choose, source, [upload, note, dataset], show_progress="hidden", api_visibility="private")

@@ -2,16 +2,44 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.finetune.dataset import DEMO_DATASET, DatasetOptions, is_file
 from backend.finetune.options import FinetuneOptions
 from backend.merge import MergeOptions
 from backend.models.facts import ModelFacts
+from backend.quantize.calibrated.options import OF_ROWS, ROWS, CalibratedOptions
 from backend.recipes import Recipe, parse_recipe, parse_yaml
 from ui.forms import can_show
 from ui.rows import can_show_rows
+
+
+class Uploads(NamedTuple):
+    """Files of the visitor's own, where they lie, or what they are called."""
+
+    text: str | None = None  # to measure on
+    rows: str | None = None  # to learn from
+    calibration: str | None = None  # to calibrate on
+
+    @property
+    def names(self) -> "Uploads":
+        """What they are called."""
+        return Uploads(*(path and Path(path).name for path in self))
+
+    def used(self, recipe: Recipe) -> "Uploads":
+        """Give those that a recipe reads."""
+        calibrated = any(s.calibration == self.calibration for s in recipe.stages if isinstance(s, CalibratedOptions))
+        measured = any(s.text == self.text for s in recipe.stages if isinstance(s, EvaluateOptions))
+        learned = recipe.tuning is not None and recipe.tuning.dataset == self.rows
+        return Uploads(
+            self.text if measured else None, self.rows if learned else None, self.calibration if calibrated else None
+        )
+
+
+NO_UPLOADS = Uploads()
 
 
 @dataclass(frozen=True)
@@ -22,15 +50,13 @@ class Draft:
         base_model: As it was checked when it was chosen.
         revision: Its commit.
         stages: The values of each stage that is wanted, in order; of one that comes twice the name has a number.
-        upload: The visitor's own text to measure on.
-        rows: The visitor's own file to learn from.
+        uploads: What they read of the visitor's own.
     """
 
     base_model: str
     revision: str | None
     stages: dict[str, dict[str, Any]]
-    upload: str | None = None
-    rows: str | None = None
+    uploads: Uploads = NO_UPLOADS
 
     def recipe(self, paths: bool) -> Recipe:
         """Check the draft.
@@ -43,7 +69,7 @@ class Draft:
         """
         stages = [{"stage": name.split()[0], **values} for name, values in self.stages.items()]
         data = {"base_model": self.base_model, "revision": self.revision or None, "stages": stages}
-        return with_uploads(parse_recipe(data, paths=paths), self.upload, self.rows)
+        return with_uploads(parse_recipe(data, paths=paths), self.uploads)
 
     def field(self, stage: str, name: str) -> str:
         """Name a field as faults of the recipe do."""
@@ -63,15 +89,30 @@ class Draft:
 _FIELD = re.compile(r"stages\[(?P<stage>\d+)\]\.(?P<name>\w+)")
 
 
-def with_uploads(recipe: Recipe, text: str | None, rows: str | None) -> Recipe:
-    """Give a recipe that measures on a text file and learns from a file with rows, if these are given."""
+def with_uploads(recipe: Recipe, uploads: Uploads) -> Recipe:
+    """Give a recipe that measures on, learns from and calibrates on the files that are given."""
+    text, rows, calibration = uploads
     stages = tuple(
         stage.model_copy(update={"text": text}) if text and isinstance(stage, EvaluateOptions)
         else stage.model_copy(update={"dataset": rows}) if rows and isinstance(stage, FinetuneOptions)
+        else stage.model_copy(update={"calibration": calibration})
+        if calibration and isinstance(stage, CalibratedOptions)
         else stage
         for stage in recipe.stages
     )  # fmt: skip
     return recipe.model_copy(update={"stages": stages})
+
+
+def calibration_values(rows: dict[str, Any]) -> dict[str, Any]:
+    """Give the options of a calibrated quantization that say of its rows what DatasetOptions says."""
+    said = {ROWS + name: value for name, value in rows.items() if name in OF_ROWS}
+    return {"calibration": rows["dataset"], **said}
+
+
+def of_calibration(faults: dict[str, str]) -> dict[str, str]:
+    """Give the faults of a quantization that are its rows', named as DatasetOptions names them."""
+    found = {name.removeprefix(ROWS): text for name, text in faults.items() if name.startswith(ROWS)}
+    return found | ({"dataset": faults["calibration"]} if "calibration" in faults else {})
 
 
 def check(recipe: Recipe, facts: ModelFacts) -> None:
@@ -93,17 +134,18 @@ class Parts:
     """A recipe as the forms can show it."""
 
     finetune: FinetuneOptions | None
+    calibration: DatasetOptions | None
     merge: MergeOptions | None
     quantize: tuple[Any, ...]
     evaluate: EvaluateOptions | None
 
 
-def parts(recipe: Recipe, uploaded: bool = False) -> Parts | None:
+def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
     """Give what the forms show of a recipe, or None where it holds more than they can.
 
     Args:
         recipe: What is to be shown.
-        uploaded: Whether it learns from an upload, of which it does not say where that lies.
+        uploads: What it reads of the visitor's own, of which it does not say where that lies.
     """
     tuning, merge = recipe.tuning, recipe.merging
     quantize = tuple(stage for stage in recipe.stages if stage.stage == "quantize")
@@ -113,11 +155,18 @@ def parts(recipe: Recipe, uploaded: bool = False) -> Parts | None:
         return None
     if evaluate and evaluate.text:
         return None
-    if tuning and not (uploaded or can_show_rows(tuning)):
+    if tuning and not (uploads.rows or can_show_rows(tuning)):
         return None
     if tuning and merge and merge.adapters:
         return None
-    return Parts(tuning, merge, quantize, evaluate)
+    read = [stage.rows() if stage.calibration else None for stage in quantize if isinstance(stage, CalibratedOptions)]
+    calibration = read[0] if read else None
+    if any(rows != calibration for rows in read):
+        return None
+    elsewhere = calibration and (is_file(calibration.dataset) or calibration.dataset == DEMO_DATASET)
+    if elsewhere and not uploads.calibration:
+        return None
+    return Parts(tuning, calibration, merge, quantize, evaluate)
 
 
 def read_yaml(text: str, paths: bool) -> Recipe:

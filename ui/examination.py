@@ -3,20 +3,21 @@
 import html
 from collections.abc import Iterable
 
-from backend.finetune.findings import Finding
 from backend.finetune.loading import Examination
 from backend.finetune.survey import Piece, Survey
-from backend.jobs.previews import Seen
+from backend.jobs.previews import Reading, Seen
 from backend.jobs.store import UNFINISHED, Job
 from backend.preview import SHOWN_COLUMNS, counts, dropped, reach, recognized, shortened, taken_for
 from ui.errors import fault
 from ui.format import escape, part, plural
 
-NOTHING = (
-    '<section class="panel empty"><h2>Nothing looked at yet</h2><p>Choose where the rows come from. They are looked'
-    " through at once: what they are, what is wrong with them, and what the model will see.</p></section>"
-)
 _PHASES = ("Fetching the rows", "Looking through the rows", "Rendering them as the model will see them")
+_CUTTING = (*_PHASES[:2], "Cutting it into windows of tokens")
+
+
+def nothing(words: str) -> str:
+    """Write the panel before anything was looked at."""
+    return f'<section class="panel empty"><h2>Nothing looked at yet</h2><p>{words}</p></section>'
 
 
 def panel(job: Job, seen: Seen, answered: Iterable[str]) -> str:
@@ -33,9 +34,9 @@ def panel(job: Job, seen: Seen, answered: Iterable[str]) -> str:
     asked = [finding for finding in seen.questions if finding.option not in set(answered)]
     inside += "".join(fault(finding.text) for finding in asked)
     if seen.examination:
-        inside += _figures(seen.examination) + _columns(seen.examination)
-    said = [finding for finding in seen.findings if not finding.asks]
-    inside += _findings(said)
+        inside += _list(dropped(seen.examination, bool(job.spec.get("cut")))) + _columns(seen.examination)
+    said = [finding.text for finding in seen.findings if not finding.asks]
+    inside += _findings([*said, *(seen.reading.doubts if seen.reading else ())])
     return f'<section class="panel examined" data-state="{job.state}">{inside}</section>'
 
 
@@ -60,22 +61,29 @@ def question(text: str) -> str:
 
 def _head(job: Job, seen: Seen) -> str:
     if job.state in UNFINISHED:
-        phase = _PHASES[min(job.step, len(_PHASES) - 1)]
+        phase = (_CUTTING if job.spec.get("cut") else _PHASES)[min(job.step, len(_PHASES) - 1)]
         words = f'<p class="pace"><b>{phase} …</b></p><div class="bar unknown"><i></i></div>'
     elif job.error:
-        words = '<p class="verdict poor">These rows cannot be learned from as they are.</p>'
+        words = '<p class="verdict poor">These rows cannot be read as they are.</p>'
     elif seen.questions:
         asked = plural(len(seen.questions), "question")
-        words = f'<p class="verdict fair">{asked} to answer before anything is learned from them.</p>'
+        words = f'<p class="verdict fair">{asked} to answer before anything is done with them.</p>'
+    elif seen.reading:
+        words = _verdict(seen.reading)
     else:
         words = '<p class="verdict">Ready to learn from.</p>'
-    name = seen.examination.name if seen.examination else "Rows"
+    found = seen.examination or seen.reading
+    name = found.name if found else "What calibration reads" if job.spec.get("cut") else "Rows"
     text = f"<p>{escape(recognized(seen.examination))}</p>" if seen.examination else ""
     return f"<header><h2>{escape(name)}</h2>{text}</header>{words}"
 
 
-def _figures(examination: Examination) -> str:
-    return _list(dropped(examination))
+def _verdict(reading: Reading) -> str:
+    """Write how much calibration reads, and whether that will do."""
+    tokens = f"{reading.windows * reading.length:,} tokens: {plural(reading.windows, 'window')} of {reading.length:,}"
+    fewer = f"; {reading.asked} were asked for, there is no more text" if reading.windows < reading.asked else ""
+    kind = " fair" if reading.doubts else ""
+    return f'<p class="verdict{kind}">Calibration reads {tokens}{fewer}.</p>'
 
 
 def _list(figures: dict[str, int]) -> str:
@@ -101,8 +109,8 @@ def _columns(examination: Examination) -> str:
     return f'<div class="wide"><table class="columns"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
 
 
-def _findings(said: Iterable[Finding]) -> str:
-    lines = "".join(f"<li>{escape(finding.text)}</li>" for finding in said)
+def _findings(said: Iterable[str]) -> str:
+    lines = "".join(f"<li>{escape(text)}</li>" for text in said)
     return f'<ul class="findings">{lines}</ul>' if lines else ""
 
 

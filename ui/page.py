@@ -3,6 +3,7 @@
 Every event is `api_visibility="private"`. Handlers return dictionaries: component to new value.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -20,7 +21,7 @@ from ui.errors import shown
 from ui.forms import Updates
 from ui.jobs_tab import build_jobs_tab, wire_jobs_tab
 from ui.model_tab import build_model_tab, standing
-from ui.preview import build_looking
+from ui.preview import Looking, build_looking, calibrating, learning
 from ui.publish_tab import build_publish_tab, wire_publish_tab
 from ui.recipe_tab import build_recipe_tab
 from ui.sidebar import build_sidebar
@@ -57,7 +58,7 @@ _REFUSE_LARGE = """() => {
     text.className = 'fault'; text.setAttribute('role', 'alert'); text.textContent = words(large);
     place.append(text);
   };
-  const block = (event) => event.target.closest?.('#rows-upload, #data-upload');
+  const block = (event) => event.target.closest?.('#rows-upload, #calibration-upload, #data-upload');
   const hear = (name, files) => document.addEventListener(name, (event) => {
     if (block(event)) refuse(event, files(event) ?? [], block(event));
   }, true);
@@ -75,7 +76,9 @@ def build_page(studio: Studio) -> gr.Blocks:
         wire_publish_tab(bench.publish, bench.publish_door, bench.timer)
         _wire_model(bench)
         _wire_recipe(bench)
-        _wire_rows(page, bench)
+        _wire_rows(bench, bench.looking, lambda given: bool(given[bench.recipe.tuning.wanted]))
+        _wire_rows(bench, bench.hearing, bench.recipe.calibrates)
+        page.load(None, None, None, js=_REFUSE_LARGE % studio.settings.max_upload_bytes, **_QUIET)
         _wire_start(bench)
         _wire_results(bench)
         _wire_load(page, bench)
@@ -104,10 +107,13 @@ def build_parts(studio: Studio) -> Workbench:
                 chat = build_chat_tab(studio)
             with gr.Tab("Publish", id="publish") as publish_door:
                 publish = build_publish_tab(studio)
-    looking = build_looking(studio, data.rows, {name: recipe.tuning.form.fields[name] for name in RENDERING})
+    rendering = {name: recipe.tuning.form.fields[name] for name in RENDERING}
+    looking = build_looking(studio, data.rows, rendering.values(), learning(studio, data.rows, rendering))
+    others = [*recipe.components, *data.rows.components, *data.components]
+    hearing = build_looking(studio, data.calibration, others, calibrating(studio, data, recipe))
     return Workbench(
         studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, data_door, chat_door, publish_door,
-        looking,
+        looking, hearing,
         gr.Timer(1, active=False),
         # A fixed key and secret: what the browser remembers outlives a restart. It never holds a token.
         gr.BrowserState(None, storage_key="weightsmith-recipe", secret="weightsmith"), gr.State({}),
@@ -203,9 +209,15 @@ def _set(field: Any) -> Any:
     return field.upload if isinstance(field, gr.File) else field.input
 
 
-def _wire_rows(page: gr.Blocks, bench: Workbench) -> None:
-    """Rows are looked at as soon as they are chosen, and again whenever something is set that changes them."""
-    studio, looking, rows = bench.studio, bench.looking, bench.data.rows
+def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[dict[Any, Any]], bool]) -> None:
+    """Rows are looked at as soon as they are chosen, and again whenever something is set that changes them.
+
+    Args:
+        bench: The page.
+        looking: What looks at them.
+        wanted: Whether the recipe reads them, from the values of the page.
+    """
+    studio, rows = bench.studio, looking.rows
 
     @shown(rows.panel)
     def look(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
@@ -215,35 +227,38 @@ def _wire_rows(page: gr.Blocks, bench: Workbench) -> None:
 
     @shown(rows.panel)
     def again(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        return look(given, profile, oauth) if given[looking.job] else {looking.job: None}
+        return (
+            look(given, profile, oauth) if given[looking.job] and wanted(given) else {looking.job: given[looking.job]}
+        )
 
     @shown(rows.panel)
     def enter(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        new = given[bench.recipe.tuning.wanted] and not given[looking.job]
+        new = wanted(given) and not given[looking.job]
         return look(given, profile, oauth) if new else {looking.job: given[looking.job]}
 
     @shown(rows.panel)
     def tick(job_id: str | None, stood: Any, profile: gr.OAuthProfile | None) -> Updates:
         return looking.tick(job_id, visitor(studio.settings, profile), stood)
 
-    inputs = {bench.model.facts, bench.publish.token, *looking.inputs()}
+    inputs = {bench.model.facts, bench.publish.token, *looking.inputs(), *bench.recipe.components}
     every: dict[str, Any] = {"trigger_mode": "always_last", **_QUIET}
     fields = [event for field in rows.form.components for event in _left(field)]
-    others = [event for field in looking.rendering.values() for event in _left(field)]
+    others = [event for field in looking.others for event in _left(field)]
     gr.on([rows.look.click, rows.file.clear, *fields], look, inputs, looking.outputs(), **every)
-    bench.data_door.select(enter, inputs | {bench.recipe.tuning.wanted}, looking.outputs(), **every)
+    bench.data_door.select(enter, inputs, looking.outputs(), **every)
     for event in (rows.source.input, rows.file.upload):
         chosen = event(rows.begin, rows.source, rows.outputs(), **_QUIET)
         chosen.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
         chosen.then(look, inputs, looking.outputs(), **_QUIET)
     gr.on([bench.model.card.change, *others], again, inputs, looking.outputs(), **every)
     looking.timer.tick(tick, [looking.job, looking.stood], looking.outputs(), **_QUIET)
-    page.load(None, None, None, js=_REFUSE_LARGE % studio.settings.max_upload_bytes, **_QUIET)
 
 
 def _left(field: Any) -> list[Any]:
     """Give the events of a field that has been set, which one that is typed into is when one leaves it."""
-    return [field.blur, field.submit] if isinstance(field, gr.Textbox | gr.Number) else [field.input]
+    if isinstance(field, gr.Textbox | gr.Number):
+        return [field.blur, field.submit]
+    return [field.upload, field.clear] if isinstance(field, gr.File) else [field.input]
 
 
 def _wire_start(bench: Workbench) -> None:

@@ -1,5 +1,6 @@
 """The look at rows in the page: a preview job for what the form says now, shown as far as it is."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,24 @@ import gradio as gr
 from gradio.components import Component
 
 from backend.errors import AppError, JobError, SpecError
+from backend.evaluate import EvaluateOptions
 from backend.finetune.fetch import pin
 from backend.finetune.options import FinetuneOptions
-from backend.jobs.specs import Preview
+from backend.jobs.specs import Cut, Preview
 from backend.jobs.store import UNFINISHED
 from backend.models.facts import ModelFacts
 from backend.options import parse
-from ui.data_tab import keep
+from ui.data_tab import DataTab, keep
 from ui.errors import fault
-from ui.examination import NOTHING, panel, sight
+from ui.examination import nothing, panel, sight
 from ui.forms import Updates, both
-from ui.rows import RowsForm
+from ui.recipe_tab import RecipeTab
+from ui.rows import USUAL, RowsForm
 from ui.studio import Studio
 from ui.users import alone
+
+Ask = Callable[[dict[Any, Any], ModelFacts, str | None], Preview]
+"""Gives what is to be looked at: from the values of the page, the model, and the token of who asks."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Looking:
     Attributes:
         studio: The backend.
         rows: The form that names them.
-        rendering: Components of specs.RENDERING that another form has, by option.
+        others: Components of other forms that change what there is to see.
+        ask: Reads the forms.
         job: The visitor's preview.
         stood: How far it was when it was shown last.
         survey: What it saw, for what a training will cost.
@@ -39,7 +46,8 @@ class Looking:
 
     studio: Studio
     rows: RowsForm
-    rendering: dict[str, Component]
+    others: tuple[Component, ...]
+    ask: Ask
     job: gr.State
     stood: gr.State
     survey: gr.State
@@ -47,7 +55,7 @@ class Looking:
 
     def inputs(self) -> set[Any]:
         """What look() reads."""
-        return {self.job, *self.rows.components, *self.rendering.values()}
+        return {self.job, *self.rows.components, *self.others}
 
     def outputs(self) -> list[Any]:
         """What look() and show() change."""
@@ -60,24 +68,13 @@ class Looking:
         if facts is None or self.rows.missing(given):
             return self._clear()
         try:
-            options = pin(self._options(given), token)
-            options.check(facts)
-            spec = Preview(base_model=facts.model, revision=facts.commit, options=options)
+            spec = self.ask(given, facts, token)
             job_id = given[self.job]
             if job_id is None or not self._is(job_id, spec, owner):
                 job_id = self.studio.supervisor.preview(spec, owner, token)
         except AppError as e:
             return self._refuse(e)
         return both(self.rows.mark({}), self.show(job_id, owner, None)) | {self.job: job_id}
-
-    def _options(self, given: dict[Any, Any]) -> FinetuneOptions:
-        """Read which rows are meant, and keep an upload where the job finds it."""
-        rendering = {name: given[component] for name, component in self.rendering.items()}
-        context = {"paths": alone(self.studio.settings)}
-        options = parse(FinetuneOptions, rendering | self.rows.values(given), context=context)
-        if upload := self.rows.upload(given):
-            options = options.model_copy(update={"dataset": str(keep(Path(upload), self.studio.settings))})
-        return options
 
     def tick(self, job_id: str | None, owner: str | None, stood: Any) -> Updates:
         """Show how far a preview is by now."""
@@ -120,7 +117,7 @@ class Looking:
             self.job: None,
             self.survey: None,
             self.timer: gr.Timer(active=False),
-            self.rows.panel: NOTHING,
+            self.rows.panel: nothing(self.rows.purpose.nothing),
             **empty,
         }
 
@@ -133,6 +130,61 @@ class Looking:
         return job.error is None and job.read_spec() == spec
 
 
-def build_looking(studio: Studio, rows: RowsForm, rendering: dict[str, Component]) -> Looking:
+def build_looking(studio: Studio, rows: RowsForm, others: Iterable[Component], ask: Ask) -> Looking:
     """Build what is not seen, inside the open Blocks."""
-    return Looking(studio, rows, rendering, gr.State(None), gr.State(None), gr.State(None), gr.Timer(0.5, active=False))
+    states = gr.State(None), gr.State(None), gr.State(None)
+    return Looking(studio, rows, tuple(others), ask, *states, gr.Timer(0.5, active=False))
+
+
+def learning(studio: Studio, rows: RowsForm, rendering: dict[str, Component]) -> Ask:
+    """Look at rows as a training would learn from them.
+
+    Args:
+        studio: The backend.
+        rows: The form that names them.
+        rendering: Components of specs.RENDERING that another form has, by option.
+    """
+
+    def ask(given: dict[Any, Any], facts: ModelFacts, token: str | None) -> Preview:
+        said = {name: given[component] for name, component in rendering.items()}
+        options = pin(_options(studio, rows, given, said), token)
+        options.check(facts)
+        return Preview(base_model=facts.model, revision=facts.commit, options=options)
+
+    return ask
+
+
+def calibrating(studio: Studio, data: DataTab, recipe: RecipeTab) -> Ask:
+    """Look at rows as a calibrated quantization would read them; where it names none, at what it reads then.
+
+    Args:
+        studio: The backend.
+        data: Says which rows, and what quality is measured on.
+        recipe: Says how much is read, and whether something is tuned before.
+    """
+
+    def ask(given: dict[Any, Any], facts: ModelFacts, token: str | None) -> Preview:
+        rows, tuned, asked = data.calibration, bool(given[recipe.tuning.wanted]), recipe.calibrated(given)
+        usual = given[rows.source] == USUAL
+        kept = {} if usual and tuned else {"on_fault": "drop", "drop_duplicates": True, "allow_identical": True}
+        options = pin(_options(studio, data.rows if usual and tuned else rows, given, kept), token)
+        measured = parse(EvaluateOptions, data.values(given)) if given[recipe.evaluate] else None
+        if measured and (text := data.text(given)):
+            measured = measured.model_copy(update={"text": str(keep(Path(text), studio.settings))})
+        cut = Cut(
+            embedded=usual and not tuned,
+            num_calibration_samples=asked.num_calibration_samples,
+            max_seq_length=asked.max_seq_length,
+            measured_on=measured,
+        )
+        return Preview(base_model=facts.model, revision=facts.commit, options=options, cut=cut)
+
+    return ask
+
+
+def _options(studio: Studio, rows: RowsForm, given: dict[Any, Any], said: dict[str, Any]) -> FinetuneOptions:
+    """Read which rows are meant, and keep an upload where the job finds it."""
+    options = parse(FinetuneOptions, said | rows.values(given), context={"paths": alone(studio.settings)})
+    if upload := rows.upload(given):
+        options = options.model_copy(update={"dataset": str(keep(Path(upload), studio.settings))})
+    return options

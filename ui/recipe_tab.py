@@ -11,6 +11,7 @@ from backend.merge import MergeOptions
 from backend.models.facts import ModelFacts
 from backend.options import Frozen, parse
 from backend.quantize import METHODS
+from backend.quantize.calibrated.options import CalibratedOptions
 from ui.draft import Parts
 from ui.format import lead, part
 from ui.forms import OptionForm, Updates, both, label, option_form
@@ -96,6 +97,22 @@ class RecipeTab:
         if method and (values := {"method": method, **self.forms[method].values(given)}) and not _among(values, kept):
             stages["quantize"] = values
         return stages
+
+    def calibrates(self, given: dict[Any, Any]) -> bool:
+        """Whether anything that is made reads calibration rows."""
+        return any(is_calibrated(values) for name, values in self.stages(given).items() if "quantize" in name)
+
+    def calibrated(self, given: dict[Any, Any]) -> CalibratedOptions:
+        """Give the first quantization that reads calibration rows.
+
+        Raises:
+            SpecError: It is not said right, or there is none.
+        """
+        found = [values for name, values in self.stages(given).items() if "quantize" in name and is_calibrated(values)]
+        if not found:
+            raise SpecError("Nothing is calibrated: choose GPTQ or AWQ under Recipe.")
+        options: CalibratedOptions = parse(METHODS[found[0]["method"]].Options, found[0])
+        return options
 
     def keep(self, given: dict[Any, Any]) -> Updates:
         """Keep what the form says as a variant, so that the form can say another one."""
@@ -204,7 +221,8 @@ def _methods() -> tuple[gr.Radio, dict[str, gr.Column], dict[str, OptionForm], g
     groups, forms = {}, {}
     for name, module in METHODS.items():
         with gr.Column(visible=name == _FIRST, elem_classes=["fields"]) as groups[name]:
-            forms[name] = option_form(module.Options, f"quantize-{name}")
+            of_data = [field for field in module.Options.model_fields if field.startswith("calibration")]
+            forms[name] = option_form(module.Options, f"quantize-{name}", leave_out=tuple(of_data))
     variants = gr.CheckboxGroup(
         [], visible=False, label="Variants", elem_id="variants",
         info="Made of the same model beside what is chosen above, and compared with it in one table.",
@@ -225,6 +243,11 @@ def _file() -> tuple[gr.Textbox, gr.Button, gr.HTML]:
         apply = gr.Button("Use this recipe", size="sm", elem_id="recipe-apply")
         note = gr.HTML("", elem_id="recipe-note")
     return text, apply, note
+
+
+def is_calibrated(values: dict[str, Any]) -> bool:
+    """Whether typed options are those of a method that reads calibration rows."""
+    return issubclass(METHODS[values["method"]].Options, CalibratedOptions)
 
 
 def _offered(kept: list[dict[str, Any]]) -> Any:
@@ -249,7 +272,10 @@ def _known(values: dict[str, Any], whole: bool = False) -> dict[str, Any] | None
 
 
 def _written(options: Frozen) -> dict[str, Any]:
-    return {"method": options.method, **options.model_dump(mode="json", exclude_defaults=True)}  # type: ignore[attr-defined]
+    """Give options that differ from the usual, but for what the Data tab says."""
+    said = options.model_dump(mode="json", exclude_defaults=True)
+    rest = {name: value for name, value in said.items() if not name.startswith("calibration")}
+    return {"method": options.method, **rest}  # type: ignore[attr-defined]
 
 
 def _among(values: dict[str, Any], kept: list[dict[str, Any]]) -> bool:

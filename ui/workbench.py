@@ -7,18 +7,30 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import SpecError
+from backend.finetune.dataset import DEMO_DATASET
 from backend.jobs.store import UNFINISHED
 from backend.models.facts import ModelFacts
 from backend.recipes import Recipe, parse_recipe
 from ui.chat_tab import ChatTab
 from ui.data_tab import DataTab, keep
-from ui.draft import Draft, check, parts, read_yaml, with_uploads
+from ui.draft import (
+    NO_UPLOADS,
+    Draft,
+    Uploads,
+    calibration_values,
+    check,
+    of_calibration,
+    parts,
+    read_yaml,
+    with_uploads,
+)
 from ui.forms import Updates, both
 from ui.jobs_tab import JobsTab
 from ui.model_tab import ModelTab
 from ui.preview import Looking
 from ui.publish_tab import PublishTab
-from ui.recipe_tab import RecipeTab
+from ui.recipe_tab import RecipeTab, is_calibrated
+from ui.rows import USUAL
 from ui.sidebar import Sidebar, empty, faulty, summary
 from ui.studio import Result, Studio
 from ui.tuning import Price
@@ -27,7 +39,14 @@ from ui.users import alone
 
 @dataclass(frozen=True)
 class Workbench:
-    """The page's parts; `remembered` is the recipe that the browser keeps, `seen` what the clock showed last."""
+    """The page's parts.
+
+    Attributes:
+        looking: Shows the rows that are learned from.
+        hearing: Shows what calibration reads.
+        remembered: The recipe that the browser keeps.
+        seen: What the clock showed last.
+    """
 
     studio: Studio
     sidebar: Sidebar
@@ -42,6 +61,7 @@ class Workbench:
     chat_door: gr.Tab
     publish_door: gr.Tab
     looking: Looking
+    hearing: Looking
     timer: gr.Timer
     remembered: gr.BrowserState
     seen: gr.State
@@ -54,7 +74,8 @@ class Workbench:
     @property
     def form(self) -> list[Any]:
         """Every component in which one sets something for the recipe."""
-        return [*self.data.components, *self.data.rows.components, *self.recipe.components]
+        data = self.data
+        return [*data.components, *data.rows.components, *data.calibration.components, *self.recipe.components]
 
     def inputs(self) -> set[Any]:
         """What the recipe is read from."""
@@ -66,23 +87,26 @@ class Workbench:
         """What refresh() changes."""
         data, recipe = self.data, self.recipe
         told = [recipe.tuning.preset, recipe.tuning.rows, *data.switched()]
-        fields = [*data.form.components, *data.rows.form.components, *recipe.fields]
+        forms = (data.form, data.rows.form, data.calibration.form)
+        fields = [*(component for form in forms for component in form.components), *recipe.fields]
         return [self.sidebar.summary, self.sidebar.start, self.remembered, recipe.text, recipe.pasted, *told, *fields]
 
     def filled(self) -> list[Any]:
         """What a whole new recipe changes."""
-        recipe, data = self.recipe, [*self.data.components, self.data.note, *self.data.rows.outputs()]
-        return [*self.model.outputs(), *data, *recipe.outputs(), recipe.pasted, recipe.note]
+        recipe, data = self.recipe, self.data
+        of_data = [*data.components, data.note, *data.rows.outputs(), *data.calibration.outputs()]
+        return [*self.model.outputs(), *of_data, *recipe.outputs(), recipe.pasted, recipe.note]
 
     def refresh(self, given: dict[Any, Any]) -> Updates:
         """Show the recipe as the forms have it now, or beside each field why there is none."""
         facts = given[self.model.facts]
-        marks = self._mark(given, {}) | self.data.switch(given[self.recipe.tuning.wanted])
+        shown = self.data.switch(given[self.recipe.tuning.wanted], self.recipe.calibrates(given))
+        marks = self._mark(given, {}) | shown
         if facts is None:
             return marks | {self.sidebar.summary: empty(), self.sidebar.start: gr.update(interactive=False)}
         draft, survey = self.draft(given), given[self.looking.survey]
         if "finetune" in draft.stages:
-            tuning, rows = self.recipe.tuning, {"dataset": draft.rows} if draft.rows else {}
+            tuning, rows = self.recipe.tuning, {"dataset": draft.uploads.rows} if draft.uploads.rows else {}
             values = draft.stages["finetune"] | rows
             marks |= tuning.tell(values, given[tuning.preset], Price(facts, self.studio.settings.data, survey))
         try:
@@ -94,14 +118,16 @@ class Workbench:
         return marks | {
             self.sidebar.summary: summary(recipe, facts, self.studio.settings.data, survey),
             self.sidebar.start: gr.update(interactive=True),
-            self.recipe.text: _as_typed(recipe, draft.rows).to_yaml(),
-            self.remembered: _memory(recipe, draft.rows),
+            self.recipe.text: _as_typed(recipe, draft.uploads).to_yaml(),
+            self.remembered: _memory(recipe, draft.uploads),
         }
 
     def _mark(self, given: dict[Any, Any], faults: dict[str, dict[str, str]]) -> Updates:
         """Show faults by stage beside the fields of every tab."""
         data = self.data
         of_data = data.form.mark(faults.get("evaluate", {})) | data.rows.mark(faults.get("finetune", {}))
+        read = [of_calibration(found) for name, found in faults.items() if name.startswith("quantize")]
+        of_data |= data.calibration.mark({name: text for found in read for name, text in found.items()})
         return of_data | self.recipe.mark(given, faults)
 
     def draft_recipe(self, given: dict[Any, Any]) -> Recipe:
@@ -116,6 +142,9 @@ class Workbench:
             return parse_recipe(pasted, paths=self.paths)
         draft = self.draft(given)
         asked = {"evaluate": self.data.missing(given), "finetune": self.data.rows.missing(given)}
+        if unsaid := self.data.calibration.missing(given):
+            calibrated = (name for name, values in draft.stages.items() if "calibration" in values)
+            asked |= {name: {"calibration": unsaid["dataset"]} for name in calibrated}
         missing = {draft.field(s, k): v for s in draft.stages for k, v in asked.get(s, {}).items()}
         if missing:
             raise SpecError("\n".join(missing.values()), missing)
@@ -124,12 +153,18 @@ class Workbench:
     def draft(self, given: dict[Any, Any]) -> Draft:
         """Read the forms."""
         facts: ModelFacts = given[self.model.facts]
-        stages, rows = self.recipe.stages(given), self.data.rows
+        stages, data = self.recipe.stages(given), self.data
         if "finetune" in stages:
-            stages["finetune"] = rows.values(given) | stages["finetune"]
+            stages["finetune"] = data.rows.values(given) | stages["finetune"]
+        if given[data.calibration.source] != USUAL:
+            # an upload takes the place of the bundled rows, as where rows are learned from
+            rows = calibration_values({"dataset": DEMO_DATASET} | data.calibration.values(given))
+            calibrated = [n for n, values in stages.items() if n.startswith("quantize") and is_calibrated(values)]
+            stages |= {name: stages[name] | rows for name in calibrated}
         if given[self.recipe.evaluate] and any(name.split()[0] in ("merge", "quantize") for name in stages):
-            stages["evaluate"] = self.data.values(given)
-        return Draft(facts.model, facts.commit, stages, self.data.text(given), rows.upload(given))
+            stages["evaluate"] = data.values(given)
+        uploads = Uploads(data.text(given), data.rows.upload(given), data.calibration.upload(given))
+        return Draft(facts.model, facts.commit, stages, uploads)
 
     def stored_recipe(self, given: dict[Any, Any]) -> Recipe:
         """Give the recipe for a job: what was uploaded is copied to where it stays.
@@ -140,14 +175,8 @@ class Workbench:
         if given[self.model.facts] is None:
             raise SpecError("Choose a model first.")
         recipe = self.draft_recipe(given)
-        text, rows = self.data.text(given), self.data.rows.upload(given)
-        measured = any(stage.stage == "evaluate" and stage.text == text for stage in recipe.stages)
-        learned = recipe.tuning is not None and recipe.tuning.dataset == rows
-        return with_uploads(
-            recipe,
-            str(keep(Path(text), self.studio.settings)) if text and measured else None,
-            str(keep(Path(rows), self.studio.settings)) if rows and learned else None,
-        )
+        used = self.draft(given).uploads.used(recipe)
+        return with_uploads(recipe, Uploads(*(path and str(keep(Path(path), self.studio.settings)) for path in used)))
 
     def apply(self, given: dict[Any, Any], token: str | None) -> Updates:
         """Take a pasted recipe: into the forms where they can show it, as it stands where they cannot."""
@@ -158,15 +187,17 @@ class Workbench:
         if not remembered or "recipe" not in remembered:
             return self.model.choose_demo()
         recipe = parse_recipe(remembered["recipe"], paths=self.paths)
-        filled = self.fill(recipe, token, uploaded=bool(remembered.get("rows")))
-        asked = self.data.ask_again(remembered["upload"]) if remembered.get("upload") else {}
-        asked |= self.data.rows.ask_again(remembered["rows"]) if remembered.get("rows") else {}
+        names = Uploads(*(remembered.get(name) for name in Uploads._fields))
+        filled, data = self.fill(recipe, token, names), self.data
+        asked = data.ask_again(names.text) if names.text else {}
+        asked |= data.rows.ask_again(names.rows) if names.rows else {}
+        asked |= data.calibration.ask_again(names.calibration) if names.calibration else {}
         return both(filled, asked)
 
-    def fill(self, recipe: Recipe, token: str | None, uploaded: bool = False) -> Updates:
+    def fill(self, recipe: Recipe, token: str | None, uploads: Uploads = NO_UPLOADS) -> Updates:
         """Show a recipe in the forms; its model is looked at first, so a wrong one changes nothing."""
         found = self.model.choose(recipe.base_model, recipe.revision or "", token)
-        known = parts(recipe, uploaded)
+        known = parts(recipe, uploads)
         if known is None:
             words = "In use as it stands: it says more than the forms can show. Changing a form leaves it."
             note = f'<p class="quiet">{words}</p>'
@@ -174,6 +205,7 @@ class Workbench:
         filled = self.recipe.fill(known)
         filled |= self.data.fill(known.evaluate) if known.evaluate else {}
         filled |= self.data.rows.fill(known.finetune) if known.finetune else {}
+        filled |= self.data.calibration.fill(known.calibration) if known.calibration else {}
         return {**found, **filled, self.recipe.pasted: None, self.recipe.note: ""}
 
     def merge(self, given: dict[Any, Any], token: str | None) -> Updates:
@@ -203,26 +235,19 @@ class Workbench:
         return changed | {self.seen: now, self.timer: gr.Timer(active=live)}
 
 
-def _as_typed(recipe: Recipe, rows: str | None) -> Recipe:
-    """Give a recipe as its author may read it: what is its own where it lies, of an upload the name.
-
-    Args:
-        recipe: That the forms say.
-        rows: The upload that it learns from.
-    """
-    public = recipe.public(recipe.base_model)
-    name = Path(rows).name if rows and recipe.tuning and recipe.tuning.dataset == rows else None
-    stages = tuple(
-        stage if stage.stage == "evaluate" else own for own, stage in zip(recipe.stages, public.stages, strict=True)
-    )
-    return with_uploads(public.model_copy(update={"stages": stages}), None, name)
+def _as_typed(recipe: Recipe, uploads: Uploads) -> Recipe:
+    """Give a recipe as its author may read it: what is its own where it lies, of an upload the name."""
+    return with_uploads(recipe, uploads.used(recipe).names)
 
 
-def _memory(recipe: Recipe, rows: str | None) -> dict[str, Any]:
+def _memory(recipe: Recipe, uploads: Uploads) -> dict[str, Any]:
     """Give what the browser remembers: the recipe, and of uploads the names alone."""
-    typed = _as_typed(recipe, rows)
-    data = typed.model_dump(mode="json", exclude_none=True)
-    texts = [stage.pop("text") for stage in data["stages"] if "text" in stage]
-    uploaded = typed.tuning is not None and typed.tuning != recipe.tuning
-    names = [data["stages"][0].pop("dataset")] if uploaded else []
-    return {"recipe": data, "upload": texts[0] if texts else None, "rows": names[0] if names else None}
+    used = uploads.used(recipe)
+    data = with_uploads(recipe, used.names).model_dump(mode="json", exclude_none=True)
+    uploaded = {"evaluate": used.text and "text", "finetune": used.rows and "dataset"}
+    for stage in data["stages"]:
+        if name := uploaded.get(stage["stage"]):
+            stage.pop(name)
+        if used.calibration and "calibration" in stage:
+            stage["calibration"] = DEMO_DATASET
+    return {"recipe": data, **used.names._asdict()}

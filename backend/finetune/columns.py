@@ -236,7 +236,7 @@ def _text(columns: Sequence[Column], by_name: dict[str, Column], options: Datase
 
 def _question(columns: Sequence[Column]) -> str:
     return (
-        f"Which columns are learned from? There are {_listed(column.name for column in columns)}: name them in"
+        f"Which columns are to be used? There are {_listed(column.name for column in columns)}: name them in"
         " user_column and assistant_column, in messages_column or in text_column, or write a template."
     )
 

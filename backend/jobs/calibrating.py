@@ -1,10 +1,11 @@
-"""What a calibrated quantization reads: the rows or text that it names, rows trained on, or embedded prose."""
+"""What a calibrated quantization reads: the rows that it names, rows trained on, or embedded prose."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from backend.finetune.dataset import DatasetOptions, is_file
+from backend.errors import SpecError
+from backend.evaluate import Text
 from backend.finetune.fetch import fetch_dataset, read_sources, write_sources
 from backend.finetune.loading import Dataset, load
 from backend.finetune.rendering import Renderer
@@ -12,29 +13,13 @@ from backend.jobs.results import TOKENIZERS, Base
 from backend.models.demo import TEXT, calibration_text
 from backend.models.loading import load_tokenizer, read_config
 from backend.progress import Report
-from backend.quantize.calibrated.options import CalibratedOptions
-from backend.quantize.calibration import Windows, judge, text_windows, windows_of
+from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
+from backend.quantize.calibration import Windows, doubts, text_windows, windows_of
 from backend.recipes import Recipe
-
-PROSE = (".txt", ".md")
-"""Endings of files that are read as one text, not as rows."""
 
 EMBEDDED = f"{TEXT}, every second topic"
 
 _UNCUT = 10**9
-
-
-def rows_of(options: CalibratedOptions) -> DatasetOptions:
-    """Give the data set that a quantization calibrates on; faulty and repeated rows are left out."""
-    assert options.calibration
-    return DatasetOptions.model_construct(
-        dataset=options.calibration,
-        revision=options.calibration_revision,
-        on_fault="drop",
-        drop_duplicates=True,
-        allow_identical=True,
-        parse_json=True,
-    )
 
 
 def fetch_calibration(recipe: Recipe, folder: Path, token: str | None, report: Report) -> None:
@@ -45,25 +30,23 @@ def fetch_calibration(recipe: Recipe, folder: Path, token: str | None, report: R
         folder: Of the fetch step, not sealed yet.
         token: Of who asks.
         report: Told the bytes.
+
+    Raises:
+        SpecError: There is no such config or split; what there is instead.
     """
-    for index, options in _named(recipe):
-        place = folder / f"calibration-{index}"
-        place.mkdir()
-        write_sources(place, fetch_dataset(rows_of(options), place, token, report))
-
-
-def _named(recipe: Recipe) -> Iterator[tuple[int, CalibratedOptions]]:
     for index, stage in enumerate(recipe.stages, 1):
-        if isinstance(stage, CalibratedOptions) and stage.calibration and not is_prose(stage.calibration):
-            yield index, stage
+        if isinstance(stage, CalibratedOptions) and stage.calibration:
+            place = folder / f"calibration-{index}"
+            place.mkdir()
+            try:
+                write_sources(place, fetch_dataset(stage.rows(), place, token, report))
+            except SpecError as e:
+                raise about_calibration(e) from e
 
 
-def is_prose(calibration: str) -> bool:
-    """Whether what is named is a plain text of this machine."""
-    return is_file(calibration) and calibration.lower().endswith(PROSE)
-
-
-def windows(recipe: Recipe, options: CalibratedOptions, base: Base, fetched: Path, report: Report) -> Windows:
+def windows(
+    recipe: Recipe, options: CalibratedOptions, base: Base, fetched: Path, measured: Text | None, report: Report
+) -> Windows:
     """Give what a quantization calibrates on.
 
     Args:
@@ -71,46 +54,73 @@ def windows(recipe: Recipe, options: CalibratedOptions, base: Base, fetched: Pat
         options: The stage's.
         base: The base model, with the adapters that are merged into it.
         fetched: The fetch step's folder.
-        report: Told how much there is.
+        measured: What quality is measured on, if it is.
+        report: Told how much there is, and what is doubtful about it.
 
     Raises:
         SpecError: There is too little, or rows leave a question open.
     """
     copied = base.copied()
-    folder = next((copied[name].folder for name in TOKENIZERS if name in copied), base.folder)
-    tokenizer = load_tokenizer(folder)
-    config = read_config(base.folder)
-    limit = config.get("max_position_embeddings") or config.get("n_positions") or options.max_seq_length
-    samples, length = options.num_calibration_samples, min(options.max_seq_length, limit)
+    tokenizer = load_tokenizer(next((copied[name].folder for name in TOKENIZERS if name in copied), base.folder))
+    samples = options.num_calibration_samples
+    length = longest_window(read_config(base.folder), options.max_seq_length)
     if length < options.max_seq_length:
-        report.log(f"The model reads {limit} tokens at the most: the windows have that length.")
-    if options.calibration and is_prose(options.calibration):
-        path = Path(options.calibration)
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-        found = text_windows(path.name, text, tokenizer, samples, length)
-    elif options.calibration or recipe.tuning:
-        data = _rows(recipe, options, fetched)
-        found = windows_of(data.examination.name, _tokens(data, tokenizer), tokenizer, samples, length)
-    else:
-        found = text_windows(EMBEDDED, calibration_text(), tokenizer, samples, length)
-    judge(found, samples, report)
+        report.log(f"The model reads {length} tokens at the most: the windows have that length.")
+    found = cut_rows(_rows(recipe, options, fetched), tokenizer, samples, length)
+    report.log(f"Calibrating on {found.words}, {found.ids.size} in all{fewer(found, samples)}.")
+    for doubt in doubts(found, tokenizer, measured.content if measured else None):
+        report.warn(doubt)
     return found
 
 
-def _rows(recipe: Recipe, options: CalibratedOptions, fetched: Path) -> Dataset:
+def longest_window(config: dict[str, Any], asked: int) -> int:
+    """Give the tokens of a window: as many as are asked for, if the model reads so many.
+
+    Args:
+        config: The model's.
+        asked: max_seq_length.
+    """
+    return min(asked, config.get("max_position_embeddings") or config.get("n_positions") or asked)
+
+
+def fewer(found: Windows, samples: int) -> str:
+    """Say that there are fewer windows than were asked for, where that is so."""
+    return f"; {samples} were asked for, there is no more text" if len(found.ids) < samples else ""
+
+
+def cut_rows(data: Dataset | None, tokenizer: Any, samples: int, length: int) -> Windows:
+    """Cut rows into windows, or where there are none the embedded prose.
+
+    Args:
+        data: The rows.
+        tokenizer: The model's.
+        samples: Windows at the most.
+        length: Tokens in a window.
+
+    Raises:
+        SpecError: There is not enough for one window.
+    """
+    if data is None:
+        return text_windows(EMBEDDED, calibration_text(), tokenizer, samples, length)
+    return windows_of(data.examination.name, _tokens(data, tokenizer), tokenizer, samples, length)
+
+
+def _rows(recipe: Recipe, options: CalibratedOptions, fetched: Path) -> Dataset | None:
     if options.calibration:
         place = fetched / f"calibration-{recipe.stages.index(options) + 1}"
-        return load(read_sources(place).train, rows_of(options))
-    assert recipe.tuning
-    return load(read_sources(fetched).train, recipe.tuning)
+        try:
+            return load(read_sources(place).train, options.rows())
+        except SpecError as e:
+            raise about_calibration(e) from e
+    return load(read_sources(fetched).train, recipe.tuning) if recipe.tuning else None
 
 
 def _tokens(data: Dataset, tokenizer: Any) -> Iterator[list[int]]:
-    """Give the tokens of each row: through the chat template, or where there is none, of its texts."""
+    """Give the tokens of each row: conversations through the chat template, where there is one; texts follow on."""
     renderer = Renderer(tokenizer, "all", _UNCUT, ())
     for sample in data.train():
-        if sample.messages and not tokenizer.chat_template:
-            text = "\n\n".join(message.content for message in sample.messages)
-            yield tokenizer(text, add_special_tokens=False)["input_ids"]
-        else:
+        if sample.messages and tokenizer.chat_template:
             yield renderer.render(sample).input_ids
+        else:
+            text = sample.text or "\n\n".join(message.content for message in sample.messages)
+            yield tokenizer(text + "\n\n", add_special_tokens=False, verbose=False)["input_ids"]

@@ -10,7 +10,6 @@ from backend.finetune.fetch import fetch_dataset, pin
 from backend.finetune.loading import load
 from backend.finetune.options import FinetuneOptions
 from backend.hub.names import is_local
-from backend.jobs.calibrating import is_prose, rows_of
 from backend.jobs.estimates import check_room, estimate, streams
 from backend.jobs.specs import Streaming
 from backend.merge import UNDONE
@@ -20,7 +19,7 @@ from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.progress import silent
 from backend.publish.destination import check_destination
-from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
 from backend.recipes import Recipe, Stage
 
 
@@ -93,12 +92,15 @@ def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
 
 def _calibration_commit(stage: CalibratedOptions, token: str | None) -> str | None:
     """Read the rows of this machine that a quantization calibrates on, or give the commit of its data set."""
-    if not stage.calibration or is_prose(stage.calibration):
+    if not stage.calibration:
         return None
-    rows = rows_of(stage)
-    if is_file(stage.calibration):
-        with TemporaryDirectory() as folder:
-            load(fetch_dataset(rows, Path(folder), token, silent()).train, rows)
+    rows = stage.rows()
+    try:
+        if is_file(stage.calibration):
+            with TemporaryDirectory() as folder:
+                load(fetch_dataset(rows, Path(folder), token, silent()).train, rows)
+    except SpecError as e:
+        raise about_calibration(e) from e
     return pin(rows, token).revision
 
 

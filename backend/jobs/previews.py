@@ -1,4 +1,4 @@
-"""The steps of a preview: rows are brought, looked through, and rendered as the model would see them.
+"""The steps of a preview: rows are brought, looked through, and rendered, or cut, as the model would see them.
 
 What the options leave open is a question among the findings, not an error: who asks is shown what there is.
 """
@@ -12,32 +12,49 @@ from typing import Any
 from pydantic import Field, TypeAdapter
 
 from backend.errors import JobError, SpecError
+from backend.evaluate import EvaluateOptions
 from backend.finetune.fetch import SOURCES, fetch_dataset, pin, read_sources, splits_of, write_sources
 from backend.finetune.findings import Finding
-from backend.finetune.loading import Examination, examine, load
+from backend.finetune.loading import Dataset, Examination, examine, load
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.reader import literals, open_reader
 from backend.finetune.survey import Survey, render, survey
 from backend.hub.download import fetch_model, fetch_tokenizer
 from backend.hub.names import DEMO, is_local
-from backend.jobs.specs import Preview, read_spec, stage_folder, steps
+from backend.jobs.calibrating import cut_rows, longest_window
+from backend.jobs.specs import Cut, Preview, read_spec, stage_folder, steps
 from backend.models.artifacts import Artifact, is_sealed, now, partial, seal
+from backend.models.demo import evaluation_text
 from backend.models.inspection import inspect
+from backend.models.loading import load_tokenizer, read_config
 from backend.options import Frozen
 from backend.progress import Report
+from backend.quantize.calibration import doubts
 from backend.settings import load_settings
 
 MAX_RENDERED = 5_000
 """Rows that are rendered for a preview; the first ones show what the model will see of all others."""
 
+LAST = 2  # step of a preview
+
 MODEL = "model.json"
-EXAMINATION, FINDINGS, FAULTS, SPLITS, SURVEY = (
-    "examination.json", "findings.json", "faults.json", "splits.json", "survey.json",
+EXAMINATION, FINDINGS, FAULTS, SPLITS, SURVEY, READING = (
+    "examination.json", "findings.json", "faults.json", "splits.json", "survey.json", "reading.json",
 )  # fmt: skip
 
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 _SPLITS = TypeAdapter(dict[str, tuple[str, ...]])
 _FAULTS = TypeAdapter(dict[str, str])
+
+
+class Reading(Frozen):
+    """What calibration would read."""
+
+    name: str
+    windows: int
+    length: int = Field(description="Tokens in a window.")
+    asked: int = Field(description="Windows that were asked for.")
+    doubts: tuple[str, ...] = Field(description="Why it may not do.")
 
 
 class Seen(Frozen):
@@ -47,6 +64,7 @@ class Seen(Frozen):
     examination: Examination | None = Field(None, description="None before it is known which files are meant.")
     findings: tuple[Finding, ...] = Field((), description="Everything that was said, questions first.")
     survey: Survey | None = Field(None, description="None before it is rendered, and while a question is open.")
+    reading: Reading | None = Field(None, description="Of rows that are calibrated on, in the place of a survey.")
     faults: dict[str, str] = Field({}, description="Of a data set that cannot be read: option → what is wrong.")
 
     @property
@@ -98,6 +116,8 @@ def preview(job: Path, spec: Preview, index: int, token: str | None, report: Rep
             (folder / EXAMINATION).write_text(found.model_dump_json(), encoding="utf-8")
         elif (fetched / SOURCES).is_file() and not read_seen(job, spec).questions:
             _render(spec, fetched, folder, report)
+        elif spec.cut and spec.cut.embedded and index == LAST:
+            _cut(spec.cut, None, _model(spec, fetched, report), folder)
     except SpecError as e:
         (job / FAULTS).write_bytes(_FAULTS.dump_json(e.faults))
         raise
@@ -110,6 +130,7 @@ def read_seen(job: Path, spec: Preview) -> Seen:
     splits = _SPLITS.validate_json(files[SPLITS]) if SPLITS in files else {}
     examination = Examination.model_validate_json(files[EXAMINATION]) if EXAMINATION in files else None
     seen = Survey.model_validate_json(files[SURVEY]) if SURVEY in files else None
+    reading = Reading.model_validate_json(files[READING]) if READING in files else None
     said = [
         finding for folder in _sealed(job, spec) if (folder / FINDINGS).is_file()
         for finding in _FINDINGS.validate_json((folder / FINDINGS).read_bytes())
@@ -117,7 +138,8 @@ def read_seen(job: Path, spec: Preview) -> Seen:
     said += examination.findings if examination else ()
     faults = _FAULTS.validate_json((job / FAULTS).read_bytes()) if (job / FAULTS).is_file() else {}
     findings = tuple(sorted(said, key=lambda finding: not finding.asks))
-    return Seen(splits=splits, examination=examination, findings=findings, survey=seen, faults=faults)
+    found = {"examination": examination, "findings": findings, "survey": seen, "reading": reading}
+    return Seen(splits=splits, faults=faults, **found)
 
 
 def take_over(spec: Preview, job: Path, before: Path) -> None:
@@ -149,29 +171,37 @@ def _sealed(job: Path, spec: Preview) -> list[Path]:
 
 def _fetch(spec: Preview, folder: Path, token: str | None, report: Report) -> None:
     """Bring the rows and the tokenizer; a config or split that must be chosen is asked for."""
-    (folder / SPLITS).write_bytes(_SPLITS.dump_json(splits_of(spec.options, token)))
-    try:
-        write_sources(folder, fetch_dataset(spec.options, folder / "rows", token, report))
-    except SpecError as e:
-        asked = [name for name in ("config", "split", "validation_split", "validation_dataset") if name in e.faults]
-        if not asked:
-            raise
-        _ask(folder, e, asked[0])
-        return
+    if not (spec.cut and spec.cut.embedded):
+        (folder / SPLITS).write_bytes(_SPLITS.dump_json(splits_of(spec.options, token)))
+        try:
+            write_sources(folder, fetch_dataset(spec.options, folder / "rows", token, report))
+        except SpecError as e:
+            asked = [name for name in ("config", "split", "validation_split", "validation_dataset") if name in e.faults]
+            if not asked:
+                raise
+            _ask(folder, e, asked[0])
+            return
     if not _lies_here(spec.base_model):
         model = fetch_tokenizer(spec.base_model, spec.revision, load_settings().models, token, report)
         (folder / MODEL).write_text(json.dumps({"folder": str(model)}), encoding="utf-8")
 
 
-def _render(spec: Preview, fetched: Path, folder: Path, report: Report) -> None:
-    """Render the rows; what the tokenizer lacks is asked for."""
+def _model(spec: Preview, fetched: Path, report: Report) -> Path:
+    """Give where the tokenizer lies."""
     if _lies_here(spec.base_model):  # making the demo model takes a while: the findings are told before
-        base = fetch_model(spec.base_model, None, load_settings().models, None, report)
-    else:
-        base = Path(json.loads((fetched / MODEL).read_bytes())["folder"])
+        return fetch_model(spec.base_model, None, load_settings().models, None, report)
+    return Path(json.loads((fetched / MODEL).read_bytes())["folder"])
+
+
+def _render(spec: Preview, fetched: Path, folder: Path, report: Report) -> None:
+    """Render the rows, or cut them into windows; what the tokenizer lacks is asked for."""
+    base = _model(spec, fetched, report)
     sources = read_sources(fetched)
     report.progress("rendering", 0, 1, "data sets")
     data = load(sources.train, spec.options, sources.validation)
+    if spec.cut:
+        _cut(spec.cut, data, base, folder)
+        return
     try:
         reader = open_reader(base, data, spec.options)
         rows, masked = render(islice(data.train(), MAX_RENDERED), reader.renderer)
@@ -181,6 +211,25 @@ def _render(spec: Preview, fetched: Path, folder: Path, report: Report) -> None:
     (folder / FINDINGS).write_bytes(_FINDINGS.dump_json(literals(data, reader)))
     (folder / SURVEY).write_text(survey(rows, masked, reader.tokenizer).model_dump_json(), encoding="utf-8")
     report.progress("rendering", 1, 1, "data sets")
+
+
+def _cut(cut: Cut, data: Dataset | None, base: Path, folder: Path) -> None:
+    """Cut what calibration would read into windows."""
+    tokenizer, samples = load_tokenizer(base), cut.num_calibration_samples
+    found = cut_rows(data, tokenizer, samples, longest_window(read_config(base), cut.max_seq_length))
+    windows, length = found.ids.shape
+    said = tuple(doubts(found, tokenizer, _measured(cut.measured_on)))
+    reading = Reading(name=found.name, windows=windows, length=length, asked=samples, doubts=said)
+    (folder / READING).write_text(reading.model_dump_json(), encoding="utf-8")
+
+
+def _measured(options: EvaluateOptions | None) -> str | None:
+    """Give the text that quality is measured on, or one in its language; None where that must be fetched first."""
+    if options is None or options.dataset:
+        return None
+    if options.text is None:
+        return evaluation_text()
+    return Path(options.text).read_text(encoding="utf-8-sig", errors="replace")
 
 
 def _lies_here(model: str) -> bool:

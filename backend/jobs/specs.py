@@ -43,12 +43,22 @@ class Streaming(Frozen):
     recipe: Recipe
 
 
+class Cut(Frozen):
+    """How a calibrated quantization would read rows: as windows of tokens."""
+
+    embedded: bool = Field(description="Whether it reads the embedded prose, and no rows.")
+    num_calibration_samples: int
+    max_seq_length: int
+    measured_on: EvaluateOptions | None = Field(None, description="What quality is measured on, if it is.")
+
+
 class Preview(Frozen):
-    """Look at rows, and at what a model would see of them, before anything is trained."""
+    """Look at rows, and at what a model would see of them, before anything is trained or calibrated."""
 
     base_model: str = Field(description="As a recipe's.")
     revision: str | None = None
     options: FinetuneOptions
+    cut: Cut | None = Field(None, description="Of rows that are calibrated on; None: they are learned from.")
 
 
 RENDERING = ("chat_template", "loss", "max_length")

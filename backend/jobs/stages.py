@@ -210,7 +210,8 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     calibration = None
     with _weights(job, recipe, index, report) as weights:
         if isinstance(options, CalibratedOptions):
-            read = windows(recipe, options, known, stage_folder(job, recipe, 0), report)
+            measured = next((_measured_on(job, recipe, i) for i, _ in _evaluations(recipe)), None)
+            read = windows(recipe, options, known, stage_folder(job, recipe, 0), measured, report)
             calibration = read.words
             METHODS[options.method].quantize(weights, output, options, read, report)
         elif options.stage == "quantize":
@@ -233,7 +234,7 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
 def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
     """Measure every artifact that the stages before this one made, or the folder that was named."""
     options = dict(_evaluations(spec))[index]
-    text = Text.model_validate_json((stage_folder(job, spec, 0) / f"text-{index}.json").read_bytes())
+    text = _measured_on(job, spec, index)
     base, target = _base(job, spec), stage_folder(job, spec, index)
     measured = [spec.folder] if isinstance(spec, Evaluation) else artifacts(job, MODELS)
     started = time.monotonic()
@@ -259,6 +260,10 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
         created=now(),
     )
     seal(partial(target), target, artifact)
+
+
+def _measured_on(job: Path, spec: Spec, index: int) -> Text:
+    return Text.model_validate_json((stage_folder(job, spec, 0) / f"text-{index}.json").read_bytes())
 
 
 def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:

@@ -92,9 +92,12 @@ class Supervisor:
         return self._add(spec, owner, token, new_id())
 
     def preview(self, spec: Preview, owner: str, token: str | None) -> str:
-        """Look at rows, in place of what the owner looked at before, and give the new job's id."""
-        job_id = new_id()
+        """Look at rows, in place of what the owner looked at before for the same end, and give the new job's id."""
+        job_id, calibrates = new_id(), spec.cut is not None
         for job in self._store.of_kind(PREVIEW, owner):
+            before = job.read_spec()
+            if isinstance(before, Preview) and (before.cut is not None) != calibrates:
+                continue
             take_over(spec, self._settings.jobs / job_id, self._settings.jobs / job.id)
             self._discard(job.id)
         return self._add(spec, owner, token, job_id)

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import SpecError
-from backend.progress import Report
 
 FEW = 8192
 """Tokens from which a Gram matrix of some thousand inputs begins to mean something."""
@@ -20,9 +19,25 @@ FEW = 8192
 ALIKE = 0.5
 """Share of windows that repeat an earlier one from which calibration sees too little."""
 
-
 SPREAD = 16
 """Of so many times the tokens that are asked for, windows are taken evenly; what comes later is not looked at."""
+
+HEARD = 8
+"""Windows whose language is looked at, spread over all."""
+
+LETTERS = 20_000
+"""Of a text whose language is looked at."""
+
+SURE = 0.8
+"""Probability from which a text is in one language: of code it is below 0.3."""
+
+_LANGUAGES = {
+    "ar": "Arabic", "bn": "Bengali", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek", "en": "English",
+    "es": "Spanish", "fa": "Persian", "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi", "hu": "Hungarian",
+    "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "nl": "Dutch", "no": "Norwegian",
+    "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish", "th": "Thai",
+    "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
 
 
 class Windows(NamedTuple):
@@ -81,16 +96,46 @@ def windows_of(name: str, tokens: Iterable[list[int]], tokenizer: Any, samples: 
     return cut(name, tokens, _before(tokenizer), samples, length)
 
 
-def judge(windows: Windows, samples: int, report: Report) -> None:
-    """Say how much there is, and warn where it is too little or too alike."""
+def doubts(windows: Windows, tokenizer: Any, measured_on: str | None) -> list[str]:
+    """Say where calibration reads too little, too much of the same, or another language than quality is measured in.
+
+    Args:
+        windows: What it reads.
+        tokenizer: Made them.
+        measured_on: The text that quality is measured on, where it is known.
+    """
     count, length = windows.ids.shape
-    asked = f"; {samples} were asked for, there is no more text" if count < samples else ""
-    report.log(f"Calibrating on {windows.words}, {count * length} in all{asked}.")
+    found = []
     if count * length < FEW:
-        report.warn(f"Calibration saw {count * length} tokens only, better are {FEW} and more: give more text.")
+        found.append(f"Calibration reads {count * length} tokens only, better are {FEW} and more: give more text.")
     repeated = count - len(np.unique(windows.ids, axis=0))
     if repeated > ALIKE * count:
-        report.warn(f"{repeated} of {count} calibration windows repeat another: give more varied text.")
+        found.append(f"{repeated} of {count} calibration windows repeat another: give more varied text.")
+    if measured_on:
+        some = windows.ids[:: max(1, count // HEARD)].reshape(-1)
+        read, measured = language(tokenizer.decode(some, skip_special_tokens=True)), language(measured_on)
+        if read and measured and read != measured:
+            found.append(
+                f"Calibration reads {read}, quality is measured in {measured}: measure on a text in the language that"
+                " the model is for, and calibrate on the same."
+            )
+    return found
+
+
+def language(text: str) -> str | None:
+    """Name the language of a text; None where it is not clear, as of code and numbers.
+
+    Args:
+        text: Of which the first part is read.
+
+    Returns:
+        As it is called in English, or where this is not known its code in ISO 639-1.
+    """
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=SURE)
+    code = str(identifier.classify(text[:LETTERS])[0])
+    return None if code == "und" else _LANGUAGES.get(code, code)
 
 
 def _before(tokenizer: Any) -> list[int]:

@@ -3,15 +3,17 @@
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.errors import SpecError
-from backend.finetune.dataset import dataset_field
+from backend.finetune.dataset import DatasetOptions, Encoding, dataset_field
 from backend.models.facts import ModelFacts, Tensor
+from backend.options import parse
 from backend.quantize.bitsandbytes import ADVANCED
 from backend.quantize.calibrated.architectures import refuse_experts
 from backend.quantize.streaming import TRANSPOSED, Memory, Plan, PlannedOptions, View
@@ -19,8 +21,38 @@ from backend.weights.writer import Slot
 
 GROUP_SIZES = (32, 64, 128)
 
+ROWS = "calibration_"
+"""Begins the options that say of calibration's rows what those of the same name say of a training's."""
+
+OF_ROWS = (
+    "config", "split", "revision", "messages_column", "user_column", "assistant_column", "context_column",
+    "system_column", "text_column", "template", "system_prompt", "parse_json", "decode_binary", "encoding", "delimiter",
+    "header", "quoting", "sample_by",
+)  # fmt: skip
+
 _BLOCK = re.compile(r"(?:[A-Za-z_]\w*\.)+(\d+)\.")
 """The name of a tensor in a block, which is one of a numbered list."""
+
+
+_NAMES = re.compile(rf"\b(?:{'|'.join(name for name in OF_ROWS if '_' in name)}|(?<=set )(?:header|quoting))\b")
+
+
+def about_calibration(error: SpecError) -> SpecError:
+    """Give what is wrong with rows in the words of the options that say it of calibration's rows."""
+
+    def renamed(text: str) -> str:
+        return _NAMES.sub(lambda found: ROWS + found[0], text)
+
+    faults = {ROWS.rstrip("_") if name == "dataset" else ROWS + name: renamed(t) for name, t in error.faults.items()}
+    return SpecError(renamed(str(error)), faults)
+
+
+def _as_for_tuning(name: str, description: str | None = None) -> Any:
+    """Give an option of DatasetOptions again, for calibration's rows."""
+    field = copy(DatasetOptions.model_fields[name])
+    field.json_schema_extra = ADVANCED
+    field.description = description or field.description
+    return field
 
 
 class Grid(NamedTuple):
@@ -79,9 +111,28 @@ class CalibratedOptions(PlannedOptions):
         " that it was tuned on in this recipe, else embedded English prose.",
         json_schema_extra={"file": True},
     )
-    calibration_revision: str | None = Field(
-        None, description="Branch, tag or commit of the Hub data set.", json_schema_extra=ADVANCED
+    calibration_config: str | None = _as_for_tuning("config")
+    calibration_split: str | None = _as_for_tuning("split")
+    calibration_revision: str | None = _as_for_tuning("revision")
+    calibration_messages_column: str | None = _as_for_tuning("messages_column")
+    calibration_user_column: str | None = _as_for_tuning("user_column")
+    calibration_assistant_column: str | None = _as_for_tuning(
+        "assistant_column", "Column that holds the answer. Empty: recognized."
     )
+    calibration_context_column: str | None = _as_for_tuning("context_column")
+    calibration_system_column: str | None = _as_for_tuning("system_column")
+    calibration_text_column: str | None = _as_for_tuning(
+        "text_column", "Column of plain text, read as it stands, without a chat template."
+    )
+    calibration_template: str | None = _as_for_tuning("template")
+    calibration_system_prompt: str | None = _as_for_tuning("system_prompt")
+    calibration_parse_json: bool = _as_for_tuning("parse_json")
+    calibration_decode_binary: bool = _as_for_tuning("decode_binary")
+    calibration_encoding: Encoding | None = _as_for_tuning("encoding")
+    calibration_delimiter: Literal["comma", "semicolon", "tab", "pipe"] | None = _as_for_tuning("delimiter")
+    calibration_header: bool | None = _as_for_tuning("header")
+    calibration_quoting: bool = _as_for_tuning("quoting")
+    calibration_sample_by: Literal["paragraph", "line", "document"] = _as_for_tuning("sample_by")
     num_calibration_samples: int = Field(
         128, ge=1, le=100_000, description="Windows of calibration text at the most. More: better, and as much slower."
     )
@@ -91,6 +142,32 @@ class CalibratedOptions(PlannedOptions):
     @classmethod
     def _a_dataset(cls, value: str | None, info: ValidationInfo) -> str | None:
         return dataset_field(value, info)
+
+    @model_validator(mode="after")
+    def _rows_that_can_be_read(self) -> "CalibratedOptions":
+        if self.calibration:
+            try:
+                self.rows()
+            except SpecError as e:
+                said_of = about_calibration(e)
+                raise ValueError(next(f"{name}: {text}" for name, text in said_of.faults.items())) from e
+        else:
+            fields = type(self).model_fields
+            said = [n for n in (ROWS + name for name in OF_ROWS) if getattr(self, n) != fields[n].default]
+            if said:
+                raise ValueError(f"{said[0]}: no rows are named that it could be said of: give calibration")
+        return self
+
+    def rows(self) -> DatasetOptions:
+        """Give the rows that calibration reads as a training would; faulty and repeated ones are left out.
+
+        Raises:
+            SpecError: What is said of them does not go together; fields as DatasetOptions names them.
+        """
+        assert self.calibration
+        said = {name: getattr(self, ROWS + name) for name in OF_ROWS}
+        kept = {"on_fault": "drop", "drop_duplicates": True, "allow_identical": True}
+        return parse(DatasetOptions, {"dataset": self.calibration, **kept, **said}, context={"stored": True})
 
     def check(self, facts: ModelFacts) -> None:
         """Refuse what does not fit the model, before anything is downloaded.
