@@ -83,7 +83,7 @@ def ours(method: str, bits: int, *more: str) -> list[str]:
     """Give the command line of ours, but for what differs from run to run."""
     flags = ["--method", method, "--bits", str(bits), "--group-size", str(GROUP), *more]
     return [sys.executable, "-m", "backend", "quantize", "{model}", "--output", "{output}", "--calibration", "{text}",
-            "--num-calibration-samples", str(WINDOWS), "--max-seq-length", str(LENGTH), *flags]  # fmt: skip
+            "--calibration-sample-by", "document", "--num-calibration-samples", str(WINDOWS), "--max-seq-length", str(LENGTH), *flags]  # fmt: skip
 
 
 def peer(name: str, code: str, method: str, bits: int) -> list[str]:
