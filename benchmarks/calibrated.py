@@ -81,9 +81,10 @@ print(json.dumps({"seconds": seconds, "rss_mib": peak}))
 
 def ours(method: str, bits: int, *more: str) -> list[str]:
     """Give the command line of ours, but for what differs from run to run."""
+    text = ["--calibration", "{text}", "--calibration-sample-by", "document"]  # as it stands
+    text += ["--num-calibration-samples", str(WINDOWS), "--max-seq-length", str(LENGTH)]
     flags = ["--method", method, "--bits", str(bits), "--group-size", str(GROUP), *more]
-    return [sys.executable, "-m", "backend", "quantize", "{model}", "--output", "{output}", "--calibration", "{text}",
-            "--calibration-sample-by", "document", "--num-calibration-samples", str(WINDOWS), "--max-seq-length", str(LENGTH), *flags]  # fmt: skip
+    return [sys.executable, "-m", "backend", "quantize", "{model}", "--output", "{output}", *text, *flags]
 
 
 def peer(name: str, code: str, method: str, bits: int) -> list[str]:

@@ -19,7 +19,7 @@ from backend.quantize.calibrated.architectures import architecture_of
 from backend.quantize.calibrated.options import Grid
 from backend.quantize.calibrated.scales import fold_scale
 from backend.quantize.calibrated.skeleton import Skeleton
-from backend.quantize.calibration import Windows, cut, doubts, text_windows
+from backend.quantize.calibration import Windows, check_apart, cut, doubts, text_windows
 from backend.quantize.unpacked import load_unpacked
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output, Resumable
@@ -361,6 +361,14 @@ def test_another_language_than_quality_is_measured_in_is_doubted(tiny_model, mea
     read = text_windows("text", "".join(f"{i}. {GERMAN}" for i in range(200)), tokenizer, 128, 128)
     said = doubts(read, tokenizer, measured)
     assert ["Calibration reads German, quality is measured in English" in text for text in said] == [True] * doubted
+
+
+def test_nobody_calibrates_on_what_quality_is_measured_on(tiny_model):
+    tokenizer, numbered = load_tokenizer(tiny_model), "".join(f"{i}. {ENGLISH}" for i in range(200))
+    read = text_windows("text", numbered, tokenizer, 32, 128)
+    check_apart(read, tokenizer, "".join(f"{i}. {GERMAN}" for i in range(200)))
+    with pytest.raises(SpecError, match="32 of the 32 calibration windows of 'text' stand in the text"):
+        check_apart(read, tokenizer, f"Before it.\n{numbered}")
 
 
 @pytest.mark.real

@@ -14,7 +14,7 @@ from backend.models.demo import TEXT, calibration_text
 from backend.models.loading import load_tokenizer, read_config
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
-from backend.quantize.calibration import Windows, doubts, text_windows, windows_of
+from backend.quantize.calibration import Windows, check_apart, doubts, text_windows, windows_of
 from backend.recipes import Recipe
 
 EMBEDDED = f"{TEXT}, every second topic"
@@ -58,7 +58,7 @@ def windows(
         report: Told how much there is, and what is doubtful about it.
 
     Raises:
-        SpecError: There is too little, or rows leave a question open.
+        SpecError: There is too little, rows leave a question open, or quality is measured on the same text.
     """
     copied = base.copied()
     tokenizer = load_tokenizer(next((copied[name].folder for name in TOKENIZERS if name in copied), base.folder))
@@ -68,6 +68,8 @@ def windows(
         report.log(f"The model reads {length} tokens at the most: the windows have that length.")
     found = cut_rows(_rows(recipe, options, fetched), tokenizer, samples, length)
     report.log(f"Calibrating on {found.words}, {found.ids.size} in all{fewer(found, samples)}.")
+    if measured:
+        check_apart(found, tokenizer, measured.content)
     for doubt in doubts(found, tokenizer, measured.content if measured else None):
         report.warn(doubt)
     return found

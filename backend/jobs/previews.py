@@ -29,7 +29,7 @@ from backend.models.inspection import inspect
 from backend.models.loading import load_tokenizer, read_config
 from backend.options import Frozen
 from backend.progress import Report
-from backend.quantize.calibration import doubts
+from backend.quantize.calibration import check_apart, doubts
 from backend.settings import load_settings
 
 MAX_RENDERED = 5_000
@@ -218,7 +218,10 @@ def _cut(cut: Cut, data: Dataset | None, base: Path, folder: Path) -> None:
     tokenizer, samples = load_tokenizer(base), cut.num_calibration_samples
     found = cut_rows(data, tokenizer, samples, longest_window(read_config(base), cut.max_seq_length))
     windows, length = found.ids.shape
-    said = tuple(doubts(found, tokenizer, _measured(cut.measured_on)))
+    measured = _measured(cut.measured_on)
+    if measured:
+        check_apart(found, tokenizer, measured)
+    said = tuple(doubts(found, tokenizer, measured))
     reading = Reading(name=found.name, windows=windows, length=length, asked=samples, doubts=said)
     (folder / READING).write_text(reading.model_dump_json(), encoding="utf-8")
 

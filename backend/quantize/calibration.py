@@ -22,6 +22,12 @@ ALIKE = 0.5
 SPREAD = 16
 """Of so many times the tokens that are asked for, windows are taken evenly; what comes later is not looked at."""
 
+PASSAGE = 48
+"""Tokens of a window that are looked for in the text that quality is measured on."""
+
+ALLOWED = 0.05
+"""Share of windows that may be found there: a phrase that everybody uses."""
+
 HEARD = 8
 """Windows whose language is looked at, spread over all."""
 
@@ -120,6 +126,27 @@ def doubts(windows: Windows, tokenizer: Any, measured_on: str | None) -> list[st
                 " the model is for, and calibrate on the same."
             )
     return found
+
+
+def check_apart(windows: Windows, tokenizer: Any, measured_on: str) -> None:
+    """Refuse to calibrate on the text that quality is measured on: the figures would be better than the model.
+
+    Args:
+        windows: What calibration reads.
+        tokenizer: Made them.
+        measured_on: The text that quality is measured on.
+
+    Raises:
+        SpecError: Passages of it are in both.
+    """
+    start = windows.ids.shape[1] // 4
+    passages = (tokenizer.decode(ids[start : start + PASSAGE], skip_special_tokens=True) for ids in windows.ids)
+    shared = sum(len(p.strip()) >= PASSAGE // 2 and p.strip() in measured_on for p in passages)
+    if shared > ALLOWED * len(windows.ids):
+        raise SpecError(
+            f"{shared} of the {len(windows.ids)} calibration windows of '{windows.name}' stand in the text that quality"
+            " is measured on, so the figures would mean nothing: calibrate, or measure, on another text."
+        )
 
 
 def language(text: str) -> str | None:
