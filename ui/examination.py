@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from backend.finetune.loading import Examination
 from backend.finetune.survey import Piece, Survey
+from backend.jobs.calibrating import fewer
 from backend.jobs.previews import Reading, Seen
 from backend.jobs.store import UNFINISHED, Job
 from backend.preview import SHOWN_COLUMNS, counts, dropped, reach, recognized, shortened, taken_for
@@ -81,9 +82,8 @@ def _head(job: Job, seen: Seen) -> str:
 def _verdict(reading: Reading) -> str:
     """Write how much calibration reads, and whether that will do."""
     tokens = f"{reading.windows * reading.length:,} tokens: {plural(reading.windows, 'window')} of {reading.length:,}"
-    fewer = f"; {reading.asked} were asked for, there is no more text" if reading.windows < reading.asked else ""
     kind = " fair" if reading.doubts else ""
-    return f'<p class="verdict{kind}">Calibration reads {tokens}{fewer}.</p>'
+    return f'<p class="verdict{kind}">Calibration reads {tokens}{fewer(reading.windows, reading.asked)}.</p>'
 
 
 def _list(figures: dict[str, int]) -> str:

@@ -67,7 +67,7 @@ def windows(
     if length < options.max_seq_length:
         report.log(f"The model reads {length} tokens at the most: the windows have that length.")
     found = cut_rows(_rows(recipe, options, fetched), tokenizer, samples, length)
-    report.log(f"Calibrating on {found.words}, {found.ids.size} in all{fewer(found, samples)}.")
+    report.log(f"Calibrating on {found.words}, {found.ids.size} in all{fewer(len(found.ids), samples)}.")
     if measured:
         check_apart(found, tokenizer, measured.content)
     for doubt in doubts(found, tokenizer, measured.content if measured else None):
@@ -85,9 +85,9 @@ def longest_window(config: dict[str, Any], asked: int) -> int:
     return min(asked, config.get("max_position_embeddings") or config.get("n_positions") or asked)
 
 
-def fewer(found: Windows, samples: int) -> str:
+def fewer(windows: int, asked: int) -> str:
     """Say that there are fewer windows than were asked for, where that is so."""
-    return f"; {samples} were asked for, there is no more text" if len(found.ids) < samples else ""
+    return f"; {asked} were asked for, there is no more text" if windows < asked else ""
 
 
 def cut_rows(data: Dataset | None, tokenizer: Any, samples: int, length: int) -> Windows:

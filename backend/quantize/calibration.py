@@ -5,6 +5,7 @@ sensible without. Evaluation text is never among it.
 """
 
 from collections.abc import Iterable
+from functools import cache
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -158,11 +159,16 @@ def language(text: str) -> str | None:
     Returns:
         As it is called in English, or where this is not known its code in ISO 639-1.
     """
+    code = str(_identifier().classify(text[:LETTERS])[0])
+    return None if code == "und" else _LANGUAGES.get(code, code)
+
+
+@cache
+def _identifier() -> Any:
+    """Read what languages look like, which takes most of the time."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=SURE)
-    code = str(identifier.classify(text[:LETTERS])[0])
-    return None if code == "und" else _LANGUAGES.get(code, code)
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=SURE)
 
 
 def _before(tokenizer: Any) -> list[int]:
