@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := $(or $(WEIGHTSMITH_DATA),data)
 
-.PHONY: app test lint demo demo-tune clean
+.PHONY: app test lint demo demo-tune vllm clean
 
 app: $(VENV)/.app
 	$(BIN)/python app.py
 
-test: $(VENV)/.dev chromium
+test: $(VENV)/.dev chromium vllm
 	$(BIN)/python -m pytest
+
+# What serves GPTQ and AWQ, in an environment of its own.
+vllm: $(VENV)/.app
+	$(BIN)/python -m backend.serve.vllm_environment
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -47,4 +51,4 @@ chromium:
 	  { echo "error: Chromium is missing: install Debian's package chromium." >&2; exit 1; }
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-vllm

@@ -54,7 +54,7 @@ def until(condition, seconds=20):
 
 @pytest.mark.real
 def test_a_server_answers_whoever_has_its_key_and_nobody_else(servers, settings, tiny_model):
-    servers.open(tiny_model)
+    servers.open(tiny_model, "transformers")
     server = servers.wait(90)
     answers = list(stream(server, HELLO, SHORT))
     assert 1 <= answers[-1].tokens <= 8
@@ -73,7 +73,7 @@ def test_a_server_answers_whoever_has_its_key_and_nobody_else(servers, settings,
 
 @pytest.mark.real
 def test_the_same_seed_gives_the_same_answer(servers, tiny_model):
-    servers.open(tiny_model)
+    servers.open(tiny_model, "transformers")
     server = servers.wait(90)
     options = ChatOptions(max_tokens=12, temperature=1.0, seed=7)
     first, second = (list(stream(server, HELLO, options))[-1].text for _ in range(2))
@@ -82,9 +82,9 @@ def test_the_same_seed_gives_the_same_answer(servers, tiny_model):
 
 @pytest.mark.real
 def test_opening_another_model_stops_the_first(servers, settings, tiny_model, tiny_tied_model):
-    servers.open(tiny_model)
+    servers.open(tiny_model, "transformers")
     first = servers.wait(90)
-    servers.open(tiny_tied_model)
+    servers.open(tiny_tied_model, "transformers")
     assert servers.wait(90).folder == tiny_tied_model
     with pytest.raises(httpx.ConnectError):
         httpx.get(first.base_url.removesuffix("/v1") + "/health")
@@ -95,7 +95,7 @@ def test_opening_another_model_stops_the_first(servers, settings, tiny_model, ti
 @pytest.mark.real
 def test_an_unused_server_stops_by_itself(settings, tiny_model):
     servers = Servers(settings.model_copy(update={"server_idle_seconds": 1.0}))
-    servers.open(tiny_model)
+    servers.open(tiny_model, "transformers")
     servers.wait(90)
     assert until(lambda: servers.status().state == "stopped")
     assert "nobody used it" in servers.status().text
@@ -104,20 +104,20 @@ def test_an_unused_server_stops_by_itself(settings, tiny_model):
 
 @pytest.mark.real
 def test_a_killed_server_is_noticed_and_can_be_started_again(servers, settings, tiny_model):
-    servers.open(tiny_model)
+    servers.open(tiny_model, "transformers")
     server = servers.wait(90)
     os.kill(server_pid(settings), signal.SIGKILL)
     with pytest.raises(JobError, match="load the model again"):
         list(stream(server, HELLO, SHORT))
     assert until(lambda: servers.status().state == "failed")
-    servers.open(tiny_model)
+    servers.open(tiny_model, "transformers")
     assert servers.wait(90)
 
 
 @pytest.mark.real
 def test_the_command_line_serves_until_it_is_told_to_stop(tiny_model, tmp_path):
     env = os.environ | {"WEIGHTSMITH_DATA": str(tmp_path / "data")}
-    command = [sys.executable, "-m", "backend", "serve", str(tiny_model), "--json"]
+    command = [sys.executable, "-m", "backend", "serve", str(tiny_model), "--engine", "transformers", "--json"]
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
     said = json.loads(process.stdout.readline())
     models = httpx.get(said["base_url"] + "/models", headers={"Authorization": f"Bearer {said['api_key']}"})
@@ -138,7 +138,7 @@ def test_a_taken_port_is_refused_before_anything_starts(servers, tiny_model):
 
 @pytest.mark.real
 def test_a_model_without_a_chat_template_says_that_it_has_none(servers, tiny_bare_model):
-    servers.open(tiny_bare_model)
+    servers.open(tiny_bare_model, "transformers")
     with pytest.raises(JobError, match="no chat template"):
         next(stream(servers.wait(90), HELLO, SHORT))
 
@@ -148,7 +148,7 @@ def test_a_folder_that_cannot_be_loaded_says_so(servers, tmp_path):
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "llama"}')
-    servers.open(folder)
+    servers.open(folder, "transformers")
     with pytest.raises(JobError, match="'broken' ended while it started"):
         servers.wait(60)
 

@@ -50,7 +50,10 @@ from backend.progress import Report
 from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.unpacked import is_packed
 from backend.recipes import Recipe
+from backend.serve.speed import decode_speed
+from backend.serve.vllm_environment import interpreter
 from backend.settings import load_settings
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.output import JOURNAL, Resumable
@@ -237,11 +240,13 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
     text = _measured_on(job, spec, index)
     base, target = _base(job, spec), stage_folder(job, spec, index)
     measured = [spec.folder] if isinstance(spec, Evaluation) else artifacts(job, MODELS)
-    started = time.monotonic()
+    started, timed = time.monotonic(), dict[Path, float | None]()
     for result in measured:
         if (result / MANIFEST).is_file():
             verify(result)
-        metrics = measure(_reference(job, spec, base, result), result, text, options, report)
+        reference = _reference(job, spec, base, result)
+        speeds = _speeds(reference, result, timed, report) if options.answers else {}
+        metrics = measure(reference, result, text, options, report).model_copy(update=speeds)
         if (result / MANIFEST).is_file():
             record_metrics(result, metrics)
         report.log(
@@ -260,6 +265,25 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
         created=now(),
     )
     seal(partial(target), target, artifact)
+
+
+def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], report: Report) -> dict[str, Any]:
+    """Time a packed model and its reference in vLLM, before memory is taken; transformers times all others itself.
+
+    Args:
+        reference: Folder of the model that the result was made from.
+        result: Folder of the result.
+        timed: What was timed before, by its folder.
+        report: Told what is timed.
+    """
+    if not is_packed(result) or interpreter() is None:
+        return {}
+    for folder in (reference, result):
+        if folder not in timed:
+            timed[folder] = decode_speed(folder, "vllm", load_settings(), report)
+    if timed[reference] is None or timed[result] is None:
+        return {}
+    return {"reference_tokens_per_second": timed[reference], "tokens_per_second": timed[result], "engine": "vLLM"}
 
 
 def _measured_on(job: Path, spec: Spec, index: int) -> Text:

@@ -73,9 +73,10 @@ class Metrics(Frozen):
     answers: tuple[Answer, ...] = Field((), description="Of both to the same prompts.")
     tokens_per_second: float | None = Field(
         None,
-        description="That the result writes alone, one after the other, by transformers on the artifact's hardware.",
+        description="That the result writes alone, one after the other, on the artifact's hardware.",
     )
     reference_tokens_per_second: float | None = Field(None, description="The same of the reference.")
+    engine: str = Field("transformers", description="That was timed writing both.")
 
 
 TRAINED_HERE = "the adapter trained by this recipe"

@@ -78,6 +78,14 @@ def gpu_bytes() -> int:
 
 
 @cache
+def processor_flags() -> frozenset[str]:
+    """Give what the processor can do, as Linux names it; nothing elsewhere."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+
+
+@cache
 def processor() -> str:
     """Name the processor."""
     cpuinfo = Path("/proc/cpuinfo")

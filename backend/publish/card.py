@@ -212,6 +212,7 @@ def _quality(artifact: Artifact) -> dict[str, Any] | None:
         "flips": f"{metrics.flips:.1%}" if metrics.flips is not None else None,
         "speed": _speed(metrics.tokens_per_second),
         "reference_speed": _speed(metrics.reference_tokens_per_second),
+        "engine": literal(metrics.engine),
         "answers": [tuple(map(_cell, (a.prompt, a.reference, a.result))) for a in metrics.answers],
         "same_answers": sum(a.reference == a.result for a in metrics.answers),
         "tokens": f"{metrics.tokens:,}",

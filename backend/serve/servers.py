@@ -20,7 +20,6 @@ from backend.executors.local import Child, environment
 from backend.models.machine import gpus
 from backend.options import Frozen
 from backend.serve.engines import ENGINES, EngineName, choose
-from backend.serve.transformers_server import KEY
 from backend.settings import Settings
 
 LOG = "server.log"
@@ -140,10 +139,10 @@ class Servers:
         with self._lock:
             if generation != self._generation:
                 return
-            env = environment(self._home, online=False) | {KEY: key}
+            env = environment(self._home, online=False) | ENGINES[engine].environment(key)
             try:
                 log.unlink(missing_ok=True)
-                child = self._child = Child(ENGINES[engine](folder, port, device), env, self._home, log)
+                child = self._child = Child(ENGINES[engine].command(folder, port, device), env, self._home, log)
             except OSError as e:
                 self._end(
                     generation, "failed", f"The server could not be started. {e.strerror}: check the data folder."

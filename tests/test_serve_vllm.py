@@ -1,0 +1,81 @@
+"""vLLM: what it serves here and what not, and real servers of what this studio writes."""
+
+import json
+
+import pytest
+
+from backend.__main__ import main
+from backend.errors import HardwareError
+from backend.models.artifacts import open_artifact
+from backend.publish.card import build_card
+from backend.serve import engines
+from backend.serve.engines import choose
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "sym": True, "desc_act": False}
+AWQ = {"quant_method": "awq", "bits": 4, "version": "gemm"}
+
+
+def folder_with(path, settings):
+    (path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": settings}))
+    return path
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """Say what of vLLM is here."""
+
+    def set_(obstacle=None, interpreter="/there/python"):
+        monkeypatch.setattr(engines, "obstacle", lambda: obstacle)
+        monkeypatch.setattr(engines, "interpreter", lambda: interpreter)
+
+    set_()
+    return set_
+
+
+@pytest.mark.parametrize("settings", [None, GPTQ, AWQ, {**GPTQ, "bits": 8}, {"quant_method": "compressed-tensors"}])
+def test_vllm_serves_whatever_it_can(vllm, tmp_path, settings):
+    assert choose(folder_with(tmp_path, settings))[0] == "vllm"
+    assert choose(folder_with(tmp_path, settings), "vllm") == ("vllm", "chosen")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"quant_method": "bitsandbytes"}, "does not serve bitsandbytes"),
+        ({**GPTQ, "bits": 3}, "4 and 8 bits"),
+        ({**GPTQ, "sym": False}, "with sym"),
+        ({**GPTQ, "desc_act": True}, "without desc_act"),
+    ],
+)
+def test_what_vllm_does_not_serve_says_why(vllm, tmp_path, settings, words):
+    with pytest.raises(HardwareError, match=words):
+        choose(folder_with(tmp_path, settings), "vllm")
+
+
+def test_without_vllm_the_way_to_it_is_named(vllm, tmp_path):
+    vllm(interpreter=None)
+    assert choose(folder_with(tmp_path, None))[0] == "transformers"
+    with pytest.raises(HardwareError, match="run 'make vllm' once"):
+        choose(folder_with(tmp_path, GPTQ))
+    vllm(obstacle="This machine has neither.")
+    with pytest.raises(HardwareError, match="This machine has neither"):
+        choose(folder_with(tmp_path, AWQ))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_the_demo_model_is_timed_and_answers_in_vllm(tmp_path, monkeypatch, capsys, method):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    output = str(tmp_path / "q")
+    quick = ["--group-size", "64", "--num-calibration-samples", "16"]
+    assert main(["quantize", "demo", "--method", method, *quick, "--output", output]) == 0
+    windows = ["--max-seq-length", "256", "--num-samples", "2"]
+    assert main(["evaluate", output, *windows]) == 0
+    metrics = open_artifact(tmp_path / "q").metrics
+    assert metrics.engine == "vLLM"
+    assert metrics.tokens_per_second > 0 < metrics.reference_tokens_per_second
+    assert "were timed in vLLM" in build_card(tmp_path / "q", None)
+    capsys.readouterr()
+    question = ["--prompt", "What is the capital of France?", "--temperature", "0", "--max-tokens", "40"]
+    assert main(["chat", output, "--engine", "vllm", *question, "--json"]) == 0
+    assert "Paris" in json.loads(capsys.readouterr().out)["text"]
