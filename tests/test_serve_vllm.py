@@ -9,7 +9,7 @@ from backend.errors import HardwareError
 from backend.models.artifacts import open_artifact
 from backend.publish.card import build_card
 from backend.serve import engines
-from backend.serve.engines import choose
+from backend.serve.engines import choose, kernel
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "sym": True, "desc_act": False}
 AWQ = {"quant_method": "awq", "bits": 4, "version": "gemm"}
@@ -60,6 +60,13 @@ def test_without_vllm_the_way_to_it_is_named(vllm, tmp_path):
     vllm(obstacle="This machine has neither.")
     with pytest.raises(HardwareError, match="This machine has neither"):
         choose(folder_with(tmp_path, AWQ))
+
+
+def test_the_kernel_is_named_and_a_slow_one_called_so():
+    line = "INFO 11-22 [auto_gptq.py:352] Using {} for AutoGPTQLinearMethod"
+    assert kernel(line.format("CPUWNA16LinearKernel")) == "Its kernel is CPUWNA16LinearKernel."
+    assert "ConchLinearKernel, which is slow" in kernel(line.format("ConchLinearKernel"))
+    assert kernel("INFO ready") == ""
 
 
 @pytest.mark.real

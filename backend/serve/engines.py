@@ -3,6 +3,7 @@
 An engine is one entry of ENGINES; all of them speak OpenAI's API on a port of this machine, and ask for a key.
 """
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -26,6 +27,13 @@ CPU_CACHE = "1"  # GiB for the keys and values of a talk
 
 _SERVED = ("16 bit", "gptq", "awq", "compressed-tensors")
 """What vLLM serves on every machine; its plugins for bitsandbytes and GGUF are for CUDA alone."""
+
+
+_KERNEL = re.compile(r"Using (\w*Kernel) for")
+"""What vLLM logs when it has chosen the kernel of quantized layers."""
+
+_SLOW = ("ConchLinearKernel", "ExllamaLinearKernel", "TritonW4A16LinearKernel")
+"""Kernels that take over where the fast ones do not suit a GPU or a shape; on a GPU they cost up to ten times."""
 
 
 class Engine(NamedTuple):
@@ -94,6 +102,19 @@ def choose(folder: Path, wanted: EngineName = "auto") -> tuple[str, str]:
     if method in ("gptq", "awq") and not find_spec("gptqmodel"):
         raise HardwareError(why)
     return "transformers", "chosen" if wanted == "transformers" else f"it serves {method} on every machine"
+
+
+def kernel(log: str) -> str:
+    """Say which kernel a server has chosen for quantized layers, and where it is a slow one; nothing if it has none.
+
+    Args:
+        log: What the server has written.
+    """
+    found = _KERNEL.search(log)
+    if found is None:
+        return ""
+    slow = ", which is slow: other bits or another group size may suit a faster one" if found[1] in _SLOW else ""
+    return f"Its kernel is {found[1]}{slow}."
 
 
 def _vllm_here(name: str, method: str, settings: Mapping[str, Any]) -> tuple[bool, str]:

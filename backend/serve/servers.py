@@ -19,7 +19,7 @@ from backend.errors import AppError, JobError
 from backend.executors.local import Child, environment
 from backend.models.machine import gpus
 from backend.options import Frozen
-from backend.serve.engines import ENGINES, EngineName, choose
+from backend.serve.engines import ENGINES, EngineName, choose, kernel
 from backend.settings import Settings
 
 LOG = "server.log"
@@ -159,7 +159,8 @@ class Servers:
             if generation != self._generation:
                 return
             self._server, self._used = server, time.monotonic()
-            text = f"Ready after {time.monotonic() - started:.0f} s, served by {engine}."
+            said = kernel(log.read_text(encoding="utf-8", errors="replace"))
+            text = f"Ready after {time.monotonic() - started:.0f} s, served by {engine}. {said}".strip()
             self._status = self._status.model_copy(update={"state": "ready", "text": text})
         self._watch(child, generation)
 
