@@ -306,7 +306,7 @@ class Serve(Command):
             data = {"base_url": server.base_url, "api_key": server.key, "model": server.model, "engine": server.engine}
             self.say(data, "\n".join(f"{name}: {value}" for name, value in data.items()))
             with contextlib.suppress(KeyboardInterrupt):
-                while servers.status().state == "ready":
+                while servers.status().state in ("starting", "ready"):
                     threading.Event().wait(0.5)
                 servers.current()
 

@@ -103,13 +103,19 @@ def test_an_unused_server_stops_by_itself(settings, tiny_model):
 
 
 @pytest.mark.real
-def test_a_killed_server_is_noticed_and_can_be_started_again(servers, settings, tiny_model):
+def test_a_killed_server_is_started_again_once(servers, settings, tiny_model):
     servers.open(tiny_model, "transformers")
     server = servers.wait(90)
     os.kill(server_pid(settings), signal.SIGKILL)
-    with pytest.raises(JobError, match="load the model again"):
+    with pytest.raises(JobError, match="The server stopped while it answered"):
         list(stream(server, HELLO, SHORT))
+    assert until(lambda: servers.status().state == "starting")
+    assert "started again" in servers.status().text
+    again = servers.wait(90)
+    assert list(stream(again, HELLO, SHORT))[-1].tokens
+    os.kill(server_pid(settings), signal.SIGKILL)
     assert until(lambda: servers.status().state == "failed")
+    assert "load the model again" in servers.status().text
     servers.open(tiny_model, "transformers")
     assert servers.wait(90)
 

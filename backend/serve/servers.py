@@ -25,6 +25,9 @@ from backend.settings import Settings
 
 LOG = "server.log"
 
+RESTARTS = 1
+"""How often a server that has died is started again by itself."""
+
 
 class Server(Frozen):
     """Where a ready server answers."""
@@ -38,6 +41,11 @@ class Server(Frozen):
     def model(self) -> str:
         """The name that requests give."""
         return self.folder.name
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.base_url.removesuffix("/v1").rpartition(":")[2])
 
 
 class ServerStatus(Frozen):
@@ -81,8 +89,8 @@ class Servers:
             self._status = ServerStatus(
                 folder=folder, state="starting", engine=name, text=f"Loading the model with {name} ({why})."
             )
-            thread = threading.Thread(target=self._start, args=(folder, name, port, self._generation), daemon=True)
-            thread.start()
+            url = f"http://127.0.0.1:{port or _free_port()}/v1"
+            self._begin(Server(folder=folder, engine=name, base_url=url, key=secrets.token_urlsafe(24)), RESTARTS)
 
     def status(self) -> ServerStatus:
         """Give the state of the server."""
@@ -132,25 +140,24 @@ class Servers:
         if child:
             child.stop(self._settings.cancel_seconds)
 
-    def _start(self, folder: Path, engine: str, port: int | None, generation: int) -> None:
-        key = secrets.token_urlsafe(24)
-        port = port or _free_port()
-        log = self._home / LOG
-        device = "cuda:0" if gpus() else "cpu"
+    def _begin(self, server: Server, restarts: int) -> None:
+        threading.Thread(target=self._start, args=(server, restarts, self._generation), daemon=True).start()
+
+    def _start(self, server: Server, restarts: int, generation: int) -> None:
+        log, engine = self._home / LOG, ENGINES[server.engine]
+        command = engine.command(server.folder, server.port, "cuda:0" if gpus() else "cpu")
+        env = environment(self._home, online=False) | {KEY: server.key, MODEL: server.model} | engine.environment
         with self._lock:
             if generation != self._generation:
                 return
-            known = {KEY: key, MODEL: folder.name}
-            env = environment(self._home, online=False) | known | ENGINES[engine].environment
             try:
                 log.unlink(missing_ok=True)
-                child = self._child = Child(ENGINES[engine].command(folder, port, device), env, self._home, log)
+                child = self._child = Child(command, env, self._home, log)
             except OSError as e:
                 self._end(
                     generation, "failed", f"The server could not be started. {e.strerror}: check the data folder."
                 )
                 return
-        server = Server(folder=folder, engine=engine, base_url=f"http://127.0.0.1:{port}/v1", key=key)
         started = time.monotonic()
         try:
             self._until_ready(child, server)
@@ -162,9 +169,10 @@ class Servers:
                 return
             self._server, self._used = server, time.monotonic()
             said = kernel(log.read_text(encoding="utf-8", errors="replace"))
-            text = f"Ready after {time.monotonic() - started:.0f} s, served by {engine}. {said}".strip()
+            text = f"Ready after {time.monotonic() - started:.0f} s, served by {server.engine}. {said}".strip()
             self._status = self._status.model_copy(update={"state": "ready", "text": text})
-        self._watch(child, generation)
+        if self._died(child, generation):
+            self._again(server, restarts, generation)
 
     def _until_ready(self, child: Child, server: Server) -> None:
         deadline = time.monotonic() + self._settings.server_start_seconds
@@ -182,16 +190,27 @@ class Servers:
             " smaller model, or raise WEIGHTSMITH_SERVER_START_SECONDS."
         )
 
-    def _watch(self, child: Child, generation: int) -> None:
-        """Notice when the server dies, and stop it when nobody has used it for a while."""
+    def _died(self, child: Child, generation: int) -> bool:
+        """Watch a ready server: True when it dies; False when it is stopped, also here because nobody used it."""
         while generation == self._generation:
             if child.wait(0.5) is not None:
-                self._end(generation, "failed", "The server stopped unexpectedly: load the model again.")
-                return
+                return generation == self._generation
             idle = time.monotonic() - self._used
             if not self._busy and idle > self._settings.server_idle_seconds:
                 self._end(generation, "stopped", "The model was unloaded because nobody used it: load it again.")
+        return False
+
+    def _again(self, server: Server, restarts: int, generation: int) -> None:
+        """Start a server that has died once more, with the port and the key that are known, or say that it has."""
+        if not restarts:
+            self._end(generation, "failed", "The server stopped unexpectedly, and again: load the model again.")
+            return
+        with self._lock:
+            if generation != self._generation:
                 return
+            text = "The server stopped unexpectedly: it is started again."
+            self._stop(ServerStatus(folder=server.folder, state="starting", engine=server.engine, text=text))
+            self._begin(server, restarts - 1)
 
     def _end(self, generation: int, state: Literal["stopped", "failed"], text: str) -> None:
         with self._lock:
