@@ -8,12 +8,13 @@ import gradio as gr
 
 from backend.errors import AppError, JobError, SpecError
 from backend.options import parse
-from backend.serve.chat import Answer, ChatOptions, stream
+from backend.serve.chat import THINKS, THOUGHT, Answer, ChatOptions, stream
+from backend.serve.engines import wants_vllm
 from ui.errors import shown
 from ui.format import escape, lead
 from ui.forms import OptionForm, Updates, label, option_form
 from ui.studio import Result, Studio
-from ui.users import require_owner, visitor
+from ui.users import alone, require_owner, visitor
 
 _EMPTY = (
     '<section class="panel empty"><h2>Nothing to chat with yet</h2><p>Press <b>Start</b> beside your recipe. When the'
@@ -34,6 +35,7 @@ class ChatTab:
     room: gr.Column
     artifact: gr.Dropdown
     load: gr.Button
+    install: gr.Button
     unload: gr.Button
     status: gr.HTML
     timer: gr.Timer
@@ -43,8 +45,10 @@ class ChatTab:
     send: gr.Button
     stop: gr.Button
     clear: gr.Button
+    save: gr.Button
     system: gr.Textbox
     options: OptionForm
+    kept: gr.BrowserState
 
     def outputs(self) -> list[Any]:
         """What enter() changes."""
@@ -52,7 +56,7 @@ class ChatTab:
 
     def server_outputs(self) -> list[Any]:
         """What show_server() changes."""
-        return [self.status, self.load, self.unload, self.talk, self.text, self.send, self.timer]
+        return [self.status, self.load, self.install, self.unload, self.talk, self.text, self.send, self.timer]
 
     def enter(self, owner: str | None, chosen: str | None) -> Updates:
         """Offer an owner's results, and keep the chosen one where it still exists."""
@@ -71,10 +75,15 @@ class ChatTab:
         mine = result is not None and status.folder == result.folder
         state = status.state if mine else "stopped"
         words = status.text if mine else "Load the model to talk to it. One model is loaded at a time."
-        ready = state == "ready"
+        ready, vllm = state == "ready", self.studio.vllm
+        missing = result is not None and alone(self.studio.settings) and wants_vllm(result.folder)
+        if missing and not mine:
+            state, words = ("starting" if vllm.installs else "stopped"), vllm.text
+        idle = state in ("stopped", "failed")
         return {
             self.status: f'<p class="server {state}"><i></i>{escape(words)}</p>',
-            self.load: gr.update(visible=state in ("stopped", "failed")),
+            self.load: gr.update(visible=idle and not missing),
+            self.install: gr.update(visible=missing and not vllm.installs),
             self.unload: gr.update(visible=state in ("starting", "ready")),
             self.talk: gr.update(placeholder=_ASK if ready else _LOAD_FIRST),
             self.text: gr.update(interactive=ready, placeholder=_TYPE_HERE if ready else "Load the model first"),
@@ -91,11 +100,12 @@ def build_chat_tab(studio: Studio) -> ChatTab:
         with gr.Row(elem_classes=["ask"]):
             artifact = gr.Dropdown([], label="Model", show_label=False, elem_id="chat-artifact")
             load = gr.Button("Load the model", variant="primary", scale=0, min_width=150, elem_id="chat-start")
+            install = gr.Button("Install vLLM", visible=False, scale=0, min_width=130, elem_id="chat-install")
             unload = gr.Button("Unload", visible=False, scale=0, min_width=104, elem_id="chat-unload")
         status = gr.HTML("", elem_id="chat-status")
         talk = gr.Chatbot(
             label="Chat", show_label=False, height=420, layout="bubble", buttons=["copy"], allow_tags=False,
-            placeholder=_LOAD_FIRST, elem_id="chat-box",
+            placeholder=_LOAD_FIRST, editable="user", reasoning_tags=[(THINKS, THOUGHT)], elem_id="chat-box",
         )  # fmt: skip
         speed = gr.HTML("", elem_id="chat-speed")
         with gr.Row(elem_classes=["ask"]):
@@ -105,18 +115,20 @@ def build_chat_tab(studio: Studio) -> ChatTab:
             )  # fmt: skip
             send = gr.Button("Send", variant="primary", scale=0, min_width=88, interactive=False, elem_id="chat-send")
             stop = gr.Button("Stop", visible=False, scale=0, min_width=88, elem_id="chat-stop")
+            save = gr.Button("Download", scale=0, min_width=104, elem_id="chat-save")
             clear = gr.Button("Clear", scale=0, min_width=88, elem_id="chat-clear")
         with gr.Accordion("More options", open=False, elem_classes=["more"]):
             system = gr.Textbox(label="System prompt", info="Said before the talk.", lines=2, elem_id="chat-system")
             options = option_form(ChatOptions, "chat")
+    kept = gr.BrowserState([], storage_key="weightsmith-talk", secret="weightsmith")
     return ChatTab(
-        studio, empty, room, artifact, load, unload, status, gr.Timer(1, active=False), talk, speed, text, send, stop,
-        clear, system, options,
+        studio, empty, room, artifact, load, install, unload, status, gr.Timer(1, active=False), talk, speed, text,
+        send, stop, clear, save, system, options, kept,
     )  # fmt: skip
 
 
-def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
-    """Connect what happens inside the tab, and opening it."""
+def wire_chat_tab(page: gr.Blocks, tab: ChatTab, door: gr.Tab) -> None:
+    """Connect what happens inside the tab, and opening it; the talk is what the browser has kept of it."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     studio = tab.studio
 
@@ -135,18 +147,26 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
         return tab.show_server(result)
 
     @shown(tab.status)
+    def install(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        result = studio.result(key, require_owner(studio.settings, profile))
+        studio.vllm.begin()
+        return tab.show_server(result)
+
+    @shown(tab.status)
     def unload(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
         result = studio.result(key, require_owner(studio.settings, profile))
         if studio.servers.status().folder == result.folder:
             studio.servers.stop()
         return tab.show_server(result)
 
+    page.load(lambda kept: kept or [], tab.kept, tab.talk, **quiet)
     door.select(enter, tab.artifact, tab.outputs(), **quiet)
     tab.artifact.input(look, tab.artifact, tab.server_outputs(), **quiet).then(
         _cleared, None, [tab.talk, tab.speed], **quiet
     )
     tab.timer.tick(look, tab.artifact, tab.server_outputs(), **quiet)
     tab.load.click(load, tab.artifact, tab.server_outputs(), **quiet)
+    tab.install.click(install, tab.artifact, tab.server_outputs(), **quiet)
     tab.unload.click(unload, tab.artifact, tab.server_outputs(), **quiet)
     _wire_talk(tab, look, quiet)
 
@@ -154,12 +174,9 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
 def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]) -> None:
     studio = tab.studio
 
-    @shown(tab.speed)
-    def talk(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
-        result = studio.result(given[tab.artifact], require_owner(studio.settings, profile))
-        question, system = (given[tab.text] or "").strip(), (given[tab.system] or "").strip()
-        if not question:
-            return
+    def say(given: dict[Any, Any], before: Messages, question: str, owner: str) -> Iterator[Updates]:
+        """Ask what comes after a talk, and show the answer as it grows."""
+        result, system = studio.result(given[tab.artifact], owner), (given[tab.system] or "").strip()
         if studio.servers.status().folder != result.folder:
             raise JobError("The model is not loaded any more: load it again.")
         try:
@@ -167,31 +184,63 @@ def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]
         except SpecError as e:
             yield tab.options.mark(e.faults)
             raise SpecError(f"Could not ask. Under More options: {_lines(e)}") from e
-        said = [*plain(given[tab.talk]), {"role": "user", "content": question}]
+        shown_ = [*before, {"role": "user", "content": question}]
         first = [{"role": "system", "content": system}] if system else []
-        yield {tab.talk: said, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
+        yield {tab.talk: shown_, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
         try:
             with studio.servers.in_use():
-                for answer in stream(studio.servers.current(), [*first, *said], options):
+                for answer in stream(studio.servers.current(), [*first, *plain(shown_)], options):
                     told = {"role": "assistant", "content": answer.text}
-                    yield {tab.talk: [*said, told], tab.speed: speed(answer)}
+                    yield {tab.talk: [*shown_, told], tab.speed: speed(answer)}
         except AppError:
             yield {tab.text: question, **_speaking(tab, False)}
             raise
         yield _speaking(tab, False)
 
+    @shown(tab.speed)
+    def ask(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
+        owner, question = require_owner(studio.settings, profile), (given[tab.text] or "").strip()
+        if question:
+            yield from say(given, given[tab.talk] or [], question, owner)
+
+    @shown(tab.speed)
+    def retry(given: dict[Any, Any], data: gr.RetryData, profile: gr.OAuthProfile | None) -> Iterator[Updates]:
+        owner, (before, question) = require_owner(studio.settings, profile), up_to(given[tab.talk], data.index)
+        yield from say(given, before, question, owner)
+
+    @shown(tab.speed)
+    def edit(given: dict[Any, Any], data: gr.EditData, profile: gr.OAuthProfile | None) -> Iterator[Updates]:
+        owner, (before, _) = require_owner(studio.settings, profile), up_to(given[tab.talk], data.index)
+        yield from say(given, before, _text(data.value).strip(), owner)
+
     spoken = [tab.send, tab.stop]
-    asked = gr.on(
-        [tab.send.click, tab.text.submit],
-        talk,
-        {tab.artifact, tab.talk, tab.text, tab.system, *tab.options.components},
-        [tab.talk, tab.text, tab.speed, *spoken, *tab.options.components],
-        **quiet,
-    )
-    asked.then(look, tab.artifact, tab.server_outputs(), **quiet)
-    tab.stop.click(lambda: _speaking(tab, False), None, spoken, cancels=[asked], **quiet)
-    cleared = tab.clear.click(lambda: _speaking(tab, False), None, spoken, cancels=[asked], **quiet)
-    cleared.then(_cleared, None, [tab.talk, tab.speed], **quiet)
+    inputs = {tab.artifact, tab.talk, tab.text, tab.system, *tab.options.components}
+    outputs = [tab.talk, tab.text, tab.speed, *spoken, *tab.options.components]
+    asked = [
+        gr.on([tab.send.click, tab.text.submit], ask, inputs, outputs, **quiet),
+        tab.talk.retry(retry, inputs, outputs, **quiet),
+        tab.talk.edit(edit, inputs, outputs, **quiet),
+    ]
+    for event in asked:
+        event.then(look, tab.artifact, tab.server_outputs(), **quiet)
+        event.then(lambda talk: plain(talk), tab.talk, tab.kept, **quiet)
+    tab.stop.click(lambda: _speaking(tab, False), None, spoken, cancels=asked, **quiet)
+    cleared = tab.clear.click(lambda: _speaking(tab, False), None, spoken, cancels=asked, **quiet)
+    cleared.then(_cleared, None, [tab.talk, tab.speed], **quiet).then(list, None, tab.kept, **quiet)
+    tab.save.click(None, [tab.talk, tab.system], None, js=_SAVE, **quiet)
+
+
+_SAVE = """(talk, system) => {
+  const text = (content) => typeof content === 'string' ? content : content.map((part) => part.text ?? '').join('');
+  const answers = talk.filter((turn) => !turn.metadata?.title);
+  const said = answers.map(({ role, content }) => ({ role, content: text(content) }));
+  const messages = system?.trim() ? [{ role: 'system', content: system.trim() }, ...said] : said;
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([JSON.stringify({ messages }) + '\\n'], { type: 'application/jsonl' }));
+  link.download = 'talk.jsonl';
+  link.click();
+}"""
+"""Writes the talk as a row that a training reads; nothing leaves the browser for it."""
 
 
 def _lines(error: SpecError) -> str:
@@ -203,8 +252,25 @@ def _cleared() -> tuple[Messages, str]:
 
 
 def plain(messages: Messages) -> Messages:
-    """Give a talk as the server wants it: Gradio wraps each text of the browser in a list of blocks."""
-    return [{"role": m["role"], "content": _text(m["content"])} for m in messages]
+    """Give a talk as the server wants it: without what the model said to itself.
+
+    Gradio wraps each text of the browser in a list of blocks, and makes a turn of its own of what was thought.
+    """
+    said = [m for m in messages if not (m.get("metadata") or {}).get("title")]
+    return [{"role": m["role"], "content": _text(m["content"])} for m in said]
+
+
+def up_to(messages: Messages, index: int | tuple[int, int]) -> tuple[Messages, str]:
+    """Give what was said before a question, and the question.
+
+    Args:
+        messages: The talk.
+        index: Of the question, or of something in its answer.
+    """
+    at = index if isinstance(index, int) else index[0]
+    while at > 0 and messages[at]["role"] != "user":
+        at -= 1
+    return messages[:at], _text(messages[at]["content"])
 
 
 def speed(answer: Answer) -> str:
@@ -214,6 +280,8 @@ def speed(answer: Answer) -> str:
         parts.append(f"first after {answer.seconds_to_first_token:.1f} s")
     if answer.tokens_per_second:
         parts.append(f"{answer.tokens_per_second:.1f} tokens/s")
+    if answer.context:
+        parts.append(f"{answer.context:,} tokens of context used")
     return f'<p class="quiet">{" · ".join(parts)}</p>'
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from backend.models.artifacts import Artifact, Training, open_artifact
 from backend.models.demo import BASE_MODEL
 from backend.options import Frozen
 from backend.serve.servers import Servers
+from backend.serve.vllm_environment import Installation
 from backend.settings import Settings
 from ui.format import ago, size
 from ui.users import alone
@@ -59,6 +60,7 @@ class Studio:
     settings: Settings
     supervisor: Supervisor
     servers: Servers
+    vllm: Installation = field(default_factory=Installation)
 
     def delete(self, job_id: str, owner: str) -> None:
         """Delete a job with everything that it made, and stop the server that serves it."""

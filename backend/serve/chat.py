@@ -21,14 +21,21 @@ class ChatOptions(Frozen):
     max_tokens: int = Field(512, ge=1, le=32768, description="Tokens an answer may have at the most.")
     temperature: float = Field(0.7, ge=0, le=2, description="0: always the likeliest token. Higher: more varied.")
     top_p: float = Field(0.95, gt=0, le=1, description="Only the likeliest tokens that together have this share.")
+    top_k: int | None = Field(None, ge=1, description="Only so many of the likeliest tokens. Empty: as the model says.")
     seed: int | None = Field(None, ge=0, description="The same seed and prompt give the same answer. Empty: random.")
+    stop: tuple[str, ...] = Field((), max_length=4, description="The answer ends before any of these texts.")
+
+
+THINKS, THOUGHT = "<think>", "</think>"
+"""Around what a reasoning model says to itself, as most of them write it; so does a server that tells it apart."""
 
 
 class Answer(Frozen):
     """An answer so far."""
 
-    text: str
-    tokens: int = Field(0, description="Pieces that came, which are tokens for every server here.")
+    text: str = Field(description="What the model says to itself stands between THINKS and THOUGHT.")
+    tokens: int = Field(0, description="Of the answer; while it is written the pieces that came.")
+    context: int | None = Field(None, description="Tokens of the whole talk, when the answer is complete.")
     seconds_to_first_token: float | None = None
     tokens_per_second: float | None = Field(None, description="After the first token.")
 
@@ -52,19 +59,33 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
             " for chat."
         )
     client = openai.OpenAI(base_url=server.base_url, api_key=server.key, max_retries=0, timeout=600)
-    started, first, count, text = time.monotonic(), None, 0, ""
-    request: dict[str, Any] = {"model": server.model, "messages": messages, **options.model_dump(exclude_none=True)}
+    started, first, count, text, thinking = time.monotonic(), None, 0, "", False
+    said = options.model_dump(exclude_none=True, exclude={"top_k", "stop"})
+    request: dict[str, Any] = {"model": server.model, "messages": messages, **said}
+    request["stream_options"] = {"include_usage": True}
+    request |= {"stop": list(options.stop)} if options.stop else {}
+    request |= {"extra_body": {"top_k": options.top_k}} if options.top_k else {}  # no field of OpenAI's own
+    answer = Answer(text="")
     try:
         with client.chat.completions.create(stream=True, **request) as chunks:
             for chunk in chunks:
-                piece = chunk.choices[0].delta.content if chunk.choices else None
-                if not piece:
-                    continue
-                now = time.monotonic()
-                first = first or now
-                count, text = count + 1, text + piece
-                speed = (count - 1) / (now - first) if now > first else None
-                yield Answer(text=text, tokens=count, seconds_to_first_token=first - started, tokens_per_second=speed)
+                delta = chunk.choices[0].delta if chunk.choices else None
+                thought, piece = getattr(delta, "reasoning", None), delta.content if delta else None
+                if thought or piece:
+                    now = time.monotonic()
+                    first = first or now
+                    count += 1
+                    text += THINKS * (bool(thought) and not text) + (thought or "")
+                    text += THOUGHT * (thinking and bool(piece)) + (piece or "")
+                    thinking = not piece and (thinking or bool(thought))
+                    speed = (count - 1) / (now - first) if now > first else None
+                    told = {"seconds_to_first_token": first - started, "tokens_per_second": speed}
+                    answer = Answer(text=text, tokens=count, **told)
+                    yield answer
+                if chunk.usage:
+                    known = {"tokens": chunk.usage.completion_tokens, "context": chunk.usage.total_tokens}
+                    answer = answer.model_copy(update=known)
+        yield answer
     except openai.APIStatusError as e:
         raise JobError(
             f"The server could not answer this ({e.status_code}): shorten the talk, or empty the system prompt;"
@@ -72,5 +93,3 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
         ) from e
     except openai.APIError as e:
         raise JobError("The server stopped while it answered: load the model again.") from e
-    if not text:
-        yield Answer(text="")

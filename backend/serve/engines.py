@@ -44,7 +44,7 @@ class Engine(NamedTuple):
     """
 
     command: Callable[[Path, int, str], list[str]]
-    environment: Mapping[str, str]
+    environment: dict[str, str]
 
 
 def _transformers(folder: Path, port: int, device: str) -> list[str]:
@@ -102,6 +102,13 @@ def choose(folder: Path, wanted: EngineName = "auto") -> tuple[str, str]:
     if method in ("gptq", "awq") and not find_spec("gptqmodel"):
         raise HardwareError(why)
     return "transformers", "chosen" if wanted == "transformers" else f"it serves {method} on every machine"
+
+
+def wants_vllm(folder: Path) -> bool:
+    """Whether a folder could be served here if vLLM were installed, and not without it."""
+    settings = _config(folder).get("quantization_config")
+    packed = isinstance(settings, dict) and settings.get("quant_method") in ("gptq", "awq")
+    return packed and interpreter() is None and obstacle() is None and not find_spec("gptqmodel")
 
 
 def kernel(log: str) -> str:

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from backend.serve.door import Door
 
@@ -10,10 +11,22 @@ from backend.serve.door import Door
 def main() -> None:
     """Load the model, then answer until SIGTERM."""
     from transformers.cli.serve import Serve
+    from transformers.cli.serving.chat_completion import ChatCompletionHandler
 
     folder, port, device = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     # transformers reads an "@" in a model's name as a revision; from its parent, the folder's bare name will do.
     os.chdir(folder.parent)
+
+    build = ChatCompletionHandler._build_generation_config
+
+    def with_top_k(self: Any, body: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Take top_k as vLLM does; OpenAI's API has none."""
+        config = build(self, body, *args, **kwargs)
+        config.top_k = body.get("top_k") or config.top_k
+        return config
+
+    ChatCompletionHandler._build_generation_config = with_top_k
+    ChatCompletionHandler._valid_params_class.__mutable_keys__ |= {"top_k"}
 
     class KeyedServe(Serve):  # type: ignore[misc]
         def start_server(self) -> None:

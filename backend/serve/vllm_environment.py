@@ -6,9 +6,11 @@
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub.utils import WeakFileLock
+from huggingface_hub.utils._fixes import WeakFileLock
 
 from backend.errors import HardwareError
 from backend.executors.local import ROOT, environment, mask
@@ -61,6 +63,41 @@ def install(report: Report) -> Path:
         return python
 
 
+class Installation:
+    """The making of the environment in a thread of its own, for who watches it."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._said = "vLLM serves this model and is not installed yet: 3.4 GB on a CPU, once, in a few minutes."
+
+    @property
+    def installs(self) -> bool:
+        """Whether it is being made."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def text(self) -> str:
+        """How it stands."""
+        return self._said
+
+    def begin(self) -> None:
+        """Begin, unless it is being made."""
+        if not self.installs:
+            self._said = "Installing vLLM."
+            self._thread = threading.Thread(target=self._install, daemon=True)
+            self._thread.start()
+
+    def _install(self) -> None:
+        def hear(event: dict[str, Any]) -> None:
+            self._said = f"Installing vLLM: {event['text'][:120]}"
+
+        try:
+            install(Report(hear))
+            self._said = "vLLM is installed: load the model."
+        except (HardwareError, OSError) as e:
+            self._said = str(e)
+
+
 def _run(command: list[str], report: Report) -> None:
     env = environment(PLACE, online=True)
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -75,5 +112,17 @@ def _run(command: list[str], report: Report) -> None:
         )
 
 
+def main() -> None:
+    """Make it from the command line."""
+
+    def say(event: dict[str, Any]) -> None:
+        sys.stderr.write(f"{event['text']}\n")
+
+    try:
+        install(Report(say))
+    except HardwareError as e:
+        sys.exit(f"error: {e}")
+
+
 if __name__ == "__main__":
-    install(Report(lambda event: sys.stderr.write(f"{event.get('text', '')}\n")))
+    main()
