@@ -1,6 +1,6 @@
 """vLLM's environment: what it needs excludes what the app needs, so it has a Python of its own beside the app.
 
-`python -m backend.serve.vllm_environment [gpu|cpu]` makes it, for this machine or for the one that is named: an image is
+`python -m backend.serve.vllm_environment [gpu|cpu]` makes it, for this machine or the one that is named: an image is
 built where there is no GPU. One that was not finished does not count, and is made anew.
 """
 
