@@ -36,7 +36,8 @@ from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe, read_recipe
 from backend.serve.chat import ChatOptions, stream
 from backend.serve.engines import EngineName
-from backend.serve.servers import Server, Servers
+from backend.serve.servers import Servers
+from backend.serve.serving import Server
 from backend.settings import load_settings
 from backend.wording import model_words, needs, quality, summary, words
 
@@ -302,13 +303,13 @@ class Serve(Command):
 
     def cli_cmd(self) -> None:
         """Run it."""
-        with serving(self.folder, self.engine, self.port) as (server, servers), servers.in_use():
+        with serving(self.folder, self.engine, self.port) as (server, servers), servers.in_use(self.folder):
             data = {"base_url": server.base_url, "api_key": server.key, "model": server.model, "engine": server.engine}
             self.say(data, "\n".join(f"{name}: {value}" for name, value in data.items()))
             with contextlib.suppress(KeyboardInterrupt):
-                while servers.status().state in ("starting", "ready"):
+                while servers.status(self.folder).live:
                     threading.Event().wait(0.5)
-                servers.current()
+                servers.current(self.folder)
 
 
 Quantize = with_options(_Quantize, METHOD_OPTIONS, **METHOD_FLAG)
@@ -377,7 +378,7 @@ def serving(folder: Path, engine: EngineName, port: int | None = None) -> Any:
     servers.open(admitted(folder), engine, port)
     sys.stderr.write(f"Loading '{folder.name}', which takes some seconds.\n")
     try:
-        server: Server = servers.wait(settings.server_start_seconds)
+        server: Server = servers.wait(folder, settings.server_start_seconds)
         yield server, servers
     finally:
         servers.stop()

@@ -6,10 +6,11 @@ from typing import Any
 
 import gradio as gr
 
-from backend.errors import AppError, JobError, SpecError
+from backend.errors import AppError, SpecError
 from backend.options import parse
 from backend.serve.chat import THINKS, THOUGHT, Answer, ChatOptions, stream
 from backend.serve.engines import wants_vllm
+from backend.serve.serving import ServerStatus
 from ui.errors import shown
 from ui.format import escape, lead
 from ui.forms import OptionForm, Updates, label, option_form
@@ -71,13 +72,11 @@ class ChatTab:
 
     def show_server(self, result: Result | None) -> Updates:
         """Show whether the server runs the chosen result."""
-        status = self.studio.servers.status()
-        mine = result is not None and status.folder == result.folder
-        state = status.state if mine else "stopped"
-        words = status.text if mine else "Load the model to talk to it. One model is loaded at a time."
-        ready, vllm = state == "ready", self.studio.vllm
+        status = self.studio.servers.status(result.folder) if result else ServerStatus()
+        state, words, vllm = status.state, status.text, self.studio.vllm
+        ready = state == "ready"
         missing = result is not None and alone(self.studio.settings) and wants_vllm(result.folder)
-        if missing and not mine:
+        if missing and not status.live:
             state, words = ("starting" if vllm.installs else "stopped"), vllm.text
         idle = state in ("stopped", "failed")
         return {
@@ -155,8 +154,7 @@ def wire_chat_tab(page: gr.Blocks, tab: ChatTab, door: gr.Tab) -> None:
     @shown(tab.status)
     def unload(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
         result = studio.result(key, require_owner(studio.settings, profile))
-        if studio.servers.status().folder == result.folder:
-            studio.servers.stop()
+        studio.servers.stop(result.folder)
         return tab.show_server(result)
 
     page.load(lambda kept: kept or [], tab.kept, tab.talk, **quiet)
@@ -177,8 +175,6 @@ def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]
     def say(given: dict[Any, Any], before: Messages, question: str, owner: str) -> Iterator[Updates]:
         """Ask what comes after a talk, and show the answer as it grows."""
         result, system = studio.result(given[tab.artifact], owner), (given[tab.system] or "").strip()
-        if studio.servers.status().folder != result.folder:
-            raise JobError("The model is not loaded any more: load it again.")
         try:
             options = parse(ChatOptions, tab.options.values(given))
         except SpecError as e:
@@ -188,8 +184,8 @@ def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]
         first = [{"role": "system", "content": system}] if system else []
         yield {tab.talk: shown_, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
         try:
-            with studio.servers.in_use():
-                for answer in stream(studio.servers.current(), [*first, *plain(shown_)], options):
+            with studio.servers.in_use(result.folder):
+                for answer in stream(studio.servers.current(result.folder), [*first, *plain(shown_)], options):
                     told = {"role": "assistant", "content": answer.text}
                     yield {tab.talk: [*shown_, told], tab.speed: speed(answer)}
         except AppError:

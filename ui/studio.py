@@ -63,10 +63,11 @@ class Studio:
     vllm: Installation = field(default_factory=Installation)
 
     def delete(self, job_id: str, owner: str) -> None:
-        """Delete a job with everything that it made, and stop the server that serves it."""
-        served = self.servers.status().folder
-        if served and self.supervisor.get(job_id, owner) and served.is_relative_to(self.settings.jobs / job_id):
-            self.servers.stop()
+        """Delete a job with everything that it made, and stop the servers that serve it."""
+        self.supervisor.get(job_id, owner)
+        for served in self.servers.live():
+            if served.is_relative_to((self.settings.jobs / job_id).resolve()):
+                self.servers.stop(served)
         self.supervisor.delete(job_id, owner)
 
     def results(self, owner: str) -> list[Result]:

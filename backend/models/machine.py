@@ -29,6 +29,19 @@ def memory_bytes() -> int:
     return total
 
 
+def available_bytes() -> int:
+    """Give the memory that is free now, or can be made so: of the machine, or what a container's limit leaves of it."""
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.is_file() else None
+    free = int(found[1]) * 1024 if found else memory_bytes()
+    group = Path("/sys/fs/cgroup")
+    if not (group / "memory.current").is_file():
+        return free
+    cached = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+    used = int((group / "memory.current").read_text()) - (int(cached[1]) if cached else 0)
+    return min(free, memory_bytes() - used)
+
+
 def peak_memory_bytes() -> int:
     """Give the peak resident memory of this process.
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from backend.errors import JobError
 from backend.models.loading import has_chat_template
 from backend.options import Frozen
-from backend.serve.servers import Server
+from backend.serve.serving import Server
 
 MAX_CHARACTERS = 200_000  # of a whole conversation; more than any context that is served here
 
@@ -89,7 +89,7 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
     except openai.APIStatusError as e:
         raise JobError(
             f"The server could not answer this ({e.status_code}): shorten the talk, or empty the system prompt;"
-            " server.log in the data folder says more."
+            " the newest log in servers, in the data folder, says more."
         ) from e
     except openai.APIError as e:
         raise JobError("The server stopped while it answered: load the model again.") from e

@@ -10,7 +10,8 @@ import httpx
 from backend.errors import AppError
 from backend.progress import Report
 from backend.serve.engines import EngineName
-from backend.serve.servers import Server, Servers
+from backend.serve.servers import Servers
+from backend.serve.serving import Server
 from backend.settings import Settings
 
 TOKENS = 32
@@ -34,7 +35,7 @@ def decode_speed(folder: Path, engine: EngineName, settings: Settings, report: R
         servers = Servers(settings.model_copy(update={"data": Path(place)}))
         try:
             servers.open(folder, engine)
-            server = servers.wait(settings.server_start_seconds)
+            server = servers.wait(folder, settings.server_start_seconds)
             _written(server, TOKENS)  # what is set up once
             return round(_written(server, TOKENS), 2)
         except (AppError, httpx.HTTPError) as e:
