@@ -32,6 +32,7 @@ class WeightsmithCommands(BaseSettings):
     merge: CliSubCommand[commands.Merge]
     evaluate: CliSubCommand[commands.Evaluate]
     chat: CliSubCommand[commands.Chat]
+    compare: CliSubCommand[commands.Compare]
     serve: CliSubCommand[commands.Serve]
     publish: CliSubCommand[commands.Publish]
     estimate: CliSubCommand[commands.Estimate]

@@ -35,6 +35,7 @@ from backend.publish import PublishOptions
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe, read_recipe
 from backend.serve.chat import ChatOptions, stream
+from backend.serve.compare import MOST, as_csv, batch, compare, read_prompts
 from backend.serve.engines import EngineName
 from backend.serve.servers import Servers
 from backend.serve.serving import Server
@@ -294,6 +295,54 @@ class _Chat(Command):
         self.say(answer.model_dump(), "")
 
 
+class _Compare(Command):
+    """Ask several models the same, one after the other: one question, or a file of them."""
+
+    folders: CliPositionalArg[list[Path]] = Field(description=f"The folders of two models, or of up to {MOST}.")
+    prompt: str | None = Field(None, description="The question.")
+    prompts: Path | None = Field(None, description="A text file with one question a line.")
+    output: Path | None = Field(None, description="Where the table of a file of questions goes, as CSV.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        options, models = parse(ChatOptions, self.given(ChatOptions)), self._models()
+        if (self.prompt is None) == (self.prompts is None):
+            raise SpecError("Give either --prompt or --prompts.")
+        settings = load_settings().writable()
+        servers = Servers(settings)
+        try:
+            if self.prompts:
+                self._table(servers, models, options, settings.server_start_seconds)
+            else:
+                self._once(servers, models, options, settings.server_start_seconds)
+        finally:
+            servers.stop()
+
+    def _models(self) -> dict[str, Path]:
+        if not 2 <= len(self.folders) <= MOST:
+            raise SpecError(f"Give the folders of two models, or of up to {MOST}.")
+        names = [folder.name for folder in self.folders]
+        shown = names if len(set(names)) == len(names) else [str(folder) for folder in self.folders]
+        return {name: admitted(folder) for name, folder in zip(shown, self.folders, strict=True)}
+
+    def _once(self: Any, servers: Servers, models: dict[str, Path], options: ChatOptions, seconds: float) -> None:
+        *_, replies = compare(servers, models, self.prompt, "", options, seconds)
+        told = [
+            f"== {name}\n{reply.error or (reply.answer.text if reply.answer else '')}"
+            for name, reply in replies.items()
+        ]
+        self.say({name: reply.model_dump(mode="json") for name, reply in replies.items()}, "\n\n".join(told))
+
+    def _table(self: Any, servers: Servers, models: dict[str, Path], options: ChatOptions, seconds: float) -> None:
+        rows = [{"prompt": prompt} for prompt in read_prompts(self.prompts)]
+        for done in batch(servers, models, rows, options, seconds):
+            sys.stderr.write(f"\r{done} of {len(rows) * len(models)} answers")
+        sys.stderr.write("\n")
+        if self.output:
+            self.output.write_text(as_csv(rows), encoding="utf-8")
+        self.say({"rows": rows}, f"Written to {self.output}" if self.output else as_csv(rows).rstrip())
+
+
 class Serve(Command):
     """Serve a model as an OpenAI-compatible endpoint on this machine, until interrupted."""
 
@@ -321,6 +370,7 @@ Estimate = with_options(_Estimate, METHOD_OPTIONS, **OPTIONAL_METHOD_FLAG)
 Evaluate = with_options(_Evaluate, {"evaluate": EvaluateOptions})
 Publish = with_options(_Publish, {"publish": PublishOptions})
 Chat = with_options(_Chat, {"chat": ChatOptions})
+Compare = with_options(_Compare, {"chat": ChatOptions})
 Run = _Run
 
 

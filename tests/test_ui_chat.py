@@ -1,7 +1,9 @@
 """The talk in the page: what of it the model gets, where a retry begins, and what stands where vLLM is missing."""
 
 import json
+import shlex
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -10,8 +12,9 @@ import pytest
 from backend.errors import HardwareError
 from backend.jobs.supervisor import Supervisor
 from backend.serve import engines, vllm_environment
-from backend.serve.chat import Answer
+from backend.serve.chat import Answer, usage
 from backend.serve.servers import Servers
+from backend.serve.serving import Server
 from backend.settings import Settings
 from ui.chat_tab import build_chat_tab, plain, speed, up_to
 from ui.studio import Studio
@@ -44,6 +47,17 @@ def test_a_retry_begins_at_the_question(index, before, question):
 def test_under_an_answer_stands_what_it_cost():
     answer = Answer(text="4", tokens=12, seconds_to_first_token=0.44, tokens_per_second=23.31, context=1512)
     assert "12 tokens · first after 0.4 s · 23.3 tokens/s · 1,512 tokens of context used" in speed(answer)
+
+
+def test_the_lines_for_other_programs_are_ones_that_run():
+    server = Server(folder=Path("/m/it's"), engine="vllm", base_url="http://127.0.0.1:9/v1", key="k-1")
+    lines = usage(server)
+    shell, python = lines.split("\n\n")
+    words = shlex.split(shell.replace("\\\n", " "))
+    assert words[:2] == ["curl", "http://127.0.0.1:9/v1/chat/completions"]
+    assert json.loads(words[-1])["model"] == "it's"
+    assert compile(python, "usage", "exec")
+    assert "'k-1'" in python
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import gradio as gr
 
 from backend.errors import AppError, SpecError
 from backend.options import parse
-from backend.serve.chat import THINKS, THOUGHT, Answer, ChatOptions, stream
+from backend.serve.chat import THINKS, THOUGHT, Answer, ChatOptions, stream, usage
 from backend.serve.engines import wants_vllm
 from backend.serve.serving import ServerStatus
+from ui.compare import Compare, build_compare, wire_compare
 from ui.errors import shown
-from ui.format import escape, lead
+from ui.format import escape, escape_code, lead
 from ui.forms import OptionForm, Updates, label, option_form
 from ui.studio import Result, Studio
 from ui.users import alone, require_owner, visitor
@@ -23,6 +24,11 @@ _EMPTY = (
 )
 _TYPE_HERE = "Ask it something, such as: What is the capital of France?"
 _ASK, _LOAD_FIRST = "Ask it something.", "Load the model, then ask it something."
+
+_UNSERVED = (
+    '<p class="quiet">A model that is loaded can be asked by other programs on this machine, in the way of OpenAI\'s API:'
+    " the lines for it stand here then.</p>"
+)
 
 Messages = list[dict[str, Any]]
 
@@ -50,14 +56,26 @@ class ChatTab:
     system: gr.Textbox
     options: OptionForm
     kept: gr.BrowserState
+    compare: Compare
+    usage: gr.HTML
 
     def outputs(self) -> list[Any]:
         """What enter() changes."""
-        return [self.empty, self.room, self.artifact, *self.server_outputs()]
+        return [self.empty, self.room, self.artifact, *self.server_outputs(), *self.compare.outputs()]
 
     def server_outputs(self) -> list[Any]:
         """What show_server() changes."""
-        return [self.status, self.load, self.install, self.unload, self.talk, self.text, self.send, self.timer]
+        return [
+            self.status,
+            self.load,
+            self.install,
+            self.unload,
+            self.talk,
+            self.text,
+            self.send,
+            self.timer,
+            self.usage,
+        ]
 
     def enter(self, owner: str | None, chosen: str | None) -> Updates:
         """Offer an owner's results, and keep the chosen one where it still exists."""
@@ -68,6 +86,7 @@ class ChatTab:
             self.room: gr.update(visible=bool(results)),
             self.artifact: gr.update(choices=[(r.label, r.key) for r in results], value=result and result.key),
             **self.show_server(result),
+            **self.compare.offer(results, None),
         }
 
     def show_server(self, result: Result | None) -> Updates:
@@ -88,7 +107,14 @@ class ChatTab:
             self.text: gr.update(interactive=ready, placeholder=_TYPE_HERE if ready else "Load the model first"),
             self.send: gr.update(interactive=ready),
             self.timer: gr.Timer(active=state == "starting"),
+            self.usage: self._usage(result) if ready and result else _UNSERVED,
         }
+
+    def _usage(self, result: Result) -> str:
+        """Write how other programs ask the server; those of other people cannot reach it."""
+        if not alone(self.studio.settings):
+            return _UNSERVED
+        return f'<pre class="code">{escape_code(usage(self.studio.servers.current(result.folder)))}</pre>'
 
 
 def build_chat_tab(studio: Studio) -> ChatTab:
@@ -119,10 +145,13 @@ def build_chat_tab(studio: Studio) -> ChatTab:
         with gr.Accordion("More options", open=False, elem_classes=["more"]):
             system = gr.Textbox(label="System prompt", info="Said before the talk.", lines=2, elem_id="chat-system")
             options = option_form(ChatOptions, "chat")
+        with gr.Accordion("From other programs", open=False, elem_classes=["more"]):
+            asked = gr.HTML(_UNSERVED, elem_id="chat-usage")
+        compare = build_compare(studio)
     kept = gr.BrowserState([], storage_key="weightsmith-talk", secret="weightsmith")
     return ChatTab(
         studio, empty, room, artifact, load, install, unload, status, gr.Timer(1, active=False), talk, speed, text,
-        send, stop, clear, save, system, options, kept,
+        send, stop, clear, save, system, options, kept, compare, asked,
     )  # fmt: skip
 
 
@@ -167,6 +196,7 @@ def wire_chat_tab(page: gr.Blocks, tab: ChatTab, door: gr.Tab) -> None:
     tab.install.click(install, tab.artifact, tab.server_outputs(), **quiet)
     tab.unload.click(unload, tab.artifact, tab.server_outputs(), **quiet)
     _wire_talk(tab, look, quiet)
+    wire_compare(tab.compare, tab.options, tab.system)
 
 
 def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]) -> None:

@@ -76,6 +76,16 @@ def marked(mark: str) -> Iterator[int]:
                 yield int(entry.name)
 
 
+def resident_bytes(mark: str) -> int:
+    """Give the memory of the processes so marked, counting what they share once for each."""
+    found = 0
+    for pid in marked(mark):
+        with contextlib.suppress(OSError, IndexError):
+            pages = (Path("/proc") / str(pid) / "statm").read_text().split()[1]
+            found += int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return found
+
+
 def sweep(mark: str) -> int:
     """Kill every process so marked, also those that left their group; give their number."""
     found = 0
@@ -133,6 +143,10 @@ class Child:
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
             pipe.write(json.dumps({"token": token}).encode())
+
+    def resident_bytes(self) -> int:
+        """Give the memory of it and of everything that it started."""
+        return resident_bytes(self._mark)
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the command; None if it still runs after `timeout` seconds, 128 + n if signal n ended it."""

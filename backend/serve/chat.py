@@ -1,5 +1,7 @@
 """The streaming client: OpenAI's own package against the local server."""
 
+import json
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -93,3 +95,19 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
         ) from e
     except openai.APIError as e:
         raise JobError("The server stopped while it answered: load the model again.") from e
+
+
+def usage(server: Server) -> str:
+    """Write how other programs on this machine ask a server: for a shell, and for OpenAI's Python package."""
+    body = json.dumps({"model": server.model, "messages": [{"role": "user", "content": "Hello"}]})
+    return (
+        f"curl {server.base_url}/chat/completions -H 'Authorization: Bearer {server.key}' \\\n"
+        f"  -H 'Content-Type: application/json' -d {shlex.quote(body)}\n"
+        "\n"
+        "from openai import OpenAI\n"
+        f"client = OpenAI(base_url={server.base_url!r}, api_key={server.key!r})\n"
+        "answer = client.chat.completions.create(\n"
+        f"    model={server.model!r}, messages=[{{'role': 'user', 'content': 'Hello'}}]\n"
+        ")\n"
+        "print(answer.choices[0].message.content)"
+    )

@@ -84,6 +84,10 @@ class Servers:
             time.sleep(0.1)
         return serving.current()
 
+    def memory_bytes(self, folder: Path) -> int:
+        """Give the memory of the server of a folder; that of a GPU is not among it."""
+        return self._of(folder).memory_bytes()
+
     @contextlib.contextmanager
     def in_use(self, folder: Path) -> Iterator[None]:
         """Keep the server of a folder while an answer is written."""

@@ -86,6 +86,11 @@ class Serving:
         """Whether it is answering."""
         return self._busy > 0
 
+    def memory_bytes(self) -> int:
+        """Give the memory of its processes; that of a GPU is not among it."""
+        with self._lock:
+            return self._child.resident_bytes() if self._child else 0
+
     def current(self) -> Server:
         """Give where it answers.
 
