@@ -26,8 +26,8 @@ _TYPE_HERE = "Ask it something, such as: What is the capital of France?"
 _ASK, _LOAD_FIRST = "Ask it something.", "Load the model, then ask it something."
 
 _UNSERVED = (
-    '<p class="quiet">A model that is loaded can be asked by other programs on this machine, in the way of OpenAI\'s API:'
-    " the lines for it stand here then.</p>"
+    '<p class="quiet">Other programs on this machine can ask a model that is loaded, in the way of OpenAI\'s API: the'
+    " lines for it stand here then.</p>"
 )
 
 Messages = list[dict[str, Any]]
