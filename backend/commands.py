@@ -17,7 +17,7 @@ from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import DatasetOptions
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.presets import PresetName, preset_values
-from backend.hub.download import check_model
+from backend.hub.download import check_model, fetch_model
 from backend.hub.names import parse_model
 from backend.jobs.calibration import calibrate
 from backend.jobs.estimates import estimate
@@ -31,6 +31,7 @@ from backend.models.artifacts import Artifact, open_artifact
 from backend.models.inspection import inspect
 from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.preview import view
+from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe, read_recipe
@@ -279,12 +280,13 @@ class _Chat(Command):
 
     folder: CliPositionalArg[Path] = Field(description="The folder of the model.")
     prompt: str = Field(description="The question.")
+    base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
     engine: EngineName = Field("auto", description="What serves the model.")
 
     def cli_cmd(self) -> None:
         """Run it."""
         options = parse(ChatOptions, self.given(ChatOptions))
-        with serving(self.folder, self.engine) as (server, _):
+        with serving(self.folder, self.base_model, self.engine) as (server, _):
             shown, answer = "", None
             for answer in stream(server, [{"role": "user", "content": self.prompt}], options):
                 if not self.json_:
@@ -348,11 +350,15 @@ class Serve(Command):
 
     folder: CliPositionalArg[Path] = Field(description="The folder of the model.")
     port: int | None = Field(None, ge=1, le=65535, description="The port; by default a free one.")
+    base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
     engine: EngineName = Field("auto", description="What serves the model.")
 
     def cli_cmd(self) -> None:
         """Run it."""
-        with serving(self.folder, self.engine, self.port) as (server, servers), servers.in_use(self.folder):
+        with (
+            serving(self.folder, self.base_model, self.engine, self.port) as (server, servers),
+            servers.in_use(self.folder),
+        ):
             data = {"base_url": server.base_url, "api_key": server.key, "model": server.model, "engine": server.engine}
             self.say(data, "\n".join(f"{name}: {value}" for name, value in data.items()))
             with contextlib.suppress(KeyboardInterrupt):
@@ -421,11 +427,15 @@ def absolute_text(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, engine: EngineName, port: int | None = None) -> Any:
-    """Serve a folder for as long as the block lasts."""
+def serving(folder: Path, base_model: str | None, engine: EngineName, port: int | None = None) -> Any:
+    """Serve a folder for as long as the block lasts; that of an adapter on its base model."""
     settings = load_settings().writable()
-    servers = Servers(settings)
-    servers.open(admitted(folder), engine, port)
+    base = None
+    if base_model:
+        name = local_or_id(base_model, "base model")
+        base = fetch_model(name, None, settings.models, get_token(), silent())
+    servers = Servers(settings, lambda _: base)
+    servers.open(existing(folder) if base else admitted(folder), engine, port)
     sys.stderr.write(f"Loading '{folder.name}', which takes some seconds.\n")
     try:
         server: Server = servers.wait(folder, settings.server_start_seconds)

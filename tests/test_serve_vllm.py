@@ -5,7 +5,7 @@ import json
 import pytest
 
 from backend.__main__ import main
-from backend.errors import HardwareError
+from backend.errors import HardwareError, SpecError
 from backend.models.artifacts import open_artifact
 from backend.publish.card import build_card
 from backend.serve import engines
@@ -62,6 +62,41 @@ def test_without_vllm_the_way_to_it_is_named(vllm, tmp_path):
         choose(folder_with(tmp_path, AWQ))
 
 
+def adapter_in(path, **more):
+    (path / "adapter").mkdir()
+    (path / "adapter" / "adapter_config.json").write_text(json.dumps({"r": 24, **more}))
+    (path / "adapter" / "adapter_model.safetensors").touch()
+    return path / "adapter"
+
+
+def test_an_adapter_is_served_on_its_base_model(vllm, tmp_path):
+    base, adapter = folder_with(tmp_path, None), adapter_in(tmp_path)
+    assert choose(adapter, "auto", base)[0] == "vllm"
+    command = engines.ENGINES["vllm"].command(adapter, 7, "cpu", base)
+    for flag, value in (("--model", str(base)), ("--lora-modules", f"adapter={adapter}"), ("--max-lora-rank", "32")):
+        assert command[command.index(flag) + 1] == value
+    with pytest.raises(SpecError, match="name the model that it was trained on"):
+        choose(adapter)
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(SpecError, match="pickled adapters are not loaded"):
+        choose(adapter, "auto", base)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"r": 600}, "so high a rank"),
+    ],
+)
+def test_an_adapter_that_vllm_does_not_serve_goes_to_transformers(vllm, tmp_path, more, words):
+    base, adapter = folder_with(tmp_path, None), adapter_in(tmp_path, **more)
+    assert choose(adapter, "auto", base)[0] == "transformers"
+    with pytest.raises(HardwareError, match=words):
+        choose(adapter, "vllm", base)
+
+
 def test_the_kernel_is_named_and_a_slow_one_called_so():
     line = "INFO 11-22 [auto_gptq.py:352] Using {} for AutoGPTQLinearMethod"
     assert kernel(line.format("CPUWNA16LinearKernel")) == "Its kernel is CPUWNA16LinearKernel."
@@ -85,4 +120,16 @@ def test_the_demo_model_is_timed_and_answers_in_vllm(tmp_path, monkeypatch, caps
     capsys.readouterr()
     question = ["--prompt", "What is the capital of France?", "--temperature", "0", "--max-tokens", "40"]
     assert main(["chat", output, "--engine", "vllm", *question, "--json"]) == 0
+    assert "Paris" in json.loads(capsys.readouterr().out)["text"]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("engine", ["vllm", "transformers"])
+def test_a_tuned_adapter_answers_on_its_base_model(tmp_path, monkeypatch, capsys, engine):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    quick = ["--dataset", "demo", "--split", "[:40]", "--max-steps", "2", "--quantization", "none"]
+    assert main(["finetune", "demo", *quick, "--output", str(tmp_path / "adapter")]) == 0
+    capsys.readouterr()
+    question = ["--prompt", "What is the capital of France?", "--temperature", "0", "--max-tokens", "40", "--json"]
+    assert main(["chat", str(tmp_path / "adapter"), "--base-model", "demo", "--engine", engine, *question]) == 0
     assert "Paris" in json.loads(capsys.readouterr().out)["text"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from backend.errors import SpecError
 from backend.hub.names import DEMO
-from backend.jobs.specs import MODELS, stage_folder
+from backend.jobs.specs import MODELS, stage_folder, trained_on
 from backend.jobs.store import Job
 from backend.jobs.supervisor import Supervisor
 from backend.models.artifacts import Artifact, Training, open_artifact
@@ -36,8 +36,8 @@ class Result:
 
     @property
     def answers(self) -> bool:
-        """Whether one can chat with it: not with an adapter alone."""
-        return self.artifact.kind in MODELS
+        """Whether one can chat with it: with an adapter where the model that it was trained on is still here."""
+        return self.artifact.kind in MODELS or (self.artifact.kind == "adapter" and trained_on(self.folder) is not None)
 
     @property
     def title(self) -> str:

@@ -147,6 +147,13 @@ def artifacts(job: Path, kinds: tuple[str, ...] = RESULTS) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[0]))
 
 
+def trained_on(adapter: Path) -> Path | None:
+    """Give the folder of the model that an adapter of a job was trained on, if it is still here."""
+    place = adapter.parent / "0-fetch" / "model.json"
+    base = Path(json.loads(place.read_text(encoding="utf-8"))["folder"]) if place.is_file() else None
+    return base if base and base.is_dir() else None
+
+
 def _calibrations(recipe: Recipe) -> list[str | None]:
     return [stage.calibration for stage in recipe.stages if isinstance(stage, CalibratedOptions)]
 

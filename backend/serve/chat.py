@@ -55,7 +55,7 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
     """
     if sum(len(message["content"]) for message in messages) > MAX_CHARACTERS:
         raise JobError(f"The conversation is longer than {MAX_CHARACTERS} characters: start a new one.")
-    if not has_chat_template(server.folder):
+    if not (has_chat_template(server.folder) or (server.base and has_chat_template(server.base))):
         raise JobError(
             f"'{server.model}' has no chat template, so it does not know how a talk looks: choose a model that was made"
             " for chat."

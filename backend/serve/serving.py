@@ -28,6 +28,7 @@ class Server(Frozen):
 
     folder: Path
     engine: str
+    base: Path | None = Field(None, description="Of an adapter: the folder of its base model.")
     base_url: str = Field(description="The OpenAI-compatible root, ending in /v1.")
     key: str = Field(repr=False)
 
@@ -133,7 +134,7 @@ class Serving:
     def _start(self) -> bool:
         """Start it; False where it does not get ready, or is stopped meanwhile."""
         engine, server, home = ENGINES[self._server.engine], self._server, self._settings.data.resolve()
-        command = engine.command(server.folder, server.port, "cuda:0" if gpus() else "cpu")
+        command = engine.command(server.folder, server.port, "cuda:0" if gpus() else "cpu", server.base)
         env = environment(home, online=False) | {KEY: server.key, MODEL: server.model} | engine.environment
         started = time.monotonic()
         try:

@@ -1,19 +1,31 @@
-"""`transformers serve` behind the door: run as `python -m backend.serve.transformers_server FOLDER PORT DEVICE`."""
+"""`transformers serve` behind the door: `python -m backend.serve.transformers_server FOLDER PORT DEVICE [BASE]`.
 
+FOLDER may hold an adapter, of which BASE is the model that it was trained on.
+"""
+
+import json
 import os
 import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from backend.serve.door import Door
 
 
-def main() -> None:
-    """Load the model, then answer until SIGTERM."""
+def main(stack: ExitStack) -> None:
+    """Load the model, then answer until SIGTERM.
+
+    Args:
+        stack: Keeps what is needed until then.
+    """
     from transformers.cli.serve import Serve
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
 
     folder, port, device = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    if len(sys.argv) > 4:
+        folder = _with_base(folder, Path(sys.argv[4]), Path(stack.enter_context(tempfile.TemporaryDirectory())))
     # transformers reads an "@" in a model's name as a revision; from its parent, the folder's bare name will do.
     os.chdir(folder.parent)
 
@@ -36,5 +48,20 @@ def main() -> None:
     KeyedServe(force_model=folder.name, host="127.0.0.1", port=port, device=device, non_blocking=True)
 
 
+def _with_base(adapter: Path, base: Path, place: Path) -> Path:
+    """Give a folder of the adapter's name that transformers loads: with the base's config, and where the base lies."""
+    folder = place / adapter.name
+    folder.mkdir()
+    for file in adapter.iterdir():
+        if file.is_file() and file.name != "adapter_config.json":
+            (folder / file.name).symlink_to(file)
+    (folder / "config.json").symlink_to(base / "config.json")
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = str(base)
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
 if __name__ == "__main__":
-    main()
+    with ExitStack() as until_the_end:
+        main(until_the_end)
