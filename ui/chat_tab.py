@@ -144,7 +144,7 @@ def build_chat_tab(studio: Studio) -> ChatTab:
             clear = gr.Button("Clear", scale=0, min_width=88, elem_id="chat-clear")
         with gr.Accordion("More options", open=False, elem_classes=["more"]):
             system = gr.Textbox(label="System prompt", info="Said before the talk.", lines=2, elem_id="chat-system")
-            options = option_form(ChatOptions, "chat")
+            options = option_form(ChatOptions, "sampling")
         with gr.Accordion("From other programs", open=False, elem_classes=["more"]):
             asked = gr.HTML(_UNSERVED, elem_id="chat-usage")
         compare = build_compare(studio)

@@ -144,7 +144,7 @@ def _not_in_vllm(folder: Path) -> str | None:
 
 def wants_vllm(folder: Path) -> bool:
     """Whether a folder could be served here if vLLM were installed, and not without it."""
-    if is_adapter(folder):
+    if not (folder / "config.json").is_file():
         return False
     settings = _config(folder).get("quantization_config")
     packed = isinstance(settings, dict) and settings.get("quant_method") in ("gptq", "awq")
