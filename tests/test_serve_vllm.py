@@ -128,6 +128,7 @@ def test_the_demo_model_is_timed_and_answers_in_vllm(tmp_path, monkeypatch, caps
 def test_a_tuned_adapter_answers_on_its_base_model(tmp_path, monkeypatch, capsys, engine):
     monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
     quick = ["--dataset", "demo", "--split", "[:40]", "--max-steps", "2", "--quantization", "none"]
+    quick += ["--learning-rate", "1e-6"]  # what the base knows stays
     assert main(["finetune", "demo", *quick, "--output", str(tmp_path / "adapter")]) == 0
     capsys.readouterr()
     question = ["--prompt", "What is the capital of France?", "--temperature", "0", "--max-tokens", "40", "--json"]

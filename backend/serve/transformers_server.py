@@ -49,13 +49,14 @@ def main(stack: ExitStack) -> None:
 
 
 def _with_base(adapter: Path, base: Path, place: Path) -> Path:
-    """Give a folder of the adapter's name that transformers loads: with the base's config, and where the base lies."""
+    """Give a folder of the adapter's name that transformers loads: a whole model with an adapter in it."""
     folder = place / adapter.name
     folder.mkdir()
     for file in adapter.iterdir():
         if file.is_file() and file.name != "adapter_config.json":
             (folder / file.name).symlink_to(file)
-    (folder / "config.json").symlink_to(base / "config.json")
+    for file in [base / "config.json", *base.glob("model*.safetensors*")]:
+        (folder / file.name).symlink_to(file)
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = str(base)
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
