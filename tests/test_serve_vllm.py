@@ -112,7 +112,7 @@ def test_the_demo_model_is_timed_and_answers_in_vllm(tmp_path, monkeypatch, caps
     quick = ["--group-size", "64", "--num-calibration-samples", "16"]
     assert main(["quantize", "demo", "--method", method, *quick, "--output", output]) == 0
     windows = ["--max-seq-length", "256", "--num-samples", "2"]
-    assert main(["evaluate", output, *windows]) == 0
+    assert main(["evaluate", output, "--reference", "demo", *windows]) == 0
     metrics = open_artifact(tmp_path / "q").metrics
     assert metrics.engine == "vLLM"
     assert metrics.tokens_per_second > 0 < metrics.reference_tokens_per_second
