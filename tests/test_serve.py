@@ -73,6 +73,14 @@ def test_a_server_answers_whoever_has_its_key_and_nobody_else(servers, settings,
 
 
 @pytest.mark.real
+def test_no_proxy_is_asked_for_a_server_on_this_machine(servers, monkeypatch, tiny_model):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    servers.open(tiny_model, "transformers")
+    server = servers.wait(tiny_model, 30)
+    assert list(stream(server, HELLO, SHORT))[-1].tokens
+
+
+@pytest.mark.real
 def test_the_same_seed_gives_the_same_answer(servers, tiny_model):
     servers.open(tiny_model, "transformers")
     server = servers.wait(tiny_model, 90)
