@@ -42,6 +42,7 @@ def environment(home: Path, online: bool) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": "PASSIVE",  # waiting in a loop halves torch's speed where a core is busy
+        "SPT_NOENV": "1",  # vLLM gives its engine a title, which setproctitle would write over the marker
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(ROOT),
     }
@@ -86,14 +87,15 @@ def resident_bytes(mark: str) -> int:
     return found
 
 
-def sweep(mark: str) -> int:
-    """Kill every process so marked, also those that left their group; give their number."""
-    found = 0
-    for pid in marked(mark):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-            found += 1
-    return found
+def sweep(mark: str, spare: int | None = None) -> int:
+    """Kill every process so marked but `spare`, also those that left their group; give their number."""
+    found: set[int] = set()
+    while new := set(marked(mark)) - found - {spare}:  # again, for what those of the pass before had just started
+        for pid in new:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        found |= new
+    return len(found)
 
 
 class Child:
