@@ -161,13 +161,11 @@ class Child:
 
     def stop(self, grace: float) -> None:
         """End it: SIGTERM to the group, after `grace` seconds SIGKILL, then whatever still bears its mark."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGTERM)
-            try:
-                self._process.wait(grace)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+        for by, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, None)):
+            if self._process.poll() is None:
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):  # gone meanwhile, or not yet
+                    os.killpg(self._process.pid, by)
+                    self._process.wait(seconds)
         self._finish()
 
     def _finish(self) -> None:
