@@ -93,7 +93,7 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
             " the newest log in servers, in the data folder, says more."
         ) from e
     except openai.APIError as e:
-        raise JobError("The server stopped while it answered: load the model again.") from e
+        raise JobError("The server stopped while it answered: ask again when the model is ready.") from e
 
 
 def _client(server: Server) -> openai.OpenAI:

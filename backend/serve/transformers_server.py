@@ -4,6 +4,7 @@ FOLDER may hold an adapter, of which BASE is the model that it was trained on.
 """
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def main(stack: ExitStack) -> None:
     class KeyedServe(Serve):  # type: ignore[misc]
         def start_server(self) -> None:
             self.server.config.app = Door(self.server.config.app)
+            logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # its health is asked for each second
             self.server.run()
 
     KeyedServe(force_model=folder.name, host="127.0.0.1", port=port, device=device, non_blocking=True)
