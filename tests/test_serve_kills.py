@@ -1,12 +1,16 @@
 """kill -9 of the app, of a server and of vLLM's engine: nothing of it lives, one sentence, the next start works."""
 
+import shutil
+
 import pytest
 
 from backend.executors.local import marked, marker_prefix
+from backend.serve.vllm_environment import interpreter
 from backend.settings import Settings
 from benchmarks.kills import Stage
 
 pytestmark = pytest.mark.real
+vllm = pytest.mark.skipif(interpreter() is None, reason="needs vLLM: make vllm")
 
 
 @pytest.fixture
@@ -22,6 +26,18 @@ def play(tmp_path):
     for stage in stages:
         stage.holder.stop()
     assert not list(marked(marker_prefix(tmp_path)))
+
+
+@pytest.fixture
+def wide_model(tiny_model, tmp_path):
+    """Give the tiny model with heads as wide as vLLM serves them on a CPU."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = shutil.copytree(tiny_model, tmp_path / "wide")
+    config = LlamaConfig.from_pretrained(tiny_model, num_attention_heads=2, head_dim=32)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
 
 
 def clean(kill):
@@ -47,3 +63,15 @@ def test_a_killed_server_leaves_nothing_and_says_so_in_one_sentence(play, tiny_m
     assert answering.said.startswith("The server stopped while it answered")
     assert starting.next_start
     assert answering.next_start  # by itself
+
+
+@vllm
+def test_a_killed_engine_ends_its_server(play, wide_model):
+    stage = play("engine", "vllm", wide_model)
+    stage.holder.begin()
+    stage.holder.wait()
+    unused, answering = stage.kill("idle"), stage.mid_answer()
+    assert clean(unused)
+    assert clean(answering)
+    assert answering.said.startswith("The server stopped while it answered")
+    assert unused.next_start  # by itself
