@@ -270,7 +270,7 @@ def test_a_training_is_watched_stopped_and_kept_and_its_adapter_merged(app, page
     adapters = [path for path in app.data.glob("jobs/*/stages/1-finetune") if (path / "artifact.json").is_file()]
     [made] = [verify(path).training for path in adapters]
     assert 0 < made.steps < made.planned_steps
-    expect(page.locator("#job-chat")).to_be_hidden()
+    expect(page.locator("#job-chat")).to_be_visible()
     page.locator("#job-merge").click()
     expect(page.locator("#merge-adapters input").first).to_have_value(str(adapters[0]), timeout=20_000)
     expect(summary).to_contain_text("Quantize to NF4")

@@ -15,7 +15,7 @@ from ui.compare import Compare, build_compare, wire_compare
 from ui.errors import shown
 from ui.format import escape, escape_code, lead
 from ui.forms import OptionForm, Updates, label, option_form
-from ui.studio import Result, Studio
+from ui.studio import Model, Studio
 from ui.users import alone, require_owner, visitor
 
 _EMPTY = (
@@ -78,23 +78,23 @@ class ChatTab:
         ]
 
     def enter(self, owner: str | None, chosen: str | None) -> Updates:
-        """Offer an owner's results, and keep the chosen one where it still exists."""
-        results = [result for result in self.studio.results(owner) if result.answers] if owner else []
-        result = next((r for r in results if r.key == chosen), results[0] if results else None)
+        """Offer what an owner's jobs made, and from what; keep the chosen one where it still exists."""
+        models = self.studio.models(owner) if owner else []
+        model = next((m for m in models if m.key == chosen), models[0] if models else None)
         return {
-            self.empty: gr.update(visible=not results),
-            self.room: gr.update(visible=bool(results)),
-            self.artifact: gr.update(choices=[(r.label, r.key) for r in results], value=result and result.key),
-            **self.show_server(result),
-            **self.compare.offer(results, None),
+            self.empty: gr.update(visible=not models),
+            self.room: gr.update(visible=bool(models)),
+            self.artifact: gr.update(choices=[(m.label, m.key) for m in models], value=model and model.key),
+            **self.show_server(model),
+            **self.compare.offer(models, None),
         }
 
-    def show_server(self, result: Result | None) -> Updates:
-        """Show whether the server runs the chosen result."""
-        status = self.studio.servers.status(result.folder) if result else ServerStatus()
+    def show_server(self, model: Model | None) -> Updates:
+        """Show whether the server runs the chosen model."""
+        status = self.studio.servers.status(model.folder) if model else ServerStatus()
         state, words, vllm = status.state, status.text, self.studio.vllm
         ready = state == "ready"
-        missing = result is not None and alone(self.studio.settings) and wants_vllm(result.folder)
+        missing = model is not None and alone(self.studio.settings) and wants_vllm(model.folder)
         if missing and not status.live:
             state, words = ("starting" if vllm.installs else "stopped"), vllm.text
         idle = state in ("stopped", "failed")
@@ -107,14 +107,14 @@ class ChatTab:
             self.text: gr.update(interactive=ready, placeholder=_TYPE_HERE if ready else "Load the model first"),
             self.send: gr.update(interactive=ready),
             self.timer: gr.Timer(active=state == "starting"),
-            self.usage: self._usage(result) if ready and result else _UNSERVED,
+            self.usage: self._usage(model) if ready and model else _UNSERVED,
         }
 
-    def _usage(self, result: Result) -> str:
+    def _usage(self, model: Model) -> str:
         """Write how other programs ask the server; those of other people cannot reach it."""
         if not alone(self.studio.settings):
             return _UNSERVED
-        return f'<pre class="code">{escape_code(usage(self.studio.servers.current(result.folder)))}</pre>'
+        return f'<pre class="code">{escape_code(usage(self.studio.servers.current(model.folder)))}</pre>'
 
 
 def build_chat_tab(studio: Studio) -> ChatTab:
@@ -166,25 +166,25 @@ def wire_chat_tab(page: gr.Blocks, tab: ChatTab, door: gr.Tab) -> None:
 
     @shown(tab.status)
     def look(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        return tab.show_server(studio.result(key, require_owner(studio.settings, profile)))
+        return tab.show_server(studio.model(key, require_owner(studio.settings, profile)))
 
     @shown(tab.status)
     def load(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        result = studio.result(key, require_owner(studio.settings, profile))
-        studio.servers.open(result.folder)
-        return tab.show_server(result)
+        model = studio.model(key, require_owner(studio.settings, profile))
+        studio.servers.open(model.folder)
+        return tab.show_server(model)
 
     @shown(tab.status)
     def install(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        result = studio.result(key, require_owner(studio.settings, profile))
+        model = studio.model(key, require_owner(studio.settings, profile))
         studio.vllm.begin()
-        return tab.show_server(result)
+        return tab.show_server(model)
 
     @shown(tab.status)
     def unload(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        result = studio.result(key, require_owner(studio.settings, profile))
-        studio.servers.stop(result.folder)
-        return tab.show_server(result)
+        model = studio.model(key, require_owner(studio.settings, profile))
+        studio.servers.stop(model.folder)
+        return tab.show_server(model)
 
     page.load(lambda kept: kept or [], tab.kept, tab.talk, **quiet)
     door.select(enter, tab.artifact, tab.outputs(), **quiet)
@@ -204,7 +204,7 @@ def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]
 
     def say(given: dict[Any, Any], before: Messages, question: str, owner: str) -> Iterator[Updates]:
         """Ask what comes after a talk, and show the answer as it grows."""
-        result, system = studio.result(given[tab.artifact], owner), (given[tab.system] or "").strip()
+        model, system = studio.model(given[tab.artifact], owner), (given[tab.system] or "").strip()
         try:
             options = parse(ChatOptions, tab.options.values(given))
         except SpecError as e:
@@ -214,8 +214,8 @@ def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]
         first = [{"role": "system", "content": system}] if system else []
         yield {tab.talk: shown_, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
         try:
-            with studio.servers.in_use(result.folder):
-                for answer in stream(studio.servers.current(result.folder), [*first, *plain(shown_)], options):
+            with studio.servers.in_use(model.folder):
+                for answer in stream(studio.servers.current(model.folder), [*first, *plain(shown_)], options):
                     told = {"role": "assistant", "content": answer.text}
                     yield {tab.talk: [*shown_, told], tab.speed: speed(answer)}
         except AppError:

@@ -9,13 +9,14 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import SpecError
+from backend.models.machine import gpus
 from backend.options import parse
 from backend.serve.chat import THINKS, THOUGHT, ChatOptions
 from backend.serve.compare import MOST, Reply, as_csv, batch, compare, differences, read_prompts
 from ui.errors import shown
 from ui.format import escape, part, size
 from ui.forms import OptionForm, Updates
-from ui.studio import Result, Studio
+from ui.studio import Model, Studio
 from ui.users import require_owner
 
 _LETTERS = "ABC"
@@ -53,16 +54,20 @@ class Compare:
         """What offer() changes."""
         return [self.models]
 
-    def offer(self, results: list[Result], chosen: list[str] | None) -> Updates:
-        """Offer results, and keep those that are chosen and still there."""
-        choices = [(result.label, result.key) for result in results]
-        kept = [key for key in chosen or [] if key in {result.key for result in results}]
+    def offer(self, models: list[Model], chosen: list[str] | None) -> Updates:
+        """Offer models, and keep those that are chosen and still there."""
+        choices = [(model.label, model.key) for model in models]
+        kept = [key for key in chosen or [] if key in {model.key for model in models}]
         return {self.models: gr.update(choices=choices, value=kept or [key for _, key in choices[:2]])}
 
 
 def build_compare(studio: Studio) -> Compare:
     """Build it inside the open Blocks."""
-    gr.HTML(part("Compare", "The same question and seed to two or three results. Where they differ is marked."))
+    gr.HTML(
+        part(
+            "Compare", "The same question and seed to two or three models. Where they differ from the first is marked."
+        )
+    )
     models = gr.Dropdown([], multiselect=True, max_choices=MOST, label="Models", elem_id="compare-models")
     with gr.Row(elem_classes=["ask"]):
         prompt = gr.Textbox(
@@ -99,9 +104,9 @@ def wire_compare(tab: Compare, options: OptionForm, system: gr.Textbox) -> None:
         keys = given[tab.models] or []
         if len(keys) < 2:
             raise SpecError("Choose two or three models to compare.")
-        results = [studio.result(key, owner) for key in keys]
-        titles = [result.title for result in results]
-        return {_named(result, titles): result.folder for result in results}
+        models = [studio.model(key, owner) for key in keys]
+        titles = [model.title for model in models]
+        return {_named(model, titles): model.folder for model in models}
 
     @shown(tab.note)
     def ask(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
@@ -204,14 +209,15 @@ def _cost(reply: Reply, hidden: bool) -> str:
         return ""
     parts = [f"{answer.tokens_per_second:.1f} tokens/s"] if answer.tokens_per_second else []
     parts += [f"first after {answer.seconds_to_first_token:.1f} s"] if answer.seconds_to_first_token else []
-    parts += [size(reply.memory_bytes)] if reply.memory_bytes else []
+    place = "GPU memory" if gpus() else "memory"
+    parts += [f"{size(reply.memory_bytes)} of {place}"] if reply.memory_bytes else []
     parts += [reply.engine] if reply.engine else []
     return f"<small>{escape(' · '.join(parts))}</small>"
 
 
-def _named(result: Result, titles: list[str]) -> str:
-    """Name a result by its title, and where another has the same by its age and size too."""
-    return result.title if titles.count(result.title) == 1 else result.label
+def _named(model: Model, titles: list[str]) -> str:
+    """Name a model by its title, and where another has the same by its age and size too."""
+    return model.title if titles.count(model.title) == 1 else model.label
 
 
 def _busy(tab: Compare, busy: bool) -> Updates:

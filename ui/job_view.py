@@ -77,7 +77,7 @@ def adapter_alone(shared: bool) -> str:
         "The button above fills your recipe with that.")  # fmt: skip
     return (
         '<section class="panel"><header><h2>The adapter</h2></header><p class="quiet">It works beside its base model,'
-        f" with PEFT. To chat with it here, or to quantize it, it is merged into the model first. {way}</p></section>"
+        f" here and with PEFT. To quantize what was tuned, it is merged into the model first. {way}</p></section>"
     )
 
 

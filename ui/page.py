@@ -93,7 +93,7 @@ def build_parts(studio: Studio) -> Workbench:
         if can_sign_in():
             gr.LoginButton("Sign in with Hugging Face", size="sm", scale=0, elem_id="sign-in")
     with gr.Row(elem_id="frame"):
-        sidebar = build_sidebar()
+        sidebar = build_sidebar(studio)
         with gr.Column(elem_id="room", scale=1, min_width=0), gr.Tabs(selected="model", elem_id="tabs") as tabs:
             with gr.Tab("Model", id="model"):
                 model = build_model_tab(studio)
@@ -262,24 +262,28 @@ def _left(field: Any) -> list[Any]:
 
 
 def _wire_start(bench: Workbench) -> None:
-    studio, jobs = bench.studio, bench.jobs
+    studio, jobs, sidebar = bench.studio, bench.jobs, bench.sidebar
 
-    @shown(bench.sidebar.note)
-    def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
+    def begin(given: dict[Any, Any], owner: str, oauth: gr.OAuthToken | None, agreed: bool) -> Updates:
         token = hub_token(studio.settings, oauth, given[bench.publish.token])
         recipe = prepare(bench.stored_recipe(given), studio.settings.data, token)
+        if asked := sidebar.question.put(recipe, owner, agreed):
+            return {sidebar.note: "", **asked}
         job_id = studio.supervisor.submit(recipe, owner, token)
-        shown_ = jobs.show(owner, job_id)
-        return {
-            bench.sidebar.note: "",
-            bench.tabs: gr.Tabs(selected="jobs"),
-            bench.timer: gr.Timer(active=True),
-            **shown_,
-        }
+        shown_ = {sidebar.note: "", **sidebar.question.hidden(), **jobs.show(owner, job_id)}
+        return {bench.tabs: gr.Tabs(selected="jobs"), bench.timer: gr.Timer(active=True), **shown_}
 
-    outputs = [bench.sidebar.note, bench.tabs, bench.timer, *jobs.outputs()]
-    bench.sidebar.start.click(start, bench.inputs(), outputs, show_progress_on=bench.sidebar.summary, **_BUSY)
+    @shown(sidebar.note)
+    def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        return begin(given, require_owner(studio.settings, profile), oauth, agreed=False)
+
+    @shown(sidebar.note, sidebar.question.room)
+    def unload(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        return begin(given, require_owner(studio.settings, profile), oauth, agreed=True)
+
+    outputs = [sidebar.note, *sidebar.question.outputs(), bench.tabs, bench.timer, *jobs.outputs()]
+    for button, handler in ((sidebar.start, start), (sidebar.question.unload, unload)):
+        button.click(handler, bench.inputs(), outputs, show_progress_on=sidebar.summary, **_BUSY)
 
 
 def _wire_results(bench: Workbench) -> None:

@@ -16,7 +16,8 @@ from backend.recipes import Recipe, Stage
 from ui.errors import fault
 from ui.format import duration, escape, plural, size
 from ui.forms import label
-from ui.studio import stage_title, way
+from ui.question import Question, build_question
+from ui.studio import Studio, stage_title, way
 from ui.variants import grid
 
 
@@ -27,15 +28,17 @@ class Sidebar:
     summary: gr.HTML
     note: gr.HTML
     start: gr.Button
+    question: Question
 
 
-def build_sidebar() -> Sidebar:
+def build_sidebar(studio: Studio) -> Sidebar:
     """Build it inside the open Blocks."""
     with gr.Column(elem_id="sidebar", scale=0, min_width=0):
         summary = gr.HTML(empty(), elem_id="recipe-summary")
         start = gr.Button("Start", variant="primary", size="lg", elem_id="start", interactive=False)
+        question = build_question(studio, "start")
         note = gr.HTML("", elem_id="start-note")
-    return Sidebar(summary, note, start)
+    return Sidebar(summary, note, start, question)
 
 
 def empty() -> str:

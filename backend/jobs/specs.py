@@ -147,9 +147,21 @@ def artifacts(job: Path, kinds: tuple[str, ...] = RESULTS) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[0]))
 
 
+def uses_gpu(spec: Spec) -> bool:
+    """Whether a step of a spec computes on the GPU, where there is one; merging and STREAMED methods never do."""
+    made = spec.stages if isinstance(spec, Recipe) else ()
+    calibrated = any(stage.stage == "quantize" and stage.method not in STREAMED for stage in made)
+    return calibrated or not {"finetune", "evaluate", "check"}.isdisjoint(steps(spec))
+
+
 def trained_on(adapter: Path) -> Path | None:
     """Give the folder of the model that an adapter of a job was trained on, if it is still here."""
-    place = adapter.parent / "0-fetch" / "model.json"
+    return base_folder(adapter.parent.parent)
+
+
+def base_folder(job: Path) -> Path | None:
+    """Give the folder of the model that a job began with, if it is still here."""
+    place = job / "stages" / "0-fetch" / "model.json"
     base = Path(json.loads(place.read_text(encoding="utf-8"))["folder"]) if place.is_file() else None
     return base if base and base.is_dir() else None
 

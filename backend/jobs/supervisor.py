@@ -20,7 +20,7 @@ from backend.executors.local import marker_prefix, sweep
 from backend.finetune.course import STOP, Course, read_course
 from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import Canceled, Interrupted, Run, tidy
-from backend.jobs.specs import Preview, Publication, Spec, artifacts, published, stage_folder
+from backend.jobs.specs import Preview, Publication, Spec, artifacts, published, stage_folder, uses_gpu
 from backend.jobs.store import UNFINISHED, Job, JobState, Store, new_id
 from backend.models.artifacts import METRICS, PARTIAL, is_sealed
 from backend.publish import PublishOptions
@@ -168,6 +168,10 @@ class Supervisor:
     def get(self, job_id: str, owner: str) -> Job:
         """Give a job with its progress."""
         return self._with_progress(self._store.get(job_id, owner))
+
+    def uses_gpu(self) -> bool:
+        """Whether anybody's job computes on the GPU, or waits to."""
+        return any(uses_gpu(job.read_spec()) for job in self._store.in_state(*UNFINISHED))
 
     def log(self, job_id: str, owner: str) -> str:
         """Give the last lines of what the job said, oldest first."""

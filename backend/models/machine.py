@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -88,6 +89,22 @@ def gpus() -> tuple[str, ...]:
 def gpu_bytes() -> int:
     """Give the memory of the smallest GPU, or 0 where there is none."""
     return min((int(found[1]) * 2**20 for name in gpus() if (found := re.search(r", (\d+) MiB$", name))), default=0)
+
+
+def gpu_memory_bytes(processes: Collection[int]) -> int | None:
+    """Give the memory of the GPUs that processes hold; None where NVIDIA's tool does not tell, as in many containers.
+
+    Args:
+        processes: Their numbers.
+    """
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    rows = re.findall(r"^(\d+), (\d+)$", answer.stdout, re.MULTILINE)
+    held = [int(mebibytes) * 2**20 for number, mebibytes in rows if int(number) in processes]
+    return sum(held) or None
 
 
 @cache

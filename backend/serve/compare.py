@@ -26,7 +26,9 @@ class Reply(Frozen):
 
     answer: Answer | None = Field(None, description="None before it begins.")
     engine: str | None = None
-    memory_bytes: int | None = Field(None, description="Of its server, once it has answered.")
+    memory_bytes: int | None = Field(
+        None, description="Of its server, once it has answered: on the GPU where there is one, if that can be told."
+    )
     error: str | None = None
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from backend.errors import JobError
-from backend.models.machine import available_bytes, gpus
+from backend.executors.local import marked, marker_prefix
+from backend.models.machine import available_bytes, gpu_memory_bytes, gpus
 from backend.serve.engines import EngineName, choose, is_adapter
 from backend.serve.serving import Server, ServerStatus, Serving
 from backend.settings import Settings
@@ -27,10 +28,17 @@ class Servers:
     Args:
         settings: Of the owner.
         base_of: Gives the folder of the model that an adapter was trained on, where it is known.
+        gpu_is_used: Whether a job computes on the GPU, or waits to; a job would not find the memory that it was
+            promised beside a server.
     """
 
-    def __init__(self, settings: Settings, base_of: Callable[[Path], Path | None] = lambda folder: None) -> None:
-        self._settings, self._base_of = settings, base_of
+    def __init__(
+        self,
+        settings: Settings,
+        base_of: Callable[[Path], Path | None] = lambda folder: None,
+        gpu_is_used: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._settings, self._base_of, self._gpu_is_used = settings, base_of, gpu_is_used
         self._lock = threading.RLock()
         self._all: dict[Path, Serving] = {}
 
@@ -41,7 +49,7 @@ class Servers:
 
         Raises:
             SpecError, HardwareError: The folder cannot be served here.
-            JobError: The port is taken, or others that answer just now leave no memory.
+            JobError: The port is taken, a job uses the GPU, or others that answer just now leave no memory.
         """
         folder = folder.resolve()
         base = self._base_of(folder) if is_adapter(folder) else None
@@ -51,6 +59,8 @@ class Servers:
         with self._lock:
             if self.status(folder).live:
                 return
+            if gpus() and self._gpu_is_used():
+                raise JobError("A job is using the GPU, or waits for it: wait until it has ended, or cancel it.")
             self._make_room(base or folder, name)
             url = f"http://127.0.0.1:{port or _free_port()}/v1"
             server = Server(folder=folder, engine=name, base=base, base_url=url, key=secrets.token_urlsafe(24))
@@ -86,8 +96,10 @@ class Servers:
             time.sleep(0.1)
         return serving.current()
 
-    def memory_bytes(self, folder: Path) -> int:
-        """Give the memory of the server of a folder; that of a GPU is not among it."""
+    def memory_bytes(self, folder: Path) -> int | None:
+        """Give the memory of the server of a folder: of the GPU where there is one; None where that is not told."""
+        if gpus():  # it has one server at a time, and no job beside it
+            return gpu_memory_bytes(set(marked(marker_prefix(self._settings.data))))
         return self._of(folder).memory_bytes()
 
     @contextlib.contextmanager
