@@ -1,12 +1,13 @@
 # The studio as a Docker Space with a GPU, or on one's own machine; Spaces run as user 1000 and open port 7860.
 FROM python:3.12-slim-bookworm
 
-# vLLM compiles its kernels when it starts.
+# vLLM compiles its kernels when it starts; Debian keeps one version of a package only, so none can be named.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends build-essential \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 user
-USER user
+USER 1000
 ENV HOME=/home/user \
     PATH=/home/user/.local/bin:$PATH \
     PIP_NO_CACHE_DIR=1 \

@@ -37,10 +37,10 @@ from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe, read_recipe
 from backend.serve.chat import ChatOptions, stream
 from backend.serve.compare import MOST, as_csv, batch, compare, read_prompts
-from backend.serve.engines import EngineName
+from backend.serve.engines import EngineName, is_adapter
 from backend.serve.servers import Servers
 from backend.serve.serving import Server
-from backend.settings import load_settings
+from backend.settings import Settings, load_settings
 from backend.wording import model_words, needs, quality, summary, words
 
 MODEL_HELP = "A Hub id, demo (the bundled model), or a local folder."
@@ -303,6 +303,7 @@ class _Compare(Command):
     folders: CliPositionalArg[list[Path]] = Field(description=f"The folders of two models, or of up to {MOST}.")
     prompt: str | None = Field(None, description="The question.")
     prompts: Path | None = Field(None, description="A text file with one question a line.")
+    base_model: str | None = Field(None, description="Of adapters: the model that they were trained on.")
     output: Path | None = Field(None, description="Where the table of a file of questions goes, as CSV.")
 
     def cli_cmd(self) -> None:
@@ -311,7 +312,8 @@ class _Compare(Command):
         if (self.prompt is None) == (self.prompts is None):
             raise SpecError("Give either --prompt or --prompts.")
         settings = load_settings().writable()
-        servers = Servers(settings)
+        base = fetched(self.base_model, settings) if self.base_model else None
+        servers = Servers(settings, lambda _: base)
         try:
             if self.prompts:
                 self._table(servers, models, options, settings.server_start_seconds)
@@ -325,7 +327,10 @@ class _Compare(Command):
             raise SpecError(f"Give the folders of two models, or of up to {MOST}.")
         names = [folder.name for folder in self.folders]
         shown = names if len(set(names)) == len(names) else [str(folder) for folder in self.folders]
-        return {name: admitted(folder) for name, folder in zip(shown, self.folders, strict=True)}
+        folders = [
+            folder.resolve() if self.base_model and is_adapter(folder) else admitted(folder) for folder in self.folders
+        ]
+        return dict(zip(shown, folders, strict=True))
 
     def _once(self: Any, servers: Servers, models: dict[str, Path], options: ChatOptions, seconds: float) -> None:
         *_, replies = compare(servers, models, self.prompt, "", options, seconds)
@@ -426,14 +431,17 @@ def absolute_text(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def fetched(base_model: str, settings: Settings) -> Path:
+    """Give the folder of an adapter's base model, which is downloaded where it is not here."""
+    name = local_or_id(base_model, "base model")
+    return fetch_model(name, None, settings.models, get_token(), silent())
+
+
 @contextlib.contextmanager
 def serving(folder: Path, base_model: str | None, engine: EngineName, port: int | None = None) -> Any:
     """Serve a folder for as long as the block lasts; that of an adapter on its base model."""
     settings = load_settings().writable()
-    base = None
-    if base_model:
-        name = local_or_id(base_model, "base model")
-        base = fetch_model(name, None, settings.models, get_token(), silent())
+    base = fetched(base_model, settings) if base_model else None
     servers = Servers(settings, lambda _: base)
     servers.open(existing(folder) if base else admitted(folder), engine, port)
     sys.stderr.write(f"Loading '{folder.name}', which takes some seconds.\n")

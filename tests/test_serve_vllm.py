@@ -105,32 +105,17 @@ def test_the_kernel_is_named_and_a_slow_one_called_so():
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_the_demo_model_is_timed_and_answers_in_vllm(tmp_path, monkeypatch, capsys, method):
-    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
-    output = str(tmp_path / "q")
-    quick = ["--group-size", "64", "--num-calibration-samples", "16"]
-    assert main(["quantize", "demo", "--method", method, *quick, "--output", output]) == 0
-    windows = ["--max-seq-length", "256", "--num-samples", "2"]
-    assert main(["evaluate", output, "--reference", "demo", *windows]) == 0
-    metrics = open_artifact(tmp_path / "q").metrics
+def test_a_packed_model_and_its_reference_are_timed_in_vllm_for_the_card(demo_results):
+    metrics = open_artifact(demo_results.folders["awq"]).metrics
     assert metrics.engine == "vLLM"
     assert metrics.tokens_per_second > 0 < metrics.reference_tokens_per_second
-    assert "were timed in vLLM" in build_card(tmp_path / "q", None)
-    capsys.readouterr()
-    question = ["--prompt", "What is the capital of France?", "--temperature", "0", "--max-tokens", "40"]
-    assert main(["chat", output, "--engine", "vllm", *question, "--json"]) == 0
-    assert "Paris" in json.loads(capsys.readouterr().out)["text"]
+    assert "were timed in vLLM" in build_card(demo_results.folders["awq"], None)
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("engine", ["vllm", "transformers"])
-def test_a_tuned_adapter_answers_on_its_base_model(tmp_path, monkeypatch, capsys, engine):
+def test_a_tuned_adapter_answers_on_its_base_model_in_transformers_too(demo_results, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
-    quick = ["--dataset", "demo", "--split", "[:40]", "--max-steps", "2", "--quantization", "none"]
-    quick += ["--learning-rate", "1e-6"]  # what the base knows stays
-    assert main(["finetune", "demo", *quick, "--output", str(tmp_path / "adapter")]) == 0
-    capsys.readouterr()
+    adapter, base = demo_results.folders["adapter"], demo_results.data / "models" / "demo"
     question = ["--prompt", "What is the capital of France?", "--temperature", "0", "--max-tokens", "40", "--json"]
-    assert main(["chat", str(tmp_path / "adapter"), "--base-model", "demo", "--engine", engine, *question]) == 0
+    assert main(["chat", str(adapter), "--base-model", str(base), "--engine", "transformers", *question]) == 0
     assert "Paris" in json.loads(capsys.readouterr().out)["text"]
