@@ -155,7 +155,7 @@ def test_a_job_that_needs_the_gpu_asks_before_it_unloads_a_model(studio: Studio,
 
 
 def test_a_model_of_somebody_else_is_not_named(studio: Studio, gpu: None, loaded: list[Path]) -> None:
-    assert studio.in_the_way(recipe(GPTQ), "somebody else") == ["a model of another visitor"]
+    assert studio.in_the_way(recipe(GPTQ), "somebody else") == ["A model of another visitor"]
     assert studio.in_the_way(recipe(NF4), "somebody else") == []
 
 

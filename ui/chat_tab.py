@@ -142,7 +142,7 @@ def build_chat_tab(studio: Studio) -> ChatTab:
             stop = gr.Button("Stop", visible=False, scale=0, min_width=88, elem_id="chat-stop")
             save = gr.Button("Download", scale=0, min_width=104, elem_id="chat-save")
             clear = gr.Button("Clear", scale=0, min_width=88, elem_id="chat-clear")
-        with gr.Accordion("More options", open=False, elem_classes=["more"]):
+        with gr.Accordion("More options", open=False, elem_id="sampling", elem_classes=["more"]):
             system = gr.Textbox(label="System prompt", info="Said before the talk.", lines=2, elem_id="chat-system")
             options = option_form(ChatOptions, "sampling")
         with gr.Accordion("From other programs", open=False, elem_classes=["more"]):

@@ -63,11 +63,8 @@ class Compare:
 
 def build_compare(studio: Studio) -> Compare:
     """Build it inside the open Blocks."""
-    gr.HTML(
-        part(
-            "Compare", "The same question and seed to two or three models. Where they differ from the first is marked."
-        )
-    )
+    text = "The same question and seed to two or three models, with the options above. Where they differ is marked."
+    gr.HTML(part("Compare", text))
     models = gr.Dropdown([], multiselect=True, max_choices=MOST, label="Models", elem_id="compare-models")
     with gr.Row(elem_classes=["ask"]):
         prompt = gr.Textbox(

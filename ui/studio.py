@@ -134,7 +134,7 @@ class Studio:
         """Name the models on the GPU that a job needs; none where it needs no GPU, or there is none."""
         live = self.servers.live() if gpus() and uses_gpu(spec) else []
         names = {model.folder.resolve(): model.title for model in self.models(owner)} if live else {}
-        return [names.get(folder, "a model of another visitor") for folder in live]
+        return [names.get(folder, "A model of another visitor") for folder in live]
 
     def trained(self, job: Job, owner: str) -> Training | None:
         """Give what is recorded of a job's training, once it is done."""
