@@ -155,7 +155,7 @@ def build_chat_tab(studio: Studio) -> ChatTab:
     )  # fmt: skip
 
 
-def wire_chat_tab(page: gr.Blocks, tab: ChatTab, door: gr.Tab) -> None:
+def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
     """Connect what happens inside the tab, and opening it; the talk is what the browser has kept of it."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     studio = tab.studio
@@ -186,8 +186,9 @@ def wire_chat_tab(page: gr.Blocks, tab: ChatTab, door: gr.Tab) -> None:
         studio.servers.stop(model.folder)
         return tab.show_server(model)
 
-    page.load(lambda kept: kept or [], tab.kept, tab.talk, **quiet)
-    door.select(enter, tab.artifact, tab.outputs(), **quiet)
+    entered = door.select(enter, tab.artifact, tab.outputs(), **quiet)
+    # Only now: what a part of the page is given before it is seen is lost.
+    entered.then(lambda talk, kept: gr.skip() if talk else kept or [], [tab.talk, tab.kept], tab.talk, **quiet)
     tab.artifact.input(look, tab.artifact, tab.server_outputs(), **quiet).then(
         _cleared, None, [tab.talk, tab.speed], **quiet
     )

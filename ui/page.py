@@ -72,7 +72,7 @@ def build_page(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="Weightsmith", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         bench = build_parts(studio)
         wire_jobs_tab(bench.jobs, bench.timer, bench.publish.token)
-        wire_chat_tab(page, bench.chat, bench.chat_door)
+        wire_chat_tab(bench.chat, bench.chat_door)
         wire_publish_tab(bench.publish, bench.publish_door, bench.timer)
         _wire_model(bench)
         _wire_recipe(bench)
