@@ -37,6 +37,7 @@ os.environ |= {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "2",
+    "TORCH_COMPILE_DISABLE": "1",  # vLLM would compile each model for 50 s before it serves it
 }
 
 
