@@ -31,6 +31,7 @@ class WeightsmithCommands(BaseSettings):
     preview: CliSubCommand[commands.PreviewRows]
     merge: CliSubCommand[commands.Merge]
     evaluate: CliSubCommand[commands.Evaluate]
+    check: CliSubCommand[commands.Check]
     chat: CliSubCommand[commands.Chat]
     compare: CliSubCommand[commands.Compare]
     serve: CliSubCommand[commands.Serve]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, create_model
 from pydantic.fields import FieldInfo
 from pydantic_settings import CliPositionalArg
 
+from backend.check import CheckOptions
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import DatasetOptions
@@ -24,7 +25,7 @@ from backend.jobs.estimates import estimate
 from backend.jobs.foreground import Terminal, check_output, finished, move
 from backend.jobs.preflight import prepare
 from backend.jobs.previews import pinned, read_seen
-from backend.jobs.specs import RENDERING, Evaluation, Publication, artifacts, published, stage_folder
+from backend.jobs.specs import RENDERING, Checking, Evaluation, artifacts, publication, published, stage_folder
 from backend.merge import MergeOptions
 from backend.merge.hub import base_of
 from backend.models.artifacts import Artifact, open_artifact
@@ -33,6 +34,7 @@ from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.preview import view
 from backend.progress import silent
 from backend.publish import PublishOptions
+from backend.publish.destination import check_destination
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe, read_recipe
 from backend.serve.chat import ChatOptions, stream
@@ -41,7 +43,7 @@ from backend.serve.engines import EngineName, is_adapter
 from backend.serve.servers import Servers
 from backend.serve.serving import Server
 from backend.settings import Settings, load_settings
-from backend.wording import model_words, needs, quality, summary, words
+from backend.wording import checked, model_words, needs, quality, summary, words
 
 MODEL_HELP = "A Hub id, demo (the bundled model), or a local folder."
 METHOD_OPTIONS = {name: module.Options for name, module in METHODS.items()}
@@ -186,9 +188,8 @@ class _Estimate(Command):
         """Run it."""
         recipe, data = self._recipe(), load_settings().writable().data
         facts = inspect(recipe.base_model, recipe.revision, get_token())
-        for stage in recipe.stages:
-            if stage.stage != "evaluate":
-                stage.check(facts)
+        for stage in recipe.making:
+            stage.check(facts)
         calibrate(data)
         needed = estimate(recipe, facts, data)
         training = {"training": needed.training_memory} if needed.training else {}
@@ -223,6 +224,26 @@ class _Evaluate(Command):
             metrics = open_artifact(stage_folder(job, spec, 1)).metrics
         assert metrics
         self.say(metrics.model_dump(), quality(metrics.model_dump()))
+
+
+class _Check(Command):
+    """Try a model folder in the engine that serves it: does it load, and say what its weights say?"""
+
+    folder: CliPositionalArg[Path] = Field(description="The folder of the model.")
+    base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        settings, base = load_settings().writable(), self.base_model
+        options = parse(CheckOptions, self.given(CheckOptions))
+        folder = existing(self.folder) if base else admitted(self.folder)
+        spec = Checking(folder=folder, base=fetched(base, settings) if base else None, options=options)
+        with finished(spec, get_token(), Terminal().hear, settings) as job:
+            check = open_artifact(stage_folder(job, spec, 0)).check
+        assert check
+        self.say(check.model_dump(exclude_none=True), checked(check))
+        if not check.passed:
+            sys.exit(1)
 
 
 class _Run(Command):
@@ -269,7 +290,8 @@ class _Publish(Command):
         if target := given.get("to_folder"):
             given["to_folder"] = check_output(target)
         options = parse(PublishOptions, given | ({"private": False} if self.public else {}))
-        spec = Publication(folder=existing(self.folder), options=options)
+        check_destination(options, get_token())
+        spec = publication(existing(self.folder), options)
         with finished(spec, get_token(), Terminal().hear, load_settings().writable()) as job:
             done = published(job, spec)[0]
         self.say(done, f"Published to {done['location']}")
@@ -379,6 +401,7 @@ PreviewRows = with_options(_Preview, {"finetune": FinetuneOptions}, leave_out=tu
 Merge = with_options(_Merge, {"merge": MergeOptions}, leave_out=("adapters", "adapter_revisions", "keep"))
 Estimate = with_options(_Estimate, METHOD_OPTIONS, **OPTIONAL_METHOD_FLAG)
 Evaluate = with_options(_Evaluate, {"evaluate": EvaluateOptions})
+Check = with_options(_Check, {"check": CheckOptions})
 Publish = with_options(_Publish, {"publish": PublishOptions})
 Chat = with_options(_Chat, {"chat": ChatOptions})
 Compare = with_options(_Compare, {"chat": ChatOptions})

@@ -321,7 +321,7 @@ def _wire_results(bench: Workbench) -> None:
     merged = jobs.merge.click(to_merge, asked, taken, **_QUIET)
     merged.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
     jobs.publish.click(to_publish, [jobs.job, publish.repo], [*publish.outputs(), bench.tabs], **_QUIET)
-    ticked = [*jobs.outputs(), publish.result, bench.timer, bench.seen]
+    ticked = [*jobs.outputs(), publish.insist, publish.result, bench.timer, bench.seen]
     bench.timer.tick(tick, [jobs.job, publish.artifact, bench.seen], ticked, **_QUIET)
 
 

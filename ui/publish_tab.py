@@ -45,6 +45,7 @@ class PublishTab:
     repo: gr.Textbox
     private: gr.Checkbox
     token: gr.Textbox
+    insist: gr.Checkbox
     start: gr.Button
     note: gr.HTML
     result: gr.HTML
@@ -57,7 +58,7 @@ class PublishTab:
 
     def shown(self) -> list[Any]:
         """What preview() and progress() change."""
-        return [self.note, self.variants, self.files, self.card, self.result]
+        return [self.note, self.variants, self.insist, self.files, self.card, self.result]
 
     def enter(self, owner: str | None, chosen: str | None, repo: str) -> Updates:
         """Offer an owner's results, keep the chosen one where it still exists, and show it."""
@@ -90,10 +91,11 @@ class PublishTab:
         if given[self.where] == HUB or self.studio.settings.on_space:
             if not (given[self.repo] or "").strip():
                 raise SpecError("Name the repo first: your user name, a slash, and a name for the model.")
-            return parse(PublishOptions, {"repo_id": given[self.repo], "private": given[self.private]})
+            place = {"repo_id": given[self.repo], "private": given[self.private]}
+            return parse(PublishOptions, place | {"insist": given[self.insist]})
         if not (given[self.folder] or "").strip():
             raise SpecError("Name the folder first.")
-        return parse(PublishOptions, {"to_folder": self.place(given[self.folder])})
+        return parse(PublishOptions, {"to_folder": self.place(given[self.folder]), "insist": given[self.insist]})
 
     @property
     def shelf(self) -> Path:
@@ -119,7 +121,7 @@ class PublishTab:
             else:
                 assert first.to_folder
                 place = {"to_folder": _free(first.to_folder.with_name(_name(variant)))}
-            found.append((variant, parse(PublishOptions, place)))
+            found.append((variant, parse(PublishOptions, place | {"insist": first.insist})))
         return found
 
     def preview(self, result: Result, repo: str, owner: str) -> Updates:
@@ -141,8 +143,10 @@ class PublishTab:
         for job in self.studio.supervisor.list(owner):
             if job.kind == "publication":
                 newest.setdefault(job.spec["folder"], job)
-        folders = [str(r.folder) for r in (result, *self.studio.results_of(result.job, owner))]
-        return {self.result: "".join(self._state(newest[f], owner) for f in dict.fromkeys(folders) if f in newest)}
+        made = [result, *self.studio.results_of(result.job, owner)]
+        failed = any(r.artifact.check and not r.artifact.check.passed for r in made)
+        told = "".join(self._state(newest[f], owner) for f in dict.fromkeys(str(r.folder) for r in made) if f in newest)
+        return {self.insist: gr.update(visible=failed, **{} if failed else {"value": False}), self.result: told}
 
     def _state(self, job: Job, owner: str) -> str:
         if job.state != JobState.COMPLETED:
@@ -171,6 +175,10 @@ def build_publish_tab(studio: Studio) -> PublishTab:
         )  # fmt: skip
         with gr.Column(elem_classes=["fields"]):
             folder, repo, private, token = _destination(hub_only)
+        insist = gr.Checkbox(
+            label="Publish it although the check failed", info="The card then says so.", visible=False,
+            elem_id="publish-insist",
+        )  # fmt: skip
         start = gr.Button("Publish", variant="primary", scale=0, elem_id="publish-start")
         note = gr.HTML("", elem_id="publish-note")
         result = gr.HTML("", elem_id="publish-result")
@@ -179,7 +187,22 @@ def build_publish_tab(studio: Studio) -> PublishTab:
             gr.HTML("<header><h2>Model card</h2><p>What readers of the repo will see.</p></header>")
             card = gr.Markdown("", elem_id="publish-card", sanitize_html=True)
     return PublishTab(
-        studio, empty, room, artifact, variants, where, folder, repo, private, token, start, note, result, files_, card
+        studio,
+        empty,
+        room,
+        artifact,
+        variants,
+        where,
+        folder,
+        repo,
+        private,
+        token,
+        insist,
+        start,
+        note,
+        result,
+        files_,
+        card,
     )
 
 
@@ -234,7 +257,7 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
         folder = gr.skip() if options.repo_id else str(_free(tab.shelf / _name(result), options.to_folder))
         return {tab.note: "", timer: gr.Timer(active=True), tab.folder: folder, **tab.progress(result, owner)}
 
-    form = {tab.artifact, tab.variants, tab.where, tab.folder, tab.repo, tab.private, tab.token}
+    form = {tab.artifact, tab.variants, tab.where, tab.folder, tab.repo, tab.private, tab.token, tab.insist}
     door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **quiet)
     asked = [tab.artifact.input, tab.repo.blur, tab.repo.submit]
     gr.on(asked, preview, [tab.artifact, tab.repo], [tab.folder, *tab.shown()], **quiet)
@@ -243,7 +266,7 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     gr.on(shown_whole, lambda typed: str(tab.place(typed)) if typed.strip() else "", tab.folder, tab.folder, **quiet)
     # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
     tab.start.click(None, None, [tab.note, tab.result], js="() => ['', '']", **quiet)
-    tab.start.click(start, form, [tab.note, timer, tab.result, tab.folder], **quiet)
+    tab.start.click(start, form, [tab.note, timer, tab.insist, tab.result, tab.folder], **quiet)
 
 
 def files(sizes: dict[str, int]) -> str:

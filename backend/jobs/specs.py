@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from backend.check import CheckOptions
 from backend.errors import JobError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import DEMO_DATASET, is_file
@@ -26,6 +27,7 @@ class Publication(Frozen):
 
     folder: Path = Field(description="The artifact.")
     options: PublishOptions
+    checked: bool = Field(False, description="Whether it need not be checked before: it has passed already.")
 
 
 class Evaluation(Frozen):
@@ -35,6 +37,14 @@ class Evaluation(Frozen):
     reference: str = Field(description="As a recipe's base_model.")
     revision: str | None = None
     options: EvaluateOptions
+
+
+class Checking(Frozen):
+    """Try a model folder that exists in the engine that serves it."""
+
+    folder: Path = Field(description="The artifact, or a model folder made elsewhere.")
+    base: Path | None = Field(None, description="Of an adapter: the folder of its base model.")
+    options: CheckOptions
 
 
 class Streaming(Frozen):
@@ -64,18 +74,22 @@ class Preview(Frozen):
 RENDERING = ("chat_template", "loss", "max_length")
 """Options of a training that a preview reads beside those of the rows."""
 
-Spec = Recipe | Publication | Evaluation | Streaming | Preview
+Spec = Recipe | Publication | Evaluation | Checking | Streaming | Preview
 
-KINDS: dict[str, type[Recipe] | type[Publication] | type[Evaluation] | type[Streaming] | type[Preview]] = {
+KINDS: dict[str, type[Spec]] = {
     "recipe": Recipe,
     "publication": Publication,
     "evaluation": Evaluation,
+    "checking": Checking,
     "streaming": Streaming,
     "preview": Preview,
 }
 
 ONLINE = ("fetch", "publish", "stream")
 """Steps that have the network and the token; all others run in a process with neither."""
+
+ALONE = ("finetune", "merge", "quantize", "evaluate", "check")
+"""Steps that take the memory of a model or the GPU: one at a time on a machine."""
 
 STREAMED = ("nf4", "fp4", "int8", "cast")
 """Methods that read every tensor once, in the order of the files."""
@@ -86,6 +100,16 @@ MODELS = ("merged", "quantized")
 
 RESULTS = ("adapter", *MODELS)
 """Kinds of artifacts that can be published."""
+
+
+def publication(folder: Path, options: PublishOptions) -> Publication:
+    """Give what publishes an artifact, after a check where it has passed none.
+
+    Raises:
+        SpecError: The folder is no artifact.
+    """
+    check = open_artifact(folder).check
+    return Publication(folder=folder, options=options, checked=check is not None and check.passed)
 
 
 def kind(spec: Spec) -> str:
@@ -104,16 +128,20 @@ def can_stream(recipe: Recipe) -> bool:
 
 
 def steps(spec: Spec) -> tuple[str, ...]:
-    """Name the steps of a spec, in order."""
+    """Name the steps of a spec, in order; what is published is checked before, unless somebody insists."""
     if isinstance(spec, Publication):
-        return ("publish",)
+        return ("publish",) if spec.checked or spec.options.insist else ("check", "publish")
+    if isinstance(spec, Checking):
+        return ("check",)
     if isinstance(spec, Streaming):
         return ("stream",)
     if isinstance(spec, Evaluation):
         return ("fetch", "evaluate")
     if isinstance(spec, Preview):
         return ("fetch", "examine", "render")
-    return ("fetch", *(stage.stage for stage in spec.stages), *(["publish"] if spec.publish else []))
+    named = tuple(stage.stage for stage in spec.stages)
+    unchecked = spec.publish is not None and not spec.publish.insist and "check" not in named
+    return ("fetch", *named, *["check"] * unchecked, *["publish"] * (spec.publish is not None))
 
 
 def stage_folder(job: Path, spec: Spec, index: int) -> Path:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from backend.check import CheckOptions, check
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
 from backend.executors.ranks import launch, processes, world_size
@@ -18,6 +19,7 @@ from backend.jobs.previews import preview
 from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
     MODELS,
+    Checking,
     Evaluation,
     Preview,
     Publication,
@@ -28,6 +30,7 @@ from backend.jobs.specs import (
     read_spec,
     stage_folder,
     steps,
+    trained_on,
 )
 from backend.jobs.streaming import compute, transfer
 from backend.jobs.tuning import tune
@@ -39,7 +42,7 @@ from backend.models.artifacts import (
     now,
     open_artifact,
     partial,
-    record_metrics,
+    record,
     seal,
     verify,
     versions,
@@ -52,11 +55,13 @@ from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.unpacked import is_packed
 from backend.recipes import Recipe
+from backend.serve.engines import is_adapter
 from backend.serve.speed import decode_speed
 from backend.serve.vllm_environment import interpreter
 from backend.settings import load_settings
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.output import JOURNAL, Resumable
+from backend.wording import checked
 
 WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
 EMBEDDED = "pydoc_data.topics, every second topic (English prose that ships with CPython)"
@@ -85,6 +90,8 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
         _make(job, spec, index, report)
     elif name == "evaluate":
         _evaluate(job, spec, index, report)
+    elif name == "check":
+        _check(job, spec, index, report)
     elif name == "stream" and isinstance(spec, Streaming):
         if online:
             transfer(job, spec, token, report)
@@ -248,7 +255,7 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
         speeds = _speeds(reference, result, timed, report) if options.answers else {}
         metrics = measure(reference, result, text, options, report).model_copy(update=speeds)
         if (result / MANIFEST).is_file():
-            record_metrics(result, metrics)
+            record(result, metrics=metrics)
         report.log(
             f"{result.name}: KL {metrics.kl_mean:.4f}, top-1 agreement {metrics.top1_agreement:.1%}, perplexity"
             f" {metrics.perplexity:.2f} (reference {metrics.reference_perplexity:.2f})."
@@ -265,6 +272,31 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
         created=now(),
     )
     seal(partial(target), target, artifact)
+
+
+def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
+    """Try what a recipe has made, or the folder that was named, in the engine that serves it; see backend.check."""
+    found, options = None, CheckOptions()
+    if isinstance(spec, Checking):
+        options = spec.options
+    elif isinstance(spec, Recipe) and index <= len(spec.stages):
+        options = next(stage for stage in spec.stages if isinstance(stage, CheckOptions))
+    for folder in _to_check(job, spec):
+        known = verify(folder) if (folder / MANIFEST).is_file() else None
+        base = spec.base if isinstance(spec, Checking) else trained_on(folder)
+        found = check(folder, base if is_adapter(folder) else None, options, load_settings(), report)
+        if known:
+            record(folder, check=found)
+        report.log(f"{folder.name}: {checked(found)}")
+    target = stage_folder(job, spec, index)
+    seal(partial(target), target, Artifact(kind="checked", stage="check", check=found, created=now()))
+
+
+def _to_check(job: Path, spec: Spec) -> list[Path]:
+    """Give the models that were made; where there are none, the adapter."""
+    if isinstance(spec, Checking | Publication):
+        return [spec.folder]
+    return artifacts(job, MODELS) or artifacts(job)
 
 
 def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], report: Report) -> dict[str, Any]:

@@ -22,7 +22,7 @@ MAX_TOKENS = 32_768
 _ROUTES = {("POST", "/v1/chat/completions"): "messages", ("POST", "/v1/completions"): "prompt"}
 _FIELDS = {
     "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k",
-    "seed", "stop", "ignore_eos",
+    "seed", "stop", "ignore_eos", "return_token_ids",
 }  # fmt: skip
 _ROLES = ("system", "user", "assistant")
 

@@ -10,7 +10,10 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+from starlette.responses import JSONResponse
 
 from backend.serve.door import Door
 
@@ -23,6 +26,7 @@ def main(stack: ExitStack) -> None:
     """
     from transformers.cli.serve import Serve
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
+    from transformers.cli.serving.completion import CompletionHandler
 
     folder, port, device = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     if len(sys.argv) > 4:
@@ -40,6 +44,8 @@ def main(stack: ExitStack) -> None:
 
     ChatCompletionHandler._build_generation_config = with_top_k
     ChatCompletionHandler._valid_params_class.__mutable_keys__ |= {"top_k"}
+    for handler in (ChatCompletionHandler, CompletionHandler):
+        _give_token_ids(handler)
 
     class KeyedServe(Serve):  # type: ignore[misc]
         def start_server(self) -> None:
@@ -48,6 +54,30 @@ def main(stack: ExitStack) -> None:
             self.server.run()
 
     KeyedServe(force_model=folder.name, host="127.0.0.1", port=port, device=device, non_blocking=True)
+
+
+def _give_token_ids(handler: Any) -> None:
+    """Have answers that are not streamed hold the tokens of prompt and answer where vLLM puts them."""
+    respond = handler._non_streaming
+    handler._valid_params_class.__mutable_keys__ |= {"return_token_ids"}
+
+    async def with_ids(self: Any, *known: Any, gen_manager: Any = None, **more: Any) -> Any:
+        if gen_manager is None:  # completions pass it in its place
+            known, (gen_manager, more["suffix"]) = known[:-2], known[-2:]
+        inputs, written = known[4], list[int]()
+
+        async def remember(*args: Any, **kwargs: Any) -> Any:
+            found = await gen_manager.generate_non_streaming(*args, **kwargs)
+            written.extend(map(int, found[2]))
+            return found
+
+        manager = SimpleNamespace(generate_non_streaming=remember)
+        body = json.loads((await respond(self, *known, gen_manager=manager, **more)).body)
+        body["prompt_token_ids"] = inputs["input_ids"].reshape(-1).tolist()
+        body["choices"][0]["token_ids"] = written
+        return JSONResponse(body)
+
+    handler._non_streaming = with_ids
 
 
 def _with_base(adapter: Path, base: Path, place: Path) -> Path:
