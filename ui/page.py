@@ -162,9 +162,6 @@ def _wire_recipe(bench: Workbench) -> None:
     """The forms write the recipe, and a pasted recipe fills the forms."""
     recipe = bench.recipe
 
-    def refresh(given: dict[Any, Any]) -> Updates:
-        return bench.refresh({**given, recipe.pasted: None}) | {recipe.pasted: None}
-
     def take(name: PresetName, facts: ModelFacts | None) -> Updates:
         return recipe.tuning.take(name, facts)
 
@@ -179,9 +176,11 @@ def _wire_recipe(bench: Workbench) -> None:
         return bench.apply(given, hub_token(bench.studio.settings, oauth, given[bench.publish.token]))
 
     cleared = [bench.data.upload.clear, bench.data.rows.file.clear]
+    asked = {rows.source for rows in (bench.data.rows, bench.data.calibration)}
+    asked |= {rows.file for rows in (bench.data.rows, bench.data.calibration)}  # see _wire_rows()
     gr.on(
-        [*map(_set, bench.form), *cleared],
-        refresh,
+        [*(_set(field) for field in bench.form if field not in asked), *cleared],
+        bench.changed,
         bench.inputs(),
         bench.outputs(),
         trigger_mode="always_last",
@@ -193,11 +192,11 @@ def _wire_recipe(bench: Workbench) -> None:
         bench.data.tune.click(begin, [recipe.merge.fields["adapters"], recipe.method], recipe.switched(), **_QUIET),
     ]
     for event in chosen:
-        event.then(refresh, bench.inputs(), bench.outputs(), **_QUIET)
+        event.then(bench.changed, bench.inputs(), bench.outputs(), **_QUIET)
     bench.looking.survey.change(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
     recipe.tuning.door.click(lambda: gr.Tabs(selected="data"), None, bench.tabs, **_QUIET)
     kept = recipe.another.click(recipe.keep, bench.inputs(), recipe.variants, **_QUIET)
-    kept.then(refresh, bench.inputs(), bench.outputs(), **_QUIET)
+    kept.then(bench.changed, bench.inputs(), bench.outputs(), **_QUIET)
     applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), show_progress_on=bench.sidebar.summary, **_BUSY)
     applied.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
 
@@ -240,6 +239,9 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[dict[Any, A
     def tick(job_id: str | None, stood: Any, profile: gr.OAuthProfile | None) -> Updates:
         return looking.tick(job_id, visitor(studio.settings, profile), stood)
 
+    def move(job_id: str | None, profile: gr.OAuthProfile | None) -> Any:
+        return looking.move(job_id, visitor(studio.settings, profile))
+
     inputs = {bench.model.facts, bench.publish.token, *looking.inputs(), *bench.recipe.components}
     every: dict[str, Any] = {"trigger_mode": "always_last", **_QUIET}
     fields = [event for field in rows.form.components for event in _left(field)]
@@ -248,10 +250,11 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[dict[Any, A
     bench.data_door.select(enter, inputs, looking.outputs(), **every)
     for event in (rows.source.input, rows.file.upload):
         chosen = event(rows.begin, rows.source, rows.outputs(), **_QUIET)
-        chosen.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
+        chosen.then(bench.changed, bench.inputs(), bench.outputs(), **_QUIET)
         chosen.then(look, inputs, looking.outputs(), **_QUIET)
     gr.on([bench.model.card.change, *others], again, inputs, looking.outputs(), **every)
-    looking.timer.tick(tick, [looking.job, looking.stood], looking.outputs(), **_QUIET)
+    looking.timer.tick(move, looking.job, looking.moved, **_QUIET)
+    looking.moved.change(tick, [looking.job, looking.stood], looking.outputs(), **_QUIET)
 
 
 def _left(field: Any) -> list[Any]:

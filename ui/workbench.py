@@ -97,6 +97,10 @@ class Workbench:
         of_data = [*data.components, data.note, *data.rows.outputs(), *data.calibration.outputs()]
         return [*self.model.outputs(), *of_data, *recipe.outputs(), recipe.pasted, recipe.note]
 
+    def changed(self, given: dict[Any, Any]) -> Updates:
+        """Show the recipe as the forms have it now that somebody has set something: a pasted one is left."""
+        return self.refresh({**given, self.recipe.pasted: None}) | {self.recipe.pasted: None}
+
     def refresh(self, given: dict[Any, Any]) -> Updates:
         """Show the recipe as the forms have it now, or beside each field why there is none."""
         facts = given[self.model.facts]
