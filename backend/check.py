@@ -25,11 +25,13 @@ from backend.serve.servers import Servers
 from backend.serve.serving import Server
 from backend.settings import Settings
 
-NEAR = 1.0
-"""Nats below the likeliest token at which a token still counts as the weights' own choice."""
+NEAR = 0.5
+"""Nats below the likeliest token at which a token still counts as the weights' own choice: AWQ in vLLM on a CPU, which
+multiplies 8-bit activations, was seen 0.12 below at the most.
+"""
 
-NEEDED = 0.9
-"""Share of the tokens of all answers that must."""
+NEEDED, LIKELIEST = 0.9, 0.75
+"""Shares of the tokens of all answers that must count so, and that must be the very likeliest."""
 
 CONVENTION = f"as theirs counts the likeliest token, and one that is at most {NEAR:g} nat less likely"
 
@@ -67,11 +69,14 @@ def check(folder: Path, base: Path | None, options: CheckOptions, settings: Sett
     found |= {"tokens": len(gaps)}
     if not gaps:
         return Check(passed=False, reason=f"{engine} answered none of {len(PROMPTS)} prompts.", **found)
-    share = sum(gap <= NEAR for gap in gaps) / len(gaps)
-    found |= {"agreement": share, "likeliest": sum(gap == 0 for gap in gaps) / len(gaps)}
-    if share >= NEEDED:
+    share, first = (sum(gap <= most for gap in gaps) / len(gaps) for most in (NEAR, 0))
+    found |= {"agreement": share, "likeliest": first}
+    if share >= NEEDED and first >= LIKELIEST:
         return Check(passed=True, **found)
-    reason = f"Of what it wrote in {engine}, its weights would write {share:.0%} in transformers, not {NEEDED:.0%}."
+    reason = (
+        f"Of what {engine} wrote with it, the same weights in transformers find {first:.0%} of the tokens the likeliest"
+        f" and {share:.0%} nearly so; {LIKELIEST:.0%} and {NEEDED:.0%} are wanted."
+    )
     return Check(passed=False, reason=reason, **found)
 
 

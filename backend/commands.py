@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import CliPositionalArg
 
 from backend.check import CheckOptions
-from backend.errors import SpecError
+from backend.errors import JobError, SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import DatasetOptions
 from backend.finetune.options import FinetuneOptions
@@ -241,9 +241,10 @@ class _Check(Command):
         with finished(spec, get_token(), Terminal().hear, settings) as job:
             check = open_artifact(stage_folder(job, spec, 0)).check
         assert check
-        self.say(check.model_dump(exclude_none=True), checked(check))
+        if check.passed or self.json_:
+            self.say(check.model_dump(exclude_none=True), checked(check))
         if not check.passed:
-            sys.exit(1)
+            raise JobError(f"'{folder.name}' failed its check. {check.reason}")
 
 
 class _Run(Command):
@@ -281,18 +282,20 @@ class _Publish(Command):
 
     folder: CliPositionalArg[Path] = Field(description="The artifact.")
     public: bool = Field(False, description="Let everybody see the new repo.")
+    base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
 
     def cli_cmd(self) -> None:
         """Run it."""
-        given = self.given(PublishOptions)
+        settings, given = load_settings().writable(), self.given(PublishOptions)
         if self.public and given.get("private"):
             raise SpecError("--public and --private exclude each other: give one of them.")
         if target := given.get("to_folder"):
             given["to_folder"] = check_output(target)
         options = parse(PublishOptions, given | ({"private": False} if self.public else {}))
         check_destination(options, get_token())
-        spec = publication(existing(self.folder), options)
-        with finished(spec, get_token(), Terminal().hear, load_settings().writable()) as job:
+        base = fetched(self.base_model, settings) if self.base_model else None
+        spec = publication(existing(self.folder), options, base)
+        with finished(spec, get_token(), Terminal().hear, settings) as job:
             done = published(job, spec)[0]
         self.say(done, f"Published to {done['location']}")
 

@@ -54,14 +54,24 @@ def test_what_an_engine_serves_as_its_weights_say_passes(request, model, tmp_pat
 
 
 @pytest.mark.real
+def test_an_adapter_is_checked_on_its_base_model(make_adapter, tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    adapter = make_adapter(check=None)
+    asked = ["check", str(adapter), "--base-model", str(tiny_model), "--engine", "transformers", "--max-tokens", "8"]
+    found = succeeds(capsys, *asked)
+    assert found["likeliest"] > 0.9
+    assert open_artifact(adapter).check.passed
+
+
+@pytest.mark.real
 def test_what_an_engine_serves_otherwise_fails(tiny_model, tmp_path, monkeypatch, capsys):
     folder = another(tiny_model, tmp_path, suppress_tokens=[*range(150)])
     monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
     assert main(["check", str(folder), "--engine", "transformers", "--max-tokens", "8", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert not found["passed"]
-    assert found["agreement"] < 0.9
-    assert "in transformers, its weights would write" in found["reason"]
+    assert found["likeliest"] < 0.5
+    assert "are wanted" in found["reason"]
 
 
 def test_a_prompt_that_is_read_as_other_tokens_fails(tiny_model, tmp_path, monkeypatch):

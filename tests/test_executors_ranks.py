@@ -113,7 +113,7 @@ def test_killed_processes_start_again_once_and_whoever_is_killed_none_stays(tiny
     def learning():
         """Wait until both processes run and a checkpoint is sealed; give them and their launcher."""
         sealed = "data/runs/*/stages/*/checkpoints/*/sealed.json"
-        assert wait_until(lambda: list(tmp_path.glob(sealed)) and len(running(b"rank")) >= 2, 60)
+        assert wait_until(lambda: list(tmp_path.glob(sealed)) and len(running(b"rank")) >= 2, 150)
         [launcher] = [pid for pid in running(b"accelerate.commands.launch") if os.getsid(pid) != pid]
         return set(running(b"rank")), launcher
 
@@ -124,7 +124,7 @@ def test_killed_processes_start_again_once_and_whoever_is_killed_none_stays(tiny
     second, launcher = learning()
     assert not first & second
     os.kill(launcher, signal.SIGKILL)
-    assert "2 times" in app.communicate(timeout=60)[1]
+    assert "2 times" in app.communicate(timeout=150)[1]
     assert app.returncode == 1
     assert not running(b"rank")
     app = subprocess.Popen(command, cwd=ROOT)

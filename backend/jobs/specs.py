@@ -27,6 +27,7 @@ class Publication(Frozen):
 
     folder: Path = Field(description="The artifact.")
     options: PublishOptions
+    base: Path | None = Field(None, description="Of an adapter: the folder of its base model, for the check.")
     checked: bool = Field(False, description="Whether it need not be checked before: it has passed already.")
 
 
@@ -102,14 +103,14 @@ RESULTS = ("adapter", *MODELS)
 """Kinds of artifacts that can be published."""
 
 
-def publication(folder: Path, options: PublishOptions) -> Publication:
-    """Give what publishes an artifact, after a check where it has passed none.
+def publication(folder: Path, options: PublishOptions, base: Path | None = None) -> Publication:
+    """Give what publishes an artifact, after a check where it has passed none; see Publication.
 
     Raises:
         SpecError: The folder is no artifact.
     """
     check = open_artifact(folder).check
-    return Publication(folder=folder, options=options, checked=check is not None and check.passed)
+    return Publication(folder=folder, options=options, base=base, checked=check is not None and check.passed)
 
 
 def kind(spec: Spec) -> str:

@@ -283,8 +283,9 @@ def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
         options = next(stage for stage in spec.stages if isinstance(stage, CheckOptions))
     for folder in _to_check(job, spec):
         known = verify(folder) if (folder / MANIFEST).is_file() else None
-        base = spec.base if isinstance(spec, Checking) else trained_on(folder)
-        found = check(folder, base if is_adapter(folder) else None, options, load_settings(), report)
+        base = spec.base if isinstance(spec, Checking | Publication) else None
+        base = (base or trained_on(folder)) if is_adapter(folder) else None
+        found = check(folder, base, options, load_settings(), report)
         if known:
             record(folder, check=found)
         report.log(f"{folder.name}: {checked(found)}")
