@@ -151,7 +151,7 @@ class DemoResults(NamedTuple):
     folders: dict[str, Path]
 
 
-_QUICK = {"stage": "quantize", "group_size": 64, "num_calibration_samples": 8, "max_seq_length": 512}
+_QUICK = {"stage": "quantize", "group_size": 64, "num_calibration_samples": 16, "max_seq_length": 512}
 DEMO_RECIPES = {
     "nf4": [{"stage": "quantize", "method": "nf4"}],
     "gptq": [{**_QUICK, "method": "gptq"}],
