@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import LoginError, SpecError
+from backend.jobs.specs import publication
 from backend.jobs.store import Job, JobState
 from backend.options import parse
 from backend.publish import PublishOptions
@@ -19,6 +20,7 @@ from ui.errors import shown
 from ui.format import escape, lead, size
 from ui.forms import Updates
 from ui.job_view import published, view
+from ui.question import Question, build_question
 from ui.studio import Result, Studio, model_name
 from ui.users import alone, hub_token, require_owner, visitor
 from ui.variants import variant_name
@@ -47,6 +49,7 @@ class PublishTab:
     token: gr.Textbox
     insist: gr.Checkbox
     start: gr.Button
+    question: Question
     note: gr.HTML
     result: gr.HTML
     files: gr.HTML
@@ -180,6 +183,7 @@ def build_publish_tab(studio: Studio) -> PublishTab:
             elem_id="publish-insist",
         )  # fmt: skip
         start = gr.Button("Publish", variant="primary", scale=0, elem_id="publish-start")
+        question = build_question(studio, "publish")
         note = gr.HTML("", elem_id="publish-note")
         result = gr.HTML("", elem_id="publish-result")
         files_ = gr.HTML("", elem_id="publish-files")
@@ -187,23 +191,9 @@ def build_publish_tab(studio: Studio) -> PublishTab:
             gr.HTML("<header><h2>Model card</h2><p>What readers of the repo will see.</p></header>")
             card = gr.Markdown("", elem_id="publish-card", sanitize_html=True)
     return PublishTab(
-        studio,
-        empty,
-        room,
-        artifact,
-        variants,
-        where,
-        folder,
-        repo,
-        private,
-        token,
-        insist,
-        start,
-        note,
-        result,
-        files_,
-        card,
-    )
+        studio, empty, room, artifact, variants, where, folder, repo, private, token, insist, start, question, note,
+        result, files_, card,
+    )  # fmt: skip
 
 
 def _destination(hub_only: bool) -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox, gr.Textbox]:
@@ -242,9 +232,7 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
         result = studio.result(key, owner)
         return {tab.note: "", **tab.preview(result, repo, owner), **tab.progress(result, owner)}
 
-    @shown(tab.note)
-    def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
+    def begin(given: dict[Any, Any], owner: str, oauth: gr.OAuthToken | None, agreed: bool) -> Updates:
         going = tab.destinations(given, owner)
         result, options = going[0]
         token = hub_token(studio.settings, oauth, given[tab.token])
@@ -253,9 +241,21 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
         for _, place in going:
             check_destination(place, token)
         for each, place in going:
+            if asked := tab.question.put(publication(each.folder, place), owner, agreed):
+                return {tab.note: "", **asked}
+        for each, place in going:
             studio.supervisor.publish(each.folder, place, owner, token)
         folder = gr.skip() if options.repo_id else str(_free(tab.shelf / _name(result), options.to_folder))
-        return {tab.note: "", timer: gr.Timer(active=True), tab.folder: folder, **tab.progress(result, owner)}
+        told = tab.question.hidden() | tab.progress(result, owner)
+        return {tab.note: "", timer: gr.Timer(active=True), tab.folder: folder, **told}
+
+    @shown(tab.note)
+    def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        return begin(given, require_owner(studio.settings, profile), oauth, agreed=False)
+
+    @shown(tab.note, tab.question.room)
+    def unload(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        return begin(given, require_owner(studio.settings, profile), oauth, agreed=True)
 
     form = {tab.artifact, tab.variants, tab.where, tab.folder, tab.repo, tab.private, tab.token, tab.insist}
     door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **quiet)
@@ -266,7 +266,9 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     gr.on(shown_whole, lambda typed: str(tab.place(typed)) if typed.strip() else "", tab.folder, tab.folder, **quiet)
     # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
     tab.start.click(None, None, [tab.note, tab.result], js="() => ['', '']", **quiet)
-    tab.start.click(start, form, [tab.note, timer, tab.insist, tab.result, tab.folder], **quiet)
+    begun = [tab.note, timer, tab.insist, tab.result, tab.folder, *tab.question.outputs()]
+    tab.start.click(start, form, begun, **quiet)
+    tab.question.unload.click(unload, form, begun, **quiet)
 
 
 def files(sizes: dict[str, int]) -> str:
