@@ -41,6 +41,7 @@ os.environ |= {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a module's tests in one process, where there are several, and all that share what the demo model became."""
     for item in items:
