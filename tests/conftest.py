@@ -41,14 +41,6 @@ os.environ |= {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a module's tests in one process, where there are several, and all that share what the demo model became."""
-    for item in items:
-        shared = "demo_results" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("demo_results" if shared else item.path.stem))
-
-
 @pytest.fixture
 def hub() -> LoopbackHub:
     """The Hub that HF_ENDPOINT names, emptied."""
