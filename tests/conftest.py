@@ -1,8 +1,7 @@
 """What every test has: a Hub on loopback, no token, no way out, and tiny real models.
 
 `hub` is a LoopbackHub (tests/loopback_hub.py says how to use it) at HF_ENDPOINT, emptied for each test.
-`tiny_model`, `tiny_tied_model` and `tiny_bare_model` are read-only folders; copy one to change it. `demo_results` has
-what the demo model became, made once for all tests.
+`tiny_model`, `tiny_tied_model` and `tiny_bare_model` are read-only folders; copy one to change it.
 """
 
 import atexit
@@ -11,10 +10,8 @@ import os
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -142,50 +139,6 @@ def _bytes_tokenizer() -> object:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in ("<pad>", "<|im_start|>", "<|im_end|>")])
     return tokenizer
-
-
-class DemoResults(NamedTuple):
-    """A data folder, and the artifacts in it by their method."""
-
-    data: Path
-    folders: dict[str, Path]
-
-
-_QUICK = {"stage": "quantize", "group_size": 64, "num_calibration_samples": 16, "max_seq_length": 512}
-DEMO_RECIPES = {
-    "nf4": [{"stage": "quantize", "method": "nf4"}],
-    "gptq": [{**_QUICK, "method": "gptq"}],
-    "awq": [{**_QUICK, "method": "awq"}, {"stage": "evaluate", "max_seq_length": 256, "num_samples": 2}],
-    # what the base model knows stays
-    "adapter": [
-        {"stage": "finetune", "dataset": "demo", "split": "[:40]", "max_steps": 2, "quantization": "none",
-         "learning_rate": 1e-6}
-    ],
-}  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def demo_results(tmp_path_factory: pytest.TempPathFactory) -> DemoResults:
-    """The demo model as NF4, GPTQ, AWQ, and with an adapter, by jobs of the page's own user; AWQ is measured too."""
-    from backend.jobs.store import UNFINISHED, JobState
-    from backend.jobs.supervisor import Supervisor
-    from backend.recipes import parse_recipe
-    from backend.settings import Settings
-    from ui.users import LOCAL
-
-    settings = Settings(data=tmp_path_factory.mktemp("demo-results") / "data").writable()
-    supervisor, found = Supervisor(settings), dict[str, Path]()
-    supervisor.start()
-    try:
-        for name, stages in DEMO_RECIPES.items():
-            job_id = supervisor.submit(parse_recipe({"base_model": "demo", "stages": stages}), LOCAL, None)
-            while (job := supervisor.get(job_id, LOCAL)).state in UNFINISHED:
-                time.sleep(0.1)
-            assert job.state == JobState.COMPLETED, job.error
-            [found[name]] = supervisor.artifacts(job_id, LOCAL)
-    finally:
-        supervisor.stop()
-    return DemoResults(settings.data, found)
 
 
 @pytest.fixture

@@ -4,10 +4,7 @@ import json
 
 import pytest
 
-from backend.__main__ import main
 from backend.errors import HardwareError, SpecError
-from backend.models.artifacts import open_artifact
-from backend.publish.card import build_card
 from backend.serve import engines
 from backend.serve.engines import choose, kernel
 
@@ -102,20 +99,3 @@ def test_the_kernel_is_named_and_a_slow_one_called_so():
     assert kernel(line.format("CPUWNA16LinearKernel")) == "Its kernel is CPUWNA16LinearKernel."
     assert "ConchLinearKernel, which is slow" in kernel(line.format("ConchLinearKernel"))
     assert kernel("INFO ready") == ""
-
-
-@pytest.mark.real
-def test_a_packed_model_and_its_reference_are_timed_in_vllm_for_the_card(demo_results):
-    metrics = open_artifact(demo_results.folders["awq"]).metrics
-    assert metrics.engine == "vLLM"
-    assert metrics.tokens_per_second > 0 < metrics.reference_tokens_per_second
-    assert "were timed in vLLM" in build_card(demo_results.folders["awq"], None)
-
-
-@pytest.mark.real
-def test_a_tuned_adapter_answers_on_its_base_model_in_transformers_too(demo_results, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
-    adapter, base = demo_results.folders["adapter"], demo_results.data / "models" / "demo"
-    question = ["--prompt", "What is the capital of France?", "--temperature", "0", "--max-tokens", "40", "--json"]
-    assert main(["chat", str(adapter), "--base-model", str(base), "--engine", "transformers", *question]) == 0
-    assert "Paris" in json.loads(capsys.readouterr().out)["text"]

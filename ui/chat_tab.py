@@ -13,6 +13,7 @@ from backend.serve.engines import wants_vllm
 from backend.serve.serving import ServerStatus
 from ui.compare import Compare, build_compare, wire_compare
 from ui.errors import shown
+from ui.events import QUIET
 from ui.format import escape, escape_code, lead
 from ui.forms import OptionForm, Updates, label, option_form
 from ui.studio import Model, Studio
@@ -157,7 +158,6 @@ def build_chat_tab(studio: Studio) -> ChatTab:
 
 def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
     """Connect what happens inside the tab, and opening it; the talk is what the browser has kept of it."""
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     studio = tab.studio
 
     @shown(tab.status)
@@ -186,21 +186,21 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
         studio.servers.stop(model.folder)
         return tab.show_server(model)
 
-    entered = door.select(enter, tab.artifact, tab.outputs(), **quiet)
+    entered = door.select(enter, tab.artifact, tab.outputs(), **QUIET)
     # Only now: what a part of the page is given before it is seen is lost.
-    entered.then(lambda talk, kept: gr.skip() if talk else kept or [], [tab.talk, tab.kept], tab.talk, **quiet)
-    tab.artifact.input(look, tab.artifact, tab.server_outputs(), **quiet).then(
-        _cleared, None, [tab.talk, tab.speed], **quiet
+    entered.then(lambda talk, kept: gr.skip() if talk else kept or [], [tab.talk, tab.kept], tab.talk, **QUIET)
+    tab.artifact.input(look, tab.artifact, tab.server_outputs(), **QUIET).then(
+        _cleared, None, [tab.talk, tab.speed], **QUIET
     )
-    tab.timer.tick(look, tab.artifact, tab.server_outputs(), **quiet)
-    tab.load.click(load, tab.artifact, tab.server_outputs(), **quiet)
-    tab.install.click(install, tab.artifact, tab.server_outputs(), **quiet)
-    tab.unload.click(unload, tab.artifact, tab.server_outputs(), **quiet)
-    _wire_talk(tab, look, quiet)
+    tab.timer.tick(look, tab.artifact, tab.server_outputs(), **QUIET)
+    tab.load.click(load, tab.artifact, tab.server_outputs(), **QUIET)
+    tab.install.click(install, tab.artifact, tab.server_outputs(), **QUIET)
+    tab.unload.click(unload, tab.artifact, tab.server_outputs(), **QUIET)
+    _wire_talk(tab, look)
     wire_compare(tab.compare, tab.options, tab.system)
 
 
-def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]) -> None:
+def _wire_talk(tab: ChatTab, look: Callable[..., Updates]) -> None:
     studio = tab.studio
 
     def say(given: dict[Any, Any], before: Messages, question: str, owner: str) -> Iterator[Updates]:
@@ -244,17 +244,17 @@ def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]
     inputs = {tab.artifact, tab.talk, tab.text, tab.system, *tab.options.components}
     outputs = [tab.talk, tab.text, tab.speed, *spoken, *tab.options.components]
     asked = [
-        gr.on([tab.send.click, tab.text.submit], ask, inputs, outputs, **quiet),
-        tab.talk.retry(retry, inputs, outputs, **quiet),
-        tab.talk.edit(edit, inputs, outputs, **quiet),
+        gr.on([tab.send.click, tab.text.submit], ask, inputs, outputs, **QUIET),
+        tab.talk.retry(retry, inputs, outputs, **QUIET),
+        tab.talk.edit(edit, inputs, outputs, **QUIET),
     ]
     for event in asked:
-        event.then(look, tab.artifact, tab.server_outputs(), **quiet)
-        event.then(lambda talk: plain(talk), tab.talk, tab.kept, **quiet)
-    tab.stop.click(lambda: _speaking(tab, False), None, spoken, cancels=asked, **quiet)
-    cleared = tab.clear.click(lambda: _speaking(tab, False), None, spoken, cancels=asked, **quiet)
-    cleared.then(_cleared, None, [tab.talk, tab.speed], **quiet).then(list, None, tab.kept, **quiet)
-    tab.save.click(None, [tab.talk, tab.system], None, js=_SAVE, **quiet)
+        event.then(look, tab.artifact, tab.server_outputs(), **QUIET)
+        event.then(lambda talk: plain(talk), tab.talk, tab.kept, **QUIET)
+    tab.stop.click(lambda: _speaking(tab, False), None, spoken, cancels=asked, **QUIET)
+    cleared = tab.clear.click(lambda: _speaking(tab, False), None, spoken, cancels=asked, **QUIET)
+    cleared.then(_cleared, None, [tab.talk, tab.speed], **QUIET).then(list, None, tab.kept, **QUIET)
+    tab.save.click(None, [tab.talk, tab.system], None, js=_SAVE, **QUIET)
 
 
 _SAVE = """(talk, system) => {

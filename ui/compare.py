@@ -14,6 +14,7 @@ from backend.options import parse
 from backend.serve.chat import THINKS, THOUGHT, ChatOptions
 from backend.serve.compare import MOST, Reply, as_csv, batch, compare, differences, read_prompts
 from ui.errors import shown
+from ui.events import QUIET
 from ui.format import escape, part, size
 from ui.forms import OptionForm, Updates
 from ui.studio import Model, Studio
@@ -94,7 +95,6 @@ def build_compare(studio: Studio) -> Compare:
 
 def wire_compare(tab: Compare, options: OptionForm, system: gr.Textbox) -> None:
     """Connect what happens inside it; how answers are sampled is said where one chats."""
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     studio = tab.studio
 
     def chosen(given: dict[Any, Any], owner: str) -> dict[str, Path]:
@@ -153,12 +153,12 @@ def wire_compare(tab: Compare, options: OptionForm, system: gr.Textbox) -> None:
 
     inputs = {tab.models, tab.blind, tab.prompt, tab.file, system, *options.components}
     outputs = [tab.note, tab.board, tab.vote, tab.order, tab.save, tab.table, tab.ask, tab.stop]
-    asked = gr.on([tab.ask.click, tab.prompt.submit], ask, inputs, outputs, **quiet)
-    batched = tab.file.upload(many, inputs, outputs, **quiet)
-    tab.stop.click(lambda: _busy(tab, False), None, [tab.ask, tab.stop], cancels=[asked, batched], **quiet)
+    asked = gr.on([tab.ask.click, tab.prompt.submit], ask, inputs, outputs, **QUIET)
+    batched = tab.file.upload(many, inputs, outputs, **QUIET)
+    tab.stop.click(lambda: _busy(tab, False), None, [tab.ask, tab.stop], cancels=[asked, batched], **QUIET)
     voted = [tab.vote, tab.order, tab.tally]
-    tab.vote.input(vote, voted, [tab.board, tab.vote, tab.tally, tab.note], **quiet)
-    tab.save.click(None, tab.table, None, js=_SAVE, **quiet)
+    tab.vote.input(vote, voted, [tab.board, tab.vote, tab.tally, tab.note], **QUIET)
+    tab.save.click(None, tab.table, None, js=_SAVE, **QUIET)
 
 
 def board(replies: Mapping[str, Reply], hidden: bool) -> str:

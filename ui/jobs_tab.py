@@ -7,6 +7,7 @@ import gradio as gr
 
 from backend.jobs.store import UNFINISHED, Job, JobState
 from ui.errors import shown
+from ui.events import QUIET
 from ui.format import lead
 from ui.forms import Updates
 from ui.job_view import adapter_alone, published, row, sizes, view
@@ -192,10 +193,9 @@ def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
         token = hub_token(studio.settings, oauth, typed)
         return again(job_id, require_owner(studio.settings, profile), token, agreed=True)
 
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    tab.jobs.input(pick, tab.jobs, tab.outputs(), **quiet)
-    tab.keep.click(keep, tab.job, tab.outputs(), **quiet)
-    tab.cancel.click(cancel, tab.job, tab.outputs(), **quiet)
-    tab.delete.click(delete, tab.jobs, tab.outputs(), js=_SURE, **quiet)
-    tab.retry.click(retry, [tab.job, token], [*tab.outputs(), timer], **quiet)
-    tab.question.unload.click(unload, [tab.job, token], [*tab.outputs(), timer], **quiet)
+    tab.jobs.input(pick, tab.jobs, tab.outputs(), **QUIET)
+    tab.keep.click(keep, tab.job, tab.outputs(), **QUIET)
+    tab.cancel.click(cancel, tab.job, tab.outputs(), **QUIET)
+    tab.delete.click(delete, tab.jobs, tab.outputs(), js=_SURE, **QUIET)
+    tab.retry.click(retry, [tab.job, token], [*tab.outputs(), timer], **QUIET)
+    tab.question.unload.click(unload, [tab.job, token], [*tab.outputs(), timer], **QUIET)

@@ -13,7 +13,7 @@ from backend.evaluate import EvaluateOptions
 from backend.finetune.fetch import pin
 from backend.finetune.options import FinetuneOptions
 from backend.jobs.specs import Cut, Preview
-from backend.jobs.store import UNFINISHED, Job
+from backend.jobs.store import UNFINISHED
 from backend.models.facts import ModelFacts
 from backend.options import parse
 from ui.data_tab import DataTab, keep
@@ -40,7 +40,6 @@ class Looking:
         ask: Reads the forms.
         job: The visitor's preview.
         stood: How far it was when it was shown last.
-        moved: How far it was when the timer asked last.
         survey: What it saw, for what a training will cost.
         timer: Runs while it does.
     """
@@ -51,7 +50,6 @@ class Looking:
     ask: Ask
     job: gr.State
     stood: gr.State
-    moved: gr.State
     survey: gr.State
     timer: gr.Timer
 
@@ -78,17 +76,6 @@ class Looking:
             return self._refuse(e)
         return both(self.rows.mark({}), self.show(job_id, owner, None)) | {self.job: job_id}
 
-    def move(self, job_id: str | None, owner: str | None) -> Any:
-        """Say how far a preview is by now; tick() shows it where that is further than it was.
-
-        The page asks it twice a second. For every output of an event the browser walks through all components, so that
-        showing what has not changed would keep it busy the whole time.
-        """
-        try:
-            return _stands(self.studio.supervisor.get(job_id, owner)) if job_id and owner else None
-        except JobError:
-            return None
-
     def tick(self, job_id: str | None, owner: str | None, stood: Any) -> Updates:
         """Show how far a preview is by now."""
         try:
@@ -104,7 +91,7 @@ class Looking:
             JobError: There is no such preview any more.
         """
         job = self.studio.supervisor.get(job_id, owner)
-        stands = _stands(job)
+        stands = (job.id, job.state.value, job.step)
         if stands == stood:
             return {self.timer: gr.Timer(active=job.state in UNFINISHED)}
         seen = self.studio.supervisor.seen(job_id, owner)
@@ -143,13 +130,9 @@ class Looking:
         return job.error is None and job.read_spec() == spec
 
 
-def _stands(job: Job) -> tuple[str, str, int]:
-    return job.id, job.state.value, job.step
-
-
 def build_looking(studio: Studio, rows: RowsForm, others: Iterable[Component], ask: Ask) -> Looking:
     """Build what is not seen, inside the open Blocks."""
-    states = gr.State(None), gr.State(None), gr.State(None), gr.State(None)
+    states = gr.State(None), gr.State(None), gr.State(None)
     return Looking(studio, rows, tuple(others), ask, *states, gr.Timer(0.5, active=False))
 
 

@@ -17,6 +17,7 @@ from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
 from backend.publish.outgoing import README, outgoing
 from ui.errors import shown
+from ui.events import QUIET
 from ui.format import escape, lead, size
 from ui.forms import Updates
 from ui.job_view import published, view
@@ -220,7 +221,6 @@ def _destination(hub_only: bool) -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox, g
 def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     """Connect what happens inside the tab, and opening it."""
     studio = tab.studio
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     @shown(tab.note)
     def enter(key: str | None, repo: str, profile: gr.OAuthProfile | None) -> Updates:
@@ -258,17 +258,17 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
         return begin(given, require_owner(studio.settings, profile), oauth, agreed=True)
 
     form = {tab.artifact, tab.variants, tab.where, tab.folder, tab.repo, tab.private, tab.token, tab.insist}
-    door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **quiet)
+    door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **QUIET)
     asked = [tab.artifact.input, tab.repo.blur, tab.repo.submit]
-    gr.on(asked, preview, [tab.artifact, tab.repo], [tab.folder, *tab.shown()], **quiet)
-    tab.where.input(tab.choose, tab.where, [tab.folder, tab.repo, tab.private, tab.token], **quiet)
+    gr.on(asked, preview, [tab.artifact, tab.repo], [tab.folder, *tab.shown()], **QUIET)
+    tab.where.input(tab.choose, tab.where, [tab.folder, tab.repo, tab.private, tab.token], **QUIET)
     shown_whole = [tab.folder.blur, tab.folder.submit]
-    gr.on(shown_whole, lambda typed: str(tab.place(typed)) if typed.strip() else "", tab.folder, tab.folder, **quiet)
+    gr.on(shown_whole, lambda typed: str(tab.place(typed)) if typed.strip() else "", tab.folder, tab.folder, **QUIET)
     # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
-    tab.start.click(None, None, [tab.note, tab.result], js="() => ['', '']", **quiet)
+    tab.start.click(None, None, [tab.note, tab.result], js="() => ['', '']", **QUIET)
     begun = [tab.note, timer, tab.insist, tab.result, tab.folder, *tab.question.outputs()]
-    tab.start.click(start, form, begun, **quiet)
-    tab.question.unload.click(unload, form, begun, **quiet)
+    tab.start.click(start, form, begun, **QUIET)
+    tab.question.unload.click(unload, form, begun, **QUIET)
 
 
 def files(sizes: dict[str, int]) -> str:

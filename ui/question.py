@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from backend.jobs.specs import Spec
+from ui.events import QUIET
 from ui.format import escape
 from ui.forms import Updates
 from ui.studio import Studio
@@ -60,5 +61,5 @@ def build_question(studio: Studio, prefix: str) -> Question:
             unload = gr.Button("Unload and start", variant="primary", size="sm", elem_id=f"{prefix}-unload")
             keep = gr.Button("Keep chatting", size="sm", elem_id=f"{prefix}-keep-chatting")
     question = Question(studio, room, text, unload, keep)
-    keep.click(question.hidden, None, [room], show_progress="hidden", api_visibility="private")
+    keep.click(question.hidden, None, [room], **QUIET)
     return question

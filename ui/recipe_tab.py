@@ -13,6 +13,7 @@ from backend.options import Frozen, parse
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
 from ui.draft import Parts
+from ui.events import QUIET
 from ui.format import lead, part
 from ui.forms import OptionForm, Updates, both, label, option_form
 from ui.tuning import Tuning, build_tuning
@@ -210,9 +211,8 @@ def build_recipe_tab() -> RecipeTab:
     )
     tab = RecipeTab(tuning, merging, adapters, merge, quantizing, *methods, evaluate, check, *_file(), gr.State(None))
     method = tab.method
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    tuning.wanted.input(tab.begin, [tuning.wanted, merge.fields["adapters"], method], tab.switched(), **quiet)
-    merging.input(tab.switch, [tuning.wanted, merging, method], tab.switched(), **quiet)
+    tuning.wanted.input(tab.begin, [tuning.wanted, merge.fields["adapters"], method], tab.switched(), **QUIET)
+    merging.input(tab.switch, [tuning.wanted, merging, method], tab.switched(), **QUIET)
     return tab
 
 
