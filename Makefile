@@ -4,18 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := $(or $(WEIGHTSMITH_DATA),data)
 
-.PHONY: app test lint demo demo-tune clean
+.PHONY: app test lint demo demo-tune vllm clean
 
 app: $(VENV)/.app
 	$(BIN)/python app.py
 
-test: $(VENV)/.dev chromium
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev chromium vllm
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# What serves GPTQ and AWQ, in an environment of its own.
+vllm: $(VENV)/.app
+	$(BIN)/python -m backend.serve.vllm_environment
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 demo: $(VENV)/.app
 	rm -rf $(DATA)/output/demo
@@ -47,4 +52,4 @@ chromium:
 	  { echo "error: Chromium is missing: install Debian's package chromium." >&2; exit 1; }
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-vllm

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from backend.errors import AppError, JobError
 from backend.jobs.calibration import calibrate
+from backend.jobs.specs import trained_on
 from backend.jobs.supervisor import Supervisor
 from backend.serve.servers import Servers
 from backend.settings import Settings, load_settings
@@ -81,7 +82,8 @@ def serve(settings: Settings) -> None:
             signum, lambda *_: sys.exit(0)
         )  # uvicorn handles both while it runs, and raises them again afterwards
     with listen(host, settings.port) as port:
-        supervisor, servers = Supervisor(settings), Servers(settings)
+        supervisor = Supervisor(settings)
+        servers = Servers(settings, trained_on, supervisor.uses_gpu)
         supervisor.start()
         threading.Thread(target=calibrate, args=(settings.data,), daemon=True).start()  # the page need not wait for it
         try:

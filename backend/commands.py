@@ -12,33 +12,38 @@ from pydantic import BaseModel, Field, create_model
 from pydantic.fields import FieldInfo
 from pydantic_settings import CliPositionalArg
 
-from backend.errors import SpecError
+from backend.check import CheckOptions
+from backend.errors import JobError, SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import DatasetOptions
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.presets import PresetName, preset_values
-from backend.hub.download import check_model
+from backend.hub.download import check_model, fetch_model
 from backend.hub.names import parse_model
 from backend.jobs.calibration import calibrate
 from backend.jobs.estimates import estimate
 from backend.jobs.foreground import Terminal, check_output, finished, move
 from backend.jobs.preflight import prepare
 from backend.jobs.previews import pinned, read_seen
-from backend.jobs.specs import RENDERING, Evaluation, Publication, artifacts, published, stage_folder
+from backend.jobs.specs import RENDERING, Checking, Evaluation, artifacts, publication, published, stage_folder
 from backend.merge import MergeOptions
 from backend.merge.hub import base_of
 from backend.models.artifacts import Artifact, open_artifact
 from backend.models.inspection import inspect
 from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.preview import view
+from backend.progress import silent
 from backend.publish import PublishOptions
+from backend.publish.destination import check_destination
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe, read_recipe
 from backend.serve.chat import ChatOptions, stream
-from backend.serve.engines import EngineName
-from backend.serve.servers import Server, Servers
-from backend.settings import load_settings
-from backend.wording import model_words, needs, quality, summary, words
+from backend.serve.compare import MOST, as_csv, batch, compare, read_prompts
+from backend.serve.engines import EngineName, is_adapter
+from backend.serve.servers import Servers
+from backend.serve.serving import Server
+from backend.settings import Settings, load_settings
+from backend.wording import checked, model_words, needs, quality, summary, words
 
 MODEL_HELP = "A Hub id, demo (the bundled model), or a local folder."
 METHOD_OPTIONS = {name: module.Options for name, module in METHODS.items()}
@@ -183,9 +188,8 @@ class _Estimate(Command):
         """Run it."""
         recipe, data = self._recipe(), load_settings().writable().data
         facts = inspect(recipe.base_model, recipe.revision, get_token())
-        for stage in recipe.stages:
-            if stage.stage != "evaluate":
-                stage.check(facts)
+        for stage in recipe.making:
+            stage.check(facts)
         calibrate(data)
         needed = estimate(recipe, facts, data)
         training = {"training": needed.training_memory} if needed.training else {}
@@ -220,6 +224,27 @@ class _Evaluate(Command):
             metrics = open_artifact(stage_folder(job, spec, 1)).metrics
         assert metrics
         self.say(metrics.model_dump(), quality(metrics.model_dump()))
+
+
+class _Check(Command):
+    """Try a model folder in the engine that serves it: does it load, and say what its weights say?"""
+
+    folder: CliPositionalArg[Path] = Field(description="The folder of the model.")
+    base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        settings, base = load_settings().writable(), self.base_model
+        options = parse(CheckOptions, self.given(CheckOptions))
+        folder = existing(self.folder) if base else admitted(self.folder)
+        spec = Checking(folder=folder, base=fetched(base, settings) if base else None, options=options)
+        with finished(spec, get_token(), Terminal().hear, settings) as job:
+            check = open_artifact(stage_folder(job, spec, 0)).check
+        assert check
+        if check.passed or self.json_:
+            self.say(check.model_dump(exclude_none=True), checked(check))
+        if not check.passed:
+            raise JobError(f"'{folder.name}' failed its check. {check.reason}")
 
 
 class _Run(Command):
@@ -257,17 +282,20 @@ class _Publish(Command):
 
     folder: CliPositionalArg[Path] = Field(description="The artifact.")
     public: bool = Field(False, description="Let everybody see the new repo.")
+    base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
 
     def cli_cmd(self) -> None:
         """Run it."""
-        given = self.given(PublishOptions)
+        settings, given = load_settings().writable(), self.given(PublishOptions)
         if self.public and given.get("private"):
             raise SpecError("--public and --private exclude each other: give one of them.")
         if target := given.get("to_folder"):
             given["to_folder"] = check_output(target)
         options = parse(PublishOptions, given | ({"private": False} if self.public else {}))
-        spec = Publication(folder=existing(self.folder), options=options)
-        with finished(spec, get_token(), Terminal().hear, load_settings().writable()) as job:
+        check_destination(options, get_token())
+        base = fetched(self.base_model, settings) if self.base_model else None
+        spec = publication(existing(self.folder), options, base)
+        with finished(spec, get_token(), Terminal().hear, settings) as job:
             done = published(job, spec)[0]
         self.say(done, f"Published to {done['location']}")
 
@@ -277,12 +305,13 @@ class _Chat(Command):
 
     folder: CliPositionalArg[Path] = Field(description="The folder of the model.")
     prompt: str = Field(description="The question.")
+    base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
     engine: EngineName = Field("auto", description="What serves the model.")
 
     def cli_cmd(self) -> None:
         """Run it."""
         options = parse(ChatOptions, self.given(ChatOptions))
-        with serving(self.folder, self.engine) as (server, _):
+        with serving(self.folder, self.base_model, self.engine) as (server, _):
             shown, answer = "", None
             for answer in stream(server, [{"role": "user", "content": self.prompt}], options):
                 if not self.json_:
@@ -293,22 +322,79 @@ class _Chat(Command):
         self.say(answer.model_dump(), "")
 
 
+class _Compare(Command):
+    """Ask several models the same, one after the other: one question, or a file of them."""
+
+    folders: CliPositionalArg[list[Path]] = Field(description=f"The folders of two models, or of up to {MOST}.")
+    prompt: str | None = Field(None, description="The question.")
+    prompts: Path | None = Field(None, description="A text file with one question a line.")
+    base_model: str | None = Field(None, description="Of adapters: the model that they were trained on.")
+    output: Path | None = Field(None, description="Where the table of a file of questions goes, as CSV.")
+
+    def cli_cmd(self) -> None:
+        """Run it."""
+        options, models = parse(ChatOptions, self.given(ChatOptions)), self._models()
+        if (self.prompt is None) == (self.prompts is None):
+            raise SpecError("Give either --prompt or --prompts.")
+        settings = load_settings().writable()
+        base = fetched(self.base_model, settings) if self.base_model else None
+        servers = Servers(settings, lambda _: base)
+        try:
+            if self.prompts:
+                self._table(servers, models, options, settings.server_start_seconds)
+            else:
+                self._once(servers, models, options, settings.server_start_seconds)
+        finally:
+            servers.stop()
+
+    def _models(self) -> dict[str, Path]:
+        if not 2 <= len(self.folders) <= MOST:
+            raise SpecError(f"Give the folders of two models, or of up to {MOST}.")
+        names = [folder.name for folder in self.folders]
+        shown = names if len(set(names)) == len(names) else [str(folder) for folder in self.folders]
+        folders = [
+            folder.resolve() if self.base_model and is_adapter(folder) else admitted(folder) for folder in self.folders
+        ]
+        return dict(zip(shown, folders, strict=True))
+
+    def _once(self: Any, servers: Servers, models: dict[str, Path], options: ChatOptions, seconds: float) -> None:
+        *_, replies = compare(servers, models, self.prompt, "", options, seconds)
+        told = [
+            f"== {name}\n{reply.error or (reply.answer.text if reply.answer else '')}"
+            for name, reply in replies.items()
+        ]
+        self.say({name: reply.model_dump(mode="json") for name, reply in replies.items()}, "\n\n".join(told))
+
+    def _table(self: Any, servers: Servers, models: dict[str, Path], options: ChatOptions, seconds: float) -> None:
+        rows = [{"prompt": prompt} for prompt in read_prompts(self.prompts)]
+        for done in batch(servers, models, rows, options, seconds):
+            sys.stderr.write(f"\r{done} of {len(rows) * len(models)} answers")
+        sys.stderr.write("\n")
+        if self.output:
+            self.output.write_text(as_csv(rows), encoding="utf-8")
+        self.say({"rows": rows}, f"Written to {self.output}" if self.output else as_csv(rows).rstrip())
+
+
 class Serve(Command):
     """Serve a model as an OpenAI-compatible endpoint on this machine, until interrupted."""
 
     folder: CliPositionalArg[Path] = Field(description="The folder of the model.")
     port: int | None = Field(None, ge=1, le=65535, description="The port; by default a free one.")
+    base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
     engine: EngineName = Field("auto", description="What serves the model.")
 
     def cli_cmd(self) -> None:
         """Run it."""
-        with serving(self.folder, self.engine, self.port) as (server, servers), servers.in_use():
+        with (
+            serving(self.folder, self.base_model, self.engine, self.port) as (server, servers),
+            servers.in_use(self.folder),
+        ):
             data = {"base_url": server.base_url, "api_key": server.key, "model": server.model, "engine": server.engine}
             self.say(data, "\n".join(f"{name}: {value}" for name, value in data.items()))
             with contextlib.suppress(KeyboardInterrupt):
-                while servers.status().state == "ready":
+                while servers.status(self.folder).live:
                     threading.Event().wait(0.5)
-                servers.current()
+                servers.current(self.folder)
 
 
 Quantize = with_options(_Quantize, METHOD_OPTIONS, **METHOD_FLAG)
@@ -318,8 +404,10 @@ PreviewRows = with_options(_Preview, {"finetune": FinetuneOptions}, leave_out=tu
 Merge = with_options(_Merge, {"merge": MergeOptions}, leave_out=("adapters", "adapter_revisions", "keep"))
 Estimate = with_options(_Estimate, METHOD_OPTIONS, **OPTIONAL_METHOD_FLAG)
 Evaluate = with_options(_Evaluate, {"evaluate": EvaluateOptions})
+Check = with_options(_Check, {"check": CheckOptions})
 Publish = with_options(_Publish, {"publish": PublishOptions})
 Chat = with_options(_Chat, {"chat": ChatOptions})
+Compare = with_options(_Compare, {"chat": ChatOptions})
 Run = _Run
 
 
@@ -369,15 +457,22 @@ def absolute_text(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def fetched(base_model: str, settings: Settings) -> Path:
+    """Give the folder of an adapter's base model, which is downloaded where it is not here."""
+    name = local_or_id(base_model, "base model")
+    return fetch_model(name, None, settings.models, get_token(), silent())
+
+
 @contextlib.contextmanager
-def serving(folder: Path, engine: EngineName, port: int | None = None) -> Any:
-    """Serve a folder for as long as the block lasts."""
+def serving(folder: Path, base_model: str | None, engine: EngineName, port: int | None = None) -> Any:
+    """Serve a folder for as long as the block lasts; that of an adapter on its base model."""
     settings = load_settings().writable()
-    servers = Servers(settings)
-    servers.open(admitted(folder), engine, port)
+    base = fetched(base_model, settings) if base_model else None
+    servers = Servers(settings, lambda _: base)
+    servers.open(existing(folder) if base else admitted(folder), engine, port)
     sys.stderr.write(f"Loading '{folder.name}', which takes some seconds.\n")
     try:
-        server: Server = servers.wait(settings.server_start_seconds)
+        server: Server = servers.wait(folder, settings.server_start_seconds)
         yield server, servers
     finally:
         servers.stop()

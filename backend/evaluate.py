@@ -59,7 +59,8 @@ class EvaluateOptions(Frozen):
     )
     answers: bool = Field(
         True,
-        description=f"Have both models answer {len(PROMPTS)} prompts too, and time how fast they write.",
+        description=f"Have both models answer {len(PROMPTS)} prompts too, and time how fast they write: GPTQ and AWQ in"
+        " vLLM, where it is installed.",
     )
 
     @model_validator(mode="after")
@@ -121,7 +122,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
         return metrics
     answers = _answers(reference, models, report)
     if is_packed(result):  # nobody serves it unpacked
-        answers["tokens_per_second"] = None
+        answers |= {"tokens_per_second": None, "reference_tokens_per_second": None}
     return metrics.model_copy(update=answers)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from backend.check import CheckOptions
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import is_file
@@ -17,7 +18,12 @@ from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
 from backend.quantize.calibrated.options import CalibratedOptions
 
-Stage = Annotated[FinetuneOptions | MergeOptions | QuantizeOptions | EvaluateOptions, Field(discriminator="stage")]
+Stage = Annotated[
+    FinetuneOptions | MergeOptions | QuantizeOptions | EvaluateOptions | CheckOptions, Field(discriminator="stage")
+]
+
+Look = EvaluateOptions | CheckOptions
+"""Stages that make nothing: they look at what was made before."""
 
 MAX_LENGTH = 1_000_000  # characters
 
@@ -47,9 +53,9 @@ class Recipe(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _evaluation_follows_a_result(self) -> "Recipe":
-        if self.stages[0].stage == "evaluate":
-            raise ValueError("stages[0]: evaluate measures the result of a stage before it: put quantize first")
+    def _a_look_follows_a_result(self) -> "Recipe":
+        if isinstance(first := self.stages[0], Look):
+            raise ValueError(f"stages[0]: {first.stage} looks at the result of a stage before it: put quantize first")
         if self.revision and (self.base_model == DEMO or is_local(self.base_model)):
             raise ValueError("revision: neither the bundled demo model nor a local folder has one: leave it out")
         return self
@@ -60,7 +66,7 @@ class Recipe(Frozen):
         if "finetune" in names[1:]:
             at = names.index("finetune", 1)
             raise ValueError(f"stages[{at}]: finetune works on the base model: put it first, once")
-        if names[0] == "finetune" and names[1:] and names[1] != "merge":
+        if names[0] == "finetune" and names[1:] and names[1] not in ("merge", "check"):
             raise ValueError(f"stages[1]: {names[1]} wants a whole model: put merge between finetune and it")
         if (merging := self.merging) is not None and not merging.adapters and names[0] != "finetune":
             at = names.index("merge")
@@ -91,6 +97,11 @@ class Recipe(Frozen):
         if self.publish and made > 1:
             raise ValueError(f"publish: the recipe makes {made} models and a destination holds one: publish each alone")
         return self
+
+    @property
+    def making(self) -> tuple[FinetuneOptions | MergeOptions | QuantizeOptions, ...]:
+        """The stages that make something, in order."""
+        return tuple(stage for stage in self.stages if not isinstance(stage, Look))
 
     @property
     def tuning(self) -> FinetuneOptions | None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from backend.jobs.estimates import Estimate
-from backend.models.artifacts import Artifact, Training
+from backend.models.artifacts import Artifact, Check, Training
 from backend.models.facts import ModelFacts
 
 
@@ -40,7 +40,18 @@ def words(artifact: Artifact) -> str:
     made = f"{artifact.size / 1e6:.0f} MB, made in {artifact.seconds:.0f} s"
     measured = [quality(artifact.metrics.model_dump())] if artifact.metrics else []
     measured += [learned(artifact.training)] if artifact.training else []
+    measured += [checked(artifact.check)] if artifact.check else []
     return "\n".join([made, *measured, *artifact.warnings])
+
+
+def checked(check: Check) -> str:
+    """Say what came of trying a model in its engine."""
+    if not check.passed:
+        return f"The check failed. {check.reason}"
+    return (
+        f"Checked in {check.engine}: {check.agreement:.0%} of {check.tokens} tokens that it wrote are what its weights"
+        " say."
+    )
 
 
 def learned(training: Training) -> str:

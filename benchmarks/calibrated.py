@@ -119,9 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         model = demo_folder(place, silent())
-        rows = tokens_of(model, calibration_text(), LENGTH)[:WINDOWS]
-        (place / "rows.json").write_text(json.dumps(rows))
-        (place / "calibration.txt").write_text(untokenized(model, rows), encoding="utf-8")
+        write_rows(model, place, WINDOWS)
         held_out = {
             "same source": tokens_of(model, evaluation_text(), LENGTH)[:HELD_OUT],
             "other prose": tokens_of(model, manual(place), LENGTH)[:HELD_OUT],
@@ -170,6 +168,13 @@ def peers() -> dict[str, str]:
     return found
 
 
+def write_rows(model: Path, place: Path, windows: int) -> None:
+    """Write so many windows of the calibration text: as tokens for peers, and as the same text for ours."""
+    rows = tokens_of(model, calibration_text(), LENGTH)[:windows]
+    (place / "rows.json").write_text(json.dumps(rows))
+    (place / "calibration.txt").write_text(untokenized(model, rows), encoding="utf-8")
+
+
 def untokenized(model: Path, rows: list[list[int]]) -> str:
     """Give the text that the windows were cut from, which is what ours reads."""
     from transformers import AutoTokenizer
@@ -190,6 +195,14 @@ def run(command: list[str], model: Path, place: Path, held_out: Mapping[str, lis
     """Run a contender in a fresh process and measure what it made."""
     output = place / "out"
     shutil.rmtree(output, ignore_errors=True)
+    figures = make(command, model, place, output)
+    size = sum(path.stat().st_size for path in output.glob("*.safetensors")) / 1e6
+    loss = {f"kl, {text}": kl for text, kl in divergence(model, output, held_out).items()}
+    return {**figures, "megabytes": size, **loss}
+
+
+def make(command: list[str], model: Path, place: Path, output: Path) -> dict[str, float]:
+    """Have a contender write its folder, from the rows in `place`, and give its time and memory."""
     names = {"model": model, "output": output, "rows": place / "rows.json", "text": place / "calibration.txt"}
     words = [str(names[word[1:-1]]) if word[1:-1] in names and word[0] == "{" else word for word in command]
     more = {"OMP_NUM_THREADS": "2", "GPTQMODEL_CPU_WORKERS": "2", "WEIGHTSMITH_DATA": str(place / "data")}
@@ -201,9 +214,7 @@ def run(command: list[str], model: Path, place: Path, held_out: Mapping[str, lis
     if done.returncode:
         raise SystemExit(f"{words[:4]} failed:\n{done.stderr}")
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    size = sum(path.stat().st_size for path in output.glob("*.safetensors")) / 1e6
-    loss = {f"kl, {text}": kl for text, kl in divergence(model, output, held_out).items()}
-    return {**figures, "megabytes": size, **loss}
+    return figures
 
 
 def ratios(found: dict[str, list[dict[str, float]]]) -> dict[str, float]:

@@ -34,6 +34,7 @@ os.environ |= {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "2",
+    "TORCH_COMPILE_DISABLE": "1",  # vLLM would compile each model for 50 s before it serves it
 }
 
 
@@ -179,6 +180,7 @@ def make_artifact(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
             "versions": {"weightsmith": "0.1.0", "transformers": "5.23.0"},
             "created": "2026-11-22T00:00:00+00:00",
         }
+        known["check"] = PASSED
         artifact = Artifact(**{"kind": "quantized", "stage": "quantize", **known, **fields})  # type: ignore[arg-type]
         seal(draft, draft.with_suffix(""), artifact)
         return draft.with_suffix("")
@@ -241,7 +243,8 @@ def make_adapter(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
         training |= {"eval_loss_before": 3.5, "eval_loss": 2.25, **fields.pop("training", {})}  # type: ignore[dict-item]
         options = stage | {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
         options |= fields.pop("options", {})  # type: ignore[arg-type]
-        known = {"base_model": "acme/tiny", "revision": "c" * 40, "created": "2026-11-22T00:00:00+00:00"} | fields
+        known = {"base_model": "acme/tiny", "revision": "c" * 40, "created": "2026-11-22T00:00:00+00:00"}
+        known = {**known, "check": PASSED, **fields}
         seal(folder, folder.with_suffix(""), Artifact(kind="adapter", stage="finetune", training=training,
                                                       options=options, **known))  # type: ignore[arg-type]  # fmt: skip
         return folder.with_suffix("")
@@ -250,6 +253,15 @@ def make_adapter(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 CANARY = "the canary of a user's row"
+PASSED = {
+    "passed": True,
+    "engine": "transformers",
+    "prompts": 8,
+    "tokens": 150,
+    "agreement": 0.99,
+    "likeliest": 0.96,
+    "convention": "as theirs counts the likeliest token",
+}
 CARD = """---
 license: other
 license_name: acme-1

@@ -87,6 +87,30 @@ def test_a_killed_app_leaves_nothing_running(tmp_path):
 
 
 @linux
+@pytest.mark.parametrize("obeys", [True, False])
+def test_a_killed_app_leaves_no_grandchildren_that_ignore_it_or_left_the_group(tmp_path, obeys):
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    code = (
+        f"{'import time' if obeys else deaf}; import subprocess, sys; from pathlib import Path;"
+        f"sleep = [sys.executable, '-c', {deaf!r} + '; print(flush=True); time.sleep(99)'];"
+        "start = lambda **more: subprocess.Popen(sleep, stdout=subprocess.PIPE, **more);"
+        "[process.stdout.readline() for process in (start(), start(start_new_session=True))];"
+        f"Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(99)"
+    )
+    app = (
+        "import sys, time; from pathlib import Path; from backend.executors.local import *;"
+        f"home = Path({str(tmp_path)!r});"
+        f"Child([sys.executable, '-c', {code!r}], environment(home, False), home, home / 'log');"
+        "time.sleep(99)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", app], cwd=ROOT)
+    assert wait_until((tmp_path / "ready").exists)
+    process.kill()
+    process.wait()
+    assert wait_until(lambda: not alive(tmp_path))
+
+
+@linux
 def test_the_sweep_kills_what_bears_the_folders_mark_and_nothing_else(tmp_path):
     def sleeper(folder):
         env = {**os.environ, MARKER: marker_prefix(folder) + "x"}

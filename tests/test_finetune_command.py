@@ -111,7 +111,8 @@ def test_ctrl_c_ends_a_training_and_the_steps_after_it_still_run(tiny_model, row
 @pytest.mark.real
 def test_a_trained_adapter_is_published_without_a_row_of_its_data(adapter, tmp_path, capsys):
     target = tmp_path / "out"
-    succeeds(capsys, "publish", str(adapter), "--to-folder", str(target))
+    assert "name the model that it was trained on" in fails(capsys, "publish", str(adapter), "--to-folder", str(target))
+    succeeds(capsys, "publish", str(adapter), "--to-folder", str(target), "--insist")
     expected = {"README.md", "adapter_config.json", "adapter_model.safetensors", "artifact.json", "recipe.yaml"}
     expected |= {"chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert {path.name for path in target.iterdir()} == expected

@@ -46,7 +46,7 @@ def test_a_model_quantized_on_a_text_can_be_measured(tiny_model, tmp_path, capsy
     assert made.calibration == "prose.txt: 4 windows of 32 tokens"
     assert "prose.txt: 4 windows of 32 tokens" in build_card(tmp_path / "q", None)
     assert any("128 tokens only" in warning for warning in made.warnings)
-    windows = ["--max-seq-length", "32", "--num-samples", "2", "--text", text, "--json"]
+    windows = ["--max-seq-length", "32", "--num-samples", "2", "--text", text, "--no-answers", "--json"]
     code, out, err = run(capsys, "evaluate", tmp_path / "q", "--reference", tiny_model, *windows)
     assert code == 0, err
     assert 0 < json.loads(out)["kl_mean"] < 1

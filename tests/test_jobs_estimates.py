@@ -13,7 +13,7 @@ from backend.jobs.calibration import CALIBRATION, Calibration, calibrate, read_c
 from backend.jobs.estimates import check_room, estimate
 from backend.jobs.foreground import finished
 from backend.jobs.specs import stage_folder, write_spec
-from backend.models.artifacts import MANIFEST, Metrics, open_artifact, record_metrics
+from backend.models.artifacts import MANIFEST, Metrics, open_artifact, record
 from backend.models.demo import demo_facts
 from backend.models.inspection import inspect
 from backend.progress import silent
@@ -137,7 +137,7 @@ def test_measuring_an_artifact_leaves_its_bytes(source, data, tmp_path):
     recipe = recipe_of(source("tied"), METHODS[0])
     [folder] = made(recipe, tmp_path / "job")
     before = on_disk(folder)
-    record_metrics(folder, METRICS)
+    record(folder, metrics=METRICS)
     assert open_artifact(folder).metrics == METRICS
     assert on_disk(folder) == before
 

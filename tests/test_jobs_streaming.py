@@ -196,7 +196,8 @@ def test_streaming_publishes_what_fetching_and_publishing_would(hub, recipe, dat
     file = tmp_path / "recipe.yaml"
     file.write_text(recipe.to_yaml())
     assert main(["run", str(file)]) == 0
-    file.write_text(recipe.to_yaml().replace("me/tiny-nf4", "me/other"))
+    unchecked = {"repo_id": "me/other", "insist": True}  # what streams is never whole here, and not checked
+    file.write_text(parse_recipe(recipe.model_dump(exclude_none=True) | {"publish": unchecked}).to_yaml())
     assert main(["run", str(file), "--output", str(tmp_path / "out")]) == 0
     streamed, whole = hashes(hub, "me/tiny-nf4"), hashes(hub, "me/other")
     assert set(streamed) == set(whole)
@@ -219,7 +220,7 @@ def test_a_merge_streams_too(hub, recipe, sharded_model, data, tmp_path, more):
     assert main(["run", str(file)]) == 0
     seen = watch.stop()
     assert max(seen["came"], seen["made"]) <= ON_DISK + 1  # the adapter's file is one more
-    data_of["publish"] = {"repo_id": "me/other"}
+    data_of["publish"] = {"repo_id": "me/other", "insist": True}
     file.write_text(parse_recipe(data_of).to_yaml())
     assert main(["run", str(file), "--output", str(tmp_path / "out")]) == 0
     streamed, whole = hashes(hub, "me/tiny-nf4"), hashes(hub, "me/other")

@@ -13,6 +13,9 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from backend.executors.local import ROOT, marked, marker_prefix
+from backend.finetune.dataset import DatasetOptions
+from backend.finetune.files.rows import Source
+from backend.finetune.loading import load
 from backend.models.artifacts import verify
 from tests.test_merge import edited, save_adapter
 
@@ -24,6 +27,7 @@ FLAGS = [
     "--no-first-run",
 ]  # fmt: skip
 TOKEN = "hf_" + "browser" * 5
+expect.set_options(timeout=30_000)  # two processes test side by side
 
 
 def free_port():
@@ -127,7 +131,21 @@ def test_the_whole_way_from_a_model_to_a_published_card(app, page):
     page.locator("#chat-input textarea").fill("What is the capital of France?")
     page.locator("#chat-send").click()
     expect(page.locator("#chat-box")).to_contain_text("Paris", timeout=60_000)
-    expect(page.locator("#chat-speed")).to_contain_text("tokens/s", timeout=60_000)
+    expect(page.locator("#chat-speed")).to_contain_text("tokens of context used", timeout=60_000)
+    with page.expect_download() as download:
+        page.locator("#chat-save").click()
+    rows = app.data / "talk.jsonl"
+    download.value.save_as(rows)
+    [talk] = load(Source(name="talk.jsonl", files=(rows,)), DatasetOptions(allow_identical=True)).train()
+    assert [message.role for message in talk.messages] == ["user", "assistant"]
+    assert "Paris" in talk.messages[1].content
+    page.locator("#chat-box button[aria-label='Retry']").last.click()
+    expect(page.locator("#chat-stop")).to_be_visible()
+    expect(page.locator("#chat-send")).to_be_visible(timeout=60_000)
+    expect(page.locator("#chat-box .message.user")).to_have_count(1)
+    page.reload()
+    tab(page, "Chat")
+    expect(page.locator("#chat-box")).to_contain_text("What is the capital of France?")
     tab(page, "Publish")
     expect(page.locator("#publish-card")).to_contain_text("SmolLM2-135M-Instruct", timeout=60_000)
     page.locator("#publish-start").click()
@@ -253,7 +271,7 @@ def test_a_training_is_watched_stopped_and_kept_and_its_adapter_merged(app, page
     adapters = [path for path in app.data.glob("jobs/*/stages/1-finetune") if (path / "artifact.json").is_file()]
     [made] = [verify(path).training for path in adapters]
     assert 0 < made.steps < made.planned_steps
-    expect(page.locator("#job-chat")).to_be_hidden()
+    expect(page.locator("#job-chat")).to_be_visible()
     page.locator("#job-merge").click()
     expect(page.locator("#merge-adapters input").first).to_have_value(str(adapters[0]), timeout=20_000)
     expect(summary).to_contain_text("Quantize to NF4")

@@ -8,8 +8,6 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from backend.errors import SpecError
-from backend.evaluate import EvaluateOptions, Text, measure
-from backend.models.demo import calibration_text, demo_folder, evaluation_text
 from backend.models.facts import ModelFacts, Tensor
 from backend.models.loading import device, load_tokenizer
 from backend.options import parse
@@ -369,17 +367,3 @@ def test_nobody_calibrates_on_what_quality_is_measured_on(tiny_model):
     check_apart(read, tokenizer, "".join(f"{i}. {GERMAN}" for i in range(200)))
     with pytest.raises(SpecError, match="32 of the 32 calibration windows of 'text' stand in the text"):
         check_apart(read, tokenizer, f"Before it.\n{numbered}")
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_the_demo_model_in_4_bits_loses_little(tmp_path, method):
-    """NF4 loses 0.28 nats a token on this text."""
-    base = demo_folder(tmp_path, silent())
-    read = text_windows("prose", calibration_text(), load_tokenizer(base), 32, 512)
-    output = tmp_path / "q"
-    output.mkdir()
-    with Checkpoint.of(base) as weights:
-        METHODS[method].quantize(weights, Output(output), METHODS[method].Options(group_size=64), read, silent())
-    options = EvaluateOptions(max_seq_length=512, num_samples=12, answers=False)
-    assert measure(base, output, Text(name="prose", content=evaluation_text()), options, silent()).kl_mean < 0.09

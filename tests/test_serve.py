@@ -15,6 +15,7 @@ import pytest
 
 from backend.errors import HardwareError, JobError, SpecError
 from backend.executors.local import ROOT, marked, marker_prefix
+from backend.serve import servers as pool
 from backend.serve.chat import ChatOptions, stream
 from backend.serve.engines import choose
 from backend.serve.servers import Servers
@@ -54,8 +55,8 @@ def until(condition, seconds=20):
 
 @pytest.mark.real
 def test_a_server_answers_whoever_has_its_key_and_nobody_else(servers, settings, tiny_model):
-    servers.open(tiny_model)
-    server = servers.wait(90)
+    servers.open(tiny_model, "transformers")
+    server = servers.wait(tiny_model, 90)
     answers = list(stream(server, HELLO, SHORT))
     assert 1 <= answers[-1].tokens <= 8
     assert answers[-1].seconds_to_first_token > 0
@@ -72,52 +73,73 @@ def test_a_server_answers_whoever_has_its_key_and_nobody_else(servers, settings,
 
 
 @pytest.mark.real
+def test_no_proxy_is_asked_for_a_server_on_this_machine(servers, monkeypatch, tiny_model):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    servers.open(tiny_model, "transformers")
+    server = servers.wait(tiny_model, 30)
+    assert list(stream(server, HELLO, SHORT))[-1].tokens
+
+
+@pytest.mark.real
 def test_the_same_seed_gives_the_same_answer(servers, tiny_model):
-    servers.open(tiny_model)
-    server = servers.wait(90)
+    servers.open(tiny_model, "transformers")
+    server = servers.wait(tiny_model, 90)
     options = ChatOptions(max_tokens=12, temperature=1.0, seed=7)
     first, second = (list(stream(server, HELLO, options))[-1].text for _ in range(2))
     assert first == second
 
 
 @pytest.mark.real
-def test_opening_another_model_stops_the_first(servers, settings, tiny_model, tiny_tied_model):
-    servers.open(tiny_model)
-    first = servers.wait(90)
-    servers.open(tiny_tied_model)
-    assert servers.wait(90).folder == tiny_tied_model
+def test_models_are_held_beside_each_other_where_memory_allows_it(servers, monkeypatch, tiny_model, tiny_tied_model):
+    for folder in (tiny_model, tiny_tied_model):
+        servers.open(folder, "transformers")
+    first, second = (servers.wait(folder, 120) for folder in (tiny_model, tiny_tied_model))
+    assert [list(stream(server, HELLO, SHORT))[-1].tokens > 0 for server in (first, second)] == [True, True]
+    servers.stop(tiny_model)
+    assert servers.live() == [tiny_tied_model]
+
+    monkeypatch.setattr(pool, "available_bytes", lambda: 0)
+    with servers.in_use(tiny_tied_model), pytest.raises(JobError, match="is answering, and there is no memory for two"):
+        servers.open(tiny_model, "transformers")
+    servers.open(tiny_model, "transformers")
+    assert f"make room for '{tiny_model.name}'" in servers.status(tiny_tied_model).text
     with pytest.raises(httpx.ConnectError):
-        httpx.get(first.base_url.removesuffix("/v1") + "/health")
-    names = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in marked(marker_prefix(settings.data))]
-    assert sum(b"transformers_server" in name and b"shim" not in name for name in names) == 1
+        httpx.get(second.base_url.removesuffix("/v1") + "/health")
+    assert servers.wait(tiny_model, 90).folder == tiny_model
 
 
 @pytest.mark.real
 def test_an_unused_server_stops_by_itself(settings, tiny_model):
     servers = Servers(settings.model_copy(update={"server_idle_seconds": 1.0}))
-    servers.open(tiny_model)
-    servers.wait(90)
-    assert until(lambda: servers.status().state == "stopped")
-    assert "nobody used it" in servers.status().text
+    servers.open(tiny_model, "transformers")
+    servers.wait(tiny_model, 90)
+    assert until(lambda: servers.status(tiny_model).state == "stopped")
+    assert "nobody used it" in servers.status(tiny_model).text
     assert until(lambda: not list(marked(marker_prefix(settings.data))))
 
 
 @pytest.mark.real
-def test_a_killed_server_is_noticed_and_can_be_started_again(servers, settings, tiny_model):
-    servers.open(tiny_model)
-    server = servers.wait(90)
+def test_a_killed_server_is_started_again_once(servers, settings, tiny_model):
+    servers.open(tiny_model, "transformers")
+    server = servers.wait(tiny_model, 90)
     os.kill(server_pid(settings), signal.SIGKILL)
-    with pytest.raises(JobError, match="load the model again"):
+    with pytest.raises(JobError, match="The server stopped while it answered"):
         list(stream(server, HELLO, SHORT))
-    assert until(lambda: servers.status().state == "failed")
-    servers.open(tiny_model)
-    assert servers.wait(90)
+    assert until(lambda: servers.status(tiny_model).state == "starting")
+    assert "started again" in servers.status(tiny_model).text
+    again = servers.wait(tiny_model, 90)
+    assert list(stream(again, HELLO, SHORT))[-1].tokens
+    os.kill(server_pid(settings), signal.SIGKILL)
+    assert until(lambda: servers.status(tiny_model).state == "failed")
+    assert "load the model again" in servers.status(tiny_model).text
+    servers.open(tiny_model, "transformers")
+    assert servers.wait(tiny_model, 90)
 
 
 @pytest.mark.real
 def test_the_command_line_serves_until_it_is_told_to_stop(tiny_model, tmp_path):
     env = os.environ | {"WEIGHTSMITH_DATA": str(tmp_path / "data")}
-    command = [sys.executable, "-m", "backend", "serve", str(tiny_model), "--json"]
+    command = [sys.executable, "-m", "backend", "serve", str(tiny_model), "--engine", "transformers", "--json"]
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
     said = json.loads(process.stdout.readline())
     models = httpx.get(said["base_url"] + "/models", headers={"Authorization": f"Bearer {said['api_key']}"})
@@ -133,14 +155,14 @@ def test_a_taken_port_is_refused_before_anything_starts(servers, tiny_model):
         port = taken.getsockname()[1]
         with pytest.raises(JobError, match=f"port {port}"):
             servers.open(tiny_model, port=port)
-    assert servers.status().state == "stopped"
+    assert servers.status(tiny_model).state == "stopped"
 
 
 @pytest.mark.real
 def test_a_model_without_a_chat_template_says_that_it_has_none(servers, tiny_bare_model):
-    servers.open(tiny_bare_model)
+    servers.open(tiny_bare_model, "transformers")
     with pytest.raises(JobError, match="no chat template"):
-        next(stream(servers.wait(90), HELLO, SHORT))
+        next(stream(servers.wait(tiny_bare_model, 90), HELLO, SHORT))
 
 
 @pytest.mark.real
@@ -148,9 +170,9 @@ def test_a_folder_that_cannot_be_loaded_says_so(servers, tmp_path):
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "llama"}')
-    servers.open(folder)
+    servers.open(folder, "transformers")
     with pytest.raises(JobError, match="'broken' ended while it started"):
-        servers.wait(60)
+        servers.wait(folder, 60)
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):

@@ -6,14 +6,18 @@ from typing import Any
 
 import gradio as gr
 
-from backend.errors import AppError, JobError, SpecError
+from backend.errors import AppError, SpecError
 from backend.options import parse
-from backend.serve.chat import Answer, ChatOptions, stream
+from backend.serve.chat import THINKS, THOUGHT, Answer, ChatOptions, stream, usage
+from backend.serve.engines import wants_vllm
+from backend.serve.serving import ServerStatus
+from ui.compare import Compare, build_compare, wire_compare
 from ui.errors import shown
-from ui.format import escape, lead
+from ui.events import QUIET
+from ui.format import escape, escape_code, lead
 from ui.forms import OptionForm, Updates, label, option_form
-from ui.studio import Result, Studio
-from ui.users import require_owner, visitor
+from ui.studio import Model, Studio
+from ui.users import alone, require_owner, visitor
 
 _EMPTY = (
     '<section class="panel empty"><h2>Nothing to chat with yet</h2><p>Press <b>Start</b> beside your recipe. When the'
@@ -21,6 +25,11 @@ _EMPTY = (
 )
 _TYPE_HERE = "Ask it something, such as: What is the capital of France?"
 _ASK, _LOAD_FIRST = "Ask it something.", "Load the model, then ask it something."
+
+_UNSERVED = (
+    '<p class="quiet">Other programs on this machine can ask a model that is loaded, in the way of OpenAI\'s API: the'
+    " lines for it stand here then.</p>"
+)
 
 Messages = list[dict[str, Any]]
 
@@ -34,6 +43,7 @@ class ChatTab:
     room: gr.Column
     artifact: gr.Dropdown
     load: gr.Button
+    install: gr.Button
     unload: gr.Button
     status: gr.HTML
     timer: gr.Timer
@@ -43,44 +53,69 @@ class ChatTab:
     send: gr.Button
     stop: gr.Button
     clear: gr.Button
+    save: gr.Button
     system: gr.Textbox
     options: OptionForm
+    kept: gr.BrowserState
+    compare: Compare
+    usage: gr.HTML
 
     def outputs(self) -> list[Any]:
         """What enter() changes."""
-        return [self.empty, self.room, self.artifact, *self.server_outputs()]
+        return [self.empty, self.room, self.artifact, *self.server_outputs(), *self.compare.outputs()]
 
     def server_outputs(self) -> list[Any]:
         """What show_server() changes."""
-        return [self.status, self.load, self.unload, self.talk, self.text, self.send, self.timer]
+        return [
+            self.status,
+            self.load,
+            self.install,
+            self.unload,
+            self.talk,
+            self.text,
+            self.send,
+            self.timer,
+            self.usage,
+        ]
 
     def enter(self, owner: str | None, chosen: str | None) -> Updates:
-        """Offer an owner's results, and keep the chosen one where it still exists."""
-        results = [result for result in self.studio.results(owner) if result.answers] if owner else []
-        result = next((r for r in results if r.key == chosen), results[0] if results else None)
+        """Offer what an owner's jobs made, and from what; keep the chosen one where it still exists."""
+        models = self.studio.models(owner) if owner else []
+        model = next((m for m in models if m.key == chosen), models[0] if models else None)
         return {
-            self.empty: gr.update(visible=not results),
-            self.room: gr.update(visible=bool(results)),
-            self.artifact: gr.update(choices=[(r.label, r.key) for r in results], value=result and result.key),
-            **self.show_server(result),
+            self.empty: gr.update(visible=not models),
+            self.room: gr.update(visible=bool(models)),
+            self.artifact: gr.update(choices=[(m.label, m.key) for m in models], value=model and model.key),
+            **self.show_server(model),
+            **self.compare.offer(models, None),
         }
 
-    def show_server(self, result: Result | None) -> Updates:
-        """Show whether the server runs the chosen result."""
-        status = self.studio.servers.status()
-        mine = result is not None and status.folder == result.folder
-        state = status.state if mine else "stopped"
-        words = status.text if mine else "Load the model to talk to it. One model is loaded at a time."
+    def show_server(self, model: Model | None) -> Updates:
+        """Show whether the server runs the chosen model."""
+        status = self.studio.servers.status(model.folder) if model else ServerStatus()
+        state, words, vllm = status.state, status.text, self.studio.vllm
         ready = state == "ready"
+        missing = model is not None and alone(self.studio.settings) and wants_vllm(model.folder)
+        if missing and not status.live:
+            state, words = ("starting" if vllm.installs else "stopped"), vllm.text
+        idle = state in ("stopped", "failed")
         return {
             self.status: f'<p class="server {state}"><i></i>{escape(words)}</p>',
-            self.load: gr.update(visible=state in ("stopped", "failed")),
+            self.load: gr.update(visible=idle and not missing),
+            self.install: gr.update(visible=missing and not vllm.installs),
             self.unload: gr.update(visible=state in ("starting", "ready")),
             self.talk: gr.update(placeholder=_ASK if ready else _LOAD_FIRST),
             self.text: gr.update(interactive=ready, placeholder=_TYPE_HERE if ready else "Load the model first"),
             self.send: gr.update(interactive=ready),
             self.timer: gr.Timer(active=state == "starting"),
+            self.usage: self._usage(model) if ready and model else _UNSERVED,
         }
+
+    def _usage(self, model: Model) -> str:
+        """Write how other programs ask the server; those of other people cannot reach it."""
+        if not alone(self.studio.settings):
+            return _UNSERVED
+        return f'<pre class="code">{escape_code(usage(self.studio.servers.current(model.folder)))}</pre>'
 
 
 def build_chat_tab(studio: Studio) -> ChatTab:
@@ -91,11 +126,12 @@ def build_chat_tab(studio: Studio) -> ChatTab:
         with gr.Row(elem_classes=["ask"]):
             artifact = gr.Dropdown([], label="Model", show_label=False, elem_id="chat-artifact")
             load = gr.Button("Load the model", variant="primary", scale=0, min_width=150, elem_id="chat-start")
+            install = gr.Button("Install vLLM", visible=False, scale=0, min_width=130, elem_id="chat-install")
             unload = gr.Button("Unload", visible=False, scale=0, min_width=104, elem_id="chat-unload")
         status = gr.HTML("", elem_id="chat-status")
         talk = gr.Chatbot(
             label="Chat", show_label=False, height=420, layout="bubble", buttons=["copy"], allow_tags=False,
-            placeholder=_LOAD_FIRST, elem_id="chat-box",
+            placeholder=_LOAD_FIRST, editable="user", reasoning_tags=[(THINKS, THOUGHT)], elem_id="chat-box",
         )  # fmt: skip
         speed = gr.HTML("", elem_id="chat-speed")
         with gr.Row(elem_classes=["ask"]):
@@ -105,19 +141,23 @@ def build_chat_tab(studio: Studio) -> ChatTab:
             )  # fmt: skip
             send = gr.Button("Send", variant="primary", scale=0, min_width=88, interactive=False, elem_id="chat-send")
             stop = gr.Button("Stop", visible=False, scale=0, min_width=88, elem_id="chat-stop")
+            save = gr.Button("Download", scale=0, min_width=104, elem_id="chat-save")
             clear = gr.Button("Clear", scale=0, min_width=88, elem_id="chat-clear")
-        with gr.Accordion("More options", open=False, elem_classes=["more"]):
+        with gr.Accordion("More options", open=False, elem_id="sampling", elem_classes=["more"]):
             system = gr.Textbox(label="System prompt", info="Said before the talk.", lines=2, elem_id="chat-system")
-            options = option_form(ChatOptions, "chat")
+            options = option_form(ChatOptions, "sampling")
+        with gr.Accordion("From other programs", open=False, elem_classes=["more"]):
+            asked = gr.HTML(_UNSERVED, elem_id="chat-usage")
+        compare = build_compare(studio)
+    kept = gr.BrowserState([], storage_key="weightsmith-talk", secret="weightsmith")
     return ChatTab(
-        studio, empty, room, artifact, load, unload, status, gr.Timer(1, active=False), talk, speed, text, send, stop,
-        clear, system, options,
+        studio, empty, room, artifact, load, install, unload, status, gr.Timer(1, active=False), talk, speed, text,
+        send, stop, clear, save, system, options, kept, compare, asked,
     )  # fmt: skip
 
 
 def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
-    """Connect what happens inside the tab, and opening it."""
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    """Connect what happens inside the tab, and opening it; the talk is what the browser has kept of it."""
     studio = tab.studio
 
     @shown(tab.status)
@@ -126,72 +166,108 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
 
     @shown(tab.status)
     def look(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        return tab.show_server(studio.result(key, require_owner(studio.settings, profile)))
+        return tab.show_server(studio.model(key, require_owner(studio.settings, profile)))
 
     @shown(tab.status)
     def load(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        result = studio.result(key, require_owner(studio.settings, profile))
-        studio.servers.open(result.folder)
-        return tab.show_server(result)
+        model = studio.model(key, require_owner(studio.settings, profile))
+        studio.servers.open(model.folder)
+        return tab.show_server(model)
+
+    @shown(tab.status)
+    def install(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        model = studio.model(key, require_owner(studio.settings, profile))
+        studio.vllm.begin()
+        return tab.show_server(model)
 
     @shown(tab.status)
     def unload(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        result = studio.result(key, require_owner(studio.settings, profile))
-        if studio.servers.status().folder == result.folder:
-            studio.servers.stop()
-        return tab.show_server(result)
+        model = studio.model(key, require_owner(studio.settings, profile))
+        studio.servers.stop(model.folder)
+        return tab.show_server(model)
 
-    door.select(enter, tab.artifact, tab.outputs(), **quiet)
-    tab.artifact.input(look, tab.artifact, tab.server_outputs(), **quiet).then(
-        _cleared, None, [tab.talk, tab.speed], **quiet
+    entered = door.select(enter, tab.artifact, tab.outputs(), **QUIET)
+    # Only now: what a part of the page is given before it is seen is lost.
+    entered.then(lambda talk, kept: gr.skip() if talk else kept or [], [tab.talk, tab.kept], tab.talk, **QUIET)
+    tab.artifact.input(look, tab.artifact, tab.server_outputs(), **QUIET).then(
+        _cleared, None, [tab.talk, tab.speed], **QUIET
     )
-    tab.timer.tick(look, tab.artifact, tab.server_outputs(), **quiet)
-    tab.load.click(load, tab.artifact, tab.server_outputs(), **quiet)
-    tab.unload.click(unload, tab.artifact, tab.server_outputs(), **quiet)
-    _wire_talk(tab, look, quiet)
+    tab.timer.tick(look, tab.artifact, tab.server_outputs(), **QUIET)
+    tab.load.click(load, tab.artifact, tab.server_outputs(), **QUIET)
+    tab.install.click(install, tab.artifact, tab.server_outputs(), **QUIET)
+    tab.unload.click(unload, tab.artifact, tab.server_outputs(), **QUIET)
+    _wire_talk(tab, look)
+    wire_compare(tab.compare, tab.options, tab.system)
 
 
-def _wire_talk(tab: ChatTab, look: Callable[..., Updates], quiet: dict[str, Any]) -> None:
+def _wire_talk(tab: ChatTab, look: Callable[..., Updates]) -> None:
     studio = tab.studio
 
-    @shown(tab.speed)
-    def talk(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
-        result = studio.result(given[tab.artifact], require_owner(studio.settings, profile))
-        question, system = (given[tab.text] or "").strip(), (given[tab.system] or "").strip()
-        if not question:
-            return
-        if studio.servers.status().folder != result.folder:
-            raise JobError("The model is not loaded any more: load it again.")
+    def say(given: dict[Any, Any], before: Messages, question: str, owner: str) -> Iterator[Updates]:
+        """Ask what comes after a talk, and show the answer as it grows."""
+        model, system = studio.model(given[tab.artifact], owner), (given[tab.system] or "").strip()
         try:
             options = parse(ChatOptions, tab.options.values(given))
         except SpecError as e:
             yield tab.options.mark(e.faults)
             raise SpecError(f"Could not ask. Under More options: {_lines(e)}") from e
-        said = [*plain(given[tab.talk]), {"role": "user", "content": question}]
+        shown_ = [*before, {"role": "user", "content": question}]
         first = [{"role": "system", "content": system}] if system else []
-        yield {tab.talk: said, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
+        yield {tab.talk: shown_, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
         try:
-            with studio.servers.in_use():
-                for answer in stream(studio.servers.current(), [*first, *said], options):
+            with studio.servers.in_use(model.folder):
+                for answer in stream(studio.servers.current(model.folder), [*first, *plain(shown_)], options):
                     told = {"role": "assistant", "content": answer.text}
-                    yield {tab.talk: [*said, told], tab.speed: speed(answer)}
+                    yield {tab.talk: [*shown_, told], tab.speed: speed(answer)}
         except AppError:
             yield {tab.text: question, **_speaking(tab, False)}
             raise
         yield _speaking(tab, False)
 
+    @shown(tab.speed)
+    def ask(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
+        owner, question = require_owner(studio.settings, profile), (given[tab.text] or "").strip()
+        if question:
+            yield from say(given, given[tab.talk] or [], question, owner)
+
+    @shown(tab.speed)
+    def retry(given: dict[Any, Any], data: gr.RetryData, profile: gr.OAuthProfile | None) -> Iterator[Updates]:
+        owner, (before, question) = require_owner(studio.settings, profile), up_to(given[tab.talk], data.index)
+        yield from say(given, before, question, owner)
+
+    @shown(tab.speed)
+    def edit(given: dict[Any, Any], data: gr.EditData, profile: gr.OAuthProfile | None) -> Iterator[Updates]:
+        owner, (before, _) = require_owner(studio.settings, profile), up_to(given[tab.talk], data.index)
+        yield from say(given, before, _text(data.value).strip(), owner)
+
     spoken = [tab.send, tab.stop]
-    asked = gr.on(
-        [tab.send.click, tab.text.submit],
-        talk,
-        {tab.artifact, tab.talk, tab.text, tab.system, *tab.options.components},
-        [tab.talk, tab.text, tab.speed, *spoken, *tab.options.components],
-        **quiet,
-    )
-    asked.then(look, tab.artifact, tab.server_outputs(), **quiet)
-    tab.stop.click(lambda: _speaking(tab, False), None, spoken, cancels=[asked], **quiet)
-    cleared = tab.clear.click(lambda: _speaking(tab, False), None, spoken, cancels=[asked], **quiet)
-    cleared.then(_cleared, None, [tab.talk, tab.speed], **quiet)
+    inputs = {tab.artifact, tab.talk, tab.text, tab.system, *tab.options.components}
+    outputs = [tab.talk, tab.text, tab.speed, *spoken, *tab.options.components]
+    asked = [
+        gr.on([tab.send.click, tab.text.submit], ask, inputs, outputs, **QUIET),
+        tab.talk.retry(retry, inputs, outputs, **QUIET),
+        tab.talk.edit(edit, inputs, outputs, **QUIET),
+    ]
+    for event in asked:
+        event.then(look, tab.artifact, tab.server_outputs(), **QUIET)
+        event.then(lambda talk: plain(talk), tab.talk, tab.kept, **QUIET)
+    tab.stop.click(lambda: _speaking(tab, False), None, spoken, cancels=asked, **QUIET)
+    cleared = tab.clear.click(lambda: _speaking(tab, False), None, spoken, cancels=asked, **QUIET)
+    cleared.then(_cleared, None, [tab.talk, tab.speed], **QUIET).then(list, None, tab.kept, **QUIET)
+    tab.save.click(None, [tab.talk, tab.system], None, js=_SAVE, **QUIET)
+
+
+_SAVE = """(talk, system) => {
+  const text = (content) => typeof content === 'string' ? content : content.map((part) => part.text ?? '').join('');
+  const answers = talk.filter((turn) => !turn.metadata?.title);
+  const said = answers.map(({ role, content }) => ({ role, content: text(content) }));
+  const messages = system?.trim() ? [{ role: 'system', content: system.trim() }, ...said] : said;
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([JSON.stringify({ messages }) + '\\n'], { type: 'application/jsonl' }));
+  link.download = 'talk.jsonl';
+  link.click();
+}"""
+"""Writes the talk as a row that a training reads; nothing leaves the browser for it."""
 
 
 def _lines(error: SpecError) -> str:
@@ -203,8 +279,25 @@ def _cleared() -> tuple[Messages, str]:
 
 
 def plain(messages: Messages) -> Messages:
-    """Give a talk as the server wants it: Gradio wraps each text of the browser in a list of blocks."""
-    return [{"role": m["role"], "content": _text(m["content"])} for m in messages]
+    """Give a talk as the server wants it: without what the model said to itself.
+
+    Gradio wraps each text of the browser in a list of blocks, and makes a turn of its own of what was thought.
+    """
+    said = [m for m in messages if not (m.get("metadata") or {}).get("title")]
+    return [{"role": m["role"], "content": _text(m["content"])} for m in said]
+
+
+def up_to(messages: Messages, index: int | tuple[int, int]) -> tuple[Messages, str]:
+    """Give what was said before a question, and the question.
+
+    Args:
+        messages: The talk.
+        index: Of the question, or of something in its answer.
+    """
+    at = index if isinstance(index, int) else index[0]
+    while at > 0 and messages[at]["role"] != "user":
+        at -= 1
+    return messages[:at], _text(messages[at]["content"])
 
 
 def speed(answer: Answer) -> str:
@@ -214,6 +307,8 @@ def speed(answer: Answer) -> str:
         parts.append(f"first after {answer.seconds_to_first_token:.1f} s")
     if answer.tokens_per_second:
         parts.append(f"{answer.tokens_per_second:.1f} tokens/s")
+    if answer.context:
+        parts.append(f"{answer.context:,} tokens of context used")
     return f'<p class="quiet">{" · ".join(parts)}</p>'
 
 

@@ -12,6 +12,7 @@ from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.settings import Settings
 from ui.errors import fault
+from ui.events import QUIET
 from ui.format import lead, part
 from ui.forms import OptionForm, Updates, option_form
 from ui.rows import CALIBRATING, LEARNING, RowsForm, build_rows
@@ -126,8 +127,8 @@ def build_data_tab() -> DataTab:
     tab = DataTab(rows, calibration, untuned, tune, source, upload, note, form)
     dataset = form.fields["dataset"]
     dataset.visible = False
-    source.input(tab.choose, source, [upload, note, dataset], show_progress="hidden", api_visibility="private")
-    upload.upload(lambda: "", None, note, show_progress="hidden", api_visibility="private")
+    source.input(tab.choose, source, [upload, note, dataset], **QUIET)
+    upload.upload(lambda: "", None, note, **QUIET)
     return tab
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backend.check import CheckOptions
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import DEMO_DATASET, DatasetOptions, is_file
@@ -115,18 +116,18 @@ def of_calibration(faults: dict[str, str]) -> dict[str, str]:
     return found | ({"dataset": faults["calibration"]} if "calibration" in faults else {})
 
 
-def check(recipe: Recipe, facts: ModelFacts) -> None:
+def suits(recipe: Recipe, facts: ModelFacts) -> None:
     """Compare every stage with the base model.
 
     Raises:
         SpecError: What does not fit it, with its field.
     """
-    for i, stage in enumerate(recipe.stages):
-        if stage.stage != "evaluate":
-            try:
-                stage.check(facts)
-            except SpecError as e:
-                raise SpecError(str(e), {f"stages[{i}].{name}": text for name, text in e.faults.items()}) from e
+    for stage in recipe.making:
+        try:
+            stage.check(facts)
+        except SpecError as e:
+            i = recipe.stages.index(stage)
+            raise SpecError(str(e), {f"stages[{i}].{name}": text for name, text in e.faults.items()}) from e
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class Parts:
     merge: MergeOptions | None
     quantize: tuple[Any, ...]
     evaluate: EvaluateOptions | None
+    check: bool
 
 
 def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
@@ -150,7 +152,8 @@ def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
     tuning, merge = recipe.tuning, recipe.merging
     quantize = tuple(stage for stage in recipe.stages if stage.stage == "quantize")
     evaluate = next((stage for stage in recipe.stages if isinstance(stage, EvaluateOptions)), None)
-    in_order = [stage for stage in (tuning, merge, *quantize, evaluate) if stage]
+    check = next((stage for stage in recipe.stages if stage == CheckOptions()), None)
+    in_order = [stage for stage in (tuning, merge, *quantize, evaluate, check) if stage]
     if in_order != list(recipe.stages) or recipe.publish or not all(map(can_show, in_order)):
         return None
     if evaluate and evaluate.text:
@@ -166,7 +169,7 @@ def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
     elsewhere = calibration and (is_file(calibration.dataset) or calibration.dataset == DEMO_DATASET)
     if elsewhere and not uploads.calibration:
         return None
-    return Parts(tuning, calibration, merge, quantize, evaluate)
+    return Parts(tuning, calibration, merge, quantize, evaluate, check is not None)
 
 
 def read_yaml(text: str, paths: bool) -> Recipe:

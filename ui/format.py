@@ -12,6 +12,11 @@ def escape(text: object) -> str:
     return html.escape(str(text)).replace("\n", "<br>")
 
 
+def escape_code(text: str) -> str:
+    """Give a text as HTML shows it literally where white space is kept."""
+    return html.escape(text)
+
+
 def lead(title: str, text: str) -> str:
     """Write the head of a tab."""
     return f'<header class="lead"><h1>{escape(title)}</h1><p>{escape(text)}</p></header>'

@@ -156,9 +156,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _placeholder(kind: Any) -> str:
-    if not _is_list(kind):
-        return ""
-    return f"{'numbers' if float in get_args(kind) else 'names'}, separated by commas"
+    return "separated by commas" if _is_list(kind) else ""
 
 
 def _read(field: FieldInfo, value: Any) -> Any:

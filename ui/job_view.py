@@ -6,6 +6,8 @@ from typing import Any
 
 from backend.jobs.specs import Evaluation, Publication, Streaming
 from backend.jobs.store import Job, JobState
+from backend.models.artifacts import Check
+from backend.wording import checked
 from ui.format import ago, count, duration, escape, percent, size
 from ui.studio import Result, model_name, stage_title, way
 
@@ -29,8 +31,7 @@ def title(job: Job) -> tuple[str, str]:
     if isinstance(spec, Evaluation):
         return "Measure", spec.folder.name
     spec = spec.recipe if isinstance(spec, Streaming) else spec
-    made = [stage for stage in spec.stages if stage.stage != "evaluate"]
-    what = stage_title(made[0]) if len(made) == 1 else way(made)
+    what = stage_title(spec.making[0]) if len(spec.making) == 1 else way(spec.making)
     return what[:1].upper() + what[1:], model_name(spec.base_model)
 
 
@@ -65,10 +66,17 @@ def sizes(results: Sequence[Result], before: int | None) -> str:
         share = f"{percent(made / before)} of it" if before else ""
         rows += f"<tr><th scope='row'>{escape(result.title)}</th><td>{size(made)}</td><td>{share}</td></tr>"
     warnings = "".join(f'<p class="warn">{escape(text)}</p>' for r in results for text in r.artifact.warnings)
+    warnings += "".join(_check(r, r.artifact.check) for r in results if r.artifact.check)
     return (
         '<section class="panel"><header><h2>Size</h2></header><div class="wide"><table><tbody>'
         f"{rows}</tbody></table></div>{warnings}</section>"
     )
+
+
+def _check(result: Result, check: Check) -> str:
+    """Say what came of trying a result in its engine."""
+    text = f"{result.title}: {checked(check)}"
+    return f'<p class="{"quiet" if check.passed else "warn"}">{escape(text)}</p>'
 
 
 def adapter_alone(shared: bool) -> str:
@@ -77,7 +85,7 @@ def adapter_alone(shared: bool) -> str:
         "The button above fills your recipe with that.")  # fmt: skip
     return (
         '<section class="panel"><header><h2>The adapter</h2></header><p class="quiet">It works beside its base model,'
-        f" with PEFT. To chat with it here, or to quantize it, it is merged into the model first. {way}</p></section>"
+        f" here and with PEFT. To quantize what was tuned, it is merged into the model first. {way}</p></section>"
     )
 
 

@@ -7,9 +7,11 @@ import gradio as gr
 
 from backend.jobs.store import UNFINISHED, Job, JobState
 from ui.errors import shown
+from ui.events import QUIET
 from ui.format import lead
 from ui.forms import Updates
 from ui.job_view import adapter_alone, published, row, sizes, view
+from ui.question import Question, build_question
 from ui.report import report
 from ui.studio import Studio
 from ui.training_view import answers, training
@@ -41,6 +43,7 @@ class JobsTab:
     chat: gr.Button
     merge: gr.Button
     publish: gr.Button
+    question: Question
     result: gr.HTML
     folded: gr.Accordion
     log: gr.Textbox
@@ -53,14 +56,22 @@ class JobsTab:
     def outputs(self) -> list[Any]:
         """What show() changes."""
         told = [self.view, self.training, self.answers, self.result, self.folded, self.log]
-        return [self.job, self.jobs, *told, *self.buttons]
+        return [self.job, self.jobs, *told, *self.buttons, *self.question.outputs()]
 
     def show(self, owner: str | None, job_id: str | None) -> Updates:
         """Show an owner's jobs and one of them: the one asked for, or the newest."""
         jobs = self.studio.supervisor.list(owner) if owner else []
         job = next((j for j in jobs if j.id == job_id), jobs[0] if jobs else None)
         if owner is None or job is None:
-            hidden = (self.jobs, *self.buttons, self.training, self.answers, self.result, self.folded)
+            hidden = (
+                self.jobs,
+                *self.buttons,
+                self.training,
+                self.answers,
+                self.result,
+                self.folded,
+                self.question.room,
+            )
             return {self.job: None, self.view: _EMPTY} | {part: gr.update(visible=False) for part in hidden}
         choices = [(row(j), j.id) for j in jobs]
         return {
@@ -92,16 +103,16 @@ class JobsTab:
     def _outcome(self, job: Job, owner: str) -> Updates:
         """Show what a job has made so far; each stage's result can be used before the whole job is done."""
         results = self.studio.results_of(job, owner) if job.state not in UNFINISHED else []
-        answering = any(result.answers for result in results)
+        alone = bool(results) and all(result.artifact.kind == "adapter" for result in results)
         text = variants(results) + "".join(report(r, r.artifact.metrics) for r in results if r.artifact.metrics)
         text += sizes(results, self.studio.original_bytes(job)) if results else ""
         places = self.studio.supervisor.published(job.id, owner) if job.state == JobState.COMPLETED else []
         text += published(places) if places else ""
-        text += adapter_alone(self.studio.shared) if results and not answering else ""
+        text += adapter_alone(self.studio.shared) if alone else ""
         return {
             self.result: gr.update(value=text, visible=bool(text)),
-            self.chat: gr.update(visible=answering),
-            self.merge: gr.update(visible=bool(results) and not answering and not self.studio.shared),
+            self.chat: gr.update(visible=any(result.answers for result in results)),
+            self.merge: gr.update(visible=alone and not self.studio.shared),
             self.publish: gr.update(visible=bool(results)),
         }
 
@@ -118,12 +129,13 @@ def build_jobs_tab(studio: Studio) -> JobsTab:
             view_ = gr.HTML(_EMPTY, elem_id="job-view")
             with gr.Row(elem_classes=["actions"]):
                 chat = gr.Button("Chat with it", variant="primary", visible=False, scale=0, elem_id="job-chat")
-                merge = gr.Button("Merge it", variant="primary", visible=False, scale=0, elem_id="job-merge")
+                merge = gr.Button("Merge it", visible=False, scale=0, elem_id="job-merge")
                 publish = gr.Button("Publish it", visible=False, scale=0, elem_id="job-publish")
                 retry = gr.Button("Try again", visible=False, scale=0, elem_id="job-retry")
                 keep = gr.Button("Stop and keep", visible=False, scale=0, elem_id="job-keep")
                 cancel = gr.Button("Cancel", visible=False, scale=0, elem_id="job-cancel")
                 delete = gr.Button("Delete", visible=False, scale=0, elem_id="job-delete")
+            question = build_question(studio, "job")
             result = gr.HTML("", visible=False, elem_id="job-report")
             training_ = gr.HTML("", visible=False, elem_id="job-training")
             answers_ = gr.HTML("", visible=False, elem_id="job-answers")
@@ -134,7 +146,7 @@ def build_jobs_tab(studio: Studio) -> JobsTab:
                 )  # fmt: skip
     return JobsTab(
         studio, gr.State(None), jobs, view_, training_, answers_, keep, cancel, delete, retry, chat, merge, publish,
-        result, folded, log,
+        question, result, folded, log,
     )  # fmt: skip
 
 
@@ -144,7 +156,7 @@ def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
 
     @shown()
     def pick(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
-        return tab.show(visitor(studio.settings, profile), job_id)
+        return tab.show(visitor(studio.settings, profile), job_id) | tab.question.hidden()
 
     @shown()
     def keep(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
@@ -165,15 +177,25 @@ def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
             studio.delete(job_id, owner)
         return tab.show(owner, job_id)
 
+    def again(job_id: str, owner: str, token: str | None, agreed: bool) -> Updates:
+        if asked := tab.question.put(studio.supervisor.get(job_id, owner).read_spec(), owner, agreed):
+            return asked
+        studio.supervisor.retry(job_id, owner, token)
+        return tab.show(owner, job_id) | tab.question.hidden() | {timer: gr.Timer(active=True)}
+
     @shown()
     def retry(job_id: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
-        studio.supervisor.retry(job_id, owner, hub_token(studio.settings, oauth, typed))
-        return tab.show(owner, job_id) | {timer: gr.Timer(active=True)}
+        token = hub_token(studio.settings, oauth, typed)
+        return again(job_id, require_owner(studio.settings, profile), token, agreed=False)
 
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    tab.jobs.input(pick, tab.jobs, tab.outputs(), **quiet)
-    tab.keep.click(keep, tab.job, tab.outputs(), **quiet)
-    tab.cancel.click(cancel, tab.job, tab.outputs(), **quiet)
-    tab.delete.click(delete, tab.jobs, tab.outputs(), js=_SURE, **quiet)
-    tab.retry.click(retry, [tab.job, token], [*tab.outputs(), timer], **quiet)
+    @shown()
+    def unload(job_id: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        token = hub_token(studio.settings, oauth, typed)
+        return again(job_id, require_owner(studio.settings, profile), token, agreed=True)
+
+    tab.jobs.input(pick, tab.jobs, tab.outputs(), **QUIET)
+    tab.keep.click(keep, tab.job, tab.outputs(), **QUIET)
+    tab.cancel.click(cancel, tab.job, tab.outputs(), **QUIET)
+    tab.delete.click(delete, tab.jobs, tab.outputs(), js=_SURE, **QUIET)
+    tab.retry.click(retry, [tab.job, token], [*tab.outputs(), timer], **QUIET)
+    tab.question.unload.click(unload, [tab.job, token], [*tab.outputs(), timer], **QUIET)

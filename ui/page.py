@@ -18,6 +18,7 @@ from backend.models.facts import ModelFacts
 from ui.chat_tab import build_chat_tab, wire_chat_tab
 from ui.data_tab import build_data_tab
 from ui.errors import shown
+from ui.events import BUSY, QUIET
 from ui.forms import Updates
 from ui.jobs_tab import build_jobs_tab, wire_jobs_tab
 from ui.model_tab import build_model_tab, standing
@@ -28,9 +29,6 @@ from ui.sidebar import build_sidebar
 from ui.studio import Studio
 from ui.users import can_sign_in, hub_token, require_owner, visitor
 from ui.workbench import Workbench
-
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-_BUSY: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 
 # Gradio builds the page anew when the app has been away. Which tab was open is known to this browser tab alone.
 _KEEP_TAB = """() => {
@@ -78,7 +76,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         _wire_recipe(bench)
         _wire_rows(bench, bench.looking, lambda given: bool(given[bench.recipe.tuning.wanted]))
         _wire_rows(bench, bench.hearing, bench.recipe.calibrates)
-        page.load(None, None, None, js=_REFUSE_LARGE % studio.settings.max_upload_bytes, **_QUIET)
+        page.load(None, None, None, js=_REFUSE_LARGE % studio.settings.max_upload_bytes, **QUIET)
         _wire_start(bench)
         _wire_results(bench)
         _wire_load(page, bench)
@@ -93,7 +91,7 @@ def build_parts(studio: Studio) -> Workbench:
         if can_sign_in():
             gr.LoginButton("Sign in with Hugging Face", size="sm", scale=0, elem_id="sign-in")
     with gr.Row(elem_id="frame"):
-        sidebar = build_sidebar()
+        sidebar = build_sidebar(studio)
         with gr.Column(elem_id="room", scale=1, min_width=0), gr.Tabs(selected="model", elem_id="tabs") as tabs:
             with gr.Tab("Model", id="model"):
                 model = build_model_tab(studio)
@@ -140,12 +138,12 @@ def _wire_model(bench: Workbench) -> None:
     def again(facts: ModelFacts | None, revision: str, typed: str, oauth: gr.OAuthToken | None) -> Updates:
         return model.choose(facts.model if facts else first_model(), revision, hub_token(studio.settings, oauth, typed))
 
-    busy = {**_BUSY, "show_progress_on": model.card}
+    busy = {**BUSY, "show_progress_on": model.card}
     token = bench.publish.token
     found = [model.facts, model.revision, token]
     begun = [model.find.click, model.query.submit, model.hits.input, model.demo.click]
     # Before the events that ask: Gradio runs what hangs on one trigger in turn.
-    gr.on(begun, None, None, model.note, js="() => ''", **_QUIET)
+    gr.on(begun, None, None, model.note, js="() => ''", **QUIET)
     asked = [
         gr.on([model.find.click, model.query.submit], look, [model.query, token], model.outputs(), **busy),
         model.hits.input(pick, [model.hits, token], model.outputs(), **busy),
@@ -154,16 +152,13 @@ def _wire_model(bench: Workbench) -> None:
         gr.on([model.revision.submit, model.revision.blur], again, found, model.outputs(), **busy),
     ]
     for event in asked:
-        told = event.then(standing, [model.note, model.facts], model.note, **_QUIET)
-        told.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
+        told = event.then(standing, [model.note, model.facts], model.note, **QUIET)
+        told.then(bench.refresh, bench.inputs(), bench.outputs(), **QUIET)
 
 
 def _wire_recipe(bench: Workbench) -> None:
     """The forms write the recipe, and a pasted recipe fills the forms."""
     recipe = bench.recipe
-
-    def refresh(given: dict[Any, Any]) -> Updates:
-        return bench.refresh({**given, recipe.pasted: None}) | {recipe.pasted: None}
 
     def take(name: PresetName, facts: ModelFacts | None) -> Updates:
         return recipe.tuning.take(name, facts)
@@ -179,27 +174,29 @@ def _wire_recipe(bench: Workbench) -> None:
         return bench.apply(given, hub_token(bench.studio.settings, oauth, given[bench.publish.token]))
 
     cleared = [bench.data.upload.clear, bench.data.rows.file.clear]
+    asked = {rows.source for rows in (bench.data.rows, bench.data.calibration)}
+    asked |= {rows.file for rows in (bench.data.rows, bench.data.calibration)}  # see _wire_rows()
     gr.on(
-        [*map(_set, bench.form), *cleared],
-        refresh,
+        [*(_set(field) for field in bench.form if field not in asked), *cleared],
+        bench.changed,
         bench.inputs(),
         bench.outputs(),
         trigger_mode="always_last",
-        **_QUIET,
+        **QUIET,
     )
     chosen = [
-        recipe.method.input(suit, bench.inputs(), [*recipe.groups.values(), *recipe.fields], **_QUIET),
-        recipe.tuning.preset.input(take, [recipe.tuning.preset, bench.model.facts], recipe.tuning.outputs(), **_QUIET),
-        bench.data.tune.click(begin, [recipe.merge.fields["adapters"], recipe.method], recipe.switched(), **_QUIET),
+        recipe.method.input(suit, bench.inputs(), [*recipe.groups.values(), *recipe.fields], **QUIET),
+        recipe.tuning.preset.input(take, [recipe.tuning.preset, bench.model.facts], recipe.tuning.outputs(), **QUIET),
+        bench.data.tune.click(begin, [recipe.merge.fields["adapters"], recipe.method], recipe.switched(), **QUIET),
     ]
     for event in chosen:
-        event.then(refresh, bench.inputs(), bench.outputs(), **_QUIET)
-    bench.looking.survey.change(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
-    recipe.tuning.door.click(lambda: gr.Tabs(selected="data"), None, bench.tabs, **_QUIET)
-    kept = recipe.another.click(recipe.keep, bench.inputs(), recipe.variants, **_QUIET)
-    kept.then(refresh, bench.inputs(), bench.outputs(), **_QUIET)
-    applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), show_progress_on=bench.sidebar.summary, **_BUSY)
-    applied.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
+        event.then(bench.changed, bench.inputs(), bench.outputs(), **QUIET)
+    bench.looking.survey.change(bench.refresh, bench.inputs(), bench.outputs(), **QUIET)
+    recipe.tuning.door.click(lambda: gr.Tabs(selected="data"), None, bench.tabs, **QUIET)
+    kept = recipe.another.click(recipe.keep, bench.inputs(), recipe.variants, **QUIET)
+    kept.then(bench.changed, bench.inputs(), bench.outputs(), **QUIET)
+    applied = recipe.apply.click(apply, bench.inputs(), bench.filled(), show_progress_on=bench.sidebar.summary, **BUSY)
+    applied.then(bench.refresh, bench.inputs(), bench.outputs(), **QUIET)
 
 
 def _set(field: Any) -> Any:
@@ -241,17 +238,17 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[dict[Any, A
         return looking.tick(job_id, visitor(studio.settings, profile), stood)
 
     inputs = {bench.model.facts, bench.publish.token, *looking.inputs(), *bench.recipe.components}
-    every: dict[str, Any] = {"trigger_mode": "always_last", **_QUIET}
+    every: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
     fields = [event for field in rows.form.components for event in _left(field)]
     others = [event for field in looking.others for event in _left(field)]
     gr.on([rows.look.click, rows.file.clear, *fields], look, inputs, looking.outputs(), **every)
     bench.data_door.select(enter, inputs, looking.outputs(), **every)
     for event in (rows.source.input, rows.file.upload):
-        chosen = event(rows.begin, rows.source, rows.outputs(), **_QUIET)
-        chosen.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
-        chosen.then(look, inputs, looking.outputs(), **_QUIET)
+        chosen = event(rows.begin, rows.source, rows.outputs(), **QUIET)
+        chosen.then(bench.changed, bench.inputs(), bench.outputs(), **QUIET)
+        chosen.then(look, inputs, looking.outputs(), **QUIET)
     gr.on([bench.model.card.change, *others], again, inputs, looking.outputs(), **every)
-    looking.timer.tick(tick, [looking.job, looking.stood], looking.outputs(), **_QUIET)
+    looking.timer.tick(tick, [looking.job, looking.stood], looking.outputs(), **QUIET)
 
 
 def _left(field: Any) -> list[Any]:
@@ -262,24 +259,28 @@ def _left(field: Any) -> list[Any]:
 
 
 def _wire_start(bench: Workbench) -> None:
-    studio, jobs = bench.studio, bench.jobs
+    studio, jobs, sidebar = bench.studio, bench.jobs, bench.sidebar
 
-    @shown(bench.sidebar.note)
-    def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
+    def begin(given: dict[Any, Any], owner: str, oauth: gr.OAuthToken | None, agreed: bool) -> Updates:
         token = hub_token(studio.settings, oauth, given[bench.publish.token])
         recipe = prepare(bench.stored_recipe(given), studio.settings.data, token)
+        if asked := sidebar.question.put(recipe, owner, agreed):
+            return {sidebar.note: "", **asked}
         job_id = studio.supervisor.submit(recipe, owner, token)
-        shown_ = jobs.show(owner, job_id)
-        return {
-            bench.sidebar.note: "",
-            bench.tabs: gr.Tabs(selected="jobs"),
-            bench.timer: gr.Timer(active=True),
-            **shown_,
-        }
+        shown_ = {sidebar.note: "", **sidebar.question.hidden(), **jobs.show(owner, job_id)}
+        return {bench.tabs: gr.Tabs(selected="jobs"), bench.timer: gr.Timer(active=True), **shown_}
 
-    outputs = [bench.sidebar.note, bench.tabs, bench.timer, *jobs.outputs()]
-    bench.sidebar.start.click(start, bench.inputs(), outputs, show_progress_on=bench.sidebar.summary, **_BUSY)
+    @shown(sidebar.note)
+    def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        return begin(given, require_owner(studio.settings, profile), oauth, agreed=False)
+
+    @shown(sidebar.note, sidebar.question.room)
+    def unload(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        return begin(given, require_owner(studio.settings, profile), oauth, agreed=True)
+
+    outputs = [sidebar.note, *sidebar.question.outputs(), bench.tabs, bench.timer, *jobs.outputs()]
+    for button, handler in ((sidebar.start, start), (sidebar.question.unload, unload)):
+        button.click(handler, bench.inputs(), outputs, show_progress_on=sidebar.summary, **BUSY)
 
 
 def _wire_results(bench: Workbench) -> None:
@@ -312,13 +313,13 @@ def _wire_results(bench: Workbench) -> None:
     def tick(job_id: str, key: str | None, seen: dict[int, str], profile: gr.OAuthProfile | None) -> Updates:
         return bench.tick(visitor(studio.settings, profile), job_id, key, seen)
 
-    jobs.chat.click(to_chat, jobs.job, [*chat.outputs(), bench.tabs], **_QUIET)
+    jobs.chat.click(to_chat, jobs.job, [*chat.outputs(), bench.tabs], **QUIET)
     asked, taken = [jobs.job, bench.recipe.method, publish.token], [*bench.filled(), bench.tabs]
-    merged = jobs.merge.click(to_merge, asked, taken, **_QUIET)
-    merged.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
-    jobs.publish.click(to_publish, [jobs.job, publish.repo], [*publish.outputs(), bench.tabs], **_QUIET)
-    ticked = [*jobs.outputs(), publish.result, bench.timer, bench.seen]
-    bench.timer.tick(tick, [jobs.job, publish.artifact, bench.seen], ticked, **_QUIET)
+    merged = jobs.merge.click(to_merge, asked, taken, **QUIET)
+    merged.then(bench.refresh, bench.inputs(), bench.outputs(), **QUIET)
+    jobs.publish.click(to_publish, [jobs.job, publish.repo], [*publish.outputs(), bench.tabs], **QUIET)
+    ticked = [*jobs.outputs(), publish.insist, publish.result, bench.timer, bench.seen]
+    bench.timer.tick(tick, [jobs.job, publish.artifact, bench.seen], ticked, **QUIET)
 
 
 def _wire_load(page: gr.Blocks, bench: Workbench) -> None:
@@ -338,7 +339,7 @@ def _wire_load(page: gr.Blocks, bench: Workbench) -> None:
         except AppError:  # the model has gone or the recipe is of another version: begin anew
             return model.choose_demo()
 
-    page.load(None, None, None, js=_KEEP_TAB, **_QUIET)
-    page.load(load_jobs, jobs.job, [*jobs.outputs(), bench.timer], **_QUIET)
-    loaded = page.load(load_recipe, bench.remembered, bench.filled(), **_QUIET)
-    loaded.then(bench.refresh, bench.inputs(), bench.outputs(), **_QUIET)
+    page.load(None, None, None, js=_KEEP_TAB, **QUIET)
+    page.load(load_jobs, jobs.job, [*jobs.outputs(), bench.timer], **QUIET)
+    loaded = page.load(load_recipe, bench.remembered, bench.filled(), **QUIET)
+    loaded.then(bench.refresh, bench.inputs(), bench.outputs(), **QUIET)

@@ -10,15 +10,18 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import LoginError, SpecError
+from backend.jobs.specs import publication
 from backend.jobs.store import Job, JobState
 from backend.options import parse
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
 from backend.publish.outgoing import README, outgoing
 from ui.errors import shown
+from ui.events import QUIET
 from ui.format import escape, lead, size
 from ui.forms import Updates
 from ui.job_view import published, view
+from ui.question import Question, build_question
 from ui.studio import Result, Studio, model_name
 from ui.users import alone, hub_token, require_owner, visitor
 from ui.variants import variant_name
@@ -45,7 +48,9 @@ class PublishTab:
     repo: gr.Textbox
     private: gr.Checkbox
     token: gr.Textbox
+    insist: gr.Checkbox
     start: gr.Button
+    question: Question
     note: gr.HTML
     result: gr.HTML
     files: gr.HTML
@@ -57,7 +62,7 @@ class PublishTab:
 
     def shown(self) -> list[Any]:
         """What preview() and progress() change."""
-        return [self.note, self.variants, self.files, self.card, self.result]
+        return [self.note, self.variants, self.insist, self.files, self.card, self.result]
 
     def enter(self, owner: str | None, chosen: str | None, repo: str) -> Updates:
         """Offer an owner's results, keep the chosen one where it still exists, and show it."""
@@ -90,10 +95,11 @@ class PublishTab:
         if given[self.where] == HUB or self.studio.settings.on_space:
             if not (given[self.repo] or "").strip():
                 raise SpecError("Name the repo first: your user name, a slash, and a name for the model.")
-            return parse(PublishOptions, {"repo_id": given[self.repo], "private": given[self.private]})
+            place = {"repo_id": given[self.repo], "private": given[self.private]}
+            return parse(PublishOptions, place | {"insist": given[self.insist]})
         if not (given[self.folder] or "").strip():
             raise SpecError("Name the folder first.")
-        return parse(PublishOptions, {"to_folder": self.place(given[self.folder])})
+        return parse(PublishOptions, {"to_folder": self.place(given[self.folder]), "insist": given[self.insist]})
 
     @property
     def shelf(self) -> Path:
@@ -119,7 +125,7 @@ class PublishTab:
             else:
                 assert first.to_folder
                 place = {"to_folder": _free(first.to_folder.with_name(_name(variant)))}
-            found.append((variant, parse(PublishOptions, place)))
+            found.append((variant, parse(PublishOptions, place | {"insist": first.insist})))
         return found
 
     def preview(self, result: Result, repo: str, owner: str) -> Updates:
@@ -141,8 +147,10 @@ class PublishTab:
         for job in self.studio.supervisor.list(owner):
             if job.kind == "publication":
                 newest.setdefault(job.spec["folder"], job)
-        folders = [str(r.folder) for r in (result, *self.studio.results_of(result.job, owner))]
-        return {self.result: "".join(self._state(newest[f], owner) for f in dict.fromkeys(folders) if f in newest)}
+        made = [result, *self.studio.results_of(result.job, owner)]
+        failed = any(r.artifact.check and not r.artifact.check.passed for r in made)
+        told = "".join(self._state(newest[f], owner) for f in dict.fromkeys(str(r.folder) for r in made) if f in newest)
+        return {self.insist: gr.update(visible=failed, **{} if failed else {"value": False}), self.result: told}
 
     def _state(self, job: Job, owner: str) -> str:
         if job.state != JobState.COMPLETED:
@@ -171,7 +179,12 @@ def build_publish_tab(studio: Studio) -> PublishTab:
         )  # fmt: skip
         with gr.Column(elem_classes=["fields"]):
             folder, repo, private, token = _destination(hub_only)
+        insist = gr.Checkbox(
+            label="Publish it although the check failed", info="The card then says so.", visible=False,
+            elem_id="publish-insist",
+        )  # fmt: skip
         start = gr.Button("Publish", variant="primary", scale=0, elem_id="publish-start")
+        question = build_question(studio, "publish")
         note = gr.HTML("", elem_id="publish-note")
         result = gr.HTML("", elem_id="publish-result")
         files_ = gr.HTML("", elem_id="publish-files")
@@ -179,8 +192,9 @@ def build_publish_tab(studio: Studio) -> PublishTab:
             gr.HTML("<header><h2>Model card</h2><p>What readers of the repo will see.</p></header>")
             card = gr.Markdown("", elem_id="publish-card", sanitize_html=True)
     return PublishTab(
-        studio, empty, room, artifact, variants, where, folder, repo, private, token, start, note, result, files_, card
-    )
+        studio, empty, room, artifact, variants, where, folder, repo, private, token, insist, start, question, note,
+        result, files_, card,
+    )  # fmt: skip
 
 
 def _destination(hub_only: bool) -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox, gr.Textbox]:
@@ -207,7 +221,6 @@ def _destination(hub_only: bool) -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox, g
 def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     """Connect what happens inside the tab, and opening it."""
     studio = tab.studio
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     @shown(tab.note)
     def enter(key: str | None, repo: str, profile: gr.OAuthProfile | None) -> Updates:
@@ -219,9 +232,7 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
         result = studio.result(key, owner)
         return {tab.note: "", **tab.preview(result, repo, owner), **tab.progress(result, owner)}
 
-    @shown(tab.note)
-    def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
+    def begin(given: dict[Any, Any], owner: str, oauth: gr.OAuthToken | None, agreed: bool) -> Updates:
         going = tab.destinations(given, owner)
         result, options = going[0]
         token = hub_token(studio.settings, oauth, given[tab.token])
@@ -230,20 +241,34 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
         for _, place in going:
             check_destination(place, token)
         for each, place in going:
+            if asked := tab.question.put(publication(each.folder, place), owner, agreed):
+                return {tab.note: "", **asked}
+        for each, place in going:
             studio.supervisor.publish(each.folder, place, owner, token)
         folder = gr.skip() if options.repo_id else str(_free(tab.shelf / _name(result), options.to_folder))
-        return {tab.note: "", timer: gr.Timer(active=True), tab.folder: folder, **tab.progress(result, owner)}
+        told = tab.question.hidden() | tab.progress(result, owner)
+        return {tab.note: "", timer: gr.Timer(active=True), tab.folder: folder, **told}
 
-    form = {tab.artifact, tab.variants, tab.where, tab.folder, tab.repo, tab.private, tab.token}
-    door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **quiet)
+    @shown(tab.note)
+    def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        return begin(given, require_owner(studio.settings, profile), oauth, agreed=False)
+
+    @shown(tab.note, tab.question.room)
+    def unload(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        return begin(given, require_owner(studio.settings, profile), oauth, agreed=True)
+
+    form = {tab.artifact, tab.variants, tab.where, tab.folder, tab.repo, tab.private, tab.token, tab.insist}
+    door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **QUIET)
     asked = [tab.artifact.input, tab.repo.blur, tab.repo.submit]
-    gr.on(asked, preview, [tab.artifact, tab.repo], [tab.folder, *tab.shown()], **quiet)
-    tab.where.input(tab.choose, tab.where, [tab.folder, tab.repo, tab.private, tab.token], **quiet)
+    gr.on(asked, preview, [tab.artifact, tab.repo], [tab.folder, *tab.shown()], **QUIET)
+    tab.where.input(tab.choose, tab.where, [tab.folder, tab.repo, tab.private, tab.token], **QUIET)
     shown_whole = [tab.folder.blur, tab.folder.submit]
-    gr.on(shown_whole, lambda typed: str(tab.place(typed)) if typed.strip() else "", tab.folder, tab.folder, **quiet)
+    gr.on(shown_whole, lambda typed: str(tab.place(typed)) if typed.strip() else "", tab.folder, tab.folder, **QUIET)
     # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
-    tab.start.click(None, None, [tab.note, tab.result], js="() => ['', '']", **quiet)
-    tab.start.click(start, form, [tab.note, timer, tab.result, tab.folder], **quiet)
+    tab.start.click(None, None, [tab.note, tab.result], js="() => ['', '']", **QUIET)
+    begun = [tab.note, timer, tab.insist, tab.result, tab.folder, *tab.question.outputs()]
+    tab.start.click(start, form, begun, **QUIET)
+    tab.question.unload.click(unload, form, begun, **QUIET)
 
 
 def files(sizes: dict[str, int]) -> str:

@@ -13,6 +13,7 @@ from backend.options import Frozen, parse
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
 from ui.draft import Parts
+from ui.events import QUIET
 from ui.format import lead, part
 from ui.forms import OptionForm, Updates, both, label, option_form
 from ui.tuning import Tuning, build_tuning
@@ -60,6 +61,7 @@ class RecipeTab:
     variants: gr.CheckboxGroup
     another: gr.Button
     evaluate: gr.Checkbox
+    check: gr.Checkbox
     text: gr.Textbox
     apply: gr.Button
     note: gr.HTML
@@ -73,7 +75,7 @@ class RecipeTab:
     @property
     def components(self) -> list[gr.components.Component]:
         """Everything that the forms hold."""
-        return [self.tuning.wanted, self.merging, self.method, self.variants, self.evaluate, *self.fields]
+        return [self.tuning.wanted, self.merging, self.method, self.variants, self.evaluate, self.check, *self.fields]
 
     def outputs(self) -> list[Any]:
         """What fill() changes."""
@@ -124,7 +126,7 @@ class RecipeTab:
         """Show a recipe in the forms."""
         *kept, last = known.quantize or (None,)
         method = last.method if last else UNQUANTIZED
-        filled: Updates = {self.evaluate: gr.update(value=known.evaluate is not None)}
+        filled: Updates = {self.evaluate: gr.update(value=known.evaluate is not None), self.check: known.check}
         filled |= self.tuning.form.fill(known.finetune) if known.finetune else {}
         filled |= self.merge.fill(known.merge) if known.merge else {}
         filled |= self.forms[method].fill(last) if last else {}
@@ -201,11 +203,16 @@ def build_recipe_tab() -> RecipeTab:
         " under Data.",
         elem_id="evaluate",
     )
-    tab = RecipeTab(tuning, merging, adapters, merge, quantizing, *methods, evaluate, *_file(), gr.State(None))
+    check = gr.Checkbox(
+        label="Try it in the engine that will serve it",
+        info="It answers a few prompts there, which are compared with what its weights say. What is published is tried"
+        " before in any case.",
+        elem_id="check",
+    )
+    tab = RecipeTab(tuning, merging, adapters, merge, quantizing, *methods, evaluate, check, *_file(), gr.State(None))
     method = tab.method
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    tuning.wanted.input(tab.begin, [tuning.wanted, merge.fields["adapters"], method], tab.switched(), **quiet)
-    merging.input(tab.switch, [tuning.wanted, merging, method], tab.switched(), **quiet)
+    tuning.wanted.input(tab.begin, [tuning.wanted, merge.fields["adapters"], method], tab.switched(), **QUIET)
+    merging.input(tab.switch, [tuning.wanted, merging, method], tab.switched(), **QUIET)
     return tab
 
 

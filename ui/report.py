@@ -14,7 +14,7 @@ _GRADES = (
 _WORST = ("poor", "Far from the {}: try a method with more bits")
 _CHANGED = ("changed", "What the adapters have changed")  # more is no loss: it is what they were trained for
 
-_ALWAYS = ("right before and wrong now, or the other way", "written one by one by transformers, on this machine")
+_ALWAYS = ("right before and wrong now, or the other way", "written one by one, on this machine")
 _LOSS = ("lower is better", "nats a token, lower is better", "the worst tokens, lower is better", "higher is better")
 _CHANGE = ("lower is better", "nats a token", "the tokens that changed most", "")
 
@@ -26,13 +26,14 @@ def report(result: Result, metrics: Metrics) -> str:
     reference = "Base model" if changed else "Merged model" if artifact.merged else "Original"
     kind, verdict = _CHANGED if changed else _grade(metrics)
     told = f"{verdict.format(reference.lower())}: {_sentence(metrics)}"
+    speeds = (metrics.reference_tokens_per_second, metrics.tokens_per_second)
     figures = [
         ("Perplexity", f"{metrics.reference_perplexity:.2f}", f"{metrics.perplexity:.2f}"),
         ("KL divergence, mean", "0", f"{metrics.kl_mean:.4f}"),
         ("KL divergence, 99th percentile", "0", f"{metrics.kl_p99:.3f}"),
         ("Same most likely token", percent(1), percent(metrics.top1_agreement)),
         ("Flips of the next token", percent(0), "" if metrics.flips is None else percent(metrics.flips)),
-        ("Tokens a second", *map(_speed, (metrics.reference_tokens_per_second, metrics.tokens_per_second))),
+        (f"Tokens a second in {escape(metrics.engine)}", *map(_speed, speeds)),
     ]
     body = "".join(
         f'<tr><th scope="row">{name}<small>{hint}</small></th><td>{before}</td><td>{after}</td></tr>'

@@ -6,7 +6,7 @@ from pathlib import Path
 import gradio as gr
 
 from backend.errors import HardwareError, SpecError
-from backend.evaluate import EvaluateOptions
+from backend.evaluate import PROMPTS, EvaluateOptions
 from backend.finetune.dataset import DEMO_DATASET
 from backend.finetune.survey import Survey
 from backend.jobs.estimates import Estimate, check_room, estimate
@@ -16,7 +16,8 @@ from backend.recipes import Recipe, Stage
 from ui.errors import fault
 from ui.format import duration, escape, plural, size
 from ui.forms import label
-from ui.studio import stage_title, way
+from ui.question import Question, build_question
+from ui.studio import Studio, stage_title, way
 from ui.variants import grid
 
 
@@ -27,15 +28,17 @@ class Sidebar:
     summary: gr.HTML
     note: gr.HTML
     start: gr.Button
+    question: Question
 
 
-def build_sidebar() -> Sidebar:
+def build_sidebar(studio: Studio) -> Sidebar:
     """Build it inside the open Blocks."""
     with gr.Column(elem_id="sidebar", scale=0, min_width=0):
         summary = gr.HTML(empty(), elem_id="recipe-summary")
         start = gr.Button("Start", variant="primary", size="lg", elem_id="start", interactive=False)
+        question = build_question(studio, "start")
         note = gr.HTML("", elem_id="start-note")
-    return Sidebar(summary, note, start)
+    return Sidebar(summary, note, start, question)
 
 
 def empty() -> str:
@@ -57,7 +60,7 @@ def summary(recipe: Recipe, facts: ModelFacts, data: Path, survey: Survey | None
     steps = [f'<li class="base"><b>{escape(short)}</b><small>{escape(owner) or "base model"}</small></li>']
     steps += [f"<li><b>{escape(title)}</b><small>{escape(text)}</small></li>" for title, text in _steps(recipe)]
     steps.append(f'<li class="goal"><b>{escape(_goal(recipe))}</b></li>')
-    line = f"{short} → {way([stage for stage in recipe.stages if stage.stage != 'evaluate'])}"
+    line = f"{short} → {way(recipe.making)}"
     costs = _costs(recipe, facts, data, survey)
     return _card(f'<p class="line">{escape(line)}</p><ol class="steps">{"".join(steps)}</ol>{costs}')
 
@@ -84,6 +87,8 @@ def step_words(stage: Stage) -> tuple[str, str]:
             "Measure the quality",
             f"{plural(stage.num_samples, 'window')} of {plural(stage.max_seq_length, 'token')}",
         )
+    if stage.stage == "check":
+        return "Try it where it will be served", f"{len(PROMPTS)} prompts"
     if stage.stage == "finetune":
         rows = "bundled questions and answers" if stage.dataset == DEMO_DATASET else stage.dataset.rpartition("/")[2]
         return stage_title(stage), f"on {rows}"
@@ -99,7 +104,7 @@ def step_words(stage: Stage) -> tuple[str, str]:
 def _goal(recipe: Recipe) -> str:
     if recipe.publish:
         return f"Publish to {recipe.publish.repo_id or recipe.publish.to_folder}"
-    return "Ready to chat and publish" if recipe.stages[-1].stage != "finetune" else "Ready to merge and publish"
+    return "Ready to chat and publish" if recipe.making[-1].stage != "finetune" else "Ready to merge and publish"
 
 
 def _costs(recipe: Recipe, facts: ModelFacts, data: Path, survey: Survey | None) -> str:

@@ -1,20 +1,21 @@
 """Studio: what the page's handlers reach of the backend."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backend.errors import SpecError
 from backend.hub.names import DEMO
-from backend.jobs.specs import MODELS, stage_folder
+from backend.jobs.specs import MODELS, Spec, base_folder, trained_on, uses_gpu
 from backend.jobs.store import Job
 from backend.jobs.supervisor import Supervisor
 from backend.models.artifacts import Artifact, Training, open_artifact
 from backend.models.demo import BASE_MODEL
+from backend.models.machine import gpus
 from backend.options import Frozen
 from backend.serve.servers import Servers
+from backend.serve.vllm_environment import Installation
 from backend.settings import Settings
 from ui.format import ago, size
 from ui.users import alone
@@ -35,8 +36,8 @@ class Result:
 
     @property
     def answers(self) -> bool:
-        """Whether one can chat with it: not with an adapter alone."""
-        return self.artifact.kind in MODELS
+        """Whether one can chat with it: with an adapter where the model that it was trained on is still here."""
+        return self.artifact.kind in MODELS or (self.artifact.kind == "adapter" and trained_on(self.folder) is not None)
 
     @property
     def title(self) -> str:
@@ -53,18 +54,50 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Base:
+    """The model that a job began with: one chats with it to see what became of it."""
+
+    job: Job
+    folder: Path
+
+    @property
+    def key(self) -> str:
+        """What the browser knows it by; never a path."""
+        return f"{self.job.id}/{_BASE}"
+
+    @property
+    def title(self) -> str:
+        """Its name, as lists show it."""
+        return f"base: {model_name(self.job.spec['base_model'])}"
+
+    @property
+    def label(self) -> str:
+        """The title, with size, and the commit that it is of."""
+        revision = self.job.spec.get("revision") or ""
+        return " · ".join([self.title, size(weights_bytes(self.folder)), *([revision[:7]] if revision else [])])
+
+
+_BASE = "base"  # no name of a step
+
+Model = Result | Base
+"""What one can chat with."""
+
+
+@dataclass(frozen=True)
 class Studio:
     """The backend as one visitor's handlers use it."""
 
     settings: Settings
     supervisor: Supervisor
     servers: Servers
+    vllm: Installation = field(default_factory=Installation)
 
     def delete(self, job_id: str, owner: str) -> None:
-        """Delete a job with everything that it made, and stop the server that serves it."""
-        served = self.servers.status().folder
-        if served and self.supervisor.get(job_id, owner) and served.is_relative_to(self.settings.jobs / job_id):
-            self.servers.stop()
+        """Delete a job with everything that it made, and stop the servers that serve it."""
+        self.supervisor.get(job_id, owner)
+        for served in self.servers.live():
+            if served.is_relative_to((self.settings.jobs / job_id).resolve()):
+                self.servers.stop(served)
         self.supervisor.delete(job_id, owner)
 
     def results(self, owner: str) -> list[Result]:
@@ -77,6 +110,32 @@ class Studio:
         folders = self.supervisor.artifacts(job.id, owner) if job.kind == "recipe" else []
         return [Result(job, folder, open_artifact(folder)) for folder in folders]
 
+    def models(self, owner: str) -> list[Model]:
+        """Give what an owner can chat with, newest first, then the models that it was made from, each once."""
+        bases = dict[Path, Base]()
+        for job in self.supervisor.list(owner):
+            folder = base_folder(self.settings.jobs / job.id) if job.kind == "recipe" else None
+            if folder:
+                bases.setdefault(folder, Base(job, folder))
+        return [*(result for result in self.results(owner) if result.answers), *bases.values()]
+
+    def model(self, key: str | None, owner: str) -> Model:
+        """Find what one can chat with by what the browser knows it by; see result()."""
+        job_id, _, name = (key or "").partition("/")
+        if name != _BASE:
+            return self.result(key, owner)
+        job = self.supervisor.get(job_id, owner)
+        folder = base_folder(self.settings.jobs / job_id)
+        if folder is None:
+            raise SpecError(f"'{model_name(job.spec['base_model'])}' is no longer here: choose another one.")
+        return Base(job, folder)
+
+    def in_the_way(self, spec: Spec, owner: str) -> list[str]:
+        """Name the models on the GPU that a job needs; none where it needs no GPU, or there is none."""
+        live = self.servers.live() if gpus() and uses_gpu(spec) else []
+        names = {model.folder.resolve(): model.title for model in self.models(owner)} if live else {}
+        return [names.get(folder, "A model of another visitor") for folder in live]
+
     def trained(self, job: Job, owner: str) -> Training | None:
         """Give what is recorded of a job's training, once it is done."""
         return next((r.artifact.training for r in self.results_of(job, owner) if r.artifact.kind == "adapter"), None)
@@ -88,11 +147,8 @@ class Studio:
 
     def original_bytes(self, job: Job) -> int | None:
         """Give the size of the weights that a job began with, if they are still here."""
-        place = stage_folder(self.settings.jobs / job.id, job.read_spec(), 0) / "model.json"
-        if not place.is_file():
-            return None
-        base = Path(json.loads(place.read_text(encoding="utf-8"))["folder"])
-        return sum(path.stat().st_size for path in base.glob("*.safetensors")) or None
+        base = base_folder(self.settings.jobs / job.id)
+        return weights_bytes(base) if base else None
 
     def result(self, key: str | None, owner: str) -> Result:
         """Find a result by what the browser knows it by.
@@ -109,6 +165,11 @@ class Studio:
             if result.folder.name == name:
                 return result
         raise SpecError(f"The job has no artifact '{name}': choose another one.")
+
+
+def weights_bytes(folder: Path) -> int | None:
+    """Give the size of the weights in a model folder, if they are there."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
 
 
 _MADE = {"finetune": "tuned", "merge": "merged"}

@@ -59,7 +59,7 @@ def _row(name: str, made: int, metrics: Metrics) -> str:
         percent(metrics.top1_agreement),
         "" if flips is None else percent(flips),
         f"{metrics.perplexity:.2f}",
-        f"{speed:.1f}" if speed else "",
+        f"{speed:.1f} <small>{escape(metrics.engine)}</small>" if speed else "",
     )
     return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{figure}</td>" for figure in figures)}</tr>'
 

@@ -18,10 +18,10 @@ from ui.draft import (
     Draft,
     Uploads,
     calibration_values,
-    check,
     of_calibration,
     parts,
     read_yaml,
+    suits,
     with_uploads,
 )
 from ui.forms import Updates, both
@@ -97,6 +97,10 @@ class Workbench:
         of_data = [*data.components, data.note, *data.rows.outputs(), *data.calibration.outputs()]
         return [*self.model.outputs(), *of_data, *recipe.outputs(), recipe.pasted, recipe.note]
 
+    def changed(self, given: dict[Any, Any]) -> Updates:
+        """Show the recipe as the forms have it now that somebody has set something: a pasted one is left."""
+        return self.refresh({**given, self.recipe.pasted: None}) | {self.recipe.pasted: None}
+
     def refresh(self, given: dict[Any, Any]) -> Updates:
         """Show the recipe as the forms have it now, or beside each field why there is none."""
         facts = given[self.model.facts]
@@ -111,7 +115,7 @@ class Workbench:
             marks |= tuning.tell(values, given[tuning.preset], Price(facts, self.studio.settings.data, survey))
         try:
             recipe = self.draft_recipe(given)
-            check(recipe, facts)
+            suits(recipe, facts)
         except SpecError as e:
             marks |= self._mark(given, draft.faults(e))
             return marks | {self.sidebar.summary: faulty(e), self.sidebar.start: gr.update(interactive=False)}
@@ -163,6 +167,7 @@ class Workbench:
             stages |= {name: stages[name] | rows for name in calibrated}
         if given[self.recipe.evaluate] and any(name.split()[0] in ("merge", "quantize") for name in stages):
             stages["evaluate"] = data.values(given)
+        stages |= {"check": {}} if given[self.recipe.check] else {}
         uploads = Uploads(data.text(given), data.rows.upload(given), data.calibration.upload(given))
         return Draft(facts.model, facts.commit, stages, uploads)
 

@@ -42,6 +42,7 @@ def environment(home: Path, online: bool) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": "PASSIVE",  # waiting in a loop halves torch's speed where a core is busy
+        "SPT_NOENV": "1",  # vLLM gives its engine a title, which setproctitle would write over the marker
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(ROOT),
     }
@@ -76,14 +77,25 @@ def marked(mark: str) -> Iterator[int]:
                 yield int(entry.name)
 
 
-def sweep(mark: str) -> int:
-    """Kill every process so marked, also those that left their group; give their number."""
+def resident_bytes(mark: str) -> int:
+    """Give the memory of the processes so marked, counting what they share once for each."""
     found = 0
     for pid in marked(mark):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-            found += 1
+        with contextlib.suppress(OSError, IndexError):
+            pages = (Path("/proc") / str(pid) / "statm").read_text().split()[1]
+            found += int(pages) * os.sysconf("SC_PAGE_SIZE")
     return found
+
+
+def sweep(mark: str, spare: int | None = None) -> int:
+    """Kill every process so marked but `spare`, also those that left their group; give their number."""
+    found: set[int] = set()
+    while new := set(marked(mark)) - found - {spare}:  # again, for what those of the pass before had just started
+        for pid in new:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        found |= new
+    return len(found)
 
 
 class Child:
@@ -134,6 +146,10 @@ class Child:
         with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
             pipe.write(json.dumps({"token": token}).encode())
 
+    def resident_bytes(self) -> int:
+        """Give the memory of it and of everything that it started."""
+        return resident_bytes(self._mark)
+
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the command; None if it still runs after `timeout` seconds, 128 + n if signal n ended it."""
         try:
@@ -145,13 +161,11 @@ class Child:
 
     def stop(self, grace: float) -> None:
         """End it: SIGTERM to the group, after `grace` seconds SIGKILL, then whatever still bears its mark."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGTERM)
-            try:
-                self._process.wait(grace)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+        for by, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, None)):
+            if self._process.poll() is None:
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):  # gone meanwhile, or not yet
+                    os.killpg(self._process.pid, by)
+                    self._process.wait(seconds)
         self._finish()
 
     def _finish(self) -> None:

@@ -1,4 +1,4 @@
-"""The shim between the app and a child: when the app dies, however it dies, the child's whole group dies with it.
+"""The shim between the app and a child: when the app dies, however it dies, all that bears the child's mark dies too.
 
 `python -m backend.executors.shim FD COMMAND…` runs COMMAND in the group that the shim leads and holds the reading end
 of a pipe whose other end only the app has. The pipe's end of file is the app's death. Of all ways to start a child
@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+
+from backend.executors.local import MARKER, sweep
 
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL when the app has died
 
@@ -27,6 +29,7 @@ def main() -> int:
     threading.Thread(target=_die_with_the_app, args=(death,), daemon=True).start()
     code = subprocess.Popen(command).wait()
     os.killpg(0, signal.SIGTERM)  # whatever the command left in the group; the shim itself stays
+    _sweep()  # here too: a dead app sweeps nothing
     return 128 - code if code < 0 else code
 
 
@@ -35,7 +38,12 @@ def _die_with_the_app(death: int) -> None:
         pass
     os.killpg(0, signal.SIGTERM)
     time.sleep(GRACE)
+    _sweep()
     os.killpg(0, signal.SIGKILL)
+
+
+def _sweep() -> None:
+    sweep(os.environ[MARKER], os.getpid())
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from backend.jobs.calibration import Calibration, read_calibration
 from backend.jobs.relay import ON_DISK
 from backend.jobs.results import base_of
 from backend.jobs.specs import can_stream
+from backend.jobs.specs import steps as recipe_steps
 from backend.models.artifacts import MANIFEST, is_sealed, manifest_size
 from backend.models.demo import facts_of
 from backend.models.facts import ModelFacts
@@ -26,6 +27,8 @@ from backend.quantize.calibrated.costs import calibrated_cost
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.streaming import Plan, PlannedOptions, config_json
 from backend.recipes import Recipe
+from backend.serve.servers import OVERHEAD
+from backend.serve.vllm_environment import interpreter
 from backend.settings import load_settings
 
 # Measured with the demo model on 2 cores of an AVX-512 server, torch 2.13 and transformers 5.23.
@@ -37,6 +40,7 @@ ROWS_BYTES = 24  # for each of the compared rows and token of the vocabulary: si
 COPIES_BYTES = 160  # for each token of a window and number that it is in a layer
 EVALUATE_SECONDS = 8.0  # the imports
 EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER = 2.4e-11  # both models, forward
+CHECK_SECONDS = {"transformers": 15.0, "vllm": 45.0}  # until a server is ready
 ANSWER_SECONDS_A_PARAMETER = 3.7e-8  # the answers of both models
 
 
@@ -89,6 +93,8 @@ def estimate(
     fetched = _fetched(facts, data.resolve() / "models")
     speed = read_calibration(data) or Calibration()
     results, steps = _stages(recipe, facts, fetched > 0, speed)
+    if "check" in recipe_steps(recipe) and not streams(recipe, facts, data, keep):
+        steps.append(_checking(facts, [*results.values()]))
     training, remedy = _training(recipe.tuning, facts, survey) if recipe.tuning else (None, "")
     if training:
         steps.append(Step("finetune", training.memory, speed.start_seconds + END_SECONDS + training.seconds))
@@ -132,6 +138,8 @@ def check_room(needed: Estimate, facts: ModelFacts, data: Path) -> None:
         step, need, have, place = "finetune", needed.training.gpu_memory, gpu_bytes(), "its GPU has"
     if need > have:
         remedy = "choose a smaller model, or a machine with more memory"
+        if step == "check":
+            remedy = "leave the check out, or choose a machine with more memory"
         if step == "evaluate":
             remedy = "leave evaluate out, give it a smaller max_seq_length, or choose a machine with more memory"
         if step == "finetune":
@@ -157,6 +165,8 @@ def _stages(
         elif stage.stage == "evaluate":
             unpacked = any(isinstance(other, CalibratedOptions) for other in recipe.stages)
             steps.append(_evaluation(stage, facts, [*results.values()], unpacked))
+        elif stage.stage == "check":
+            continue
         elif stage.stage == "finetune":
             results[f"{index}-{stage.stage}"] = _adapter_files(recipe, stage, facts)
         else:
@@ -225,6 +235,14 @@ def _streaming(stage: PlannedOptions, plan: Plan, speed: Calibration) -> Step:
     seconds = changed / speed.rate(method) + plain / speed.rate("cast") + written / speed.hash + written / speed.write
     seconds += TENSOR_SECONDS * (plan.tensors + plan.slots)
     return Step(stage.stage, speed.worker_bytes + plan.memory, speed.start_seconds + END_SECONDS + seconds)
+
+
+def _checking(facts: ModelFacts, results: list[dict[str, int]]) -> Step:
+    """Reckon what trying each result in its engine needs: a server of it, then its weights in transformers."""
+    engine = "vllm" if interpreter() else "transformers"
+    memory = OVERHEAD[engine] + facts.size
+    answers = len(results) * (CHECK_SECONDS[engine] + facts.parameters * ANSWER_SECONDS_A_PARAMETER)
+    return Step("check", memory, EVALUATE_SECONDS + answers)
 
 
 def _evaluation(options: EvaluateOptions, facts: ModelFacts, results: list[dict[str, int]], unpacked: bool) -> Step:

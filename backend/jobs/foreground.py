@@ -19,7 +19,7 @@ from backend.finetune.course import STOP
 from backend.finetune.dataset import is_file
 from backend.hub.names import is_local
 from backend.jobs.runner import Listen, Run
-from backend.jobs.specs import Evaluation, Preview, Publication, Spec
+from backend.jobs.specs import Checking, Evaluation, Preview, Publication, Spec
 from backend.jobs.supervisor import lock
 from backend.models.artifacts import PARTIAL, is_sealed
 from backend.recipes import Recipe
@@ -110,13 +110,14 @@ def identity(spec: Spec) -> str:
     if isinstance(spec, Recipe | Evaluation | Preview):
         model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
         named += [model] if is_local(model) else []
-    if isinstance(spec, Publication | Evaluation):
+    if isinstance(spec, Publication | Evaluation | Checking):
         named.append(str(spec.folder))
     places = [
         path for name in named for path in (sorted(Path(name).iterdir()) if Path(name).is_dir() else [Path(name)])
     ]
     looks = [f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in places if path.exists()]
-    return "\n".join([spec.model_dump_json(), *looks])
+    # who insists on what failed its check goes on with what that run has made
+    return "\n".join([spec.model_dump_json(exclude={"publish": {"insist"}}), *looks])
 
 
 def _forget(runs: Path) -> None:

@@ -6,13 +6,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from backend.errors import JobError, LoginError
 from backend.executors.local import Child, environment, last_words
-from backend.jobs.specs import ONLINE, Spec, stage_folder, steps, write_spec
+from backend.jobs.specs import ALONE, ONLINE, Spec, stage_folder, steps, write_spec
 from backend.models.artifacts import PARTIAL, is_sealed
 from backend.models.machine import memory_bytes
 from backend.settings import Settings
@@ -39,15 +40,19 @@ class Run:
         spec: What is to be done.
         home: The folder whose processes these are, see executors.local.
         settings: The data folder, which the workers share, and how long one may take to stop by itself.
+        machine: Held during each step that loads a model, where other jobs do such steps, too.
     """
 
-    def __init__(self, folder: Path, spec: Spec, home: Path, settings: Settings) -> None:
+    def __init__(
+        self, folder: Path, spec: Spec, home: Path, settings: Settings, machine: threading.Semaphore | None = None
+    ) -> None:
         self.folder = folder
         self._spec = spec
         self._home = home
         self._grace = settings.cancel_seconds
         self._hosts = settings.accelerate_config is not None
         self._data = {"WEIGHTSMITH_DATA": str(settings.data.resolve())}
+        self._machine = machine or threading.Semaphore()
         self._cancel = threading.Event()
 
     def cancel(self) -> None:
@@ -70,9 +75,26 @@ class Run:
             if is_sealed(target):
                 continue
             self._record({"event": "step", "index": index, "name": name}, listen)
-            self._step(index, token if name in ONLINE else None, listen)
+            with self._turn(name, listen):
+                self._step(index, token if name in ONLINE else None, listen)
             if not is_sealed(target):
                 raise JobError(f"The step '{name}' ended without a result: see the log, then retry.")
+
+    @contextmanager
+    def _turn(self, name: str, listen: Listen) -> Iterator[None]:
+        """Wait until no other job has the machine, for a step that needs it."""
+        if name not in ALONE:
+            yield
+            return
+        if not self._machine.acquire(blocking=False):
+            self._record({"event": "log", "text": "Waiting for the job that has the machine."}, listen)
+            while not self._machine.acquire(timeout=0.2):
+                if self._cancel.is_set():
+                    raise Canceled("The job was canceled.")
+        try:
+            yield
+        finally:
+            self._machine.release()
 
     def _step(self, index: int, token: str | None, listen: Listen) -> None:
         failures: list[dict[str, Any]] = []

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from backend.check import CheckOptions
 from backend.errors import JobError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import DEMO_DATASET, is_file
@@ -26,6 +27,8 @@ class Publication(Frozen):
 
     folder: Path = Field(description="The artifact.")
     options: PublishOptions
+    base: Path | None = Field(None, description="Of an adapter: the folder of its base model, for the check.")
+    checked: bool = Field(False, description="Whether it need not be checked before: it has passed already.")
 
 
 class Evaluation(Frozen):
@@ -35,6 +38,14 @@ class Evaluation(Frozen):
     reference: str = Field(description="As a recipe's base_model.")
     revision: str | None = None
     options: EvaluateOptions
+
+
+class Checking(Frozen):
+    """Try a model folder that exists in the engine that serves it."""
+
+    folder: Path = Field(description="The artifact, or a model folder made elsewhere.")
+    base: Path | None = Field(None, description="Of an adapter: the folder of its base model.")
+    options: CheckOptions
 
 
 class Streaming(Frozen):
@@ -64,18 +75,22 @@ class Preview(Frozen):
 RENDERING = ("chat_template", "loss", "max_length")
 """Options of a training that a preview reads beside those of the rows."""
 
-Spec = Recipe | Publication | Evaluation | Streaming | Preview
+Spec = Recipe | Publication | Evaluation | Checking | Streaming | Preview
 
-KINDS: dict[str, type[Recipe] | type[Publication] | type[Evaluation] | type[Streaming] | type[Preview]] = {
+KINDS: dict[str, type[Spec]] = {
     "recipe": Recipe,
     "publication": Publication,
     "evaluation": Evaluation,
+    "checking": Checking,
     "streaming": Streaming,
     "preview": Preview,
 }
 
 ONLINE = ("fetch", "publish", "stream")
 """Steps that have the network and the token; all others run in a process with neither."""
+
+ALONE = ("finetune", "merge", "quantize", "evaluate", "check")
+"""Steps that take the memory of a model or the GPU: one at a time on a machine."""
 
 STREAMED = ("nf4", "fp4", "int8", "cast")
 """Methods that read every tensor once, in the order of the files."""
@@ -86,6 +101,16 @@ MODELS = ("merged", "quantized")
 
 RESULTS = ("adapter", *MODELS)
 """Kinds of artifacts that can be published."""
+
+
+def publication(folder: Path, options: PublishOptions, base: Path | None = None) -> Publication:
+    """Give what publishes an artifact, after a check where it has passed none; see Publication.
+
+    Raises:
+        SpecError: The folder is no artifact.
+    """
+    check = open_artifact(folder).check
+    return Publication(folder=folder, options=options, base=base, checked=check is not None and check.passed)
 
 
 def kind(spec: Spec) -> str:
@@ -104,16 +129,20 @@ def can_stream(recipe: Recipe) -> bool:
 
 
 def steps(spec: Spec) -> tuple[str, ...]:
-    """Name the steps of a spec, in order."""
+    """Name the steps of a spec, in order; what is published is checked before, unless somebody insists."""
     if isinstance(spec, Publication):
-        return ("publish",)
+        return ("publish",) if spec.checked or spec.options.insist else ("check", "publish")
+    if isinstance(spec, Checking):
+        return ("check",)
     if isinstance(spec, Streaming):
         return ("stream",)
     if isinstance(spec, Evaluation):
         return ("fetch", "evaluate")
     if isinstance(spec, Preview):
         return ("fetch", "examine", "render")
-    return ("fetch", *(stage.stage for stage in spec.stages), *(["publish"] if spec.publish else []))
+    named = tuple(stage.stage for stage in spec.stages)
+    unchecked = spec.publish is not None and not spec.publish.insist and "check" not in named
+    return ("fetch", *named, *["check"] * unchecked, *["publish"] * (spec.publish is not None))
 
 
 def stage_folder(job: Path, spec: Spec, index: int) -> Path:
@@ -145,6 +174,25 @@ def artifacts(job: Path, kinds: tuple[str, ...] = RESULTS) -> list[Path]:
     """Give the sealed artifacts with weights in a job's folder, in the order in which they were made."""
     found = [path for path in (job / "stages").glob("*") if is_sealed(path) and open_artifact(path).kind in kinds]
     return sorted(found, key=lambda path: int(path.name.split("-")[0]))
+
+
+def uses_gpu(spec: Spec) -> bool:
+    """Whether a step of a spec computes on the GPU, where there is one; merging and STREAMED methods never do."""
+    made = spec.stages if isinstance(spec, Recipe) else ()
+    calibrated = any(stage.stage == "quantize" and stage.method not in STREAMED for stage in made)
+    return calibrated or not {"finetune", "evaluate", "check"}.isdisjoint(steps(spec))
+
+
+def trained_on(adapter: Path) -> Path | None:
+    """Give the folder of the model that an adapter of a job was trained on, if it is still here."""
+    return base_folder(adapter.parent.parent)
+
+
+def base_folder(job: Path) -> Path | None:
+    """Give the folder of the model that a job began with, if it is still here."""
+    place = job / "stages" / "0-fetch" / "model.json"
+    base = Path(json.loads(place.read_text(encoding="utf-8"))["folder"]) if place.is_file() else None
+    return base if base and base.is_dir() else None
 
 
 def _calibrations(recipe: Recipe) -> list[str | None]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from backend.check import CheckOptions, check
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
 from backend.executors.ranks import launch, processes, world_size
@@ -18,6 +19,7 @@ from backend.jobs.previews import preview
 from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
     MODELS,
+    Checking,
     Evaluation,
     Preview,
     Publication,
@@ -28,6 +30,7 @@ from backend.jobs.specs import (
     read_spec,
     stage_folder,
     steps,
+    trained_on,
 )
 from backend.jobs.streaming import compute, transfer
 from backend.jobs.tuning import tune
@@ -39,7 +42,7 @@ from backend.models.artifacts import (
     now,
     open_artifact,
     partial,
-    record_metrics,
+    record,
     seal,
     verify,
     versions,
@@ -50,10 +53,15 @@ from backend.progress import Report
 from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.unpacked import is_packed
 from backend.recipes import Recipe
+from backend.serve.engines import is_adapter
+from backend.serve.speed import decode_speed
+from backend.serve.vllm_environment import interpreter
 from backend.settings import load_settings
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.output import JOURNAL, Resumable
+from backend.wording import checked
 
 WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
 EMBEDDED = "pydoc_data.topics, every second topic (English prose that ships with CPython)"
@@ -82,6 +90,8 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
         _make(job, spec, index, report)
     elif name == "evaluate":
         _evaluate(job, spec, index, report)
+    elif name == "check":
+        _check(job, spec, index, report)
     elif name == "stream" and isinstance(spec, Streaming):
         if online:
             transfer(job, spec, token, report)
@@ -237,13 +247,15 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
     text = _measured_on(job, spec, index)
     base, target = _base(job, spec), stage_folder(job, spec, index)
     measured = [spec.folder] if isinstance(spec, Evaluation) else artifacts(job, MODELS)
-    started = time.monotonic()
+    started, timed = time.monotonic(), dict[Path, float | None]()
     for result in measured:
         if (result / MANIFEST).is_file():
             verify(result)
-        metrics = measure(_reference(job, spec, base, result), result, text, options, report)
+        reference = _reference(job, spec, base, result)
+        speeds = _speeds(reference, result, timed, report) if options.answers else {}
+        metrics = measure(reference, result, text, options, report).model_copy(update=speeds)
         if (result / MANIFEST).is_file():
-            record_metrics(result, metrics)
+            record(result, metrics=metrics)
         report.log(
             f"{result.name}: KL {metrics.kl_mean:.4f}, top-1 agreement {metrics.top1_agreement:.1%}, perplexity"
             f" {metrics.perplexity:.2f} (reference {metrics.reference_perplexity:.2f})."
@@ -260,6 +272,51 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
         created=now(),
     )
     seal(partial(target), target, artifact)
+
+
+def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
+    """Try what a recipe has made, or the folder that was named, in the engine that serves it; see backend.check."""
+    found, options = None, CheckOptions()
+    if isinstance(spec, Checking):
+        options = spec.options
+    elif isinstance(spec, Recipe) and index <= len(spec.stages):
+        options = next(stage for stage in spec.stages if isinstance(stage, CheckOptions))
+    for folder in _to_check(job, spec):
+        known = verify(folder) if (folder / MANIFEST).is_file() else None
+        base = spec.base if isinstance(spec, Checking | Publication) else None
+        base = (base or trained_on(folder)) if is_adapter(folder) else None
+        found = check(folder, base, options, load_settings(), report)
+        if known:
+            record(folder, check=found)
+        report.log(f"{folder.name}: {checked(found)}")
+    target = stage_folder(job, spec, index)
+    seal(partial(target), target, Artifact(kind="checked", stage="check", check=found, created=now()))
+
+
+def _to_check(job: Path, spec: Spec) -> list[Path]:
+    """Give the models that were made; where there are none, the adapter."""
+    if isinstance(spec, Checking | Publication):
+        return [spec.folder]
+    return artifacts(job, MODELS) or artifacts(job)
+
+
+def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], report: Report) -> dict[str, Any]:
+    """Time a packed model and its reference in vLLM, before memory is taken; transformers times all others itself.
+
+    Args:
+        reference: Folder of the model that the result was made from.
+        result: Folder of the result.
+        timed: What was timed before, by its folder.
+        report: Told what is timed.
+    """
+    if not is_packed(result) or interpreter() is None:
+        return {}
+    for folder in (reference, result):
+        if folder not in timed:
+            timed[folder] = decode_speed(folder, "vllm", load_settings(), report)
+    if timed[reference] is None or timed[result] is None:
+        return {}
+    return {"reference_tokens_per_second": timed[reference], "tokens_per_second": timed[result], "engine": "vLLM"}
 
 
 def _measured_on(job: Path, spec: Spec, index: int) -> Text:

@@ -20,7 +20,7 @@ from backend.executors.local import marker_prefix, sweep
 from backend.finetune.course import STOP, Course, read_course
 from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import Canceled, Interrupted, Run, tidy
-from backend.jobs.specs import Preview, Publication, Spec, artifacts, published, stage_folder
+from backend.jobs.specs import Preview, Spec, artifacts, publication, published, stage_folder, uses_gpu
 from backend.jobs.store import UNFINISHED, Job, JobState, Store, new_id
 from backend.models.artifacts import METRICS, PARTIAL, is_sealed
 from backend.publish import PublishOptions
@@ -28,7 +28,7 @@ from backend.settings import Settings
 
 LANES = (("recipe", "evaluation", "streaming"), ("publication",), ("preview",))
 """Kinds of jobs that wait for each other: one job at a time has the GPU, and neither an upload nor a look at rows need
-wait for it.
+wait for it; the check before an upload does.
 """
 
 PREVIEW = "preview"
@@ -48,6 +48,7 @@ class Supervisor:
         self._wake = threading.Condition()
         self._closing = threading.Event()
         self._running: dict[str, Run] = {}
+        self._machine = threading.Semaphore()
         self._lanes = [threading.Thread(target=self._loop, args=(kinds,), daemon=True) for kinds in LANES]
 
     def start(self) -> None:
@@ -110,7 +111,7 @@ class Supervisor:
 
     def publish(self, artifact: Path, options: PublishOptions, owner: str, token: str | None) -> str:
         """Queue the publication of an artifact that artifacts() gave, and give the new job's id."""
-        return self.submit(Publication(folder=artifact, options=options), owner, token)
+        return self.submit(publication(artifact, options), owner, token)
 
     def cancel(self, job_id: str, owner: str) -> None:
         """Cancel a job; what it has sealed stays."""
@@ -169,6 +170,10 @@ class Supervisor:
         """Give a job with its progress."""
         return self._with_progress(self._store.get(job_id, owner))
 
+    def uses_gpu(self) -> bool:
+        """Whether anybody's job computes on the GPU, or waits to."""
+        return any(uses_gpu(job.read_spec()) for job in self._store.in_state(*UNFINISHED))
+
     def log(self, job_id: str, owner: str) -> str:
         """Give the last lines of what the job said, oldest first."""
         self._store.get(job_id, owner)
@@ -225,7 +230,7 @@ class Supervisor:
                 self._wake.wait(1)
 
     def _run(self, job: Job) -> None:
-        run = Run(self._settings.jobs / job.id, job.read_spec(), self._home, self._settings)
+        run = Run(self._settings.jobs / job.id, job.read_spec(), self._home, self._settings, self._machine)
         self._running[job.id] = run
         if self._closing.is_set() or not self._store.has(job.id):  # between the claim and this line
             run.cancel()

@@ -73,9 +73,25 @@ class Metrics(Frozen):
     answers: tuple[Answer, ...] = Field((), description="Of both to the same prompts.")
     tokens_per_second: float | None = Field(
         None,
-        description="That the result writes alone, one after the other, by transformers on the artifact's hardware.",
+        description="That the result writes alone, one after the other, on the artifact's hardware.",
     )
     reference_tokens_per_second: float | None = Field(None, description="The same of the reference.")
+    engine: str = Field("transformers", description="That was timed writing both.")
+
+
+class Check(Frozen):
+    """What came of trying an artifact in the engine that its card recommends."""
+
+    passed: bool
+    engine: str | None = Field(None, description="That served it; None where none could.")
+    prompts: int = Field(description="Asked, each answered with the likeliest tokens.")
+    tokens: int = Field(0, description="Of all answers.")
+    agreement: float | None = Field(
+        None, ge=0, le=1, description="Share of them that the same weights in transformers would write, or all but so."
+    )
+    likeliest: float | None = Field(None, ge=0, le=1, description="Share of them that are the likeliest there, too.")
+    convention: str | None = Field(None, description="What counts as written by the same weights.")
+    reason: str | None = Field(None, description="Why it failed.")
 
 
 TRAINED_HERE = "the adapter trained by this recipe"
@@ -128,6 +144,7 @@ class Artifact(Frozen):
     created: str = Field(description="UTC, ISO 8601.")
     warnings: tuple[str, ...] = Field((), description="What a user of the result must know.")
     metrics: Metrics | None = None
+    check: Check | None = Field(None, description="None: it was not tried.")
     files: dict[str, File] = Field(default_factory=dict, description="Every file but this one.")
 
     @property
@@ -252,9 +269,9 @@ def verify(folder: Path) -> Artifact:
     return artifact
 
 
-def record_metrics(folder: Path, metrics: Metrics) -> Artifact:
-    """Write what was measured into a sealed artifact, whole or not at all."""
-    artifact = open_artifact(folder).model_copy(update={"metrics": metrics})
+def record(folder: Path, **found: Metrics | Check) -> Artifact:
+    """Write what was found out about a sealed artifact into it, whole or not at all: its metrics, or its check."""
+    artifact = open_artifact(folder).model_copy(update=found)
     write_manifest(folder, artifact)
     return artifact
 
@@ -277,6 +294,7 @@ def manifest_size(artifact: Artifact, files: Mapping[str, int]) -> int:
 
 def _size(artifact: Artifact) -> int:
     unknown = {"hardware": None, "seconds": None, "peak_memory_bytes": None, "warnings": (), "metrics": None}
+    unknown |= {"check": None}
     unknown |= {"merged": None, "training": None, "calibration": None}  # read from the adapters, and from the rows
     return len(_json(artifact.model_copy(update=unknown))) + ROOM
 

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +28,19 @@ def memory_bytes() -> int:
     if limit.is_file() and (text := limit.read_text().strip()) != "max":
         return min(total, int(text))
     return total
+
+
+def available_bytes() -> int:
+    """Give the memory that is free now, or can be made so: of the machine, or what a container's limit leaves of it."""
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.is_file() else None
+    free = int(found[1]) * 1024 if found else memory_bytes()
+    group = Path("/sys/fs/cgroup")
+    if not (group / "memory.current").is_file():
+        return free
+    cached = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+    used = int((group / "memory.current").read_text()) - (int(cached[1]) if cached else 0)
+    return min(free, memory_bytes() - used)
 
 
 def peak_memory_bytes() -> int:
@@ -75,6 +89,30 @@ def gpus() -> tuple[str, ...]:
 def gpu_bytes() -> int:
     """Give the memory of the smallest GPU, or 0 where there is none."""
     return min((int(found[1]) * 2**20 for name in gpus() if (found := re.search(r", (\d+) MiB$", name))), default=0)
+
+
+def gpu_memory_bytes(processes: Collection[int]) -> int | None:
+    """Give the memory of the GPUs that processes hold; None where NVIDIA's tool does not tell, as in many containers.
+
+    Args:
+        processes: Their numbers.
+    """
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    rows = re.findall(r"^(\d+), (\d+)$", answer.stdout, re.MULTILINE)
+    held = [int(mebibytes) * 2**20 for number, mebibytes in rows if int(number) in processes]
+    return sum(held) or None
+
+
+@cache
+def processor_flags() -> frozenset[str]:
+    """Give what the processor can do, as Linux names it; nothing elsewhere."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
 @cache

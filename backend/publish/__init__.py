@@ -15,6 +15,10 @@ class PublishOptions(Frozen):
     private: bool = Field(True, description="Only you see the new repo; it can be opened at any time on the Hub.")
     to_folder: Path | None = Field(None, description="A folder to write instead: exactly what the Hub would get.")
 
+    insist: bool = Field(
+        False, description="Publish it although its check failed, or without one; the card then says so."
+    )
+
     @field_validator("repo_id")
     @classmethod
     def _a_repo_id(cls, value: str | None) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from backend.models.artifacts import TRAINED_HERE, Artifact, open_artifact
+from backend.models.artifacts import TRAINED_HERE, Artifact, Check, open_artifact
 from backend.publish.base_card import LICENSE_FILE, BaseCard, read_base_card
 from backend.publish.markdown import fenced, literal, size
 from backend.publish.training import AdapterUse, adapter_use, hub_dataset, is_causal_lm, needs_a_file, trained
@@ -64,6 +64,7 @@ def build_card(folder: Path, repo_id: str | None, artifact: Artifact | None = No
         settings=_settings(artifact),
         made=_made(artifact),
         recipe=fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
+        check=_check(artifact.check),
         license=_license(folder, artifact, base),
         warnings=[literal(warning) for warning in artifact.warnings],
         version=literal(artifact.versions.get("weightsmith", "")),
@@ -212,6 +213,7 @@ def _quality(artifact: Artifact) -> dict[str, Any] | None:
         "flips": f"{metrics.flips:.1%}" if metrics.flips is not None else None,
         "speed": _speed(metrics.tokens_per_second),
         "reference_speed": _speed(metrics.reference_tokens_per_second),
+        "engine": literal(metrics.engine),
         "answers": [tuple(map(_cell, (a.prompt, a.reference, a.result))) for a in metrics.answers],
         "same_answers": sum(a.reference == a.result for a in metrics.answers),
         "tokens": f"{metrics.tokens:,}",
@@ -232,6 +234,19 @@ def _settings(artifact: Artifact) -> list[tuple[str, str]]:
     """List the options as run, the method first."""
     names = sorted((name for name in artifact.options if name != "stage"), key=lambda name: name != "method")
     return [(literal(name), literal(artifact.options[name])) for name in names]
+
+
+def _check(check: Check | None) -> str:
+    """Say what came of trying the model in an engine before it was published."""
+    if check is None:
+        return "No engine was tried with these files before they were published."
+    if not check.passed:
+        return f"**It failed, and the author published the model all the same.** {literal(check.reason or '')}"
+    return (
+        f"{literal(check.engine)} loaded these files and answered {check.prompts} prompts, always with the likeliest"
+        f" token. Of the {check.tokens} tokens that it wrote, {check.agreement:.1%} are what the same weights write in"
+        f" transformers ({literal(check.convention)}); {check.likeliest:.1%} are exactly the likeliest there."
+    )
 
 
 def _loading(folder: Path, repo_id: str | None, config: dict[str, Any], use: AdapterUse | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from backend.errors import HardwareError, SpecError
-from backend.models.artifacts import PARTIAL, sha256, verify
+from backend.models.artifacts import PARTIAL, open_artifact, sha256, verify
 from backend.progress import Report
 from backend.publish import PublishOptions
 from backend.publish.destination import check_folder, check_token
@@ -23,11 +23,13 @@ def publish(folder: Path, options: PublishOptions, token: str | None, report: Re
         report: Told the bytes sent.
 
     Raises:
-        SpecError: The artifact has changed or must not leave, or the destination is taken.
+        SpecError: The artifact has changed, must not leave or did not pass its check, or the destination is taken.
         LoginError: The Hub wants a token, or a better one.
         HubError: The Hub refused, could not be reached, or holds something else than was sent.
         HardwareError: The folder cannot be written.
     """
+    if not options.insist:
+        _gate(folder)
     if options.to_folder is not None:
         check_folder(options.to_folder)
         files = _checked(folder, None, None, report)
@@ -40,6 +42,15 @@ def publish(folder: Path, options: PublishOptions, token: str | None, report: Re
     files = _checked(folder, repo_id, token, report)
     repo = Repo(repo_id, options.private, token)
     return repo.finish(files, repo.claim(files), report)
+
+
+def _gate(folder: Path) -> None:
+    """Refuse what the engine that its card recommends was not seen to serve."""
+    check = open_artifact(folder).check
+    if check is None:
+        raise SpecError(f"'{folder.name}' is not published before it is checked: check it first, or insist.")
+    if not check.passed:
+        raise SpecError(f"'{folder.name}' was not published: its check failed. {check.reason} Mend that, or insist.")
 
 
 def _checked(folder: Path, repo_id: str | None, token: str | None, report: Report) -> dict[str, OutgoingFile]:

@@ -1,5 +1,7 @@
 """The streaming client: OpenAI's own package against the local server."""
 
+import json
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +12,7 @@ from pydantic import Field
 from backend.errors import JobError
 from backend.models.loading import has_chat_template
 from backend.options import Frozen
-from backend.serve.servers import Server
+from backend.serve.serving import Server
 
 MAX_CHARACTERS = 200_000  # of a whole conversation; more than any context that is served here
 
@@ -21,14 +23,21 @@ class ChatOptions(Frozen):
     max_tokens: int = Field(512, ge=1, le=32768, description="Tokens an answer may have at the most.")
     temperature: float = Field(0.7, ge=0, le=2, description="0: always the likeliest token. Higher: more varied.")
     top_p: float = Field(0.95, gt=0, le=1, description="Only the likeliest tokens that together have this share.")
+    top_k: int | None = Field(None, ge=1, description="Only so many of the likeliest tokens. Empty: as the model says.")
     seed: int | None = Field(None, ge=0, description="The same seed and prompt give the same answer. Empty: random.")
+    stop: tuple[str, ...] = Field((), max_length=4, description="The answer ends before any of these texts.")
+
+
+THINKS, THOUGHT = "<think>", "</think>"
+"""Around what a reasoning model says to itself, as most of them write it; so does a server that tells it apart."""
 
 
 class Answer(Frozen):
     """An answer so far."""
 
-    text: str
-    tokens: int = Field(0, description="Pieces that came, which are tokens for every server here.")
+    text: str = Field(description="What the model says to itself stands between THINKS and THOUGHT.")
+    tokens: int = Field(0, description="Of the answer; while it is written the pieces that came.")
+    context: int | None = Field(None, description="Tokens of the whole talk, when the answer is complete.")
     seconds_to_first_token: float | None = None
     tokens_per_second: float | None = Field(None, description="After the first token.")
 
@@ -46,31 +55,66 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
     """
     if sum(len(message["content"]) for message in messages) > MAX_CHARACTERS:
         raise JobError(f"The conversation is longer than {MAX_CHARACTERS} characters: start a new one.")
-    if not has_chat_template(server.folder):
+    if not (has_chat_template(server.folder) or (server.base and has_chat_template(server.base))):
         raise JobError(
             f"'{server.model}' has no chat template, so it does not know how a talk looks: choose a model that was made"
             " for chat."
         )
-    client = openai.OpenAI(base_url=server.base_url, api_key=server.key, max_retries=0, timeout=600)
-    started, first, count, text = time.monotonic(), None, 0, ""
-    request: dict[str, Any] = {"model": server.model, "messages": messages, **options.model_dump(exclude_none=True)}
+    started, first, count, text, thinking = time.monotonic(), None, 0, "", False
+    said = options.model_dump(exclude_none=True, exclude={"top_k", "stop"})
+    request: dict[str, Any] = {"model": server.model, "messages": messages, **said}
+    request["stream_options"] = {"include_usage": True}
+    request |= {"stop": list(options.stop)} if options.stop else {}
+    request |= {"extra_body": {"top_k": options.top_k}} if options.top_k else {}  # no field of OpenAI's own
+    answer = Answer(text="")
     try:
-        with client.chat.completions.create(stream=True, **request) as chunks:
+        with _client(server) as client, client.chat.completions.create(stream=True, **request) as chunks:
             for chunk in chunks:
-                piece = chunk.choices[0].delta.content if chunk.choices else None
-                if not piece:
-                    continue
-                now = time.monotonic()
-                first = first or now
-                count, text = count + 1, text + piece
-                speed = (count - 1) / (now - first) if now > first else None
-                yield Answer(text=text, tokens=count, seconds_to_first_token=first - started, tokens_per_second=speed)
+                delta = chunk.choices[0].delta if chunk.choices else None
+                thought, piece = getattr(delta, "reasoning", None), delta.content if delta else None
+                if thought or piece:
+                    now = time.monotonic()
+                    first = first or now
+                    count += 1
+                    text += THINKS * (bool(thought) and not text) + (thought or "")
+                    text += THOUGHT * (thinking and bool(piece)) + (piece or "")
+                    thinking = not piece and (thinking or bool(thought))
+                    speed = (count - 1) / (now - first) if now > first else None
+                    told = {"seconds_to_first_token": first - started, "tokens_per_second": speed}
+                    answer = Answer(text=text, tokens=count, **told)
+                    yield answer
+                if chunk.usage:
+                    known = {"tokens": chunk.usage.completion_tokens, "context": chunk.usage.total_tokens}
+                    answer = answer.model_copy(update=known)
+        yield answer
     except openai.APIStatusError as e:
+        # vLLM answers 500 in the second before it is found dead
+        remedy = "shorten the talk, or empty the system prompt" if e.status_code < 500 else "ask again"
         raise JobError(
-            f"The server could not answer this ({e.status_code}): shorten the talk, or empty the system prompt;"
-            " server.log in the data folder says more."
+            f"The server could not answer this ({e.status_code}): {remedy}; the newest log in servers, in the data"
+            " folder, says more."
         ) from e
     except openai.APIError as e:
-        raise JobError("The server stopped while it answered: load the model again.") from e
-    if not text:
-        yield Answer(text="")
+        raise JobError("The server stopped while it answered: ask again when the model is ready.") from e
+
+
+def _client(server: Server) -> openai.OpenAI:
+    """Give a client for loopback: no proxy leads there, and to read certificates would delay each answer by 20 ms."""
+    plain = openai.DefaultHttpxClient(verify=False, trust_env=False)
+    return openai.OpenAI(base_url=server.base_url, api_key=server.key, max_retries=0, timeout=600, http_client=plain)
+
+
+def usage(server: Server) -> str:
+    """Write how other programs on this machine ask a server: for a shell, and for OpenAI's Python package."""
+    body = json.dumps({"model": server.model, "messages": [{"role": "user", "content": "Hello"}]})
+    return (
+        f"curl {server.base_url}/chat/completions -H 'Authorization: Bearer {server.key}' \\\n"
+        f"  -H 'Content-Type: application/json' -d {shlex.quote(body)}\n"
+        "\n"
+        "from openai import OpenAI\n"
+        f"client = OpenAI(base_url={server.base_url!r}, api_key={server.key!r})\n"
+        "answer = client.chat.completions.create(\n"
+        f"    model={server.model!r}, messages=[{{'role': 'user', 'content': 'Hello'}}]\n"
+        ")\n"
+        "print(answer.choices[0].message.content)"
+    )

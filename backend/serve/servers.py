@@ -1,209 +1,137 @@
-"""Chat servers: one at a time, in a child process on 127.0.0.1, offline and without a token.
-
-Each has a random port and key of its own.
-"""
+"""The servers of this app: several where the memory allows it, else one in the place of another."""
 
 import contextlib
-import re
+import hashlib
 import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
-import httpx
-from pydantic import Field
-
-from backend.errors import AppError, JobError
-from backend.executors.local import Child, environment
-from backend.models.machine import gpus
-from backend.options import Frozen
-from backend.serve.engines import ENGINES, EngineName, choose
-from backend.serve.transformers_server import KEY
+from backend.errors import JobError
+from backend.executors.local import marked, marker_prefix
+from backend.models.machine import available_bytes, gpu_memory_bytes, gpus
+from backend.serve.engines import EngineName, choose, is_adapter
+from backend.serve.serving import Server, ServerStatus, Serving
 from backend.settings import Settings
 
-LOG = "server.log"
+LOGS = "servers"
 
-
-class Server(Frozen):
-    """Where a ready server answers."""
-
-    folder: Path
-    engine: str
-    base_url: str = Field(description="The OpenAI-compatible root, ending in /v1.")
-    key: str = Field(repr=False)
-
-    @property
-    def model(self) -> str:
-        """The name that requests give."""
-        return self.folder.name
-
-
-class ServerStatus(Frozen):
-    """What the page shows."""
-
-    folder: Path | None = None
-    state: Literal["stopped", "starting", "ready", "failed"] = "stopped"
-    engine: str | None = None
-    text: str = "No model is loaded."
+OVERHEAD = {"transformers": 1_000_000_000, "vllm": 4_000_000_000}
+"""Bytes that a server takes beside the weights: torch, and in vLLM the memory of talks."""
 
 
 class Servers:
-    """The one server of this app: opening a folder stops the server of another."""
+    """What is served, by its folder; all of it ends with stop().
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._home = settings.data.resolve()
+    Args:
+        settings: Of the owner.
+        base_of: Gives the folder of the model that an adapter was trained on, where it is known.
+        gpu_is_used: Whether a job computes on the GPU, or waits to; a job would not find the memory that it was
+            promised beside a server.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        base_of: Callable[[Path], Path | None] = lambda folder: None,
+        gpu_is_used: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._settings, self._base_of, self._gpu_is_used = settings, base_of, gpu_is_used
         self._lock = threading.RLock()
-        self._child: Child | None = None
-        self._server: Server | None = None
-        self._status = ServerStatus()
-        self._used = time.monotonic()
-        self._busy = 0
-        self._generation = 0
+        self._all: dict[Path, Serving] = {}
 
     def open(self, folder: Path, engine: EngineName = "auto", port: int | None = None) -> None:
-        """Begin to serve a model folder; status() tells when it is ready. A server of another folder stops first.
+        """Begin to serve a model folder; status() tells when it is ready.
+
+        Where the memory does not do for it beside others, those that were used the longest ago stop first.
 
         Raises:
             SpecError, HardwareError: The folder cannot be served here.
+            JobError: The port is taken, a job uses the GPU, or others that answer just now leave no memory.
         """
         folder = folder.resolve()
-        name, why = choose(folder, engine)
+        base = self._base_of(folder) if is_adapter(folder) else None
+        name, why = choose(folder, engine, base)
         if port and not _is_free(port):
             raise JobError(f"Could not serve on port {port}. Something else listens there: choose another port.")
         with self._lock:
-            if self._status.folder == folder and self._status.state in ("starting", "ready"):
+            if self.status(folder).live:
                 return
-            self.stop()
-            self._generation += 1
-            self._status = ServerStatus(
-                folder=folder, state="starting", engine=name, text=f"Loading the model with {name} ({why})."
-            )
-            thread = threading.Thread(target=self._start, args=(folder, name, port, self._generation), daemon=True)
-            thread.start()
+            if gpus() and self._gpu_is_used():
+                raise JobError("A job is using the GPU, or waits for it: wait until it has ended, or cancel it.")
+            self._make_room(base or folder, name)
+            url = f"http://127.0.0.1:{port or _free_port()}/v1"
+            server = Server(folder=folder, engine=name, base=base, base_url=url, key=secrets.token_urlsafe(24))
+            log = self._settings.data.resolve() / LOGS / f"{hashlib.sha256(bytes(folder)).hexdigest()[:12]}.log"
+            self._all[folder] = Serving(server, why, self._settings, log)
 
-    def status(self) -> ServerStatus:
-        """Give the state of the server."""
-        return self._status
+    def live(self) -> list[Path]:
+        """Give the folders whose servers take memory."""
+        with self._lock:
+            return [folder for folder, serving in self._all.items() if serving.status.live]
 
-    def current(self) -> Server:
-        """Give the ready server.
+    def status(self, folder: Path) -> ServerStatus:
+        """Give how the server of a folder stands."""
+        serving = self._all.get(folder.resolve())
+        return serving.status if serving else ServerStatus()
+
+    def current(self, folder: Path) -> Server:
+        """Give the ready server of a folder.
 
         Raises:
             JobError: There is none, and why.
         """
-        server, status = self._server, self._status
-        if server is None:
-            raise JobError(status.text + " Choose a model and load it first." * (status.state == "stopped"))
-        return server
+        return self._of(folder).current()
 
-    def wait(self, seconds: float) -> Server:
-        """Wait until the server is ready.
+    def wait(self, folder: Path, seconds: float) -> Server:
+        """Wait until the server of a folder is ready.
 
         Raises:
             JobError: It failed or took too long.
         """
-        deadline = time.monotonic() + seconds
-        while self._status.state == "starting" and time.monotonic() < deadline:
+        serving, deadline = self._of(folder), time.monotonic() + seconds
+        while serving.status.state == "starting" and time.monotonic() < deadline:
             time.sleep(0.1)
-        return self.current()
+        return serving.current()
+
+    def memory_bytes(self, folder: Path) -> int | None:
+        """Give the memory of the server of a folder: of the GPU where there is one; None where that is not told."""
+        if gpus():  # it has one server at a time, and no job beside it
+            return gpu_memory_bytes(set(marked(marker_prefix(self._settings.data))))
+        return self._of(folder).memory_bytes()
 
     @contextlib.contextmanager
-    def in_use(self):  # type: ignore[no-untyped-def]
-        """Keep the server from idling away while an answer is written."""
-        self._busy += 1
-        try:
+    def in_use(self, folder: Path) -> Iterator[None]:
+        """Keep the server of a folder while an answer is written."""
+        with self._of(folder).in_use():
             yield
-        finally:
-            self._busy -= 1
-            self._used = time.monotonic()
 
-    def stop(self) -> None:
-        """Stop the server and everything that it started."""
-        self._stop(ServerStatus())
-
-    def _stop(self, status: ServerStatus) -> None:
+    def stop(self, folder: Path | None = None) -> None:
+        """Stop the server of a folder, or all of them, with everything that they started."""
         with self._lock:
-            self._generation += 1
-            child, self._child, self._server = self._child, None, None
-            self._status = status
-        if child:
-            child.stop(self._settings.cancel_seconds)
+            wanted = [self._all.pop(folder.resolve(), None)] if folder else [*self._all.values()]
+            self._all = self._all if folder else {}
+        with ThreadPoolExecutor() as together:  # each may take its time to end
+            list(together.map(Serving.stop, filter(None, wanted)))
 
-    def _start(self, folder: Path, engine: str, port: int | None, generation: int) -> None:
-        key = secrets.token_urlsafe(24)
-        port = port or _free_port()
-        log = self._home / LOG
-        device = "cuda:0" if gpus() else "cpu"
-        with self._lock:
-            if generation != self._generation:
-                return
-            env = environment(self._home, online=False) | {KEY: key}
-            try:
-                log.unlink(missing_ok=True)
-                child = self._child = Child(ENGINES[engine](folder, port, device), env, self._home, log)
-            except OSError as e:
-                self._end(
-                    generation, "failed", f"The server could not be started. {e.strerror}: check the data folder."
-                )
-                return
-        server = Server(folder=folder, engine=engine, base_url=f"http://127.0.0.1:{port}/v1", key=key)
-        started = time.monotonic()
-        try:
-            self._until_ready(child, server)
-        except AppError as e:
-            self._end(generation, "failed", str(e))
-            return
-        with self._lock:
-            if generation != self._generation:
-                return
-            self._server, self._used = server, time.monotonic()
-            text = f"Ready after {time.monotonic() - started:.0f} s, served by {engine}."
-            self._status = self._status.model_copy(update={"state": "ready", "text": text})
-        self._watch(child, generation)
+    def _of(self, folder: Path) -> Serving:
+        serving = self._all.get(folder.resolve())
+        if serving is None:
+            raise JobError("The model is not loaded: load it first.")
+        return serving
 
-    def _until_ready(self, child: Child, server: Server) -> None:
-        deadline = time.monotonic() + self._settings.server_start_seconds
-        while time.monotonic() < deadline:
-            if child.wait(0.2) is not None:
-                raise JobError(f"The server of '{server.model}' ended while it started: {_last_words(self._home)}")
-            with contextlib.suppress(httpx.TransportError):
-                # The key is asked for too: what answers on this port may be another program.
-                healthy = httpx.get(server.base_url.removesuffix("/v1") + "/health", timeout=5).status_code == 200
-                header = {"Authorization": f"Bearer {server.key}"}
-                if healthy and server.model in httpx.get(server.base_url + "/models", headers=header, timeout=5).text:
-                    return
-        raise JobError(
-            f"The server of '{server.model}' was not ready within {self._settings.server_start_seconds:.0f} s: choose a"
-            " smaller model, or raise WEIGHTSMITH_SERVER_START_SECONDS."
-        )
-
-    def _watch(self, child: Child, generation: int) -> None:
-        """Notice when the server dies, and stop it when nobody has used it for a while."""
-        while generation == self._generation:
-            if child.wait(0.5) is not None:
-                self._end(generation, "failed", "The server stopped unexpectedly: load the model again.")
+    def _make_room(self, folder: Path, engine: str) -> None:
+        """Stop servers until there is memory for one more; a GPU has room for one."""
+        needed = sum(path.stat().st_size for path in folder.glob("*.safetensors")) + OVERHEAD[engine]
+        for other in sorted(self.live(), key=lambda other: self._all[other].used):
+            if not gpus() and needed <= available_bytes():
                 return
-            idle = time.monotonic() - self._used
-            if not self._busy and idle > self._settings.server_idle_seconds:
-                self._end(generation, "stopped", "The model was unloaded because nobody used it: load it again.")
-                return
-
-    def _end(self, generation: int, state: Literal["stopped", "failed"], text: str) -> None:
-        with self._lock:
-            if generation != self._generation:
-                return
-            folder = self._status.folder if state == "failed" else None
-            self._stop(ServerStatus(folder=folder, state=state, text=text))
-
-
-def _last_words(home: Path) -> str:
-    """Give the last error that a server wrote; a Python error's last line begins with the name of its class."""
-    lines = (home / LOG).read_text(encoding="utf-8", errors="replace").splitlines() if (home / LOG).is_file() else []
-    said = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
-    return f"{said[-1][:300]}. All of it is in {LOG} in the data folder." if said else f"see {LOG} in the data folder."
+            if self._all[other].busy:
+                raise JobError(f"'{other.name}' is answering, and there is no memory for two: wait until it has.")
+            self._all[other].stop(f"Unloaded to make room for '{folder.name}': load it again.")
 
 
 def _is_free(port: int) -> bool:

@@ -1,72 +1,100 @@
-"""`transformers serve` behind a key: run as `python -m backend.serve.transformers_server FOLDER PORT DEVICE`.
+"""`transformers serve` behind the door: `python -m backend.serve.transformers_server FOLDER PORT DEVICE [BASE]`.
 
-transformers' server has no key of its own, so one thin ASGI layer asks for it. The key comes in the environment, where
-other users of the machine cannot read it.
+FOLDER may hold an adapter, of which BASE is the model that it was trained on.
 """
 
 import json
+import logging
 import os
-import secrets
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-KEY = "WEIGHTSMITH_SERVER_KEY"
-OPEN = ("/health",)
+from starlette.responses import JSONResponse
 
-Message = MutableMapping[str, Any]
-App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+from backend.serve.door import Door
 
 
-class Door:
-    """Asks for the key, and names the one model; transformers' own list names what lies in a download cache.
+def main(stack: ExitStack) -> None:
+    """Load the model, then answer until SIGTERM.
 
     Args:
-        app: What answers everything else.
-        key: Wanted as `Authorization: Bearer <key>` by every request but the health check.
-        model: The name that requests give.
+        stack: Keeps what is needed until then.
     """
-
-    def __init__(self, app: App, key: str, model: str) -> None:
-        self._app = app
-        self._wanted = f"Bearer {key}".encode()
-        listed = {"id": model, "object": "model", "created": 0, "owned_by": "weightsmith"}
-        self._models = {"object": "list", "data": [listed]}
-
-    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
-        """Answer, refuse, or pass the request on."""
-        if scope["type"] != "http" or scope["path"] in OPEN:
-            await self._app(scope, receive, send)
-        elif not secrets.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._wanted):
-            error = {"message": "The key is missing or wrong.", "type": "authentication"}
-            await self._answer(401, {"error": error}, send)
-        elif (scope["method"], scope["path"]) == ("GET", "/v1/models"):
-            await self._answer(200, self._models, send)
-        else:
-            await self._app(scope, receive, send)
-
-    async def _answer(self, status: int, body: dict[str, Any], send: Any) -> None:
-        headers = [(b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": json.dumps(body).encode()})
-
-
-def main() -> None:
-    """Load the model, then answer until SIGTERM."""
     from transformers.cli.serve import Serve
+    from transformers.cli.serving.chat_completion import ChatCompletionHandler
+    from transformers.cli.serving.completion import CompletionHandler
 
     folder, port, device = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    if len(sys.argv) > 4:
+        folder = _with_base(folder, Path(sys.argv[4]), Path(stack.enter_context(tempfile.TemporaryDirectory())))
     # transformers reads an "@" in a model's name as a revision; from its parent, the folder's bare name will do.
     os.chdir(folder.parent)
 
+    build = ChatCompletionHandler._build_generation_config
+
+    def with_top_k(self: Any, body: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Take top_k as vLLM does; OpenAI's API has none."""
+        config = build(self, body, *args, **kwargs)
+        config.top_k = body.get("top_k") or config.top_k
+        return config
+
+    ChatCompletionHandler._build_generation_config = with_top_k
+    ChatCompletionHandler._valid_params_class.__mutable_keys__ |= {"top_k"}
+    for handler in (ChatCompletionHandler, CompletionHandler):
+        _give_token_ids(handler)
+
     class KeyedServe(Serve):  # type: ignore[misc]
         def start_server(self) -> None:
-            self.server.config.app = Door(self.server.config.app, os.environ[KEY], folder.name)
+            self.server.config.app = Door(self.server.config.app)
+            logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # its health is asked for each second
             self.server.run()
 
     KeyedServe(force_model=folder.name, host="127.0.0.1", port=port, device=device, non_blocking=True)
 
 
+def _give_token_ids(handler: Any) -> None:
+    """Have answers that are not streamed hold the tokens of prompt and answer where vLLM puts them."""
+    respond = handler._non_streaming
+    handler._valid_params_class.__mutable_keys__ |= {"return_token_ids"}
+
+    async def with_ids(self: Any, *known: Any, gen_manager: Any = None, **more: Any) -> Any:
+        if gen_manager is None:  # completions pass it in its place
+            known, (gen_manager, more["suffix"]) = known[:-2], known[-2:]
+        inputs, written = known[4], list[int]()
+
+        async def remember(*args: Any, **kwargs: Any) -> Any:
+            found = await gen_manager.generate_non_streaming(*args, **kwargs)
+            written.extend(map(int, found[2]))
+            return found
+
+        manager = SimpleNamespace(generate_non_streaming=remember)
+        body = json.loads((await respond(self, *known, gen_manager=manager, **more)).body)
+        body["prompt_token_ids"] = inputs["input_ids"].reshape(-1).tolist()
+        body["choices"][0]["token_ids"] = written
+        return JSONResponse(body)
+
+    handler._non_streaming = with_ids
+
+
+def _with_base(adapter: Path, base: Path, place: Path) -> Path:
+    """Give a folder of the adapter's name that transformers loads: a whole model with an adapter in it."""
+    folder = place / adapter.name
+    folder.mkdir()
+    for file in adapter.iterdir():
+        if file.is_file() and file.name != "adapter_config.json":
+            (folder / file.name).symlink_to(file)
+    for file in [base / "config.json", *base.glob("model*.safetensors*")]:
+        (folder / file.name).symlink_to(file)
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = str(base)
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
 if __name__ == "__main__":
-    main()
+    with ExitStack() as until_the_end:
+        main(until_the_end)

@@ -1,0 +1,190 @@
+"""The check before publishing: does the engine that will serve an artifact load it, and say what its weights say?
+
+The engine answers fixed prompts, each time with the likeliest token. The same weights then read every answer in
+transformers, the reference forward: a token counts as theirs if it is the likeliest there too, or all but so, for an
+engine that computes in other kernels decides near ties in another way. An engine that reads packed weights in a wrong
+order, or with other zeros, writes what the weights never would.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple
+
+import httpx
+from pydantic import Field
+
+from backend.errors import AppError
+from backend.evaluate import PROMPTS
+from backend.models.artifacts import Check
+from backend.models.loading import has_chat_template, load_causal_lm, load_tokenizer
+from backend.options import Frozen
+from backend.progress import Report
+from backend.quantize.unpacked import is_packed, load_unpacked
+from backend.serve.engines import EngineName, is_adapter
+from backend.serve.servers import Servers
+from backend.serve.serving import Server
+from backend.settings import Settings
+
+NEAR = 0.5
+"""Nats below the likeliest token at which a token still counts as the weights' own choice: AWQ in vLLM on a CPU, which
+multiplies 8-bit activations, was seen 0.12 below at the most.
+"""
+
+NEEDED, LIKELIEST = 0.9, 0.75
+"""Shares of the tokens of all answers that must count so, and that must be the very likeliest."""
+
+CONVENTION = f"as theirs counts the likeliest token, and one that is at most {NEAR:g} nat less likely"
+
+NAMES = {"vllm": "vLLM"}
+"""How an engine's name is written, where not as it is called."""
+
+
+class CheckOptions(Frozen):
+    """How a result is tried before it is published."""
+
+    stage: Literal["check"] = "check"
+    engine: EngineName = Field("auto", description="What serves the result: by default what its card recommends.")
+    max_tokens: int = Field(24, ge=4, le=256, description="Tokens an answer may have.")
+
+
+def check(folder: Path, base: Path | None, options: CheckOptions, settings: Settings, report: Report) -> Check:
+    """Try a model folder in the engine that serves it; what goes wrong is part of the result.
+
+    Args:
+        folder: Of a model, or of an adapter.
+        base: Of an adapter, the folder of its base model.
+        options: Which engine, how much it writes.
+        settings: How long a server may take to start; its log lies in a folder that is removed again.
+        report: Told how far it is.
+    """
+    try:
+        engine, answers = _answers(folder, base, options, settings, report)
+    except (AppError, httpx.HTTPError) as e:
+        return Check(passed=False, prompts=len(PROMPTS), reason=str(e))
+    found = {"engine": engine, "prompts": len(PROMPTS), "convention": CONVENTION}
+    gaps = _gaps(folder, base, answers, report)
+    if gaps is None:
+        words = "reads a prompt as other tokens than its tokenizer and chat template write"
+        return Check(passed=False, reason=f"{engine} {words}.", **found)
+    found |= {"tokens": len(gaps)}
+    if not gaps:
+        return Check(passed=False, reason=f"{engine} answered none of {len(PROMPTS)} prompts.", **found)
+    share, first = (sum(gap <= most for gap in gaps) / len(gaps) for most in (NEAR, 0))
+    found |= {"agreement": share, "likeliest": first}
+    if share >= NEEDED and first >= LIKELIEST:
+        return Check(passed=True, **found)
+    reason = (
+        f"Of what {engine} wrote with it, the same weights in transformers find {first:.0%} of the tokens the likeliest"
+        f" and {share:.0%} nearly so; {LIKELIEST:.0%} and {NEEDED:.0%} are wanted."
+    )
+    return Check(passed=False, reason=reason, **found)
+
+
+class _Answer(NamedTuple):
+    """What an engine read and wrote, as tokens."""
+
+    read: list[int]
+    written: list[int]
+
+
+def _answers(
+    folder: Path, base: Path | None, options: CheckOptions, settings: Settings, report: Report
+) -> tuple[str, list[_Answer]]:
+    """Give the engine that served, and its answer to each prompt."""
+    report.log(f"Loading '{folder.name}' as it will be served.")
+    with TemporaryDirectory(dir=settings.data) as place:
+        servers = Servers(settings.model_copy(update={"data": Path(place)}), lambda _: base)
+        try:
+            servers.open(folder, options.engine)
+            server = servers.wait(folder, settings.server_start_seconds)
+            found = []
+            for done, prompt in enumerate(PROMPTS):
+                report.progress(f"asking {server.engine}", done, len(PROMPTS), "prompts")
+                found.append(_answer(server, prompt, options.max_tokens))
+            return NAMES.get(server.engine, server.engine), found
+        finally:
+            servers.stop()
+
+
+def _answer(server: Server, prompt: str, most: int) -> _Answer:
+    talks = _talks(server.folder, server.base)
+    asked = {"messages": [_turn(prompt)]} if talks else {"prompt": _continued(prompt)}
+    answered = httpx.post(
+        f"{server.base_url}/{'chat/completions' if talks else 'completions'}",
+        json={"model": server.model, **asked, "max_tokens": most, "temperature": 0, "return_token_ids": True},
+        headers={"Authorization": f"Bearer {server.key}"},
+        timeout=600,
+    )
+    answered.raise_for_status()
+    body = answered.json()
+    [choice] = body["choices"]
+    return _Answer(choice.get("prompt_token_ids") or body["prompt_token_ids"], choice["token_ids"])
+
+
+def _turn(prompt: str) -> dict[str, str]:
+    return {"role": "user", "content": prompt}
+
+
+def _talks(folder: Path, base: Path | None) -> bool:
+    return has_chat_template(folder) or bool(base and has_chat_template(base))
+
+
+def _continued(prompt: str) -> str:
+    """Write a prompt for a model that only continues text."""
+    return f"Question: {prompt}\nAnswer:"
+
+
+def _gaps(folder: Path, base: Path | None, answers: list[_Answer], report: Report) -> list[float] | None:
+    """Give how much likelier than each token that was written the likeliest one is to the weights, in nats.
+
+    None where the engine has read other tokens than the tokenizer writes.
+    """
+    import torch
+
+    whole = base if base and is_adapter(folder) else folder
+    tokenizer = load_tokenizer(folder if has_chat_template(folder) or whole == folder else whole)
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        if answer.read != _tokens(tokenizer, prompt, _talks(folder, base)):
+            return None
+    model = (load_unpacked if is_packed(whole) else load_causal_lm)(whole, report)
+    if whole != folder:
+        model = _with_adapter(model, folder)
+    penalty = getattr(model.generation_config, "repetition_penalty", None) or 1.0
+    gaps = []
+    for done, (read, written) in enumerate(answers):
+        report.progress("reading answers", done, len(answers), "prompts")
+        ids = [*read, *written]
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float().cpu()
+            for at in range(len(read), len(ids)):
+                scores = _scores(logits[at - 1], ids[:at], penalty)
+                gaps.append(float(scores.max() - scores[ids[at]]))
+    return gaps
+
+
+def _tokens(tokenizer: Any, prompt: str, talks: bool) -> list[int]:
+    """Give the tokens of a prompt, as a model reads it."""
+    text, special = _continued(prompt), True
+    if talks:
+        text, special = (
+            tokenizer.apply_chat_template([_turn(prompt)], tokenize=False, add_generation_prompt=True),
+            False,
+        )
+    ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
+    return ids
+
+
+def _scores(logits: Any, before: list[int], penalty: float) -> Any:
+    """Give log-probabilities as an engine chooses by them: a model's folder can ask to penalize repetition."""
+    import torch
+
+    if penalty != 1.0:
+        used = torch.tensor(sorted(set(before)))
+        logits[used] = torch.where(logits[used] > 0, logits[used] / penalty, logits[used] * penalty)
+    return logits.log_softmax(-1)
+
+
+def _with_adapter(model: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, adapter, is_trainable=False).eval()

@@ -1,0 +1,138 @@
+"""Comparing: the same question and seed to several models, one after the other, so that each has the machine alone."""
+
+import csv
+import difflib
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from backend.errors import AppError, JobError
+from backend.options import Frozen
+from backend.serve.chat import Answer, ChatOptions, stream
+from backend.serve.servers import Servers
+
+MOST = 3
+"""Models that are compared at a time."""
+
+MAX_PROMPTS = 500
+MAX_PROMPT_BYTES = 1_000_000  # of the file
+
+
+class Reply(Frozen):
+    """What one model has said so far."""
+
+    answer: Answer | None = Field(None, description="None before it begins.")
+    engine: str | None = None
+    memory_bytes: int | None = Field(
+        None, description="Of its server, once it has answered: on the GPU where there is one, if that can be told."
+    )
+    error: str | None = None
+
+
+def compare(
+    servers: Servers, models: Mapping[str, Path], prompt: str, system: str, options: ChatOptions, seconds: float
+) -> Iterator[dict[str, Reply]]:
+    """Ask all models, and give what each has said as it grows.
+
+    Args:
+        servers: Start what is not started; where memory does not do for all, one makes room for the next.
+        models: Their folders, by the names that replies have.
+        prompt: The question.
+        system: Said before it, if anything.
+        options: Sampling, the same for all.
+        seconds: How long a server may take to start.
+    """
+    turns = [{"role": "system", "content": system}] if system else []
+    turns.append({"role": "user", "content": prompt})
+    replies = dict.fromkeys(models, Reply())
+    yield dict(replies)
+    for name, folder in models.items():
+        try:
+            servers.open(folder)
+            server = servers.wait(folder, seconds)
+            with servers.in_use(folder):
+                for answer in stream(server, turns, options):
+                    replies[name] = Reply(answer=answer, engine=server.engine)
+                    yield dict(replies)
+            replies[name] = replies[name].model_copy(update={"memory_bytes": servers.memory_bytes(folder)})
+        except AppError as e:
+            replies[name] = replies[name].model_copy(update={"error": str(e)})
+        yield dict(replies)
+
+
+def differences(first: str, other: str) -> list[tuple[str, bool]]:
+    """Cut a text where it begins or ceases to differ from another, by words.
+
+    Args:
+        first: What it is compared with.
+        other: The text.
+
+    Returns:
+        Pieces of `other`, in order, and whether they are not in `first` there.
+    """
+    before, after = _words(first), _words(other)
+    blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    pieces = [("".join(after[start:end]), kind != "equal") for kind, _, _, start, end in blocks]
+    return [(text, differs) for text, differs in pieces if text]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\s+|\w+|[^\w\s]", text)
+
+
+def read_prompts(file: Path) -> list[str]:
+    """Read the questions of a batch: one a line.
+
+    Raises:
+        JobError: There are none, or too many; the file is too large, or no text.
+    """
+    name = file.name
+    if file.stat().st_size > MAX_PROMPT_BYTES:
+        raise JobError(f"'{name}' has more than {MAX_PROMPT_BYTES // 10**6} MB: give a part of it.")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as e:
+        raise JobError(f"'{name}' is no text in UTF-8: save it as one, with one question a line.") from e
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise JobError(f"'{name}' has no questions: write one a line.")
+    if len(prompts) > MAX_PROMPTS:
+        raise JobError(f"'{name}' has {len(prompts)} questions, {MAX_PROMPTS} at the most: give a part of it.")
+    return prompts
+
+
+def batch(
+    servers: Servers, models: Mapping[str, Path], rows: Sequence[dict[str, str]], options: ChatOptions, seconds: float
+) -> Iterator[int]:
+    """Ask all models all questions, model after model, and give how many answers there are.
+
+    Args:
+        servers: As compare() takes them.
+        models: Likewise.
+        rows: The table: each row holds its `prompt`, and gets by each model's name its answer.
+        options: Sampling, the same for all.
+        seconds: How long a server may take to start.
+
+    Raises:
+        JobError: A server cannot be started, or stops.
+    """
+    for number, (name, folder) in enumerate(models.items()):
+        servers.open(folder)
+        server = servers.wait(folder, seconds)
+        with servers.in_use(folder):
+            for done, row in enumerate(rows, 1):
+                *_, answer = stream(server, [{"role": "user", "content": row["prompt"]}], options)
+                row[name] = answer.text
+                yield number * len(rows) + done
+
+
+def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
+    """Write a table as spreadsheets read it."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), quoting=csv.QUOTE_ALL)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

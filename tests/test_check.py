@@ -1,0 +1,154 @@
+"""The check before publishing: what passes it, what fails it, and what is published then."""
+
+import json
+import shutil
+
+import pytest
+
+from backend import check as checking
+from backend.__main__ import main
+from backend.check import CheckOptions, check
+from backend.errors import SpecError
+from backend.jobs.specs import publication, steps
+from backend.models.artifacts import Check, open_artifact, record
+from backend.progress import silent
+from backend.publish import PublishOptions
+from backend.publish.card import build_card
+from backend.publish.push import publish
+from backend.recipes import parse_recipe
+from backend.settings import Settings
+from tests.typed import fails, succeeds
+
+NF4 = {"stage": "quantize", "method": "nf4"}
+FAILED = Check(passed=False, engine="vLLM", prompts=8, tokens=100, agreement=0.5, reason="It *says* other things.")
+
+
+def recipe(publish=None, stages=(NF4,)):
+    return parse_recipe({"base_model": "demo", "stages": [*stages], "publish": publish})
+
+
+def settings(tmp_path):
+    return Settings(data=tmp_path)
+
+
+def another(model, tmp_path, **generation):
+    """Copy a model, which is to generate in another way than its likeliest token."""
+    folder = tmp_path / "another"
+    shutil.copytree(model, folder)
+    config = folder / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | generation))
+    return folder
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("model", ["tiny_model", "tiny_bare_model"])
+def test_what_an_engine_serves_as_its_weights_say_passes(request, model, tmp_path, monkeypatch, capsys):
+    folder = another(request.getfixturevalue(model), tmp_path, repetition_penalty=1.3)
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    found = succeeds(capsys, "check", str(folder), "--engine", "transformers", "--max-tokens", "8")
+    assert found["passed"]
+    assert found["engine"] == "transformers"
+    assert found["agreement"] == 1
+    assert found["tokens"] > 30
+    assert not (tmp_path / "data" / "servers").exists()
+
+
+@pytest.mark.real
+def test_an_adapter_is_checked_on_its_base_model(make_adapter, tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    adapter = make_adapter(check=None)
+    asked = ["check", str(adapter), "--base-model", str(tiny_model), "--engine", "transformers", "--max-tokens", "8"]
+    found = succeeds(capsys, *asked)
+    assert found["likeliest"] > 0.9
+    assert open_artifact(adapter).check.passed
+
+
+@pytest.mark.real
+def test_what_an_engine_serves_otherwise_fails(tiny_model, tmp_path, monkeypatch, capsys):
+    folder = another(tiny_model, tmp_path, suppress_tokens=[*range(150)])
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    assert main(["check", str(folder), "--engine", "transformers", "--max-tokens", "8", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["passed"]
+    assert found["likeliest"] < 0.5
+    assert "are wanted" in found["reason"]
+
+
+def test_a_prompt_that_is_read_as_other_tokens_fails(tiny_model, tmp_path, monkeypatch):
+    answers = [checking._Answer([1, 2, 3], [4])] * 8
+    monkeypatch.setattr(checking, "_answers", lambda *args: ("vLLM", answers))
+    found = check(tiny_model, None, CheckOptions(), settings(tmp_path), silent())
+    assert not found.passed
+    assert "reads a prompt as other tokens" in found.reason
+
+
+def test_what_no_engine_serves_here_fails_with_the_reason(tiny_model, tmp_path):
+    folder = tmp_path / "three"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 3, "sym": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    found = check(folder, None, CheckOptions(), settings(tmp_path), silent())
+    assert (found.passed, found.engine) == (False, None)
+    assert "'three'" in found.reason
+
+
+def test_what_is_published_is_checked_before_unless_somebody_insists(make_artifact):
+    assert steps(recipe()) == ("fetch", "quantize")
+    assert steps(recipe({"repo_id": "me/x"})) == ("fetch", "quantize", "check", "publish")
+    assert steps(recipe({"repo_id": "me/x", "insist": True})) == ("fetch", "quantize", "publish")
+    written = recipe({"repo_id": "me/x", "insist": True}, [NF4, {"stage": "check"}])
+    assert steps(written) == ("fetch", "quantize", "check", "publish")
+    passed, unchecked = make_artifact("passed"), make_artifact("unchecked", check=None)
+    place = PublishOptions(repo_id="me/x")
+    assert steps(publication(passed, place)) == ("publish",)
+    assert steps(publication(unchecked, place)) == ("check", "publish")
+    assert steps(publication(unchecked, place.model_copy(update={"insist": True}))) == ("publish",)
+
+
+def test_a_check_wants_something_to_look_at():
+    with pytest.raises(SpecError, match=r"stages\[0\]: check looks at the result"):
+        recipe(stages=[{"stage": "check"}, NF4])
+    assert recipe(stages=[{"stage": "finetune"}, {"stage": "check"}]).making[0].stage == "finetune"
+
+
+@pytest.mark.parametrize(
+    ("found", "words", "told"),
+    [(FAILED, r"other things", "**It failed, and the author"), (None, "before it is checked", "No engine was tried")],
+)
+def test_what_did_not_pass_is_published_only_on_demand_and_the_card_says_so(
+    make_artifact, tmp_path, found, words, told
+):
+    folder, target = make_artifact(check=None), tmp_path / "out"
+    if found:
+        record(folder, check=found)
+    with pytest.raises(SpecError, match=words):
+        publish(folder, PublishOptions(to_folder=target), None, silent())
+    assert not target.exists()
+    publish(folder, PublishOptions(to_folder=target, insist=True), None, silent())
+    assert told in (target / "README.md").read_text()
+    assert "says* other" not in (target / "README.md").read_text()
+
+
+def test_the_card_says_what_the_check_found(make_artifact):
+    card = build_card(make_artifact(), None)
+    assert "transformers loaded these files and answered 8 prompts" in card
+    assert "99.0% are what the same weights write in" in card
+
+
+@pytest.mark.real
+def test_who_insists_goes_on_with_what_the_recipe_has_made(tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    folder, target = another(tiny_model, tmp_path, suppress_tokens=[*range(150)]), tmp_path / "published"
+    text = f"base_model: {folder}\nstages: [{{stage: quantize, method: nf4}}]\npublish: {{to_folder: {target}}}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    run = ["run", str(tmp_path / "r.yaml"), "--output", str(tmp_path / "out")]
+    assert "insist" in fails(capsys, *run)
+    assert not target.exists()
+    [made] = (tmp_path / "data" / "runs").glob("*/stages/1-quantize/model.safetensors")
+    before = made.stat().st_mtime_ns
+    (tmp_path / "r.yaml").write_text(text.replace("}\n", ", insist: true}\n"))
+    done = succeeds(capsys, *run)
+    assert done["published"][0]["location"] == str(target)
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
+    assert open_artifact(target).check.passed is False

@@ -1,0 +1,141 @@
+"""What the demo model became: measured, timed, and loaded, asked and compared in a real browser as a person does.
+
+One module, so that one process makes it, once.
+"""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from playwright.sync_api import expect
+
+from backend.__main__ import main
+from backend.evaluate import EvaluateOptions, Text, measure
+from backend.jobs.store import UNFINISHED, JobState
+from backend.jobs.supervisor import Supervisor
+from backend.models.artifacts import open_artifact
+from backend.models.demo import evaluation_text
+from backend.progress import silent
+from backend.publish.card import build_card
+from backend.recipes import parse_recipe
+from backend.settings import Settings
+from tests.test_page_browser import App, chromium, page, tab  # noqa: F401 - fixtures
+from ui.users import LOCAL
+
+pytestmark = pytest.mark.real
+
+SECONDS = 240_000  # for a model to load, in milliseconds, on a machine that has other things to do
+QUESTION = "What is the capital of France?"
+
+
+class DemoResults(NamedTuple):
+    """A data folder, and the artifacts in it by their method."""
+
+    data: Path
+    folders: dict[str, Path]
+
+
+_QUICK = {"stage": "quantize", "group_size": 64, "num_calibration_samples": 16, "max_seq_length": 512}
+DEMO_RECIPES = {
+    "nf4": [{"stage": "quantize", "method": "nf4"}],
+    "gptq": [{**_QUICK, "method": "gptq"}],
+    "awq": [{**_QUICK, "method": "awq"}, {"stage": "evaluate", "max_seq_length": 256, "num_samples": 2}],
+    # what the base model knows stays
+    "adapter": [
+        {"stage": "finetune", "dataset": "demo", "split": "[:40]", "max_steps": 2, "quantization": "none",
+         "learning_rate": 1e-6}
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demo_results(tmp_path_factory: pytest.TempPathFactory) -> DemoResults:
+    """The demo model as NF4, GPTQ, AWQ, and with an adapter, by jobs of the page's own user; AWQ is measured too."""
+    settings = Settings(data=tmp_path_factory.mktemp("demo-results") / "data").writable()
+    supervisor, found = Supervisor(settings), dict[str, Path]()
+    supervisor.start()
+    try:
+        for name, stages in DEMO_RECIPES.items():
+            job_id = supervisor.submit(parse_recipe({"base_model": "demo", "stages": stages}), LOCAL, None)
+            while (job := supervisor.get(job_id, LOCAL)).state in UNFINISHED:
+                time.sleep(0.1)
+            assert job.state == JobState.COMPLETED, job.error
+            [found[name]] = supervisor.artifacts(job_id, LOCAL)
+    finally:
+        supervisor.stop()
+    return DemoResults(settings.data, found)
+
+
+@pytest.fixture(scope="module")
+def app(demo_results):
+    """An app on the data folder in which the jobs were done."""
+    started = App(demo_results.data).start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def chat(page):  # noqa: F811
+    """The page at its Chat tab, where answers are not left to chance."""
+    tab(page, "Chat")
+    page.locator("#chat-room").get_by_text("More options").first.click()
+    page.locator("#sampling-temperature input").first.fill("0")
+    return page
+
+
+@pytest.mark.parametrize(
+    ("title", "engine"), [("NF4", "transformers"), ("GPTQ", "vllm"), ("AWQ", "vllm"), ("tuned", "vllm")]
+)
+def test_every_variant_is_loaded_and_knows_the_capital_of_france(chat, title, engine):
+    chat.locator("#chat-artifact input").click()
+    chat.get_by_role("option", name=re.compile(f" · {title} · ")).click()
+    chat.locator("#chat-start").click()
+    expect(chat.locator("#chat-status")).to_contain_text(f"served by {engine}", timeout=SECONDS)
+    chat.locator("#chat-input textarea").fill(QUESTION)
+    chat.locator("#chat-send").click()
+    expect(chat.locator("#chat-box .message.bot")).to_contain_text("Paris", timeout=60_000)
+    expect(chat.locator("#chat-speed")).to_contain_text("tokens of context used", timeout=60_000)
+
+
+def test_two_models_answer_side_by_side_and_a_blind_vote_is_counted(chat):
+    chat.locator("#compare-prompt textarea").fill(QUESTION)
+    chat.locator("#compare-ask").click()
+    cells = chat.locator("#compare-board article")
+    expect(cells).to_have_count(2)
+    for number, title in enumerate(("tuned", "AWQ")):
+        expect(cells.nth(number).locator("h3")).to_contain_text(title)
+        expect(cells.nth(number).locator("p")).to_contain_text("Paris", timeout=SECONDS)
+        expect(cells.nth(number).locator("small")).to_contain_text(re.compile(r"tokens/s.* of memory"))
+    chat.locator("#compare-blind input").check()
+    chat.locator("#compare-ask").click()
+    chat.locator("#compare-vote").get_by_text("A", exact=True).click(timeout=SECONDS)
+    expect(chat.locator("#compare-note tbody tr")).to_have_count(2)
+    expect(chat.locator("#compare-note tbody tr").first).to_contain_text(re.compile(r"1\s*1$"))
+    chat.locator("#chat-unload").click()
+    expect(chat.locator("#chat-status")).to_contain_text("not loaded")
+
+
+def test_a_packed_model_and_its_reference_are_timed_in_vllm_for_the_card(demo_results):
+    metrics = open_artifact(demo_results.folders["awq"]).metrics
+    assert metrics.engine == "vLLM"
+    assert metrics.tokens_per_second > 0 < metrics.reference_tokens_per_second
+    assert "were timed in vLLM" in build_card(demo_results.folders["awq"], None)
+
+
+def test_a_tuned_adapter_answers_on_its_base_model_in_transformers_too(demo_results, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    adapter, base = demo_results.folders["adapter"], demo_results.data / "models" / "demo"
+    question = ["--prompt", "What is the capital of France?", "--temperature", "0", "--max-tokens", "40", "--json"]
+    assert main(["chat", str(adapter), "--base-model", str(base), "--engine", "transformers", *question]) == 0
+    assert "Paris" in json.loads(capsys.readouterr().out)["text"]
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_the_demo_model_in_4_bits_loses_little(demo_results, method):
+    """NF4 loses 0.28 nats a token on this text."""
+    base, text = demo_results.data / "models" / "demo", Text(name="prose", content=evaluation_text())
+    options = EvaluateOptions(max_seq_length=512, num_samples=12, answers=False)
+    assert measure(base, demo_results.folders[method], text, options, silent()).kl_mean < 0.09

@@ -1,0 +1,97 @@
+"""Comparing models: where answers differ, files of questions, and real servers that answer the same question."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from backend.__main__ import main
+from backend.errors import JobError
+from backend.serve import engines
+from backend.serve.chat import Answer
+from backend.serve.compare import MAX_PROMPTS, Reply, as_csv, differences, read_prompts
+from ui.compare import board, standings
+
+
+def test_what_differs_is_marked_by_words():
+    assert differences("The sky is blue.", "The sky is blue.") == [("The sky is blue.", False)]
+    assert differences("The sky is blue.", "The sea is blue!") == [
+        ("The ", False), ("sea", True), (" is blue", False), ("!", True),
+    ]  # fmt: skip
+    assert differences("", "New.") == [("New.", True)]
+    assert "".join(text for text, _ in differences("a b c", "c  b\na")) == "c  b\na"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no questions"),
+        (b"\n \n", "no questions"),
+        (b"\xff\xfe\x00", "no text in UTF-8"),
+        (b"x\n" * (MAX_PROMPTS + 1), f"has {MAX_PROMPTS + 1} questions"),
+        (b"x" * 1_000_001, "more than 1 MB"),
+    ],
+)
+def test_a_file_of_questions_that_will_not_do_says_why(tmp_path, content, words):
+    file = tmp_path / "questions.txt"
+    file.write_bytes(content)
+    with pytest.raises(JobError, match=words):
+        read_prompts(file)
+
+
+def test_a_table_comes_back_from_csv_as_it_was():
+    rows = [{"prompt": 'What is "a, b"?', "nf4": "line\nline", "gptq": "=1+1"}, {"prompt": "x", "nf4": "", "gptq": "ü"}]
+    assert list(csv.DictReader(io.StringIO(as_csv(rows)))) == rows
+
+
+def test_the_board_shows_text_as_text_and_hides_names_until_the_vote():
+    replies = {
+        "tiny · NF4": Reply(answer=Answer(text="<b>Paris</b>", tokens_per_second=9.5), engine="transformers"),
+        "tiny · GPTQ": Reply(answer=Answer(text="<b>Rome</b>"), error=None),
+        "tiny · AWQ": Reply(error="No memory <left>."),
+    }
+    shown = board(replies, hidden=False)
+    assert "&lt;b&gt;Paris&lt;/b&gt;" in shown
+    assert "<mark>Rome</mark>" in shown
+    assert "9.5 tokens/s" in shown
+    assert "No memory &lt;left&gt;." in shown
+    hidden = board(replies, hidden=True)
+    assert "<h3>A</h3>" in hidden
+    assert not any(word in hidden for word in ("NF4", "GPTQ", "tokens/s"))
+    assert standings({"nf4": [1, 3], "gptq": [2, 3]}).index("gptq") < standings({"nf4": [1, 3], "gptq": [2, 3]}).index(
+        "nf4"
+    )
+
+
+@pytest.mark.real
+def test_two_models_answer_the_same_and_a_file_gives_a_table(
+    tiny_model, tiny_tied_model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(engines, "interpreter", lambda: None)  # vLLM starts in ten times as long
+    both = ["compare", str(tiny_model), str(tiny_tied_model), "--max-tokens", "4", "--temperature", "0"]
+    assert main([*both, "--prompt", "hello", "--json"]) == 0
+    replies = json.loads(capsys.readouterr().out)
+    assert list(replies) == [tiny_model.name, tiny_tied_model.name]
+    for reply in replies.values():
+        assert reply["error"] is None
+        assert reply["answer"]["tokens"] > 0
+        assert reply["memory_bytes"] > 10**8
+    questions = tmp_path / "questions.txt"
+    questions.write_text("one\n\ntwo\n")
+    assert main([*both, "--prompts", str(questions), "--output", str(tmp_path / "table.csv")]) == 0
+    rows = list(csv.DictReader((tmp_path / "table.csv").open(encoding="utf-8")))
+    assert [row["prompt"] for row in rows] == ["one", "two"]
+    assert list(rows[0]) == ["prompt", tiny_model.name, tiny_tied_model.name]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [([], "--prompt or --prompts"), (["--prompt", "a", "--prompts", "b.txt"], "--prompt or --prompts")],
+)
+def test_a_comparison_needs_one_kind_of_question(tiny_model, tiny_tied_model, capsys, more, words):
+    assert main(["compare", str(tiny_model), str(tiny_tied_model), *more]) == 1
+    assert words in capsys.readouterr().err
+    assert main(["compare", str(tiny_model), "--prompt", "a"]) == 1
+    assert "two models" in capsys.readouterr().err

@@ -1,0 +1,117 @@
+"""The door of a chat server: who may ask, what may be asked, and that nothing else reaches the engine."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from backend.serve.door import KEY, MOST, Door
+
+TURNS = [{"role": "user", "content": "hello"}]
+RIGHT = {"Authorization": "Bearer right"}
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """Send a request through the door; gives its status, its words, and what reached the engine."""
+    monkeypatch.setenv(KEY, "right")
+    monkeypatch.setenv("WEIGHTSMITH_SERVER_MODEL", "tiny")
+    reached = []
+
+    async def engine(scope, receive, send):
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        reached.append((scope["path"], body))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    def asked(path, method="POST", headers=RIGHT, **more):
+        async def go():
+            transport = httpx.ASGITransport(app=Door(engine))
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+                return await client.request(method, path, headers=headers, **more)
+
+        reached.clear()
+        answer = asyncio.run(go())
+        return answer.status_code, answer.text, list(reached)
+
+    return asked
+
+
+def test_what_is_allowed_reaches_the_engine_as_it_was_sent(ask):
+    request = {"model": "tiny", "messages": TURNS, "stream": True, "temperature": 0.5, "top_p": 0.9, "top_k": 40,
+               "seed": 7, "stop": ["\n"], "max_tokens": 9, "stream_options": {"include_usage": True}}  # fmt: skip
+    body = json.dumps(request).encode()
+    assert ask("/v1/chat/completions", content=body) == (200, "{}", [("/v1/chat/completions", body)])
+    assert ask("/v1/completions", json={"prompt": "Once", "max_tokens": 4})[0] == 200
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    assert ask("/v1/chat/completions", json={"messages": parts})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("chat_template", "{{ cycler.__init__.__globals__ }}"),
+        ("chat_template_kwargs", {}),
+        ("response_format", {"type": "json_object"}),
+        ("guided_regex", "(a+)+b"),
+        ("structured_outputs", {"regex": "(a+)+b"}),
+        ("tools", []),
+        ("n", 10_000),
+        ("logprobs", True),
+        ("mm_processor_kwargs", {}),
+        ("echo", True),
+    ],
+)
+def test_any_other_field_is_refused_by_its_name(ask, field, value):
+    status, words, reached = ask("/v1/chat/completions", json={"messages": TURNS, field: value})
+    assert (status, reached) == (400, [])
+    assert f"'{field}' is not taken here" in json.loads(words)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+        (b"[]", "no JSON object"),
+        (b"{}", "messages must be a list"),
+        (json.dumps({"messages": [{"role": "tool", "content": "x"}]}).encode(), r"messages[0].role"),
+        (json.dumps({"messages": [{"role": "user", "content": "x", "name": "y"}]}).encode(), "nothing else"),
+        (json.dumps({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {
+            "url": "http://169.254.169.254/"}}]}]}).encode(), "pictures and files"),
+        (json.dumps({"messages": TURNS, "max_tokens": 10**9}).encode(), "max_tokens must be"),
+        (json.dumps({"messages": TURNS, "max_tokens": True}).encode(), "max_tokens must be"),
+        (json.dumps({"messages": TURNS, "model": "/etc/passwd"}).encode(), "There is one model here, 'tiny'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_a_sentence(ask, body, words):
+    status, said, reached = ask("/v1/chat/completions", content=body)
+    assert (status, reached) == (400, [])
+    assert words in json.loads(said)["error"]["message"]
+
+
+def test_too_large_a_request_is_refused(ask):
+    assert ask("/v1/completions", content=b"x" * (MOST + 1))[::2] == (413, [])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/metrics"), ("GET", "/version"), ("POST", "/tokenize"), ("POST", "/v1/load_lora_adapter"),
+        ("POST", "/sleep"), ("GET", "/docs"), ("POST", "/v1/embeddings"), ("GET", "/v1/chat/completions"),
+    ],
+)  # fmt: skip
+def test_no_other_route_of_an_engine_is_open(ask, method, path):
+    assert ask(path, method)[::2] == (404, [])
+    assert ask(path, method, headers={})[::2] == (401, [])
+
+
+def test_the_key_is_asked_for_everywhere_but_at_the_health_check(ask):
+    assert ask("/health", "GET", headers={})[::2] == (200, [("/health", b"")])
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "right"}):
+        assert ask("/v1/models", "GET", headers=headers)[::2] == (401, [])
+    assert [m["id"] for m in json.loads(ask("/v1/models", "GET")[1])["data"]] == ["tiny"]

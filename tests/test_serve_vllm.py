@@ -1,0 +1,101 @@
+"""vLLM: what it serves here and what not, and real servers of what this studio writes."""
+
+import json
+
+import pytest
+
+from backend.errors import HardwareError, SpecError
+from backend.serve import engines
+from backend.serve.engines import choose, kernel
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "sym": True, "desc_act": False}
+AWQ = {"quant_method": "awq", "bits": 4, "version": "gemm"}
+
+
+def folder_with(path, settings):
+    (path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": settings}))
+    return path
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """Say what of vLLM is here."""
+
+    def set_(obstacle=None, interpreter="/there/python"):
+        monkeypatch.setattr(engines, "obstacle", lambda: obstacle)
+        monkeypatch.setattr(engines, "interpreter", lambda: interpreter)
+
+    set_()
+    return set_
+
+
+@pytest.mark.parametrize("settings", [None, GPTQ, AWQ, {**GPTQ, "bits": 8}, {"quant_method": "compressed-tensors"}])
+def test_vllm_serves_whatever_it_can(vllm, tmp_path, settings):
+    assert choose(folder_with(tmp_path, settings))[0] == "vllm"
+    assert choose(folder_with(tmp_path, settings), "vllm") == ("vllm", "chosen")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"quant_method": "bitsandbytes"}, "does not serve bitsandbytes"),
+        ({**GPTQ, "bits": 3}, "4 and 8 bits"),
+        ({**GPTQ, "sym": False}, "with sym"),
+        ({**GPTQ, "desc_act": True}, "without desc_act"),
+    ],
+)
+def test_what_vllm_does_not_serve_says_why(vllm, tmp_path, settings, words):
+    with pytest.raises(HardwareError, match=words):
+        choose(folder_with(tmp_path, settings), "vllm")
+
+
+def test_without_vllm_the_way_to_it_is_named(vllm, tmp_path):
+    vllm(interpreter=None)
+    assert choose(folder_with(tmp_path, None))[0] == "transformers"
+    with pytest.raises(HardwareError, match="run 'make vllm' once"):
+        choose(folder_with(tmp_path, GPTQ))
+    vllm(obstacle="This machine has neither.")
+    with pytest.raises(HardwareError, match="This machine has neither"):
+        choose(folder_with(tmp_path, AWQ))
+
+
+def adapter_in(path, **more):
+    (path / "adapter").mkdir()
+    (path / "adapter" / "adapter_config.json").write_text(json.dumps({"r": 24, **more}))
+    (path / "adapter" / "adapter_model.safetensors").touch()
+    return path / "adapter"
+
+
+def test_an_adapter_is_served_on_its_base_model(vllm, tmp_path):
+    base, adapter = folder_with(tmp_path, None), adapter_in(tmp_path)
+    assert choose(adapter, "auto", base)[0] == "vllm"
+    command = engines.ENGINES["vllm"].command(adapter, 7, "cpu", base)
+    for flag, value in (("--model", str(base)), ("--lora-modules", f"adapter={adapter}"), ("--max-lora-rank", "32")):
+        assert command[command.index(flag) + 1] == value
+    with pytest.raises(SpecError, match="name the model that it was trained on"):
+        choose(adapter)
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(SpecError, match="pickled adapters are not loaded"):
+        choose(adapter, "auto", base)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"r": 600}, "so high a rank"),
+    ],
+)
+def test_an_adapter_that_vllm_does_not_serve_goes_to_transformers(vllm, tmp_path, more, words):
+    base, adapter = folder_with(tmp_path, None), adapter_in(tmp_path, **more)
+    assert choose(adapter, "auto", base)[0] == "transformers"
+    with pytest.raises(HardwareError, match=words):
+        choose(adapter, "vllm", base)
+
+
+def test_the_kernel_is_named_and_a_slow_one_called_so():
+    line = "INFO 11-22 [auto_gptq.py:352] Using {} for AutoGPTQLinearMethod"
+    assert kernel(line.format("CPUWNA16LinearKernel")) == "Its kernel is CPUWNA16LinearKernel."
+    assert "ConchLinearKernel, which is slow" in kernel(line.format("ConchLinearKernel"))
+    assert kernel("INFO ready") == ""

@@ -1,0 +1,111 @@
+"""The talk in the page: what of it the model gets, where a retry begins, and what stands where vLLM is missing."""
+
+import json
+import shlex
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+
+from backend.errors import HardwareError
+from backend.jobs.supervisor import Supervisor
+from backend.serve import engines, vllm_environment
+from backend.serve.chat import Answer, usage
+from backend.serve.servers import Servers
+from backend.serve.serving import Server
+from backend.settings import Settings
+from ui.chat_tab import build_chat_tab, plain, speed, up_to
+from ui.studio import Studio
+
+TALK = [
+    {"role": "user", "content": [{"type": "text", "text": "What is 2+2?"}]},
+    {"role": "assistant", "content": "Two and two …", "metadata": {"title": "Reasoning"}},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": "And 3+3?"},
+    {"role": "assistant", "content": "6"},
+]
+
+
+def test_what_was_thought_is_not_sent_again():
+    assert plain(TALK) == [
+        {"role": "user", "content": "What is 2+2?"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "And 3+3?"},
+        {"role": "assistant", "content": "6"},
+    ]
+
+
+@pytest.mark.parametrize(("index", "before", "question"), [
+    (0, 0, "What is 2+2?"), (2, 0, "What is 2+2?"), (3, 3, "And 3+3?"), (4, 3, "And 3+3?"), ((4, 0), 3, "And 3+3?"),
+])  # fmt: skip
+def test_a_retry_begins_at_the_question(index, before, question):
+    assert up_to(TALK, index) == (TALK[:before], question)
+
+
+def test_under_an_answer_stands_what_it_cost():
+    answer = Answer(text="4", tokens=12, seconds_to_first_token=0.44, tokens_per_second=23.31, context=1512)
+    assert "12 tokens · first after 0.4 s · 23.3 tokens/s · 1,512 tokens of context used" in speed(answer)
+
+
+def test_the_lines_for_other_programs_are_ones_that_run():
+    server = Server(folder=Path("/m/it's"), engine="vllm", base_url="http://127.0.0.1:9/v1", key="k-1")
+    lines = usage(server)
+    shell, python = lines.split("\n\n")
+    words = shlex.split(shell.replace("\\\n", " "))
+    assert words[:2] == ["curl", "http://127.0.0.1:9/v1/chat/completions"]
+    assert json.loads(words[-1])["model"] == "it's"
+    assert compile(python, "usage", "exec")
+    assert "'k-1'" in python
+
+
+@pytest.fixture
+def studio(tmp_path):
+    settings = Settings(data=tmp_path)
+    return Studio(settings, Supervisor(settings), Servers(settings))
+
+
+@pytest.fixture
+def packed(tmp_path, monkeypatch):
+    """A GPTQ result on a machine that vLLM could run on, and that has none."""
+    monkeypatch.setattr(engines, "obstacle", lambda: None)
+    monkeypatch.setattr(engines, "interpreter", lambda: None)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "gptq", "bits": 4}}))
+    return SimpleNamespace(folder=tmp_path)
+
+
+def test_where_vllm_is_missing_its_install_is_offered_and_watched(studio, packed, monkeypatch):
+    with gr.Blocks():
+        tab = build_chat_tab(studio)
+    shown = tab.show_server(packed)
+    assert (shown[tab.install]["visible"], shown[tab.load]["visible"]) == (True, False)
+    assert "not installed yet" in shown[tab.status]
+    go_on = threading.Event()
+
+    def install(report):
+        report.log("Collecting torch")
+        go_on.wait(20)
+        raise HardwareError("vLLM could not be installed: no space left.")
+
+    monkeypatch.setattr(vllm_environment, "install", install)
+    studio.vllm.begin()
+    shown = tab.show_server(packed)
+    assert not shown[tab.install]["visible"]
+    assert shown[tab.timer].active
+    go_on.set()
+    studio.vllm._thread.join()
+    shown = tab.show_server(packed)
+    assert shown[tab.install]["visible"]
+    assert "no space left" in shown[tab.status]
+    monkeypatch.setattr(engines, "interpreter", lambda: "/there/python")
+    shown = tab.show_server(packed)
+    assert (shown[tab.install]["visible"], shown[tab.load]["visible"]) == (False, True)
+
+
+def test_where_others_use_the_page_too_nobody_installs_anything(studio, packed, monkeypatch):
+    monkeypatch.setenv("SPACE_ID", "me/space")
+    with gr.Blocks():
+        tab = build_chat_tab(studio)
+    assert not tab.show_server(packed)[tab.install]["visible"]

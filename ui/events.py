@@ -1,0 +1,10 @@
+"""How events show that they run, whichever tab they belong to."""
+
+from typing import Any
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
+"""They show nothing. Without the empty list the browser keeps a status for each output of each event, and at every
+message of any event it walks through all components once for each of them."""
+
+BUSY: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+"""They show it on the one component that `show_progress_on` names."""
