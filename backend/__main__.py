@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict
 
 from backend import commands
+from backend.deploy.command import Deploy
 from backend.errors import AppError
 from backend.options import words
 
@@ -36,6 +37,7 @@ class WeightsmithCommands(BaseSettings):
     compare: CliSubCommand[commands.Compare]
     serve: CliSubCommand[commands.Serve]
     publish: CliSubCommand[commands.Publish]
+    deploy: CliSubCommand[Deploy]
     estimate: CliSubCommand[commands.Estimate]
     run: CliSubCommand[commands.Run]
 
