@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 
+import gradio as gr
 import pytest
 import yaml
 from huggingface_hub import snapshot_download
@@ -18,9 +19,14 @@ from backend.__main__ import main
 from backend.deploy import DeployOptions
 from backend.deploy import files as deploy_files
 from backend.deploy.space import deploy, plan
-from backend.errors import HubError
+from backend.errors import HubError, LoginError, SpecError
 from backend.executors.local import ROOT
+from backend.jobs.supervisor import Supervisor
+from backend.serve.servers import Servers
+from backend.settings import Settings
 from tests.typed import fails, succeeds
+from ui.deploy import build_deploy
+from ui.studio import Studio
 
 
 @pytest.fixture(autouse=True)
@@ -246,6 +252,44 @@ def test_what_git_does_not_keep_never_leaves_and_a_tree_without_git_is_whole(hub
     (here / "app.py").unlink()
     said = fails(capsys, "deploy", "me/studio", "--yes")
     assert "'app.py' is missing" in said
+
+
+@pytest.fixture
+def form(tmp_path):
+    settings = Settings(data=tmp_path)
+    with gr.Blocks():
+        return build_deploy(Studio(settings, Supervisor(settings), Servers(settings)))
+
+
+def typed(form, **values):
+    return {component: values.get(name, component.value) for name, component in form.form.fields.items()}
+
+
+def test_the_page_asks_for_every_option_but_what_lies_in_the_environment_of_its_process(form):
+    assert set(form.form.fields) == set(DeployOptions.model_fields) - {"secrets"}
+
+
+def test_the_page_says_the_cost_at_the_first_click_and_makes_what_it_said_at_the_second(hub, form):
+    shown = form.put(typed(form, repo_id="me/studio", hardware="t4-small", sleep_time="900"), "hf_write")
+    assert "t4-small: $0.40 an hour until 900 s after its last visitor." in shown[form.cost]
+    assert "paid plan (PRO, Team or Enterprise)" in shown[form.cost]
+    assert not hub.repos
+    made = form.make(shown[form.planned], "hf_write")
+    assert f"{hub.url}/spaces/me/studio" in made[form.note]
+    assert made[form.planned] is None
+    assert (settings(hub)["hardware"], settings(hub)["sleepTimeSeconds"]) == ("t4-small", 900)
+
+
+def test_a_second_click_without_a_shown_cost_makes_nothing(hub, form):
+    assert form.make(None, "hf_write") == form.hidden()
+    assert not hub.requests
+
+
+def test_the_page_names_faults_and_a_missing_token(hub, form):
+    with pytest.raises(SpecError, match="Name the Space first"):
+        form.put(typed(form), "hf_write")
+    with pytest.raises(LoginError, match="paste one with write access"):
+        form.put(typed(form, repo_id="me/studio"), None)
 
 
 @pytest.mark.real
