@@ -14,6 +14,7 @@ import gradio as gr
 import pytest
 import yaml
 from huggingface_hub import snapshot_download
+from playwright.sync_api import expect, sync_playwright
 
 from backend.__main__ import main
 from backend.deploy import DeployOptions
@@ -24,6 +25,7 @@ from backend.executors.local import ROOT
 from backend.jobs.supervisor import Supervisor
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from tests.test_page_browser import CHROMIUM, FLAGS, App
 from tests.typed import fails, succeeds
 from ui.deploy import build_deploy
 from ui.studio import Studio
@@ -290,6 +292,48 @@ def test_the_page_names_faults_and_a_missing_token(hub, form):
         form.put(typed(form), "hf_write")
     with pytest.raises(LoginError, match="paste one with write access"):
         form.put(typed(form, repo_id="me/studio"), None)
+
+
+@pytest.mark.real
+def test_a_person_sees_the_cost_and_makes_the_space(hub, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    app = App(tmp_path / "data").start()
+    try:
+        with sync_playwright() as p:
+            browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            _make_a_space(browser.new_page(viewport={"width": 1440, "height": 1000}), app.url)
+            browser.close()
+    finally:
+        app.stop()
+    assert settings(hub, "me/by-hand")["hardware"] == "t4-small"
+    assert settings(hub, "me/by-hand")["variables"] == {"WEIGHTSMITH_MAX_QUEUED": "2"}
+    assert hub.repos["spaces", "me/by-hand"].private
+
+
+def _make_a_space(page, url):
+    page.goto(url)
+    page.get_by_role("tab", name="Publish").click()
+    page.get_by_role("button", name="Run it as a Space").click()
+    page.locator("#deploy-ask").click()
+    expect(page.locator("#deploy-note")).to_contain_text("Name the Space first")
+    page.locator("#deploy-repo_id input, #deploy-repo_id textarea").fill("me/by-hand")
+    page.locator("#deploy-ask").click()
+    expect(page.locator("#deploy-note")).to_contain_text("The Hub wants a token")
+    page.locator("#deploy-token input").fill("hf_write")
+    page.locator("#deploy-ask").click()
+    expect(page.locator("#deploy-cost")).to_contain_text("cpu-basic: free.")
+    page.locator("#deploy-hardware input").click()
+    page.get_by_role("option", name="t4-small").click()
+    expect(page.locator("#deploy-question")).to_be_hidden()  # what was priced is no longer what is asked for
+    page.locator("#deploy").get_by_role("button", name="More options").click()
+    page.locator("#deploy-variables input, #deploy-variables textarea").fill("WEIGHTSMITH_MAX_QUEUED=2")
+    page.locator("#deploy-ask").click()
+    expect(page.locator("#deploy-cost")).to_contain_text("t4-small: $0.40 an hour")
+    if shot := os.environ.get("SHOT"):
+        page.screenshot(path=shot, full_page=True)
+    page.locator("#deploy-agree").click()
+    expect(page.locator("#deploy-note a")).to_contain_text("/spaces/me/by-hand")
+    expect(page.locator("#deploy-question")).to_be_hidden()
 
 
 @pytest.mark.real

@@ -16,13 +16,14 @@ from backend import __version__
 from backend.deploy import FREE_HARDWARE
 from backend.errors import SpecError
 from backend.executors.local import ROOT
+from backend.settings import load_settings
 
 README = "README.md"
 TAG = "weightsmith"
 """Says in the front matter that a Space is one of this app."""
 
 PARTS = ("app.py", "backend", "ui", "templates", "requirements.txt", "LICENSE")
-DOCKER_PARTS = ("Dockerfile", "requirements-vllm.txt", "requirements-vllm-cpu.txt")
+DOCKER_PARTS = ("Dockerfile", ".dockerignore", "requirements-vllm.txt", "requirements-vllm-cpu.txt")
 
 _SUFFIXES = (".py", ".css", ".j2", ".yaml", ".txt", "")  # a picture shows how the app looks, and is not run
 
@@ -51,7 +52,7 @@ def is_in(name: str, part: str) -> bool:
 
 def _names(parts: tuple[str, ...]) -> list[str]:
     """List what git keeps of these parts; on a Space, where only that came, whatever is there."""
-    if (ROOT / ".git").exists():
+    if (ROOT / ".git").exists() and not load_settings().on_space:
         command = ["git", "-C", str(ROOT), "ls-files", "-z", "--", *parts]
         try:
             listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
