@@ -313,7 +313,7 @@ def test_a_person_sees_the_cost_and_makes_the_space(hub, tmp_path, monkeypatch):
 def _make_a_space(page, url):
     page.goto(url)
     page.get_by_role("tab", name="Publish").click()
-    page.get_by_role("button", name="Run it as a Space").click()
+    page.get_by_role("button", name="Run this app as a Space").click()
     page.locator("#deploy-ask").click()
     expect(page.locator("#deploy-note")).to_contain_text("Name the Space first")
     page.locator("#deploy-repo_id input, #deploy-repo_id textarea").fill("me/by-hand")

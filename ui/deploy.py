@@ -73,7 +73,7 @@ class DeployForm:
 
 def build_deploy(studio: Studio) -> DeployForm:
     """Build it, folded, inside the open Blocks, and connect it."""
-    with gr.Accordion("Run it as a Space", open=False, elem_id="deploy", elem_classes=["more"]):
+    with gr.Accordion("Run this app as a Space", open=False, elem_id="deploy", elem_classes=["more"]):
         gr.HTML(
             '<p class="quiet">This app on a machine of the Hub, in your account. First it says what that costs.</p>'
         )
