@@ -9,15 +9,15 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict
 
 from backend import commands
+from backend.deploy.command import Deploy
 from backend.errors import AppError
 from backend.options import words
 
 
-class WeightsmithCommands(BaseSettings):
-    """Merge, quantize, measure, chat with and publish models of the Hugging Face Hub."""
+class Commands(BaseSettings):
+    """How commands are read, whatever they are called by."""
 
     model_config = SettingsConfigDict(
-        cli_prog_name="python -m backend",
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_enforce_required=True,
@@ -25,6 +25,16 @@ class WeightsmithCommands(BaseSettings):
         cli_avoid_json=True,
         extra="ignore",
     )
+
+    def cli_cmd(self) -> None:
+        """Run the command that was named."""
+        CliApp.run_subcommand(self)
+
+
+class WeightsmithCommands(Commands):
+    """Merge, quantize, measure, chat with and publish models of the Hugging Face Hub."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m backend")
 
     quantize: CliSubCommand[commands.Quantize]
     finetune: CliSubCommand[commands.Finetune]
@@ -36,19 +46,16 @@ class WeightsmithCommands(BaseSettings):
     compare: CliSubCommand[commands.Compare]
     serve: CliSubCommand[commands.Serve]
     publish: CliSubCommand[commands.Publish]
+    deploy: CliSubCommand[Deploy]
     estimate: CliSubCommand[commands.Estimate]
     run: CliSubCommand[commands.Run]
 
-    def cli_cmd(self) -> None:
-        """Run the command that was named."""
-        CliApp.run_subcommand(self)
 
-
-def main(argv: list[str]) -> int:
-    """Run a command; 0, or 1 with one line on standard error, or 2 for wrong usage, as argparse does."""
+def main(argv: list[str], known: type[Commands] = WeightsmithCommands) -> int:
+    """Run a command of those known; 0, or 1 with one line on standard error, or 2 for wrong usage, as argparse does."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        CliApp.run(WeightsmithCommands, cli_args=argv or ["--help"])
+        CliApp.run(known, cli_args=argv or ["--help"])
         sys.stdout.flush()
     except ValidationError as e:
         _say("; ".join(f"--{str(error['loc'][-1]).replace('_', '-')} {words(error)}" for error in e.errors()))

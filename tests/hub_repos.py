@@ -114,7 +114,7 @@ def blobs(source: Path | str | Mapping[str, bytes | str]) -> dict[str, Blob]:
 
 @dataclass
 class Repo:
-    kind: str  # models or datasets
+    kind: str  # models, datasets or spaces
     id: str
     private: bool = False
     gated: bool = False
@@ -122,6 +122,7 @@ class Repo:
     commits: list[Commit] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     granted: set[str] = field(default_factory=set)
+    settings: dict[str, Any] = field(default_factory=dict)  # of a Space: see hub_spaces
 
     @property
     def head(self) -> Commit:

@@ -341,8 +341,8 @@ def _changes(hub: "LoopbackHub", key: str, value: Any, names: list[str]) -> Iter
         yield from ((name, None) for name in names if name.startswith(value["path"].rstrip("/") + "/"))
 
 
-_API = r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+(?:/[^/]+)?)"
-_RAW = r"/(?P<kind>datasets/)?(?P<repo>[^/]+(?:/[^/]+)?)"
+_API = r"/api/(?P<kind>models|datasets|spaces)/(?P<repo>[^/]+(?:/[^/]+)?)"
+_RAW = r"/(?P<kind>datasets/|spaces/)?(?P<repo>[^/]+(?:/[^/]+)?)"
 
 ROUTES: "list[tuple[tuple[str, ...], re.Pattern[str], Route]]" = [
     (methods, re.compile(pattern), route)

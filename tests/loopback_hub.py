@@ -32,9 +32,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests import hub_routes
+from tests import hub_routes, hub_spaces
 from tests.hub_repos import GITATTRIBUTES, Blob, Commit, Repo, blobs
 from tests.hub_routes import Denied, Reply
+
+hub_routes.ROUTES[:0] = hub_spaces.ROUTES
 
 Kind = int | str | Callable[[bytes], bytes]
 

@@ -692,7 +692,7 @@ def test_variants_of_a_job_are_published_beside_it_under_their_own_names(
     tab = bench.publish
     typed = {
         tab.artifact: f"{job_id}/1-quantize", tab.variants: [f"{job_id}/2-quantize"], tab.where: FOLDER,
-        tab.folder: "mine", tab.repo: "anna/best", tab.private: True, tab.insist: False,
+        tab.folder: "mine", tab.repo: "anna/best", tab.hub.private: True, tab.insist: False,
     }  # fmt: skip
     studio.supervisor.start()
     try:

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from backend.jobs.specs import Evaluation, Publication, Streaming
 from backend.jobs.store import Job, JobState
 from backend.models.artifacts import Check
 from backend.wording import checked
-from ui.format import ago, count, duration, escape, percent, size
+from ui.format import ago, duration, escape, percent, size
+from ui.progress import bar, share
 from ui.studio import Result, model_name, stage_title, way
 
 _STATES = {
@@ -37,7 +37,7 @@ def title(job: Job) -> tuple[str, str]:
 
 def row(job: Job) -> str:
     """Write a job as a choice of the list: what, of what, then state and age."""
-    done = _percent(job.progress) if job.state == JobState.RUNNING else None
+    done = share(job.progress) if job.state == JobState.RUNNING else None
     state = _STATES[job.state] + (f" · {done:.0f}%" if done is not None else "")
     return "\n".join([*title(job), f"{state} · {ago(job.finished or job.started or job.created)}"])
 
@@ -63,8 +63,8 @@ def sizes(results: Sequence[Result], before: int | None) -> str:
     rows = f"<tr><th scope='row'>Original</th><td>{size(before)}</td><td></td></tr>" if before else ""
     for result in results:
         made = result.artifact.size
-        share = f"{percent(made / before)} of it" if before else ""
-        rows += f"<tr><th scope='row'>{escape(result.title)}</th><td>{size(made)}</td><td>{share}</td></tr>"
+        part = f"{percent(made / before)} of it" if before else ""
+        rows += f"<tr><th scope='row'>{escape(result.title)}</th><td>{size(made)}</td><td>{part}</td></tr>"
     warnings = "".join(f'<p class="warn">{escape(text)}</p>' for r in results for text in r.artifact.warnings)
     warnings += "".join(_check(r, r.artifact.check) for r in results if r.artifact.check)
     return (
@@ -89,21 +89,6 @@ def adapter_alone(shared: bool) -> str:
     )
 
 
-def published(places: Sequence[dict[str, Any]]) -> str:
-    """Write where a job's artifacts went, from what supervisor.published() gives."""
-    lines = "".join(f"<p>{_place(str(place['location']))}</p>" for place in places)
-    compared = "Every file was read back and compared." if all(place["verified"] for place in places) else ""
-    head = f"<header><h2>Published</h2><p>{compared}</p></header>"
-    return f'<section class="panel published">{head}{lines}</section>'
-
-
-def _place(place: str) -> str:
-    """Write a place: a link to the Hub, or a folder's path."""
-    if place.startswith(("https://", "http://")):
-        return f'<a href="{escape(place)}" target="_blank" rel="noopener noreferrer">{escape(place)}</a>'
-    return f"<code>{escape(place)}</code>"
-
-
 def _step(job: Job, index: int, name: str) -> str:
     if job.state == JobState.COMPLETED or index < job.step:
         mark = "done"
@@ -115,45 +100,12 @@ def _step(job: Job, index: int, name: str) -> str:
 
 
 def _bar(job: Job) -> str:
-    if job.state != JobState.RUNNING:
-        return ""
-    done = _percent(job.progress)
-    value = "" if done is None else f' aria-valuenow="{done:.0f}"'
-    width = "" if done is None else f' style="width:{done:.1f}%"'
-    kind = "bar" if done is not None else "bar unknown"
-    return (
-        f'<div class="{kind}" id="job-bar" role="progressbar" aria-label="{escape(_phase(job))}" aria-valuemin="0"'
-        f' aria-valuemax="100"{value}><i{width}></i></div><p class="pace">{_pace(job)}</p>'
-    )
-
-
-def _pace(job: Job) -> str:
-    progress, done = job.progress or {}, _percent(job.progress)
-    parts = [f"<b>{escape(_phase(job))}</b>"]
-    if done is not None:
-        parts.append(f"{done:.0f}%")
-    if progress.get("speed"):
-        parts.append(_speed(progress["speed"], str(progress.get("unit", ""))))
-    if progress.get("seconds_left") is not None:
-        parts.append(f"about {duration(progress['seconds_left'])} left")
-    return " · ".join(parts)
-
-
-def _speed(speed: float, unit: str) -> str:
-    if unit == "bytes":
-        return f"{size(speed)}/s"
-    return f"{count(speed) if speed >= 100 else f'{speed:.2g}'} {escape(unit)}/s"
+    return bar(job.progress, _phase(job), "job-bar") if job.state == JobState.RUNNING else ""
 
 
 def _phase(job: Job) -> str:
     step = job.steps[job.step] if job.step < len(job.steps) else ""
-    return str((job.progress or {}).get("phase") or step or "starting").capitalize()
-
-
-def _percent(progress: dict[str, Any] | None) -> float | None:
-    if not progress or not progress.get("total"):
-        return None
-    return max(0.0, min(100.0, 100 * progress.get("done", 0) / progress["total"]))
+    return str((job.progress or {}).get("phase") or step or "starting")
 
 
 def _timing(job: Job) -> str:

@@ -10,7 +10,8 @@ from ui.errors import shown
 from ui.events import QUIET
 from ui.format import lead
 from ui.forms import Updates
-from ui.job_view import adapter_alone, published, row, sizes, view
+from ui.job_view import adapter_alone, row, sizes, view
+from ui.outgoing import published
 from ui.question import Question, build_question
 from ui.report import report
 from ui.studio import Studio

@@ -17,6 +17,7 @@ from backend.models.demo import first_model
 from backend.models.facts import ModelFacts
 from ui.chat_tab import build_chat_tab, wire_chat_tab
 from ui.data_tab import build_data_tab
+from ui.deploy import build_deploy
 from ui.errors import shown
 from ui.events import BUSY, QUIET
 from ui.forms import Updates
@@ -105,6 +106,7 @@ def build_parts(studio: Studio) -> Workbench:
                 chat = build_chat_tab(studio)
             with gr.Tab("Publish", id="publish") as publish_door:
                 publish = build_publish_tab(studio)
+                build_deploy(studio)
     rendering = {name: recipe.tuning.form.fields[name] for name in RENDERING}
     looking = build_looking(studio, data.rows, rendering.values(), learning(studio, data.rows, rendering))
     others = [*recipe.components, *data.rows.components, *data.components]

@@ -15,12 +15,13 @@ from backend.jobs.store import Job, JobState
 from backend.options import parse
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
-from backend.publish.outgoing import README, outgoing
+from backend.publish.outgoing import outgoing
 from ui.errors import shown
 from ui.events import QUIET
-from ui.format import escape, lead, size
+from ui.format import lead, size
 from ui.forms import Updates
-from ui.job_view import published, view
+from ui.job_view import view
+from ui.outgoing import Contents, HubFields, build_contents, build_hub_fields, published, token_box
 from ui.question import Question, build_question
 from ui.studio import Result, Studio, model_name
 from ui.users import alone, hub_token, require_owner, visitor
@@ -45,16 +46,23 @@ class PublishTab:
     variants: gr.CheckboxGroup
     where: gr.Radio
     folder: gr.Textbox
-    repo: gr.Textbox
-    private: gr.Checkbox
-    token: gr.Textbox
+    hub: HubFields
     insist: gr.Checkbox
     start: gr.Button
     question: Question
     note: gr.HTML
     result: gr.HTML
-    files: gr.HTML
-    card: gr.Markdown
+    contents: Contents
+
+    @property
+    def repo(self) -> gr.Textbox:
+        """The repo on the Hub."""
+        return self.hub.repo
+
+    @property
+    def token(self) -> gr.Textbox:
+        """The token that every tab uses."""
+        return self.hub.token
 
     def outputs(self) -> list[Any]:
         """What enter() changes."""
@@ -62,7 +70,7 @@ class PublishTab:
 
     def shown(self) -> list[Any]:
         """What preview() and progress() change."""
-        return [self.note, self.variants, self.insist, self.files, self.card, self.result]
+        return [self.note, self.variants, self.insist, *self.contents.components, self.result]
 
     def enter(self, owner: str | None, chosen: str | None, repo: str) -> Updates:
         """Offer an owner's results, keep the chosen one where it still exists, and show it."""
@@ -82,7 +90,7 @@ class PublishTab:
         return {
             self.folder: gr.update(visible=not hub),
             self.repo: gr.update(visible=hub),
-            self.private: gr.update(visible=hub),
+            self.hub.private: gr.update(visible=hub),
             self.token: gr.update(visible=hub and alone(self.studio.settings)),
         }
 
@@ -93,10 +101,7 @@ class PublishTab:
             SpecError: Every fault, each with its field.
         """
         if given[self.where] == HUB or self.studio.settings.on_space:
-            if not (given[self.repo] or "").strip():
-                raise SpecError("Name the repo first: your user name, a slash, and a name for the model.")
-            place = {"repo_id": given[self.repo], "private": given[self.private]}
-            return parse(PublishOptions, place | {"insist": given[self.insist]})
+            return parse(PublishOptions, self.hub.place(given) | {"insist": given[self.insist]})
         if not (given[self.folder] or "").strip():
             raise SpecError("Name the folder first.")
         return parse(PublishOptions, {"to_folder": self.place(given[self.folder]), "insist": given[self.insist]})
@@ -136,8 +141,7 @@ class PublishTab:
         choices = [(f"{variant_name(r.artifact.options)} · {size(r.artifact.size)}", r.key) for r in others]
         return {
             self.variants: gr.update(choices=choices, value=[], visible=bool(others)),
-            self.files: files({name: file.size for name, file in sent.items()}),
-            self.card: as_markdown(sent[README].read().decode()),
+            **self.contents.show(sent),
             self.folder: str(_free(self.shelf / _name(result))),
         }
 
@@ -178,7 +182,12 @@ def build_publish_tab(studio: Studio) -> PublishTab:
             elem_classes=["rows"],
         )  # fmt: skip
         with gr.Column(elem_classes=["fields"]):
-            folder, repo, private, token = _destination(hub_only)
+            folder = gr.Textbox(
+                label="Folder", max_lines=1, visible=not hub_only, elem_id="publish-folder",
+                info="It is made, and must be empty if it exists. A name alone lies in the data folder.",
+            )  # fmt: skip
+            token = token_box("publish", visible=False, empty="Empty: the one of `hf auth login`.")
+            hub = build_hub_fields("publish", hub_only, token)
         insist = gr.Checkbox(
             label="Publish it although the check failed", info="The card then says so.", visible=False,
             elem_id="publish-insist",
@@ -187,35 +196,10 @@ def build_publish_tab(studio: Studio) -> PublishTab:
         question = build_question(studio, "publish")
         note = gr.HTML("", elem_id="publish-note")
         result = gr.HTML("", elem_id="publish-result")
-        files_ = gr.HTML("", elem_id="publish-files")
-        with gr.Column(elem_classes=["sheet"]):
-            gr.HTML("<header><h2>Model card</h2><p>What readers of the repo will see.</p></header>")
-            card = gr.Markdown("", elem_id="publish-card", sanitize_html=True)
+        contents = build_contents("publish")
     return PublishTab(
-        studio, empty, room, artifact, variants, where, folder, repo, private, token, insist, start, question, note,
-        result, files_, card,
-    )  # fmt: skip
-
-
-def _destination(hub_only: bool) -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox, gr.Textbox]:
-    fields = PublishOptions.model_fields
-    folder = gr.Textbox(
-        label="Folder", info="It is made, and must be empty if it exists. A name alone lies in the data folder.",
-        max_lines=1, visible=not hub_only, elem_id="publish-folder",
-    )  # fmt: skip
-    repo = gr.Textbox(
-        label="Repo", info=fields["repo_id"].description, placeholder="your-name/model-nf4", max_lines=1,
-        visible=hub_only, elem_id="publish-repo",
-    )  # fmt: skip
-    private = gr.Checkbox(
-        value=True, label="Private", info=fields["private"].description, visible=hub_only, elem_id="publish-private"
+        studio, empty, room, artifact, variants, where, folder, hub, insist, start, question, note, result, contents
     )
-    token = gr.Textbox(
-        label="Token", type="password", visible=False, max_lines=1, elem_id="publish-token",
-        info="With write access, from huggingface.co/settings/tokens. Used for this visit and never stored. Empty: the"
-        " one of `hf auth login`.",
-    )  # fmt: skip
-    return folder, repo, private, token
 
 
 def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
@@ -257,11 +241,11 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     def unload(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
         return begin(given, require_owner(studio.settings, profile), oauth, agreed=True)
 
-    form = {tab.artifact, tab.variants, tab.where, tab.folder, tab.repo, tab.private, tab.token, tab.insist}
+    form = {tab.artifact, tab.variants, tab.where, tab.folder, tab.repo, tab.hub.private, tab.token, tab.insist}
     door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **QUIET)
     asked = [tab.artifact.input, tab.repo.blur, tab.repo.submit]
     gr.on(asked, preview, [tab.artifact, tab.repo], [tab.folder, *tab.shown()], **QUIET)
-    tab.where.input(tab.choose, tab.where, [tab.folder, tab.repo, tab.private, tab.token], **QUIET)
+    tab.where.input(tab.choose, tab.where, [tab.folder, tab.repo, tab.hub.private, tab.token], **QUIET)
     shown_whole = [tab.folder.blur, tab.folder.submit]
     gr.on(shown_whole, lambda typed: str(tab.place(typed)) if typed.strip() else "", tab.folder, tab.folder, **QUIET)
     # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
@@ -269,27 +253,6 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     begun = [tab.note, timer, tab.insist, tab.result, tab.folder, *tab.question.outputs()]
     tab.start.click(start, form, begun, **QUIET)
     tab.question.unload.click(unload, form, begun, **QUIET)
-
-
-def files(sizes: dict[str, int]) -> str:
-    """Write the list of files, the largest first."""
-    rows = "".join(
-        f"<tr><th scope='row'>{escape(name)}</th><td>{size(count)}</td></tr>"
-        for name, count in sorted(sizes.items(), key=lambda item: -item[1])
-    )
-    total = f"{len(sizes)} files, {size(sum(sizes.values()))}"
-    return (
-        f'<section class="panel"><header><h2>Files</h2><p>{total}</p></header><div class="wide"><table><tbody>{rows}'
-        "</tbody></table></div></section>"
-    )
-
-
-def as_markdown(text: str) -> str:
-    """Give a card as Markdown shows it: the front matter as code, the rest rendered."""
-    parts = text.split("---\n", 2)
-    if not text.startswith("---\n") or len(parts) < 3:
-        return text
-    return f"```yaml\n{parts[1].strip()}\n```\n{parts[2]}"
 
 
 def _name(result: Result) -> str:

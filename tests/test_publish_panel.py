@@ -1,0 +1,126 @@
+"""The publish panel in another Gradio app: what it shows, what it publishes, and what it says where it cannot."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import gradio as gr
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from backend.errors import LoginError, SpecError
+from backend.executors.local import ROOT
+from examples.publish_app import build
+from tests.test_page_browser import CHROMIUM, FLAGS, free_port
+from ui.publish_panel import publish_panel
+
+
+@pytest.fixture
+def panel(make_artifact):
+    with gr.Blocks():
+        return publish_panel(make_artifact())
+
+
+def fields(panel, repo="me/new", private=True, insist=False):
+    return {panel.hub.repo: repo, panel.hub.private: private, panel.insist: insist, panel.hub.token: ""}
+
+
+def test_it_shows_what_the_folder_is_and_what_would_be_sent(hub, panel):
+    shown = panel.preview("me/new")
+    assert "quantized · of acme/tiny" in shown[panel.about]
+    assert "Checked in transformers" in shown[panel.about]
+    assert "model.safetensors" in shown[panel.contents.files]
+    assert shown[panel.contents.card].startswith("```yaml\n")
+    assert "base_model: acme/tiny" in shown[panel.contents.card]
+    assert "me/new" in shown[panel.contents.card]
+    assert shown[panel.insist] == gr.update(visible=False)
+    assert not hub.requests
+
+
+def test_it_publishes_and_tells_how_far_it_is(hub, panel):
+    told = [update[panel.result] for update in panel.push(fields(panel), "hf_write")]
+    assert 'role="progressbar"' in told[0]
+    assert any("Uploading" in text and "100%" in text for text in told)
+    assert f"{hub.url}/me/new" in told[-1]
+    assert hub.files("me/new")["README.md"]
+    assert hub.repos["models", "me/new"].private
+
+
+def test_the_token_of_whoever_runs_the_app_is_never_used(hub, panel, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    with pytest.raises(LoginError, match="sign in, or paste one"):
+        list(panel.push(fields(panel), None))
+    assert not hub.requests
+
+
+def test_what_fails_on_the_way_is_a_sentence_and_leaves_no_bar(hub, panel):
+    hub.fail("POST */commit/*", 403)
+    told = []
+    with pytest.raises(LoginError, match="Your token may not write there"):
+        told.extend(panel.push(fields(panel), "hf_write"))
+    assert told[-1] == {panel.result: ""}
+
+
+def test_a_folder_without_a_passed_check_is_published_only_on_request(hub, make_artifact):
+    with gr.Blocks():
+        panel = publish_panel(make_artifact(check=None))
+    assert panel.preview("")[panel.insist] == gr.update(visible=True)
+    with pytest.raises(SpecError, match="check it first"):
+        list(panel.push(fields(panel), "hf_write"))
+    list(panel.push(fields(panel, insist=True), "hf_write"))
+    assert hub.files("me/new")
+
+
+def test_no_repo_is_said_before_anything_is_asked(hub, panel):
+    with pytest.raises(SpecError, match="Name the repo first"):
+        list(panel.push(fields(panel, repo=" "), "hf_write"))
+    assert not hub.requests
+
+
+def test_its_events_are_not_recorded_in_the_browser(make_artifact):
+    page = build(str(make_artifact()))
+    assert {fn.api_visibility for fn in page.fns.values()} == {"private"}
+
+
+def test_the_example_is_short():
+    assert len((ROOT / "examples" / "publish_app.py").read_text().splitlines()) <= 30
+
+
+@pytest.mark.real
+def test_a_visitor_of_the_example_publishes_a_folder(hub, make_artifact):
+    port, folder = free_port(), make_artifact()
+    command = [sys.executable, "-m", "examples.publish_app", str(folder), "--port", str(port)]
+    app = subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, text=True)
+    try:
+        assert app.stdout
+        watch = threading.Timer(60, app.kill)
+        watch.start()
+        assert f":{port}" in app.stdout.readline()
+        watch.cancel()
+        with sync_playwright() as p:
+            browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            _publish(browser.new_page(), f"http://127.0.0.1:{port}")
+            browser.close()
+    finally:
+        app.kill()
+        app.wait()
+    assert set(hub.files("me/from-panel")) >= {"README.md", "model.safetensors", "artifact.json"}
+    assert hub.repos["models", "me/from-panel"].private
+    assert len(hub.commits("me/from-panel")) == 2
+
+
+def _publish(page, url):
+    page.goto(url)
+    expect(page.locator("#publish-about")).to_contain_text("of acme/tiny", timeout=30_000)
+    expect(page.locator("#publish-files")).to_contain_text("model.safetensors")
+    page.locator("#publish-start").click()
+    expect(page.locator("#publish-note")).to_contain_text("The Hub wants a token")
+    page.locator("#publish-token input").fill("hf_write")
+    page.locator("#publish-repo textarea, #publish-repo input").fill("me/from-panel")
+    page.locator("#publish-start").click()
+    expect(page.locator("#publish-result")).to_contain_text("Every file was read back and compared.", timeout=60_000)
+    expect(page.locator("#publish-note")).to_have_text("")
+    expect(page.locator("#publish-result a")).to_contain_text("/me/from-panel")
+    if shot := os.environ.get("SHOT"):
+        page.screenshot(path=shot, full_page=True)

@@ -1,0 +1,135 @@
+"""Running this app as a Space: the form, what it would cost, and the second click that makes it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from huggingface_hub import SpaceHardware
+
+from backend.deploy import ZERO_GPU, DeployOptions
+from backend.deploy.space import Plan, deploy, plan
+from backend.errors import LoginError, SpecError
+from backend.options import parse
+from ui.errors import shown
+from ui.events import BUSY, QUIET
+from ui.format import escape
+from ui.forms import OptionForm, Updates, option_field, option_form
+from ui.outgoing import link, token_box
+from ui.studio import Studio
+from ui.users import alone, hub_token, require_owner
+
+_SECRETS = "secrets"  # their values come from the environment of this process, which is not every visitor's
+_HARDWARE = [("as it is, or the free one", ""), *(str(item.value) for item in SpaceHardware if item.value != ZERO_GPU)]
+
+
+@dataclass(frozen=True)
+class DeployForm:
+    """Its components; `planned` holds what the shown cost is of, on the server."""
+
+    studio: Studio
+    form: OptionForm
+    token: gr.Textbox
+    ask: gr.Button
+    question: gr.Column
+    cost: gr.HTML
+    agree: gr.Button
+    refuse: gr.Button
+    note: gr.HTML
+    planned: gr.State
+
+    def outputs(self) -> list[Any]:
+        """What the handlers change."""
+        return [self.question, self.cost, self.note, self.planned]
+
+    def put(self, given: dict[Any, Any], token: str | None) -> Updates:
+        """Say what would be made and what it costs.
+
+        Raises:
+            AppError: As plan() does, and every fault of the form.
+        """
+        values = self.form.values(given)
+        if "repo_id" not in values:
+            raise SpecError("Name the Space first: your user name, a slash, and a name for it.")
+        planned = plan(parse(DeployOptions, values), _needed(token))
+        told = f'<p class="warn">{escape(planned.words)}</p>'
+        return {self.note: "", self.question: gr.update(visible=True), self.cost: told, self.planned: planned}
+
+    def make(self, planned: Plan | None, token: str | None) -> Updates:
+        """Make what was planned.
+
+        Raises:
+            AppError: As deploy() does.
+        """
+        if planned is None:
+            return self.hidden()
+        place = link(deploy(planned, _needed(token)).location)
+        told = f'<section class="panel published"><p>{place} builds for some minutes before it answers.</p></section>'
+        return {self.note: told, **self.hidden()}
+
+    def hidden(self) -> Updates:
+        """Take the question back, and with it what was planned."""
+        return {self.question: gr.update(visible=False), self.planned: None}
+
+
+def build_deploy(studio: Studio) -> DeployForm:
+    """Build it, folded, inside the open Blocks, and connect it."""
+    with gr.Accordion("Run this app as a Space", open=False, elem_id="deploy", elem_classes=["more"]):
+        gr.HTML(
+            '<p class="quiet">This app on a machine of the Hub, in your account. First it says what that costs.</p>'
+        )
+        with gr.Column(elem_classes=["fields"]):
+            form = _build_form()
+            token = token_box("deploy", alone(studio.settings), "Empty: the one of `hf auth login`.")
+            token.render()
+        ask = gr.Button("What would it cost?", scale=0, elem_id="deploy-ask")
+        with gr.Column(visible=False, elem_id="deploy-question", elem_classes=["question"]) as question:
+            cost = gr.HTML("", elem_id="deploy-cost")
+            with gr.Row(elem_classes=["actions"]):
+                agree = gr.Button("Make the Space", variant="primary", size="sm", elem_id="deploy-agree")
+                refuse = gr.Button("Not now", size="sm", elem_id="deploy-refuse")
+        note = gr.HTML("", elem_id="deploy-note")
+    built = DeployForm(studio, form, token, ask, question, cost, agree, refuse, note, gr.State(None))
+    _wire(built)
+    return built
+
+
+def _needed(token: str | None) -> str:
+    if not token:
+        raise LoginError("The Hub wants a token: paste one with write access above, or run `hf auth login`.")
+    return token
+
+
+def _build_form() -> OptionForm:
+    repo = gr.Textbox(
+        label="Space", info=DeployOptions.model_fields["repo_id"].description, placeholder="your-name/studio",
+        value="", max_lines=1, elem_id="deploy-repo_id",
+    )  # fmt: skip
+    hardware = option_field(
+        DeployOptions, "hardware", "deploy", gr.Dropdown, choices=_HARDWARE, allow_custom_value=True
+    )
+    own = {"repo_id": repo, "hardware": hardware}
+    return OptionForm(DeployOptions, own | option_form(DeployOptions, "deploy", (*own, _SECRETS)).fields)
+
+
+def _wire(built: DeployForm) -> None:
+    settings = built.studio.settings
+
+    @shown(built.note, built.question)
+    def ask(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        require_owner(settings, profile)
+        return built.put(given, hub_token(settings, oauth, given[built.token]))
+
+    @shown(built.note, built.question)
+    def agree(
+        planned: Plan | None, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None
+    ) -> Updates:
+        require_owner(settings, profile)
+        return built.make(planned, hub_token(settings, oauth, typed))
+
+    gr.on(
+        [field.change for field in built.form.components], built.hidden, None, [built.question, built.planned], **QUIET
+    )
+    busy = {**BUSY, "show_progress_on": built.note}
+    built.ask.click(ask, {*built.form.components, built.token}, built.outputs(), **busy)
+    built.agree.click(agree, [built.planned, built.token], built.outputs(), **busy)
+    built.refuse.click(built.hidden, None, [built.question, built.planned], **QUIET)

@@ -1,0 +1,145 @@
+"""The publish panel: what a model folder is, its card and files, and the push, for the page of any Gradio app.
+
+    with gr.Blocks() as app:
+        publish_panel("outputs/my-model")
+
+It needs no jobs and no data folder. The token is the visitor's own, from their sign-in or the password box: never the
+one of whoever runs the app.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import gradio as gr
+from gradio.context import Context
+
+from backend.errors import LoginError
+from backend.models.artifacts import MANIFEST, Artifact
+from backend.options import parse
+from backend.progress import Report
+from backend.publish import PublishOptions
+from backend.publish.destination import check_destination
+from backend.publish.outgoing import OutgoingFile, outgoing
+from backend.publish.push import publish
+from backend.wording import checked
+from ui.errors import shown
+from ui.events import QUIET
+from ui.format import escape, size
+from ui.forms import Updates
+from ui.outgoing import Contents, HubFields, build_contents, build_hub_fields, published, token_box
+from ui.progress import bar
+from ui.users import can_sign_in
+
+_STYLE = """<style>
+.publish-panel table { width: 100%; } .publish-panel th { text-align: left; } .publish-panel td { text-align: right; }
+.publish-panel .bar { height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden; }
+.publish-panel .bar i { display: block; height: 100%; background: var(--color-accent); }
+.publish-panel .bar.unknown i { width: 30%; }
+.publish-panel .fault { color: var(--error-text-color); }
+</style>"""
+"""What the page of another app lacks; its colours are that app's."""
+
+
+@dataclass(frozen=True)
+class PublishPanel:
+    """Its components."""
+
+    folder: Path
+    about: gr.HTML
+    hub: HubFields
+    insist: gr.Checkbox
+    start: gr.Button
+    note: gr.HTML
+    result: gr.HTML
+    contents: Contents
+
+    def shown(self) -> list[Any]:
+        """What preview() changes."""
+        return [self.note, self.about, self.insist, *self.contents.components]
+
+    def preview(self, repo: str) -> Updates:
+        """Show what the folder is, and its card and files as they would be published."""
+        repo_id = parse(PublishOptions, {"repo_id": repo}).repo_id if (repo or "").strip() else None
+        sent = outgoing(self.folder, repo_id)
+        artifact = Artifact.model_validate_json(sent[MANIFEST].read())
+        told = {self.note: "", self.about: _about(self.folder.name, artifact, sent), **self.contents.show(sent)}
+        return told | {self.insist: gr.update(visible=not (artifact.check and artifact.check.passed))}
+
+    def push(self, given: dict[Any, Any], token: str | None) -> Iterator[Updates]:
+        """Publish the folder and tell how far it is; a push that has begun ends, also when the page is closed.
+
+        Raises:
+            AppError: As publish() does.
+        """
+        if not token:
+            raise LoginError("The Hub wants a token: sign in, or paste one with write access above.")
+        options = parse(PublishOptions, self.hub.place(given) | {"insist": bool(given[self.insist])})
+        check_destination(options, token)
+        events: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        yield {self.note: "", self.result: bar(None, "starting", "publish-bar")}
+        with ThreadPoolExecutor(1) as pool:
+            going = pool.submit(publish, self.folder, options, token, Report(events.put))
+            while not going.done():
+                with suppress(Empty):
+                    event = events.get(timeout=0.2)
+                    if event["event"] == "progress":
+                        yield {self.result: bar(event, event["phase"], "publish-bar")}
+        yield {self.result: ""}
+        yield {self.result: published([going.result().model_dump()])}
+
+
+def publish_panel(folder: str | Path, sign_in: bool = True) -> PublishPanel:
+    """Build the panel inside the open Blocks.
+
+    Args:
+        folder: The model's folder; it may come into being later, and is looked at when the page is opened.
+        sign_in: Whether to build a login button where there is OAuth; False where the app has one already.
+    """
+    with gr.Column(elem_classes=["publish-panel"]):
+        gr.HTML(_STYLE)
+        if sign_in and can_sign_in():
+            gr.LoginButton("Sign in with Hugging Face", size="sm", elem_id="publish-sign-in")
+        about = gr.HTML("", elem_id="publish-about")
+        hub = build_hub_fields("publish", True, token_box("publish", visible=not can_sign_in()))
+        insist = gr.Checkbox(
+            label="Publish it without a passed check", info="The card then says so.", visible=False,
+            elem_id="publish-insist",
+        )  # fmt: skip
+        start = gr.Button("Publish", variant="primary", elem_id="publish-start")
+        note, result = gr.HTML("", elem_id="publish-note"), gr.HTML("", elem_id="publish-result")
+        contents = build_contents("publish")
+    panel = PublishPanel(Path(folder), about, hub, insist, start, note, result, contents)
+    _wire(panel)
+    return panel
+
+
+def _wire(panel: PublishPanel) -> None:
+    hub, preview = panel.hub, shown(panel.note)(panel.preview)
+
+    @shown(panel.note)
+    def push(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Iterator[Updates]:
+        yield from panel.push(given, oauth.token if oauth else (given[hub.token] or "").strip() or None)
+
+    page = Context.root_block
+    assert page
+    gr.on([page.load, hub.repo.blur, hub.repo.submit], preview, hub.repo, panel.shown(), **QUIET)
+    # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
+    panel.start.click(None, None, [panel.note, panel.result], js="() => ['', '']", **QUIET)
+    form = {hub.repo, hub.private, hub.token, panel.insist}
+    panel.start.click(push, form, [panel.note, panel.result], **QUIET)
+
+
+def _about(name: str, artifact: Artifact, sent: dict[str, OutgoingFile]) -> str:
+    """Write what the folder is: kind, base model, size, and whether it was tried."""
+    facts = [artifact.kind, *([f"of {artifact.base_model}"] if artifact.base_model else [])]
+    facts.append(size(sum(file.size for file in sent.values())))
+    check = checked(artifact.check) if artifact.check else "It was not tried in the engine that would serve it."
+    return (
+        f'<section class="panel"><header><h2>{escape(name)}</h2><p>{escape(" · ".join(facts))}</p></header>'
+        f"<p>{escape(check)}</p></section>"
+    )
