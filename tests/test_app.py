@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backend.executors.local import ROOT
+from tests.test_page_browser import printed
 
 IDLE_LIMIT = 250 * 1024  # KiB resident
 
@@ -32,16 +33,6 @@ def refused(data, port):
     return said
 
 
-def wait_for(url):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            return urllib.request.urlopen(url, timeout=5).status
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail("the app does not answer")
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     data = tmp_path_factory.mktemp("app")
@@ -49,7 +40,7 @@ def running(tmp_path_factory):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     process = start(data, port)
-    assert wait_for(f"http://127.0.0.1:{port}/") == 200
+    assert urllib.request.urlopen(printed(process), timeout=60).status == 200
     yield process, data, port
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)

@@ -16,6 +16,7 @@ from backend.options import parse
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
 from backend.publish.outgoing import README, outgoing
+from ui.downloads import address
 from ui.errors import shown
 from ui.events import QUIET
 from ui.format import escape, lead, size
@@ -23,7 +24,7 @@ from ui.forms import Updates
 from ui.job_view import published, view
 from ui.question import Question, build_question
 from ui.studio import Result, Studio, model_name
-from ui.users import alone, hub_token, require_owner, visitor
+from ui.users import alone, hub_token, require_member, require_owner, visitor
 from ui.variants import variant_name
 
 FOLDER, HUB = "folder", "hub"
@@ -136,7 +137,7 @@ class PublishTab:
         choices = [(f"{variant_name(r.artifact.options)} · {size(r.artifact.size)}", r.key) for r in others]
         return {
             self.variants: gr.update(choices=choices, value=[], visible=bool(others)),
-            self.files: files({name: file.size for name, file in sent.items()}),
+            self.files: files(result, {name: file.size for name, file in sent.items()}),
             self.card: as_markdown(sent[README].read().decode()),
             self.folder: str(_free(self.shelf / _name(result))),
         }
@@ -251,11 +252,11 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
 
     @shown(tab.note)
     def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        return begin(given, require_owner(studio.settings, profile), oauth, agreed=False)
+        return begin(given, require_member(studio.settings, profile), oauth, agreed=False)
 
     @shown(tab.note, tab.question.room)
     def unload(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        return begin(given, require_owner(studio.settings, profile), oauth, agreed=True)
+        return begin(given, require_member(studio.settings, profile), oauth, agreed=True)
 
     form = {tab.artifact, tab.variants, tab.where, tab.folder, tab.repo, tab.private, tab.token, tab.insist}
     door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **QUIET)
@@ -271,10 +272,15 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     tab.question.unload.click(unload, form, begun, **QUIET)
 
 
-def files(sizes: dict[str, int]) -> str:
-    """Write the list of files, the largest first."""
+def files(result: Result, sizes: dict[str, int]) -> str:
+    """Write the list of files, the largest first; those that lie here already can be downloaded."""
+
+    def named(name: str) -> str:
+        link = f'<a href="{escape(address(result, name))}" download>{escape(name)}</a>'
+        return link if name in result.artifact.files else escape(name)
+
     rows = "".join(
-        f"<tr><th scope='row'>{escape(name)}</th><td>{size(count)}</td></tr>"
+        f"<tr><th scope='row'>{named(name)}</th><td>{size(count)}</td></tr>"
         for name, count in sorted(sizes.items(), key=lambda item: -item[1])
     )
     total = f"{len(sizes)} files, {size(sum(sizes.values()))}"
