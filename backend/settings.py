@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import SpecError
@@ -25,8 +26,13 @@ def load_settings() -> "Settings":
     try:
         return Settings()
     except ValidationError as e:
-        faults = [f"{PREFIX}{str(error['loc'][0]).upper()} {words(error)}" for error in e.errors()]
+        faults = [f"{PREFIX}{str(error['loc'][0]).upper()} {words(_unsaid(error))}" for error in e.errors()]
         raise SpecError("\n".join(faults)) from e
+
+
+def _unsaid(error: ErrorDetails) -> ErrorDetails:
+    """Leave a password out of what is wrong with it."""
+    return {**error, "input": "•••"} if error["loc"] == ("password",) else error
 
 
 def _default_data() -> Path:

@@ -26,15 +26,15 @@ HUB = "huggingface.co"
 
 OPEN = {
     "GET": re.compile(
-        r"/|/config/?|/(gradio_api/)?theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/(assets|static|svelte)/.+"
-        r"|/gradio_api/(startup-events|app_id|queue/data|upload_progress|heartbeat/\w+|file=.+)"
+        r"/|/theme\.css|/favicon\.ico|/robots\.txt|/(assets|static)/.+"
+        r"|/gradio_api/(app_id|queue/data|upload_progress|heartbeat/\w+|file=.+)"
         r"|/login/(huggingface|callback)|/logout|/artifacts/.+"
     ),
     "POST": re.compile(r"/gradio_api/(queue/join|cancel|upload)"),
 }
 """The routes that the page uses. All others of Gradio's are closed, and so is whatever its next version brings."""
 
-_GUARDED = ("/gradio_api/", "/config", "/artifacts/")
+_GUARDED = ("/gradio_api/", "/artifacts/")
 _UPLOAD, _FILE, _HEARTBEAT = "/gradio_api/upload", "/gradio_api/file=", "/gradio_api/heartbeat/"
 _ICONS = Path(gr.__file__).parent
 
