@@ -41,7 +41,7 @@ def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
     """
     settings, page = studio.settings, build_page(studio)
 
-    def session_of(event_id: str) -> str | None:
+    def session_of(event_id: str) -> str | None:  # Gradio cancels by an event's name alone, whoever says it
         event = page._queue.event_ids_to_events.get(event_id)
         return event.session_hash if event else None
 

@@ -74,6 +74,10 @@ def test_the_key_becomes_a_cookie_and_is_in_no_later_address(home):
     assert reply.headers["cache-control"] == "no-store"
 
 
+def test_an_address_of_an_earlier_start_opens_the_page_where_it_was_opened_before(home):
+    assert Visitor(home, home.cookie).http.get("/", params={"key": "of yesterday"}).status_code == 200
+
+
 @pytest.mark.parametrize("given", ["", "wrong", "é"])
 def test_a_wrong_key_lets_nobody_in_and_says_where_the_right_one_stands(home, given):
     reply = Visitor(home).http.get("/", params={"key": given})

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Any
 
 _MOST = 100_000  # names that are remembered; Gradio itself keeps 10,000 sessions, and an upload for an hour
 
@@ -36,6 +37,6 @@ class Belongings:
         return who is not None and (path, who) in self._files
 
 
-def _limit(names: OrderedDict[object, object]) -> None:  # type: ignore[type-arg]
+def _limit(names: OrderedDict[Any, Any]) -> None:
     while len(names) > _MOST:
         names.popitem(last=False)

@@ -44,12 +44,13 @@ class Launch:
 
     async def answer(self, request: Request) -> Response | None:
         """Give what a browser is told that was not let in, or is being so; None where it was."""
+        known = _same(request.cookies.get(self._cookie, ""), self._pass)
         if request.method == "GET" and request.url.path == "/" and "key" in request.query_params:
-            right = _same(request.query_params["key"], self._key)
+            right = known or _same(request.query_params["key"], self._key)
             return self._welcome(request) if right else self._page(401)
         if request.method == "POST" and request.url.path == ENTER and self._password:
             return await self._enter(request)
-        return None if _same(request.cookies.get(self._cookie, ""), self._pass) else self._page(401)
+        return None if known else self._page(401)
 
     async def _enter(self, request: Request) -> Response:
         wait = self._next - time.monotonic()
