@@ -24,8 +24,8 @@ def start(data, port, **env):
     )
 
 
-def refused(data, port):
-    process = start(data, port)
+def refused(data, port, **env):
+    process = start(data, port, **env)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert said.startswith("error: ")
@@ -62,6 +62,14 @@ def test_a_second_start_on_the_same_data_names_the_first(running):
         port = s.getsockname()[1]
     said = refused(data, port)
     assert f"process {process.pid}" in said
+
+
+@pytest.mark.real
+def test_beyond_this_machine_nothing_starts_without_a_password(tmp_path):
+    said = refused(tmp_path / "data", 7999, WEIGHTSMITH_HOST="0.0.0.0")
+    assert "'0.0.0.0'" in said
+    assert "set WEIGHTSMITH_PASSWORD" in said
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.real

@@ -4,6 +4,7 @@ A route or an event that is in no table here fails: whoever adds one says whose 
 """
 
 import re
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -297,6 +298,27 @@ def test_the_same_file_of_two_visitors_tells_neither_of_the_other(space):
     assert ben.ask("GET", f"/gradio_api/file={annas}")[0] == 404
     assert ben.upload("ours.txt", content) == annas
     assert [ben.ask("GET", f"/gradio_api/file={path}")[0] for path in (annas, alone)] == [200, 200]
+
+
+def test_no_spelling_of_a_path_leads_from_a_file_of_ones_own_to_another(space):
+    icons, ben = Path(gr.__file__).parent / "icons", Visitor(space, space.cookies["ben"])
+    own = ben.upload("own.txt", b"ben's own")
+    up = "/..".join([""] * 20)
+    assert ben.ask("GET", f"/gradio_api/file={icons}/huggingface-logo.svg")[0] == 200
+    for begun in (own, f"{own}%3F", f"{own}%23", f"{own}%00", icons, f"{icons}/huggingface-logo.svg%3F"):
+        for middle in (up, up.replace("/", "%2F")):
+            with socket.create_connection(("127.0.0.1", int(space.url.rpartition(":")[2]))) as line:
+                asked = f"GET /gradio_api/file={begun}{middle}{space.file} HTTP/1.1\r\nHost: {SPACE_HOST}\r\n"
+                line.sendall(f"{asked}Cookie: {space.cookies['ben']}\r\nConnection: close\r\n\r\n".encode())
+                said = b"".join(iter(lambda: line.recv(65536), b""))
+            assert said.split()[1] in (b"400", b"404"), begun
+            assert CANARY.encode() not in said
+
+
+def test_what_is_no_event_is_told_so(space):
+    anna = Visitor(space, space.cookies["anna"])
+    for body in (b"", b"[]", b"null", b"{", b"[" * 200_000):
+        assert anna.ask("POST", "/gradio_api/queue/join", content=body)[0] == 400
 
 
 def test_nobody_cancels_an_event_of_somebody_else(space):

@@ -45,10 +45,10 @@ class Launch:
     async def answer(self, request: Request) -> Response | None:
         """Give what a browser is told that was not let in, or is being so; None where it was."""
         known = _same(request.cookies.get(self._cookie, ""), self._pass)
-        if request.method == "GET" and request.url.path == "/" and "key" in request.query_params:
+        if request.method == "GET" and request.scope["path"] == "/" and "key" in request.query_params:
             right = known or _same(request.query_params["key"], self._key)
             return self._welcome(request) if right else self._page(401)
-        if request.method == "POST" and request.url.path == ENTER and self._password:
+        if request.method == "POST" and request.scope["path"] == ENTER and self._password:
             return await self._enter(request)
         return None if known else self._page(401)
 
