@@ -135,6 +135,21 @@ def with_token(folder):
     return (path for path in folder.rglob("*") if path.is_file() and any(form in path.read_bytes() for form in FORMS))
 
 
+def test_what_looks_for_a_token_finds_one(tmp_path):
+    watch = Watch()
+    watch.start()
+    for where in ({"env": {"X": TOKEN}}, {"args": [sys.executable, "-c", "import time; time.sleep(5)", TOKEN]}):
+        process = subprocess.Popen(**{"args": ["sleep", "5"], "stderr": subprocess.DEVNULL, **where})
+        time.sleep(1)
+        process.kill()
+        process.wait()
+    watch.done.set()
+    watch.join()
+    assert {found.split()[0] for found in watch.found} >= {"environ", "cmdline"}
+    (tmp_path / "x").write_bytes(b"..." + FORMS[1])
+    assert list(with_token(tmp_path)) == [tmp_path / "x"]
+
+
 def test_a_token_is_left_behind_nowhere(hub, tiny_model, visit, tmp_path):
     hub.add_model("anna/tiny", tiny_model, private=True)
     hub.add_token(TOKEN, "anna")
@@ -153,7 +168,10 @@ def test_a_token_is_left_behind_nowhere(hub, tiny_model, visit, tmp_path):
     watch.done.set()
     watch.join()
     pushed = hub.files("anna/made")
-    assert "model.safetensors" in pushed
+    link = next(
+        found[0] for text in page.heard if (found := re.findall(r"/artifacts/\w+/[\w-]+/model\.safetensors", text))
+    )
+    assert page.http.get(link).content == pushed["model.safetensors"]
     assert not [name for name, content in pushed.items() if any(form in content for form in FORMS)]
     assert not watch.found
     assert any(b"backend.jobs.worker" in command for command in watch.commands)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -88,6 +88,8 @@ class Doors:
                 await self._pass(Request(scope, receive), send)
             except Refused as e:
                 await JSONResponse({"detail": e.words}, e.status)(scope, receive, send)
+            except ClientDisconnect:  # before it had said everything
+                return
         else:  # the page uses no web socket
             await send({"type": "websocket.close", "code": 1008})
 
@@ -139,9 +141,9 @@ class Doors:
         """Refuse what a page of another website sends with the visitor's cookie."""
         origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "none")
         if origin is not None:
-            place = urlsplit(origin)
-            ours = place.netloc.lower() == request.headers.get("host", "").lower()
-            named = (place.hostname or "") in self._settings.known_hosts - {"localhost"}
+            place = origin.partition("://")[2].lower()
+            ours = place == request.headers.get("host", "").lower()
+            named = _name(place) in self._settings.known_hosts - {"localhost"}
             if not (ours or named or (self._settings.on_space and origin == f"https://{HUB}")):
                 raise Refused(403, "This request comes from the page of another website.")
         elif site not in ("none", "same-origin") and (
