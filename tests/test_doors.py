@@ -291,6 +291,15 @@ def test_an_event_reads_no_file_that_the_visitor_has_not_uploaded(space, path):
                 assert "There is no such file" in visitor.press(fn, data)
 
 
+def test_who_may_not_upload_is_told_why_as_the_page_shows_it(space):
+    refused = {user: Visitor(space, space.cookies.get(user, "")).http.post("/gradio_api/upload", content=b"")
+               for user in ("nobody", "carl")}  # fmt: skip
+    assert {reply.status_code for reply in refused.values()} == {403}
+    assert SIGN_IN in refused["nobody"].text
+    assert DUPLICATE in refused["carl"].text
+    assert "detail" not in refused["carl"].text
+
+
 def test_the_same_file_of_two_visitors_tells_neither_of_the_other(space):
     ben, content = Visitor(space, space.cookies["ben"]), b"anna and ben have both written this"
     alone = ben.upload("alone.txt", b"ben alone has written this")

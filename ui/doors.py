@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 import gradio as gr
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backend.errors import LoginError
 from backend.settings import Settings
 from ui.belongings import Belongings
 from ui.launch import Launch
-from ui.users import may_run, profile_of, visitor
+from ui.users import profile_of, require_member, visitor
 
 HUB = "huggingface.co"
 
@@ -87,7 +88,10 @@ class Doors:
             try:
                 await self._pass(Request(scope, receive), send)
             except Refused as e:
-                await JSONResponse({"detail": e.words}, e.status)(scope, receive, send)
+                # Gradio shows what an upload is answered as it stands, and of what an event is answered the detail.
+                plain = scope["path"] == _UPLOAD
+                told = PlainTextResponse(e.words, e.status) if plain else JSONResponse({"detail": e.words}, e.status)
+                await told(scope, receive, send)
             except ClientDisconnect:  # before it had said everything
                 return
         else:  # the page uses no web socket
@@ -106,8 +110,10 @@ class Doors:
         profile = profile_of(scope)
         who = visitor(self._settings, profile)
         if path == _UPLOAD:
-            if not may_run(self._settings, profile):
-                raise Refused(403, "Only who may run jobs here may upload: sign in first.")
+            try:
+                require_member(self._settings, profile)
+            except LoginError as e:
+                raise Refused(403, str(e)) from e
             self._check_length(request, self._settings.max_upload_bytes + _FORM)
             send = self._noting(request, send, str(who))
         elif method == "POST":

@@ -5,6 +5,7 @@ Any program and any website on the machine can reach a port of it; the key and t
 
 import hmac
 import ipaddress
+import math
 import os
 import secrets
 import time
@@ -55,8 +56,8 @@ class Launch:
     async def _enter(self, request: Request) -> Response:
         wait = self._next - time.monotonic()
         if wait > 0:
-            words = f"That was too soon after a wrong password: try again in {wait:.0f} s."
-            return self._page(429, words, {"Retry-After": f"{wait + 1:.0f}"})
+            words = f"That was too soon after a wrong password: try again in {math.ceil(wait)} s."
+            return self._page(429, words, {"Retry-After": str(math.ceil(wait))})
         length = request.headers.get("content-length", "")
         if not length.isdecimal() or int(length) > _MOST_FORM:
             return self._page(413)
