@@ -16,6 +16,7 @@ if os.getenv("SPACE_ID"):
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from starlette.middleware.sessions import SessionMiddleware
 
 from backend.errors import AppError, JobError
 from backend.jobs.calibration import calibrate
@@ -23,20 +24,32 @@ from backend.jobs.specs import trained_on
 from backend.jobs.supervisor import Supervisor
 from backend.serve.servers import Servers
 from backend.settings import Settings, load_settings
-from ui.headers import Headers
+from ui.doors import Doors
+from ui.downloads import add_downloads
+from ui.launch import Launch
 from ui.page import build_page
 from ui.studio import Studio
 from ui.theme import CSS, theme
 
 
-def web_app(studio: Studio) -> FastAPI:
-    """Build the page and mount it; nothing in the data folder can be fetched by its path."""
-    settings = studio.settings
+def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
+    """Build the page and mount it behind the doors; nothing in the data folder can be fetched by its path.
+
+    Args:
+        studio: The backend.
+        launch: Lets in who started the app; None on a Space.
+    """
+    settings, page = studio.settings, build_page(studio)
+
+    def session_of(event_id: str) -> str | None:  # Gradio cancels by an event's name alone, whoever says it
+        event = page._queue.event_ids_to_events.get(event_id)
+        return event.session_hash if event else None
+
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Headers)
-    return gr.mount_gradio_app(
+    add_downloads(app, studio)
+    gr.mount_gradio_app(
         app,
-        build_page(studio),
+        page,
         path="/",
         footer_links=[],
         run_history=False,
@@ -47,6 +60,17 @@ def web_app(studio: Studio) -> FastAPI:
         theme=theme(),
         css_paths=[CSS],
     )
+    app.add_middleware(Doors, settings=settings, launch=launch, session_of=session_of)
+    _read_sign_in_first(app)
+    return app
+
+
+def _read_sign_in_first(app: FastAPI) -> None:
+    """Put Gradio's reading of who has signed in before the doors, which ask who comes."""
+    gradio = app.routes[-1].app  # type: ignore[attr-defined]
+    for layer in [layer for layer in gradio.user_middleware if layer.cls is SessionMiddleware]:
+        gradio.user_middleware.remove(layer)
+        app.user_middleware.insert(0, layer)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -87,10 +111,12 @@ def serve(settings: Settings) -> None:
         supervisor.start()
         threading.Thread(target=calibrate, args=(settings.data,), daemon=True).start()  # the page need not wait for it
         try:
-            app = web_app(Studio(settings, supervisor, servers))
+            launch = None if settings.on_space else Launch(settings)
+            app = web_app(Studio(settings, supervisor, servers), launch)
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
             logging.getLogger("uvicorn.error").addFilter(_worth_logging)
-            sys.stdout.write(f"Weightsmith runs on http://{settings.host}:{settings.port}\n")
+            address = launch.address if launch else f"https://{os.environ.get('SPACE_HOST', '')}"
+            sys.stdout.write(f"Weightsmith runs on {address}\n")
             sys.stdout.flush()
             uvicorn.Server(config).run(sockets=[port])
         finally:
@@ -100,6 +126,6 @@ def serve(settings: Settings) -> None:
 
 if __name__ == "__main__":
     try:
-        serve(load_settings().writable())
+        serve(load_settings().guarded().writable())
     except AppError as e:
         sys.exit(f"error: {e}")

@@ -1,11 +1,14 @@
 """What the machine's owner sets, from the environment: `WEIGHTSMITH_DATA` and its like."""
 
+import ipaddress
 import os
+import re
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, FilePath, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import SpecError
 from backend.options import words
@@ -32,6 +35,25 @@ def _default_data() -> Path:
     return shared if shared.is_dir() and os.access(shared, os.W_OK) else Path("data")
 
 
+def _names(text: str) -> tuple[str, ...]:
+    """Read names with commas or spaces between them."""
+    return tuple(re.findall(r"[^\s,]+", text.lower()))
+
+
+def _read_names(given: object) -> object:
+    return _names(given) if isinstance(given, str) else given
+
+
+def _long(password: SecretStr) -> SecretStr:
+    """Check a length without saying what was given."""
+    if len(password) < 8:
+        raise ValueError("must have at least 8 characters")
+    return password
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_read_names)]
+
+
 class Settings(BaseSettings):
     """The owner's settings; each is an environment variable with the prefix WEIGHTSMITH_."""
 
@@ -40,6 +62,14 @@ class Settings(BaseSettings):
     data: Path = Field(default_factory=_default_data, description="Where jobs, models and the database lie.")
     host: str = Field("127.0.0.1", description="The address that the page listens on.")
     port: int = Field(7860, ge=1, le=65535, description="The port that the page listens on.")
+    password: Annotated[SecretStr, AfterValidator(_long)] | None = Field(
+        None, description="Lets others of the network into the page."
+    )
+    hosts: Names = Field((), description="Further host names by which browsers reach the page.")
+    members: Names = Field(
+        default_factory=lambda: _names(os.environ.get("SPACE_AUTHOR_NAME", "")),
+        description="Users and organizations of the Hub who may run jobs on a Space; `*` is whoever signs in.",
+    )
     server_idle_seconds: float = Field(900, gt=0, description="An unused chat server stops after this many seconds.")
     server_start_seconds: float = Field(300, gt=0, description="A chat server that is not ready by then has failed.")
     cancel_seconds: float = Field(10, gt=0, description="How long a canceled job may take to stop by itself.")
@@ -66,6 +96,35 @@ class Settings(BaseSettings):
                 f"The data folder '{self.data}' cannot be written to. {e.strerror}: set WEIGHTSMITH_DATA to a folder of"
                 " yours."
             ) from e
+
+    def guarded(self) -> "Settings":
+        """See that nobody gets in unasked.
+
+        Raises:
+            SpecError: The page could be reached from the network, without a password.
+        """
+        if not (self.on_space or self.loopback or self.password):
+            raise SpecError(
+                f"Will not listen on '{self.host}' unguarded. Whoever reached the page could use this machine: set"
+                " WEIGHTSMITH_PASSWORD, or leave WEIGHTSMITH_HOST at 127.0.0.1."
+            )
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the page is reached from this machine alone."""
+        if self.on_space:
+            return False
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def known_hosts(self) -> frozenset[str]:
+        """The names by which the page is reached; addresses are none."""
+        given = _names(os.environ.get("SPACE_HOST", "")) if self.on_space else ("localhost",)
+        return frozenset({*given, *self.hosts})
 
     @property
     def on_space(self) -> bool:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,10 +62,12 @@ def _app() -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as data:
         env = os.environ | {"WEIGHTSMITH_PORT": str(port), "WEIGHTSMITH_DATA": data}
         started = time.monotonic()
-        app = subprocess.Popen([sys.executable, "app.py"], env=env, stdout=subprocess.DEVNULL)
+        app = subprocess.Popen([sys.executable, "app.py"], env=env, stdout=subprocess.PIPE, text=True)
         try:
-            while not _answers(port):
-                time.sleep(0.02)
+            assert app.stdout
+            browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+            browser.open(app.stdout.readline().split()[-1]).close()  # lets it in
+            browser.open(f"http://127.0.0.1:{port}/").close()
             seconds = time.monotonic() - started
             time.sleep(IDLE)
             status = Path(f"/proc/{app.pid}/status").read_text()
@@ -75,14 +76,6 @@ def _app() -> tuple[float, float]:
         finally:
             app.terminate()
             app.wait()
-
-
-def _answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as reply:
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backend.executors.local import ROOT
+from tests.test_page_browser import printed
 
 IDLE_LIMIT = 250 * 1024  # KiB resident
 
@@ -23,23 +24,13 @@ def start(data, port, **env):
     )
 
 
-def refused(data, port):
-    process = start(data, port)
+def refused(data, port, **env):
+    process = start(data, port, **env)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert said.startswith("error: ")
     assert said.count("\n") == 1
     return said
-
-
-def wait_for(url):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            return urllib.request.urlopen(url, timeout=5).status
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail("the app does not answer")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +40,7 @@ def running(tmp_path_factory):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     process = start(data, port)
-    assert wait_for(f"http://127.0.0.1:{port}/") == 200
+    assert urllib.request.urlopen(printed(process), timeout=60).status == 200
     yield process, data, port
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
@@ -71,6 +62,14 @@ def test_a_second_start_on_the_same_data_names_the_first(running):
         port = s.getsockname()[1]
     said = refused(data, port)
     assert f"process {process.pid}" in said
+
+
+@pytest.mark.real
+def test_beyond_this_machine_nothing_starts_without_a_password(tmp_path):
+    said = refused(tmp_path / "data", 7999, WEIGHTSMITH_HOST="0.0.0.0")
+    assert "'0.0.0.0'" in said
+    assert "set WEIGHTSMITH_PASSWORD" in said
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.real

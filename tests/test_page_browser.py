@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -36,11 +35,18 @@ def free_port():
         return s.getsockname()[1]
 
 
+def printed(process):
+    """The address that an app prints when it listens: what is sent there waits until it answers."""
+    said = process.stdout.readline()
+    assert said.startswith("Weightsmith runs on "), said
+    return said.split()[-1]
+
+
 class App:
     """app.py in a process of its own, on a data folder that outlives it."""
 
     def __init__(self, data):
-        self.data, self.port, self.process = data, free_port(), None
+        self.data, self.port, self.process, self.address = data, free_port(), None, None
 
     @property
     def url(self):
@@ -48,15 +54,11 @@ class App:
 
     def start(self):
         env = os.environ | {"WEIGHTSMITH_DATA": str(self.data), "WEIGHTSMITH_PORT": str(self.port)}
-        self.process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(self.url, timeout=5):
-                    return self
-            except OSError:
-                time.sleep(0.1)
-        pytest.fail("the app does not answer")
+        self.process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
+        )
+        self.address = printed(self.process)
+        return self
 
     def kill(self):
         self.process.kill()
@@ -91,7 +93,7 @@ def page(app, chromium):
     opened.set_default_timeout(20_000)
     opened.asked = []
     opened.on("request", lambda request: opened.asked.append(request.url))
-    opened.goto(app.url)
+    opened.goto(app.address)
     expect(opened.locator("#model-facts")).to_contain_text("LlamaForCausalLM", timeout=20_000)
     yield opened
     context.close()
@@ -289,7 +291,7 @@ def test_a_killed_app_goes_on_with_its_job_after_a_restart(chromium, tmp_path, a
     other.start()
     try:
         page = chromium.new_page()
-        page.goto(other.url)
+        page.goto(other.address)
         expect(page.locator("#model-facts")).to_contain_text("LlamaForCausalLM", timeout=20_000)
         windows(page, 1)
         page.locator("#start button, button#start").first.click()
@@ -301,7 +303,7 @@ def test_a_killed_app_goes_on_with_its_job_after_a_restart(chromium, tmp_path, a
         assert not list(marked(marker_prefix(other.data)))
         page.goto("about:blank")  # an open page reloads itself when the app is back, and would race with goto()
         other.start()
-        page.goto(other.url)
+        page.goto(other.address)
         tab(page, "Jobs")
         state(page, "Done")
         page.close()

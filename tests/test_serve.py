@@ -102,7 +102,7 @@ def test_models_are_held_beside_each_other_where_memory_allows_it(servers, monke
     with servers.in_use(tiny_tied_model), pytest.raises(JobError, match="is answering, and there is no memory for two"):
         servers.open(tiny_model, "transformers")
     servers.open(tiny_model, "transformers")
-    assert f"make room for '{tiny_model.name}'" in servers.status(tiny_tied_model).text
+    assert "make room for another model" in servers.status(tiny_tied_model).text
     with pytest.raises(httpx.ConnectError):
         httpx.get(second.base_url.removesuffix("/v1") + "/health")
     assert servers.wait(tiny_model, 90).folder == tiny_model

@@ -118,7 +118,7 @@ def loaded(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     job_id, _ = ended(studio, "quantized")
     folders = [(studio.settings.jobs / job_id / "stages" / "1-quantize").resolve()]
     monkeypatch.setattr(studio.servers, "live", lambda: folders)
-    monkeypatch.setattr(studio.servers, "stop", folders.clear)
+    monkeypatch.setattr(studio.servers, "stop", folders.remove)
     return folders
 
 
@@ -154,8 +154,10 @@ def test_a_job_that_needs_the_gpu_asks_before_it_unloads_a_model(studio: Studio,
         studio.servers.open(model)
 
 
-def test_a_model_of_somebody_else_is_not_named(studio: Studio, gpu: None, loaded: list[Path]) -> None:
-    assert studio.in_the_way(recipe(GPTQ), "somebody else") == ["A model of another visitor"]
+def test_a_model_of_somebody_else_is_neither_named_nor_unloaded(studio: Studio, gpu: None, loaded: list[Path]) -> None:
+    with pytest.raises(JobError, match=r"^Another visitor has loaded a model on the GPU.*not used for 15 min\.$"):
+        studio.in_the_way(recipe(GPTQ), "somebody else")
+    assert len(loaded) == 1
     assert studio.in_the_way(recipe(NF4), "somebody else") == []
 
 

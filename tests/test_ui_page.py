@@ -400,12 +400,10 @@ def test_an_adapter_may_be_a_folder_on_ones_own_machine_only(
     upload = tmp_path / "words.txt"
     upload.write_text("once")
     measured = {bench.data.source: UPLOAD, bench.data.upload: str(upload)}
-    for variable in ("SPACE_ID", "OAUTH_CLIENT_ID"):
-        with monkeypatch.context() as others:
-            others.setenv(variable, "x")
-            refused = bench.refresh(typed)
-            assert "is a path" in refused[bench.recipe.merge.fields["adapters"]]["info"]
-            assert bench.refresh(given(bench) | measured)[bench.sidebar.start]["interactive"]
+    monkeypatch.setenv("SPACE_ID", "me/studio")
+    refused = bench.refresh(typed)
+    assert "is a path" in refused[bench.recipe.merge.fields["adapters"]]["info"]
+    assert bench.refresh(given(bench) | measured)[bench.sidebar.start]["interactive"]
 
 
 def test_an_adapter_named_as_the_model_offers_its_base_model_and_the_merge(
@@ -641,7 +639,7 @@ def test_an_adapter_alone_leads_on_to_its_merge_or_on_a_shared_page_says_the_way
         assert [stage.stage for stage in recipe.stages] == ["merge", "quantize", "evaluate"]
         assert recipe.merging is not None
         assert recipe.merging.adapters == (str(folder),)
-        monkeypatch.setenv("OAUTH_CLIENT_ID", "x")
+        monkeypatch.setenv("SPACE_ID", "me/studio")
         told = bench.jobs.show("anna", job_id)
         assert not told[bench.jobs.merge]["visible"]
         assert "look for it under Model" in told[bench.jobs.result]["value"]
@@ -736,7 +734,7 @@ def test_the_web_process_imports_no_heavy_library() -> None:
         "import sys, app, pathlib, tempfile\n"
         "from backend.settings import Settings\n"
         "s = Settings(data=pathlib.Path(tempfile.mkdtemp()))\n"
-        "app.web_app(app.Studio(s, app.Supervisor(s), app.Servers(s)))\n"
+        "app.web_app(app.Studio(s, app.Supervisor(s), app.Servers(s)), app.Launch(s))\n"
         "print([m for m in ('torch', 'transformers', 'peft', 'trl', 'datasets', 'bitsandbytes') if m in sys.modules])"
     )
     run = subprocess.run(

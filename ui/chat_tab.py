@@ -17,7 +17,7 @@ from ui.events import QUIET
 from ui.format import escape, escape_code, lead
 from ui.forms import OptionForm, Updates, label, option_form
 from ui.studio import Model, Studio
-from ui.users import alone, require_owner, visitor
+from ui.users import alone, require_member, require_owner, visitor
 
 _EMPTY = (
     '<section class="panel empty"><h2>Nothing to chat with yet</h2><p>Press <b>Start</b> beside your recipe. When the'
@@ -170,20 +170,22 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
 
     @shown(tab.status)
     def load(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        model = studio.model(key, require_owner(studio.settings, profile))
-        studio.servers.open(model.folder)
+        owner = require_member(studio.settings, profile)
+        model = studio.model(key, owner)
+        studio.load(model, owner)
         return tab.show_server(model)
 
     @shown(tab.status)
     def install(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        model = studio.model(key, require_owner(studio.settings, profile))
+        model = studio.model(key, require_member(studio.settings, profile))
         studio.vllm.begin()
         return tab.show_server(model)
 
     @shown(tab.status)
     def unload(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        model = studio.model(key, require_owner(studio.settings, profile))
-        studio.servers.stop(model.folder)
+        owner = require_owner(studio.settings, profile)
+        model = studio.model(key, owner)
+        studio.unload(model, owner)
         return tab.show_server(model)
 
     entered = door.select(enter, tab.artifact, tab.outputs(), **QUIET)
@@ -226,18 +228,18 @@ def _wire_talk(tab: ChatTab, look: Callable[..., Updates]) -> None:
 
     @shown(tab.speed)
     def ask(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
-        owner, question = require_owner(studio.settings, profile), (given[tab.text] or "").strip()
+        owner, question = require_member(studio.settings, profile), (given[tab.text] or "").strip()
         if question:
             yield from say(given, given[tab.talk] or [], question, owner)
 
     @shown(tab.speed)
     def retry(given: dict[Any, Any], data: gr.RetryData, profile: gr.OAuthProfile | None) -> Iterator[Updates]:
-        owner, (before, question) = require_owner(studio.settings, profile), up_to(given[tab.talk], data.index)
+        owner, (before, question) = require_member(studio.settings, profile), up_to(given[tab.talk], data.index)
         yield from say(given, before, question, owner)
 
     @shown(tab.speed)
     def edit(given: dict[Any, Any], data: gr.EditData, profile: gr.OAuthProfile | None) -> Iterator[Updates]:
-        owner, (before, _) = require_owner(studio.settings, profile), up_to(given[tab.talk], data.index)
+        owner, (before, _) = require_member(studio.settings, profile), up_to(given[tab.talk], data.index)
         yield from say(given, before, _text(data.value).strip(), owner)
 
     spoken = [tab.send, tab.stop]

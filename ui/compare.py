@@ -18,7 +18,7 @@ from ui.events import QUIET
 from ui.format import escape, part, size
 from ui.forms import OptionForm, Updates
 from ui.studio import Model, Studio
-from ui.users import require_owner
+from ui.users import require_member
 
 _LETTERS = "ABC"
 _TIE = "tie"
@@ -103,11 +103,13 @@ def wire_compare(tab: Compare, options: OptionForm, system: gr.Textbox) -> None:
             raise SpecError("Choose two or three models to compare.")
         models = [studio.model(key, owner) for key in keys]
         titles = [model.title for model in models]
+        for model in models:
+            studio.join(model.folder, owner)
         return {_named(model, titles): model.folder for model in models}
 
     @shown(tab.note)
     def ask(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
-        owner, question = require_owner(studio.settings, profile), (given[tab.prompt] or "").strip()
+        owner, question = require_member(studio.settings, profile), (given[tab.prompt] or "").strip()
         models, sampling = chosen(given, owner), parse(ChatOptions, options.values(given))
         if not question:
             raise SpecError("Write a question for all of them.")
@@ -139,7 +141,7 @@ def wire_compare(tab: Compare, options: OptionForm, system: gr.Textbox) -> None:
 
     @shown(tab.note)
     def many(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
-        owner = require_owner(studio.settings, profile)
+        owner = require_member(studio.settings, profile)
         models, sampling = chosen(given, owner), parse(ChatOptions, options.values(given))
         rows = [{"prompt": prompt} for prompt in read_prompts(Path(given[tab.file]))]
         yield {tab.save: gr.update(visible=False), **_busy(tab, True)}

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,7 +49,13 @@ def shown(
 
 def fault(error: object) -> str:
     """Write what is wrong as it stands beside a field."""
-    return f'<p class="fault" role="alert">{escape(error)}</p>'
+    return f'<p class="fault" role="alert">{_linked(error)}</p>'
+
+
+def _linked(error: object) -> str:
+    """Write a text literally, but for addresses of the Hub: what to do is done there."""
+    found = re.compile(r"https://huggingface\.co/[\w./?=&;%-]*[\w/]")
+    return found.sub(r'<a href="\g<0>" target="_blank" rel="noopener noreferrer">\g<0></a>', escape(error))
 
 
 def _tell(
@@ -57,4 +64,4 @@ def _tell(
     if beside is not None:
         return {beside: fault(error)} | {component: gr.update(visible=False) for component in hidden}
     # Gradio renders the message as HTML, and names from the Hub or a user may hold some.
-    raise gr.Error(escape(error), duration=12, title="That did not work", print_exception=False) from error
+    raise gr.Error(_linked(error), duration=12, title="That did not work", print_exception=False) from error

@@ -16,7 +16,7 @@ from ui.question import Question, build_question
 from ui.report import report
 from ui.studio import Studio
 from ui.training_view import answers, training
-from ui.users import hub_token, require_owner, visitor
+from ui.users import hub_token, require_member, require_owner, visitor
 from ui.variants import variants
 
 _CAN_RETRY = (JobState.ERROR, JobState.CANCELED, JobState.INTERRUPTED, JobState.WAITING_FOR_LOGIN)
@@ -187,12 +187,12 @@ def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
     @shown()
     def retry(job_id: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
         token = hub_token(studio.settings, oauth, typed)
-        return again(job_id, require_owner(studio.settings, profile), token, agreed=False)
+        return again(job_id, require_member(studio.settings, profile), token, agreed=False)
 
     @shown()
     def unload(job_id: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
         token = hub_token(studio.settings, oauth, typed)
-        return again(job_id, require_owner(studio.settings, profile), token, agreed=True)
+        return again(job_id, require_member(studio.settings, profile), token, agreed=True)
 
     tab.jobs.input(pick, tab.jobs, tab.outputs(), **QUIET)
     tab.keep.click(keep, tab.job, tab.outputs(), **QUIET)

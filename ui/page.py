@@ -28,7 +28,7 @@ from ui.publish_tab import build_publish_tab, wire_publish_tab
 from ui.recipe_tab import build_recipe_tab
 from ui.sidebar import build_sidebar
 from ui.studio import Studio
-from ui.users import can_sign_in, hub_token, require_owner, visitor
+from ui.users import can_sign_in, hub_token, require_member, require_owner, visitor
 from ui.workbench import Workbench
 
 # Gradio builds the page anew when the app has been away. Which tab was open is known to this browser tab alone.
@@ -220,7 +220,7 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[dict[Any, A
 
     @shown(rows.panel)
     def look(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
+        owner = require_member(studio.settings, profile)
         token = hub_token(studio.settings, oauth, given[bench.publish.token])
         return looking.look(given, given[bench.model.facts], owner, token)
 
@@ -274,11 +274,11 @@ def _wire_start(bench: Workbench) -> None:
 
     @shown(sidebar.note)
     def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        return begin(given, require_owner(studio.settings, profile), oauth, agreed=False)
+        return begin(given, require_member(studio.settings, profile), oauth, agreed=False)
 
     @shown(sidebar.note, sidebar.question.room)
     def unload(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        return begin(given, require_owner(studio.settings, profile), oauth, agreed=True)
+        return begin(given, require_member(studio.settings, profile), oauth, agreed=True)
 
     outputs = [sidebar.note, *sidebar.question.outputs(), bench.tabs, bench.timer, *jobs.outputs()]
     for button, handler in ((sidebar.start, start), (sidebar.question.unload, unload)):
@@ -291,10 +291,10 @@ def _wire_results(bench: Workbench) -> None:
 
     @shown()
     def to_chat(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
+        owner = require_member(studio.settings, profile)
         results = studio.results_of(studio.supervisor.get(job_id, owner), owner)
         result = [result for result in results if result.answers][-1]
-        studio.servers.open(result.folder)
+        studio.load(result, owner)
         return chat.enter(owner, result.key) | {bench.tabs: gr.Tabs(selected="chat")}
 
     @shown()

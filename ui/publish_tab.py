@@ -16,6 +16,7 @@ from backend.options import parse
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
 from backend.publish.outgoing import outgoing
+from ui.downloads import address
 from ui.errors import shown
 from ui.events import QUIET
 from ui.format import lead, size
@@ -24,7 +25,7 @@ from ui.job_view import view
 from ui.outgoing import Contents, HubFields, build_contents, build_hub_fields, published, token_box
 from ui.question import Question, build_question
 from ui.studio import Result, Studio, model_name
-from ui.users import alone, hub_token, require_owner, visitor
+from ui.users import alone, hub_token, require_member, require_owner, visitor
 from ui.variants import variant_name
 
 FOLDER, HUB = "folder", "hub"
@@ -141,7 +142,7 @@ class PublishTab:
         choices = [(f"{variant_name(r.artifact.options)} · {size(r.artifact.size)}", r.key) for r in others]
         return {
             self.variants: gr.update(choices=choices, value=[], visible=bool(others)),
-            **self.contents.show(sent),
+            **self.contents.show(sent, {name: address(result, name) for name in result.artifact.files}),
             self.folder: str(_free(self.shelf / _name(result))),
         }
 
@@ -235,11 +236,11 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
 
     @shown(tab.note)
     def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        return begin(given, require_owner(studio.settings, profile), oauth, agreed=False)
+        return begin(given, require_member(studio.settings, profile), oauth, agreed=False)
 
     @shown(tab.note, tab.question.room)
     def unload(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        return begin(given, require_owner(studio.settings, profile), oauth, agreed=True)
+        return begin(given, require_member(studio.settings, profile), oauth, agreed=True)
 
     form = {tab.artifact, tab.variants, tab.where, tab.folder, tab.repo, tab.hub.private, tab.token, tab.insist}
     door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **QUIET)

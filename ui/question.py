@@ -34,13 +34,14 @@ class Question:
             owner: Of the job.
             agreed: Whether the model may be unloaded, which is done then.
         """
-        names = self.studio.in_the_way(spec, owner)
-        if names and not agreed:
+        models = self.studio.in_the_way(spec, owner)
+        if models and not agreed:
+            names = [model.title for model in models]
             verb = "is" if len(names) == 1 else "are"
             text = f"{' and '.join(names)} {verb} loaded on the GPU, which this job needs to itself."
             return {self.room: gr.update(visible=True), self.text: f'<p class="warn">{escape(text)}</p>'}
-        if names:
-            self.studio.servers.stop()
+        for model in models:
+            self.studio.unload(model, owner)
         return None
 
     def hidden(self) -> Updates:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backend.errors import SpecError
+from backend.errors import JobError, SpecError
 from backend.hub.names import DEMO
 from backend.jobs.specs import MODELS, Spec, base_folder, trained_on, uses_gpu
 from backend.jobs.store import Job
@@ -91,6 +91,30 @@ class Studio:
     supervisor: Supervisor
     servers: Servers
     vllm: Installation = field(default_factory=Installation)
+    talking: dict[Path, set[str]] = field(default_factory=dict)
+    """Who has loaded what is served: two visitors' jobs can have begun with the same model."""
+
+    def load(self, model: "Model", owner: str) -> None:
+        """Begin to serve a model; see Servers.open()."""
+        self.join(model.folder, owner)
+        self.servers.open(model.folder)
+
+    def join(self, folder: Path, owner: str) -> None:
+        """Note that an owner uses the server of a folder, or is about to start it."""
+        others = self.talking.get(folder.resolve(), set()) if self.servers.status(folder).live else set()
+        self.talking[folder.resolve()] = {*others, owner}
+
+    def unload(self, model: "Model", owner: str) -> None:
+        """Stop the server of a model.
+
+        Raises:
+            JobError: Another visitor has loaded the same model.
+        """
+        if not self.talking.get(model.folder.resolve(), set()) <= {owner}:
+            raise JobError(
+                f"Could not unload '{model.title}'. Another visitor has loaded it too: it stops when nobody uses it."
+            )
+        self.servers.stop(model.folder)
 
     def delete(self, job_id: str, owner: str) -> None:
         """Delete a job with everything that it made, and stop the servers that serve it."""
@@ -130,11 +154,21 @@ class Studio:
             raise SpecError(f"'{model_name(job.spec['base_model'])}' is no longer here: choose another one.")
         return Base(job, folder)
 
-    def in_the_way(self, spec: Spec, owner: str) -> list[str]:
-        """Name the models on the GPU that a job needs; none where it needs no GPU, or there is none."""
+    def in_the_way(self, spec: Spec, owner: str) -> list[Model]:
+        """Give the models on the GPU that a job needs; none where it needs no GPU, or there is none.
+
+        Raises:
+            JobError: One of them is another visitor's.
+        """
         live = self.servers.live() if gpus() and uses_gpu(spec) else []
-        names = {model.folder.resolve(): model.title for model in self.models(owner)} if live else {}
-        return [names.get(folder, "A model of another visitor") for folder in live]
+        own = {model.folder.resolve(): model for model in self.models(owner)} if live else {}
+        if any(folder not in own or not self.talking.get(folder, set()) <= {owner} for folder in live):
+            minutes = self.settings.server_idle_seconds / 60
+            raise JobError(
+                "Another visitor has loaded a model on the GPU, which this job needs to itself. Try again later: it is"
+                f" unloaded when it was not used for {minutes:.0f} min."
+            )
+        return [own[folder] for folder in live]
 
     def trained(self, job: Job, owner: str) -> Training | None:
         """Give what is recorded of a job's training, once it is done."""

@@ -124,14 +124,17 @@ class Servers:
         return serving
 
     def _make_room(self, folder: Path, engine: str) -> None:
-        """Stop servers until there is memory for one more; a GPU has room for one."""
+        """Stop servers until there is memory for one more; a GPU has room for one.
+
+        None is named: it may be another visitor's, of a private model.
+        """
         needed = sum(path.stat().st_size for path in folder.glob("*.safetensors")) + OVERHEAD[engine]
         for other in sorted(self.live(), key=lambda other: self._all[other].used):
             if not gpus() and needed <= available_bytes():
                 return
             if self._all[other].busy:
-                raise JobError(f"'{other.name}' is answering, and there is no memory for two: wait until it has.")
-            self._all[other].stop(f"Unloaded to make room for '{folder.name}': load it again.")
+                raise JobError("Another model is answering, and there is no memory for two: wait until it has.")
+            self._all[other].stop("Unloaded to make room for another model: load it again.")
 
 
 def _is_free(port: int) -> bool:

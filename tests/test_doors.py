@@ -1,0 +1,421 @@
+"""The doors: every route and every event, as Anna, Ben, nobody, a forger, and a page of another website.
+
+A route or an event that is in no table here fails: whoever adds one says whose it is.
+"""
+
+import re
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import gradio.oauth
+import pytest
+
+from backend.errors import JobError
+from backend.models.demo import demo_facts
+from backend.serve.serving import ServerStatus
+from backend.settings import load_settings
+from tests.house import CANARY, SPACE_HOST, Visitor, call, furnished, name, routes
+from tests.openid import OpenId
+from ui.users import may_run
+
+TOKENS = {user: f"hf_{user}" + "0" * 30 for user in ("anna", "ben", "carl")}
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    """A Space of Anna's that Ben may use, too, and Carl may not."""
+    provider = OpenId()
+    environment = provider.environment | {
+        "SPACE_ID": "anna/studio", "SPACE_HOST": SPACE_HOST, "SPACE_AUTHOR_NAME": "anna", "SYSTEM": "spaces",
+        "WEIGHTSMITH_MEMBERS": "Anna, ben-org",
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
+            if hasattr(gradio.oauth, variable):  # read when it was imported
+                patch.setattr(gradio.oauth, variable, value)
+        with furnished(tmp_path_factory.mktemp("space"), SPACE_HOST, "id-of-anna") as house:
+            house.provider = provider
+            house.cookies = {
+                user: provider.sign_in(house.url, SPACE_HOST, user, token) for user, token in TOKENS.items()
+            }
+            anna = Visitor(house, house.cookies["anna"])
+            house.file = anna.upload("rows.jsonl", CANARY.encode(), "annas0upload")
+            anna.session = house.lasting
+            assert CANARY in anna.press(event(house.page, "load _wire_load.load_jobs"), [None])
+            yield house
+    provider.stop()
+
+
+def event(page, wanted):
+    return next(fn for fn in page.fns.values() if name(page, fn) == wanted)
+
+
+# Route: what Anna, Ben, nobody, a forger and a page of another website with Anna's cookie are answered.
+EVERYBODYS = (200, 200, 200, 200, 403)
+ANNAS = (200, 404, 404, 404, 403)
+WHO_SIGNED_IN = (200, 200, 403, 403, 403)
+ELSEWHERE = (302, 302, 302, 302, 403)
+BACK = (307, 307, 307, 307, 403)
+CLOSED = (404, 404, 404, 404, 403)
+UNUSED = """
+/openapi.json /login/ /login /gradio_api/deep_link /pwa_icon/{size} /pwa_icon /monitoring /monitoring/summary
+/monitoring/{key} /gradio_api/dev/reload /gradio_api/custom_component/{id}/{environment}/{type}/{file_name}
+/gradio_api/proxy={url_path:path} /gradio_api/stream/{event_id} /gradio_api/stream/{event_id}/close
+/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist.m3u8
+/gradio_api/stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}
+/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist-file /gradio_api/file/{path:path}
+/gradio_api/call/{api_name}/{event_id} /gradio_api/call/v2/{api_name}/{event_id} /gradio_api/queue/status
+/gradio_api/openapi.json /gradio_api/process_recording /svelte/{path:path} /gradio_api/app_id/ /config /config/
+/manifest.json /gradio_api/theme.css /gradio_api/startup-events
+"""
+UNUSED_WITH_AND_WITHOUT_SLASH = """
+/gradio_api/user /gradio_api/login_check /gradio_api/token /gradio_api/runs /gradio_api/info /gradio_api/reset
+/gradio_api/api/{api_name} /gradio_api/run/{api_name} /gradio_api/call/v2/{api_name} /gradio_api/call/{api_name}
+/gradio_api/component_server /gradio_api/vibe-edit /gradio_api/undo-vibe-edit /gradio_api/vibe-code
+/gradio_api/vibe-starter-queries
+"""
+TABLE = {
+    "/": EVERYBODYS,
+    "/theme.css": EVERYBODYS,
+    "/favicon.ico": EVERYBODYS,
+    "/robots.txt": EVERYBODYS,
+    "/static/{path:path}": EVERYBODYS,
+    "/assets/{path:path}": EVERYBODYS,
+    "/gradio_api/app_id": EVERYBODYS,
+    "/gradio_api/queue/join": ANNAS,
+    "/gradio_api/queue/data": ANNAS,
+    "/gradio_api/cancel": ANNAS,
+    "/gradio_api/heartbeat/{session_hash}": ANNAS,
+    "/gradio_api/file={path_or_url:path}": ANNAS,
+    "/gradio_api/upload": WHO_SIGNED_IN,
+    "/gradio_api/upload_progress": ANNAS,
+    "/artifacts/{job}/{step}/{name:path}": ANNAS,
+    "/login/huggingface": ELSEWHERE,
+    "/login/callback": BACK,
+    "/logout": BACK,
+    **dict.fromkeys(UNUSED.split(), CLOSED),
+    **{path + slash: CLOSED for path in UNUSED_WITH_AND_WITHOUT_SLASH.split() for slash in ("", "/")},
+}
+
+
+def identities(house):
+    """Those who knock, in the order of the table."""
+    forged = house.cookies["anna"][:-4] + "AAAA"
+    foreign = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    return {
+        "anna": Visitor(house, house.cookies["anna"]),
+        "ben": Visitor(house, house.cookies["ben"]),
+        "nobody": Visitor(house),
+        "forger": Visitor(house, forged),
+        "foreign": Visitor(house, house.cookies["anna"], **foreign),
+    }
+
+
+def sample(house, path):
+    """Give an address of a route and what goes with it, with Anna's own names in it."""
+    assets = Path(gr.__file__).parent / "templates" / "frontend"
+    asset, static = (
+        next((assets / folder).rglob("*.js")).relative_to(assets / folder) for folder in ("assets", "static")
+    )
+    joined = {
+        "fn_index": event(house.page, "load _wire_load.load_jobs")._id,
+        "data": [None],
+        "session_hash": house.lasting,
+    }
+    special = {
+        "/static/{path:path}": (f"/static/{static}", {}),
+        "/assets/{path:path}": (f"/assets/{asset}", {}),
+        "/gradio_api/queue/join": ("/gradio_api/queue/join", {"json": joined}),
+        "/gradio_api/queue/data": (f"/gradio_api/queue/data?session_hash={house.lasting}", {}),
+        "/gradio_api/cancel": (
+            "/gradio_api/cancel", {"json": {"session_hash": house.lasting, "fn_index": 0, "event_id": "none"}}
+        ),
+        "/gradio_api/heartbeat/{session_hash}": (f"/gradio_api/heartbeat/{house.lasting}", {}),
+        "/gradio_api/file={path_or_url:path}": (f"/gradio_api/file={house.file}", {}),
+        "/gradio_api/upload": ("/gradio_api/upload", {"files": {"files": ("mine.txt", b"mine")}}),
+        "/gradio_api/upload_progress": ("/gradio_api/upload_progress?upload_id=annas0upload", {}),
+        "/artifacts/{job}/{step}/{name:path}": (f"/artifacts/{house.key}/model.safetensors", {}),
+    }  # fmt: skip
+    return special.get(path, (re.sub(r"{[^}]*}", "x", path), {}))
+
+
+def test_every_route_is_in_the_table_and_the_table_holds_no_other(space):
+    assert {path for _, path in routes(space.app)} == set(TABLE)
+
+
+@pytest.mark.parametrize("path", TABLE)
+def test_a_route_answers_whom_it_should(space, path):
+    before = space.state_of_anna()
+    address, what = sample(space, path)
+    for method in [method for method, found in routes(space.app) if found == path]:
+        found = {who: visitor.ask(method, address, **(what if method == "POST" else {}))
+                 for who, visitor in identities(space).items()}  # fmt: skip
+        assert tuple(status for status, _ in found.values()) == TABLE[path], method
+        assert not [who for who, (_, body) in found.items() if who != "anna" and CANARY.encode() in body]
+    assert space.state_of_anna() == before
+
+
+# Event: whom its handler asks for. FREE: nobody, it touches nothing of anybody's; MINE: it shows what is the visitor's,
+# which is nothing to a stranger; OWNER: who has signed in; MEMBER: who may run jobs here; BROWSER: it has no handler.
+FREE, MINE, OWNER, MEMBER, BROWSER = "free", "mine", "owner", "member", "browser"
+EVENTS = {
+    FREE: """
+start-keep-chatting.click hidden, job-keep-chatting.click hidden, publish-keep-chatting.click hidden,
+data-source.input choose, data-upload.upload <lambda>, tuning.input begin, merging.input switch,
+then wire_chat_tab.<lambda>, then _wire_talk.<lambda>, then _cleared, then list, then standing,
+then Workbench.refresh, then Workbench.changed, change Workbench.refresh,
+chat-stop.click <lambda>, chat-clear.click <lambda>, compare-stop.click <lambda>, compare-vote.input vote,
+publish-where.input choose, publish-folder.blur <lambda>, tuning-door.click <lambda>, variant-add.click keep,
+model-find.click look, model-hits.input pick, model-merge.click merge, model-demo.click choose_demo,
+model-revision.submit again, recipe-apply.click apply, load _wire_load.load_recipe,
+load LoginButton._check_login_status,
+data-source.input changed, method.input suit, tuning-preset.input take, data-tune.click begin,
+rows-source.input begin, rows-upload.upload begin, calibration-source.input begin, calibration-upload.upload begin
+""",
+    MINE: """
+job-list.input pick, select wire_chat_tab.enter, select wire_publish_tab.enter, select _wire_rows.enter,
+tick _wire_results.tick, tick _wire_rows.tick, model-facts.change again, load _wire_load.load_jobs
+""",
+    OWNER: """
+job-keep.click keep, job-cancel.click cancel, job-delete.click delete, chat-artifact.input look,
+tick wire_chat_tab.look, then wire_chat_tab.look, chat-unload.click unload, publish-artifact.input preview,
+job-merge.click to_merge, job-publish.click to_publish
+""",
+    MEMBER: """
+start.click start, start-unload.click unload, job-retry.click retry, job-unload.click unload, job-chat.click to_chat,
+chat-start.click load, chat-install.click install, chat-send.click ask, chat-box.retry retry, chat-box.edit edit,
+compare-ask.click ask, compare-file.upload many, publish-start.click start, publish-unload.click unload,
+rows-look.click look, calibration-look.click look, then _wire_rows.look
+""",
+    BROWSER: """
+sign-in.click -, chat-stop.click -, chat-clear.click -, chat-save.click -, compare-stop.click -, compare-save.click -,
+publish-start.click -, model-find.click -, .load -
+""",
+}
+KINDS = {event.strip(): kind for kind, events in EVENTS.items() for event in events.split(",")}
+
+
+SIGN_IN, DUPLICATE = "sign in with Hugging Face", "huggingface.co/spaces/anna/studio?duplicate=true"
+
+
+def profile(user):
+    told = {"sub": f"id-of-{user}", "name": user, "preferred_username": user, "profile": "", "picture": ""}
+    return gr.OAuthProfile(told | {"orgs": [{"preferred_username": f"{user}-org"}]})
+
+
+def with_annas_names(house, fn):
+    """Give an event's inputs with every name of Anna's that it could be given, as though Gradio let them through."""
+    page, text = house.page, {"recipe-yaml": "base_model: demo", "model-hits": "demo", "chat-input": "Hello?"}
+    ticks = [fn for fn in page.fns.values() if name(page, fn) == "tick _wire_rows.tick"]
+    states = {event(page, "job-keep.click keep").inputs[0]: house.done} | {fn.inputs[0]: house.preview for fn in ticks}
+    states[event(page, "then standing").inputs[1]] = demo_facts()
+    states[next(block for block in event(page, "model-merge.click merge").inputs if block.value is None
+                and block not in states and isinstance(block, gr.State))] = ("anna/adapter", "demo")  # fmt: skip
+    said = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}]
+    named = text | {
+        "job-list": house.done, "chat-artifact": house.key, "publish-artifact": house.key, "chat-box": said,
+        "compare-models": [house.key, f"{house.done}/base"], "publish-variants": [house.key], "tuning": True,
+        "compare-prompt": "Hello?", "compare-file": house.file, "compare-vote": "mine", "merge-adapters": "",
+    }  # fmt: skip
+
+    def value(block):
+        if block in states:
+            return states[block]
+        found = named.get(block.elem_id, getattr(block, "value", None))
+        return "" if found is None and isinstance(block, gr.Textbox) else found
+
+    return {block: value(block) for block in fn.inputs}
+
+
+def told(house, fn, who):
+    """Give everything that a handler answers somebody, its refusal too."""
+    try:
+        return str(call(fn, with_annas_names(house, fn), who))
+    except gr.Error as e:
+        return str(e)
+
+
+def events(kind):
+    return [event for event, known in KINDS.items() if known == kind]
+
+
+def test_every_event_is_in_the_table_and_the_table_holds_no_other(space):
+    fns = space.page.fns.values()
+    assert {name(space.page, fn) for fn in fns} == set(KINDS)
+    assert {name(space.page, fn) for fn in fns if fn.fn is None} == set(events(BROWSER))
+
+
+@pytest.mark.parametrize("wanted", [event for event in KINDS if event not in events(BROWSER)])
+def test_an_event_asks_whose_things_it_is_given(space, wanted):
+    before = space.state_of_anna()
+    for fn in [fn for fn in space.page.fns.values() if name(space.page, fn) == wanted]:
+        heard = {user: told(space, fn, profile(user)) for user in ("ben", "carl")}
+        heard["nobody"] = told(space, fn, None)
+        assert not [who for who, words in heard.items() if CANARY in words]
+        if KINDS[wanted] in (OWNER, MEMBER):
+            assert SIGN_IN in heard["nobody"]
+            assert (DUPLICATE in heard["carl"]) is (KINDS[wanted] == MEMBER)
+            assert DUPLICATE not in heard["ben"]
+    assert space.state_of_anna() == before
+
+
+def test_no_event_happens_in_a_session_of_annas_but_for_anna(space):
+    before, visitors = space.state_of_anna(), identities(space)
+    for fn in space.page.fns.values():
+        asked = {"fn_index": fn._id, "data": [None] * len(fn.inputs), "session_hash": space.lasting}
+        found = [visitors[who].ask("POST", "/gradio_api/queue/join", json=asked)[0] for who in list(visitors)[1:]]
+        assert found == [404, 404, 404, 403], name(space.page, fn)
+    assert space.state_of_anna() == before
+
+
+@pytest.mark.parametrize("wanted", ["job-list.input pick", "load _wire_load.load_jobs", "tick wire_chat_tab.look"])
+def test_what_is_annas_is_shown_to_anna(space, wanted):
+    shown = told(space, event(space.page, wanted), profile("anna"))
+    assert CANARY in shown if wanted != "tick wire_chat_tab.look" else "not loaded" in shown
+
+
+@pytest.mark.parametrize("path", ["{file}", "/etc/passwd", "{data}/jobs.sqlite", "http://127.0.0.1:1/x"])
+def test_an_event_reads_no_file_that_the_visitor_has_not_uploaded(space, path):
+    path = path.format(file=space.file, data=space.studio.settings.data)
+    read = {block: fn for fn in space.page.fns.values() for block in fn.inputs if isinstance(block, gr.File)}
+    assert {block.elem_id for block in read} == {"rows-upload", "calibration-upload", "data-upload", "compare-file"}
+    for cookie in (space.cookies["ben"], ""):
+        visitor = Visitor(space, cookie)
+        for meta in ({"meta": {"_type": "gradio.FileData"}}, {}):
+            given = {"path": path, "orig_name": "x.jsonl", **meta}
+            for fn in read.values():
+                data = [given if isinstance(block, gr.File) else None for block in fn.inputs]
+                assert "There is no such file" in visitor.press(fn, data)
+
+
+def test_who_may_not_upload_is_told_why_as_the_page_shows_it(space):
+    refused = {user: Visitor(space, space.cookies.get(user, "")).http.post("/gradio_api/upload", content=b"")
+               for user in ("nobody", "carl")}  # fmt: skip
+    assert {reply.status_code for reply in refused.values()} == {403}
+    assert SIGN_IN in refused["nobody"].text
+    assert DUPLICATE in refused["carl"].text
+    assert "detail" not in refused["carl"].text
+
+
+def test_the_same_file_of_two_visitors_tells_neither_of_the_other(space):
+    ben, content = Visitor(space, space.cookies["ben"]), b"anna and ben have both written this"
+    alone = ben.upload("alone.txt", b"ben alone has written this")
+    annas = Visitor(space, space.cookies["anna"]).upload("ours.txt", content)
+    assert ben.ask("GET", f"/gradio_api/file={annas}")[0] == 404
+    assert ben.upload("ours.txt", content) == annas
+    assert [ben.ask("GET", f"/gradio_api/file={path}")[0] for path in (annas, alone)] == [200, 200]
+
+
+def test_no_spelling_of_a_path_leads_from_a_file_of_ones_own_to_another(space):
+    icons, ben = Path(gr.__file__).parent / "icons", Visitor(space, space.cookies["ben"])
+    own = ben.upload("own.txt", b"ben's own")
+    up = "/..".join([""] * 20)
+    assert ben.ask("GET", f"/gradio_api/file={icons}/huggingface-logo.svg")[0] == 200
+    for begun in (own, f"{own}%3F", f"{own}%23", f"{own}%00", icons, f"{icons}/huggingface-logo.svg%3F"):
+        for middle in (up, up.replace("/", "%2F")):
+            with socket.create_connection(("127.0.0.1", int(space.url.rpartition(":")[2]))) as line:
+                asked = f"GET /gradio_api/file={begun}{middle}{space.file} HTTP/1.1\r\nHost: {SPACE_HOST}\r\n"
+                line.sendall(f"{asked}Cookie: {space.cookies['ben']}\r\nConnection: close\r\n\r\n".encode())
+                said = b"".join(iter(lambda: line.recv(65536), b""))
+            assert said.split()[1] in (b"400", b"404"), begun
+            assert CANARY.encode() not in said
+
+
+def test_what_is_no_event_is_told_so(space):
+    anna = Visitor(space, space.cookies["anna"])
+    for body in (b"", b"[]", b"null", b"{", b"[" * 200_000):
+        assert anna.ask("POST", "/gradio_api/queue/join", content=body)[0] == 400
+
+
+def test_nobody_cancels_an_event_of_somebody_else(space):
+    queue = space.page._queue
+    queue.event_ids_to_events["annas0event"] = SimpleNamespace(session_hash=space.lasting)
+    for cookie in (space.cookies["ben"], ""):
+        visitor = Visitor(space, cookie)
+        said = {"session_hash": visitor.session, "fn_index": 0, "event_id": "annas0event"}
+        assert visitor.ask("POST", "/gradio_api/cancel", json=said)[0] == 404
+    assert queue.event_ids_to_events.pop("annas0event")
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(space):
+    anna, most = Visitor(space, space.cookies["anna"]), space.studio.settings.max_upload_bytes
+    before = set(Path(space.file).parents[1].iterdir())
+    large = {"files": {"files": ("large.txt", b"x" * (most + 20_000))}}
+    assert anna.ask("POST", "/gradio_api/upload", **large)[0] == 413
+    assert anna.ask("POST", "/gradio_api/upload", content=iter([b"x"]))[0] == 411
+    assert anna.ask("POST", "/gradio_api/queue/join", content=b"x" * 10_000_001)[0] == 413
+    assert set(Path(space.file).parents[1].iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 403),
+        ({"Host": f"{SPACE_HOST}.evil.example"}, 403),
+        ({"Host": ""}, 403),
+        ({"Origin": f"https://{SPACE_HOST}"}, 200),
+        ({"Origin": "https://huggingface.co"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "https://["}, 403),
+        ({"Origin": f"https://{SPACE_HOST}.evil.example"}, 403),
+        ({"Origin": f"https://evil.example/{SPACE_HOST}"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({}, 200),
+    ],
+)
+def test_only_the_page_itself_speaks_for_its_visitor(space, headers, status):
+    anna = Visitor(space, space.cookies["anna"], **headers)
+    data = {"fn_index": event(space.page, "then list")._id, "data": [], "session_hash": anna.session}
+    assert anna.ask("POST", "/gradio_api/queue/join", json=data)[0] == status
+    assert anna.ask("GET", f"/gradio_api/queue/data?session_hash={anna.session}")[0] == status
+
+
+def test_a_link_to_the_page_may_stand_anywhere(space):
+    assert Visitor(space, **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}).ask("GET", "/")[0] == 200
+
+
+def test_a_sign_in_that_has_expired_is_none(space):
+    cookie = space.provider.sign_in(space.url, SPACE_HOST, "anna", TOKENS["anna"], seconds=-1)
+    assert Visitor(space, cookie).ask("GET", f"/gradio_api/file={space.file}")[0] == 404
+
+
+def test_the_hub_alone_may_frame_the_page_and_no_other_host_is_loaded_from(space):
+    policy = Visitor(space).http.get("/").headers["content-security-policy"]
+    assert policy.endswith("frame-ancestors 'self' https://huggingface.co")
+    assert "default-src 'self' data: blob:" in policy
+
+
+@pytest.mark.parametrize("members", ["*", "ANNA ben-org", "carl"])
+def test_who_may_run_jobs_is_a_setting(space, monkeypatch, members):
+    monkeypatch.setenv("WEIGHTSMITH_MEMBERS", members)
+    allowed = {user for user in TOKENS if may_run(load_settings(), profile(user))}
+    assert allowed == {"*": {"anna", "ben", "carl"}, "ANNA ben-org": {"anna", "ben"}, "carl": {"carl"}}[members]
+    assert not may_run(load_settings(), None)
+
+
+def test_by_default_the_owner_of_the_space_runs_jobs(space, monkeypatch):
+    monkeypatch.delenv("WEIGHTSMITH_MEMBERS")
+    assert load_settings().members == ("anna",)
+
+
+def test_a_model_that_two_have_loaded_is_unloaded_by_neither(space, monkeypatch):
+    studio = space.studio
+    model = studio.result(space.key, "id-of-anna")
+    stopped = []
+    monkeypatch.setattr(studio.servers, "status", lambda folder: ServerStatus(state="ready"))
+    monkeypatch.setattr(studio.servers, "stop", stopped.append)
+    studio.join(model.folder, "id-of-anna")
+    studio.join(model.folder, "id-of-ben")
+    with pytest.raises(JobError, match="Another visitor has loaded it too"):
+        studio.unload(model, "id-of-anna")
+    assert not stopped
+    studio.talking.clear()
+    studio.join(model.folder, "id-of-anna")
+    studio.unload(model, "id-of-anna")
+    assert stopped == [model.folder]

@@ -1,0 +1,42 @@
+"""Belongings: whose the sessions and the uploads are that Gradio knows by a name alone."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+_MOST = 100_000  # names that are remembered; Gradio itself keeps 10,000 sessions, and an upload for an hour
+
+
+class Belongings:
+    """Remembers who came with a name first."""
+
+    def __init__(self) -> None:
+        self._sessions = OrderedDict[str, str]()
+        self._files = OrderedDict[tuple[str, str], None]()
+
+    def enter(self, session: str, who: str | None) -> bool:
+        """Whether a visitor may use a session; it belongs to the first who uses it signed in.
+
+        Args:
+            session: The name that the browser drew.
+            who: None for an anonymous visitor, whose sessions hold nothing of anybody's.
+        """
+        if who is not None and session not in self._sessions:
+            self._sessions[session] = who
+            _limit(self._sessions)
+        return self._sessions.get(session) == who
+
+    def add_files(self, paths: Iterable[str], who: str) -> None:
+        """Note whose uploads these are; two visitors with the same file have the same path."""
+        for path in paths:
+            self._files[path, who] = None
+        _limit(self._files)
+
+    def has_file(self, path: str, who: str | None) -> bool:
+        """Whether a visitor has uploaded the file that lies there."""
+        return who is not None and (path, who) in self._files
+
+
+def _limit(names: OrderedDict[Any, Any]) -> None:
+    while len(names) > _MOST:
+        names.popitem(last=False)

@@ -1,0 +1,253 @@
+"""Doors: what a request must be before it reaches the page, and what the browser is told to refuse.
+
+Gradio alone lets any website call with a visitor's session, and any visitor read what another has uploaded.
+"""
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import gradio as gr
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backend.errors import LoginError
+from backend.settings import Settings
+from ui.belongings import Belongings
+from ui.launch import Launch
+from ui.users import profile_of, require_member, visitor
+
+HUB = "huggingface.co"
+
+OPEN = {
+    "GET": re.compile(
+        r"/|/theme\.css|/favicon\.ico|/robots\.txt|/(assets|static)/.+"
+        r"|/gradio_api/(app_id|queue/data|upload_progress|heartbeat/\w+|file=.+)"
+        r"|/login/(huggingface|callback)|/logout|/artifacts/.+"
+    ),
+    "POST": re.compile(r"/gradio_api/(queue/join|cancel|upload)"),
+}
+"""The routes that the page uses. All others of Gradio's are closed, and so is whatever its next version brings."""
+
+_GUARDED = ("/gradio_api/", "/artifacts/")
+_UPLOAD, _FILE, _HEARTBEAT = "/gradio_api/upload", "/gradio_api/file=", "/gradio_api/heartbeat/"
+_ICONS = f"{Path(gr.__file__).parent}/icons/"
+
+_MOST_JSON = 10_000_000  # bytes; a talk is sent as a whole with each question
+_FORM = 10_000  # bytes of a form around its file
+
+# Gradio needs inline scripts and eval. Nothing comes from, or goes to, another host: an image in an answer or a card
+# would tell that host what is read here.
+_POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self';"
+    " form-action 'self'; frame-ancestors "
+)
+
+
+class Refused(Exception):
+    """A request that goes no further.
+
+    Args:
+        status: Of the answer.
+        words: Say why.
+    """
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status, self.words = status, words
+
+
+class Doors:
+    """The ASGI layer in front of everything; answers stream through it.
+
+    Args:
+        app: What is behind it.
+        settings: Of the machine's owner.
+        launch: Lets in who started the app; None on a Space, which everybody may look at.
+        session_of: Gives the session that a queued event of Gradio's belongs to.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: Settings, launch: Launch | None, session_of: Callable[[str], str | None]
+    ) -> None:
+        self._app, self._settings, self._launch, self._session_of = app, settings, launch, session_of
+        self._belongings = Belongings()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or hand it on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            send = self._with_headers(send)
+            try:
+                await self._pass(Request(scope, receive), send)
+            except Refused as e:
+                # Gradio shows what an upload is answered as it stands, and of what an event is answered the detail.
+                plain = scope["path"] == _UPLOAD
+                told = PlainTextResponse(e.words, e.status) if plain else JSONResponse({"detail": e.words}, e.status)
+                await told(scope, receive, send)
+            except ClientDisconnect:  # before it had said everything
+                return
+        else:  # the page uses no web socket
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _pass(self, request: Request, send: Send) -> None:
+        # Not request.url: its path ends at a question mark that was sent as %3F, which routes do not do.
+        scope, receive, path = request.scope, request.receive, request.scope["path"]
+        self._check_host(request)
+        self._check_origin(request)
+        if self._launch and (answer := await self._launch.answer(request)):
+            return await answer(scope, receive, send)
+        method = "GET" if request.method == "HEAD" else request.method
+        if method not in OPEN or not OPEN[method].fullmatch(path):
+            raise Refused(404, "There is nothing here.")
+        profile = profile_of(scope)
+        who = visitor(self._settings, profile)
+        if path == _UPLOAD:
+            try:
+                require_member(self._settings, profile)
+            except LoginError as e:
+                raise Refused(403, str(e)) from e
+            self._check_length(request, self._settings.max_upload_bytes + _FORM)
+            send = self._noting(request, send, str(who))
+        elif method == "POST":
+            self._check_length(request, _MOST_JSON)
+            body = await request.body()
+            self._check_body(body, who)
+            receive = _again(body, receive)
+        elif path.startswith(_FILE):
+            self._check_file(path.removeprefix(_FILE), who)
+        else:
+            names = [request.query_params.get(name) for name in ("session_hash", "upload_id")]
+            self._check_sessions([*names, path.removeprefix(_HEARTBEAT) if _HEARTBEAT in path else None], who)
+        await self._app(scope, receive, send)
+
+    def _check_host(self, request: Request) -> None:
+        """Refuse a name that somebody else could have pointed to this machine.
+
+        The port is not compared: behind a tunnel or a container's mapping the browser sees another.
+        """
+        name = _name(request.headers.get("host", ""))
+        if name in self._settings.known_hosts:
+            return
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            address = None
+        if address is None or (self._settings.loopback and not address.is_loopback):
+            raise Refused(403, f"The studio is not known as '{name}': set WEIGHTSMITH_HOSTS to that name.")
+
+    def _check_origin(self, request: Request) -> None:
+        """Refuse what a page of another website sends with the visitor's cookie."""
+        origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "none")
+        if origin is not None:
+            place = origin.partition("://")[2].lower()
+            ours = place == request.headers.get("host", "").lower()
+            named = _name(place) in self._settings.known_hosts - {"localhost"}
+            if not (ours or named or (self._settings.on_space and origin == f"https://{HUB}")):
+                raise Refused(403, "This request comes from the page of another website.")
+        elif site not in ("none", "same-origin") and (
+            request.method not in ("GET", "HEAD") or request.scope["path"].startswith(_GUARDED)
+        ):
+            raise Refused(403, "This request comes from the page of another website.")
+
+    def _check_length(self, request: Request, most: int) -> None:
+        """Refuse a body that is too large before any of it is read."""
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal() or "transfer-encoding" in request.headers:
+            raise Refused(411, "Say how long the body is.")
+        if int(length) > most:
+            raise Refused(413, f"This is larger than {most} bytes: send a part of it.")
+
+    def _check_body(self, body: bytes, who: str | None) -> None:
+        """Refuse an event in another's session, and one that reads another's file."""
+        try:
+            said = json.loads(body)
+            event, session, paths = said.get("event_id"), said.get("session_hash"), [*_paths(said)]
+        except (ValueError, AttributeError, RecursionError) as e:
+            raise Refused(400, "This is no event.") from e
+        self._check_sessions([session], who)
+        if event is not None and self._session_of(str(event)) not in (None, session):
+            raise Refused(404, "There is no such event.")
+        if not all(self._belongings.has_file(path, who) for path in paths):
+            raise Refused(404, "There is no such file: upload it again.")
+
+    def _check_sessions(self, sessions: list[Any], who: str | None) -> None:
+        if not all(self._belongings.enter(str(session), who) for session in sessions if session is not None):
+            raise Refused(404, "There is no such session: reload the page.")
+
+    def _check_file(self, path: str, who: str | None) -> None:
+        """Refuse a file that the visitor has not uploaded; Gradio's own icons are everybody's."""
+        icon = path.startswith(_ICONS) and "/" not in path.removeprefix(_ICONS)
+        if not icon and not self._belongings.has_file(path, who):
+            raise Refused(404, "There is nothing here.")
+
+    def _noting(self, request: Request, send: Send, who: str) -> Send:
+        """Note whose the uploaded files are before the browser hears where they lie."""
+        self._check_sessions([request.query_params.get("upload_id")], who)
+        headers = MutableHeaders(scope=request.scope)
+        del headers["accept-encoding"]  # the answer is read here
+        started: list[Message] = []
+        said = bytearray()
+
+        async def note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                started.append(message)
+                return
+            said.extend(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            if started[0]["status"] == 200:
+                self._belongings.add_files(json.loads(bytes(said)), who)
+            await send(started[0])
+            await send({"type": "http.response.body", "body": bytes(said)})
+
+        return note
+
+    def _with_headers(self, send: Send) -> Send:
+        framed = f"'self' https://{HUB}" if self._settings.on_space else "'self'"
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = _POLICY + framed
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "same-origin"
+                headers["Cross-Origin-Resource-Policy"] = "same-origin"
+            await send(message)
+
+        return send_with_headers
+
+
+def _name(host: str) -> str:
+    """Give the name or address in a Host header, without the port and the brackets of an IPv6 address."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _paths(said: Any) -> Iterator[str]:
+    """Find whatever Gradio would take for a file, anywhere in an event."""
+    if isinstance(said, dict):
+        if isinstance(said.get("path"), str):
+            yield said["path"]
+        yield from (path for value in said.values() for path in _paths(value))
+    elif isinstance(said, list):
+        yield from (path for value in said for path in _paths(value))
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Give a body that was read once more; after it comes what comes, such as that the visitor has gone."""
+    given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return given.pop() if given else await receive()
+
+    return receive_again

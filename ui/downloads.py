@@ -1,0 +1,28 @@
+"""Downloads: what a visitor's jobs have made leaves by a route that asks whose it is."""
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import FileResponse
+
+from backend.errors import AppError
+from ui.studio import Result, Studio
+from ui.users import profile_of, visitor
+
+
+def add_downloads(app: FastAPI, studio: Studio) -> None:
+    """Open /artifacts/{job}/{step}/{name}; to others a job looks as though there were none."""
+
+    @app.api_route("/artifacts/{job}/{step}/{name:path}", methods=["GET", "HEAD"])
+    def download(job: str, step: str, name: str, request: Request) -> FileResponse:
+        owner = visitor(studio.settings, profile_of(request.scope))
+        try:
+            result = studio.result(f"{job}/{step}", owner) if owner else None
+        except AppError:
+            result = None
+        if result is None or name not in result.artifact.files:
+            raise HTTPException(404)
+        return FileResponse(result.folder / name, filename=name.rpartition("/")[2])
+
+
+def address(result: Result, name: str) -> str:
+    """Give where a file of a result is downloaded."""
+    return f"/artifacts/{result.key}/{name}"

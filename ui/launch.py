@@ -1,0 +1,113 @@
+"""Launch: on one's own machine the page opens to who started it, by the key in the printed address or a password.
+
+Any program and any website on the machine can reach a port of it; the key and the password they do not know.
+"""
+
+import hmac
+import ipaddress
+import math
+import os
+import secrets
+import time
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from backend.settings import Settings
+
+ENTER = "/enter"
+_MOST_FORM = 2000  # bytes
+_LONGEST = 30  # seconds between two tries of a password
+
+
+class Launch:
+    """What lets in who started the app; the key is drawn anew at each start, and a browser once let in stays so."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._key = settings, secrets.token_urlsafe(24)
+        self._password = settings.password.get_secret_value() if settings.password else ""
+        # Cookies know no port: two studios on one machine would take each other's away.
+        self._cookie = f"weightsmith-{settings.port}"
+        self._pass = hmac.new(_secret(settings.data), self._password.encode(), "sha256").hexdigest()
+        self._failures, self._next = 0, 0.0
+
+    @property
+    def address(self) -> str:
+        """Where the page opens."""
+        host = self._settings.host
+        try:
+            address = ipaddress.ip_address(host)
+            host = "127.0.0.1" if address.is_unspecified else f"[{host}]" if address.version == 6 else host
+        except ValueError:
+            pass  # a name
+        return f"http://{host}:{self._settings.port}/?key={self._key}"
+
+    async def answer(self, request: Request) -> Response | None:
+        """Give what a browser is told that was not let in, or is being so; None where it was."""
+        known = _same(request.cookies.get(self._cookie, ""), self._pass)
+        if request.method == "GET" and request.scope["path"] == "/" and "key" in request.query_params:
+            right = known or _same(request.query_params["key"], self._key)
+            return self._welcome(request) if right else self._page(401)
+        if request.method == "POST" and request.scope["path"] == ENTER and self._password:
+            return await self._enter(request)
+        return None if known else self._page(401)
+
+    async def _enter(self, request: Request) -> Response:
+        wait = self._next - time.monotonic()
+        if wait > 0:
+            words = f"That was too soon after a wrong password: try again in {math.ceil(wait)} s."
+            return self._page(429, words, {"Retry-After": str(math.ceil(wait))})
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal() or int(length) > _MOST_FORM:
+            return self._page(413)
+        async with request.form() as form:
+            if _same(str(form.get("password", "")), self._password):
+                self._failures = 0
+                return self._welcome(request)
+        self._next = time.monotonic() + min(2**self._failures, _LONGEST)
+        self._failures += 1
+        return self._page(403, "That is not the password.")
+
+    def _welcome(self, request: Request) -> Response:
+        # Not a redirect: where a link in another website led here the browser would not send the cookie with it.
+        page = HTMLResponse(_PAGE.format('<meta http-equiv="refresh" content="0;url=/">', "Opening …"))
+        secure = request.url.scheme == "https"
+        page.set_cookie(self._cookie, self._pass, path="/", httponly=True, samesite="strict", secure=secure)
+        page.headers["Cache-Control"] = "no-store"
+        return page
+
+    def _page(self, status: int, fault: str = "", headers: dict[str, str] | None = None) -> Response:
+        fault = f'<p role="alert">{fault}</p>' if fault else ""
+        page = _PAGE.format("", fault + (_ASK if self._password else _WHERE))
+        return HTMLResponse(page, status, {"Cache-Control": "no-store", **(headers or {})})
+
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">{}<title>Weightsmith</title>
+<style>body{{font:16px/1.5 system-ui;max-width:34rem;margin:20vh auto;padding:0 1rem}}</style>
+<h1>Weightsmith</h1>{}</html>"""
+_WHERE = (
+    "<p>Open the address that Weightsmith printed where it was started: <code>http://…/?key=…</code>. The key in it"
+    " lets this browser in.</p>"
+)
+_ASK = (
+    f'<form method="post" action="{ENTER}"><label>Password <input type="password" name="password" autofocus'
+    ' autocomplete="current-password"></label> <button>Open</button></form><p>It is what <code>WEIGHTSMITH_PASSWORD'
+    "</code> was set to where Weightsmith was started. The address that was printed there opens the page, too.</p>"
+)
+
+
+def _same(given: str, wanted: str) -> bool:
+    """Compare in a time that tells nothing of where two texts differ."""
+    return hmac.compare_digest(given.encode(), wanted.encode())
+
+
+def _secret(data: Path) -> bytes:
+    """Give what this folder's cookies are made of: it outlives a restart, so that open pages do."""
+    path = data / "cookie.key"
+    if not path.exists():
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+        draft.replace(path)
+    return path.read_bytes()
