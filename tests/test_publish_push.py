@@ -16,6 +16,7 @@ from backend.models.artifacts import UNPUBLISHED, open_artifact, verify
 from backend.progress import Report, silent
 from backend.publish import PublishOptions, repo
 from backend.publish.destination import check_destination
+from backend.publish.loss_plot import LOSS_PLOT
 from backend.publish.outgoing import outgoing
 from backend.publish.push import publish
 from tests.conftest import CANARY
@@ -38,6 +39,7 @@ FILES = {
 }
 
 ADAPTER_FILES = FILES - {"config.json", "model.safetensors"} | {"adapter_config.json", "adapter_model.safetensors"}
+ADAPTER_FILES |= {LOSS_PLOT}
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +81,13 @@ def test_a_folder_holds_what_the_hub_would_get(hub: LoopbackHub, make_artifact: 
     assert set(here) == set(there)
     differing = {name for name in here if here[name] != there[name]}
     assert differing == {"README.md", "artifact.json"}  # the address in the card, and the card's hash in the manifest
-    loads = there["README.md"].decode().replace('"me/new"', '"."').replace("# new\n", "# tiny-nf4\n")
+    loads = (
+        there["README.md"]
+        .decode()
+        .replace('"me/new"', '"."')
+        .replace("serve me/new", "serve .")
+        .replace("# new\n", "# tiny-nf4\n")
+    )
     assert loads == here["README.md"].decode().replace("  # run this in the model's folder, or give its path", "")
     assert list(tmp_path.rglob("*.partial")) == []
 

@@ -15,6 +15,9 @@ class PublishOptions(Frozen):
     private: bool = Field(True, description="Only you see the new repo; it can be opened at any time on the Hub.")
     to_folder: Path | None = Field(None, description="A folder to write instead: exactly what the Hub would get.")
 
+    card: str | None = Field(
+        None, max_length=200_000, description="Your own text of the card, in Markdown, under front matter made here."
+    )
     insist: bool = Field(
         False, description="Publish it although its check failed, or without one; the card then says so."
     )

@@ -13,16 +13,14 @@ from typing import NamedTuple
 from backend.errors import SpecError
 from backend.models.artifacts import MANIFEST, Artifact, File, manifest, open_artifact, stays_here
 from backend.publish.base_card import LICENSE_FILE
-from backend.publish.card import build_card
-
-README = "README.md"
+from backend.publish.card import README, written
 
 _WEIGHTS = ".safetensors"
-_BINARY = (_WEIGHTS, ".model")
+_BINARY = (_WEIGHTS, ".model", ".png")
 _KNOWN = re.compile(
     r"[\w.-]+\.safetensors(\.index\.json)?|(config|generation_config|quantize_config|adapter_config)\.json"
     r"|tokenizer[\w.-]*\.json|[\w-]+\.model|vocab\.(json|txt)|merges\.txt|(special_tokens_map|added_tokens)\.json"
-    r"|chat_template\.(jinja|json)|recipe\.yaml",
+    r"|chat_template\.(jinja|json)|recipe\.yaml|training_loss\.png",
     re.ASCII,
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack")
@@ -50,7 +48,11 @@ class OutgoingFile(NamedTuple):
 
 
 def outgoing(
-    folder: Path, repo_id: str | None = None, token: str | None = None, sent: Collection[str] = ()
+    folder: Path,
+    repo_id: str | None = None,
+    token: str | None = None,
+    sent: Collection[str] = (),
+    card: str | None = None,
 ) -> dict[str, OutgoingFile]:
     """Give the files that publishing an artifact would send, by name; nothing is written.
 
@@ -59,6 +61,7 @@ def outgoing(
         repo_id: Where it goes, for the card.
         token: What publishes; it must stand in no file.
         sent: Weights that were sent ahead and need not be here any more.
+        card: The user's own text of the card.
 
     Raises:
         SpecError: The folder is no artifact, or holds what must not leave; the file and what to do.
@@ -73,7 +76,7 @@ def outgoing(
     }
     if not any(name.endswith(_WEIGHTS) for name in files):
         raise SpecError(f"'{folder.name}' holds no weights: choose the artifact of a stage that makes a model.")
-    files[README] = _made(build_card(folder, repo_id, artifact).encode())
+    files |= {name: _made(data) for name, data in written(folder, repo_id, artifact, card).items()}
     entries = {name: File(size=file.size, sha256=file.sha256) for name, file in sorted(files.items())}
     # so that it opens as an artifact wherever it is downloaded
     files[MANIFEST] = _made(manifest(artifact.model_copy(update={"files": entries})))

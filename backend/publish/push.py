@@ -32,14 +32,14 @@ def publish(folder: Path, options: PublishOptions, token: str | None, report: Re
         _gate(folder)
     if options.to_folder is not None:
         check_folder(options.to_folder)
-        files = _checked(folder, None, None, report)
+        files = _checked(folder, options, None, report)
         if options.to_folder.resolve().is_relative_to(folder.resolve()):
             raise SpecError(
                 f"Could not publish to '{options.to_folder}'. It lies within what is published: choose another folder."
             )
         return _to_folder(files, options.to_folder, report)
     repo_id, token = check_token(options, token)
-    files = _checked(folder, repo_id, token, report)
+    files = _checked(folder, options, token, report)
     repo = Repo(repo_id, options.private, token)
     return repo.finish(files, repo.claim(files), report)
 
@@ -53,10 +53,10 @@ def _gate(folder: Path) -> None:
         raise SpecError(f"'{folder.name}' was not published: its check failed. {check.reason} Mend that, or insist.")
 
 
-def _checked(folder: Path, repo_id: str | None, token: str | None, report: Report) -> dict[str, OutgoingFile]:
+def _checked(folder: Path, options: PublishOptions, token: str | None, report: Report) -> dict[str, OutgoingFile]:
     report.log("Comparing every file with its sha256.")
     verify(folder)
-    return outgoing(folder, repo_id, token)
+    return outgoing(folder, options.repo_id, token, card=options.card)
 
 
 def _to_folder(files: dict[str, OutgoingFile], target: Path, report: Report) -> Published:
