@@ -137,9 +137,9 @@ class Repo:
         return self.head
 
     def at(self, revision: str) -> Commit | None:
-        """Find a branch (main only), a tag or a commit."""
+        """Find a branch (main only), HEAD, a tag or a commit."""
         oid = self.tags.get(revision.removeprefix("refs/tags/"), revision)
-        if oid in ("main", "refs/heads/main"):
+        if oid in ("main", "HEAD", "refs/heads/main"):
             return self.head
         return next((c for c in self.commits if c.oid == oid), None)
 
