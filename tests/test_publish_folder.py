@@ -237,6 +237,15 @@ def test_the_preview_shows_what_is_pushed(model: Make, hub: LoopbackHub, tmp_pat
     assert there["README.md"].decode() == seen.card
 
 
+def test_a_push_alone_takes_such_a_folder_and_leaves_nothing_beside_it(model: Make, tmp_path: Path) -> None:
+    folder, target = model(), tmp_path / "out"
+    with pytest.raises(SpecError, match="'mine' is not published before it is checked"):
+        publish(folder, PublishOptions(to_folder=target), None, silent())
+    publish(folder, PublishOptions(to_folder=target, insist=True), None, silent())
+    assert verify(target).files.keys() == preview(folder).files.keys() - {"artifact.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "out"}
+
+
 def test_a_folder_made_elsewhere_is_adopted_before_it_is_checked_and_published(model: Make) -> None:
     options = PublishOptions(repo_id="me/x")
     assert steps(publication(model(), options)) == ("adopt", "check", "publish")

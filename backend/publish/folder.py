@@ -9,8 +9,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from backend.errors import HardwareError, SpecError
@@ -140,6 +142,26 @@ def adopt(folder: Path, target: Path, base_model: str | None, report: Report) ->
         report.progress("hashing", done, total, "bytes")
     (draft / BASE_CARD).write_bytes(_own_card(folder))
     return seal(draft, target, artifact, hashes)
+
+
+@contextmanager
+def as_artifact(folder: Path, report: Report) -> Iterator[Path]:
+    """Give an artifact's folder; of one made elsewhere an artifact that is there for as long as the block lasts.
+
+    Args:
+        folder: An artifact, or one with a model or an adapter in it.
+        report: As adopt() takes it.
+
+    Raises:
+        SpecError, HardwareError: As adopt() does.
+    """
+    if not is_made_elsewhere(folder):
+        yield folder
+        return
+    beside = folder.resolve().parent  # on its disk nothing needs to be copied
+    with TemporaryDirectory(prefix=".publish-", dir=beside if os.access(beside, os.W_OK) else None) as place:
+        adopt(folder, Path(place) / folder.resolve().name, None, report)
+        yield Path(place) / folder.resolve().name
 
 
 def preview(

@@ -9,15 +9,16 @@ from backend.models.artifacts import PARTIAL, open_artifact, sha256, verify
 from backend.progress import Report
 from backend.publish import PublishOptions
 from backend.publish.destination import check_folder, check_token
+from backend.publish.folder import as_artifact
 from backend.publish.outgoing import OutgoingFile, outgoing
 from backend.publish.repo import Published, Repo
 
 
 def publish(folder: Path, options: PublishOptions, token: str | None, report: Report) -> Published:
-    """Publish an artifact: weights, card, recipe and manifest.
+    """Publish a folder: weights, card, recipe and manifest.
 
     Args:
-        folder: A sealed artifact.
+        folder: A sealed artifact, or a folder made elsewhere, of which one is made for the while.
         options: Where it goes.
         token: Of whom publishes; a local folder needs none.
         report: Told the bytes sent.
@@ -28,6 +29,11 @@ def publish(folder: Path, options: PublishOptions, token: str | None, report: Re
         HubError: The Hub refused, could not be reached, or holds something else than was sent.
         HardwareError: The folder cannot be written.
     """
+    with as_artifact(folder, report) as artifact:
+        return _publish(artifact, options, token, report)
+
+
+def _publish(folder: Path, options: PublishOptions, token: str | None, report: Report) -> Published:
     if not options.insist:
         _gate(folder)
     if options.to_folder is not None:
