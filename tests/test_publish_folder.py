@@ -246,6 +246,24 @@ def test_a_push_alone_takes_such_a_folder_and_leaves_nothing_beside_it(model: Ma
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "out"}
 
 
+def test_the_license_of_a_base_model_on_the_hub_is_carried_over_to_an_adapter_that_names_none(
+    adapter: Make, hub: LoopbackHub, tiny_model: Path, tmp_path: Path
+) -> None:
+    texts = {path.name: path.read_bytes() for path in tiny_model.iterdir()}
+    hub.add_model("meta/tiny", texts | {"LICENSE.txt": b"Terms\n"}, card="---\nlicense: llama3.2\n---\n", gated=True)
+    hub.grant("meta/tiny", "me")
+    folder, target = adapter(base="meta/tiny"), tmp_path / "adopted"
+    assert "license" not in front_matter(preview(folder, "me/x").card)
+    seen = preview(folder, "me/Llama-x", token="hf_write")
+    assert front_matter(seen.card)["license"] == "llama3.2"
+    assert "llama3.2, carried over from the base model's card. Its texts are in this repo: LICENSE.txt." in seen.card
+    assert {"LICENSE.txt", "NOTICE"} <= seen.files.keys()
+    adopt(folder, target, None, silent(), "hf_write")
+    assert outgoing(target, "me/Llama-x")["README.md"].read().decode() == seen.card
+    with pytest.raises(SpecError, match="begins with 'Llama'"):
+        outgoing(target, "me/x")
+
+
 def test_a_folder_made_elsewhere_is_adopted_before_it_is_checked_and_published(model: Make) -> None:
     options = PublishOptions(repo_id="me/x")
     assert steps(publication(model(), options)) == ("adopt", "check", "publish")

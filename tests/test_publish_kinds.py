@@ -153,11 +153,13 @@ def test_vllms_own_parser_takes_the_lines_of_the_cards(kinds: Kinds, tmp_path: P
     found = [shlex.split(line) for card in lines for line in re.findall(r"^vllm serve (.*)$", card, re.MULTILINE)]
     code = (
         "import json, sys\n"
-        "from vllm.entrypoints.openai.cli_args import make_arg_parser\n"
+        "from vllm.entrypoints.cli.serve import cmd_init\n"
         "from vllm.utils.argparse_utils import FlexibleArgumentParser\n"
+        "parser = FlexibleArgumentParser()\n"
+        "cmd_init()[0].subparser_init(parser.add_subparsers())\n"
         "for line in json.loads(sys.argv[1]):\n"
-        "    parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(line)\n"
-        "    print(json.dumps([parsed.model_tag, parsed.revision, parsed.enable_lora, parsed.max_lora_rank]))\n"
+        "    parsed = parser.parse_args(['serve', *line])\n"
+        "    print(json.dumps([parsed.model_tag, parsed.revision, bool(parsed.enable_lora), parsed.max_lora_rank]))\n"
     )
     command = [str(interpreter()), "-c", code, json.dumps(found)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

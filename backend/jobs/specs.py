@@ -93,7 +93,7 @@ KINDS: dict[str, type[Spec]] = {
     "preview": Preview,
 }
 
-ONLINE = ("fetch", "publish", "stream")
+ONLINE = ("fetch", "adopt", "publish", "stream")
 """Steps that have the network and the token; all others run in a process with neither."""
 
 ALONE = ("finetune", "merge", "quantize", "evaluate", "check")

@@ -99,7 +99,7 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
         else:
             compute(job, spec, report)
     elif name == "adopt" and isinstance(spec, Publication):
-        adopt(spec.folder, target, spec.base_model, report)
+        adopt(spec.folder, target, spec.base_model, report, token)
     elif name == "publish":
         _publish(job, spec, target, token, report)
     else:

@@ -47,6 +47,7 @@ class BaseCard(Frozen):
     weights_bytes: int | None = Field(None, description="Size of the base model's weight files.")
     base_model: tuple[str, ...] = Field((), description="What it was made of itself; carried on only by own_card().")
     base_model_relation: str | None = None
+    license_of_base: bool = Field(False, description="Whether own_card() named none, and its base model's stands here.")
 
 
 def base_card(card: Mapping[str, Any], weights_bytes: int) -> bytes:
@@ -74,6 +75,17 @@ def own_card(card: Mapping[str, Any]) -> BaseCard:
             "base_model_relation": relation if relation in RELATIONS else None,
         }
     )
+
+
+def licensed(own: BaseCard, base: Mapping[str, Any]) -> BaseCard:
+    """Give what own_card() does, with the base model's license.
+
+    Args:
+        own: What own_card() gave, without a license.
+        base: The front matter of the base model's card.
+    """
+    found = _base_card(base).model_dump(include={"license", "license_name", "license_link"})
+    return own.model_copy(update=found | {"license_of_base": bool(found["license"])})
 
 
 def is_license(name: str, size: int) -> bool:

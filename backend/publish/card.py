@@ -28,7 +28,9 @@ WORDS = {"nf4": "NF4", "fp4": "FP4"}
 README, NOTICE = "README.md", "NOTICE"
 
 
-def written(folder: Path, repo_id: str | None, artifact: Artifact, body: str | None = None) -> dict[str, bytes]:
+def written(
+    folder: Path, repo_id: str | None, artifact: Artifact, body: str | None = None, base: BaseCard | None = None
+) -> dict[str, bytes]:
     """Write what readers of a repo get beside the model: the card, its picture, and the notice that a license asks.
 
     Args:
@@ -36,14 +38,15 @@ def written(folder: Path, repo_id: str | None, artifact: Artifact, body: str | N
         repo_id: As build_card() takes it.
         artifact: What the folder holds.
         body: The user's own text of the card.
+        base: As build_card() takes it.
 
     Raises:
         SpecError: The folder cannot be read, or a license asks another name of the repo.
     """
-    base, picture = read_base_card(folder), plot(folder, artifact.training)
+    base, picture = base or read_base_card(folder), plot(folder, artifact.training)
     if repo_id:
         check_name(repo_id, _licenses(base))
-    card = build_card(folder, repo_id, artifact)
+    card = build_card(folder, repo_id, artifact, base)
     files = {README: (with_body(card, body) if body else card).encode()}
     asked = terms(_licenses(base))
     if asked and not any(name.lower().startswith(NOTICE.lower()) for name in artifact.files):
@@ -51,20 +54,23 @@ def written(folder: Path, repo_id: str | None, artifact: Artifact, body: str | N
     return files | ({LOSS_PLOT: picture} if picture else {})
 
 
-def build_card(folder: Path, repo_id: str | None, artifact: Artifact | None = None) -> str:
+def build_card(
+    folder: Path, repo_id: str | None, artifact: Artifact | None = None, base: BaseCard | None = None
+) -> str:
     """Write the README.md of an artifact.
 
     Args:
         folder: A sealed artifact.
         repo_id: Where it goes, as parse_repo_id() gives it; None for a folder, whose card loads it from where it lies.
         artifact: What its manifest says, for one whose weights do not lie in the folder any more.
+        base: What is said of its base model, where that does not lie in the folder yet.
 
     Raises:
         SpecError: The folder is not an artifact.
     """
     artifact, base, config = (
         _checked(artifact or open_artifact(folder)),
-        read_base_card(folder),
+        base or read_base_card(folder),
         _json(folder / "config.json"),
     )
     title = repo_id.split("/")[-1] if repo_id else _title(artifact)
@@ -257,6 +263,7 @@ def _license(artifact: Artifact, base: BaseCard) -> dict[str, Any]:
         "name": literal(base.license_name or ", ".join(base.license)) if base.license else None,
         "link": link if link and link.startswith("https://") else None,
         "files": [literal(name) for name in sorted(artifact.files) if LICENSE_FILE.fullmatch(name)],
+        "of_base": base.license_of_base,
         "notices": [literal(each.notice) for each in asked],
         "built_with": [each.built_with for each in asked if each.built_with],
     }

@@ -15,9 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from backend.errors import HardwareError, SpecError
+from backend.errors import HardwareError, HubError, SpecError
+from backend.hub import client
 from backend.hub.admission import admit, admit_adapter
-from backend.hub.files import Entry, LocalFiles
+from backend.hub.files import Entry, HubFiles, LocalFiles
 from backend.hub.front_matter import read_card
 from backend.hub.names import parse_repo_id
 from backend.models.artifacts import (
@@ -33,8 +34,8 @@ from backend.models.artifacts import (
     sha256,
 )
 from backend.models.inspection import inspect
-from backend.progress import Report
-from backend.publish.base_card import LICENSE_FILE, own_card
+from backend.progress import Report, silent
+from backend.publish.base_card import LICENSE_FILE, BaseCard, is_license, licensed, own_card
 from backend.publish.card import README, written
 from backend.publish.outgoing import outgoing
 from backend.strict_json import parse_object
@@ -111,7 +112,7 @@ def describe(folder: Path, base_model: str | None = None) -> Artifact:
     )
 
 
-def adopt(folder: Path, target: Path, base_model: str | None, report: Report) -> Artifact:
+def adopt(folder: Path, target: Path, base_model: str | None, report: Report, token: str | None = None) -> Artifact:
     """Make an artifact of a folder: its files, without what is no model's and without places of its author's machine.
 
     Large files are links to the same bytes where both folders lie on one disk. The folder itself is not changed.
@@ -121,6 +122,7 @@ def adopt(folder: Path, target: Path, base_model: str | None, report: Report) ->
         target: The artifact's folder; must not exist.
         base_model: As describe() takes it.
         report: Told what is left out, and the bytes hashed.
+        token: Of who may read the base model's license, where the folder's own card names none.
 
     Raises:
         SpecError: As describe() does.
@@ -140,17 +142,21 @@ def adopt(folder: Path, target: Path, base_model: str | None, report: Report) ->
         hashes[name] = sha256(draft / name)
         done += taken[name]
         report.progress("hashing", done, total, "bytes")
-    (draft / BASE_CARD).write_bytes(_own_card(folder))
+    said, texts = _said(folder, artifact, token, report)
+    for name, data in texts.items():
+        (draft / name).write_bytes(data)
+    (draft / BASE_CARD).write_text(said.model_dump_json(exclude_defaults=True, indent=2) + "\n", encoding="utf-8")
     return seal(draft, target, artifact, hashes)
 
 
 @contextmanager
-def as_artifact(folder: Path, report: Report) -> Iterator[Path]:
+def as_artifact(folder: Path, report: Report, token: str | None = None) -> Iterator[Path]:
     """Give an artifact's folder; of one made elsewhere an artifact that is there for as long as the block lasts.
 
     Args:
         folder: An artifact, or one with a model or an adapter in it.
         report: As adopt() takes it.
+        token: As adopt() takes it.
 
     Raises:
         SpecError, HardwareError: As adopt() does.
@@ -160,20 +166,25 @@ def as_artifact(folder: Path, report: Report) -> Iterator[Path]:
         return
     beside = folder.resolve().parent  # on its disk nothing needs to be copied
     with TemporaryDirectory(prefix=".publish-", dir=beside if os.access(beside, os.W_OK) else None) as place:
-        adopt(folder, Path(place) / folder.resolve().name, None, report)
+        adopt(folder, Path(place) / folder.resolve().name, None, report, token)
         yield Path(place) / folder.resolve().name
 
 
 def preview(
-    folder: Path, repo_id: str | None = None, base_model: str | None = None, card: str | None = None
+    folder: Path,
+    repo_id: str | None = None,
+    base_model: str | None = None,
+    card: str | None = None,
+    token: str | None = None,
 ) -> Preview:
-    """Say what a folder is, and show its card and its files as they would be published; nothing is written or hashed.
+    """Say what a folder is, and show its card and its files as they would be published; nothing is written.
 
     Args:
         folder: An artifact, or one made elsewhere.
         repo_id: Where it goes.
         base_model: As describe() takes it.
         card: The user's own text of the card.
+        token: As adopt() takes it.
 
     Raises:
         SpecError: It cannot be published, and why.
@@ -184,8 +195,10 @@ def preview(
         return Preview(artifact, sent[README].read().decode(), {name: file.size for name, file in sent.items()})
     artifact, taken = describe(folder, base_model), _taken(folder)
     sizes = {name: len(_text(folder, name, artifact) or b"") or size for name, size in taken.items()}
+    said, licenses = _said(folder, artifact, token, silent())
+    sizes |= {name: len(data) for name, data in licenses.items()}
     artifact = artifact.model_copy(update={"files": {name: File(size=sizes[name], sha256="0" * 64) for name in sizes}})
-    texts = written(folder, repo_id, artifact, card)
+    texts = written(folder, repo_id, artifact, card, said)
     sizes |= {name: len(data) for name, data in texts.items()}
     files = {name: File(size=size, sha256="0" * 64) for name, size in sizes.items()}
     sizes[MANIFEST] = len(manifest(artifact.model_copy(update={"files": files})))
@@ -258,9 +271,19 @@ def _id(folder: Path, value: Any) -> str | None:
         return None
 
 
-def _own_card(folder: Path) -> bytes:
-    said = own_card(read_card(LocalFiles(folder))).model_dump(mode="json", exclude_defaults=True)
-    return json.dumps(said, indent=2, ensure_ascii=False).encode() + b"\n"
+def _said(folder: Path, artifact: Artifact, token: str | None, report: Report) -> tuple[BaseCard, dict[str, bytes]]:
+    """Give what the folder's card says, and the texts of the base model's license where that card names none."""
+    said, base = own_card(read_card(LocalFiles(folder))), artifact.base_model
+    if said.license or base is None:
+        return said, {}
+    try:
+        commit = artifact.revision or client.resolve(base, None, token)
+        files = HubFiles(base, commit, token)
+        texts = {e.name: files.read(e.name, 0, e.size) for e in files.entries() if is_license(e.name, e.size)}
+        return licensed(said, read_card(files)), texts
+    except HubError as e:
+        report.log(f"The license of '{base}' is not carried over: {e}")
+        return said, {}
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def publish(folder: Path, options: PublishOptions, token: str | None, report: Re
         HubError: The Hub refused, could not be reached, or holds something else than was sent.
         HardwareError: The folder cannot be written.
     """
-    with as_artifact(folder, report) as artifact:
+    with as_artifact(folder, report, token) as artifact:
         return _publish(artifact, options, token, report)
 
 
