@@ -5,12 +5,15 @@ import tempfile
 from pathlib import Path
 
 from backend.errors import HardwareError, SpecError
+from backend.hub.patience import long_patience
 from backend.models.artifacts import PARTIAL, open_artifact, sha256, verify
 from backend.progress import Report
 from backend.publish import PublishOptions
 from backend.publish.destination import check_folder, check_token
 from backend.publish.outgoing import OutgoingFile, outgoing
 from backend.publish.repo import Published, Repo
+from backend.publish.tensors import check_weights
+from backend.settings import load_settings
 
 
 def publish(folder: Path, options: PublishOptions, token: str | None, report: Report) -> Published:
@@ -38,9 +41,10 @@ def publish(folder: Path, options: PublishOptions, token: str | None, report: Re
                 f"Could not publish to '{options.to_folder}'. It lies within what is published: choose another folder."
             )
         return _to_folder(files, options.to_folder, report)
-    repo_id, token = check_token(options, token)
+    patience = long_patience(load_settings().hub_patience_seconds, report.log)
+    repo_id, token = check_token(options, token, patience)
     files = _checked(folder, repo_id, token, report)
-    repo = Repo(repo_id, options.private, token)
+    repo = Repo(options, token, patience)
     return repo.finish(files, repo.claim(files), report)
 
 
@@ -56,7 +60,9 @@ def _gate(folder: Path) -> None:
 def _checked(folder: Path, repo_id: str | None, token: str | None, report: Report) -> dict[str, OutgoingFile]:
     report.log("Comparing every file with its sha256.")
     verify(folder)
-    return outgoing(folder, repo_id, token)
+    files = outgoing(folder, repo_id, token)
+    check_weights(files, token, report)
+    return files
 
 
 def _to_folder(files: dict[str, OutgoingFile], target: Path, report: Report) -> Published:
