@@ -15,7 +15,7 @@ from huggingface_hub.utils._http import hf_raise_for_status, hf_request_event_ho
 from backend.errors import HubError
 from backend.strict_json import quoted
 
-TIMEOUT = 60.0  # seconds without a byte; the library itself would wait for ever
+TIMEOUT = 60.0  # seconds without a byte
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
@@ -27,7 +27,9 @@ class Client(httpx2.Client):
     """Raises what may pass by itself before the library sees it, which would try again unheard for half a minute."""
 
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """Send a request."""
+        """Send a request; the library asks of many to wait for ever."""
+        if (request.extensions.get("timeout") or {}).get("read") is None:
+            request.extensions = {**request.extensions, "timeout": httpx2.Timeout(TIMEOUT, pool=None).as_dict()}
         try:
             response = super().send(request, **options)
             if response.status_code in TRANSIENT:
@@ -49,7 +51,7 @@ def _client() -> httpx2.Client:
     return Client(
         event_hooks={"request": [hf_request_event_hook, _stay_outside]},
         follow_redirects=True,
-        timeout=httpx2.Timeout(TIMEOUT, pool=None),
+        timeout=None,
     )
 
 
