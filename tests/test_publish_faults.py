@@ -3,6 +3,7 @@
 The table is printed at the end of the run (pytest_terminal_summary in conftest.py).
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.loopback_hub import LoopbackHub
 pytestmark = pytest.mark.real
 
 ME = "hf_write"
+PUSHES, UPDATES = "Faults of the Hub during a push", "Faults of the Hub during an update"
 NEW, UPDATE = PublishOptions(repo_id="me/new"), PublishOptions(repo_id="me/new", update=True)
 OPENED = PublishOptions(repo_id="me/new", private=False, gated="auto")
 OLD = {"README.md": "# Old\n", "config.json": "{}", "old.safetensors": "old weights"}
@@ -110,7 +112,7 @@ def play(
         except AppError as e:
             error = e
         state = "new" if _exists(hub) and complete(hub) else "old"
-        table = "Faults of the Hub during an update" if update else "Faults of the Hub during a push"
+        table = UPDATES if update else PUSHES
         told = "published" if error is None else "signs in" if isinstance(error, LoginError) else "told"
         record_property("cell", [table, row, place, f"{told}, {state}"])
         assert state == "new" or not _exists(hub) or hub.files("me/new") == old
@@ -201,14 +203,9 @@ def test_a_page_in_place_of_an_answer_ends_well_or_in_words(
     play(place, "HTML", "html", update)
 
 
-def _flipped(body: bytes) -> bytes:
-    return body[:-1] + bytes([body[-1] ^ 1])
-
-
 def _misnamed(body: bytes) -> bytes:
-    """Change a digit of each sha256."""
-    parts = body.split(b'"oid": "')
-    return b'"oid": "'.join([parts[0], *(bytes([part[0] ^ 1]) + part[1:] for part in parts[1:])])
+    """Change the first digit of each sha256."""
+    return re.sub(rb'("oid": ?")(.)', lambda found: found[1] + (b"1" if found[2] == b"0" else b"0"), body)
 
 
 @pytest.mark.parametrize(
@@ -219,3 +216,14 @@ def test_a_wrong_hash_is_found(play: Cell, wait: Callable[[float, float], None],
     wait(1, 10)
     error, _ = play(place, "wrong hash", _misnamed, update)
     assert isinstance(error, HubError)
+
+
+def test_weights_that_the_hub_has_damaged_are_found(
+    hub: LoopbackHub, folder: Path, record_property: Callable[[str, object], None]
+) -> None:
+    hub.fail(PLACES["PUT"], lambda body: body[:-1] + bytes([body[-1] ^ 1]))
+    with pytest.raises(HubError, match="holds something else than was sent: model.safetensors. Delete") as caught:
+        publish(folder, NEW, ME, silent())
+    _is_a_sentence(str(caught.value))
+    record_property("cell", [PUSHES, "wrong hash", "PUT", "told, damaged"])
+    assert len(hub.commits("me/new")) == 2

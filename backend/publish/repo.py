@@ -152,9 +152,12 @@ class Repo:
                 " Publish again then: nothing is sent twice."
             ) from e
         if wrong:
+            remedy = f"Delete the repo at {self.url}/settings and publish again."
+            if not self._empty:
+                remedy = f"Do not use it. What it held before is commit {parent[:8]} at {self.url}/commits/main"
             raise HubError(
                 f"Could not publish to '{self.repo_id}'. The Hub holds something else than was sent:"
-                f" {', '.join(wrong)}. Delete the repo at {self.url}/settings and publish again."
+                f" {', '.join(wrong)}. {remedy}"
             )
         return commit
 
