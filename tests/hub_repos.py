@@ -185,8 +185,8 @@ class Collection:
         """Say what `GET /api/collections/{slug}` does."""
         found = [{"_id": str(i), "id": name, "type": "model", "position": i} for i, name in enumerate(self.items)]
         known = {"slug": self.slug, "title": self.title, "private": self.private, "items": found}
-        return known | {"owner": {"name": self.slug.partition("/")[0]}, "theme": "orange", "upvotes": 0} | {
-            "position": 0, "lastUpdated": "2026-11-22T00:00:00.000Z"}  # fmt: skip
+        known |= {"owner": {"name": self.slug.partition("/")[0]}, "theme": "orange", "upvotes": 0}
+        return known | {"lastUpdated": "2026-11-22T00:00:00.000Z"}
 
 
 def front_matter(readme: Blob | None) -> dict[str, Any]:

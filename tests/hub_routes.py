@@ -350,7 +350,7 @@ def collections(hub: "LoopbackHub", request: "Request", at: Mapping[str, str]) -
     if slug in hub.collections:
         return said({"error": "This collection exists already", "slug": slug}, 409)
     hub.collections[slug] = Collection(slug, asked["title"], asked["private"])
-    return said(hub.collections[slug].data())
+    return said(hub.collections[slug].data() | {"position": 0})
 
 
 def collection(hub: "LoopbackHub", request: "Request", at: Mapping[str, str]) -> Reply:
@@ -364,7 +364,7 @@ def collection(hub: "LoopbackHub", request: "Request", at: Mapping[str, str]) ->
         if name in found.items:
             raise Denied(409, "Item already in collection")
         found.items.append(name)
-    return said(found.data())
+    return said(found.data() | {"position": 0})
 
 
 def _changes(hub: "LoopbackHub", key: str, value: Any, names: list[str]) -> Iterator[tuple[str, Blob | None]]:

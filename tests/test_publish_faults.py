@@ -191,7 +191,7 @@ def test_a_refusal_ends_in_words(
 ) -> None:
     wait(1, 10)
     error, _ = play(place, str(status), status, update)
-    assert isinstance(error, LoginError) == (status in (401, 403))
+    assert isinstance(error, LoginError) == (status in (401, 403) or (status, place) == (404, "whoami"))
     assert error
 
 
@@ -222,7 +222,7 @@ def test_weights_that_the_hub_has_damaged_are_found(
     hub: LoopbackHub, folder: Path, record_property: Callable[[str, object], None]
 ) -> None:
     hub.fail(PLACES["PUT"], lambda body: body[:-1] + bytes([body[-1] ^ 1]))
-    with pytest.raises(HubError, match="holds something else than was sent: model.safetensors. Delete") as caught:
+    with pytest.raises(HubError, match=r"holds something else than was sent: model\.safetensors\. Delete") as caught:
         publish(folder, NEW, ME, silent())
     _is_a_sentence(str(caught.value))
     record_property("cell", [PUSHES, "wrong hash", "PUT", "told, damaged"])

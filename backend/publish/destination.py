@@ -8,7 +8,7 @@ from huggingface_hub.hf_api import ModelInfo
 
 from backend.errors import HubError, LoginError, SpecError
 from backend.hub import client
-from backend.hub.patience import Patience
+from backend.hub.patience import Patience, status
 from backend.publish import PublishOptions
 
 HUBS_OWN = {".gitattributes"}
@@ -49,7 +49,13 @@ def check_token(options: PublishOptions, token: str | None, patience: Patience |
     could_not = f"Could not publish to '{options.repo_id}'."
     if not token:
         raise LoginError(f"{could_not} There is no token: sign in with `hf auth login`, or set HF_TOKEN.")
-    who = client.ask(lambda: client.api(token).whoami(), options.repo_id, token, patience)
+    try:
+        who = client.ask(lambda: client.api(token).whoami(), options.repo_id, token, patience)
+    except HubError as e:
+        answered = status(e.__cause__) if isinstance(e.__cause__, Exception) else None
+        if answered in (403, 404):
+            raise LoginError(f"{could_not} The Hub does not say whose token this is: make one at {TOKENS_PAGE}") from e
+        raise type(e)(f"{could_not} {e}") from e
     user, namespace = str(who.get("name")), options.repo_id.split("/")[0]
     if _access(who).get("role") == "read":
         raise LoginError(f"{could_not} The token of '{user}' may only read: make one that may write at {TOKENS_PAGE}")

@@ -26,6 +26,12 @@ def refusal(error: Exception, repo_id: str, token: str) -> tuple[str, type[AppEr
     match status(error):
         case 403:
             return forbidden(repo_id, token)
+        case 404:
+            return (
+                "The Hub does not find it: it was deleted or renamed meanwhile, or your token may not see it. Look at"
+                f" {endpoint()}/{repo_id}, then publish again.",
+                HubError,
+            )
         case 402:
             return (
                 "The Hub wants a paid plan or more storage for it: see https://huggingface.co/settings/billing",

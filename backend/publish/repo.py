@@ -79,10 +79,12 @@ class Repo:
                 raise self._refused(e) from e
             try:
                 return self._take(files)
-            except HubError:
-                if exists:
-                    raise
-                raise self._refused(e) from e
+            except HubError as unseen:
+                if not exists:
+                    raise self._refused(e) from e
+                raise type(unseen)(
+                    f"Could not publish to '{self.repo_id}'. It exists already, and could not be looked at. {unseen}"
+                ) from e
         return client.resolve(self.repo_id, None, self.token, self._patience)
 
     def send_ahead(self, name: str, path: Path) -> None:
@@ -251,6 +253,8 @@ class Repo:
             made: Whether the repo has been made, and stays.
         """
         why, kind = refusal(error, self.repo_id, self.token)
+        if status(error) == 404:
+            made = False  # any more
         if made and self._empty:
             private = "private " if self._private else ""
             why += f" The empty {private}repo {self.url} remains; publishing to it again uses it."
