@@ -4,17 +4,21 @@ The table is printed at the end of the run (pytest_terminal_summary in conftest.
 """
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backend.errors import AppError, HubError, LoginError
+from backend.errors import AppError, HubError, JobError, LoginError
 from backend.hub import client, transport
+from backend.jobs.store import UNFINISHED, Job, JobState
+from backend.jobs.supervisor import Supervisor
 from backend.progress import Report, silent
 from backend.publish import PublishOptions
 from backend.publish.push import publish
+from backend.settings import Settings
 from tests.conftest import artifact_maker
 from tests.loopback_hub import LoopbackHub
 
@@ -227,3 +231,44 @@ def test_weights_that_the_hub_has_damaged_are_found(
     _is_a_sentence(str(caught.value))
     record_property("cell", [PUSHES, "wrong hash", "PUT", "told, damaged"])
     assert len(hub.commits("me/new")) == 2
+
+
+def test_a_token_that_expires_midway_waits_for_the_same_user(
+    hub: LoopbackHub, folder: Path, complete: Callable[[LoopbackHub], bool], tmp_path: Path
+) -> None:
+    hub.add_token("hf_first", "me")
+    hub.add_token("hf_second", "me")
+    hub.add_token("hf_theirs", "you")
+
+    def expire(body: bytes) -> bytes:
+        hub.add_token("hf_first", "me", expired=True)
+        return body
+
+    hub.fail(PLACES["PUT"], expire)
+    supervisor = Supervisor(Settings(data=tmp_path / "data", cancel_seconds=1))
+    supervisor.start()
+    try:
+        job_id = supervisor.publish(folder, NEW, "owner", "hf_first")
+        job = _ended(supervisor, job_id)
+        assert (job.state, "hf_first" in str(job.error)) == (JobState.WAITING_FOR_LOGIN, False)
+        assert "sign in again" in str(job.error)
+        with pytest.raises(JobError):
+            supervisor.retry(job_id, "somebody else", "hf_theirs")
+        assert supervisor.get(job_id, "owner").state == JobState.WAITING_FOR_LOGIN
+        supervisor.retry(job_id, "owner", "hf_theirs")  # of another user of the Hub
+        assert _ended(supervisor, job_id).state == JobState.ERROR
+        assert hub.files("me/new") == {}
+        supervisor.retry(job_id, "owner", "hf_second")
+        assert _ended(supervisor, job_id).state == JobState.COMPLETED
+    finally:
+        supervisor.stop()
+    assert complete(hub)
+    assert len(hub.commits("me/new")) == 2
+    assert len([request for request in hub.requests if request.method == "PUT"]) == 1
+
+
+def _ended(supervisor: Supervisor, job_id: str) -> Job:
+    deadline = time.monotonic() + 60
+    while (job := supervisor.get(job_id, "owner")).state in UNFINISHED and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return job
