@@ -121,7 +121,7 @@ class Repo:
     kind: str  # models or datasets
     id: str
     private: bool = False
-    gated: bool = False
+    gated: bool | str = False  # True is "manual"
     downloads: int = 0
     commits: list[Commit] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
@@ -156,7 +156,7 @@ class Repo:
             "author": self.id.partition("/")[0],
             "sha": commit.oid,
             "private": self.private,
-            "gated": "manual" if self.gated else False,
+            "gated": "manual" if self.gated is True else self.gated,
             "disabled": False,
             "downloads": self.downloads,
             "likes": 0,
@@ -176,6 +176,21 @@ class Repo:
             }
             info["safetensors"] = parameters(commit.files)
         return info
+
+
+@dataclass
+class Collection:
+    slug: str
+    title: str
+    private: bool
+    items: list[str] = field(default_factory=list)  # ids of models
+
+    def data(self) -> dict[str, Any]:
+        """Say what `GET /api/collections/{slug}` does."""
+        found = [{"_id": str(i), "id": name, "type": "model", "position": i} for i, name in enumerate(self.items)]
+        known = {"slug": self.slug, "title": self.title, "private": self.private, "items": found}
+        known |= {"owner": {"name": self.slug.partition("/")[0]}, "theme": "orange", "upvotes": 0}
+        return known | {"lastUpdated": "2026-11-22T00:00:00.000Z"}
 
 
 def front_matter(readme: Blob | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from backend.errors import HardwareError, SpecError
+from backend.hub.patience import long_patience
 from backend.models.artifacts import PARTIAL, open_artifact, sha256, verify
 from backend.progress import Report
 from backend.publish import PublishOptions
@@ -12,6 +13,8 @@ from backend.publish.destination import check_folder, check_token
 from backend.publish.folder import as_artifact
 from backend.publish.outgoing import OutgoingFile, outgoing
 from backend.publish.repo import Published, Repo
+from backend.publish.tensors import check_weights
+from backend.settings import load_settings
 
 
 def publish(folder: Path, options: PublishOptions, token: str | None, report: Report) -> Published:
@@ -44,9 +47,10 @@ def _publish(folder: Path, options: PublishOptions, token: str | None, report: R
                 f"Could not publish to '{options.to_folder}'. It lies within what is published: choose another folder."
             )
         return _to_folder(files, options.to_folder, report)
-    repo_id, token = check_token(options, token)
+    patience = long_patience(load_settings().hub_patience_seconds, report.log)
+    _, token = check_token(options, token, patience)
     files = _checked(folder, options, token, report)
-    repo = Repo(repo_id, options.private, token)
+    repo = Repo(options, token, patience)
     return repo.finish(files, repo.claim(files), report)
 
 
@@ -62,7 +66,9 @@ def _gate(folder: Path) -> None:
 def _checked(folder: Path, options: PublishOptions, token: str | None, report: Report) -> dict[str, OutgoingFile]:
     report.log("Comparing every file with its sha256.")
     verify(folder)
-    return outgoing(folder, options.repo_id, token, card=options.card)
+    files = outgoing(folder, options.repo_id, token, card=options.card)
+    check_weights(files, token, report)
+    return files
 
 
 def _to_folder(files: dict[str, OutgoingFile], target: Path, report: Report) -> Published:
