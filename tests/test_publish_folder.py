@@ -79,7 +79,7 @@ def adapter(make_adapter: Make, tmp_path: Path) -> Make:
         folder.mkdir()
         for file in ("adapter_model.safetensors", "adapter_config.json"):
             shutil.copyfile(made / file, folder / file)
-        edit(folder / "adapter_config.json", base_model_name_or_path=base, peft_version="0.21.2", **config)
+        edit(folder / "adapter_config.json", **{"base_model_name_or_path": base, "peft_version": "0.21.2", **config})
         (folder / "README.md").write_text(OF_PEFT.format(base=base))
         return folder
 
@@ -244,6 +244,26 @@ def test_a_push_alone_takes_such_a_folder_and_leaves_nothing_beside_it(model: Ma
     publish(folder, PublishOptions(to_folder=target, insist=True), None, silent())
     assert verify(target).files.keys() == preview(folder).files.keys() - {"artifact.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "out"}
+
+
+HOSTILE = "x\n---\nlicense: mit\n---\n<script>alert(1)</script> [click](javascript:alert(1)) {{ 7*7 }} | `a`"
+
+
+def test_what_hostile_files_say_appears_literally_or_not_at_all(model: Make, adapter: Make, tmp_path: Path) -> None:
+    odd = dict.fromkeys(("peft_type", "task_type", "r", "target_modules", "revision", "peft_version"), HOSTILE)
+    readme = f"---\nlicense: gpl\nbase_model: acme/tiny\ntags: [{json.dumps(HOSTILE)}]\n---\n"
+    lora = adapter(base="acme/tiny", **odd)
+    packed = model(quantization_config=GPTQ | {"checkpoint_format": HOSTILE}, transformers_version=HOSTILE)
+    bare = model("bare")
+    (bare / "quantize_config.json").write_text(json.dumps({"quant_method": {"a": HOSTILE}, "bits": HOSTILE}))
+    for folder in (lora, packed, bare):
+        (folder / "README.md").write_text(readme)
+        seen = preview(folder, "me/x")
+        assert (front_matter(seen.card)["license"], seen.artifact.revision) == ("gpl", None)
+        body = seen.card.split("\n---\n", 1)[1]
+        assert "<script" not in body
+        assert not re.search(r"(?<!\\)\]\(javascript:", body)
+        assert "49" not in body
 
 
 def test_the_license_of_a_base_model_on_the_hub_is_carried_over_to_an_adapter_that_names_none(

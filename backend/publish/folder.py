@@ -45,6 +45,7 @@ ADAPTER = "adapter_model.safetensors"
 
 _MAX_JSON = 5_000_000  # bytes
 _PICKLED = re.compile(r"(adapter_model|pytorch_model.*)\.bin")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _OWN_TEXTS = re.compile(r"(generation_config|quantize_config)\.json")
 _NAMES_A_PLACE = {
     "config.json": ("_name_or_path",),
@@ -100,12 +101,12 @@ def describe(folder: Path, base_model: str | None = None) -> Artifact:
         found = {"method": plain.pop("quant_method")} | plain if settings else {}
         found |= {"architecture": facts.architecture, "parameters": facts.parameters, "dtype": facts.dtype}
         versions = {"transformers": config.get("transformers_version")}
-    revision = config.get("revision") if adapter and named and named == config.get("base_model_name_or_path") else None
+    revision = config.get("revision") if adapter and named == config.get("base_model_name_or_path") else None
     return Artifact(
         kind=kind,
         stage=ELSEWHERE,
         base_model=named,
-        revision=revision,
+        revision=revision if isinstance(revision, str) and _COMMIT.fullmatch(revision) else None,
         options=found,
         versions={name: number for name, number in versions.items() if isinstance(number, str)},
         created=now(),
@@ -249,7 +250,8 @@ def _config(folder: Path, config: Mapping[str, Any] | None = None) -> dict[str, 
     if "quantization_config" not in found and (folder / "quantize_config.json").is_file():
         settings = _read(folder, "quantize_config.json")
         plain = {key: value for key, value in settings.items() if key not in _NAMES_A_PLACE["quantize_config.json"]}
-        found["quantization_config"] = {"quant_method": "gptq"} | plain
+        method = plain.get("quant_method")
+        found["quantization_config"] = plain | {"quant_method": method if method in ("gptq", "awq") else "gptq"}
     return found
 
 
