@@ -16,8 +16,10 @@ from PIL import Image
 
 from backend.errors import SpecError
 from backend.jobs.preflight import prepare
+from backend.jobs.specs import publication
 from backend.models.artifacts import TRAINED_HERE, Merged, Metrics, open_artifact
 from backend.progress import silent
+from backend.publish import PublishOptions
 from backend.publish.card import build_card
 from backend.publish.folder import adopt, preview
 from backend.publish.licenses import IDS, check_name
@@ -197,6 +199,8 @@ def test_what_a_license_asks_is_done(
     if prefix:
         with pytest.raises(SpecError, match=rf"license, {license}, wants a name .* '{prefix}': choose 'me/{prefix}-x'"):
             outgoing(folder, "me/x")
+        with pytest.raises(SpecError, match="wants a name"):
+            publication(folder, PublishOptions(repo_id="me/x"))
         check_name(f"me/{prefix.lower()}-x", [license])
     else:
         check_name("me/x", [license])

@@ -18,7 +18,9 @@ from backend.hub.names import DEMO, STORED, is_local
 from backend.models.artifacts import is_sealed, open_artifact
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
+from backend.publish.base_card import read_base_card
 from backend.publish.folder import describe, is_made_elsewhere
+from backend.publish.licenses import check_name
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe
 
@@ -116,8 +118,10 @@ def publication(
     """Give what publishes a folder with weights, after a check where it has passed none; see Publication.
 
     Raises:
-        SpecError: The folder holds nothing that can be published, or a damaged artifact.
+        SpecError: The folder holds nothing that can be published, or a license asks another name of the repo.
     """
+    if options.repo_id:
+        check_name(options.repo_id, read_base_card(folder).licenses)
     if is_made_elsewhere(folder):
         describe(folder, base_model)
         return Publication(folder=folder, options=options, base=base, base_model=base_model, elsewhere=True)

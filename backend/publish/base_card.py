@@ -49,6 +49,11 @@ class BaseCard(Frozen):
     base_model_relation: str | None = None
     license_of_base: bool = Field(False, description="Whether own_card() named none, and its base model's stands here.")
 
+    @property
+    def licenses(self) -> list[str]:
+        """Ids of the license, and its name, which of `other` says more."""
+        return [*self.license, *([self.license_name] if self.license_name else [])]
+
 
 def base_card(card: Mapping[str, Any], weights_bytes: int) -> bytes:
     """Give the content of BASE_CARD.

@@ -45,10 +45,10 @@ def written(
     """
     base, picture = base or read_base_card(folder), plot(folder, artifact.training)
     if repo_id:
-        check_name(repo_id, _licenses(base))
+        check_name(repo_id, base.licenses)
     card = build_card(folder, repo_id, artifact, base)
     files = {README: (with_body(card, body) if body else card).encode()}
-    asked = terms(_licenses(base))
+    asked = terms(base.licenses)
     if asked and not any(name.lower().startswith(NOTICE.lower()) for name in artifact.files):
         files[NOTICE] = "".join(f"{each.notice}\n" for each in asked).encode()
     return files | ({LOSS_PLOT: picture} if picture else {})
@@ -253,12 +253,8 @@ def _made(artifact: Artifact) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value]
 
 
-def _licenses(base: BaseCard) -> list[str]:
-    return [*base.license, *([base.license_name] if base.license_name else [])]
-
-
 def _license(artifact: Artifact, base: BaseCard) -> dict[str, Any]:
-    link, asked = license_link(base, artifact), terms(_licenses(base))
+    link, asked = license_link(base, artifact), terms(base.licenses)
     return {
         "name": literal(base.license_name or ", ".join(base.license)) if base.license else None,
         "link": link if link and link.startswith("https://") else None,
