@@ -270,16 +270,22 @@ def test_the_license_of_a_base_model_on_the_hub_is_carried_over_to_an_adapter_th
     adapter: Make, hub: LoopbackHub, tiny_model: Path, tmp_path: Path
 ) -> None:
     texts = {path.name: path.read_bytes() for path in tiny_model.iterdir()}
-    hub.add_model("meta/tiny", texts | {"LICENSE.txt": b"Terms\n"}, card="---\nlicense: llama3.2\n---\n", gated=True)
+    texts |= {"LICENSE.txt": b"Terms\n", "USE_POLICY.md": b"Theirs\n"}
+    hub.add_model("meta/tiny", texts, card="---\nlicense: llama3.2\n---\n", gated=True)
     hub.grant("meta/tiny", "me")
     folder, target = adapter(base="meta/tiny"), tmp_path / "adopted"
+    (folder / "USE_POLICY.md").write_text("Mine\n")
     assert "license" not in front_matter(preview(folder, "me/x").card)
     seen = preview(folder, "me/Llama-x", token="hf_write")
     assert front_matter(seen.card)["license"] == "llama3.2"
-    assert "llama3.2, carried over from the base model's card. Its texts are in this repo: LICENSE.txt." in seen.card
+    assert (
+        "llama3.2, carried over from the base model's card. Its texts are in this repo: LICENSE.txt, USE_POLICY.md."
+        in seen.card
+    )
     assert {"LICENSE.txt", "NOTICE"} <= seen.files.keys()
     adopt(folder, target, None, silent(), "hf_write")
     assert outgoing(target, "me/Llama-x")["README.md"].read().decode() == seen.card
+    assert (folder / "USE_POLICY.md").read_text() == (target / "USE_POLICY.md").read_text() == "Mine\n"
     with pytest.raises(SpecError, match="begins with 'Llama'"):
         outgoing(target, "me/x")
 

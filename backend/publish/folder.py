@@ -281,8 +281,8 @@ def _said(folder: Path, artifact: Artifact, token: str | None, report: Report) -
     try:
         commit = artifact.revision or client.resolve(base, None, token)
         files = HubFiles(base, commit, token)
-        texts = {e.name: files.read(e.name, 0, e.size) for e in files.entries() if is_license(e.name, e.size)}
-        return licensed(said, read_card(files)), texts
+        missing = [e for e in files.entries() if is_license(e.name, e.size) and not (folder / e.name).exists()]
+        return licensed(said, read_card(files)), {e.name: files.read(e.name, 0, e.size) for e in missing}
     except HubError as e:
         report.log(f"The license of '{base}' is not carried over: {e}")
         return said, {}
