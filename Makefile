@@ -9,7 +9,7 @@ DATA := $(or $(WEIGHTSMITH_DATA),data)
 app: $(VENV)/.app
 	$(BIN)/python app.py
 
-test: $(VENV)/.dev chromium vllm
+test: $(VENV)/.dev chromium tests/node/node_modules vllm
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # What serves GPTQ and AWQ, in an environment of its own.
@@ -51,5 +51,12 @@ chromium:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
 	  { echo "error: Chromium is missing: install Debian's package chromium." >&2; exit 1; }
 
+# What was published is read by npm's client of the Hub, too.
+tests/node/node_modules: tests/node/package-lock.json
+	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq nodejs npm >/dev/null; } || \
+	  { echo "error: npm is missing: install Debian's packages nodejs and npm." >&2; exit 1; }
+	npm ci --prefix tests/node --no-audit --no-fund --loglevel=error
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-vllm
+	rm -rf tests/node/node_modules $(VENV) $(VENV)-vllm

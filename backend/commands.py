@@ -19,13 +19,13 @@ from backend.finetune.dataset import DatasetOptions
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.presets import PresetName, preset_values
 from backend.hub.download import check_model, fetch_model
-from backend.hub.names import parse_model
+from backend.hub.names import DEMO, is_local, parse_model
 from backend.jobs.calibration import calibrate
 from backend.jobs.estimates import estimate
 from backend.jobs.foreground import Terminal, check_output, finished, move
 from backend.jobs.preflight import prepare
 from backend.jobs.previews import pinned, read_seen
-from backend.jobs.specs import RENDERING, Checking, Evaluation, artifacts, publication, published, stage_folder
+from backend.jobs.specs import RENDERING, Checking, Evaluation, artifacts, publication, published, stage_folder, steps
 from backend.merge import MergeOptions
 from backend.merge.hub import base_of
 from backend.models.artifacts import Artifact, open_artifact
@@ -35,6 +35,7 @@ from backend.preview import view
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
+from backend.publish.folder import describe
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe, read_recipe
 from backend.serve.chat import ChatOptions, stream
@@ -278,11 +279,16 @@ class _Run(Command):
 
 
 class _Publish(Command):
-    """Publish an artifact with its card, to the Hub or to a folder that holds what the Hub would get."""
+    """Publish a folder with weights and its card, to the Hub or to a folder that holds what the Hub would get."""
 
-    folder: CliPositionalArg[Path] = Field(description="The artifact.")
+    folder: CliPositionalArg[Path] = Field(description="An artifact, or any folder with a model or an adapter.")
     public: bool = Field(False, description="Let everybody see the new repo.")
-    base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
+    base_model: str | None = Field(
+        None, description="The model that it was made from; an adapter is checked on it, and the card names its Hub id."
+    )
+    card: Path | None = Field(
+        None, description="A Markdown file with your own text of the card; front matter is made here."
+    )
 
     def cli_cmd(self) -> None:
         """Run it."""
@@ -291,10 +297,16 @@ class _Publish(Command):
             raise SpecError("--public and --private exclude each other: give one of them.")
         if target := given.get("to_folder"):
             given["to_folder"] = check_output(target)
+        if self.card:
+            given["card"] = own_text(self.card)
         options = parse(PublishOptions, given | ({"private": False} if self.public else {}))
+        folder = existing(self.folder)
+        named = local_or_id(self.base_model, "base model") if self.base_model else None
+        spec = publication(folder, options, base_model=None if named == DEMO or (named and is_local(named)) else named)
         check_destination(options, get_token())
-        base = fetched(self.base_model, settings) if self.base_model else None
-        spec = publication(existing(self.folder), options, base)
+        if is_adapter(folder) and "check" in steps(spec):
+            named = named or (describe(folder).base_model if spec.elsewhere else None)
+            spec = spec.model_copy(update={"base": fetched(named, settings) if named else None})
         with finished(spec, get_token(), Terminal().hear, settings) as job:
             done = published(job, spec)[0]
         self.say(done, f"Published to {done['location']}")
@@ -405,7 +417,7 @@ Merge = with_options(_Merge, {"merge": MergeOptions}, leave_out=("adapters", "ad
 Estimate = with_options(_Estimate, METHOD_OPTIONS, **OPTIONAL_METHOD_FLAG)
 Evaluate = with_options(_Evaluate, {"evaluate": EvaluateOptions})
 Check = with_options(_Check, {"check": CheckOptions})
-Publish = with_options(_Publish, {"publish": PublishOptions})
+Publish = with_options(_Publish, {"publish": PublishOptions}, leave_out=("card",))
 Chat = with_options(_Chat, {"chat": ChatOptions})
 Compare = with_options(_Compare, {"chat": ChatOptions})
 Run = _Run
@@ -433,6 +445,14 @@ def local_or_id(model: str, what: str = "reference") -> str:
         return parse_model(model, paths=True)
     except ValueError as e:
         raise SpecError(f"The {what} {e}.") from e
+
+
+def own_text(path: Path) -> str:
+    """Read the user's own text of a card."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        raise SpecError(f"Could not read the card '{path}'. Give a text file in UTF-8.") from e
 
 
 def existing(folder: Path) -> Path:

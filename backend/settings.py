@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     server_idle_seconds: float = Field(900, gt=0, description="An unused chat server stops after this many seconds.")
     server_start_seconds: float = Field(300, gt=0, description="A chat server that is not ready by then has failed.")
     cancel_seconds: float = Field(10, gt=0, description="How long a canceled job may take to stop by itself.")
+    hub_patience_seconds: float = Field(
+        600, gt=0, description="How long a push waits for a Hub that is overloaded or away, at each request."
+    )
     max_queued: int = Field(3, ge=1, description="Jobs that one person may have waiting.")
     max_upload_bytes: int = Field(200_000_000, ge=1, description="The largest file that can be uploaded.")
     num_processes: int | None = Field(None, ge=1, description="Processes of a training; by default one for each GPU.")

@@ -76,6 +76,22 @@ def _local(host: object) -> object:
     return host
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the tables whose cells tests have recorded, in whatever process: ("cell", [table, row, column, text])."""
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        for name, value in getattr(report, "user_properties", ()):
+            if name == "cell":
+                table, row, column, text = value
+                tables.setdefault(table, {}).setdefault(row, {})[column] = text
+    for table, rows in tables.items():
+        columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
+        terminalreporter.section(f"{table}: {sum(map(len, rows.values()))} cells")
+        for row, cells in {"": dict(zip(columns, columns, strict=True)), **rows}.items():
+            line = "".join(f"{cells.get(column, '-'):16}" for column in columns)
+            terminalreporter.write_line(f"{row:28}{line}")
+
+
 CHAT_TEMPLATE = """{% for message in messages %}<|im_start|>{{ message['role'] }}
 {{ message['content'] }}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
@@ -144,6 +160,11 @@ def _bytes_tokenizer() -> object:
 @pytest.fixture
 def make_artifact(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
     """Seal an artifact made from the tiny model; see make() for what can be different."""
+    return artifact_maker(tiny_model, tmp_path)
+
+
+def artifact_maker(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Give what seals artifacts in a folder, for fixtures that outlive a test."""
 
     def make(
         name: str = "1-quantize",

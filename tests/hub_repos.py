@@ -22,10 +22,14 @@ FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---(\r?\n|\Z)", re.DOTALL)
 GITATTRIBUTES = b"".join(b"*%s filter=lfs diff=lfs merge=lfs -text\n" % s.encode() for s in LFS_SUFFIXES)
 LICENSES = (
     "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m"
-    " afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause cc cc0-1.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0"
-    " cc-by-sa-4.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-4.0 cc-by-nc-sa-4.0 eupl-1.2 agpl-3.0 gpl gpl-2.0"
-    " gpl-3.0 lgpl lgpl-3.0 isc mpl-2.0 odc-by openrail++ unlicense wtfpl zlib llama2 llama3 llama3.1 llama3.2 llama3.3"
-    " llama4 gemma unknown other"
+    " afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0"
+    " cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0"
+    " cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0"
+    " cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl"
+    " gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr"
+    " mpl-2.0 odc-by odbl openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr"
+    " deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4"
+    " grok2-community gemma unknown other"
 )
 
 
@@ -117,7 +121,7 @@ class Repo:
     kind: str  # models, datasets or spaces
     id: str
     private: bool = False
-    gated: bool = False
+    gated: bool | str = False  # True is "manual"
     downloads: int = 0
     commits: list[Commit] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
@@ -138,9 +142,9 @@ class Repo:
         return self.head
 
     def at(self, revision: str) -> Commit | None:
-        """Find a branch (main only), a tag or a commit."""
+        """Find a branch (main only), HEAD, a tag or a commit."""
         oid = self.tags.get(revision.removeprefix("refs/tags/"), revision)
-        if oid in ("main", "refs/heads/main"):
+        if oid in ("main", "HEAD", "refs/heads/main"):
             return self.head
         return next((c for c in self.commits if c.oid == oid), None)
 
@@ -153,7 +157,7 @@ class Repo:
             "author": self.id.partition("/")[0],
             "sha": commit.oid,
             "private": self.private,
-            "gated": "manual" if self.gated else False,
+            "gated": "manual" if self.gated is True else self.gated,
             "disabled": False,
             "downloads": self.downloads,
             "likes": 0,
@@ -173,6 +177,21 @@ class Repo:
             }
             info["safetensors"] = parameters(commit.files)
         return info
+
+
+@dataclass
+class Collection:
+    slug: str
+    title: str
+    private: bool
+    items: list[str] = field(default_factory=list)  # ids of models
+
+    def data(self) -> dict[str, Any]:
+        """Say what `GET /api/collections/{slug}` does."""
+        found = [{"_id": str(i), "id": name, "type": "model", "position": i} for i, name in enumerate(self.items)]
+        known = {"slug": self.slug, "title": self.title, "private": self.private, "items": found}
+        known |= {"owner": {"name": self.slug.partition("/")[0]}, "theme": "orange", "upvotes": 0}
+        return known | {"lastUpdated": "2026-11-22T00:00:00.000Z"}
 
 
 def front_matter(readme: Blob | None) -> dict[str, Any]:
@@ -227,11 +246,11 @@ def card_faults(content: str) -> list[str]:
     faults = []
     for key, kind in (("base_model", "models"), ("datasets", "datasets")):
         values = data.get(key) or []
-        for value in [values] if isinstance(values, str) else values:
-            if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(value)):
+        for value in values if isinstance(values, list) else [values]:
+            if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(value)):
                 faults.append(f'"{key}" with value "{value}" is not valid. Use a model id from https://hf.co/{kind}.')
     licenses = data.get("license") or []
-    for value in [licenses] if isinstance(licenses, str) else licenses:
+    for value in licenses if isinstance(licenses, list) else [licenses]:
         if value not in LICENSES.split():
             faults.append(f'"license" must be one of [{LICENSES}]')
     return faults

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from tests.hub_repos import GITATTRIBUTES, Announced, Blob, Commit, Repo, card_faults, is_lfs
+from tests.hub_repos import GITATTRIBUTES, Announced, Blob, Collection, Commit, Repo, card_faults, is_lfs
 
 if TYPE_CHECKING:
     from tests.loopback_hub import LoopbackHub, Request, Token
@@ -326,6 +326,47 @@ def commit(hub: "LoopbackHub", request: "Request", at: Mapping[str, str]) -> Rep
     return said({"success": True, "commitOid": made.oid, "commitUrl": f"{hub.url}/{repo.id}/commit/{made.oid}"})
 
 
+def settings(hub: "LoopbackHub", request: "Request", at: Mapping[str, str]) -> Reply:
+    """Set who sees a repo, and who must ask for it."""
+    repo = _repo(hub, request, at)
+    _writer(hub, request, repo.id.partition("/")[0])
+    asked = json.loads(request.body)
+    repo.gated = asked.get("gated", repo.gated)
+    repo.private = asked.get("visibility", "private" if repo.private else "public") == "private"
+    return said({"private": repo.private, "gated": repo.gated})
+
+
+def collections(hub: "LoopbackHub", request: "Request", at: Mapping[str, str]) -> Reply:
+    """List collections, or make one; a second of the same title is refused with the slug of the first."""
+    if request.method == "GET":
+        owners = request.query.get("owner", [])
+        found = [c.data() for c in hub.collections.values() if not owners or c.slug.partition("/")[0] in owners]
+        return _page(hub, request, found, hub.page_size)
+    asked = json.loads(request.body)
+    _writer(hub, request, asked["namespace"])
+    name = re.sub(r"[^a-z0-9]+", "-", asked["title"].lower()).strip("-")
+    unique = hashlib.sha1(f"{asked['namespace']} {asked['title']}".encode()).hexdigest()[:24]
+    slug = f"{asked['namespace']}/{name}-{unique}"
+    if slug in hub.collections:
+        return said({"error": "This collection exists already", "slug": slug}, 409)
+    hub.collections[slug] = Collection(slug, asked["title"], asked["private"])
+    return said(hub.collections[slug].data() | {"position": 0})
+
+
+def collection(hub: "LoopbackHub", request: "Request", at: Mapping[str, str]) -> Reply:
+    """Show a collection, or put a model into it."""
+    found = hub.collections.get(at["slug"])
+    if found is None:
+        raise Denied(404, "Collection not found")
+    if request.method == "POST":
+        _writer(hub, request, found.slug.partition("/")[0])
+        name = json.loads(request.body)["item"]["id"]
+        if name in found.items:
+            raise Denied(409, "Item already in collection")
+        found.items.append(name)
+    return said(found.data() | {"position": 0})
+
+
 def _changes(hub: "LoopbackHub", key: str, value: Any, names: list[str]) -> Iterator[tuple[str, Blob | None]]:
     if key == "file":
         yield value["path"], Blob(base64.b64decode(value["content"]), False)
@@ -356,6 +397,10 @@ ROUTES: "list[tuple[tuple[str, ...], re.Pattern[str], Route]]" = [
         (("GET",), rf"{_API}/commits/(?P<rev>.+)", history),
         (("GET",), rf"{_API}/auth-check(?:/write)?", auth_check),
         (("GET",), rf"{_API}/xet-write-token/(?P<rev>.+)", xet_token),
+        (("PUT",), rf"{_API}/settings", settings),
+        (("GET", "POST"), r"/api/collections", collections),
+        (("GET",), r"/api/collections/(?P<slug>[^/]+/[^/]+)", collection),
+        (("POST",), r"/api/collections/(?P<slug>[^/]+/[^/]+)/items", collection),
         (("GET",), _API, info),
         (("POST",), rf"{_API}/preupload/(?P<rev>.+)", preupload),
         (("POST",), rf"{_API}/commit/(?P<rev>.+)", commit),

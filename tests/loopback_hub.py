@@ -33,12 +33,14 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests import hub_routes, hub_spaces
-from tests.hub_repos import GITATTRIBUTES, Blob, Commit, Repo, blobs
+from tests.hub_repos import GITATTRIBUTES, Blob, Collection, Commit, Repo, blobs
 from tests.hub_routes import Denied, Reply
 
 hub_routes.ROUTES[:0] = hub_spaces.ROUTES
 
 Kind = int | str | Callable[[bytes], bytes]
+
+AWAY = 0.1  # seconds that a Hub refuses connections
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,11 @@ class LoopbackHub:
         self.xet = xet
         self.lock = threading.RLock()
         self.stopped = threading.Event()
+        self._place: socket.socket | None = None  # held while it is away
         self.reset()
-        self._server = _Server(("127.0.0.1", port), self)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = _Server(_bound(port), self)
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def reset(self) -> None:
         """Empty it: no repo, no fault, no logged request, one token."""
@@ -95,12 +99,33 @@ class LoopbackHub:
         self.served = 0  # bytes of all answers' bodies
         self.tokens = {"hf_write": Token("me", "write", {"lab": "admin"})}
         self.page_size = LoopbackHub.page_size
+        self.collections: dict[str, Collection] = {}
+        self.come_back()
 
     def start(self) -> "LoopbackHub":
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
+    def go_away(self, seconds: float | None) -> None:
+        """Refuse every connection, for some seconds or until come_back(); the port stays ours."""
+        with self.lock:
+            if self._place is None:
+                self._place = _bound(self.port)
+                self._server.shutdown()
+                self._server.server_close()
+                if seconds is not None:
+                    threading.Timer(seconds, self.come_back).start()
+
+    def come_back(self) -> None:
+        """Answer again after go_away()."""
+        with self.lock:
+            if self._place is not None:
+                self._server = _Server(self._place, self)
+                self._place = None
+                self.start()
+
     def stop(self) -> None:
+        self.come_back()
         self.stopped.set()
         self._server.shutdown()
         self._server.server_close()
@@ -155,6 +180,11 @@ class LoopbackHub:
     def tag(self, repo_id: str, name: str, commit: str, kind: str = "models") -> None:
         self.repos[kind, repo_id].tags[name] = commit
 
+    @property
+    def away(self) -> bool:
+        """Whether it refuses connections now."""
+        return self._place is not None
+
     def commits(self, repo_id: str, kind: str = "models") -> list[Commit]:
         """Every commit, oldest first; a repo that a client created starts with one of the Hub's own."""
         return list(self.repos[kind, repo_id].commits)
@@ -171,9 +201,11 @@ class LoopbackHub:
 
         Args:
             route: A shell pattern over `METHOD /path`: "POST */commit/*", "GET /api/whoami-v2", "PUT /lfs/*".
-            kind: A status, answered before anything is done; `reset` (closed before anything is done), `lost` (done,
-                but no reply), `hang` (nothing, until the Hub stops), `html` (200 with a page), `truncate` (half the
-                reply); or a function that changes the bytes of a request body, or of a GET's reply.
+            kind: A status, answered before anything is done; `reset` (closed with half of the request's body read),
+                `refused` (closed, and no connection taken for AWAY seconds, or until reset() where it is for ever),
+                `lost` (done, but no reply), `hang` (nothing, until the fault is over or the Hub stops), `html` (200
+                with a page), `truncate` (half the reply); or a function that changes the bytes of a request body, or
+                of a reply where there is none.
             times: How often; -1 for ever.
             headers: Of the reply, such as {"Retry-After": "1"}.
             message: Of the reply, where it has a status.
@@ -188,14 +220,26 @@ class LoopbackHub:
             return fault
 
 
+def _bound(port: int) -> socket.socket:
+    """Hold a port; whoever connects before it listens is refused."""
+    place = socket.socket()
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):  # also while the server before it still listens
+        place.setsockopt(socket.SOL_SOCKET, option, 1)
+    place.bind(("127.0.0.1", port))
+    return place
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, address: tuple[str, int], hub: LoopbackHub) -> None:
+    def __init__(self, place: socket.socket, hub: LoopbackHub) -> None:
         self.hub = hub
-        super().__init__(address, _Handler)
+        super().__init__(place.getsockname(), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket, self.server_address = place, place.getsockname()
+        self.server_activate()
 
     def handle_error(self, request: object, client_address: object) -> None:
         if not isinstance(sys.exc_info()[1], ConnectionError):
@@ -212,9 +256,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def do_GET(self) -> None:
-        hub, request = self.server.hub, self._request()
+        hub, path = self.server.hub, unquote(urlsplit(self.path).path)
+        if hub.away:
+            return self._drop()
+        fault = hub.take_fault(self.command, path)
+        request = self._request(half=bool(fault and fault.kind == "reset"))
         hub.requests.append(request)
-        fault = hub.take_fault(request.method, request.path)
         if fault and self._refused(fault):
             return
         changes = fault.kind if fault and callable(fault.kind) else None
@@ -225,7 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
                 reply = hub_routes.answer(hub, request)
         except Denied as e:
             reply = e.reply
-        if changes and request.method == "GET":
+        if changes and not request.body:
             reply.body = changes(reply.body)
         if fault and fault.kind == "lost":
             return self._drop()
@@ -233,12 +280,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
-    def _request(self) -> Request:
+    def _request(self, half: bool) -> Request:
         url = urlsplit(self.path)
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             body = b"".join(iter(self._chunk, b""))
         else:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(length // 2 if half else length)
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         headers = {k.lower(): v for k, v in self.headers.items()}
         query = parse_qs(url.query)
@@ -251,10 +299,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refused(self, fault: Fault) -> bool:
         """Fail before anything is done."""
+        hub = self.server.hub
         if fault.kind == "reset":
             self._drop()
+        elif fault.kind == "refused":
+            self._drop()
+            hub.go_away(None if fault.times < 0 else AWAY)
         elif fault.kind == "hang":
-            self.server.hub.stopped.wait()
+            while fault in hub.faults and not hub.stopped.wait(0.1):
+                pass
             self._drop()
         elif fault.kind == "html":
             self._send(Reply(b"<html><body>Be right back</body></html>", headers={"Content-Type": "text/html"}))

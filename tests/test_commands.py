@@ -155,7 +155,7 @@ def test_publish_takes_the_token_from_the_environment(nf4, hub, capsys, monkeypa
         (["run", "deep.yaml"], "deep.yaml"),
         (["evaluate", "nothing", "--reference", "demo"], "'nothing'"),
         (["run", "nothing.yaml"], "nothing.yaml"),
-        (["publish", ".", "--to-folder", "OUT"], "artifact.json"),
+        (["publish", ".", "--to-folder", "OUT"], "config.json"),
         (["publish", ".", "--repo-id", "x"], "namespace"),
         (["publish", "."], "repo_id or to_folder"),
         (["chat", ".", "--prompt", "hi"], "config.json"),

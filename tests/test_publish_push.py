@@ -1,5 +1,6 @@
 """Publishing is one commit or a whole folder, checked before and after."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -10,12 +11,15 @@ from typing import Any
 
 import pytest
 
-from backend.errors import AppError, HubError, LoginError, SpecError
+from backend import progress
+from backend.errors import HubError, LoginError, SpecError
 from backend.hub import client
 from backend.models.artifacts import UNPUBLISHED, open_artifact, verify
+from backend.options import parse
 from backend.progress import Report, silent
 from backend.publish import PublishOptions, repo
 from backend.publish.destination import check_destination
+from backend.publish.loss_plot import LOSS_PLOT
 from backend.publish.outgoing import outgoing
 from backend.publish.push import publish
 from tests.conftest import CANARY
@@ -38,12 +42,19 @@ FILES = {
 }
 
 ADAPTER_FILES = FILES - {"config.json", "model.safetensors"} | {"adapter_config.json", "adapter_model.safetensors"}
+ADAPTER_FILES |= {LOSS_PLOT}
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repo, "PAUSE", 0.0)
+    monkeypatch.setenv("WEIGHTSMITH_HUB_PATIENCE_SECONDS", "6")  # the first pause is a 300th
     monkeypatch.setattr(client, "WAITS", (0.0, 0.0))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Give up after a tenth of a second from now on."""
+    return lambda: monkeypatch.setenv("WEIGHTSMITH_HUB_PATIENCE_SECONDS", "0.1")
 
 
 def commit_posts(hub: LoopbackHub) -> int:
@@ -79,7 +90,13 @@ def test_a_folder_holds_what_the_hub_would_get(hub: LoopbackHub, make_artifact: 
     assert set(here) == set(there)
     differing = {name for name in here if here[name] != there[name]}
     assert differing == {"README.md", "artifact.json"}  # the address in the card, and the card's hash in the manifest
-    loads = there["README.md"].decode().replace('"me/new"', '"."').replace("# new\n", "# tiny-nf4\n")
+    loads = (
+        there["README.md"]
+        .decode()
+        .replace('"me/new"', '"."')
+        .replace("serve me/new", "serve .")
+        .replace("# new\n", "# tiny-nf4\n")
+    )
     assert loads == here["README.md"].decode().replace("  # run this in the model's folder, or give its path", "")
     assert list(tmp_path.rglob("*.partial")) == []
 
@@ -141,7 +158,7 @@ def test_a_namespace_of_others_is_refused(hub: LoopbackHub) -> None:
 
 def test_a_token_without_the_right_to_write_there_is_told_so(hub: LoopbackHub, make_artifact: Make) -> None:
     hub.add_token("hf_fine", "me", role="fineGrained", orgs={"lab": "read"})
-    with pytest.raises(LoginError, match="may not write there"):
+    with pytest.raises(HubError, match=r"ask its admins for that at .*/organizations/lab/settings/members"):
         publish(make_artifact(), PublishOptions(repo_id="lab/x"), "hf_fine", silent())
 
 
@@ -149,7 +166,10 @@ def test_a_name_that_is_taken_is_refused_and_nothing_is_changed(hub: LoopbackHub
     before = hub.add_model("me/new", {"config.json": "{}"}, private=True)
     with pytest.raises(SpecError) as caught:
         publish(make_artifact(), NEW, ME, silent())
-    assert str(caught.value) == "Could not publish to 'me/new'. It exists already: choose another name."
+    assert str(caught.value) == (
+        f"Could not publish to 'me/new'. It exists already, with commit {before[:8]}: choose another name, or ask"
+        " for an update of it (update)."
+    )
     assert hub.commits("me/new")[-1].oid == before
     with pytest.raises(SpecError, match="exists already"):
         check_destination(NEW, ME)
@@ -178,28 +198,27 @@ def test_a_repo_whose_making_nobody_knows_of_is_used_if_it_is_there(
     hub: LoopbackHub, make_artifact: Make, fault: int | str
 ) -> None:
     hub.fail("POST /api/repos/create", fault)
-    if fault == "lost":
-        publish(make_artifact(), NEW, ME, silent())
-        assert set(hub.files("me/new")) == FILES
-    else:
-        with pytest.raises(HubError, match="Could not publish to 'me/new'"):
-            publish(make_artifact(), NEW, ME, silent())
-        assert not hub.repos
+    publish(make_artifact(), NEW, ME, silent())
+    assert set(hub.files("me/new")) == FILES
 
 
-def test_when_nobody_can_tell_publishing_again_finds_what_arrived(hub: LoopbackHub, make_artifact: Make) -> None:
+def test_when_nobody_can_tell_publishing_again_finds_what_arrived(
+    hub: LoopbackHub, make_artifact: Make, impatient: Callable[[], None]
+) -> None:
     folder = make_artifact()
+    impatient()
     hub.fail("POST */commit/*", "lost")
     hub.fail("GET /api/models/me/new", lambda body: body)  # the one after the repo was made
-    hub.fail("GET /api/models/me/new", 503, times=3)
+    hub.fail("GET /api/models/me/new", 503, times=-1)
     with pytest.raises(HubError, match="Nobody can tell whether 'me/new' was published"):
         publish(folder, NEW, ME, silent())
+    hub.faults.clear()
     publish(folder, NEW, ME, silent())
     assert len(hub.commits("me/new")) == 2
 
 
 @pytest.mark.parametrize(
-    ("route", "fault", "kind", "words"),
+    "failing",
     [
         ("POST */commit/*", 401, LoginError, "wrong or has expired"),
         ("POST */commit/*", 403, LoginError, "may not write there"),
@@ -213,9 +232,10 @@ def test_when_nobody_can_tell_publishing_again_finds_what_arrived(hub: LoopbackH
     ],
 )
 def test_a_commit_that_fails_for_good_leaves_a_repo_that_can_be_used_again(
-    hub: LoopbackHub, make_artifact: Make, route: str, fault: int | str, kind: type[AppError], words: str
+    hub: LoopbackHub, make_artifact: Make, impatient: Callable[[], None], failing: tuple[str, int | str, type, str]
 ) -> None:
-    folder = make_artifact()
+    folder, (route, fault, kind, words) = make_artifact(), failing
+    impatient()
     hub.fail(route, fault, times=-1)
     with pytest.raises(kind, match=words) as caught:
         publish(folder, NEW, ME, silent())
@@ -400,3 +420,181 @@ def test_publishing_needs_no_torch_and_no_page(make_artifact: Make, tmp_path: Pa
     command = [sys.executable, "-c", code, str(make_artifact()), str(tmp_path / "out")]
     run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
+
+
+OLD = {"README.md": "# Old\n", "config.json": "{}", "old.safetensors": "old weights", "notes/old.txt": "old"}
+UPDATE = PublishOptions(repo_id="me/new", update=True)
+
+
+def test_an_update_replaces_what_a_repo_holds_in_one_commit(hub: LoopbackHub, make_artifact: Make) -> None:
+    hub.add_model("me/new", OLD)
+    said: list[dict[str, Any]] = []
+    check_destination(UPDATE, ME)
+    published = publish(make_artifact(), UPDATE, ME, Report(said.append))
+    before, made = hub.commits("me/new")
+    assert (made.parent, made.oid) == (before.oid, published.commit)
+    assert set(hub.files("me/new")) == FILES
+    assert ".gitattributes" in made.files
+    assert not hub.repos["models", "me/new"].private
+    assert any(e.get("text", "").endswith("any more: notes/old.txt, old.safetensors.") for e in said)
+    publish(make_artifact("again"), UPDATE, ME, silent())
+    assert len(hub.commits("me/new")) == 2
+
+
+def test_an_update_of_what_is_not_there_makes_it(hub: LoopbackHub, make_artifact: Make) -> None:
+    publish(make_artifact(), UPDATE, ME, silent())
+    assert hub.repos["models", "me/new"].private
+    assert set(hub.files("me/new")) == FILES
+
+
+def test_a_public_repo_is_closed_before_the_update_that_is_to_be_private(hub: LoopbackHub, make_artifact: Make) -> None:
+    hub.add_model("me/new", OLD)
+    seen: list[bool] = []
+
+    def look(body: bytes) -> bytes:
+        seen.append(hub.repos["models", "me/new"].private)
+        return body
+
+    hub.fail("POST */commit/*", look)
+    publish(make_artifact(), UPDATE.model_copy(update={"private": True}), ME, silent())
+    assert seen == [True]
+
+
+def test_an_update_that_somebody_was_faster_than_shows_both_commits(hub: LoopbackHub, make_artifact: Make) -> None:
+    old = hub.add_model("me/new", OLD)
+
+    def meanwhile(body: bytes) -> bytes:
+        hub.add_model("me/new", {"theirs.txt": "theirs"})
+        return body
+
+    hub.fail("POST */commit/*", meanwhile)
+    with pytest.raises(HubError) as caught:
+        publish(make_artifact(), UPDATE, ME, silent())
+    theirs = hub.commits("me/new")[-1]
+    assert f"it was at commit {old[:8]} and is at {theirs.oid[:8]} now" in str(caught.value)
+    assert set(hub.files("me/new")) == {"theirs.txt"}
+
+
+def test_a_new_repo_is_opened_gated_and_listed_only_after_its_commit_is_verified(
+    hub: LoopbackHub, make_artifact: Make
+) -> None:
+    options = PublishOptions(repo_id="me/new", private=False, gated="manual", collection="Tiny models")
+    publish(make_artifact("a"), options, ME, silent())
+    asked = [f"{r.method} {r.path.split('/')[-1]}" for r in hub.requests]
+    assert json.loads(next(r for r in hub.requests if r.path == "/api/repos/create").body)["visibility"] == "private"
+    committed = len(asked) - 1 - asked[::-1].index("POST main")
+    assert asked[committed:][:3] == ["POST main", f"GET {hub.commits('me/new')[-1].oid}", "PUT settings"]
+    repo = hub.repos["models", "me/new"]
+    assert (repo.private, repo.gated) == (False, "manual")
+    publish(make_artifact("b"), options.model_copy(update={"repo_id": "me/other"}), ME, silent())
+    [made] = hub.collections.values()
+    assert (made.title, made.private, made.items) == ("Tiny models", False, ["me/new", "me/other"])
+    by_slug = PublishOptions(repo_id="lab/third", collection=made.slug)
+    publish(make_artifact("c"), by_slug, ME, silent())
+    assert made.items[-1] == "lab/third"
+
+
+@pytest.mark.parametrize(
+    ("route", "alone", "done"),
+    [
+        ("PUT */settings", "its visibility and its gate", (True, False, [])),
+        ("POST /api/collections", "the collection 'Tiny'", (False, "auto", [])),
+        ("POST /api/collections/*/items", "the collection 'Tiny'", (False, "auto", [[]])),
+    ],
+)
+def test_what_fails_after_the_commit_is_told_alone_and_made_up_for(
+    hub: LoopbackHub, make_artifact: Make, route: str, alone: str, done: tuple[bool, object, list[list[str]]]
+) -> None:
+    folder = make_artifact()
+    options = PublishOptions(repo_id="me/new", private=False, gated="auto", collection="Tiny")
+    hub.fail(route, 403)
+    with pytest.raises(LoginError, match=f"^The weights are published at .*/me/new, but {alone} could not be set"):
+        publish(folder, options, ME, silent())
+    repo = hub.repos["models", "me/new"]
+    assert (repo.private, repo.gated, [c.items for c in hub.collections.values()]) == done
+    publish(folder, options, ME, silent())
+    assert (repo.private, repo.gated, [c.items for c in hub.collections.values()]) == (False, "auto", [["me/new"]])
+    assert len(hub.commits("me/new")) == 2
+
+
+def test_options_of_a_repo_are_refused_for_a_folder(tmp_path: Path) -> None:
+    for option in ({"update": True}, {"gated": "auto"}, {"collection": "Tiny"}):
+        with pytest.raises(SpecError, match="is for a repo on the Hub"):
+            parse(PublishOptions, {"to_folder": tmp_path / "out", **option})
+
+
+def test_three_refusals_have_three_remedies(hub: LoopbackHub, make_artifact: Make) -> None:
+    folder, said = make_artifact(), dict[str, str]()
+    hub.add_token("hf_org", "me", orgs={"lab": "contributor"})
+    hub.add_token("hf_fine", "me", role="fineGrained", orgs={"lab": "write"})
+    for name, token, headers in (
+        ("gated", "hf_fine", {"X-Error-Code": "GatedRepo"}),
+        ("scope", "hf_fine", {}),
+        ("rights", "hf_org", {}),
+    ):
+        hub.fail("POST */commit/*", 403, headers=headers)
+        with pytest.raises(HubError) as caught:
+            publish(folder, PublishOptions(repo_id="lab/new"), token, silent())
+        said[name] = str(caught.value)
+    assert f"ask for access at {hub.url}/lab/new" in said["gated"]
+    assert "allow it at https://huggingface.co/settings/tokens" in said["scope"]
+    assert "ask its admins for that at https://huggingface.co/organizations/lab/settings/members" in said["rights"]
+
+
+def test_progress_is_told_within_a_large_file(
+    hub: LoopbackHub, make_artifact: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    monkeypatch.setattr(repo, "SMALL", 50_000)
+    folder, events = make_artifact(), list[dict[str, Any]]()
+    publish(folder, NEW, ME, Report(events.append))
+    weights = (folder / "model.safetensors").stat().st_size
+    sent = [e["done"] for e in events if e.get("phase") == "uploading"]
+    assert sent == sorted(sent)
+    assert max(b - a for a, b in itertools.pairwise(sent)) <= 2**16 < weights / 2
+
+
+def test_what_arrived_is_not_sent_again(hub: LoopbackHub, make_artifact: Make) -> None:
+    folder = make_artifact()
+    hub.fail("POST */commit/*", 401)
+    with pytest.raises(LoginError):
+        publish(folder, NEW, ME, silent())
+    publish(folder, NEW, ME, silent())
+    assert len([r for r in hub.requests if r.method == "PUT"]) == 1
+
+
+def test_a_wait_that_the_hub_asks_for_is_told_or_kept_to(
+    hub: LoopbackHub, make_artifact: Make, impatient: Callable[[], None]
+) -> None:
+    impatient()
+    hub.fail("POST */commit/*", 429, headers={"Retry-After": "3000"})
+    with pytest.raises(HubError, match="asked too often: try again in 3000 seconds"):
+        publish(make_artifact(), NEW, ME, silent())
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "optimizer", "path", "token"])
+def test_weights_are_looked_at_before_anything_is_made(hub: LoopbackHub, make_artifact: Make, bad: str) -> None:
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    def harm(base: Path, output: Path) -> None:
+        tensors, metadata = {"layer.scale": np.ones(3_000_000, np.float16)}, {"format": "pt"}
+        if bad in ("nan", "inf"):
+            tensors["layer.scale"][-1] = float(bad)
+        elif bad == "optimizer":
+            tensors["layer.exp_avg_sq"] = np.ones(4, np.float32)
+        else:
+            metadata["from"] = "/home/me/models" if bad == "path" else "hf_" + "abcd" * 8
+        save_file(tensors, output / "model.safetensors", metadata)
+        assert load_file(output / "model.safetensors")
+
+    words = {
+        "nan": "'layer.scale' in 'model.safetensors' holds a number that is not finite",
+        "inf": "'layer.scale' in 'model.safetensors' holds a number that is not finite",
+        "optimizer": "'model.safetensors' holds a state of an optimizer, 'layer.exp_avg_sq'",
+        "path": "'model.safetensors' names a path of this machine, '/home/me/models'",
+        "token": "'model.safetensors' holds a token of the Hub",
+    }
+    with pytest.raises(SpecError, match=words[bad]):
+        publish(make_artifact(quantize=harm), NEW, ME, silent())
+    assert not hub.repos

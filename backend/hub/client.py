@@ -4,14 +4,12 @@ Every call is given the asker's token, or False, which means anonymous: never th
 """
 
 import errno
-import ipaddress
-import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_session, hf_hub_url, set_client_factory
+from huggingface_hub import HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -23,17 +21,17 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import hf_raise_for_status, hf_request_event_hook
+from huggingface_hub.utils._http import hf_raise_for_status
 
 from backend import __version__
 from backend.errors import AppError, HardwareError, HubError, LoginError
-from backend.strict_json import quoted
+from backend.hub.patience import FAULTS, Patience, cause, patiently, retry_after
+from backend.hub.transport import endpoint
 
 T = TypeVar("T")
 
 WAITS = (0.5, 2.0)  # seconds before a second and a third try
 MAX_RETRY_AFTER = 30.0  # seconds; who is told to wait longer is told so
-TIMEOUT = 60.0  # seconds without a byte; the library itself would wait for ever
 
 
 class Place(Protocol):
@@ -45,9 +43,9 @@ class Place(Protocol):
     repo_type: str
 
 
-def resolve(model: str, revision: str | None, token: str | None) -> str:
+def resolve(model: str, revision: str | None, token: str | None, patience: Patience | None = None) -> str:
     """Give the commit, 40 hex digits, that a branch, tag or commit of a model means now."""
-    return commit_of(model_info(model, revision, token), model)
+    return commit_of(model_info(model, revision, token, patience), model)
 
 
 def commit_of(info: ModelInfo | DatasetInfo, repo_id: str) -> str:
@@ -57,9 +55,9 @@ def commit_of(info: ModelInfo | DatasetInfo, repo_id: str) -> str:
     return info.sha
 
 
-def model_info(model: str, revision: str | None, token: str | None) -> ModelInfo:
+def model_info(model: str, revision: str | None, token: str | None, patience: Patience | None = None) -> ModelInfo:
     """Ask the Hub what it knows of a model at a revision."""
-    return ask(lambda: api(token).model_info(model, revision=revision), model, token)
+    return ask(lambda: api(token).model_info(model, revision=revision), model, token, patience)
 
 
 def dataset_info(dataset: str, revision: str | None, token: str | None) -> DatasetInfo:
@@ -75,12 +73,15 @@ def check_access(repo_id: str, token: str | None, repo_type: str = "model") -> N
     ask(lambda: api(token).auth_check(repo_id, repo_type=repo_type), repo_id, token)
 
 
-def list_files(repo_id: str, commit: str, token: str | None, repo_type: str = "model") -> list[RepoFile]:
+def list_files(
+    repo_id: str, commit: str, token: str | None, repo_type: str = "model", patience: Patience | None = None
+) -> list[RepoFile]:
     """List the files of a repo at a commit."""
     listed = ask(
         lambda: list(api(token).list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=repo_type)),
         repo_id,
         token,
+        patience,
     )
     return [entry for entry in listed if isinstance(entry, RepoFile)]
 
@@ -117,50 +118,23 @@ def api(token: str | None) -> HfApi:
     return HfApi(token=token or False, library_name="weightsmith", library_version=__version__)
 
 
-def ask(question: Callable[[], T], repo_id: str, token: str | None) -> T:
+def ask(question: Callable[[], T], repo_id: str, token: str | None, patience: Patience | None = None) -> T:
     """Call the Hub; what may pass by itself is tried again, everything else is put into words.
 
     Args:
         question: One call of huggingface_hub, run to its end.
         repo_id: What it is about, for the error.
         token: What it was asked with, which decides what a refusal means.
+        patience: How long it is tried; by default, three times within seconds.
 
     Raises:
         LoginError: The Hub wants a token, or a better one.
         HubError: It refused, or could not be reached.
     """
-    for wait in (*WAITS, None):
-        try:
-            return question()
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-            # the last four: an answer that is no Hub's, such as a web page with status 200
-            pause = _pause(e, wait)
-            if pause is None:
-                raise translated(e, repo_id, token) from e
-        time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
-
-
-def _pause(error: Exception, wait: float | None) -> float | None:
-    """Give the seconds to wait before the next try, or None to give up."""
-    error = cause(error)
-    if wait is None or isinstance(error, OfflineModeIsEnabled):
-        return None
-    if isinstance(error, HfHubHTTPError):
-        if error.response.status_code not in (429, 500, 502, 503, 504):
-            return None
-        after = error.response.headers.get("Retry-After", "")
-        pause = float(after) if after.isdigit() else wait
-        return pause if pause <= MAX_RETRY_AFTER else None
-    return wait if isinstance(error, httpx2.TransportError | _Unreachable) else None
-
-
-def cause(error: Exception) -> Exception:
-    """Give what the Hub said, where the library has wrapped it in an error of its own."""
-    below: BaseException | None = error
-    while below is not None and not isinstance(below, HfHubHTTPError | httpx2.TransportError | OfflineModeIsEnabled):
-        below = below.__cause__
-    return below if isinstance(below, Exception) else error
+    try:
+        return patiently(question, patience or Patience(WAITS, longest=MAX_RETRY_AFTER))
+    except FAULTS as e:
+        raise translated(e, repo_id, token) from e
 
 
 def translated(error: Exception, repo_id: str, token: str | None) -> AppError:
@@ -170,7 +144,7 @@ def translated(error: Exception, repo_id: str, token: str | None) -> AppError:
         return _refused(error, repo_id, page, token)
     if isinstance(error, OfflineModeIsEnabled):
         return HubError("The Hub cannot be asked while HF_HUB_OFFLINE is set: unset it, or use what lies here.")
-    if isinstance(error, httpx2.TransportError | _Unreachable):
+    if isinstance(error, httpx2.TransportError):
         host = urlsplit(endpoint()).netloc
         return HubError(f"The Hub at {host} cannot be reached: check the network and HF_ENDPOINT, then try again.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -208,51 +182,8 @@ def _refused(error: HfHubHTTPError, repo_id: str, page: str, token: str | None) 
     if status == 403:
         return LoginError(f"Your token may not read '{repo_id}': give a token with read access to it.")
     if status == 429:
-        after = error.response.headers.get("Retry-After", "")
+        after = retry_after(error)
         return HubError(
-            f"The Hub is asked too often: try again in {after + ' seconds' if after.isdigit() else 'five minutes'}."
+            f"The Hub is asked too often: try again in {'five minutes' if after is None else f'{after:.0f} seconds'}."
         )
     return HubError(f"The Hub answered {status} for '{repo_id}': try again in a few minutes.")
-
-
-def endpoint() -> str:
-    """Give the Hub's address, from HF_ENDPOINT."""
-    return constants.ENDPOINT
-
-
-def _client() -> httpx2.Client:
-    """Make the HTTP client of huggingface_hub; it drops the token when a redirect leaves the host."""
-    return httpx2.Client(
-        event_hooks={"request": [hf_request_event_hook, _stay_outside]},
-        follow_redirects=True,
-        transport=_Transport(),
-        timeout=httpx2.Timeout(TIMEOUT, pool=None),
-    )
-
-
-class _Unreachable(ConnectionError):
-    """Nothing listens there. huggingface_hub would try for half a minute what it pages through; ask() decides that."""
-
-
-class _Transport(httpx2.HTTPTransport):
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        try:
-            return super().handle_request(request)
-        except httpx2.ConnectError as e:
-            raise _Unreachable(str(e)) from e
-
-
-def _stay_outside(request: httpx2.Request) -> None:
-    """Refuse a redirect into this machine's own network, such as a cloud's metadata service, or to plain HTTP."""
-    home, host = urlsplit(endpoint()), request.url.host
-    if host == home.hostname:
-        return
-    try:
-        inside = not ipaddress.ip_address(host).is_global
-    except ValueError:
-        inside = False
-    if inside or (home.scheme == "https" and request.url.scheme != "https"):
-        raise HubError(f"The Hub sent us on to {quoted(host)}, which is no place of its own: check HF_ENDPOINT.")
-
-
-set_client_factory(_client)

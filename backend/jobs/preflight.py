@@ -19,6 +19,7 @@ from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.progress import silent
 from backend.publish.destination import check_destination
+from backend.publish.licenses import check_name
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
 from backend.recipes import Recipe, Stage
 
@@ -55,6 +56,8 @@ def prepare(recipe: Recipe, data: Path, token: str | None, keep: bool = False) -
     recipe = recipe.model_copy(update={"revision": facts.commit})
     check_room(estimate(recipe, facts, data, keep), facts, data)
     if recipe.publish:
+        if recipe.publish.repo_id:
+            check_name(recipe.publish.repo_id, [name for name in (facts.license, facts.license_name) if name])
         check_destination(recipe.publish, token)
     return Streaming(recipe=recipe) if streams(recipe, facts, data, keep) else recipe
 

@@ -18,17 +18,26 @@ from backend.hub.names import DEMO, STORED, is_local
 from backend.models.artifacts import is_sealed, open_artifact
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
+from backend.publish.base_card import read_base_card
+from backend.publish.folder import describe, is_made_elsewhere
+from backend.publish.licenses import check_name
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe
 
 
 class Publication(Frozen):
-    """Publish an artifact that exists."""
+    """Publish a folder with weights that exists."""
 
-    folder: Path = Field(description="The artifact.")
+    folder: Path = Field(description="The artifact, or a folder made elsewhere, of which one is made first.")
     options: PublishOptions
     base: Path | None = Field(None, description="Of an adapter: the folder of its base model, for the check.")
+    base_model: str | None = Field(None, description="Of a folder made elsewhere: the Hub id of what it was made from.")
+    elsewhere: bool = Field(False, description="Whether it is no artifact yet.")
     checked: bool = Field(False, description="Whether it need not be checked before: it has passed already.")
+
+    def artifact(self, job: Path) -> Path:
+        """Give the folder of the artifact that is published."""
+        return stage_folder(job, self, 0) if self.elsewhere else self.folder
 
 
 class Evaluation(Frozen):
@@ -86,7 +95,7 @@ KINDS: dict[str, type[Spec]] = {
     "preview": Preview,
 }
 
-ONLINE = ("fetch", "publish", "stream")
+ONLINE = ("fetch", "adopt", "publish", "stream")
 """Steps that have the network and the token; all others run in a process with neither."""
 
 ALONE = ("finetune", "merge", "quantize", "evaluate", "check")
@@ -103,12 +112,19 @@ RESULTS = ("adapter", *MODELS)
 """Kinds of artifacts that can be published."""
 
 
-def publication(folder: Path, options: PublishOptions, base: Path | None = None) -> Publication:
-    """Give what publishes an artifact, after a check where it has passed none; see Publication.
+def publication(
+    folder: Path, options: PublishOptions, base: Path | None = None, base_model: str | None = None
+) -> Publication:
+    """Give what publishes a folder with weights, after a check where it has passed none; see Publication.
 
     Raises:
-        SpecError: The folder is no artifact.
+        SpecError: The folder holds nothing that can be published, or a license asks another name of the repo.
     """
+    if options.repo_id:
+        check_name(options.repo_id, read_base_card(folder).licenses)
+    if is_made_elsewhere(folder):
+        describe(folder, base_model)
+        return Publication(folder=folder, options=options, base=base, base_model=base_model, elsewhere=True)
     check = open_artifact(folder).check
     return Publication(folder=folder, options=options, base=base, checked=check is not None and check.passed)
 
@@ -131,7 +147,8 @@ def can_stream(recipe: Recipe) -> bool:
 def steps(spec: Spec) -> tuple[str, ...]:
     """Name the steps of a spec, in order; what is published is checked before, unless somebody insists."""
     if isinstance(spec, Publication):
-        return ("publish",) if spec.checked or spec.options.insist else ("check", "publish")
+        needed = ("publish",) if spec.checked or spec.options.insist else ("check", "publish")
+        return ("adopt", *needed) if spec.elsewhere else needed
     if isinstance(spec, Checking):
         return ("check",)
     if isinstance(spec, Streaming):

@@ -50,6 +50,7 @@ from backend.models.artifacts import (
 from backend.models.demo import evaluation_text
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
+from backend.publish.folder import adopt
 from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
@@ -97,6 +98,8 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
             transfer(job, spec, token, report)
         else:
             compute(job, spec, report)
+    elif name == "adopt" and isinstance(spec, Publication):
+        adopt(spec.folder, target, spec.base_model, report, token)
     elif name == "publish":
         _publish(job, spec, target, token, report)
     else:
@@ -295,7 +298,9 @@ def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
 
 def _to_check(job: Path, spec: Spec) -> list[Path]:
     """Give the models that were made; where there are none, the adapter."""
-    if isinstance(spec, Checking | Publication):
+    if isinstance(spec, Publication):
+        return [spec.artifact(job)]
+    if isinstance(spec, Checking):
         return [spec.folder]
     return artifacts(job, MODELS) or artifacts(job)
 
@@ -333,7 +338,7 @@ def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:
 
 def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Report) -> None:
     if isinstance(spec, Publication):
-        folders, options = [spec.folder], spec.options
+        folders, options = [spec.artifact(job)], spec.options
     else:
         assert isinstance(spec, Recipe)
         assert spec.publish

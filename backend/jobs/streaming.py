@@ -18,6 +18,7 @@ from typing import Any
 from backend.errors import AppError, JobError
 from backend.executors.local import Child, environment
 from backend.hub.download import downloaded
+from backend.hub.patience import long_patience
 from backend.jobs.relay import ON_DISK, POLL, Arrivals, Departures, Relay
 from backend.jobs.results import base_in, complete
 from backend.jobs.runner import LEASE
@@ -94,8 +95,9 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
 
 def _stream(job: Path, recipe: Recipe, relay: Relay, token: str | None, report: Report) -> Published:
     assert recipe.publish
-    repo_id, token = check_token(recipe.publish, token)
-    repo = Repo(repo_id, recipe.publish.private, token)
+    patience = long_patience(load_settings().hub_patience_seconds, report.log)
+    repo_id, token = check_token(recipe.publish, token, patience)
+    repo = Repo(recipe.publish, token, patience)
     if not (relay.output / MANIFEST).is_file():
         repo.claim()
         report.log(f"Streaming to {repo.url}: at most {ON_DISK} shards of either model lie here at a time.")
@@ -113,7 +115,7 @@ def _stream(job: Path, recipe: Recipe, relay: Relay, token: str | None, report: 
             raise
     Sender(relay, repo, None).send()
     Departures(relay).close()
-    files = outgoing(relay.output, repo_id, token, relay.finished())
+    files = outgoing(relay.output, repo_id, token, relay.finished(), recipe.publish.card)
     return repo.finish(files, repo.claim(files), report)
 
 

@@ -125,18 +125,22 @@ class Training(Frozen):
     stopped: str | None = Field(None, description="Why it ended early.")
 
 
+ELSEWHERE = "elsewhere"
+"""The stage of an artifact that was made from a folder of weights as it was found."""
+
+
 class Artifact(Frozen):
     """What `artifact.json` says; nothing in it names a path of this machine."""
 
     kind: str = Field(description="model, adapter, merged, quantized, evaluation or published.")
-    stage: str = Field(description="The stage that made it: fetch, quantize, …")
+    stage: str = Field(description="The stage that made it: fetch, quantize, …; ELSEWHERE where none here did.")
     base_model: str | None = Field(None, description="The Hub id of the base model; None where it has none.")
     revision: str | None = Field(None, description="The commit of the base model, where there is one.")
     origin: str | None = Field(None, description="Where the weights came from, if not from that commit, in words.")
     merged: Merged | None = Field(None, description="The adapters that were merged into the base model before.")
     training: Training | None = Field(None, description="How the adapter was trained, or the one that was merged.")
     calibration: str | None = Field(None, description="What a calibrated quantization read, and how much of it.")
-    options: dict[str, Any] = Field(default_factory=dict, description="The stage's options as run.")
+    options: dict[str, Any] = Field(default_factory=dict, description="The stage's as run; of ELSEWHERE its files'.")
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: str | None = None
     seconds: float | None = Field(None, description="Wall time of the stage.")
@@ -200,7 +204,8 @@ def seal(folder: Path, target: Path, artifact: Artifact, known: Mapping[str, str
         if path.is_symlink():
             raise SpecError(f"'{path.name}' is a symbolic link: an artifact holds files only.")
         name = path.relative_to(folder).as_posix()
-        path.chmod(0o644)  # safetensors writes 0600, which another user of the folder could not read
+        if path.stat().st_nlink == 1:  # what lies elsewhere too keeps the mode that it has there
+            path.chmod(0o644)  # safetensors writes 0600, which another user of the folder could not read
         files[name] = File(size=path.stat().st_size, sha256=(known or {}).get(name) or sha256(path))
         _fsync(path)
     sealed = artifact.model_copy(update={"files": files})

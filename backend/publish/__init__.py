@@ -1,6 +1,7 @@
 """The publishing plugin: a folder with weights becomes a card and one commit on the Hub, or a local folder."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,9 +13,28 @@ class PublishOptions(Frozen):
     """Where an artifact goes: a repo on the Hub or a local folder, never both."""
 
     repo_id: str | None = Field(None, description="The repo to make on the Hub, as namespace/name.")
-    private: bool = Field(True, description="Only you see the new repo; it can be opened at any time on the Hub.")
+    private: bool | None = Field(
+        None,
+        description="Only you see the repo. By default a new one is private, and one that is updated stays as it is.",
+    )
     to_folder: Path | None = Field(None, description="A folder to write instead: exactly what the Hub would get.")
 
+    card: str | None = Field(
+        None, max_length=200_000, description="Your own text of the card, in Markdown, under front matter made here."
+    )
+    update: bool = Field(
+        False,
+        description="If the repo exists, put this in place of what it holds, in one commit; earlier ones stay there.",
+    )
+    gated: Literal["auto", "manual"] | None = Field(
+        None, description="Who downloads must ask first, and is let in at once (auto) or by you (manual)."
+    )
+    collection: str | None = Field(
+        None,
+        min_length=1,
+        description="A collection to put the repo into, by its title or slug; made in the repo's namespace if it is"
+        " not there, and as private as the repo.",
+    )
     insist: bool = Field(
         False, description="Publish it although its check failed, or without one; the card then says so."
     )
@@ -28,4 +48,7 @@ class PublishOptions(Frozen):
     def _one_destination(self) -> "PublishOptions":
         if (self.repo_id is None) == (self.to_folder is None):
             raise ValueError("give either repo_id or to_folder")
+        for name in ("update", "gated", "collection"):
+            if self.to_folder and getattr(self, name):
+                raise ValueError(f"{name}: is for a repo on the Hub, and a folder was named")
         return self

@@ -13,13 +13,18 @@ from backend.hub.files import LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_card
 from backend.models.artifacts import BASE_CARD
 from backend.options import Frozen
+from backend.publish.licenses import IDS
 
 LICENSE_FILE = re.compile(r"(licen[cs]e|notice|use[-_]policy|copying)([-_]\w+)?(\.(md|txt))?", re.IGNORECASE)
 
 _MAX_LICENSE = 1_000_000  # bytes
 _MAX_ITEMS = 200
 _WORD = re.compile(r"[^\s/\\<>{}`|][^\\<>{}`|\r\n]{0,119}")
+_REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _LINK = re.compile(r"https?://[^\s()<>\"`\\]{1,500}|[\w][\w./-]{0,119}")
+
+RELATIONS = ("adapter", "finetune", "merge", "quantized")
+"""What `base_model_relation` may say."""
 
 _OF_ITS_FILES = re.compile(
     r"safetensors|pytorch|tf|jax|flax|onnx|transformers\.js|gguf|ggml|llama\.cpp|mlx|coreml|openvino|rust|tensorboard"
@@ -40,6 +45,14 @@ class BaseCard(Frozen):
     tags: tuple[str, ...] = ()
     datasets: tuple[str, ...] = Field((), description="What the base model was trained on.")
     weights_bytes: int | None = Field(None, description="Size of the base model's weight files.")
+    base_model: tuple[str, ...] = Field((), description="What it was made of itself; carried on only by own_card().")
+    base_model_relation: str | None = None
+    license_of_base: bool = Field(False, description="Whether own_card() named none, and its base model's stands here.")
+
+    @property
+    def licenses(self) -> list[str]:
+        """Ids of the license, and its name, which of `other` says more."""
+        return [*self.license, *([self.license_name] if self.license_name else [])]
 
 
 def base_card(card: Mapping[str, Any], weights_bytes: int) -> bytes:
@@ -52,6 +65,32 @@ def base_card(card: Mapping[str, Any], weights_bytes: int) -> bytes:
     said = _base_card(card).model_copy(update={"weights_bytes": weights_bytes or None})
     text = json.dumps(said.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False)
     return (text + "\n").encode()
+
+
+def own_card(card: Mapping[str, Any]) -> BaseCard:
+    """Give what the card of a folder that is published itself says, also of what it was made from.
+
+    Args:
+        card: Its front matter.
+    """
+    named, relation = _words(card.get("base_model")), card.get("base_model_relation")
+    return _base_card(card).model_copy(
+        update={
+            "base_model": named if all(_REPO_ID.fullmatch(name) for name in named) else (),
+            "base_model_relation": relation if relation in RELATIONS else None,
+        }
+    )
+
+
+def licensed(own: BaseCard, base: Mapping[str, Any]) -> BaseCard:
+    """Give what own_card() does, with the base model's license.
+
+    Args:
+        own: What own_card() gave, without a license.
+        base: The front matter of the base model's card.
+    """
+    found = _base_card(base).model_dump(include={"license", "license_name", "license_link"})
+    return own.model_copy(update=found | {"license_of_base": bool(found["license"])})
 
 
 def is_license(name: str, size: int) -> bool:
@@ -68,16 +107,17 @@ def read_base_card(folder: Path) -> BaseCard:
     try:
         return BaseCard.model_validate_json((folder / BASE_CARD).read_bytes())
     except FileNotFoundError:
-        return _base_card(read_card(LocalFiles(folder)))
+        return own_card(read_card(LocalFiles(folder)))
     except (OSError, ValidationError) as e:
         raise SpecError(f"'{folder.name}/{BASE_CARD}' cannot be read: make the artifact again.") from e
 
 
 def _base_card(card: Mapping[str, Any]) -> BaseCard:
-    license = license_of(card)
+    license, named = license_of(card), _words(card.get("license"))
+    known = tuple(name for name in named if name in IDS)
     return BaseCard(
-        license=_words(card.get("license")),
-        license_name=_one(license.name, _WORD),
+        license=known if known == named else ("other",),
+        license_name=_one(license.name, _WORD) or (None if known == named else ", ".join(named)),
         license_link=_one(license.link, _LINK),
         language=_words(list(languages_of(card))),
         tags=tuple(tag for tag in _words(card.get("tags")) if not _OF_ITS_FILES.fullmatch(tag)),

@@ -1,53 +1,82 @@
 """The model card: a pure function of the artifact's folder, so that it can only say what was recorded.
 
-Front matter follows the Hub's model card metadata (`base_model_relation`, `model-index`, …); a field that is not known
-is left out. Whatever a user or the Hub wrote reaches the template as an escaped value, never as template text.
+Whatever a user or the Hub wrote reaches the template as an escaped value, never as template text.
 """
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
-from backend.models.artifacts import TRAINED_HERE, Artifact, Check, open_artifact
+from backend.models.artifacts import ELSEWHERE, TRAINED_HERE, Artifact, Check, open_artifact
 from backend.publish.base_card import LICENSE_FILE, BaseCard, read_base_card
+from backend.publish.licenses import check_name, terms
+from backend.publish.loss_plot import LOSS_PLOT
 from backend.publish.markdown import fenced, literal, size
-from backend.publish.training import AdapterUse, adapter_use, hub_dataset, is_causal_lm, needs_a_file, trained
+from backend.publish.metadata import HUB_ID, REPO_ID, is_lora, license_link, metadata, with_body
+from backend.publish.training import adapter_use, is_causal_lm, needs_a_file, plot, trained
+from backend.publish.use import HERE, loading
 
 TEMPLATE = Path(__file__).parents[2] / "templates" / "model_card.md.j2"
 
 WORDS = {"nf4": "NF4", "fp4": "FP4"}
 """What the weights that adapters were merged into had been quantized to."""
 
-NEEDED = {"bitsandbytes": "bitsandbytes", "gptq": "gptqmodel", "awq": "gptqmodel"}
-"""A quantization's method → the package that transformers loads it with."""
-
-_HUB_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
-_REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+README, NOTICE = "README.md", "NOTICE"
 
 
-def build_card(folder: Path, repo_id: str | None, artifact: Artifact | None = None) -> str:
+def written(
+    folder: Path, repo_id: str | None, artifact: Artifact, body: str | None = None, base: BaseCard | None = None
+) -> dict[str, bytes]:
+    """Write what readers of a repo get beside the model: the card, its picture, and the notice that a license asks.
+
+    Args:
+        folder: As build_card() takes it.
+        repo_id: As build_card() takes it.
+        artifact: What the folder holds.
+        body: The user's own text of the card.
+        base: As build_card() takes it.
+
+    Raises:
+        SpecError: The folder cannot be read, or a license asks another name of the repo.
+    """
+    base, picture = base or read_base_card(folder), plot(folder, artifact.training)
+    if repo_id:
+        check_name(repo_id, base.licenses)
+    card = build_card(folder, repo_id, artifact, base)
+    files = {README: (with_body(card, body) if body else card).encode()}
+    asked = terms(base.licenses)
+    if asked and not any(name.lower().startswith(NOTICE.lower()) for name in artifact.files):
+        files[NOTICE] = "".join(f"{each.notice}\n" for each in asked).encode()
+    return files | ({LOSS_PLOT: picture} if picture else {})
+
+
+def build_card(
+    folder: Path, repo_id: str | None, artifact: Artifact | None = None, base: BaseCard | None = None
+) -> str:
     """Write the README.md of an artifact.
 
     Args:
         folder: A sealed artifact.
         repo_id: Where it goes, as parse_repo_id() gives it; None for a folder, whose card loads it from where it lies.
         artifact: What its manifest says, for one whose weights do not lie in the folder any more.
+        base: What is said of its base model, where that does not lie in the folder yet.
 
     Raises:
         SpecError: The folder is not an artifact.
     """
     artifact, base, config = (
         _checked(artifact or open_artifact(folder)),
-        read_base_card(folder),
+        base or read_base_card(folder),
         _json(folder / "config.json"),
     )
     title = repo_id.split("/")[-1] if repo_id else _title(artifact)
     recipe, use = folder / "recipe.yaml", adapter_use(folder, artifact)
     card = ModelCard.from_template(
-        _metadata(artifact, base, _continues_text(folder, config), title),
+        metadata(artifact, base, _continues_text(folder, config), title),
         template_path=str(TEMPLATE),
         title=literal(title),
         artifact=artifact,
@@ -57,15 +86,18 @@ def build_card(folder: Path, repo_id: str | None, artifact: Artifact | None = No
         merged=_merged(artifact),
         training=trained(folder, artifact.training),
         adapter=use,
+        lora=is_lora(artifact),
+        elsewhere=artifact.stage == ELSEWHERE,
+        made_of=[f"[{name}](https://huggingface.co/{name})" for name in base.base_model],
         at_hand=_at_hand(artifact),
         reference="merged" if artifact.merged and artifact.kind == "quantized" else "base",
         metrics=_quality(artifact),
-        load=_loading(folder, repo_id, config, use),
+        load=loading(folder, repo_id or HERE, config, use, artifact),
         settings=_settings(artifact),
         made=_made(artifact),
         recipe=fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
         check=_check(artifact.check),
-        license=_license(folder, artifact, base),
+        license=_license(artifact, base),
         warnings=[literal(warning) for warning in artifact.warnings],
         version=literal(artifact.versions.get("weightsmith", "")),
     )
@@ -77,43 +109,10 @@ def _checked(artifact: Artifact) -> Artifact:
     base_model, revision = artifact.base_model or "", artifact.revision or ""
     return artifact.model_copy(
         update={
-            "base_model": base_model if _HUB_ID.fullmatch(base_model) else None,
+            "base_model": base_model if HUB_ID.fullmatch(base_model) else None,
             "revision": revision if re.fullmatch(r"[0-9a-f]{40}", revision) else None,
         }
     )
-
-
-def _metadata(artifact: Artifact, base: BaseCard, continues_text: bool, title: str) -> ModelCardData:
-    relation = _relation(artifact) if artifact.base_model else None
-    return ModelCardData(
-        base_model=artifact.base_model if relation else None,
-        base_model_relation=relation,
-        license=_scalar(base.license),
-        license_name=base.license_name,
-        license_link=_license_link(base, artifact),
-        language=list(base.language) or None,
-        datasets=_datasets(artifact, base) or None,
-        library_name="peft" if artifact.kind == "adapter" else "transformers",
-        pipeline_tag="text-generation" if continues_text else None,
-        tags=[*base.tags, *(["lora"] if artifact.kind == "adapter" else []), "weightsmith"],
-        model_name=title if artifact.metrics else None,
-        eval_results=_results(artifact),
-    )
-
-
-def _datasets(artifact: Artifact, base: BaseCard) -> list[str]:
-    """Name what the published weights have learned from, as far as all of it is known."""
-    if artifact.kind == "adapter" or artifact.merged:
-        found = hub_dataset(artifact.training)
-        return [found] if found else []
-    return [name for name in base.datasets if _HUB_ID.fullmatch(name)]
-
-
-def _relation(artifact: Artifact) -> str | None:
-    """Give what the Hub calls an artifact's relation to its base model: a training weighs more than the bits."""
-    if artifact.merged:
-        return "finetune" if len(artifact.merged.adapters) == 1 else "merge"
-    return artifact.kind if artifact.kind in ("quantized", "adapter") else None
 
 
 def _at_hand(artifact: Artifact) -> str:
@@ -137,7 +136,7 @@ def _merged(artifact: Artifact) -> str | None:
         address = f"https://huggingface.co/{name}" + (
             f"/tree/{commit}" if re.fullmatch(r"[0-9a-f]{40}", commit) else ""
         )
-        link = f"[{literal(name)}]({address})" if _REPO_ID.fullmatch(name) else f"{literal(name)} (a local folder)"
+        link = f"[{literal(name)}]({address})" if REPO_ID.fullmatch(name) else f"{literal(name)} (a local folder)"
         link = "trained by this recipe" if name == TRAINED_HERE else link
         names.append(link + (f" with the weight {weight:g}" if weight != 1 else ""))
     what = "The LoRA adapter " if len(names) == 1 else "The LoRA adapters "
@@ -151,45 +150,18 @@ def _merged(artifact: Artifact) -> str | None:
     )
 
 
-def _results(artifact: Artifact) -> list[EvalResult] | None:
-    metrics = artifact.metrics
-    if metrics is None:
-        return None
-    named = _REPO_ID.search(metrics.text)
-    measured = [
-        ("perplexity", "Perplexity", metrics.perplexity),
-        ("kl_divergence", "Mean KL divergence from the original, nats a token", metrics.kl_mean),
-        ("top1_agreement", "Top-1 agreement with the original", metrics.top1_agreement),
-    ]
-    return [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type=named[0] if named else re.sub(r"\W+", "-", metrics.text.lower()).strip("-")[:100] or "text",
-            dataset_name=" ".join(metrics.text.split())[:200],
-            metric_type=kind,
-            metric_name=" ".join(f"{name} ({metrics.convention})".split())[:400],
-            metric_value=round(value, 4),
-        )
-        for kind, name, value in measured
-    ]
-
-
 def _title(artifact: Artifact) -> str:
-    name = (artifact.base_model or "model").split("/")[-1]
+    name = artifact.base_model.split("/")[-1] if artifact.base_model else "" if artifact.stage == ELSEWHERE else "model"
     made = "adapter" if artifact.kind == "adapter" else "merged" if artifact.merged else ""
-    method = "-".join(word for word in (made, artifact.options.get("method")) if word)
-    return f"{name}-{method}" if method else name
+    return "-".join(word for word in (name, made, artifact.options.get("method")) if word) or "model"
 
 
 def _weights(artifact: Artifact, base: BaseCard, config: dict[str, Any]) -> dict[str, Any]:
     """Say how the weights are stored, from the config that loads them, and how large they are."""
     found = sum(file.size for name, file in artifact.files.items() if name.endswith(".safetensors"))
     quantization = config.get("quantization_config") or {}
-    bits = quantization.get("bits") or {"load_in_4bit": 4, "load_in_8bit": 8}.get(
-        next((key for key in ("load_in_4bit", "load_in_8bit") if quantization.get(key)), "")
-    )
     return {
-        "bits": bits if isinstance(bits, int) else None,
+        "bits": _bits(quantization),
         "format": literal(quantization["quant_method"]) if quantization.get("quant_method") else None,
         "method": literal(artifact.options["method"]) if artifact.options.get("method") else None,
         "dtype": literal(config.get("dtype") or config.get("torch_dtype") or ""),
@@ -197,6 +169,20 @@ def _weights(artifact: Artifact, base: BaseCard, config: dict[str, Any]) -> dict
         "base_size": size(base.weights_bytes) if base.weights_bytes else None,
         "share": f"{found / base.weights_bytes:.0%}" if base.weights_bytes else None,
     }
+
+
+def _bits(quantization: Mapping[str, Any]) -> int | None:
+    """Give the bits of most weights, from each method's own words for them."""
+    groups = quantization.get("config_groups")  # compressed-tensors
+    grouped = {
+        (group.get("weights") or {}).get("num_bits")
+        for group in (groups.values() if isinstance(groups, dict) else ())
+        if isinstance(group, dict)
+    }
+    held = {"load_in_4bit": 4, "load_in_8bit": 8}
+    named = next((held[key] for key in held if quantization.get(key)), grouped.pop() if len(grouped) == 1 else None)
+    bits = quantization.get("bits") or named
+    return bits if isinstance(bits, int) else None
 
 
 def _quality(artifact: Artifact) -> dict[str, Any] | None:
@@ -249,58 +235,34 @@ def _check(check: Check | None) -> str:
     )
 
 
-def _loading(folder: Path, repo_id: str | None, config: dict[str, Any], use: AdapterUse | None) -> dict[str, Any]:
-    needed = NEEDED.get((config.get("quantization_config") or {}).get("quant_method", ""))
-    more = [needed] if needed else []
-    if use:
-        more = ["peft", "bitsandbytes"] if use.quantization else ["peft"]
-    return {
-        "model_id": repo_id or ".",
-        "packages": " ".join(["transformers", "torch", "accelerate", *more]),
-        "needed": needed,
-        "chat_template": (folder / "chat_template.jinja").is_file()
-        or bool(_json(folder / "tokenizer_config.json").get("chat_template")),
-    }
-
-
 def _made(artifact: Artifact) -> list[tuple[str, str]]:
     """List what was recorded of the making, as rows of a table."""
     seconds, memory, base, commit = artifact.seconds, artifact.peak_memory_bytes, artifact.base_model, artifact.revision
     versions = ", ".join(f"{name} {number}" for name, number in artifact.versions.items())
+    here = artifact.stage != ELSEWHERE
     rows = [
-        ("Base model", f"[{base}](https://huggingface.co/{base})" if base else "a local folder"),
+        ("Base model", f"[{base}](https://huggingface.co/{base})" if base else "a local folder" if here else None),
         ("Its commit", f"[{commit}](https://huggingface.co/{base}/tree/{commit})" if base and commit else commit),
         ("Calibrated on", literal(artifact.calibration) if artifact.calibration else None),
         ("Hardware", literal(artifact.hardware) if artifact.hardware else None),
         ("Time", (f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min") if seconds else None),
         ("Peak memory", size(memory) if memory else None),
-        ("Made", literal(artifact.created)),
-        ("With", literal(versions) if versions else None),
+        ("Made", literal(artifact.created) if here else None),
+        ("With" if here else "Saved with", literal(versions) if versions else None),
     ]
     return [(name, value) for name, value in rows if value]
 
 
-def _license(folder: Path, artifact: Artifact, base: BaseCard) -> dict[str, Any]:
-    link = _license_link(base, artifact)
+def _license(artifact: Artifact, base: BaseCard) -> dict[str, Any]:
+    link, asked = license_link(base, artifact), terms(base.licenses)
     return {
         "name": literal(base.license_name or ", ".join(base.license)) if base.license else None,
         "link": link if link and link.startswith("https://") else None,
         "files": [literal(name) for name in sorted(artifact.files) if LICENSE_FILE.fullmatch(name)],
+        "of_base": base.license_of_base,
+        "notices": [literal(each.notice) for each in asked],
+        "built_with": [each.built_with for each in asked if each.built_with],
     }
-
-
-def _license_link(base: BaseCard, artifact: Artifact) -> str | None:
-    """Give the license's address: a file that lies here, or the base's own, never a file that nobody gets."""
-    link = base.license_link
-    if link is None or link.startswith("http") or link in artifact.files:
-        return link
-    if artifact.base_model is None:
-        return None
-    return f"https://huggingface.co/{artifact.base_model}/blob/{artifact.revision or 'main'}/{link}"
-
-
-def _scalar(values: tuple[str, ...]) -> Any:
-    return list(values) if len(values) > 1 else next(iter(values), None)
 
 
 def _continues_text(folder: Path, config: dict[str, Any]) -> bool:

@@ -6,23 +6,21 @@ published are made here, last.
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from backend.errors import SpecError
 from backend.models.artifacts import MANIFEST, Artifact, File, manifest, open_artifact, stays_here
 from backend.publish.base_card import LICENSE_FILE
-from backend.publish.card import build_card
+from backend.publish.card import README, written
 
-README = "README.md"
-
-_WEIGHTS = ".safetensors"
-_BINARY = (_WEIGHTS, ".model")
+WEIGHTS = ".safetensors"
+_BINARY = (WEIGHTS, ".model", ".png")
 _KNOWN = re.compile(
     r"[\w.-]+\.safetensors(\.index\.json)?|(config|generation_config|quantize_config|adapter_config)\.json"
     r"|tokenizer[\w.-]*\.json|[\w-]+\.model|vocab\.(json|txt)|merges\.txt|(special_tokens_map|added_tokens)\.json"
-    r"|chat_template\.(jinja|json)|recipe\.yaml",
+    r"|chat_template\.(jinja|json)|recipe\.yaml|training_loss\.png",
     re.ASCII,
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack")
@@ -50,7 +48,11 @@ class OutgoingFile(NamedTuple):
 
 
 def outgoing(
-    folder: Path, repo_id: str | None = None, token: str | None = None, sent: Collection[str] = ()
+    folder: Path,
+    repo_id: str | None = None,
+    token: str | None = None,
+    sent: Collection[str] = (),
+    card: str | None = None,
 ) -> dict[str, OutgoingFile]:
     """Give the files that publishing an artifact would send, by name; nothing is written.
 
@@ -59,6 +61,7 @@ def outgoing(
         repo_id: Where it goes, for the card.
         token: What publishes; it must stand in no file.
         sent: Weights that were sent ahead and need not be here any more.
+        card: The user's own text of the card.
 
     Raises:
         SpecError: The folder is no artifact, or holds what must not leave; the file and what to do.
@@ -71,9 +74,9 @@ def outgoing(
         for name, file in artifact.files.items()
         if name != README and not stays_here(name)
     }
-    if not any(name.endswith(_WEIGHTS) for name in files):
+    if not any(name.endswith(WEIGHTS) for name in files):
         raise SpecError(f"'{folder.name}' holds no weights: choose the artifact of a stage that makes a model.")
-    files[README] = _made(build_card(folder, repo_id, artifact).encode())
+    files |= {name: _made(data) for name, data in written(folder, repo_id, artifact, card).items()}
     entries = {name: File(size=file.size, sha256=file.sha256) for name, file in sorted(files.items())}
     # so that it opens as an artifact wherever it is downloaded
     files[MANIFEST] = _made(manifest(artifact.model_copy(update={"files": entries})))
@@ -105,16 +108,31 @@ def _check_text(name: str, file: OutgoingFile, folder: Path, token: str | None) 
         text = file.read().decode("utf-8")
     except UnicodeDecodeError as e:
         raise SpecError(f"'{name}' is not text (UTF-8), as a file of this name is: make the artifact again.") from e
+    own = [str(path) for path in (folder.parent, Path.cwd()) if len(path.parts) > 2]
+    check_words(name, text, token, own)
+
+
+def check_words(name: str, text: str, token: str | None, own: Sequence[str] = ()) -> None:
+    """Refuse a text with a token or a path of this machine in it.
+
+    Args:
+        name: Of the file that it stands in.
+        text: The text.
+        token: What publishes.
+        own: Paths that are none of anybody else's.
+
+    Raises:
+        SpecError: What must not leave, and what to do.
+    """
     if _TOKEN.search(text) or (token and token in text):
         raise SpecError(
             f"'{name}' holds a token of the Hub: remove it, and revoke it at https://huggingface.co/settings/tokens"
         )
     found = None if _FROM_THE_BASE.fullmatch(name) or LICENSE_FILE.fullmatch(name) else _PATH.search(text)
-    own = [str(path) for path in (folder.parent, Path.cwd()) if len(path.parts) > 2 and str(path) in text]
-    if found or own:
-        path = found[0] if found else own[0]
+    named = [found[0]] if found else [path for path in own if path in text]
+    if named:
         raise SpecError(
-            f"'{name}' names a path of this machine, '{path[:120]}': take it out, and make the artifact again."
+            f"'{name}' names a path of this machine, '{named[0][:120]}': take it out, and make the artifact again."
         )
 
 

@@ -5,19 +5,23 @@ import tempfile
 from pathlib import Path
 
 from backend.errors import HardwareError, SpecError
+from backend.hub.patience import long_patience
 from backend.models.artifacts import PARTIAL, open_artifact, sha256, verify
 from backend.progress import Report
 from backend.publish import PublishOptions
 from backend.publish.destination import check_folder, check_token
+from backend.publish.folder import as_artifact
 from backend.publish.outgoing import OutgoingFile, outgoing
 from backend.publish.repo import Published, Repo
+from backend.publish.tensors import check_weights
+from backend.settings import load_settings
 
 
 def publish(folder: Path, options: PublishOptions, token: str | None, report: Report) -> Published:
-    """Publish an artifact: weights, card, recipe and manifest.
+    """Publish a folder: weights, card, recipe and manifest.
 
     Args:
-        folder: A sealed artifact.
+        folder: A sealed artifact, or a folder made elsewhere, of which one is made for the while.
         options: Where it goes.
         token: Of whom publishes; a local folder needs none.
         report: Told the bytes sent.
@@ -28,19 +32,25 @@ def publish(folder: Path, options: PublishOptions, token: str | None, report: Re
         HubError: The Hub refused, could not be reached, or holds something else than was sent.
         HardwareError: The folder cannot be written.
     """
+    with as_artifact(folder, report, token) as artifact:
+        return _publish(artifact, options, token, report)
+
+
+def _publish(folder: Path, options: PublishOptions, token: str | None, report: Report) -> Published:
     if not options.insist:
         _gate(folder)
     if options.to_folder is not None:
         check_folder(options.to_folder)
-        files = _checked(folder, None, None, report)
+        files = _checked(folder, options, None, report)
         if options.to_folder.resolve().is_relative_to(folder.resolve()):
             raise SpecError(
                 f"Could not publish to '{options.to_folder}'. It lies within what is published: choose another folder."
             )
         return _to_folder(files, options.to_folder, report)
-    repo_id, token = check_token(options, token)
-    files = _checked(folder, repo_id, token, report)
-    repo = Repo(repo_id, options.private, token)
+    patience = long_patience(load_settings().hub_patience_seconds, report.log)
+    _, token = check_token(options, token, patience)
+    files = _checked(folder, options, token, report)
+    repo = Repo(options, token, patience)
     return repo.finish(files, repo.claim(files), report)
 
 
@@ -53,10 +63,12 @@ def _gate(folder: Path) -> None:
         raise SpecError(f"'{folder.name}' was not published: its check failed. {check.reason} Mend that, or insist.")
 
 
-def _checked(folder: Path, repo_id: str | None, token: str | None, report: Report) -> dict[str, OutgoingFile]:
+def _checked(folder: Path, options: PublishOptions, token: str | None, report: Report) -> dict[str, OutgoingFile]:
     report.log("Comparing every file with its sha256.")
     verify(folder)
-    return outgoing(folder, repo_id, token)
+    files = outgoing(folder, options.repo_id, token, card=options.card)
+    check_weights(files, token, report)
+    return files
 
 
 def _to_folder(files: dict[str, OutgoingFile], target: Path, report: Report) -> Published:

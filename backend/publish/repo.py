@@ -4,30 +4,33 @@ A commit whose reply was lost is never sent blindly again: what the Hub holds de
 huggingface_hub's `preupload_lfs_files` does, and need not lie here any more when it is made.
 """
 
-import hashlib
-import json
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
-import httpx2
-from huggingface_hub import CommitOperationAdd
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.lfs import UploadInfo
 from pydantic import Field
 
 from backend import __version__
-from backend.errors import AppError, HubError, LoginError
+from backend.errors import AppError, HubError
 from backend.hub import client
+from backend.hub.patience import FAULTS, Patience, patiently, status
+from backend.hub.transport import Unreachable, endpoint
 from backend.options import Frozen
 from backend.progress import Report
-from backend.publish.destination import HUBS_OWN, TOKENS_PAGE, is_empty, taken
+from backend.publish import PublishOptions, access
+from backend.publish.destination import can_take, is_empty, taken
+from backend.publish.holdings import Files, differences, extra
 from backend.publish.outgoing import OutgoingFile
+from backend.publish.refusals import refusal, unsure
 
-PAUSE = 1.0  # seconds before a commit is sent again
 SMALL = 1_000_000  # bytes; smaller files go up together
 
-_FAULTS = (httpx2.HTTPError, OSError, ValueError, RuntimeError)  # of huggingface_hub and hf_xet, each in its own dress
+T = TypeVar("T")
 
 
 class Published(Frozen):
@@ -39,25 +42,28 @@ class Published(Frozen):
     verified: bool = Field(description="Whether size and sha256 of every file were compared with what was to be sent.")
 
 
-Files = Mapping[str, OutgoingFile]
-
-
 class Repo:
     """A repo that one artifact goes to.
 
     Args:
-        repo_id: As parse_repo_id() gives it.
-        private: Whether it is, or is made so.
+        options: Of the publication; the repo is named there.
         token: Of whom publishes.
+        patience: How long a Hub that is overloaded or away is waited for.
     """
 
-    def __init__(self, repo_id: str, private: bool, token: str) -> None:
-        self.repo_id, self.private, self.token = repo_id, private, token
+    def __init__(self, options: PublishOptions, token: str, patience: Patience) -> None:
+        assert options.repo_id
+        self.repo_id, self.options, self.token = options.repo_id, options, token
         self.api = client.api(token)
-        self.url = f"{client.endpoint()}/{repo_id}"
+        self.url = f"{endpoint()}/{self.repo_id}"
+        self._patience = patience
+        self._private = True
+        self._empty = True
 
     def claim(self, files: Files | None = None) -> str:
-        """Make the repo, or take one that is there, as private as asked, and empty; give its head commit.
+        """Make the repo, private, or take one that is there; give its head commit.
+
+        One that is there must be empty, or an update of it must have been asked for.
 
         Args:
             files: What goes there, if that is known yet: a repo that holds exactly this is taken too.
@@ -66,15 +72,20 @@ class Repo:
             AppError: The name is taken, or the Hub refuses.
         """
         try:
-            self.api.create_repo(self.repo_id, private=self.private, exist_ok=False)
-        except _FAULTS as e:
-            if not (_status(e) == 409 or _unsure(e)):
-                raise self._refusal(e) from e
-            parent = self._ours(files)
-            if parent is None:
-                raise (taken(self.repo_id) if _status(e) == 409 else self._refusal(e)) from e
-            return parent
-        return client.resolve(self.repo_id, None, self.token)
+            self._write(lambda: self.api.create_repo(self.repo_id, private=True, exist_ok=False))
+        except FAULTS as e:
+            exists = status(e) == 409
+            if not (exists or unsure(e)):
+                raise self._refused(e) from e
+            try:
+                return self._take(files)
+            except HubError as unseen:
+                if not exists:
+                    raise self._refused(e) from e
+                raise type(unseen)(
+                    f"Could not publish to '{self.repo_id}'. It exists already, and could not be looked at. {unseen}"
+                ) from e
+        return client.resolve(self.repo_id, None, self.token, self._patience)
 
     def send_ahead(self, name: str, path: Path) -> None:
         """Send a large file ahead of the commit that names it; what is there already is not sent again.
@@ -84,14 +95,14 @@ class Repo:
         """
         operation = CommitOperationAdd(name, path)
         try:
-            self.api.preupload_lfs_files(self.repo_id, [operation], free_memory=False)
-        except _FAULTS as e:
-            raise self._refusal(e, made=True) from e
+            self._write(lambda: self.api.preupload_lfs_files(self.repo_id, [operation], free_memory=False))
+        except FAULTS as e:
+            raise self._refused(e, made=True) from e
         if not operation._is_uploaded:
             raise HubError(f"Could not publish to '{self.repo_id}'. The Hub does not take '{name}' as a large file.")
 
     def finish(self, files: Files, parent: str, report: Report) -> Published:
-        """Send what was not sent ahead, make the one commit, and compare what the Hub then holds.
+        """Send what was not sent ahead, make the one commit, compare what the Hub then holds, and open it as asked.
 
         Args:
             files: Everything that the repo is to hold, by name.
@@ -101,145 +112,186 @@ class Repo:
         Raises:
             AppError: The Hub refuses, cannot be reached, or holds something else than was sent.
         """
-        if not self._differences(files, parent):
+        there = self._at(parent)
+        if not differences(files, there):
             report.log(f"{self.url} holds exactly this already.")
-            return self._published(files, parent)
+            commit = parent
+        else:
+            commit = self._put(files, there, parent, report)
+        self._open(report)
+        return Published(location=self.url, commit=commit, files=tuple(files), verified=True)
+
+    def _take(self, files: Files | None) -> str:
+        """Give the head of a repo that is there, if it is ours to write to."""
+        info = client.model_info(self.repo_id, None, self.token, self._patience)
+        head = client.commit_of(info, self.repo_id)
+        self._private, self._empty = bool(info.private), is_empty(info)
+        if self.options.update:
+            self._close()
+            return head
+        seen_as_asked = self._private or not self.options.private
+        published_before = files is not None and seen_as_asked and not differences(files, self._at(head))
+        if not (published_before or can_take(info, self.options)):
+            raise taken(self.repo_id, head)
+        return head
+
+    def _put(self, files: Files, there: list[RepoFile], parent: str, report: Report) -> str:
+        """Send the files and make the commit; give it once what it holds has been compared."""
+        obsolete = extra(files, there)
+        if obsolete:
+            report.log(f"The update deletes what it does not hold any more: {', '.join(obsolete)}.")
         try:
-            operations = self._upload(files, report)
-            commit = self._commit(operations, parent)
-        except _FAULTS as e:
-            raise self._refusal(e, made=True) from e
+            operations = [*self._upload(files, report), *(CommitOperationDelete(name, False) for name in obsolete)]
+            commit = self._commit(operations, files, parent)
+        except FAULTS as e:
+            raise self._refused(e, made=True) from e
         report.log("Reading back what the Hub holds.")
-        if wrong := self._differences(files, commit):
+        try:
+            wrong = differences(files, self._at(commit))
+        except HubError as e:
+            raise type(e)(
+                f"'{self.repo_id}' was written, as commit {commit[:8]}, but could not be read back and compared. {e}"
+                " Publish again then: nothing is sent twice."
+            ) from e
+        if wrong:
+            remedy = f"Delete the repo at {self.url}/settings and publish again."
+            if not self._empty:
+                remedy = f"Do not use it. What it held before is commit {parent[:8]} at {self.url}/commits/main"
             raise HubError(
                 f"Could not publish to '{self.repo_id}'. The Hub holds something else than was sent:"
-                f" {', '.join(wrong)}. Delete the repo at {self.url}/settings and publish again."
+                f" {', '.join(wrong)}. {remedy}"
             )
-        return self._published(files, commit)
-
-    def _ours(self, files: Files | None) -> str | None:
-        """Give the head of a repo that is empty, or holds exactly these files, and is as private as asked."""
-        try:
-            info = client.model_info(self.repo_id, None, self.token)
-        except HubError:
-            return None
-        head = client.commit_of(info, self.repo_id)
-        ours = is_empty(info) or (files is not None and not self._differences(files, head))
-        return head if ours and bool(info.private) == self.private else None
+        return commit
 
     def _upload(self, files: Files, report: Report) -> list[CommitOperationAdd]:
         """Send the large files ahead; a file that is there already is not sent again."""
-        operations = {name: _operation(name, file) for name, file in files.items()}
         here = {name: file.size for name, file in files.items() if file.source is not None}
         small = [name for name, size in here.items() if size < SMALL]
         total, done = sum(here.values()), 0
-        report.progress("uploading", done, total, "bytes")
+
+        def tell(position: int) -> None:
+            report.progress("uploading", done + position, total, "bytes")
+
+        operations = {name: _operation(name, file, tell) for name, file in files.items()}
+        tell(0)
         for batch in [small, *([name] for name in here if name not in small)]:
-            self.api.preupload_lfs_files(self.repo_id, [operations[name] for name in batch], free_memory=False)
+            additions = [operations[name] for name in batch]
+            self._write(partial(self.api.preupload_lfs_files, self.repo_id, additions, free_memory=False))
             done += sum(here[name] for name in batch)
-            report.progress("uploading", done, total, "bytes")
+            tell(0)
         return list(operations.values())
 
-    def _commit(self, operations: list[CommitOperationAdd], parent: str) -> str:
+    def _commit(self, operations: list[Any], files: Files, parent: str) -> str:
         """Send the one commit; when nobody knows whether it arrived, look, and send it once more only if it did not."""
-        for last in (False, True):
+
+        def send() -> str:
+            message = f"Publish with Weightsmith {__version__}"
             try:
-                return self._send(operations, parent)
-            except _FAULTS as e:
-                if not _unsure(e):
+                made = self.api.create_commit(self.repo_id, operations, commit_message=message, parent_commit=parent)
+            except FAULTS as e:
+                if not (unsure(e) or status(e) in (409, 412)):
                     raise
                 head = self._head()
-                if head != parent:
-                    return head
-                if last:
-                    raise
-            time.sleep(PAUSE)
-        raise AssertionError("the last try returns or raises")
+                if head == parent:
+                    raise (Unreachable(str(e)) if isinstance(e, ValueError) else e) from e
+                if differences(files, self._at(head)):
+                    raise self._moved(parent, head) from e
+                return head
+            return made.oid
+
+        return self._write(send)
+
+    def _open(self, report: Report) -> None:
+        """Set who sees the repo and where it is listed, now that it holds what it is to hold."""
+        for what, step in access.steps(self.options, self.api, self._private).items():
+            try:
+                self._write(step)
+            except FAULTS as e:
+                why, kind = refusal(e, self.repo_id, self.token)
+                raise kind(
+                    f"The weights are published at {self.url}, but {what} could not be set. {why} Publish again to do"
+                    f" only that, or set it at {self.url}/settings"
+                ) from e
+            report.log(f"Set {what}.")
+
+    def _close(self) -> None:
+        """Make a public repo private before its update, if it is to be private."""
+        if self.options.private and not self._private:
+            try:
+                self._write(lambda: self.api.update_repo_settings(self.repo_id, private=True))
+            except FAULTS as e:
+                raise self._refused(e) from e
+            self._private = True
+
+    def _write(self, request: Callable[[], T]) -> T:
+        return patiently(request, self._patience)
+
+    def _at(self, commit: str) -> list[RepoFile]:
+        return client.list_files(self.repo_id, commit, self.token, patience=self._patience)
 
     def _head(self) -> str:
         try:
-            return client.resolve(self.repo_id, None, self.token)
+            return client.resolve(self.repo_id, None, self.token, self._patience)
         except HubError as e:
             raise type(e)(
                 f"Nobody can tell whether '{self.repo_id}' was published. {e} Publish again then: what has arrived is"
                 " not sent twice."
             ) from e
 
-    def _send(self, operations: list[CommitOperationAdd], parent: str) -> str:
-        message = f"Publish with Weightsmith {__version__}"
-        return self.api.create_commit(self.repo_id, operations, commit_message=message, parent_commit=parent).oid
+    def _moved(self, parent: str, head: str) -> HubError:
+        return HubError(
+            f"Could not publish to '{self.repo_id}'. Somebody else has changed it meanwhile: it was at commit"
+            f" {parent[:8]} and is at {head[:8]} now. Look at {self.url}/commits/main, then publish again as an update,"
+            " or choose another name."
+        )
 
-    def _differences(self, files: Files, commit: str) -> list[str]:
-        """Name the files whose size or hash on the Hub is not what was to be sent, or that are missing or extra."""
-        there = {file.path: file for file in client.list_files(self.repo_id, commit, self.token)}
-        wrong = [name for name in there if name not in files and name not in HUBS_OWN]
-        for name, file in files.items():
-            remote = there.get(name)
-            if remote is None or remote.size != file.size:
-                wrong.append(name)
-            elif remote.lfs:
-                wrong += [name] if remote.lfs.sha256 != file.sha256 else []
-            elif file.source is None or remote.blob_id != _git_blob(file.read()):
-                wrong.append(name)
-        return sorted(wrong)
-
-    def _published(self, files: Files, commit: str) -> Published:
-        return Published(location=self.url, commit=commit, files=tuple(files), verified=True)
-
-    def _refusal(self, error: Exception, made: bool = False) -> AppError:
+    def _refused(self, error: Exception, made: bool = False) -> AppError:
         """Put a refused write into words.
 
         Args:
             error: What huggingface_hub raised.
             made: Whether the repo has been made, and stays.
         """
-        why, kind = self._why(error)
-        stays = made and _status(error) != 412
-        kept = f"The empty {'private ' if self.private else ''}repo {self.url} remains; publishing to it again uses it."
-        return kind(f"Could not publish to '{self.repo_id}'. {why}{' ' + kept if stays else ''}")
-
-    def _why(self, error: Exception) -> tuple[str, type[AppError]]:
-        status, said = _status(error), " ".join(str(error).split())[:300]
-        if status == 403:
-            return f"Your token may not write there: allow it at {TOKENS_PAGE}, or choose another name.", LoginError
-        if status == 402:
-            return (
-                "The Hub wants a paid plan or more storage for it: see https://huggingface.co/settings/billing",
-                HubError,
-            )
-        if status == 412:
-            return "Somebody else has changed it meanwhile: choose another name.", HubError
-        if status == 413:
-            return "The Hub finds a file too large: make smaller shards.", HubError
-        if status == 400 or (status is None and "README.md" in said):
-            return f"The Hub does not accept it: {said}", HubError
-        found = client.translated(error, self.repo_id, self.token)
-        return str(found), type(found)
+        why, kind = refusal(error, self.repo_id, self.token)
+        if status(error) == 404:
+            made = False  # any more
+        if made and self._empty:
+            private = "private " if self._private else ""
+            why += f" The empty {private}repo {self.url} remains; publishing to it again uses it."
+        elif made:
+            why += f" {self.url} is as it was."
+        return kind(f"Could not publish to '{self.repo_id}'. {why}")
 
 
-def _operation(name: str, file: OutgoingFile) -> CommitOperationAdd:
+class _Addition(CommitOperationAdd):
+    """A file that tells how far it has been read while it is sent by LFS; hf_xet tells nobody."""
+
+    tell: Callable[[int], None]
+
+    @contextmanager
+    def as_file(self, with_tqdm: bool = False) -> Iterator[BinaryIO]:
+        with super().as_file() as file:
+            if with_tqdm:
+                read = file.read
+
+                def told(size: int = -1) -> bytes:
+                    data = read(size)
+                    self.tell(file.tell())
+                    return data
+
+                file.read = told  # type: ignore[method-assign]
+            yield file
+
+
+def _operation(name: str, file: OutgoingFile, tell: Callable[[int], None]) -> CommitOperationAdd:
     """Give what adds a file; of one that was sent ahead only size and sha256 are known here."""
+    if isinstance(file.source, Path) and file.size >= SMALL:
+        operation = _Addition(name, file.source)
+        operation.tell = tell
+        return operation
     if file.source is not None:
         return CommitOperationAdd(name, file.source)
-    operation = CommitOperationAdd(name, b"")
-    operation.upload_info = UploadInfo(file.size, b"", bytes.fromhex(file.sha256))
-    operation._upload_mode, operation._should_ignore, operation._is_uploaded = "lfs", False, True
-    return operation
-
-
-def _status(error: Exception) -> int | None:
-    found = client.cause(error)
-    return found.response.status_code if isinstance(found, HfHubHTTPError) else None
-
-
-def _unsure(error: Exception) -> bool:
-    """Whether what was asked may have been done: no reply, a server's fault, or a reply that is none."""
-    found, status = client.cause(error), _status(error)
-    if status is not None:
-        return status == 429 or status >= 500
-    return isinstance(found, httpx2.TransportError | json.JSONDecodeError)
-
-
-def _git_blob(data: bytes) -> str:
-    """Give git's name for a file: sha1 over a header and the content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    sent = CommitOperationAdd(name, b"")
+    sent.upload_info = UploadInfo(file.size, b"", bytes.fromhex(file.sha256))
+    sent._upload_mode, sent._should_ignore, sent._is_uploaded = "lfs", False, True
+    return sent

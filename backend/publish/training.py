@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from backend.finetune.course import read_lines
-from backend.models.artifacts import METRICS, Artifact, Training
+from backend.models.artifacts import ELSEWHERE, METRICS, Artifact, Training
+from backend.publish.loss_plot import loss_plot
 from backend.publish.markdown import literal
+
+Measured = Literal["loss", "eval_loss"]
 
 POINTS = 10
 """Rows of the table of losses at the most."""
@@ -30,6 +33,7 @@ class Trained(NamedTuple):
     learned: str | None  # what the validation loss did, in words
     facts: list[tuple[str, str]]
     losses: list[tuple[str, str, str]]  # step, loss, validation loss
+    plot: str | None  # what the plot shows, in words
 
 
 class AdapterUse(NamedTuple):
@@ -40,7 +44,7 @@ class AdapterUse(NamedTuple):
     revision: str | None
     quantization: list[str]  # arguments of BitsAndBytesConfig
     dtype: str | None
-    held: str  # how the training held the base model, in words
+    held: str | None  # how the training held the base model, in words; None where nobody knows
     dequantized: str | None  # the 4 bits that left what it belongs merged into; None: the original weights
     stops: bool  # whether it brings its own generation_config.json
 
@@ -66,7 +70,27 @@ def trained(folder: Path, training: Training | None) -> Trained | None:
     """
     if training is None:
         return None
-    return Trained(f"{training.rows:,}", _data(training), _learned(training), _facts(training), _losses(folder))
+    return Trained(
+        f"{training.rows:,}",
+        _data(training),
+        _learned(training),
+        _facts(training),
+        _losses(folder),
+        _plotted(folder),
+    )
+
+
+def plot(folder: Path, training: Training | None) -> bytes | None:
+    """Draw the losses on the way; None where there are too few for a line.
+
+    Args:
+        folder: As trained() takes it.
+        training: As trained() takes it.
+    """
+    if training is None or _plotted(folder) is None:
+        return None
+    course = _course(folder)
+    return loss_plot(course["loss"], course["eval_loss"])
 
 
 def adapter_use(folder: Path, artifact: Artifact) -> AdapterUse | None:
@@ -75,9 +99,10 @@ def adapter_use(folder: Path, artifact: Artifact) -> AdapterUse | None:
         return None
     options, named, base = artifact.options, _named_base(folder), artifact.base_model
     dtype = next((name for name in DTYPES if name == options.get("bnb_4bit_compute_dtype")), None)
-    arguments, held = _held(options, dtype)
+    arguments, held = _held(options, dtype) if artifact.stage != ELSEWHERE else ([], None)
+    unnamed = "a local model" if held else "a model that its files do not name"
     return AdapterUse(
-        base=f"[{base.split('/')[-1]}]({HUB}/{base})" if base else literal(named or "a local model"),
+        base=f"[{base.split('/')[-1]}]({HUB}/{base})" if base else literal(named or unnamed),
         base_id=base or named or "the base model's folder",
         revision=artifact.revision if base else None,
         quantization=arguments,
@@ -158,22 +183,38 @@ def _facts(training: Training) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value]
 
 
-def _losses(folder: Path) -> list[tuple[str, str, str]]:
-    """Pick losses on the way, those with a validation loss where there are any, from the first to the last."""
-    points: dict[int, dict[str, float]] = {}
+def _course(folder: Path) -> dict[Measured, list[tuple[int, float]]]:
+    """Give the losses on the way, by step; of a step that is measured twice the first."""
+    found: dict[Measured, dict[int, float]] = {"loss": {}, "eval_loss": {}}
     for line in read_lines(folder / METRICS):
-        for name in ("loss", "eval_loss"):
+        for name, points in found.items():
             value = line.get(name)
             if isinstance(value, int | float) and math.isfinite(value):
                 # the last step is measured again with the checkpoint that is kept: that is among the facts
-                points.setdefault(line["step"], {}).setdefault(name, value)
-    key: Literal["loss", "eval_loss"] = "eval_loss" if any("eval_loss" in p for p in points.values()) else "loss"
-    steps = sorted(step for step, point in points.items() if key in point)
+                points.setdefault(line["step"], value)
+    return {name: sorted(points.items()) for name, points in found.items()}
+
+
+def _plotted(folder: Path) -> str | None:
+    """Say what the plot shows to who does not see it."""
+    lines = [(name, points) for name, points in zip(("loss", "validation loss"), _course(folder).values(), strict=True)]
+    said = [
+        f"the {name} goes from {points[0][1]:.3f} at step {points[0][0]} to {points[-1][1]:.3f} at step {points[-1][0]}"
+        for name, points in lines
+        if len(points) > 1
+    ]
+    return f"Over the training {', and '.join(said)}." if said else None
+
+
+def _losses(folder: Path) -> list[tuple[str, str, str]]:
+    """Pick losses on the way, those with a validation loss where there are any, from the first to the last."""
+    course = {name: dict(points) for name, points in _course(folder).items()}
+    steps = list(course["eval_loss"] if len(course["eval_loss"]) > 1 else course["loss"])
     if len(steps) < 2:
         return []
     count = min(POINTS, len(steps))
     picked = [steps[round(i * (len(steps) - 1) / (count - 1))] for i in range(count)]
-    return [(str(step), _number(points[step].get("loss")), _number(points[step].get("eval_loss"))) for step in picked]
+    return [(str(at), _number(course["loss"].get(at)), _number(course["eval_loss"].get(at))) for at in picked]
 
 
 def _number(value: float | None) -> str:

@@ -64,13 +64,29 @@ def _vllm(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
     command += ["--max-model-len", str(most)] if device == "cpu" else []
     if base is None:
         return [*command, "--model", str(folder), "--served-model-name", folder.name]
-    rank = next(rank for rank in _RANKS if rank >= _adapter(folder)["r"])
-    command += ["--model", str(base), "--served-model-name", "base", "--enable-lora", "--max-lora-rank", str(rank)]
-    command += ["--lora-modules", f"{folder.name}={folder}"]
+    return [*command, "--model", str(base), "--served-model-name", "base", *on_base(folder, folder.name, str(folder))]
+
+
+def on_base(adapter: Path, name: str, place: str) -> list[str]:
+    """Give the arguments with which vLLM serves an adapter beside its base model; see not_in_vllm().
+
+    Args:
+        adapter: Its folder.
+        name: What it is asked for by.
+        place: Where its folder lies for vLLM.
+    """
+    rank = next(rank for rank in _RANKS if rank >= _adapter(adapter)["r"])
+    found = ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{name}={place}"]
     # what the adapter was trained with, and where its answers end, is not what its base has
-    template = folder / "chat_template.jinja"
-    command += ["--chat-template", str(template)] if template.is_file() else []
-    return [*command, *(["--generation-config", str(folder)] if (folder / "generation_config.json").is_file() else [])]
+    found += ["--chat-template", f"{place}/chat_template.jinja"] if (adapter / "chat_template.jinja").is_file() else []
+    return [*found, *(["--generation-config", place] if (adapter / "generation_config.json").is_file() else [])]
+
+
+def vllm_serves(config: Mapping[str, Any]) -> bool:
+    """Whether vLLM serves a model with this config on any machine that has vLLM."""
+    settings = config.get("quantization_config") or {}
+    method = settings.get("quant_method", "16 bit") if isinstance(settings, dict) else None
+    return method in _SERVED and not (method == "gptq" and _unserved(settings))
 
 
 ENGINES = {
@@ -112,7 +128,7 @@ def choose(folder: Path, wanted: EngineName = "auto", base: Path | None = None) 
             " again without it to chat on this machine."
         )
     here, why = _vllm_here(name, method, settings)
-    if here and base and (reason := _not_in_vllm(folder)):
+    if here and base and (reason := not_in_vllm(folder)):
         here, why = False, f"vLLM serves no adapter with {reason}, as '{name}' has: choose transformers."
     if wanted == "vllm" and not here:
         raise HardwareError(why)
@@ -132,14 +148,16 @@ def _adapter(folder: Path) -> Mapping[str, Any]:
     return parse_object((folder / "adapter_config.json").read_bytes(), "adapter_config.json", MAX_CONFIG)
 
 
-def _not_in_vllm(folder: Path) -> str | None:
+def not_in_vllm(folder: Path) -> str | None:
     """Name what an adapter has that vLLM does not serve."""
-    config = _adapter(folder)
+    config, rank = _adapter(folder), _adapter(folder).get("r")
+    if config.get("peft_type", "LORA") != "LORA" or not isinstance(rank, int):
+        return "other parts than LoRA's"
     if config.get("use_dora"):
         return "DoRA"
     if config.get("modules_to_save"):
         return "whole layers beside its own (modules_to_save)"
-    return "biases" if config.get("bias", "none") != "none" else "so high a rank" if config["r"] > _RANKS[-1] else None
+    return "biases" if config.get("bias", "none") != "none" else "so high a rank" if rank > _RANKS[-1] else None
 
 
 def wants_vllm(folder: Path) -> bool:

@@ -1,0 +1,46 @@
+"""Access: who sees a published repo, who must ask for it, and the collection it lies in; set after its commit."""
+
+import re
+from collections.abc import Callable
+
+from huggingface_hub import HfApi
+
+from backend.publish import PublishOptions
+
+_SLUG = re.compile(r"[\w.-]+/[\w.-]+-[0-9a-f]{24}", re.ASCII)
+
+
+def steps(options: PublishOptions, api: HfApi, private: bool) -> dict[str, Callable[[], None]]:
+    """Give what is still to be set of a repo that holds what it is to hold, each by what it is called.
+
+    Each can be done again where it was done before.
+
+    Args:
+        options: What was asked for.
+        api: The Hub's client of whom publishes.
+        private: Whether the repo is private now.
+    """
+    repo_id, found = options.repo_id, dict[str, Callable[[], None]]()
+    assert repo_id
+    visible = options.private if options.private is not None and options.private != private else None
+    if visible is not None or options.gated:
+        what = " and ".join(["its visibility"] * (visible is not None) + ["its gate"] * bool(options.gated))
+        # in one request, so that nobody finds it open before it is gated
+        found[what] = lambda: api.update_repo_settings(repo_id, private=visible, gated=options.gated)
+    if title := options.collection:
+        closed = private if visible is None else visible
+        found[f"the collection '{title}'"] = lambda: _put_into(title, repo_id, api, closed)
+    return found
+
+
+def _put_into(collection: str, repo_id: str, api: HfApi, private: bool) -> None:
+    """Put a repo into a collection, given by slug or title; one that is not there is made."""
+    slug = collection if _SLUG.fullmatch(collection) else _slug(collection, repo_id.split("/")[0], api, private)
+    api.add_collection_item(slug, repo_id, "model", exists_ok=True)
+
+
+def _slug(title: str, namespace: str, api: HfApi, private: bool) -> str:
+    for known in api.list_collections(owner=namespace):
+        if known.title == title:
+            return known.slug
+    return api.create_collection(title, namespace=namespace, private=private, exists_ok=True).slug
