@@ -163,7 +163,7 @@ def test_a_route_answers_whom_it_should(space, path):
 FREE, MINE, OWNER, MEMBER, BROWSER = "free", "mine", "owner", "member", "browser"
 EVENTS = {
     FREE: """
-start-keep-chatting.click hidden, job-keep-chatting.click hidden, publish-keep-chatting.click hidden,
+deploy-refuse.click hidden, deploy-repo_id.change hidden, start-keep-chatting.click hidden, job-keep-chatting.click hidden, publish-keep-chatting.click hidden,
 data-source.input choose, data-upload.upload <lambda>, tuning.input begin, merging.input switch,
 then wire_chat_tab.<lambda>, then _wire_talk.<lambda>, then _cleared, then list, then standing,
 then Workbench.refresh, then Workbench.changed, change Workbench.refresh,
@@ -182,7 +182,7 @@ tick _wire_results.tick, tick _wire_rows.tick, model-facts.change again, load _w
     OWNER: """
 job-keep.click keep, job-cancel.click cancel, job-delete.click delete, chat-artifact.input look,
 tick wire_chat_tab.look, then wire_chat_tab.look, chat-unload.click unload, publish-artifact.input preview,
-job-merge.click to_merge, job-publish.click to_publish
+job-merge.click to_merge, job-publish.click to_publish, deploy-ask.click ask, deploy-agree.click agree
 """,
     MEMBER: """
 start.click start, start-unload.click unload, job-retry.click retry, job-unload.click unload, job-chat.click to_chat,

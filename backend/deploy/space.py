@@ -16,6 +16,8 @@ from backend.deploy import FREE_HARDWARE, DeployOptions
 from backend.deploy.files import DOCKER_PARTS, PARTS, README, TAG, is_in, space_files
 from backend.errors import AppError, HubError, LoginError, SpecError
 from backend.hub import client
+from backend.hub.patience import cause
+from backend.hub.transport import endpoint
 from backend.options import Frozen
 from backend.publish.destination import HUBS_OWN, TOKENS_PAGE
 
@@ -128,7 +130,7 @@ def deploy(plan: Plan, token: str) -> Deployed:
     if parent is not None:
         _update(options, token)
     return Deployed(
-        location=f"{client.endpoint()}/spaces/{options.repo_id}", commit=commit.oid, files=tuple(sorted(files))
+        location=f"{endpoint()}/spaces/{options.repo_id}", commit=commit.oid, files=tuple(sorted(files))
     )
 
 
@@ -207,7 +209,7 @@ def _write(options: DeployOptions, request: Callable[[], Any]) -> Any:
 
 
 def _refusal(options: DeployOptions, error: Exception) -> AppError:
-    found = client.cause(error)
+    found = cause(error)
     status = found.response.status_code if isinstance(found, HfHubHTTPError) else None
     could_not = _could_not(options)
     if status == 402:
