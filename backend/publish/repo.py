@@ -20,6 +20,7 @@ from backend.errors import AppError, HubError
 from backend.hub import client
 from backend.hub.patience import FAULTS, Patience, patiently, status
 from backend.hub.transport import Unreachable, endpoint
+from backend.hub.xet import send_ahead
 from backend.options import Frozen
 from backend.progress import Report
 from backend.publish import PublishOptions, access
@@ -95,7 +96,7 @@ class Repo:
         """
         operation = CommitOperationAdd(name, path)
         try:
-            self._write(lambda: self.api.preupload_lfs_files(self.repo_id, [operation], free_memory=False))
+            self._write(lambda: send_ahead(self.api, self.repo_id, [operation], self.token))
         except FAULTS as e:
             raise self._refused(e, made=True) from e
         if not operation._is_uploaded:
@@ -176,7 +177,7 @@ class Repo:
         tell(0)
         for batch in [small, *([name] for name in here if name not in small)]:
             additions = [operations[name] for name in batch]
-            self._write(partial(self.api.preupload_lfs_files, self.repo_id, additions, free_memory=False))
+            self._write(partial(send_ahead, self.api, self.repo_id, additions, self.token))
             done += sum(here[name] for name in batch)
             tell(0)
         return list(operations.values())
