@@ -16,6 +16,7 @@ from backend.jobs.preflight import _check_tunable
 from backend.models.artifacts import TRAINED_HERE, UNPUBLISHED, open_artifact
 from backend.models.machine import gpus
 from backend.publish.card import build_card
+from backend.publish.loss_plot import LOSS_PLOT
 from tests.conftest import CANARY
 from tests.typed import fails, succeeds
 
@@ -115,7 +116,7 @@ def test_a_trained_adapter_is_published_without_a_row_of_its_data(adapter, tmp_p
     succeeds(capsys, "publish", str(adapter), "--to-folder", str(target), "--insist")
     expected = {"README.md", "adapter_config.json", "adapter_model.safetensors", "artifact.json", "recipe.yaml"}
     expected |= {"chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
-    assert {path.name for path in target.iterdir()} == expected
+    assert {path.name for path in target.iterdir()} == expected | {LOSS_PLOT}
     assert set(open_artifact(adapter).files) == expected - {"README.md", "artifact.json"} | UNPUBLISHED
     assert CANARY in (adapter / "survey.json").read_text()
     published = b"".join(path.read_bytes() for path in target.iterdir())

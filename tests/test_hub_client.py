@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from backend.errors import HubError, LoginError
 from backend.executors.local import ROOT
-from backend.hub import client
+from backend.hub import client, transport
 from backend.hub.files import HubFiles
 from backend.hub.search import search
 from tests.loopback_hub import LoopbackHub
@@ -87,6 +87,17 @@ def test_a_wait_that_the_hub_asks_for_is_kept_to_or_told(hub: LoopbackHub) -> No
     client.check_access("acme/tiny", None)
     hub.fail("GET *auth-check", 429, headers={"Retry-After": "3000"})
     assert "3000 seconds" in str(refusal(hub, "acme/tiny", None))
+
+
+def test_a_hub_that_never_answers_is_left_also_where_the_library_would_wait_for_ever(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.add_model("acme/tiny", paper_model())
+    monkeypatch.setattr(transport, "TIMEOUT", 0.2)
+    hub.fail("GET *", "hang", times=-1)
+    for ask in (client.model_info, client.list_files):
+        with pytest.raises(HubError, match="cannot be reached"):
+            ask("acme/tiny", commit, None)
 
 
 @pytest.mark.parametrize("fault", ["html", "truncate"])

@@ -3,7 +3,10 @@
 The table is printed at the end of the run (pytest_terminal_summary in conftest.py).
 """
 
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 
 from backend.errors import AppError, HubError, JobError, LoginError
+from backend.executors.local import ROOT
 from backend.hub import client, transport
 from backend.jobs.store import UNFINISHED, Job, JobState
 from backend.jobs.supervisor import Supervisor
@@ -272,3 +276,34 @@ def _ended(supervisor: Supervisor, job_id: str) -> Job:
     while (job := supervisor.get(job_id, "owner")).state in UNFINISHED and time.monotonic() < deadline:
         time.sleep(0.05)
     return job
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "words"),
+    [
+        (401, -1, "LoginError: Could not publish to 'me/new'. Your token for the Hub is wrong or has expired"),
+        (403, -1, "LoginError: Could not publish to 'me/new'. Your token may not write there"),
+        (503, -1, "HubError: Could not publish to 'me/new'. The Hub answered 503"),
+        ("hang", -1, "HubError: Could not publish to 'me/new'. The Hub at 127.0.0.1"),
+        ("html", -1, "HubError: Could not publish to 'me/new'. What answered for 'me/new'"),
+        (503, 1, "True"),
+    ],
+)
+def test_what_the_hub_says_to_xet_is_heard(
+    folder: Path, tmp_path: Path, kind: int | str, times: int, words: str
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from backend.errors import HubError; from backend.hub import transport;"
+        "from backend.progress import silent; from backend.publish import PublishOptions;"
+        "from backend.publish.push import publish; transport.TIMEOUT = 0.3\n"
+        "try: print(publish(Path(sys.argv[1]), PublishOptions(repo_id='me/new'), 'hf_write', silent()).verified)\n"
+        "except HubError as e: print(f'{type(e).__name__}: {e}')"
+    )
+    with LoopbackHub(xet=tmp_path / "xet") as hub:
+        hub.fail("GET */xet-write-token/*", kind, times=times)
+        environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "0"}
+        environment["WEIGHTSMITH_HUB_PATIENCE_SECONDS"] = "1"
+        command = [sys.executable, "-c", code, str(folder)]
+        run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert run.stdout.startswith(words), run.stdout + run.stderr
+        assert len(hub.commits("me/new")) == 1 + (words == "True")

@@ -1,7 +1,5 @@
 """Publishing is one commit or a whole folder, checked before and after."""
 
-import itertools
-import json
 import os
 import subprocess
 import sys
@@ -11,16 +9,13 @@ from typing import Any
 
 import pytest
 
-from backend import progress
 from backend.errors import HubError, LoginError, SpecError
 from backend.hub import client
 from backend.models.artifacts import UNPUBLISHED, open_artifact, verify
-from backend.options import parse
 from backend.progress import Report, silent
-from backend.publish import PublishOptions, repo
+from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
 from backend.publish.loss_plot import LOSS_PLOT
-from backend.publish.outgoing import outgoing
 from backend.publish.push import publish
 from tests.conftest import CANARY
 from tests.loopback_hub import LoopbackHub
@@ -289,62 +284,12 @@ def test_a_changed_artifact_is_not_published(hub: LoopbackHub, make_artifact: Ma
     assert not hub.repos
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("pytorch_model.bin", b"\x80\x04", "may hold a pickle"),
-        ("training_args.pt", b"x", "may hold a pickle"),
-        ("modeling_tiny.py", b"import os", "nothing that a model repo needs"),
-        (".env", b"A=1", "nothing that a model repo needs"),
-        ("config.json", b"\xff\xfe\x00", "is not text"),
-        ("config.json", b'{"a": "hf_abcdefghijklmnopqrstuvwxyz12345678"}', "revoke it at"),
-        ("NOTICE", b"of hf_write", "revoke it at"),
-        ("config.json", b'{"_name_or_path": "/home/me/models/tiny"}', "'/home/me/models/tiny'"),
-        ("recipe.yaml", b"base_model: /tmp/x/tiny\n", "'/tmp/x/tiny'"),
-        ("tokenizer_config.json", b'{"name_or_path": "C:\\\\Users\\\\me"}', "names a path"),
-    ],
-)
-def test_what_must_not_leave_is_refused_by_name(
-    hub: LoopbackHub, make_artifact: Make, name: str, content: bytes, words: str
-) -> None:
-    with pytest.raises(SpecError) as caught:
-        publish(make_artifact(extra={name: content}), NEW, ME, silent())
-    assert f"'{name}'" in str(caught.value)
-    assert words in str(caught.value)
-    assert not hub.repos
-
-
 def test_a_folder_is_not_published_into_itself(make_artifact: Make) -> None:
     folder = make_artifact()
     before = sorted(folder.iterdir())
     with pytest.raises(SpecError, match="lies within what is published"):
         publish(folder, PublishOptions(to_folder=folder / "out"), None, silent())
     assert sorted(folder.iterdir()) == before
-
-
-def test_a_file_laid_into_the_folder_and_a_link_are_refused(make_artifact: Make, tmp_path: Path) -> None:
-    folder = make_artifact()
-    (folder / "NOTICE").write_text("added later")
-    with pytest.raises(SpecError, match="'NOTICE' in '1-quantize' was not made with the artifact"):
-        outgoing(folder)
-    (folder / "NOTICE").unlink()
-    (folder / "README.md").symlink_to(tmp_path)
-    with pytest.raises(SpecError, match="symbolic link"):
-        outgoing(folder)
-
-
-def test_paths_in_the_bases_own_vocabulary_are_no_paths_of_ours(make_artifact: Make, tmp_path: Path) -> None:
-    files = outgoing(make_artifact("a", extra={"vocab.json": '{"/home/user": 1, "/tmp/x": 2}'}))
-    assert "vocab.json" in files
-    ours = json.dumps({str(tmp_path / "artifacts"): 1})
-    with pytest.raises(SpecError, match=r"'vocab.json' names a path of this machine"):
-        outgoing(make_artifact("b", extra={"vocab.json": ours}))
-
-
-def test_an_artifact_without_weights_is_refused(make_artifact: Make) -> None:
-    folder = make_artifact(quantize=lambda base, output: (output / "model.safetensors").unlink())
-    with pytest.raises(SpecError, match="holds no weights"):
-        outgoing(folder)
 
 
 def test_of_an_adapter_no_row_of_its_data_leaves(hub: LoopbackHub, make_adapter: Make, tmp_path: Path) -> None:
@@ -359,23 +304,6 @@ def test_of_an_adapter_no_row_of_its_data_leaves(hub: LoopbackHub, make_adapter:
     assert not UNPUBLISHED & set(open_artifact(target).files)
     publish(target, PublishOptions(to_folder=tmp_path / "again"), None, silent())
     assert {path.name for path in (tmp_path / "again").iterdir()} == ADAPTER_FILES
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("training_args.bin", "x", "may hold a pickle"),
-        ("trainer_state.json", "{}", "nothing that a model repo needs"),
-        ("adapter_config.json", '{"base_model_name_or_path": "/home/me/models/tiny"}', "'/home/me/models/tiny'"),
-    ],
-)
-def test_what_must_not_leave_of_an_adapter_is_refused_by_name(
-    make_adapter: Make, name: str, content: str, words: str
-) -> None:
-    with pytest.raises(SpecError) as caught:
-        outgoing(make_adapter(extra={name: content}))
-    assert f"'{name}'" in str(caught.value)
-    assert words in str(caught.value)
 
 
 def test_the_token_is_in_nothing_that_is_sent_but_its_header(hub: LoopbackHub, make_artifact: Make) -> None:
@@ -420,181 +348,3 @@ def test_publishing_needs_no_torch_and_no_page(make_artifact: Make, tmp_path: Pa
     command = [sys.executable, "-c", code, str(make_artifact()), str(tmp_path / "out")]
     run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
-
-
-OLD = {"README.md": "# Old\n", "config.json": "{}", "old.safetensors": "old weights", "notes/old.txt": "old"}
-UPDATE = PublishOptions(repo_id="me/new", update=True)
-
-
-def test_an_update_replaces_what_a_repo_holds_in_one_commit(hub: LoopbackHub, make_artifact: Make) -> None:
-    hub.add_model("me/new", OLD)
-    said: list[dict[str, Any]] = []
-    check_destination(UPDATE, ME)
-    published = publish(make_artifact(), UPDATE, ME, Report(said.append))
-    before, made = hub.commits("me/new")
-    assert (made.parent, made.oid) == (before.oid, published.commit)
-    assert set(hub.files("me/new")) == FILES
-    assert ".gitattributes" in made.files
-    assert not hub.repos["models", "me/new"].private
-    assert any(e.get("text", "").endswith("any more: notes/old.txt, old.safetensors.") for e in said)
-    publish(make_artifact("again"), UPDATE, ME, silent())
-    assert len(hub.commits("me/new")) == 2
-
-
-def test_an_update_of_what_is_not_there_makes_it(hub: LoopbackHub, make_artifact: Make) -> None:
-    publish(make_artifact(), UPDATE, ME, silent())
-    assert hub.repos["models", "me/new"].private
-    assert set(hub.files("me/new")) == FILES
-
-
-def test_a_public_repo_is_closed_before_the_update_that_is_to_be_private(hub: LoopbackHub, make_artifact: Make) -> None:
-    hub.add_model("me/new", OLD)
-    seen: list[bool] = []
-
-    def look(body: bytes) -> bytes:
-        seen.append(hub.repos["models", "me/new"].private)
-        return body
-
-    hub.fail("POST */commit/*", look)
-    publish(make_artifact(), UPDATE.model_copy(update={"private": True}), ME, silent())
-    assert seen == [True]
-
-
-def test_an_update_that_somebody_was_faster_than_shows_both_commits(hub: LoopbackHub, make_artifact: Make) -> None:
-    old = hub.add_model("me/new", OLD)
-
-    def meanwhile(body: bytes) -> bytes:
-        hub.add_model("me/new", {"theirs.txt": "theirs"})
-        return body
-
-    hub.fail("POST */commit/*", meanwhile)
-    with pytest.raises(HubError) as caught:
-        publish(make_artifact(), UPDATE, ME, silent())
-    theirs = hub.commits("me/new")[-1]
-    assert f"it was at commit {old[:8]} and is at {theirs.oid[:8]} now" in str(caught.value)
-    assert set(hub.files("me/new")) == {"theirs.txt"}
-
-
-def test_a_new_repo_is_opened_gated_and_listed_only_after_its_commit_is_verified(
-    hub: LoopbackHub, make_artifact: Make
-) -> None:
-    options = PublishOptions(repo_id="me/new", private=False, gated="manual", collection="Tiny models")
-    publish(make_artifact("a"), options, ME, silent())
-    asked = [f"{r.method} {r.path.split('/')[-1]}" for r in hub.requests]
-    assert json.loads(next(r for r in hub.requests if r.path == "/api/repos/create").body)["visibility"] == "private"
-    committed = len(asked) - 1 - asked[::-1].index("POST main")
-    assert asked[committed:][:3] == ["POST main", f"GET {hub.commits('me/new')[-1].oid}", "PUT settings"]
-    repo = hub.repos["models", "me/new"]
-    assert (repo.private, repo.gated) == (False, "manual")
-    publish(make_artifact("b"), options.model_copy(update={"repo_id": "me/other"}), ME, silent())
-    [made] = hub.collections.values()
-    assert (made.title, made.private, made.items) == ("Tiny models", False, ["me/new", "me/other"])
-    by_slug = PublishOptions(repo_id="lab/third", collection=made.slug)
-    publish(make_artifact("c"), by_slug, ME, silent())
-    assert made.items[-1] == "lab/third"
-
-
-@pytest.mark.parametrize(
-    ("route", "alone", "done"),
-    [
-        ("PUT */settings", "its visibility and its gate", (True, False, [])),
-        ("POST /api/collections", "the collection 'Tiny'", (False, "auto", [])),
-        ("POST /api/collections/*/items", "the collection 'Tiny'", (False, "auto", [[]])),
-    ],
-)
-def test_what_fails_after_the_commit_is_told_alone_and_made_up_for(
-    hub: LoopbackHub, make_artifact: Make, route: str, alone: str, done: tuple[bool, object, list[list[str]]]
-) -> None:
-    folder = make_artifact()
-    options = PublishOptions(repo_id="me/new", private=False, gated="auto", collection="Tiny")
-    hub.fail(route, 403)
-    with pytest.raises(LoginError, match=f"^The weights are published at .*/me/new, but {alone} could not be set"):
-        publish(folder, options, ME, silent())
-    repo = hub.repos["models", "me/new"]
-    assert (repo.private, repo.gated, [c.items for c in hub.collections.values()]) == done
-    publish(folder, options, ME, silent())
-    assert (repo.private, repo.gated, [c.items for c in hub.collections.values()]) == (False, "auto", [["me/new"]])
-    assert len(hub.commits("me/new")) == 2
-
-
-def test_options_of_a_repo_are_refused_for_a_folder(tmp_path: Path) -> None:
-    for option in ({"update": True}, {"gated": "auto"}, {"collection": "Tiny"}):
-        with pytest.raises(SpecError, match="is for a repo on the Hub"):
-            parse(PublishOptions, {"to_folder": tmp_path / "out", **option})
-
-
-def test_three_refusals_have_three_remedies(hub: LoopbackHub, make_artifact: Make) -> None:
-    folder, said = make_artifact(), dict[str, str]()
-    hub.add_token("hf_org", "me", orgs={"lab": "contributor"})
-    hub.add_token("hf_fine", "me", role="fineGrained", orgs={"lab": "write"})
-    for name, token, headers in (
-        ("gated", "hf_fine", {"X-Error-Code": "GatedRepo"}),
-        ("scope", "hf_fine", {}),
-        ("rights", "hf_org", {}),
-    ):
-        hub.fail("POST */commit/*", 403, headers=headers)
-        with pytest.raises(HubError) as caught:
-            publish(folder, PublishOptions(repo_id="lab/new"), token, silent())
-        said[name] = str(caught.value)
-    assert f"ask for access at {hub.url}/lab/new" in said["gated"]
-    assert "allow it at https://huggingface.co/settings/tokens" in said["scope"]
-    assert "ask its admins for that at https://huggingface.co/organizations/lab/settings/members" in said["rights"]
-
-
-def test_progress_is_told_within_a_large_file(
-    hub: LoopbackHub, make_artifact: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
-    monkeypatch.setattr(repo, "SMALL", 50_000)
-    folder, events = make_artifact(), list[dict[str, Any]]()
-    publish(folder, NEW, ME, Report(events.append))
-    weights = (folder / "model.safetensors").stat().st_size
-    sent = [e["done"] for e in events if e.get("phase") == "uploading"]
-    assert sent == sorted(sent)
-    assert max(b - a for a, b in itertools.pairwise(sent)) <= 2**16 < weights / 2
-
-
-def test_what_arrived_is_not_sent_again(hub: LoopbackHub, make_artifact: Make) -> None:
-    folder = make_artifact()
-    hub.fail("POST */commit/*", 401)
-    with pytest.raises(LoginError):
-        publish(folder, NEW, ME, silent())
-    publish(folder, NEW, ME, silent())
-    assert len([r for r in hub.requests if r.method == "PUT"]) == 1
-
-
-def test_a_wait_that_the_hub_asks_for_is_told_or_kept_to(
-    hub: LoopbackHub, make_artifact: Make, impatient: Callable[[], None]
-) -> None:
-    impatient()
-    hub.fail("POST */commit/*", 429, headers={"Retry-After": "3000"})
-    with pytest.raises(HubError, match="asked too often: try again in 3000 seconds"):
-        publish(make_artifact(), NEW, ME, silent())
-
-
-@pytest.mark.parametrize("bad", ["nan", "inf", "optimizer", "path", "token"])
-def test_weights_are_looked_at_before_anything_is_made(hub: LoopbackHub, make_artifact: Make, bad: str) -> None:
-    import numpy as np
-    from safetensors.numpy import load_file, save_file
-
-    def harm(base: Path, output: Path) -> None:
-        tensors, metadata = {"layer.scale": np.ones(3_000_000, np.float16)}, {"format": "pt"}
-        if bad in ("nan", "inf"):
-            tensors["layer.scale"][-1] = float(bad)
-        elif bad == "optimizer":
-            tensors["layer.exp_avg_sq"] = np.ones(4, np.float32)
-        else:
-            metadata["from"] = "/home/me/models" if bad == "path" else "hf_" + "abcd" * 8
-        save_file(tensors, output / "model.safetensors", metadata)
-        assert load_file(output / "model.safetensors")
-
-    words = {
-        "nan": "'layer.scale' in 'model.safetensors' holds a number that is not finite",
-        "inf": "'layer.scale' in 'model.safetensors' holds a number that is not finite",
-        "optimizer": "'model.safetensors' holds a state of an optimizer, 'layer.exp_avg_sq'",
-        "path": "'model.safetensors' names a path of this machine, '/home/me/models'",
-        "token": "'model.safetensors' holds a token of the Hub",
-    }
-    with pytest.raises(SpecError, match=words[bad]):
-        publish(make_artifact(quantize=harm), NEW, ME, silent())
-    assert not hub.repos

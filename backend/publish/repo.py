@@ -4,15 +4,12 @@ A commit whose reply was lost is never sent blindly again: what the Hub holds de
 huggingface_hub's `preupload_lfs_files` does, and need not lie here any more when it is made.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.lfs import UploadInfo
 from pydantic import Field
 
 from backend import __version__
@@ -20,15 +17,14 @@ from backend.errors import AppError, HubError
 from backend.hub import client
 from backend.hub.patience import FAULTS, Patience, patiently, status
 from backend.hub.transport import Unreachable, endpoint
+from backend.hub.xet import send_ahead
 from backend.options import Frozen
 from backend.progress import Report
 from backend.publish import PublishOptions, access
 from backend.publish.destination import can_take, is_empty, taken
 from backend.publish.holdings import Files, differences, extra
-from backend.publish.outgoing import OutgoingFile
 from backend.publish.refusals import refusal, unsure
-
-SMALL = 1_000_000  # bytes; smaller files go up together
+from backend.publish.upload import upload
 
 T = TypeVar("T")
 
@@ -95,7 +91,7 @@ class Repo:
         """
         operation = CommitOperationAdd(name, path)
         try:
-            self._write(lambda: self.api.preupload_lfs_files(self.repo_id, [operation], free_memory=False))
+            self._send_ahead([operation])
         except FAULTS as e:
             raise self._refused(e, made=True) from e
         if not operation._is_uploaded:
@@ -141,7 +137,10 @@ class Repo:
         if obsolete:
             report.log(f"The update deletes what it does not hold any more: {', '.join(obsolete)}.")
         try:
-            operations = [*self._upload(files, report), *(CommitOperationDelete(name, False) for name in obsolete)]
+            operations = [
+                *upload(files, self._send_ahead, report),
+                *(CommitOperationDelete(name, False) for name in obsolete),
+            ]
             commit = self._commit(operations, files, parent)
         except FAULTS as e:
             raise self._refused(e, made=True) from e
@@ -163,23 +162,8 @@ class Repo:
             )
         return commit
 
-    def _upload(self, files: Files, report: Report) -> list[CommitOperationAdd]:
-        """Send the large files ahead; a file that is there already is not sent again."""
-        here = {name: file.size for name, file in files.items() if file.source is not None}
-        small = [name for name, size in here.items() if size < SMALL]
-        total, done = sum(here.values()), 0
-
-        def tell(position: int) -> None:
-            report.progress("uploading", done + position, total, "bytes")
-
-        operations = {name: _operation(name, file, tell) for name, file in files.items()}
-        tell(0)
-        for batch in [small, *([name] for name in here if name not in small)]:
-            additions = [operations[name] for name in batch]
-            self._write(partial(self.api.preupload_lfs_files, self.repo_id, additions, free_memory=False))
-            done += sum(here[name] for name in batch)
-            tell(0)
-        return list(operations.values())
+    def _send_ahead(self, additions: Sequence[CommitOperationAdd]) -> None:
+        self._write(lambda: send_ahead(self.api, self.repo_id, additions, self.token))
 
     def _commit(self, operations: list[Any], files: Files, parent: str) -> str:
         """Send the one commit; when nobody knows whether it arrived, look, and send it once more only if it did not."""
@@ -261,37 +245,3 @@ class Repo:
         elif made:
             why += f" {self.url} is as it was."
         return kind(f"Could not publish to '{self.repo_id}'. {why}")
-
-
-class _Addition(CommitOperationAdd):
-    """A file that tells how far it has been read while it is sent by LFS; hf_xet tells nobody."""
-
-    tell: Callable[[int], None]
-
-    @contextmanager
-    def as_file(self, with_tqdm: bool = False) -> Iterator[BinaryIO]:
-        with super().as_file() as file:
-            if with_tqdm:
-                read = file.read
-
-                def told(size: int = -1) -> bytes:
-                    data = read(size)
-                    self.tell(file.tell())
-                    return data
-
-                file.read = told  # type: ignore[method-assign]
-            yield file
-
-
-def _operation(name: str, file: OutgoingFile, tell: Callable[[int], None]) -> CommitOperationAdd:
-    """Give what adds a file; of one that was sent ahead only size and sha256 are known here."""
-    if isinstance(file.source, Path) and file.size >= SMALL:
-        operation = _Addition(name, file.source)
-        operation.tell = tell
-        return operation
-    if file.source is not None:
-        return CommitOperationAdd(name, file.source)
-    sent = CommitOperationAdd(name, b"")
-    sent.upload_info = UploadInfo(file.size, b"", bytes.fromhex(file.sha256))
-    sent._upload_mode, sent._should_ignore, sent._is_uploaded = "lfs", False, True
-    return sent
