@@ -59,7 +59,7 @@ def test_a_killed_server_leaves_nothing_and_says_so_in_one_sentence(play, tiny_m
     starting, answering = stage.mid_start(), stage.mid_answer()
     assert clean(starting)
     assert clean(answering)
-    assert "ended while it started" in starting.said
+    assert "ended while it started: it was killed" in starting.said
     assert answering.said.startswith("The server stopped while it answered")
     assert starting.next_start
     assert answering.next_start  # by itself

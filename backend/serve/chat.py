@@ -88,9 +88,11 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
                     answer = answer.model_copy(update=known)
         yield answer
     except openai.APIStatusError as e:
+        # vLLM answers 500 in the second before it is found dead
+        remedy = "shorten the talk, or empty the system prompt" if e.status_code < 500 else "ask again"
         raise JobError(
-            f"The server could not answer this ({e.status_code}): shorten the talk, or empty the system prompt;"
-            " the newest log in servers, in the data folder, says more."
+            f"The server could not answer this ({e.status_code}): {remedy}; the newest log in servers, in the data"
+            " folder, says more."
         ) from e
     except openai.APIError as e:
         raise JobError("The server stopped while it answered: ask again when the model is ready.") from e

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from backend.errors import JobError
@@ -113,9 +114,8 @@ class Servers:
         with self._lock:
             wanted = [self._all.pop(folder.resolve(), None)] if folder else [*self._all.values()]
             self._all = self._all if folder else {}
-        for serving in wanted:
-            if serving:
-                serving.stop()
+        with ThreadPoolExecutor() as together:  # each may take its time to end
+            list(together.map(Serving.stop, filter(None, wanted)))
 
     def _of(self, folder: Path) -> Serving:
         serving = self._all.get(folder.resolve())

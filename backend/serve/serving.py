@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ RESTARTS = 1
 """How often a server that has died is started again by itself."""
 
 _ENGINE_IS_DEAD = 503
+_KILLED = 128 + signal.SIGKILL
 
 
 class Server(Frozen):
@@ -161,8 +163,8 @@ class Serving:
         server, seconds = self._server, self._settings.server_start_seconds
         deadline, header = time.monotonic() + seconds, {"Authorization": f"Bearer {server.key}"}
         while time.monotonic() < deadline:
-            if child.wait(0.2) is not None or (health := self._health()) == _ENGINE_IS_DEAD:
-                raise JobError(f"The server of '{server.model}' ended while it started: {self._last_words()}")
+            if (code := child.wait(0.2)) is not None or (health := self._health()) == _ENGINE_IS_DEAD:
+                raise JobError(f"The server of '{server.model}' ended while it started: {self._last_words(code)}")
             with contextlib.suppress(httpx.TransportError):
                 # The key is asked for too: what answers on this port may be another program.
                 if health == 200 and server.model in _get(server.base_url + "/models", header).text:
@@ -210,9 +212,11 @@ class Serving:
     def _written(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
 
-    def _last_words(self) -> str:
+    def _last_words(self, code: int | None) -> str:
         """Give the last error that it wrote; a Python error's last line begins with the name of its class."""
         place = f"{self._log.parent.name}/{self._log.name} in the data folder"
+        if code == _KILLED:
+            return "it was killed, as Linux does when memory runs out. Unload other models, or choose a smaller one."
         said = [line for line in self._written().splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
         return f"{said[-1][:300]}. All of it is in {place}." if said else f"see {place}."
 
