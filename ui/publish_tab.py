@@ -16,7 +16,6 @@ from backend.options import parse
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
 from backend.publish.outgoing import README, outgoing
-from ui.downloads import address
 from ui.errors import shown
 from ui.events import QUIET
 from ui.format import escape, lead, size
@@ -137,7 +136,7 @@ class PublishTab:
         choices = [(f"{variant_name(r.artifact.options)} · {size(r.artifact.size)}", r.key) for r in others]
         return {
             self.variants: gr.update(choices=choices, value=[], visible=bool(others)),
-            self.files: files(result, {name: file.size for name, file in sent.items()}),
+            self.files: files({name: file.size for name, file in sent.items()}),
             self.card: as_markdown(sent[README].read().decode()),
             self.folder: str(_free(self.shelf / _name(result))),
         }
@@ -272,15 +271,10 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     tab.question.unload.click(unload, form, begun, **QUIET)
 
 
-def files(result: Result, sizes: dict[str, int]) -> str:
-    """Write the list of files, the largest first; those that lie here already can be downloaded."""
-
-    def named(name: str) -> str:
-        link = f'<a href="{escape(address(result, name))}" download>{escape(name)}</a>'
-        return link if name in result.artifact.files else escape(name)
-
+def files(sizes: dict[str, int]) -> str:
+    """Write the list of files, the largest first."""
     rows = "".join(
-        f"<tr><th scope='row'>{named(name)}</th><td>{size(count)}</td></tr>"
+        f"<tr><th scope='row'>{escape(name)}</th><td>{size(count)}</td></tr>"
         for name, count in sorted(sizes.items(), key=lambda item: -item[1])
     )
     total = f"{len(sizes)} files, {size(sum(sizes.values()))}"
