@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import gradio as gr
+import gradio.oauth
 import httpx
+import pytest
 import uvicorn
 
 import app as entry
@@ -22,11 +24,13 @@ from backend.models.artifacts import Artifact, now, partial, seal
 from backend.recipes import parse_recipe
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from tests.openid import OpenId
 from ui.launch import Launch
 from ui.studio import Studio
 
 CANARY = "canary-of-anna"
 SPACE_HOST = "anna-studio.hf.space"
+TOKENS = {user: f"hf_{user}" + "0" * 30 for user in ("anna", "ben", "carl")}
 NF4 = {"stage": "quantize", "method": "nf4"}
 
 
@@ -194,3 +198,50 @@ def call(fn, given, profile):
     wanted = {key: value for key, value in extra.items() if key in inspect.signature(fn.fn).parameters}
     said = fn.fn(given, **wanted) if fn.inputs_as_dict else fn.fn(*given.values(), **wanted)
     return list(said) if inspect.isgenerator(said) else said
+
+
+def space_of_anna(tmp_path_factory):
+    """A Space of Anna's that Ben may use, too, and Carl may not."""
+    provider = OpenId()
+    environment = provider.environment | {
+        "SPACE_ID": "anna/studio", "SPACE_HOST": SPACE_HOST, "SPACE_AUTHOR_NAME": "anna", "SYSTEM": "spaces",
+        "WEIGHTSMITH_MEMBERS": "Anna, ben-org",
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
+            if hasattr(gradio.oauth, variable):  # read when it was imported
+                patch.setattr(gradio.oauth, variable, value)
+        with furnished(tmp_path_factory.mktemp("space"), SPACE_HOST, "id-of-anna") as house:
+            house.provider = provider
+            house.cookies = {
+                user: provider.sign_in(house.url, SPACE_HOST, user, token) for user, token in TOKENS.items()
+            }
+            anna = Visitor(house, house.cookies["anna"])
+            house.file = anna.upload("rows.jsonl", CANARY.encode(), "annas0upload")
+            anna.session = house.lasting
+            assert CANARY in anna.press(event(house.page, "load _wire_load.load_jobs"), [None])
+            yield house
+    provider.stop()
+
+
+def event(page, wanted):
+    return next(fn for fn in page.fns.values() if name(page, fn) == wanted)
+
+
+def profile(user):
+    told = {"sub": f"id-of-{user}", "name": user, "preferred_username": user, "profile": "", "picture": ""}
+    return gr.OAuthProfile(told | {"orgs": [{"preferred_username": f"{user}-org"}]})
+
+
+def identities(house):
+    """Those who knock, in the order of the table."""
+    forged = house.cookies["anna"][:-4] + "AAAA"
+    foreign = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    return {
+        "anna": Visitor(house, house.cookies["anna"]),
+        "ben": Visitor(house, house.cookies["ben"]),
+        "nobody": Visitor(house),
+        "forger": Visitor(house, forged),
+        "foreign": Visitor(house, house.cookies["anna"], **foreign),
+    }

@@ -1,6 +1,6 @@
-"""The doors: every route and every event, as Anna, Ben, nobody, a forger, and a page of another website.
+"""The doors: every route, as Anna, Ben, nobody, a forger, and a page of another website with Anna's cookie.
 
-A route or an event that is in no table here fails: whoever adds one says whose it is.
+A route that is not in the table here fails: whoever adds one says who is answered what.
 """
 
 import re
@@ -9,48 +9,25 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
-import gradio.oauth
 import pytest
 
-from backend.errors import JobError
-from backend.models.demo import demo_facts
-from backend.serve.serving import ServerStatus
 from backend.settings import load_settings
-from tests.house import CANARY, SPACE_HOST, Visitor, call, furnished, name, routes
-from tests.openid import OpenId
+from tests.house import (
+    CANARY,
+    SPACE_HOST,
+    TOKENS,
+    Visitor,
+    event,
+    identities,
+    profile,
+    routes,
+    space_of_anna,
+)
 from ui.users import may_run
 
-TOKENS = {user: f"hf_{user}" + "0" * 30 for user in ("anna", "ben", "carl")}
+space = pytest.fixture(scope="module")(space_of_anna)
 
-
-@pytest.fixture(scope="module")
-def space(tmp_path_factory):
-    """A Space of Anna's that Ben may use, too, and Carl may not."""
-    provider = OpenId()
-    environment = provider.environment | {
-        "SPACE_ID": "anna/studio", "SPACE_HOST": SPACE_HOST, "SPACE_AUTHOR_NAME": "anna", "SYSTEM": "spaces",
-        "WEIGHTSMITH_MEMBERS": "Anna, ben-org",
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, value in environment.items():
-            patch.setenv(variable, value)
-            if hasattr(gradio.oauth, variable):  # read when it was imported
-                patch.setattr(gradio.oauth, variable, value)
-        with furnished(tmp_path_factory.mktemp("space"), SPACE_HOST, "id-of-anna") as house:
-            house.provider = provider
-            house.cookies = {
-                user: provider.sign_in(house.url, SPACE_HOST, user, token) for user, token in TOKENS.items()
-            }
-            anna = Visitor(house, house.cookies["anna"])
-            house.file = anna.upload("rows.jsonl", CANARY.encode(), "annas0upload")
-            anna.session = house.lasting
-            assert CANARY in anna.press(event(house.page, "load _wire_load.load_jobs"), [None])
-            yield house
-    provider.stop()
-
-
-def event(page, wanted):
-    return next(fn for fn in page.fns.values() if name(page, fn) == wanted)
+SIGN_IN, DUPLICATE = "sign in with Hugging Face", "huggingface.co/spaces/anna/studio?duplicate=true"
 
 
 # Route: what Anna, Ben, nobody, a forger and a page of another website with Anna's cookie are answered.
@@ -101,19 +78,6 @@ TABLE = {
 }
 
 
-def identities(house):
-    """Those who knock, in the order of the table."""
-    forged = house.cookies["anna"][:-4] + "AAAA"
-    foreign = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
-    return {
-        "anna": Visitor(house, house.cookies["anna"]),
-        "ben": Visitor(house, house.cookies["ben"]),
-        "nobody": Visitor(house),
-        "forger": Visitor(house, forged),
-        "foreign": Visitor(house, house.cookies["anna"], **foreign),
-    }
-
-
 def sample(house, path):
     """Give an address of a route and what goes with it, with Anna's own names in it."""
     assets = Path(gr.__file__).parent / "templates" / "frontend"
@@ -156,125 +120,6 @@ def test_a_route_answers_whom_it_should(space, path):
         assert tuple(status for status, _ in found.values()) == TABLE[path], method
         assert not [who for who, (_, body) in found.items() if who != "anna" and CANARY.encode() in body]
     assert space.state_of_anna() == before
-
-
-# Event: whom its handler asks for. FREE: nobody, it touches nothing of anybody's; MINE: it shows what is the visitor's,
-# which is nothing to a stranger; OWNER: who has signed in; MEMBER: who may run jobs here; BROWSER: it has no handler.
-FREE, MINE, OWNER, MEMBER, BROWSER = "free", "mine", "owner", "member", "browser"
-EVENTS = {
-    FREE: """
-deploy-refuse.click hidden, deploy-repo_id.change hidden, start-keep-chatting.click hidden, job-keep-chatting.click hidden, publish-keep-chatting.click hidden,
-data-source.input choose, data-upload.upload <lambda>, tuning.input begin, merging.input switch,
-then wire_chat_tab.<lambda>, then _wire_talk.<lambda>, then _cleared, then list, then standing,
-then Workbench.refresh, then Workbench.changed, change Workbench.refresh,
-chat-stop.click <lambda>, chat-clear.click <lambda>, compare-stop.click <lambda>, compare-vote.input vote,
-publish-where.input choose, publish-folder.blur <lambda>, tuning-door.click <lambda>, variant-add.click keep,
-model-find.click look, model-hits.input pick, model-merge.click merge, model-demo.click choose_demo,
-model-revision.submit again, recipe-apply.click apply, load _wire_load.load_recipe,
-load LoginButton._check_login_status,
-data-source.input changed, method.input suit, tuning-preset.input take, data-tune.click begin,
-rows-source.input begin, rows-upload.upload begin, calibration-source.input begin, calibration-upload.upload begin
-""",
-    MINE: """
-job-list.input pick, select wire_chat_tab.enter, select wire_publish_tab.enter, select _wire_rows.enter,
-tick _wire_results.tick, tick _wire_rows.tick, model-facts.change again, load _wire_load.load_jobs
-""",
-    OWNER: """
-job-keep.click keep, job-cancel.click cancel, job-delete.click delete, chat-artifact.input look,
-tick wire_chat_tab.look, then wire_chat_tab.look, chat-unload.click unload, publish-artifact.input preview,
-job-merge.click to_merge, job-publish.click to_publish, deploy-ask.click ask, deploy-agree.click agree
-""",
-    MEMBER: """
-start.click start, start-unload.click unload, job-retry.click retry, job-unload.click unload, job-chat.click to_chat,
-chat-start.click load, chat-install.click install, chat-send.click ask, chat-box.retry retry, chat-box.edit edit,
-compare-ask.click ask, compare-file.upload many, publish-start.click start, publish-unload.click unload,
-rows-look.click look, calibration-look.click look, then _wire_rows.look
-""",
-    BROWSER: """
-sign-in.click -, chat-stop.click -, chat-clear.click -, chat-save.click -, compare-stop.click -, compare-save.click -,
-publish-start.click -, model-find.click -, .load -
-""",
-}
-KINDS = {event.strip(): kind for kind, events in EVENTS.items() for event in events.split(",")}
-
-
-SIGN_IN, DUPLICATE = "sign in with Hugging Face", "huggingface.co/spaces/anna/studio?duplicate=true"
-
-
-def profile(user):
-    told = {"sub": f"id-of-{user}", "name": user, "preferred_username": user, "profile": "", "picture": ""}
-    return gr.OAuthProfile(told | {"orgs": [{"preferred_username": f"{user}-org"}]})
-
-
-def with_annas_names(house, fn):
-    """Give an event's inputs with every name of Anna's that it could be given, as though Gradio let them through."""
-    page, text = house.page, {"recipe-yaml": "base_model: demo", "model-hits": "demo", "chat-input": "Hello?"}
-    ticks = [fn for fn in page.fns.values() if name(page, fn) == "tick _wire_rows.tick"]
-    states = {event(page, "job-keep.click keep").inputs[0]: house.done} | {fn.inputs[0]: house.preview for fn in ticks}
-    states[event(page, "then standing").inputs[1]] = demo_facts()
-    states[next(block for block in event(page, "model-merge.click merge").inputs if block.value is None
-                and block not in states and isinstance(block, gr.State))] = ("anna/adapter", "demo")  # fmt: skip
-    said = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}]
-    named = text | {
-        "job-list": house.done, "chat-artifact": house.key, "publish-artifact": house.key, "chat-box": said,
-        "compare-models": [house.key, f"{house.done}/base"], "publish-variants": [house.key], "tuning": True,
-        "compare-prompt": "Hello?", "compare-file": house.file, "compare-vote": "mine", "merge-adapters": "",
-    }  # fmt: skip
-
-    def value(block):
-        if block in states:
-            return states[block]
-        found = named.get(block.elem_id, getattr(block, "value", None))
-        return "" if found is None and isinstance(block, gr.Textbox) else found
-
-    return {block: value(block) for block in fn.inputs}
-
-
-def told(house, fn, who):
-    """Give everything that a handler answers somebody, its refusal too."""
-    try:
-        return str(call(fn, with_annas_names(house, fn), who))
-    except gr.Error as e:
-        return str(e)
-
-
-def events(kind):
-    return [event for event, known in KINDS.items() if known == kind]
-
-
-def test_every_event_is_in_the_table_and_the_table_holds_no_other(space):
-    fns = space.page.fns.values()
-    assert {name(space.page, fn) for fn in fns} == set(KINDS)
-    assert {name(space.page, fn) for fn in fns if fn.fn is None} == set(events(BROWSER))
-
-
-@pytest.mark.parametrize("wanted", [event for event in KINDS if event not in events(BROWSER)])
-def test_an_event_asks_whose_things_it_is_given(space, wanted):
-    before = space.state_of_anna()
-    for fn in [fn for fn in space.page.fns.values() if name(space.page, fn) == wanted]:
-        heard = {user: told(space, fn, profile(user)) for user in ("ben", "carl")}
-        heard["nobody"] = told(space, fn, None)
-        assert not [who for who, words in heard.items() if CANARY in words]
-        if KINDS[wanted] in (OWNER, MEMBER):
-            assert SIGN_IN in heard["nobody"]
-            assert (DUPLICATE in heard["carl"]) is (KINDS[wanted] == MEMBER)
-            assert DUPLICATE not in heard["ben"]
-    assert space.state_of_anna() == before
-
-
-def test_no_event_happens_in_a_session_of_annas_but_for_anna(space):
-    before, visitors = space.state_of_anna(), identities(space)
-    for fn in space.page.fns.values():
-        asked = {"fn_index": fn._id, "data": [None] * len(fn.inputs), "session_hash": space.lasting}
-        found = [visitors[who].ask("POST", "/gradio_api/queue/join", json=asked)[0] for who in list(visitors)[1:]]
-        assert found == [404, 404, 404, 403], name(space.page, fn)
-    assert space.state_of_anna() == before
-
-
-@pytest.mark.parametrize("wanted", ["job-list.input pick", "load _wire_load.load_jobs", "tick wire_chat_tab.look"])
-def test_what_is_annas_is_shown_to_anna(space, wanted):
-    shown = told(space, event(space.page, wanted), profile("anna"))
-    assert CANARY in shown if wanted != "tick wire_chat_tab.look" else "not loaded" in shown
 
 
 @pytest.mark.parametrize("path", ["{file}", "/etc/passwd", "{data}/jobs.sqlite", "http://127.0.0.1:1/x"])
@@ -402,20 +247,3 @@ def test_who_may_run_jobs_is_a_setting(space, monkeypatch, members):
 def test_by_default_the_owner_of_the_space_runs_jobs(space, monkeypatch):
     monkeypatch.delenv("WEIGHTSMITH_MEMBERS")
     assert load_settings().members == ("anna",)
-
-
-def test_a_model_that_two_have_loaded_is_unloaded_by_neither(space, monkeypatch):
-    studio = space.studio
-    model = studio.result(space.key, "id-of-anna")
-    stopped = []
-    monkeypatch.setattr(studio.servers, "status", lambda folder: ServerStatus(state="ready"))
-    monkeypatch.setattr(studio.servers, "stop", stopped.append)
-    studio.join(model.folder, "id-of-anna")
-    studio.join(model.folder, "id-of-ben")
-    with pytest.raises(JobError, match="Another visitor has loaded it too"):
-        studio.unload(model, "id-of-anna")
-    assert not stopped
-    studio.talking.clear()
-    studio.join(model.folder, "id-of-anna")
-    studio.unload(model, "id-of-anna")
-    assert stopped == [model.folder]

@@ -6,8 +6,8 @@ import pytest
 
 from backend.errors import SpecError
 from backend.settings import Settings, load_settings
-from tests.house import CANARY, Visitor, furnished, routes
-from tests.test_doors import TABLE, event, sample
+from tests.house import CANARY, Visitor, event, furnished, routes
+from tests.test_doors import TABLE, sample
 from ui.launch import Launch
 
 PASSWORD = "correct horse"

@@ -7,6 +7,7 @@ from backend.jobs.specs import Evaluation, Publication, Streaming
 from backend.jobs.store import Job, JobState
 from backend.models.artifacts import Check
 from backend.wording import checked
+from ui.downloads import address
 from ui.format import ago, duration, escape, percent, size
 from ui.progress import bar, share
 from ui.studio import Result, model_name, stage_title, way
@@ -69,7 +70,21 @@ def sizes(results: Sequence[Result], before: int | None) -> str:
     warnings += "".join(_check(r, r.artifact.check) for r in results if r.artifact.check)
     return (
         '<section class="panel"><header><h2>Size</h2></header><div class="wide"><table><tbody>'
-        f"{rows}</tbody></table></div>{warnings}</section>"
+        f"{rows}</tbody></table></div>{warnings}{''.join(map(_files, results))}</section>"
+    )
+
+
+def _files(result: Result) -> str:
+    """Write the files of a result as downloads, the largest first, folded."""
+    found = sorted(result.artifact.files.items(), key=lambda item: -item[1].size)
+    rows = "".join(
+        f'<tr><th scope="row"><a href="{escape(address(result, name))}" download>{escape(name)}</a></th>'
+        f"<td>{size(file.size)}</td></tr>"
+        for name, file in found
+    )
+    return (
+        f'<details><summary>Download {escape(result.title)}</summary><div class="wide"><table><tbody>{rows}</tbody>'
+        "</table></div></details>"
     )
 
 

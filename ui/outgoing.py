@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -26,15 +25,10 @@ class Contents:
         """What show() changes."""
         return [self.files, self.card]
 
-    def show(self, sent: Mapping[str, OutgoingFile], links: Mapping[str, str] = MappingProxyType({})) -> Updates:
-        """Show what outgoing() gives.
-
-        Args:
-            sent: Files by name.
-            links: Where those that lie here already can be downloaded.
-        """
+    def show(self, sent: Mapping[str, OutgoingFile]) -> Updates:
+        """Show what outgoing() gives."""
         return {
-            self.files: _files({name: file.size for name, file in sent.items()}, links),
+            self.files: _files({name: file.size for name, file in sent.items()}),
             self.card: _as_markdown(sent[README].read().decode()),
         }
 
@@ -124,14 +118,10 @@ def link(address: str) -> str:
     return f'<a href="{escape(address)}" target="_blank" rel="noopener noreferrer">{escape(address)}</a>'
 
 
-def _files(sizes: dict[str, int], links: Mapping[str, str]) -> str:
+def _files(sizes: dict[str, int]) -> str:
     """Write the list of files, the largest first."""
-
-    def named(name: str) -> str:
-        return f'<a href="{escape(links[name])}" download>{escape(name)}</a>' if name in links else escape(name)
-
     rows = "".join(
-        f"<tr><th scope='row'>{named(name)}</th><td>{size(count)}</td></tr>"
+        f"<tr><th scope='row'>{escape(name)}</th><td>{size(count)}</td></tr>"
         for name, count in sorted(sizes.items(), key=lambda item: -item[1])
     )
     total = f"{len(sizes)} files, {size(sum(sizes.values()))}"

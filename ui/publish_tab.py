@@ -16,7 +16,6 @@ from backend.options import parse
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
 from backend.publish.outgoing import outgoing
-from ui.downloads import address
 from ui.errors import shown
 from ui.events import QUIET
 from ui.format import lead, size
@@ -142,7 +141,7 @@ class PublishTab:
         choices = [(f"{variant_name(r.artifact.options)} · {size(r.artifact.size)}", r.key) for r in others]
         return {
             self.variants: gr.update(choices=choices, value=[], visible=bool(others)),
-            **self.contents.show(sent, {name: address(result, name) for name in result.artifact.files}),
+            **self.contents.show(sent),
             self.folder: str(_free(self.shelf / _name(result))),
         }
 
