@@ -126,12 +126,14 @@ def play(
         assert state == "new" or not _exists(hub) or hub.files("me/new") == old
         assert not _exists(hub) or len(hub.commits("me/new")) == before + (state == "new")
         assert error is not None or state == "new"
+        assert error is not None or options is not OPENED or _is_opened(hub)
         if error:
             _is_a_sentence(str(error))
         hub.faults.clear()
         hub.come_back()
         publish(folder, options, ME, silent())
         assert complete(hub)
+        assert _is_opened(hub) == (options is OPENED)
         assert len(hub.commits("me/new")) == before + 1
         return error, said
 
@@ -141,6 +143,11 @@ def play(
 
 def _exists(hub: LoopbackHub) -> bool:
     return ("models", "me/new") in hub.repos
+
+
+def _is_opened(hub: LoopbackHub) -> bool:
+    repo = hub.repos["models", "me/new"]
+    return (repo.private, repo.gated) == (False, "auto")
 
 
 def _arrange(hub: LoopbackHub, place: str, kind: Any, fault: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Literal
 
 from huggingface_hub import HfApi
 
@@ -26,11 +27,19 @@ def steps(options: PublishOptions, api: HfApi, private: bool) -> dict[str, Calla
     if visible is not None or options.gated:
         what = " and ".join(["its visibility"] * (visible is not None) + ["its gate"] * bool(options.gated))
         # in one request, so that nobody finds it open before it is gated
-        found[what] = lambda: api.update_repo_settings(repo_id, private=visible, gated=options.gated)
+        found[what] = lambda: _set(repo_id, visible, options.gated, api)
     if title := options.collection:
         closed = private if visible is None else visible
         found[f"the collection '{title}'"] = lambda: _put_into(title, repo_id, api, closed)
     return found
+
+
+def _set(repo_id: str, private: bool | None, gated: Literal["auto", "manual"] | None, api: HfApi) -> None:
+    """Set visibility and gate, and look: of the reply the library reads the status alone."""
+    api.update_repo_settings(repo_id, private=private, gated=gated)
+    info = api.model_info(repo_id)
+    if (private is not None and info.private is not private) or (gated and info.gated != gated):
+        raise ValueError("The Hub holds other settings than were asked for.")
 
 
 def _put_into(collection: str, repo_id: str, api: HfApi, private: bool) -> None:
