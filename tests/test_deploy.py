@@ -1,20 +1,21 @@
 """Deploying: what a Space holds and is set to, what it costs, and every refusal as one sentence."""
 
+import contextlib
 import io
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
+from typing import get_args
 
 import gradio as gr
 import pytest
 import yaml
 from huggingface_hub import snapshot_download
 from playwright.sync_api import expect, sync_playwright
+from pydantic import SecretStr
 
 from backend.__main__ import main
 from backend.deploy import DeployOptions
@@ -25,7 +26,7 @@ from backend.executors.local import ROOT
 from backend.jobs.supervisor import Supervisor
 from backend.serve.servers import Servers
 from backend.settings import Settings
-from tests.test_page_browser import CHROMIUM, FLAGS, App
+from tests.test_page_browser import CHROMIUM, FLAGS, free_port
 from tests.typed import fails, succeeds
 from ui.deploy import build_deploy
 from ui.studio import Studio
@@ -211,6 +212,20 @@ def test_what_cannot_be_is_said_before_anything_is_made(hub, capsys, case):
     assert not hub.repos
 
 
+SECRET = [name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation)]
+
+
+@pytest.mark.parametrize("name", SECRET)
+def test_a_secret_setting_is_no_variable_that_everybody_sees(hub, capsys, monkeypatch, name):
+    variable = f"WEIGHTSMITH_{name.upper()}"
+    assert "name it in secrets" in fails(
+        capsys, "deploy", "me/studio", "--yes", "--variables", f"{variable}=long enough"
+    )
+    monkeypatch.setenv(variable, "long enough")
+    succeeds(capsys, "deploy", "me/studio", "--yes", "--secrets", variable)
+    assert settings(hub)["secrets"] == {variable: "long enough"}
+
+
 def test_the_cost_is_said_and_agreed_to_before_anything_is_made(hub, capsys, monkeypatch):
     assert main(["deploy", "me/studio", "--hardware", "t4-small"]) == 1
     out, err = capsys.readouterr()
@@ -297,14 +312,11 @@ def test_the_page_names_faults_and_a_missing_token(hub, form):
 @pytest.mark.real
 def test_a_person_sees_the_cost_and_makes_the_space(hub, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    app = App(tmp_path / "data").start()
-    try:
-        with sync_playwright() as p:
-            browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-            _make_a_space(browser.new_page(viewport={"width": 1440, "height": 1000}), app.url)
-            browser.close()
-    finally:
-        app.stop()
+    env = os.environ | {"WEIGHTSMITH_PORT": str(free_port()), "WEIGHTSMITH_DATA": str(tmp_path / "data")}
+    with _running(ROOT, env) as said, sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        _make_a_space(browser.new_page(viewport={"width": 1440, "height": 1000}), said.split()[-1])
+        browser.close()
     assert settings(hub, "me/by-hand")["hardware"] == "t4-small"
     assert settings(hub, "me/by-hand")["variables"] == {"WEIGHTSMITH_MAX_QUEUED": "2"}
     assert hub.repos["spaces", "me/by-hand"].private
@@ -339,33 +351,29 @@ def _make_a_space(page, url):
 @pytest.mark.real
 def test_what_was_deployed_starts_as_a_space_and_can_deploy_itself(hub, capsys, tmp_path):
     succeeds(capsys, "deploy", "me/studio", "--yes")
-    here = tmp_path / "app"
+    here, port = tmp_path / "app", free_port()
     snapshot_download("me/studio", repo_type="space", local_dir=here, token="hf_write")
     shutil.rmtree(here / ".cache")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_TOKEN")}
     env |= {"SPACE_ID": "me/studio", "SYSTEM": "spaces", "SPACE_HOST": "me-studio.hf.space"}
     env |= {"OAUTH_CLIENT_ID": "id", "OAUTH_CLIENT_SECRET": "secret", "OAUTH_SCOPES": "openid profile contribute-repos"}
     env |= {"OPENID_PROVIDER_URL": hub.url, "WEIGHTSMITH_PORT": str(port), "WEIGHTSMITH_DATA": str(tmp_path / "data")}
-    app = subprocess.Popen([sys.executable, "app.py"], cwd=here, env=env, stderr=subprocess.PIPE, text=True)
-    try:
+    with _running(here, env):
         asked = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Host": "me-studio.hf.space"})
-        assert _status(asked, app) == 200
-    finally:
-        app.send_signal(signal.SIGTERM)
-        app.communicate(timeout=30)
+        assert urllib.request.urlopen(asked, timeout=60).status == 200
     again = [sys.executable, "-m", "backend", "deploy", "me/second", "--yes"]
     subprocess.run(again, cwd=here, env=os.environ | {"PYTHONPATH": ""}, check=True, capture_output=True)
     assert hub.files("me/second", "spaces") == hub.files("me/studio", "spaces")
 
 
-def _status(asked, app):
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and app.poll() is None:
-        try:
-            return urllib.request.urlopen(asked, timeout=5).status
-        except OSError:
-            time.sleep(0.2)
-    return app.communicate(timeout=1)[1] if app.poll() is not None else None
+@contextlib.contextmanager
+def _running(folder, env):
+    """Run an app and give what it says when it listens: what is sent there waits until it answers."""
+    app = subprocess.Popen([sys.executable, "app.py"], cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        said = app.stdout.readline()
+        assert said.startswith("Weightsmith runs on "), said
+        yield said
+    finally:
+        app.send_signal(signal.SIGTERM)
+        app.communicate(timeout=30)

@@ -1,9 +1,9 @@
 """Deploying: this app becomes a Space of the user's, at the hardware and with the settings that they choose."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from backend.hub.names import parse_repo_id
 from backend.options import Frozen
@@ -12,7 +12,7 @@ from backend.settings import PREFIX, Settings
 FREE_HARDWARE = "cpu-basic"
 ZERO_GPU = "zero-a10g"
 
-_SETTINGS = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+_SETTINGS = {f"{PREFIX}{name.upper()}": field.annotation for name, field in Settings.model_fields.items()}
 
 
 class DeployOptions(Frozen):
@@ -71,7 +71,10 @@ class DeployOptions(Frozen):
     def _are_set(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         if wrong := next((value for value in values if "=" not in value), None):
             raise ValueError(f"{wrong[:80]!r} sets nothing: write {PREFIX}MAX_QUEUED=5")
-        _known(value.partition("=")[0] for value in values)
+        names = [value.partition("=")[0] for value in values]
+        _known(names)
+        if secret := next((name for name in names if SecretStr in get_args(_SETTINGS[name])), None):
+            raise ValueError(f"{secret} would be seen by everybody: set it in the environment and name it in secrets")
         return values
 
     @field_validator("secrets")
