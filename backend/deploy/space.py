@@ -129,9 +129,7 @@ def deploy(plan: Plan, token: str) -> Deployed:
     )
     if parent is not None:
         _update(options, token)
-    return Deployed(
-        location=f"{endpoint()}/spaces/{options.repo_id}", commit=commit.oid, files=tuple(sorted(files))
-    )
+    return Deployed(location=f"{endpoint()}/spaces/{options.repo_id}", commit=commit.oid, files=tuple(sorted(files)))
 
 
 def _at_creation(plan: Plan) -> dict[str, Any]:
