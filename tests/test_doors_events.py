@@ -38,7 +38,8 @@ tick _wire_results.tick, tick _wire_rows.tick, model-facts.change again, load _w
 """,
     OWNER: """
 job-keep.click keep, job-cancel.click cancel, job-delete.click delete, chat-artifact.input look,
-tick wire_chat_tab.look, then wire_chat_tab.look, chat-unload.click unload, publish-artifact.input preview,
+tick wire_chat_tab.look, then wire_chat_tab.look, chat-unload.click unload, publish-artifact.input pick,
+publish-repo.blur edit,
 job-merge.click to_merge, job-publish.click to_publish, deploy-ask.click ask, deploy-agree.click agree
 """,
     MEMBER: """

@@ -178,7 +178,7 @@ EVERYWHERE = pytest.mark.parametrize(
 def test_what_passes_by_itself_is_waited_for(
     play: Cell, wait: Callable[[float, float], None], place: str, fault: str, update: bool
 ) -> None:
-    wait(20, 0.5 if fault == "hang" else 10)
+    wait(10, 0.3 if fault == "hang" else 10)
     kind, headers = PASSING[fault]
     error, said = play(place, f"{fault}, once", kind, update, headers=headers)
     assert error is None

@@ -13,6 +13,7 @@ from backend.errors import LoginError, SpecError
 from backend.executors.local import ROOT
 from examples.publish_app import build
 from tests.test_page_browser import CHROMIUM, FLAGS, free_port
+from ui.outgoing import split_card
 from ui.publish_panel import publish_panel
 
 
@@ -22,12 +23,15 @@ def panel(make_artifact):
         return publish_panel(make_artifact())
 
 
-def fields(panel, repo="me/new", private=True, insist=False):
-    return {panel.hub.repo: repo, panel.hub.private: private, panel.insist: insist, panel.hub.token: ""}
+def fields(panel, repo="me/new", **typed):
+    more = {"update": False, "gated": "", "collection": ""} | typed
+    said = {field: more[name] for name, field in panel.hub.more.fields.items()}
+    contents = {panel.contents.text: "", panel.contents.made: ""}
+    return {panel.hub.repo: repo, panel.hub.private: True, panel.insist: False, panel.hub.token: "", **said, **contents}
 
 
 def test_it_shows_what_the_folder_is_and_what_would_be_sent(hub, panel):
-    shown = panel.preview("me/new")
+    shown = panel.preview(fields(panel))
     assert "quantized · of acme/tiny" in shown[panel.about]
     assert "Checked in transformers" in shown[panel.about]
     assert "model.safetensors" in shown[panel.contents.files]
@@ -45,6 +49,36 @@ def test_it_publishes_and_tells_how_far_it_is(hub, panel):
     assert f"{hub.url}/me/new" in told[-1]
     assert hub.files("me/new")["README.md"]
     assert hub.repos["models", "me/new"].private
+
+
+def test_the_text_of_the_card_can_be_edited_and_what_stands_before_it_cannot(hub, panel):
+    made = panel.preview(fields(panel))
+    typed = fields(panel) | {panel.contents.made: made[panel.contents.made]}
+    unchanged = typed | {panel.contents.text: made[panel.contents.text] + "\n"}
+    edited = typed | {panel.contents.text: "# Mine\n\nI made it."}
+    assert panel.contents.edited(unchanged) is None
+    shown = panel.preview(edited)
+    assert "base_model: acme/tiny" in shown[panel.contents.card]
+    assert "I made it." in shown[panel.contents.card]
+    assert panel.contents.text not in shown
+    list(panel.push(edited, "hf_write"))
+    head, text = split_card(hub.files("me/new")["README.md"].decode())
+    assert "base_model: acme/tiny" in head
+    assert text.startswith("# Mine")
+
+
+def test_a_repo_is_updated_when_asked_and_whoever_sees_it_goes_on_to(hub, panel):
+    list(panel.push(fields(panel), "hf_write"))
+    hub.repos["models", "me/new"].private = False
+    with pytest.raises(SpecError, match="exists already"):
+        list(panel.push(fields(panel) | {panel.contents.text: "Again."}, "hf_write"))
+    told = [update[panel.result] for update in panel.push(
+        fields(panel, update=True, gated="manual", collection="Small ones") | {panel.contents.text: "Again."}, "hf_write"
+    )]  # fmt: skip
+    assert f"{hub.url}/me/new" in told[-1]
+    assert hub.files("me/new")["README.md"].endswith(b"Again.\n")
+    assert not hub.repos["models", "me/new"].private
+    assert hub.repos["models", "me/new"].gated == "manual"
 
 
 def test_the_token_of_whoever_runs_the_app_is_never_used(hub, panel, monkeypatch):

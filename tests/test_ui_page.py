@@ -691,6 +691,7 @@ def test_variants_of_a_job_are_published_beside_it_under_their_own_names(
     typed = {
         tab.artifact: f"{job_id}/1-quantize", tab.variants: [f"{job_id}/2-quantize"], tab.where: FOLDER,
         tab.folder: "mine", tab.repo: "anna/best", tab.hub.private: True, tab.insist: False,
+        **{field: getattr(field, "value", None) for field in (*tab.hub.more.components, *tab.contents.form)},
     }  # fmt: skip
     studio.supervisor.start()
     try:

@@ -8,38 +8,61 @@ import gradio as gr
 
 from backend.errors import SpecError
 from backend.publish import PublishOptions
-from backend.publish.outgoing import README, OutgoingFile
+from backend.publish.folder import Preview
 from ui.format import escape, size
-from ui.forms import Updates
+from ui.forms import OptionForm, Updates, option_form
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The files and the card of what would be published."""
+    """The files and the card of what would be published; `made` is the text that the card has unless it is edited."""
 
     files: gr.HTML
     card: gr.Markdown
+    text: gr.Textbox
+    made: gr.State
 
     @property
     def components(self) -> list[Any]:
         """What show() changes."""
-        return [self.files, self.card]
+        return [self.files, self.card, self.text, self.made]
 
-    def show(self, sent: Mapping[str, OutgoingFile]) -> Updates:
-        """Show what outgoing() gives."""
-        return {
-            self.files: _files({name: file.size for name, file in sent.items()}),
-            self.card: _as_markdown(sent[README].read().decode()),
-        }
+    @property
+    def form(self) -> list[Any]:
+        """What edited() reads."""
+        return [self.text, self.made]
+
+    def edited(self, given: dict[Any, Any]) -> str | None:
+        """Give the visitor's own text of the card, if they have written one."""
+        typed = given[self.text] or ""
+        return typed if typed.strip() and typed.strip() != (given[self.made] or "").strip() else None
+
+    def show(self, preview: Preview, edited: str | None) -> Updates:
+        """Show what would be published.
+
+        Args:
+            preview: Of the folder.
+            edited: The visitor's own text that stands in its card, if one does.
+        """
+        head, text = split_card(preview.card)
+        shown: Updates = {self.files: _files(preview.files), self.card: f"```yaml\n{head.strip()}\n```\n{text}"}
+        return shown | ({} if edited else {self.text: text, self.made: text})
 
 
 @dataclass(frozen=True)
 class HubFields:
-    """The fields of a repo on the Hub as the destination."""
+    """The fields of a repo on the Hub as the destination; `more` are those that a first push does without."""
 
+    room: gr.Column
     repo: gr.Textbox
     private: gr.Checkbox
+    more: OptionForm
     token: gr.Textbox
+
+    @property
+    def components(self) -> list[Any]:
+        """What place() reads."""
+        return [self.repo, self.private, *self.more.components]
 
     def place(self, given: dict[Any, Any]) -> dict[str, Any]:
         """Read them as PublishOptions takes them.
@@ -49,7 +72,9 @@ class HubFields:
         """
         if not (given[self.repo] or "").strip():
             raise SpecError("Name the repo first: your user name, a slash, and a name for the model.")
-        return {"repo_id": given[self.repo], "private": given[self.private]}
+        more = self.more.values(given)
+        stays = more["update"] and given[self.private]  # who sees a repo that is there is not changed in passing
+        return {"repo_id": given[self.repo], "private": None if stays else given[self.private], **more}
 
 
 def build_contents(prefix: str) -> Contents:
@@ -62,7 +87,13 @@ def build_contents(prefix: str) -> Contents:
     with gr.Column(elem_classes=["sheet"]):
         gr.HTML("<header><h2>Model card</h2><p>What readers of the repo will see.</p></header>")
         card = gr.Markdown("", elem_id=f"{prefix}-card", sanitize_html=True)
-    return Contents(files, card)
+    with gr.Accordion("Edit the card's text", open=False, elem_classes=["more"]):
+        text = gr.Textbox(
+            label="Text", lines=14, max_lines=40, elem_id=f"{prefix}-text", elem_classes=["mono"],
+            info="In Markdown. What stands before it, for the Hub to read, is made here and stays true. Empty: the"
+            " text that is made here.",
+        )  # fmt: skip
+    return Contents(files, card, text, gr.State(""))
 
 
 def build_hub_fields(prefix: str, visible: bool, token: gr.Textbox) -> HubFields:
@@ -74,15 +105,19 @@ def build_hub_fields(prefix: str, visible: bool, token: gr.Textbox) -> HubFields
         token: From token_box(), not rendered yet.
     """
     fields = PublishOptions.model_fields
-    repo = gr.Textbox(
-        label="Repo", info=fields["repo_id"].description, placeholder="your-name/model-nf4", max_lines=1,
-        visible=visible, elem_id=f"{prefix}-repo",
-    )  # fmt: skip
-    private = gr.Checkbox(
-        value=True, label="Private", info=fields["private"].description, visible=visible, elem_id=f"{prefix}-private"
-    )
+    with gr.Column(visible=visible) as room:
+        repo = gr.Textbox(
+            label="Repo", info=fields["repo_id"].description, placeholder="your-name/model-nf4", max_lines=1,
+            elem_id=f"{prefix}-repo",
+        )  # fmt: skip
+        private = gr.Checkbox(
+            value=True, label="Private", elem_id=f"{prefix}-private",
+            info="Only you see the new repo. One that is updated stays as it is.",
+        )  # fmt: skip
+        with gr.Accordion("More options", open=False, elem_classes=["more"]):
+            more = option_form(PublishOptions, prefix, ("repo_id", "private", "to_folder", "card", "insist"))
     token.render()
-    return HubFields(repo, private, token)
+    return HubFields(room, repo, private, more, token)
 
 
 def token_box(prefix: str, visible: bool, empty: str = "") -> gr.Textbox:
@@ -131,9 +166,7 @@ def _files(sizes: dict[str, int]) -> str:
     )
 
 
-def _as_markdown(text: str) -> str:
-    """Give a card as Markdown shows it: the front matter as code, the rest rendered."""
-    parts = text.split("---\n", 2)
-    if not text.startswith("---\n") or len(parts) < 3:
-        return text
-    return f"```yaml\n{parts[1].strip()}\n```\n{parts[2]}"
+def split_card(card: str) -> tuple[str, str]:
+    """Give the front matter of a card that was made here, and its text."""
+    _, head, text = card.split("---\n", 2)
+    return head, text.lstrip("\n")

@@ -19,12 +19,11 @@ import gradio as gr
 from gradio.context import Context
 
 from backend.errors import LoginError
-from backend.models.artifacts import MANIFEST, Artifact
 from backend.options import parse
 from backend.progress import Report
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
-from backend.publish.outgoing import OutgoingFile, outgoing
+from backend.publish.folder import Preview, preview
 from backend.publish.push import publish
 from backend.wording import checked
 from ui.errors import shown
@@ -62,13 +61,13 @@ class PublishPanel:
         """What preview() changes."""
         return [self.note, self.about, self.insist, *self.contents.components]
 
-    def preview(self, repo: str) -> Updates:
+    def preview(self, given: dict[Any, Any]) -> Updates:
         """Show what the folder is, and its card and files as they would be published."""
-        repo_id = parse(PublishOptions, {"repo_id": repo}).repo_id if (repo or "").strip() else None
-        sent = outgoing(self.folder, repo_id)
-        artifact = Artifact.model_validate_json(sent[MANIFEST].read())
-        told = {self.note: "", self.about: _about(self.folder.name, artifact, sent), **self.contents.show(sent)}
-        return told | {self.insist: gr.update(visible=not (artifact.check and artifact.check.passed))}
+        repo, edited = given[self.hub.repo] or "", self.contents.edited(given)
+        repo_id = parse(PublishOptions, {"repo_id": repo}).repo_id if repo.strip() else None
+        found = preview(self.folder, repo_id, card=edited)
+        told = {self.note: "", self.about: _about(self.folder.name, found), **self.contents.show(found, edited)}
+        return told | {self.insist: gr.update(visible=not (found.artifact.check and found.artifact.check.passed))}
 
     def push(self, given: dict[Any, Any], token: str | None) -> Iterator[Updates]:
         """Publish the folder and tell how far it is; a push that has begun ends, also when the page is closed.
@@ -78,7 +77,8 @@ class PublishPanel:
         """
         if not token:
             raise LoginError("The Hub wants a token: sign in, or paste one with write access above.")
-        options = parse(PublishOptions, self.hub.place(given) | {"insist": bool(given[self.insist])})
+        said = {"insist": bool(given[self.insist]), "card": self.contents.edited(given)}
+        options = parse(PublishOptions, self.hub.place(given) | said)
         check_destination(options, token)
         events: SimpleQueue[dict[str, Any]] = SimpleQueue()
         yield {self.note: "", self.result: bar(None, "starting", "publish-bar")}
@@ -119,7 +119,8 @@ def publish_panel(folder: str | Path, sign_in: bool = True) -> PublishPanel:
 
 
 def _wire(panel: PublishPanel) -> None:
-    hub, preview = panel.hub, shown(panel.note)(panel.preview)
+    hub, text = panel.hub, panel.contents.text
+    look = shown(panel.note)(panel.preview)
 
     @shown(panel.note)
     def push(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Iterator[Updates]:
@@ -127,17 +128,19 @@ def _wire(panel: PublishPanel) -> None:
 
     page = Context.root_block
     assert page
-    gr.on([page.load, hub.repo.blur, hub.repo.submit], preview, hub.repo, panel.shown(), **QUIET)
+    named = {hub.repo, *panel.contents.form}
+    gr.on([page.load, hub.repo.blur, hub.repo.submit, text.blur], look, named, panel.shown(), **QUIET)
     # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
     panel.start.click(None, None, [panel.note, panel.result], js="() => ['', '']", **QUIET)
-    form = {hub.repo, hub.private, hub.token, panel.insist}
+    form = {*named, *hub.components, hub.token, panel.insist}
     panel.start.click(push, form, [panel.note, panel.result], **QUIET)
 
 
-def _about(name: str, artifact: Artifact, sent: dict[str, OutgoingFile]) -> str:
+def _about(name: str, found: Preview) -> str:
     """Write what the folder is: kind, base model, size, and whether it was tried."""
+    artifact = found.artifact
     facts = [artifact.kind, *([f"of {artifact.base_model}"] if artifact.base_model else [])]
-    facts.append(size(sum(file.size for file in sent.values())))
+    facts.append(size(sum(found.files.values())))
     check = checked(artifact.check) if artifact.check else "It was not tried in the engine that would serve it."
     return (
         f'<section class="panel"><header><h2>{escape(name)}</h2><p>{escape(" · ".join(facts))}</p></header>'

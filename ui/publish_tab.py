@@ -15,7 +15,7 @@ from backend.jobs.store import Job, JobState
 from backend.options import parse
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
-from backend.publish.outgoing import outgoing
+from backend.publish.folder import preview
 from ui.errors import shown
 from ui.events import QUIET
 from ui.format import lead, size
@@ -89,8 +89,7 @@ class PublishTab:
         hub = where == HUB
         return {
             self.folder: gr.update(visible=not hub),
-            self.repo: gr.update(visible=hub),
-            self.hub.private: gr.update(visible=hub),
+            self.hub.room: gr.update(visible=hub),
             self.token: gr.update(visible=hub and alone(self.studio.settings)),
         }
 
@@ -100,11 +99,12 @@ class PublishTab:
         Raises:
             SpecError: Every fault, each with its field.
         """
+        said = {"insist": given[self.insist], "card": self.contents.edited(given)}
         if given[self.where] == HUB or self.studio.settings.on_space:
-            return parse(PublishOptions, self.hub.place(given) | {"insist": given[self.insist]})
+            return parse(PublishOptions, self.hub.place(given) | said)
         if not (given[self.folder] or "").strip():
             raise SpecError("Name the folder first.")
-        return parse(PublishOptions, {"to_folder": self.place(given[self.folder]), "insist": given[self.insist]})
+        return parse(PublishOptions, {"to_folder": self.place(given[self.folder]), **said})
 
     @property
     def shelf(self) -> Path:
@@ -122,26 +122,32 @@ class PublishTab:
             SpecError: Every fault, each with its field.
         """
         result, first = self.studio.result(given[self.artifact], owner), self.destination(given)
-        found = [(result, first)]
+        found, shared = [(result, first)], first.model_dump(exclude={"repo_id", "to_folder", "card"})
         for key in given[self.variants] or []:
             variant = self.studio.result(key, owner)
             if first.repo_id:
-                place = {"repo_id": f"{first.repo_id.split('/')[0]}/{_name(variant)}", "private": first.private}
+                place = {"repo_id": f"{first.repo_id.split('/')[0]}/{_name(variant)}"}
             else:
                 assert first.to_folder
                 place = {"to_folder": _free(first.to_folder.with_name(_name(variant)))}
-            found.append((variant, parse(PublishOptions, place | {"insist": first.insist})))
+            found.append((variant, parse(PublishOptions, place | shared)))
         return found
 
-    def preview(self, result: Result, repo: str, owner: str) -> Updates:
-        """Show the card and the files as they would be published, a folder that is free, and the result's variants."""
+    def preview(self, result: Result, repo: str, owner: str, edited: str | None = None) -> Updates:
+        """Show the card and the files as they would be published, a folder that is free, and the result's variants.
+
+        Args:
+            result: What is published.
+            repo: The repo as typed, if it is.
+            owner: Of the result.
+            edited: The owner's own text of its card.
+        """
         repo_id = parse(PublishOptions, {"repo_id": repo}).repo_id if (repo or "").strip() else None
-        sent = outgoing(result.folder, repo_id)
         others = [r for r in self.studio.results_of(result.job, owner) if r.key != result.key]
         choices = [(f"{variant_name(r.artifact.options)} · {size(r.artifact.size)}", r.key) for r in others]
         return {
             self.variants: gr.update(choices=choices, value=[], visible=bool(others)),
-            **self.contents.show(sent),
+            **self.contents.show(preview(result.folder, repo_id, card=edited), edited),
             self.folder: str(_free(self.shelf / _name(result))),
         }
 
@@ -210,11 +216,19 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     def enter(key: str | None, repo: str, profile: gr.OAuthProfile | None) -> Updates:
         return tab.enter(visitor(studio.settings, profile), key, repo)
 
-    @shown(tab.note)
-    def preview(key: str | None, repo: str, profile: gr.OAuthProfile | None) -> Updates:
+    def look(given: dict[Any, Any], edited: str | None, profile: gr.OAuthProfile | None) -> Updates:
         owner = require_owner(studio.settings, profile)
-        result = studio.result(key, owner)
-        return {tab.note: "", **tab.preview(result, repo, owner), **tab.progress(result, owner)}
+        result = studio.result(given[tab.artifact], owner)
+        told = tab.preview(result, given[tab.repo], owner, edited)
+        return {tab.note: "", **told, **tab.progress(result, owner)}
+
+    @shown(tab.note)
+    def pick(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Updates:
+        return look(given, None, profile)
+
+    @shown(tab.note)
+    def edit(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Updates:
+        return look(given, tab.contents.edited(given), profile)
 
     def begin(given: dict[Any, Any], owner: str, oauth: gr.OAuthToken | None, agreed: bool) -> Updates:
         going = tab.destinations(given, owner)
@@ -241,11 +255,12 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     def unload(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
         return begin(given, require_member(studio.settings, profile), oauth, agreed=True)
 
-    form = {tab.artifact, tab.variants, tab.where, tab.folder, tab.repo, tab.hub.private, tab.token, tab.insist}
+    named = {tab.artifact, tab.repo, *tab.contents.form}
+    form = {*named, tab.variants, tab.where, tab.folder, *tab.hub.components, tab.token, tab.insist}
     door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **QUIET)
-    asked = [tab.artifact.input, tab.repo.blur, tab.repo.submit]
-    gr.on(asked, preview, [tab.artifact, tab.repo], [tab.folder, *tab.shown()], **QUIET)
-    tab.where.input(tab.choose, tab.where, [tab.folder, tab.repo, tab.hub.private, tab.token], **QUIET)
+    tab.artifact.input(pick, named, [tab.folder, *tab.shown()], **QUIET)
+    gr.on([tab.repo.blur, tab.repo.submit, tab.contents.text.blur], edit, named, [tab.folder, *tab.shown()], **QUIET)
+    tab.where.input(tab.choose, tab.where, [tab.folder, tab.hub.room, tab.token], **QUIET)
     shown_whole = [tab.folder.blur, tab.folder.submit]
     gr.on(shown_whole, lambda typed: str(tab.place(typed)) if typed.strip() else "", tab.folder, tab.folder, **QUIET)
     # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
