@@ -47,24 +47,27 @@ class DeployForm:
         Raises:
             AppError: As plan() does, and every fault of the form.
         """
-        values = self.form.values(given)
-        if "repo_id" not in values:
-            raise SpecError("Name the Space first: your user name, a slash, and a name for it.")
-        planned = plan(parse(DeployOptions, values), _needed(token))
+        planned = plan(self._options(given), _needed(token))
         told = f'<p class="warn">{escape(planned.words)}</p>'
         return {self.note: "", self.question: gr.update(visible=True), self.cost: told, self.planned: planned}
 
-    def make(self, planned: Plan | None, token: str | None) -> Updates:
-        """Make what was planned.
+    def make(self, given: dict[Any, Any], planned: Plan | None, token: str | None) -> Updates:
+        """Make what was planned; where the form has changed since, say what it costs now.
 
         Raises:
-            AppError: As deploy() does.
+            AppError: As plan() and deploy() do.
         """
-        if planned is None:
-            return self.hidden()
+        if planned is None or planned.options != self._options(given):
+            return self.put(given, token)
         place = link(deploy(planned, _needed(token)).location)
         told = f'<section class="panel published"><p>{place} builds for some minutes before it answers.</p></section>'
         return {self.note: told, **self.hidden()}
+
+    def _options(self, given: dict[Any, Any]) -> DeployOptions:
+        values = self.form.values(given)
+        if "repo_id" not in values:
+            raise SpecError("Name the Space first: your user name, a slash, and a name for it.")
+        return parse(DeployOptions, values)
 
     def hidden(self) -> Updates:
         """Take the question back, and with it what was planned."""
@@ -120,16 +123,12 @@ def _wire(built: DeployForm) -> None:
         return built.put(given, hub_token(settings, oauth, given[built.token]))
 
     @shown(built.note, built.question)
-    def agree(
-        planned: Plan | None, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None
-    ) -> Updates:
+    def agree(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
         require_owner(settings, profile)
-        return built.make(planned, hub_token(settings, oauth, typed))
+        return built.make(given, given[built.planned], hub_token(settings, oauth, given[built.token]))
 
-    gr.on(
-        [field.change for field in built.form.components], built.hidden, None, [built.question, built.planned], **QUIET
-    )
     busy = {**BUSY, "show_progress_on": built.note}
-    built.ask.click(ask, {*built.form.components, built.token}, built.outputs(), **busy)
-    built.agree.click(agree, [built.planned, built.token], built.outputs(), **busy)
+    form = {*built.form.components, built.token}
+    built.ask.click(ask, form, built.outputs(), **busy)
+    built.agree.click(agree, {*form, built.planned}, built.outputs(), **busy)
     built.refuse.click(built.hidden, None, [built.question, built.planned], **QUIET)

@@ -73,7 +73,7 @@ class DeployOptions(Frozen):
             raise ValueError(f"{wrong[:80]!r} sets nothing: write {PREFIX}MAX_QUEUED=5")
         names = [value.partition("=")[0] for value in values]
         _known(names)
-        if secret := next((name for name in names if SecretStr in get_args(_SETTINGS[name])), None):
+        if secret := next((name for name in names if _is_secret(_SETTINGS[name])), None):
             raise ValueError(f"{secret} would be seen by everybody: set it in the environment and name it in secrets")
         return values
 
@@ -96,3 +96,7 @@ def _known(names: Iterable[str]) -> None:
     """Refuse what the app would not read."""
     if strange := next((name for name in names if name not in _SETTINGS), None):
         raise ValueError(f"{strange[:80]!r} is no setting of the app: choose from {', '.join(sorted(_SETTINGS))}")
+
+
+def _is_secret(annotation: object) -> bool:
+    return annotation is SecretStr or any(_is_secret(inner) for inner in get_args(annotation))
