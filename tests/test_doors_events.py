@@ -19,7 +19,7 @@ space = pytest.fixture(scope="module")(space_of_anna)
 FREE, MINE, OWNER, MEMBER, BROWSER = "free", "mine", "owner", "member", "browser"
 EVENTS = {
     FREE: """
-deploy-refuse.click hidden, deploy-repo_id.change hidden,
+deploy-refuse.click hidden,
 start-keep-chatting.click hidden, job-keep-chatting.click hidden, publish-keep-chatting.click hidden,
 data-source.input choose, data-upload.upload <lambda>, tuning.input begin, merging.input switch,
 then wire_chat_tab.<lambda>, then _wire_talk.<lambda>, then _cleared, then list, then standing,

@@ -72,9 +72,8 @@ def test_a_repo_is_updated_when_asked_and_whoever_sees_it_goes_on_to(hub, panel)
     hub.repos["models", "me/new"].private = False
     with pytest.raises(SpecError, match="exists already"):
         list(panel.push(fields(panel) | {panel.contents.text: "Again."}, "hf_write"))
-    told = [update[panel.result] for update in panel.push(
-        fields(panel, update=True, gated="manual", collection="Small ones") | {panel.contents.text: "Again."}, "hf_write"
-    )]  # fmt: skip
+    typed = fields(panel, update=True, gated="manual", collection="Small ones") | {panel.contents.text: "Again."}
+    told = [update[panel.result] for update in panel.push(typed, "hf_write")]
     assert f"{hub.url}/me/new" in told[-1]
     assert hub.files("me/new")["README.md"].endswith(b"Again.\n")
     assert not hub.repos["models", "me/new"].private
@@ -99,10 +98,10 @@ def test_what_fails_on_the_way_is_a_sentence_and_leaves_no_bar(hub, panel):
 def test_a_folder_without_a_passed_check_is_published_only_on_request(hub, make_artifact):
     with gr.Blocks():
         panel = publish_panel(make_artifact(check=None))
-    assert panel.preview("")[panel.insist] == gr.update(visible=True)
+    assert panel.preview(fields(panel, repo=""))[panel.insist] == gr.update(visible=True)
     with pytest.raises(SpecError, match="check it first"):
         list(panel.push(fields(panel), "hf_write"))
-    list(panel.push(fields(panel, insist=True), "hf_write"))
+    list(panel.push(fields(panel) | {panel.insist: True}, "hf_write"))
     assert hub.files("me/new")
 
 
