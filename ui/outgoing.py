@@ -1,5 +1,6 @@
 """What would leave this machine, where to, and where it went: the parts of the Publish tab and the publish panel."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from backend.publish import PublishOptions
 from backend.publish.folder import Preview
 from ui.format import escape, size
 from ui.forms import OptionForm, Updates, option_form
+
+_PICTURE = re.compile(r"!\[([^\]]*)\]\([\w.-]+\.png\)")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Contents:
             edited: The visitor's own text that stands in its card, if one does.
         """
         head, text = split_card(preview.card)
-        shown: Updates = {self.files: _files(preview.files), self.card: f"```yaml\n{head.strip()}\n```\n{text}"}
+        seen = _PICTURE.sub(r"*[picture: \1]*", text)  # it lies beside the card, where the page cannot reach it
+        shown: Updates = {self.files: _files(preview.files), self.card: f"```yaml\n{head.strip()}\n```\n{seen}"}
         return shown | ({} if edited else {self.text: text, self.made: text})
 
 
