@@ -1,0 +1,53 @@
+"""Web: the page as an ASGI app, behind its doors."""
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.middleware.sessions import SessionMiddleware
+
+from ui.doors import Doors
+from ui.downloads import add_downloads
+from ui.launch import Launch
+from ui.page import build_page
+from ui.studio import Studio
+from ui.theme import CSS, theme
+
+
+def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
+    """Build the page and mount it behind the doors; nothing in the data folder can be fetched by its path.
+
+    Args:
+        studio: The backend.
+        launch: Lets in who started the app; None on a Space.
+    """
+    settings, page = studio.settings, build_page(studio)
+
+    def session_of(event_id: str) -> str | None:  # Gradio cancels by an event's name alone, whoever says it
+        event = page._queue.event_ids_to_events.get(event_id)
+        return event.session_hash if event else None
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    add_downloads(app, studio)
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        blocked_paths=[str(settings.data.resolve())],
+        max_file_size=settings.max_upload_bytes,
+        ssr_mode=False,
+        enable_monitoring=False,
+        theme=theme(),
+        css_paths=[CSS],
+    )
+    app.add_middleware(Doors, settings=settings, launch=launch, session_of=session_of)
+    _read_sign_in_first(app)
+    return app
+
+
+def _read_sign_in_first(app: FastAPI) -> None:
+    """Put Gradio's reading of who has signed in before the doors, which ask who comes."""
+    gradio = app.routes[-1].app  # type: ignore[attr-defined]
+    for layer in [layer for layer in gradio.user_middleware if layer.cls is SessionMiddleware]:
+        gradio.user_middleware.remove(layer)
+        app.user_middleware.insert(0, layer)
