@@ -17,7 +17,7 @@ from PIL import Image
 from backend.errors import SpecError
 from backend.jobs.preflight import prepare
 from backend.jobs.specs import publication
-from backend.models.artifacts import TRAINED_HERE, Merged, Metrics, open_artifact
+from backend.models.artifacts import TRAINED_HERE, Merged, open_artifact
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.card import build_card
@@ -31,20 +31,11 @@ from backend.serve.engines import ENGINES
 from backend.serve.vllm_environment import interpreter
 from tests import hub_repos
 from tests.loopback_hub import LoopbackHub
+from tests.test_publish_card import METRICS
 
 Make = Callable[..., Path]
 Kinds = Callable[[str], Path]
 
-METRICS = Metrics(
-    kl_mean=0.0912,
-    kl_p99=0.61,
-    top1_agreement=0.8734,
-    perplexity=24.12,
-    reference_perplexity=21.9,
-    tokens=16376,
-    text="WikiText-2 (Salesforce/wikitext, test)",
-    convention="8 non-overlapping windows of 2048 tokens",
-)
 BITS = {
     "nf4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
     "int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},

@@ -11,26 +11,19 @@ from typing import Any
 import pytest
 import yaml
 
-from backend.models.artifacts import Metrics
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.push import publish
 from backend.weights.header import read_header
 from tests.loopback_hub import LoopbackHub
+from tests.test_publish_card import METRICS as PLAIN
 
 Make = Callable[..., Path]
 
 NODE = Path(__file__).parent / "node"
 ME, REPO = "hf_write", "me/Llama-new"
-METRICS = Metrics(
-    kl_mean=0.0912,
-    kl_p99=0.61,
-    top1_agreement=0.8734,
-    perplexity=24.12,
-    reference_perplexity=21.9,
-    tokens=16376,
-    text='no: "yes" # 0x10 --- \u2028 @x\n---\nlicense: mit',
-    convention="8 windows: of 2048 tokens",
+METRICS = PLAIN.model_copy(
+    update={"text": 'no: "yes" # 0x10 --- \u2028 @x\n---\nlicense: mit', "convention": "8 windows: of 2048 tokens"}
 )
 CARD = """---
 license: llama3.2
