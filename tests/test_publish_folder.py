@@ -290,6 +290,12 @@ def test_the_license_of_a_base_model_on_the_hub_is_carried_over_to_an_adapter_th
         outgoing(target, "me/x")
 
 
+def test_a_folder_made_elsewhere_is_not_published_into_itself(model: Make) -> None:
+    folder = model()
+    with pytest.raises(SpecError, match="lies within what is published"):
+        publication(folder, PublishOptions(to_folder=folder / "published"))
+
+
 def test_a_folder_made_elsewhere_is_adopted_before_it_is_checked_and_published(model: Make) -> None:
     options = PublishOptions(repo_id="me/x")
     assert steps(publication(model(), options)) == ("adopt", "check", "publish")

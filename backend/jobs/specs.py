@@ -19,6 +19,7 @@ from backend.models.artifacts import is_sealed, open_artifact
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.publish.base_card import read_base_card
+from backend.publish.destination import check_outside
 from backend.publish.folder import describe, is_made_elsewhere
 from backend.publish.licenses import check_name
 from backend.quantize.calibrated.options import CalibratedOptions
@@ -118,8 +119,10 @@ def publication(
     """Give what publishes a folder with weights, after a check where it has passed none; see Publication.
 
     Raises:
-        SpecError: The folder holds nothing that can be published, or a license asks another name of the repo.
+        SpecError: The folder holds nothing that can be published, it is to go into itself, or a license asks another
+            name of the repo.
     """
+    check_outside(options, folder)
     if options.repo_id:
         check_name(options.repo_id, read_base_card(folder).licenses)
     if is_made_elsewhere(folder):

@@ -43,6 +43,14 @@ def check_folder(target: Path) -> None:
         raise SpecError(f"Could not publish to '{target}'. It exists already and is not empty: choose another folder.")
 
 
+def check_outside(options: PublishOptions, folder: Path) -> None:
+    """Refuse a folder within the one that is published."""
+    if options.to_folder and options.to_folder.resolve().is_relative_to(folder.resolve()):
+        raise SpecError(
+            f"Could not publish to '{options.to_folder}'. It lies within what is published: choose another folder."
+        )
+
+
 def check_token(options: PublishOptions, token: str | None, patience: Patience | None = None) -> tuple[str, str]:
     """Give the repo id and the token, if it is one of somebody who may have repos in that namespace."""
     assert options.repo_id

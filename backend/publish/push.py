@@ -9,7 +9,7 @@ from backend.hub.patience import long_patience
 from backend.models.artifacts import PARTIAL, open_artifact, sha256, verify
 from backend.progress import Report
 from backend.publish import PublishOptions
-from backend.publish.destination import check_folder, check_token
+from backend.publish.destination import check_folder, check_outside, check_token
 from backend.publish.folder import as_artifact
 from backend.publish.outgoing import OutgoingFile, outgoing
 from backend.publish.repo import Published, Repo
@@ -32,6 +32,7 @@ def publish(folder: Path, options: PublishOptions, token: str | None, report: Re
         HubError: The Hub refused, could not be reached, or holds something else than was sent.
         HardwareError: The folder cannot be written.
     """
+    check_outside(options, folder)
     with as_artifact(folder, report, token) as artifact:
         return _publish(artifact, options, token, report)
 
@@ -42,10 +43,6 @@ def _publish(folder: Path, options: PublishOptions, token: str | None, report: R
     if options.to_folder is not None:
         check_folder(options.to_folder)
         files = _checked(folder, options, None, report)
-        if options.to_folder.resolve().is_relative_to(folder.resolve()):
-            raise SpecError(
-                f"Could not publish to '{options.to_folder}'. It lies within what is published: choose another folder."
-            )
         return _to_folder(files, options.to_folder, report)
     patience = long_patience(load_settings().hub_patience_seconds, report.log)
     _, token = check_token(options, token, patience)
