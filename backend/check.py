@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import httpx
 from pydantic import Field
 
-from backend.errors import AppError
+from backend.errors import AppError, JobError
 from backend.evaluate import PROMPTS
 from backend.models.artifacts import Check
 from backend.models.loading import has_chat_template, load_causal_lm, load_tokenizer
@@ -59,7 +59,7 @@ def check(folder: Path, base: Path | None, options: CheckOptions, settings: Sett
     """
     try:
         engine, answers = _answers(folder, base, options, settings, report)
-    except (AppError, httpx.HTTPError) as e:
+    except AppError as e:
         return Check(passed=False, prompts=len(PROMPTS), reason=str(e))
     found = {"engine": engine, "prompts": len(PROMPTS), "convention": CONVENTION}
     gaps = _gaps(folder, base, answers, report)
@@ -109,13 +109,18 @@ def _answers(
 def _answer(server: Server, prompt: str, most: int) -> _Answer:
     talks = _talks(server.folder, server.base)
     asked = {"messages": [_turn(prompt)]} if talks else {"prompt": _continued(prompt)}
-    answered = httpx.post(
-        f"{server.base_url}/{'chat/completions' if talks else 'completions'}",
-        json={"model": server.model, **asked, "max_tokens": most, "temperature": 0, "return_token_ids": True},
-        headers={"Authorization": f"Bearer {server.key}"},
-        timeout=600,
-    )
-    answered.raise_for_status()
+    name = NAMES.get(server.engine, server.engine)
+    try:
+        answered = httpx.post(
+            f"{server.base_url}/{'chat/completions' if talks else 'completions'}",
+            json={"model": server.model, **asked, "max_tokens": most, "temperature": 0, "return_token_ids": True},
+            headers={"Authorization": f"Bearer {server.key}"},
+            timeout=600,
+        )
+    except httpx.HTTPError as e:
+        raise JobError(f"{name} ended while it answered, or gave no answer in time.") from e
+    if answered.is_error:
+        raise JobError(f"{name} loads it and fails at an answer, with status {answered.status_code}.")
     body = answered.json()
     [choice] = body["choices"]
     return _Answer(choice.get("prompt_token_ids") or body["prompt_token_ids"], choice["token_ids"])

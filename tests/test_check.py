@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from backend import check as checking
 from backend.__main__ import main
 from backend.check import CheckOptions, check
-from backend.errors import SpecError
+from backend.errors import JobError, SpecError
 from backend.jobs.specs import publication, steps
 from backend.models.artifacts import Check, open_artifact, record
 from backend.progress import silent
@@ -16,6 +18,7 @@ from backend.publish import PublishOptions
 from backend.publish.card import build_card
 from backend.publish.push import publish
 from backend.recipes import parse_recipe
+from backend.serve.serving import Server
 from backend.settings import Settings
 from tests.typed import fails, succeeds
 
@@ -91,6 +94,26 @@ def test_what_no_engine_serves_here_fails_with_the_reason(tiny_model, tmp_path):
     found = check(folder, None, CheckOptions(), settings(tmp_path), silent())
     assert (found.passed, found.engine) == (False, None)
     assert "'three'" in found.reason
+
+
+def test_an_engine_that_fails_at_an_answer_is_named(tiny_model):
+    class Broken(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_error(500)
+
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Broken) as broken:
+        threading.Thread(target=broken.serve_forever, args=(0.05,), daemon=True).start()
+        url = f"http://127.0.0.1:{broken.server_port}/v1"
+        server = Server(folder=tiny_model, engine="vllm", base_url=url, key="key")
+        with pytest.raises(JobError, match=r"^vLLM loads it and fails at an answer, with status 500\.$"):
+            checking._answer(server, "Hello", 4)
+        broken.shutdown()
+    with pytest.raises(JobError, match=r"^vLLM ended while it answered"):
+        checking._answer(server, "Hello", 4)
 
 
 def test_what_is_published_is_checked_before_unless_somebody_insists(make_artifact):
