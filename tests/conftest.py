@@ -76,6 +76,11 @@ def _local(host: object) -> object:
     return host
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the module that takes the longest: else one process would be left with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_rows_browser.py")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the tables whose cells tests have recorded, in whatever process: ("cell", [table, row, column, text])."""
     tables: dict[str, dict[str, dict[str, str]]] = {}
