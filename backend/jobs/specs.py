@@ -122,13 +122,14 @@ def publication(
         SpecError: The folder holds nothing that can be published, it is to go into itself, or a license asks another
             name of the repo.
     """
-    check_outside(options, folder)
     if options.repo_id:
         check_name(options.repo_id, read_base_card(folder).licenses)
     if is_made_elsewhere(folder):
         describe(folder, base_model)
+        check_outside(options, folder)
         return Publication(folder=folder, options=options, base=base, base_model=base_model, elsewhere=True)
     check = open_artifact(folder).check
+    check_outside(options, folder)
     return Publication(folder=folder, options=options, base=base, checked=check is not None and check.passed)
 
 
