@@ -16,6 +16,7 @@ from backend.progress import silent
 from backend.publish.base_card import BaseCard, read_base_card
 from backend.publish.card import build_card
 from backend.publish.markdown import literal
+from backend.publish.metadata import split_card
 from backend.quantize import nf4
 from backend.recipes import parse_recipe
 from backend.weights.checkpoint import Checkpoint
@@ -382,3 +383,7 @@ def test_the_lines_that_load_an_adapter_run(
     assert (held is None) == (quantization == "none")
     if quantization in ("nf4", "fp4"):
         assert (held["bnb_4bit_quant_type"], held["bnb_4bit_use_double_quant"]) == (quantization, double)
+
+
+def test_a_card_is_split_where_its_front_matter_ends_and_nowhere_before() -> None:
+    assert split_card("---\ntags:\n- odd---\n---\n\n# Title\n\n---\n") == ("tags:\n- odd---", "# Title\n\n---\n")

@@ -10,6 +10,7 @@ import gradio as gr
 from backend.errors import SpecError
 from backend.publish import PublishOptions
 from backend.publish.folder import Preview
+from backend.publish.metadata import split_card
 from ui.format import escape, size
 from ui.forms import OptionForm, Updates, option_form
 
@@ -49,7 +50,7 @@ class Contents:
         """
         head, text = split_card(preview.card)
         seen = _PICTURE.sub(r"*[picture: \1]*", text)  # it lies beside the card, where the page cannot reach it
-        shown: Updates = {self.files: _files(preview.files), self.card: f"```yaml\n{head.strip()}\n```\n{seen}"}
+        shown: Updates = {self.files: _files(preview.files), self.card: f"```yaml\n{head}\n```\n{seen}"}
         return shown | ({} if edited else {self.text: text, self.made: text})
 
 
@@ -168,9 +169,3 @@ def _files(sizes: dict[str, int]) -> str:
         f'<section class="panel"><header><h2>Files</h2><p>{total}</p></header><div class="wide"><table><tbody>{rows}'
         "</tbody></table></div></section>"
     )
-
-
-def split_card(card: str) -> tuple[str, str]:
-    """Give the front matter of a card that was made here, and its text."""
-    _, head, text = card.split("---\n", 2)
-    return head, text.lstrip("\n")

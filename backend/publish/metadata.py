@@ -16,7 +16,7 @@ HUB_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 _OWN = re.compile(r"\A\s*---[ \t]*\r?\n.*?\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-_FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+_FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
 def metadata(artifact: Artifact, base: BaseCard, continues_text: bool, title: str) -> ModelCardData:
@@ -47,9 +47,15 @@ def with_body(card: str, body: str) -> str:
         card: As build_card() writes it.
         body: Markdown, as the user wrote it.
     """
+    head, _ = split_card(card)
+    return f"---\n{head}\n---\n\n{_OWN.sub('', body.removeprefix(chr(0xFEFF))).strip()}\n"
+
+
+def split_card(card: str) -> tuple[str, str]:
+    """Give the front matter of a card that build_card() wrote, without the lines around it, and its text."""
     front = _FRONT.match(card)
     assert front
-    return f"{front[0]}\n{_OWN.sub('', body.removeprefix(chr(0xFEFF))).strip()}\n"
+    return front[1], card[front.end() :].lstrip("\n")
 
 
 def license_link(base: BaseCard, artifact: Artifact) -> str | None:
