@@ -150,6 +150,19 @@ def slow(hub, seconds=0.2):
     hub.fail("PUT /lfs/*", lambda body: time.sleep(seconds) or body, times=-1)
 
 
+def hold(hub, after=1):
+    """Have the Hub take some uploads of large files and no more until what this gives is set."""
+    taken, released = iter(range(after)), threading.Event()
+
+    def take(body):
+        if next(taken, None) is None:
+            released.wait(60)
+        return body
+
+    hub.fail("PUT /lfs/*", take, times=-1)
+    return released
+
+
 def uploads(hub):
     return Counter(request.path.rpartition("/")[2] for request in hub.requests if request.method == "PUT")
 
@@ -230,11 +243,12 @@ def test_a_merge_streams_too(hub, recipe, sharded_model, data, tmp_path, more):
 @pytest.mark.real
 @pytest.mark.parametrize("part", ["online", "offline"])
 def test_a_killed_stream_goes_on_after_its_last_shard(hub, recipe, expected, data, supervisor, part):
-    slow(hub)
+    released = hold(hub)
     job_id = supervisor.submit(Streaming(recipe=recipe), "me", TOKEN)
-    until(lambda: len(sent(data, job_id)) >= 2)
-    os.kill(process(data, part), signal.SIGKILL)
+    until(lambda: sent(data, job_id))
     before = len(hub.requests)
+    os.kill(process(data, part), signal.SIGKILL)
+    released.set()
     until(lambda: supervisor.get(job_id, "me").attempt == 1)
     known = set(sent(data, job_id))
     job = finished(supervisor, job_id)
@@ -251,10 +265,11 @@ def test_a_killed_stream_goes_on_after_its_last_shard(hub, recipe, expected, dat
 
 @pytest.mark.real
 def test_cancel_ends_both_processes_and_frees_the_disk(hub, recipe, expected, data, supervisor):
-    slow(hub)
+    released = hold(hub)
     job_id = supervisor.submit(Streaming(recipe=recipe), "me", TOKEN)
     until(lambda: sent(data, job_id))
     supervisor.cancel(job_id, "me")
+    released.set()
     assert finished(supervisor, job_id).state == JobState.CANCELED
     assert not list(marked(marker_prefix(data)))
     assert not list(data.rglob("*.safetensors"))
@@ -293,7 +308,7 @@ def test_a_stream_whose_commit_got_no_reply_is_published_once(hub, recipe, data,
 
 @pytest.mark.real
 def test_the_token_is_on_no_disk_and_the_arithmetic_has_neither_token_nor_network(hub, recipe, data, supervisor):
-    slow(hub)
+    released = hold(hub)
     job_id = supervisor.submit(Streaming(recipe=recipe), "me", TOKEN)
     until(lambda: sent(data, job_id))
     worker = process(data, "offline")
@@ -304,13 +319,14 @@ def test_the_token_is_on_no_disk_and_the_arithmetic_has_neither_token_nor_networ
         assert os.readlink(f"/proc/{worker}/ns/net") != os.readlink("/proc/self/ns/net")
     on_disk = [path.read_bytes() for path in data.rglob("*") if path.is_file()]
     assert not [content for content in on_disk if TOKEN.encode() in content]
+    released.set()
     assert finished(supervisor, job_id).state == JobState.COMPLETED
     assert not [path for path in data.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
 @pytest.mark.real
 def test_a_killed_command_goes_on_when_it_is_given_again(hub, recipe, expected, data, tmp_path):
-    slow(hub)
+    released = hold(hub)
     file = tmp_path / "recipe.yaml"
     file.write_text(recipe.to_yaml())
     command = [sys.executable, "-m", "backend", "run", str(file)]
@@ -319,6 +335,7 @@ def test_a_killed_command_goes_on_when_it_is_given_again(hub, recipe, expected, 
     until(lambda: json.loads(journal.read_text()))
     first.kill()
     first.wait()
+    released.set()
     [home] = (data / "runs").iterdir()
     until(lambda: not list(marked(marker_prefix(home))), seconds=10)
     known = set(json.loads(journal.read_text()))
