@@ -5,12 +5,13 @@
 * path, transformers: the chat tab's client and a server behind our door, against the same engine with no door and a
   client that only reads chunks, its connection kept open. The page itself, from the browser to that client, is not in.
 * gptq, awq: models that we have made, and GPTQModel (its environment is made as benchmarks/calibrated.py says), against
-  16 bits, all asked by the bare client.
+  16 bits, all in the bare server and asked by the bare client.
 
-In each round every server is a fresh process; then they stand beside each other, and each in turn gets the same
-prompts, one and eight at once; transformers' server, which makes no batches, one. The time to the first token is the
-median of all that were asked; tokens a second are all tokens over the time from the first question to the last token.
-Greedy; tokens as the server counts them.
+In each round every server is a fresh process; then they stand beside each other, and each in turn, in every order
+equally often, gets the same prompts, one and eight at once; transformers' server, which makes no batches, one. The time
+to the first token is the median of all that were asked; tokens a second are all tokens over the time from the first
+question to the last token. Greedy; tokens as the server counts them. Models that differ write on to the last token
+allowed, as one whose answers end early would leave the others of a batch alone.
 """
 
 import json
@@ -25,6 +26,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
+from itertools import cycle, permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +47,7 @@ from benchmarks.calibrated import make, peers, prepare, write_rows
 from benchmarks.figures import spread, spreads
 
 RESULTS = Path(__file__).parent / "results" / "playground.json"
-TURNS = 4
+TURNS = 6  # every order of three contenders once
 PAUSE = 1.5  # seconds: vLLM's processes look for more work for one, which would slow whoever is asked next
 OPTIONS = ChatOptions(max_tokens=64, temperature=0)
 WINDOWS = 4  # of calibration: speed does not depend on what the weights are
@@ -99,12 +102,13 @@ def page(server: Server, _: httpx.Client, prompt: str) -> Said:
     return Said(said[0][0], said[-1][1])
 
 
-def plain(server: Server, client: httpx.Client, prompt: str) -> Said:
+def plain(server: Server, client: httpx.Client, prompt: str, ignore_eos: bool = False) -> Said:
     """Ask the same and do nothing but read."""
     began, tokens = 0.0, 0
     asked = OPTIONS.model_dump(include={"max_tokens", "temperature", "top_p"})
     asked |= {"model": server.model, "messages": [{"role": "user", "content": prompt}]}
     asked |= {"stream": True, "stream_options": {"include_usage": True}}
+    asked |= {"ignore_eos": True} if ignore_eos else {}
     key = {"Authorization": f"Bearer {server.key}"}
     with client.stream("POST", f"{server.base_url}/chat/completions", json=asked, headers=key) as reply:
         reply.raise_for_status()
@@ -144,7 +148,8 @@ def quantized(method: str, model: Path, place: Path) -> Part:
     folders = {"16 bit": model, "GPTQModel": place / "GPTQModel", "ours": place / "ours"}
     for name in ("GPTQModel", "ours"):
         make(QUANTIZERS[f"{method}-4: {name}"], model, place, folders[name])
-    contenders = {name: Contender("vllm, beside others", folder) for name, folder in folders.items()}
+    ask = partial(plain, ignore_eos=True)
+    contenders = {name: Contender("vllm, bare", folder, ask) for name, folder in folders.items()}
     return Part(contenders, [("ours", "16 bit"), ("GPTQModel", "16 bit"), ("ours", "GPTQModel")], (1, 8))
 
 
@@ -188,8 +193,8 @@ def one_round(part: Part, place: Path) -> dict[str, dict[str, float]]:
         client = stack.enter_context(httpx.Client(trust_env=False, timeout=600))
         starting = {name: start(who, settings, place / f"{name}.log", stack) for name, who in part.contenders.items()}
         servers = {name: ready(serving) for name, serving in starting.items()}
-        for turn in range(-1, TURNS):  # what is set up once is in the turn before the first
-            order = list(part.contenders) if turn % 2 else list(part.contenders)[::-1]
+        orders = cycle(permutations(part.contenders))
+        for turn, order in zip(range(-1, TURNS), orders, strict=False):  # what is set up once is in the first, at -1
             for at_once in part.at_once:
                 prompts = [
                     f"Write a long story about the number {turn * 100 + at_once * 10 + i}." for i in range(at_once)
