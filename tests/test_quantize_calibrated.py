@@ -317,8 +317,11 @@ def test_autoawqs_own_names_are_understood():
     options = METHODS["awq"].Options
     given = parse(options, {"w_bit": 4, "q_group_size": 64, "zero_point": True, "version": "GEMM"})
     assert given == options(bits=4, group_size=64)
-    for wrong in ({"version": "gemv"}, {"zero_point": False}, {"bits": 3}, {"w_bit": 4, "bits": 4}):
+    for wrong in ({"version": "gemv"}, {"zero_point": False}, {"w_bit": 4, "bits": 4}):
         with pytest.raises(SpecError):
+            parse(options, wrong)
+    for wrong in ({"bits": 3}, {"w_bit": "3"}):
+        with pytest.raises(SpecError, match="AWQ's layout holds 4, not 3: choose method gptq"):
             parse(options, wrong)
 
 

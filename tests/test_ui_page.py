@@ -27,6 +27,7 @@ from backend.settings import Settings
 from tests.loopback_hub import LoopbackHub
 from ui.data_tab import DATASET, UPLOAD
 from ui.errors import shown
+from ui.job_view import view
 from ui.page import build_page, build_parts
 from ui.publish_tab import FOLDER, HUB
 from ui.recipe_tab import UNQUANTIZED
@@ -756,6 +757,16 @@ def values(updates: dict[Any, Any]) -> dict[Any, Any]:
     """The values that updates leave in the page."""
     return {c: u["value"] if isinstance(u, dict) and "__type__" in u else u for c, u in updates.items()
              if not (isinstance(u, dict) and "__type__" in u and "value" not in u)}  # fmt: skip
+
+
+def test_variants_stand_beside_each_other_in_the_name_and_the_steps_of_their_job(tmp_path: Path) -> None:
+    quantizations = [{"stage": "quantize", "method": method} for method in ("nf4", "gptq")]
+    stages = [{"stage": "merge", "adapters": ["me/law"]}, *quantizations]
+    store = Store(tmp_path / "jobs.sqlite")
+    written = view(store.get(store.add(parse_recipe({"base_model": "demo", "stages": stages}), "anna"), "anna"))
+    store.close()
+    assert "Merged → NF4, GPTQ · SmolLM2-135M-Instruct" in written
+    assert re.findall(r"</span>(.*?)</li>", written) == ["fetch", "merge", "NF4", "GPTQ 4 bit · 128"]
 
 
 def test_the_variants_of_a_job_stand_side_by_side_smallest_first() -> None:

@@ -59,7 +59,8 @@ def option_form(options: type[Frozen], prefix: str, leave_out: tuple[str, ...] =
         prefix: Begins each component's elem_id: `quantize-nf4` gives `quantize-nf4-max_shard_size`.
         leave_out: Fields that the page asks for in another way.
     """
-    wanted = {n: f for n, f in options.model_fields.items() if n not in (*COMMON_OPTIONS, *leave_out)}
+    asked = {n: f for n, f in options.model_fields.items() if n not in (*COMMON_OPTIONS, *leave_out)}
+    wanted = {n: f for n, f in asked.items() if len(_choices(f.annotation)) != 1}
     fields = {n: _component(n, f, prefix) for n, f in wanted.items() if not _extra(f, "advanced")}
     folded = {n: f for n, f in wanted.items() if n not in fields}
     if folded:

@@ -6,11 +6,13 @@ from pathlib import Path
 from backend.jobs.specs import Evaluation, Publication, Streaming
 from backend.jobs.store import Job, JobState
 from backend.models.artifacts import Check
+from backend.recipes import Recipe
 from backend.wording import checked
 from ui.downloads import address
 from ui.format import ago, duration, escape, percent, size
 from ui.progress import bar, share
 from ui.studio import Result, model_name, stage_title, way
+from ui.variants import variant_name
 
 _STATES = {
     JobState.QUEUED: "Waiting for its turn",
@@ -45,7 +47,7 @@ def row(job: Job) -> str:
 
 def view(job: Job) -> str:
     """Write a job: title, state, steps, and the bar while it runs or the error where it failed."""
-    steps = "".join(_step(job, i, name) for i, name in enumerate(job.steps))
+    steps = "".join(_step(job, i, name) for i, name in enumerate(_steps(job)))
     what, whereof = title(job)
     return (
         f'<section class="panel job" data-state="{job.state}"><header><h2>{escape(what)} · {escape(whereof)}</h2>'
@@ -102,6 +104,15 @@ def adapter_alone(shared: bool) -> str:
         '<section class="panel"><header><h2>The adapter</h2></header><p class="quiet">It works beside its base model,'
         f" here and with PEFT. To quantize what was tuned, it is merged into the model first. {way}</p></section>"
     )
+
+
+def _steps(job: Job) -> list[str]:
+    """Name a job's steps; variants by what they are."""
+    spec = job.read_spec()
+    if not isinstance(spec, Recipe) or job.steps.count("quantize") < 2:
+        return list(job.steps)
+    names = (variant_name(stage.model_dump()) for stage in spec.making if stage.stage == "quantize")
+    return [next(names) if step == "quantize" else step for step in job.steps]
 
 
 def _step(job: Job, index: int, name: str) -> str:

@@ -227,8 +227,11 @@ def stage_title(stage: Frozen) -> str:
 
 
 def way(stages: Sequence[Frozen]) -> str:
-    """Say in one line what a model becomes: merged → NF4."""
-    return " → ".join(method_name(stage.model_dump()) for stage in stages)
+    """Say in one line what a model becomes: merged → NF4; variants stand beside each other: merged → NF4, GPTQ."""
+    dumped = [stage.model_dump() for stage in stages]
+    before = [method_name(options) for options in dumped if options["stage"] in _MADE]
+    variants = ", ".join(method_name(options) for options in dumped if options["stage"] not in _MADE)
+    return " → ".join([*before, variants] if variants else before)
 
 
 def model_name(model: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from backend.progress import Report
 from backend.quantize.calibrated.engine import quantize_blocks
@@ -32,6 +32,7 @@ class Options(CalibratedOptions):
     """Defaults are AutoAWQ's; its own names w_bit, q_group_size, zero_point and version are understood too."""
 
     method: Literal["awq"] = "awq"
+    bits: Literal[4] = Field(4, description="Bits a weight: the layout holds 4.")
 
     @model_validator(mode="before")
     @classmethod
@@ -45,13 +46,10 @@ class Options(CalibratedOptions):
         for name, ours in _NAMES.items():
             if name in data and ours in data:
                 raise ValueError(f"{name}: is another name of {ours}: give one of them")
-        return {_NAMES.get(name, name): value for name, value in data.items() if name not in _FIXED}
-
-    @model_validator(mode="after")
-    def _four_bits(self) -> "Options":
-        if self.bits != 4:
-            raise ValueError(f"bits: AWQ's layout holds 4, not {self.bits}: choose method gptq for other widths")
-        return self
+        found = {_NAMES.get(name, name): value for name, value in data.items() if name not in _FIXED}
+        if str(found.get("bits", 4)) != "4":
+            raise ValueError(f"bits: AWQ's layout holds 4, not {found['bits']}: choose method gptq for other widths")
+        return found
 
     def config(self) -> dict[str, Any]:
         """Give what changes in config.json, as AwqConfig and vLLM read it."""
