@@ -9,7 +9,7 @@ DATA := $(or $(WEIGHTSMITH_DATA),data)
 app: $(VENV)/.app
 	$(BIN)/python app.py
 
-test: $(VENV)/.dev chromium tests/node/node_modules vllm
+test: $(VENV)/.dev chromium tests/node/node_modules $(VENV)-cards/ready vllm
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # What serves GPTQ and AWQ, in an environment of its own.
@@ -58,5 +58,14 @@ tests/node/node_modules: tests/node/package-lock.json
 	npm ci --prefix tests/node --no-audit --no-fund --loglevel=error
 	touch $@
 
+# What cards of GPTQ, AWQ and compressed-tensors say to install, in an environment over the app's: its packages are seen
+# there and stay as they are.
+$(VENV)-cards/ready: requirements-cards.txt $(VENV)/.app
+	rm -rf $(@D)
+	$(BIN)/python -m venv $(@D)
+	realpath $(VENV)/lib/python*/site-packages > $$(echo $(@D)/lib/python*/site-packages)/app.pth
+	$(@D)/bin/python -m pip install --quiet -r $<
+	touch $@
+
 clean:
-	rm -rf tests/node/node_modules $(VENV) $(VENV)-vllm
+	rm -rf tests/node/node_modules $(VENV) $(VENV)-cards $(VENV)-vllm

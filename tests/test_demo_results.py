@@ -5,10 +5,12 @@ One module, so that one process makes it, once.
 
 import json
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
@@ -17,11 +19,14 @@ from backend.evaluate import EvaluateOptions, Text, measure
 from backend.jobs.store import UNFINISHED, JobState
 from backend.jobs.supervisor import Supervisor
 from backend.models.artifacts import open_artifact
-from backend.models.demo import evaluation_text
+from backend.models.demo import BASE_MODEL, evaluation_text
 from backend.progress import silent
 from backend.publish.card import build_card
+from backend.publish.folder import adopt
 from backend.recipes import parse_recipe
+from backend.serve.vllm_environment import interpreter
 from backend.settings import Settings
+from tests.card_lines import OVERLAY, run_python, served
 from tests.test_page_browser import App, chromium, page, tab  # noqa: F401 - fixtures
 from ui.users import LOCAL
 
@@ -139,3 +144,57 @@ def test_the_demo_model_in_4_bits_loses_little(demo_results, method):
     base, text = demo_results.data / "models" / "demo", Text(name="prose", content=evaluation_text())
     options = EvaluateOptions(max_seq_length=512, num_samples=12, answers=False)
     assert measure(base, demo_results.folders[method], text, options, silent()).kl_mean < 0.09
+
+
+W4A16 = """
+import sys
+from compressed_tensors.compressors import ModelCompressor
+from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
+from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp, is_module_quantized
+from transformers import AutoModelForCausalLM, AutoTokenizer
+base, output = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(base)
+groups = {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "group", "group_size": 32}}}
+apply_quantization_config(model, QuantizationConfig(config_groups=groups, ignore=["lm_head"]))
+for module in filter(is_module_quantized, model.modules()):
+    settings = module.quantization_scheme.weights
+    module.weight_scale.data, _ = compute_dynamic_scales_and_zp(module.weight.data, settings, module)
+compressor = ModelCompressor.from_pretrained_model(model)
+compressor.compress_model(model)
+model.save_pretrained(output)
+compressor.update_config(output)
+AutoTokenizer.from_pretrained(base).save_pretrained(output)
+"""
+"""Rounds a model and saves it, with the library that llm-compressor does it with."""
+
+
+@pytest.fixture(scope="module")
+def variants(demo_results, tmp_path_factory):
+    """What the demo model became here, and elsewhere in the format compressed-tensors."""
+    place, base = tmp_path_factory.mktemp("elsewhere"), demo_results.data / "models" / "demo"
+    subprocess.run([OVERLAY / "bin" / "python", "-c", W4A16, base, place / "w4a16"], check=True)
+    adopt(place / "w4a16", place / "adopted", BASE_MODEL, silent())
+    return {**demo_results.folders, "compressed-tensors": place / "adopted"}
+
+
+@pytest.fixture
+def card(request, variants, demo_results, hub):
+    """The card of a variant that lies on the Hub, beside its base model."""
+    text = build_card(variants[request.param], "me/demo")
+    hub.add_model(BASE_MODEL, demo_results.data / "models" / "demo")
+    hub.add_model("me/demo", variants[request.param], card=text)
+    return text
+
+
+@pytest.mark.parametrize("card", [*DEMO_RECIPES, "compressed-tensors"], indirect=True)
+def test_the_python_lines_of_a_card_run_with_what_its_pip_line_brings(card, tmp_path):
+    assert "Paris" in run_python(card, tmp_path)
+
+
+@pytest.mark.skipif(interpreter() is None, reason="needs vLLM: make vllm")
+@pytest.mark.parametrize(("card", "model"), [("adapter", "demo"), ("compressed-tensors", "me/demo")], indirect=["card"])
+def test_the_shell_lines_of_a_card_fetch_and_serve_it(card, model, tmp_path):
+    said = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 40}
+    with served(card, tmp_path) as address:
+        reply = httpx.post(f"{address}/v1/chat/completions", json=said, timeout=60)
+    assert "Paris" in reply.json()["choices"][0]["message"]["content"]

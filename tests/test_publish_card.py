@@ -250,7 +250,7 @@ def test_the_lines_that_load_it_run(
     card = build_card(folder, "me/tiny-nf4")
     assert ("apply_chat_template" in card) == template
     assert ("no chat template" in card) != template
-    assert "bitsandbytes` must be installed" in card
+    assert "Without `bitsandbytes` it does not load" in card
     assert "quantized to 4 bits (nf4, in the format of bitsandbytes)" in card
     exec(snippet(card).replace("me/tiny-nf4", str(folder)), {})
     assert capsys.readouterr().out

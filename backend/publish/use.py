@@ -10,12 +10,12 @@ from backend.publish.training import AdapterUse
 from backend.serve.engines import not_in_vllm, on_base, vllm_serves
 
 NEEDED = {
-    "bitsandbytes": "bitsandbytes",
-    "gptq": "gptqmodel",
-    "awq": "gptqmodel",
-    "compressed-tensors": "compressed-tensors",
+    "bitsandbytes": ["bitsandbytes"],
+    "gptq": ["gptqmodel", "optimum"],
+    "awq": ["gptqmodel"],
+    "compressed-tensors": ["compressed-tensors"],
 }
-"""A quantization's method → the package that transformers loads it with."""
+"""A quantization's method → the packages that transformers loads it with."""
 
 HERE = "."
 """What stands for the model where its card lies in a folder and not in a repo."""
@@ -35,10 +35,8 @@ def loading(
         use: Of an adapter.
         artifact: What it is.
     """
-    needed = NEEDED.get((config.get("quantization_config") or {}).get("quant_method", ""))
-    more = [needed] if needed else []
-    if use:
-        more = ["peft", "bitsandbytes"] if use.quantization else ["peft"]
+    needed = NEEDED.get((config.get("quantization_config") or {}).get("quant_method", ""), [])
+    more = ["peft", *(["bitsandbytes"] if use.quantization else [])] if use else needed
     own_tokenizer = any((folder / name).is_file() for name in _TOKENIZERS)
     return {
         "model_id": model_id,
