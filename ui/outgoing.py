@@ -120,7 +120,7 @@ def build_hub_fields(prefix: str, visible: bool, token: gr.Textbox) -> HubFields
             info="Only you see the new repo. One that is updated stays as it is.",
         )  # fmt: skip
         with gr.Accordion("More options", open=False, elem_classes=["more"]):
-            more = option_form(PublishOptions, prefix, ("repo_id", "private", "to_folder", "card", "insist"))
+            more = option_form(PublishOptions, prefix, ("repo_id", "private", "to_folder", "card", "variants", "insist"))
     token.render()
     return HubFields(room, repo, private, more, token)
 
