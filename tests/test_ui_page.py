@@ -21,6 +21,7 @@ from backend.jobs.supervisor import Supervisor
 from backend.merge import MergeOptions
 from backend.models.artifacts import Artifact, File, Merged, Metrics, now, partial, seal
 from backend.models.demo import demo_facts
+from backend.models.inspection import inspect
 from backend.recipes import Recipe, parse_recipe, parse_yaml
 from backend.serve.servers import Servers
 from backend.settings import Settings
@@ -28,7 +29,7 @@ from tests.house import call, event
 from tests.loopback_hub import LoopbackHub
 from ui.data_tab import DATASET, UPLOAD
 from ui.errors import shown
-from ui.page import build_page, build_parts
+from ui.page import _wire_start, build_page, build_parts
 from ui.publish_tab import FOLDER, HUB
 from ui.recipe_tab import UNQUANTIZED
 from ui.report import report
@@ -719,6 +720,29 @@ def test_the_hub_as_the_destination_offers_repos_and_a_full_storage_is_told(
         started = told("publish-start.click start", **named, **{"publish-repo": offered[1]})
         assert "holds 100 GB in private repos and 7 bytes are to come" in html.unescape(started["publish-note"])
         assert studio.supervisor.list(LOCAL)[0].spec["options"]["repo_id"] == offered[1]
+    finally:
+        studio.supervisor.stop()
+
+
+def test_the_start_of_a_recipe_that_publishes_tells_a_full_storage_beside_it(
+    hub: LoopbackHub, studio: Studio, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_model("acme/tiny", tiny_model)
+    hub.add_model("me/secret", {"config.json": "{}"}, private=True, used_storage=100 * 10**9)
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    with gr.Blocks() as page:
+        bench = build_parts(studio)
+        _wire_start(bench)
+    recipe = {"base_model": "acme/tiny", "stages": [{"stage": "quantize", "method": "nf4"}]}
+    known = {bench.model.facts: inspect("acme/tiny", None, None)}
+    studio.supervisor._lanes = []  # nobody does what waits
+    studio.supervisor.start()
+    try:
+        for publish, words in (({}, ""), ({"publish": {"repo_id": "me/new"}}, "holds 100 GB in private repos and")):
+            typed = given(bench) | known | {bench.recipe.pasted: recipe | publish}
+            note = call(event(page, "start.click start"), typed, None)[bench.sidebar.note]
+            assert (words in note, bool(note)) == (True, bool(words))
+        assert len(studio.supervisor.list(LOCAL)) == 2
     finally:
         studio.supervisor.stop()
 
