@@ -32,10 +32,10 @@ from backend.models.artifacts import Artifact, open_artifact
 from backend.models.inspection import inspect
 from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.preview import view
-from backend.progress import silent
+from backend.progress import Report, silent
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
-from backend.publish.folder import describe
+from backend.publish.folder import describe, weights_bytes
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe, read_recipe
 from backend.serve.chat import ChatOptions, stream
@@ -263,7 +263,7 @@ class _Run(Command):
         settings = load_settings().writable()
         recipe = read_recipe(self.recipe)
         wanted = check_output(self.output) if self.output else None
-        spec = prepare(recipe, settings.data, get_token(), keep=wanted is not None)
+        spec = prepare(recipe, settings.data, get_token(), wanted is not None, Report(Terminal().hear).log)
         output = wanted or settings.data / "output" / self.recipe.stem
         if isinstance(spec, Recipe):
             output = check_output(output)
@@ -303,7 +303,7 @@ class _Publish(Command):
         folder = existing(self.folder)
         named = local_or_id(self.base_model, "base model") if self.base_model else None
         spec = publication(folder, options, base_model=None if named == DEMO or (named and is_local(named)) else named)
-        check_destination(options, get_token())
+        check_destination(options, get_token(), weights_bytes(folder), Report(Terminal().hear).log)
         if is_adapter(folder) and "check" in steps(spec):
             named = named or (describe(folder).base_model if spec.elsewhere else None)
             spec = spec.model_copy(update={"base": fetched(named, settings) if named else None})

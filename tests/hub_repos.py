@@ -123,6 +123,7 @@ class Repo:
     private: bool = False
     gated: bool | str = False  # True is "manual"
     downloads: int = 0
+    used_storage: int | None = None  # bytes; otherwise those of main's files
     commits: list[Commit] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     granted: set[str] = field(default_factory=set)
@@ -166,7 +167,7 @@ class Repo:
             "cardData": card,
             "tags": tags(card, config),
             "siblings": [{"rfilename": name} for name in sorted(commit.files)],
-            "usedStorage": sum(b.size for b in commit.files.values()),
+            "usedStorage": self.used_storage or sum(b.size for b in commit.files.values()),
         }
         if self.kind == "models":
             info["modelId"] = self.id

@@ -104,7 +104,11 @@ def whoami(hub: "LoopbackHub", request: "Request", at: Mapping[str, str]) -> Rep
     token = _user(hub, request)
     if token is None:
         raise Denied(401, "Invalid username or password.")
-    orgs = [{"type": "org", "name": name, "fullname": name, "roleInOrg": role} for name, role in token.orgs.items()]
+    orgs = [
+        {"type": "org", "name": name, "fullname": name, "roleInOrg": role}
+        | ({"plan": token.plans[name]} if name in token.plans else {})
+        for name, role in token.orgs.items()
+    ]
     access = {"displayName": "weightsmith", "role": token.role}
     auth = {"type": "access_token", "accessToken": access}
     return said(
@@ -113,7 +117,7 @@ def whoami(hub: "LoopbackHub", request: "Request", at: Mapping[str, str]) -> Rep
             "id": "0",
             "name": token.user,
             "fullname": token.user,
-            "isPro": False,
+            "isPro": token.pro,
             "orgs": orgs,
             "auth": auth,
         }
@@ -138,6 +142,8 @@ def listing(hub: "LoopbackHub", request: "Request", at: Mapping[str, str]) -> Re
             found.append(info)
     if sort := asked.get("sort"):
         found.sort(key=lambda info: info.get(sort) or 0, reverse=True)
+    if wanted := request.query.get("expand"):
+        found = [{key: info[key] for key in ("_id", "id", *wanted) if key in info} for info in found]
     return _page(hub, request, found, int(asked.get("limit", hub.page_size)))
 
 
@@ -389,7 +395,7 @@ ROUTES: "list[tuple[tuple[str, ...], re.Pattern[str], Route]]" = [
     (methods, re.compile(pattern), route)
     for methods, pattern, route in (
         (("GET",), r"/api/whoami-v2", whoami),
-        (("GET",), r"/api/(?P<kind>models|datasets)", listing),
+        (("GET",), r"/api/(?P<kind>models|datasets|spaces)", listing),
         (("GET",), rf"{_API}/revision/(?P<rev>.+)", info),
         (("GET",), rf"{_API}/tree/(?P<rev>refs/[^/]+/[^/]+|[^/]+)(?:/(?P<path>.+))?", tree),
         (("POST",), rf"{_API}/paths-info/(?P<rev>.+)", paths_info),

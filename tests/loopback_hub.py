@@ -48,6 +48,8 @@ class Token:
     user: str
     role: str = "write"  # read, write or fineGrained
     orgs: Mapping[str, str] = field(default_factory=dict)  # organization → roleInOrg
+    pro: bool = False
+    plans: Mapping[str, str] = field(default_factory=dict)  # organization → team, enterprise, …; others are free
     expired: bool = False
 
 
@@ -142,7 +144,8 @@ class LoopbackHub:
         Args:
             repo_id: `namespace/name`, or `name` as gpt2 has it.
             source: A folder, or file names with their contents.
-            options: `gated`, `private`, `downloads`; `card`: text of a README.md that takes the place of the folder's.
+            options: `gated`, `private`, `downloads`, `used_storage`; `card`: text of a README.md that takes the place
+                of the folder's.
         """
         return self._add("models", repo_id, source, **options)
 
@@ -164,13 +167,13 @@ class LoopbackHub:
         with self.lock:
             repo = self.repos.setdefault((kind, repo_id), Repo(kind, repo_id))
             for name, value in fields.items():
-                if name not in ("gated", "private", "downloads"):
+                if name not in ("gated", "private", "downloads", "used_storage"):
                     raise TypeError(name)
                 setattr(repo, name, value)
             return repo.commit(files, "Add files").oid
 
     def add_token(self, token: str, user: str, **fields: object) -> None:
-        """Add a token: `role` (read, write, fineGrained), `orgs` (name → role in it), `expired`."""
+        """Add a token: `role` (read, write, fineGrained), `orgs` (name → role in it), `expired`; `pro`, `plans`."""
         self.tokens[token] = Token(user, **fields)  # type: ignore[arg-type]
 
     def grant(self, repo_id: str, user: str, kind: str = "models") -> None:

@@ -143,6 +143,19 @@ def test_publish_takes_the_token_from_the_environment(nf4, hub, capsys, monkeypa
     assert set(hub.files("me/taken")) == {"README.md"}
 
 
+def test_publish_says_first_that_a_free_account_may_be_full_and_links_to_variants(nf4, hub, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    hub.add_model("me/secret", {"config.json": "{}"}, private=True, used_storage=100 * 10**9)
+    argv = ["publish", str(nf4), "--repo-id", "me/tiny-nf4", "--variants", "me/tiny-int8,me/tiny-gptq", "--json"]
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["verified"]
+    assert err.startswith("'me' holds 100 GB in private repos and ")
+    card = hub.files("me/tiny-nf4")["README.md"].decode()
+    assert all(f"* [{name}](https://huggingface.co/{name})" in card for name in ("me/tiny-int8", "me/tiny-gptq"))
+    assert "not a repo id" in fails(capsys, "publish", str(nf4), "--repo-id", "me/x", "--variants", "me/x y")
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -34,12 +34,13 @@ rows-source.input begin, rows-upload.upload begin, calibration-source.input begi
 """,
     MINE: """
 job-list.input pick, select wire_chat_tab.enter, select wire_publish_tab.enter, select _wire_rows.enter,
-tick _wire_results.tick, tick _wire_rows.tick, model-facts.change again, load _wire_load.load_jobs
+tick _wire_results.tick, tick _wire_rows.tick, model-facts.change again, load _wire_load.load_jobs,
+publish-artifact.change offer
 """,
     OWNER: """
 job-keep.click keep, job-cancel.click cancel, job-delete.click delete, chat-artifact.input look,
 tick wire_chat_tab.look, then wire_chat_tab.look, chat-unload.click unload, publish-artifact.input pick,
-publish-repo.blur edit,
+publish-repo.change edit,
 job-merge.click to_merge, job-publish.click to_publish, deploy-ask.click ask, deploy-agree.click agree
 """,
     MEMBER: """

@@ -231,6 +231,20 @@ def test_the_card_is_a_pure_function_of_the_folder(make_artifact: Make) -> None:
         assert words in card
 
 
+def test_variants_are_a_short_section_before_the_limits_and_change_nothing_else(make_artifact: Make) -> None:
+    folder = make_artifact(metrics=METRICS)
+    alone = build_card(folder, "me/tiny")
+    assert build_card(folder, "me/tiny", variants=["me/tiny"]) == alone
+    assert "Variants" not in alone
+    card = build_card(folder, "me/tiny", variants=["me/tiny_8-bit", "me/tiny", "acme/tiny"])
+    section = (
+        "## Variants\n\nThe same model, made in other ways:\n\n"
+        "* [me/tiny_8-bit](https://huggingface.co/me/tiny_8-bit)\n* [acme/tiny](https://huggingface.co/acme/tiny)\n\n"
+    )
+    before, after = alone.split("## Limits")
+    assert card == f"{before}{section}## Limits{after}"
+
+
 def test_weights_that_came_another_way_are_told_apart_from_the_published_ones(make_artifact: Make) -> None:
     card = build_card(make_artifact(origin="dequantized from a GGUF"), None)
     assert "are not the published ones: dequantized from a GGUF." in card

@@ -278,6 +278,25 @@ def test_a_token_that_expires_midway_waits_for_the_same_user(
     assert len([request for request in hub.requests if request.method == "PUT"]) == 1
 
 
+def test_a_job_that_meets_a_full_storage_is_retried_without_sending_anything_twice(
+    hub: LoopbackHub, folder: Path, complete: Callable[[LoopbackHub], bool], tmp_path: Path
+) -> None:
+    hub.fail(PLACES["commit"], 403, message="Private repository storage limit reached, please upgrade your plan")
+    supervisor = Supervisor(Settings(data=tmp_path / "data", cancel_seconds=1))
+    supervisor.start()
+    try:
+        job_id = supervisor.publish(folder, NEW, "owner", ME)
+        job = _ended(supervisor, job_id)
+        assert job.state == JobState.ERROR  # not one that waits for a login
+        assert "The private storage of 'me' is full" in str(job.error)
+        supervisor.retry(job_id, "owner", ME)
+        assert _ended(supervisor, job_id).state == JobState.COMPLETED
+    finally:
+        supervisor.stop()
+    assert complete(hub)
+    assert len([request for request in hub.requests if request.method == "PUT"]) == 1
+
+
 def _ended(supervisor: Supervisor, job_id: str) -> Job:
     deadline = time.monotonic() + 60
     while (job := supervisor.get(job_id, "owner")).state in UNFINISHED and time.monotonic() < deadline:

@@ -51,6 +51,22 @@ def test_it_publishes_and_tells_how_far_it_is(hub, panel):
     assert hub.repos["models", "me/new"].private
 
 
+def test_a_visitor_is_offered_repos_once_they_have_given_a_token(hub, panel):
+    hub.add_token("hf_visitor", "visitor", orgs={"acme": "write", "lab": "read"})
+    offered = panel.hub.offer(panel.folder, "my model", "hf_visitor")[panel.hub.repo]
+    assert offered == gr.update(choices=["visitor/my-model", "acme/my-model"])
+    nothing = gr.update(choices=[])
+    assert panel.hub.offer(panel.folder, "my model", None)[panel.hub.repo] == nothing
+    assert panel.hub.offer(panel.folder / "not there yet", "my model", "hf_visitor")[panel.hub.repo] == nothing
+
+
+def test_a_storage_that_may_be_too_small_is_told_and_the_push_goes_on(hub, panel):
+    hub.add_model("me/secret", {"config.json": "{}"}, private=True, used_storage=100 * 10**9)
+    told = list(panel.push(fields(panel), "hf_write"))
+    assert "holds 100 GB in private repos and " in told[0][panel.note]
+    assert f"{hub.url}/me/new" in told[-1][panel.result]
+
+
 def test_the_text_of_the_card_can_be_edited_and_what_stands_before_it_cannot(hub, panel):
     made = panel.preview(fields(panel))
     typed = fields(panel) | {panel.contents.made: made[panel.contents.made]}
@@ -150,7 +166,10 @@ def _publish(page, url):
     page.locator("#publish-start").click()
     expect(page.locator("#publish-note")).to_contain_text("The Hub wants a token")
     page.locator("#publish-token input").fill("hf_write")
-    page.locator("#publish-repo textarea, #publish-repo input").fill("me/from-panel")
+    repo = page.locator("#publish-repo input")
+    repo.click()
+    expect(page.locator("#publish-repo [role=option]")).to_contain_text(["me/1-quantize", "lab/1-quantize"])
+    repo.fill("me/from-panel")
     page.locator("#publish-start").click()
     expect(page.locator("#publish-result")).to_contain_text("Every file was read back and compared.", timeout=60_000)
     expect(page.locator("#publish-note")).to_have_text("")

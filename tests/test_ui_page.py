@@ -21,20 +21,22 @@ from backend.jobs.supervisor import Supervisor
 from backend.merge import MergeOptions
 from backend.models.artifacts import Artifact, File, Merged, Metrics, now, partial, seal
 from backend.models.demo import demo_facts
+from backend.models.inspection import inspect
 from backend.recipes import Recipe, parse_recipe, parse_yaml
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from tests.house import call, event
 from tests.loopback_hub import LoopbackHub
 from ui.data_tab import DATASET, UPLOAD
 from ui.errors import shown
 from ui.job_view import view
-from ui.page import build_page, build_parts
+from ui.page import _wire_start, build_page, build_parts
 from ui.publish_tab import FOLDER, HUB
 from ui.recipe_tab import UNQUANTIZED
 from ui.report import report
 from ui.rows import HUB as HUB_ROWS
 from ui.studio import Result, Studio
-from ui.users import require_owner, visitor
+from ui.users import LOCAL, require_owner, visitor
 from ui.variants import variants
 from ui.workbench import Workbench
 
@@ -674,12 +676,11 @@ def test_a_variant_that_does_not_fit_the_model_is_named(bench: Workbench) -> Non
     assert "128 does not divide the 576 inputs" in html.unescape(updates[bench.sidebar.summary])
 
 
-def test_variants_of_a_job_are_published_beside_it_under_their_own_names(
-    studio: Studio, bench: Workbench, tmp_path: Path
-) -> None:
+def quantized(studio: Studio, owner: str, *methods: str) -> str:
+    """Add a job of somebody's that has made the demo model smaller in these ways."""
     store = Store(studio.settings.data / "jobs.sqlite")
-    stages = [{"stage": "quantize", "method": "nf4"}, {"stage": "quantize", "method": "int8"}]
-    job_id = store.add(parse_recipe({"base_model": "demo", "stages": stages}), "anna")
+    stages = [{"stage": "quantize", "method": method} for method in methods]
+    job_id = store.add(parse_recipe({"base_model": "demo", "stages": stages}), owner)
     store.finish(job_id, JobState.COMPLETED)
     store.close()
     made = studio.settings.jobs / job_id / "stages"
@@ -688,7 +689,69 @@ def test_variants_of_a_job_are_published_beside_it_under_their_own_names(
         (draft / "model.safetensors").write_bytes(b"weights")
         artifact = Artifact(kind="quantized", stage="quantize", options=stage, created=now())
         seal(draft, made / f"{i}-quantize", artifact)
-    tab = bench.publish
+    return job_id
+
+
+def test_the_hub_as_the_destination_offers_repos_and_a_full_storage_is_told(
+    hub: LoopbackHub, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_token("hf_publisher", "anna", orgs={"acme": "admin", "lab": "read"})
+    hub.add_model("acme/secret", {"config.json": "{}"}, private=True, used_storage=100 * 10**9)
+    monkeypatch.setenv("HF_TOKEN", "hf_publisher")
+    page = build_page(studio)
+    key = f"{quantized(studio, LOCAL, 'nf4')}/1-quantize"
+    studio.supervisor._lanes = []  # nobody does what waits
+    studio.supervisor.start()
+
+    def told(wanted: str, **typed: Any) -> dict[str, Any]:
+        fn = event(page, wanted)
+        by_id = {block.elem_id: typed[block.elem_id] for block in fn.inputs if block.elem_id in typed}
+        given = {block: by_id.get(block.elem_id, getattr(block, "value", None)) for block in fn.inputs}
+        return {block.elem_id: value for block, value in call(fn, given, None).items()}
+
+    try:
+        offer = "publish-artifact.change offer"
+        named = {"publish-artifact": key, "publish-where": HUB}
+        offered = ["anna/SmolLM2-135M-Instruct-nf4", "acme/SmolLM2-135M-Instruct-nf4"]
+        assert told(offer, **named) == {"publish-repo": gr.update(choices=offered)}
+        asked = len(hub.requests)
+        assert told(offer, **named | {"publish-where": FOLDER}) == {"publish-repo": gr.skip()}
+        assert told(offer, **{"publish-where": HUB}) == {"publish-repo": gr.skip()}
+        assert len(hub.requests) == asked
+        started = told("publish-start.click start", **named, **{"publish-repo": offered[1]})
+        assert "holds 100 GB in private repos and 7 bytes are to come" in html.unescape(started["publish-note"])
+        assert studio.supervisor.list(LOCAL)[0].spec["options"]["repo_id"] == offered[1]
+    finally:
+        studio.supervisor.stop()
+
+
+def test_the_start_of_a_recipe_that_publishes_tells_a_full_storage_beside_it(
+    hub: LoopbackHub, studio: Studio, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_model("acme/tiny", tiny_model)
+    hub.add_model("me/secret", {"config.json": "{}"}, private=True, used_storage=100 * 10**9)
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    with gr.Blocks() as page:
+        bench = build_parts(studio)
+        _wire_start(bench)
+    recipe = {"base_model": "acme/tiny", "stages": [{"stage": "quantize", "method": "nf4"}]}
+    known = {bench.model.facts: inspect("acme/tiny", None, None)}
+    studio.supervisor._lanes = []  # nobody does what waits
+    studio.supervisor.start()
+    try:
+        for publish, words in (({}, ""), ({"publish": {"repo_id": "me/new"}}, "holds 100 GB in private repos and")):
+            typed = given(bench) | known | {bench.recipe.pasted: recipe | publish}
+            note = call(event(page, "start.click start"), typed, None)[bench.sidebar.note]
+            assert (words in note, bool(note)) == (True, bool(words))
+        assert len(studio.supervisor.list(LOCAL)) == 2
+    finally:
+        studio.supervisor.stop()
+
+
+def test_variants_of_a_job_are_published_beside_it_under_their_own_names(
+    studio: Studio, bench: Workbench, tmp_path: Path
+) -> None:
+    job_id, tab = quantized(studio, "anna", "nf4", "int8"), bench.publish
     typed = {
         tab.artifact: f"{job_id}/1-quantize", tab.variants: [f"{job_id}/2-quantize"], tab.where: FOLDER,
         tab.folder: "mine", tab.repo: "anna/best", tab.hub.private: True, tab.insist: False,
@@ -696,13 +759,21 @@ def test_variants_of_a_job_are_published_beside_it_under_their_own_names(
     }  # fmt: skip
     studio.supervisor.start()
     try:
-        shown_ = tab.preview(studio.result(typed[tab.artifact], "anna"), "", "anna")
+        result = studio.result(typed[tab.artifact], "anna")
+        shown_ = tab.show(result, "anna", None)
         assert [key for _, key in shown_[tab.variants]["choices"]] == [f"{job_id}/2-quantize"]
         folders = [place.to_folder for _, place in tab.destinations(typed, "anna")]
         shelf = tmp_path / "published"
         assert folders == [shelf / "mine", shelf / "SmolLM2-135M-Instruct-int8"]
-        repos = [place.repo_id for _, place in tab.destinations(typed | {tab.where: HUB}, "anna")]
-        assert repos == ["anna/best", "anna/SmolLM2-135M-Instruct-int8"]
+        assert not any(place.variants for _, place in tab.destinations(typed, "anna"))
+        going = [place for _, place in tab.destinations(typed | {tab.where: HUB}, "anna")]
+        repos = ["anna/best", "anna/SmolLM2-135M-Instruct-int8"]
+        assert [place.repo_id for place in going] == repos
+        assert [place.variants for place in going] == [(repos[1],), (repos[0],)]
+        shown_ = tab.preview(result, "anna", "anna/best", typed[tab.variants])
+        assert f"* [{repos[1]}](https://huggingface.co/{repos[1]})" in shown_[tab.contents.card]
+        alone = tab.destinations(typed | {tab.where: HUB, tab.variants: []}, "anna")
+        assert [place.variants for _, place in alone] == [()]
     finally:
         studio.supervisor.stop()
 

@@ -52,6 +52,11 @@ def fault(error: object) -> str:
     return f'<p class="fault" role="alert">{_linked(error)}</p>'
 
 
+def warning(text: object) -> str:
+    """Write what somebody should know before it goes wrong."""
+    return f'<p class="warn">{_linked(text)}</p>'
+
+
 def _linked(error: object) -> str:
     """Write a text literally, but for addresses of the Hub: what to do is done there."""
     found = re.compile(r"https://huggingface\.co/[\w./?=&;%-]*[\w/]")

@@ -6,5 +6,8 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api
 """They show nothing. Without the empty list the browser keeps a status for each output of each event, and at every
 message of any event it walks through all components once for each of them."""
 
+LATEST: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
+"""They show nothing, and happen once more for what was set while they ran; else that would not be heard."""
+
 BUSY: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 """They show it on the one component that `show_progress_on` names."""

@@ -3,16 +3,32 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
 from backend.errors import SpecError
 from backend.publish import PublishOptions
+from backend.publish.base_card import read_base_card
+from backend.publish.destination import choices
 from backend.publish.folder import Preview
 from backend.publish.metadata import split_card
+from ui.events import QUIET
 from ui.format import escape, size
 from ui.forms import OptionForm, Updates, option_form
+
+# Enter would put the first repo that holds what was typed in its place; so it does only for who went to it by arrow.
+_TYPED_STAYS = """() => document.addEventListener('keydown', (event) => {
+  const box = event.target.closest?.('#%s-repo');
+  if (!box) return;
+  if (event.key === 'Enter' && !box.dataset.pressed?.startsWith('Arrow')) {
+    event.stopImmediatePropagation();
+    event.target.blur();
+  }
+  box.dataset.pressed = event.key;
+}, true)"""
 
 _PICTURE = re.compile(r"!\[([^\]]*)\]\([\w.-]+\.png\)")
 
@@ -59,7 +75,7 @@ class HubFields:
     """The fields of a repo on the Hub as the destination; `more` are those that a first push does without."""
 
     room: gr.Column
-    repo: gr.Textbox
+    repo: gr.Dropdown
     private: gr.Checkbox
     more: OptionForm
     token: gr.Textbox
@@ -80,6 +96,17 @@ class HubFields:
         more = self.more.values(given)
         stays = more["update"] and given[self.private]  # who sees a repo that is there is not changed in passing
         return {"repo_id": given[self.repo], "private": None if stays else given[self.private], **more}
+
+    def offer(self, folder: Path, name: str, token: str | None) -> Updates:
+        """Offer repos to choose from, one in each namespace of the visitor's; what they typed stays.
+
+        Args:
+            folder: What would be published, where it is there already.
+            name: Of the repo, but for what a license asks.
+            token: The visitor's.
+        """
+        found = choices(name, read_base_card(folder).licenses, token) if token and folder.is_dir() else []
+        return {self.repo: gr.update(choices=found)}
 
 
 def build_contents(prefix: str) -> Contents:
@@ -109,10 +136,13 @@ def build_hub_fields(prefix: str, visible: bool, token: gr.Textbox) -> HubFields
         visible: Whether they are seen at first.
         token: From token_box(), not rendered yet.
     """
-    fields = PublishOptions.model_fields
+    fields, page = PublishOptions.model_fields, Context.root_block
+    assert page
+    page.load(None, None, None, js=_TYPED_STAYS % prefix, **QUIET)
+    token.render()
     with gr.Column(visible=visible) as room:
-        repo = gr.Textbox(
-            label="Repo", info=fields["repo_id"].description, placeholder="your-name/model-nf4", max_lines=1,
+        repo = gr.Dropdown(
+            [], value=None, allow_custom_value=True, label="Repo", info=fields["repo_id"].description,
             elem_id=f"{prefix}-repo",
         )  # fmt: skip
         private = gr.Checkbox(
@@ -120,8 +150,9 @@ def build_hub_fields(prefix: str, visible: bool, token: gr.Textbox) -> HubFields
             info="Only you see the new repo. One that is updated stays as it is.",
         )  # fmt: skip
         with gr.Accordion("More options", open=False, elem_classes=["more"]):
-            more = option_form(PublishOptions, prefix, ("repo_id", "private", "to_folder", "card", "insist"))
-    token.render()
+            more = option_form(
+                PublishOptions, prefix, ("repo_id", "private", "to_folder", "card", "variants", "insist")
+            )
     return HubFields(room, repo, private, more, token)
 
 

@@ -18,8 +18,8 @@ from backend.models.facts import ModelFacts
 from ui.chat_tab import build_chat_tab, wire_chat_tab
 from ui.data_tab import build_data_tab
 from ui.deploy import build_deploy
-from ui.errors import shown
-from ui.events import BUSY, QUIET
+from ui.errors import shown, warning
+from ui.events import BUSY, LATEST, QUIET
 from ui.forms import Updates
 from ui.jobs_tab import build_jobs_tab, wire_jobs_tab
 from ui.model_tab import build_model_tab, standing
@@ -240,16 +240,15 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[dict[Any, A
         return looking.tick(job_id, visitor(studio.settings, profile), stood)
 
     inputs = {bench.model.facts, bench.publish.token, *looking.inputs(), *bench.recipe.components}
-    every: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
     fields = [event for field in rows.form.components for event in _left(field)]
     others = [event for field in looking.others for event in _left(field)]
-    gr.on([rows.look.click, rows.file.clear, *fields], look, inputs, looking.outputs(), **every)
-    bench.data_door.select(enter, inputs, looking.outputs(), **every)
+    gr.on([rows.look.click, rows.file.clear, *fields], look, inputs, looking.outputs(), **LATEST)
+    bench.data_door.select(enter, inputs, looking.outputs(), **LATEST)
     for event in (rows.source.input, rows.file.upload):
         chosen = event(rows.begin, rows.source, rows.outputs(), **QUIET)
         chosen.then(bench.changed, bench.inputs(), bench.outputs(), **QUIET)
         chosen.then(look, inputs, looking.outputs(), **QUIET)
-    gr.on([bench.model.card.change, *others], again, inputs, looking.outputs(), **every)
+    gr.on([bench.model.card.change, *others], again, inputs, looking.outputs(), **LATEST)
     looking.timer.tick(tick, [looking.job, looking.stood], looking.outputs(), **QUIET)
 
 
@@ -265,11 +264,12 @@ def _wire_start(bench: Workbench) -> None:
 
     def begin(given: dict[Any, Any], owner: str, oauth: gr.OAuthToken | None, agreed: bool) -> Updates:
         token = hub_token(studio.settings, oauth, given[bench.publish.token])
-        recipe = prepare(bench.stored_recipe(given), studio.settings.data, token)
+        told: list[str] = []
+        recipe = prepare(bench.stored_recipe(given), studio.settings.data, token, tell=told.append)
         if asked := sidebar.question.put(recipe, owner, agreed):
             return {sidebar.note: "", **asked}
         job_id = studio.supervisor.submit(recipe, owner, token)
-        shown_ = {sidebar.note: "", **sidebar.question.hidden(), **jobs.show(owner, job_id)}
+        shown_ = {sidebar.note: "".join(map(warning, told)), **sidebar.question.hidden(), **jobs.show(owner, job_id)}
         return {bench.tabs: gr.Tabs(selected="jobs"), bench.timer: gr.Timer(active=True), **shown_}
 
     @shown(sidebar.note)

@@ -23,11 +23,11 @@ from backend.options import parse
 from backend.progress import Report
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
-from backend.publish.folder import Preview, preview
+from backend.publish.folder import Preview, preview, weights_bytes
 from backend.publish.push import publish
 from backend.wording import checked
-from ui.errors import shown
-from ui.events import QUIET
+from ui.errors import shown, warning
+from ui.events import LATEST, QUIET
 from ui.format import escape, size
 from ui.forms import Updates
 from ui.outgoing import Contents, HubFields, build_contents, build_hub_fields, published, token_box
@@ -40,6 +40,7 @@ _STYLE = """<style>
 .publish-panel .bar i { display: block; height: 100%; background: var(--color-accent); }
 .publish-panel .bar.unknown i { width: 30%; }
 .publish-panel .fault { color: var(--error-text-color); }
+.publish-panel .warn { padding-left: 12px; border-left: 3px solid var(--color-accent); }
 </style>"""
 """What the page of another app lacks; its colours are that app's."""
 
@@ -79,9 +80,10 @@ class PublishPanel:
             raise LoginError("The Hub wants a token: sign in, or paste one with write access above.")
         said = {"insist": bool(given[self.insist]), "card": self.contents.edited(given)}
         options = parse(PublishOptions, self.hub.place(given) | said)
-        check_destination(options, token)
+        warned: list[str] = []
+        check_destination(options, token, weights_bytes(self.folder), warned.append)
         events: SimpleQueue[dict[str, Any]] = SimpleQueue()
-        yield {self.note: "", self.result: bar(None, "starting", "publish-bar")}
+        yield {self.note: "".join(map(warning, warned)), self.result: bar(None, "starting", "publish-bar")}
         with ThreadPoolExecutor(1) as pool:
             going = pool.submit(publish, self.folder, options, token, Report(events.put))
             while not going.done():
@@ -124,12 +126,20 @@ def _wire(panel: PublishPanel) -> None:
 
     @shown(panel.note)
     def push(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Iterator[Updates]:
-        yield from panel.push(given, oauth.token if oauth else (given[hub.token] or "").strip() or None)
+        yield from panel.push(given, visitors(oauth, given[hub.token]))
+
+    def visitors(oauth: gr.OAuthToken | None, typed: str | None) -> str | None:
+        return oauth.token if oauth else (typed or "").strip() or None
+
+    @shown()
+    def offer(typed: str | None, oauth: gr.OAuthToken | None) -> Updates:
+        return hub.offer(panel.folder, panel.folder.resolve().name, visitors(oauth, typed))
 
     page = Context.root_block
     assert page
     named = {hub.repo, *panel.contents.form}
-    gr.on([page.load, hub.repo.blur, hub.repo.submit, text.blur], look, named, panel.shown(), **QUIET)
+    gr.on([page.load, hub.repo.change, text.blur], look, named, panel.shown(), **LATEST)
+    gr.on([page.load, hub.token.blur, hub.token.submit], offer, hub.token, hub.repo, **LATEST)
     # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
     panel.start.click(None, None, [panel.note, panel.result], js="() => ['', '']", **QUIET)
     form = {*named, *hub.components, hub.token, panel.insist}

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from backend.jobs.specs import publication
 from backend.jobs.store import Job, JobState
 from backend.options import parse
 from backend.publish import PublishOptions
+from backend.publish.base_card import read_base_card
 from backend.publish.destination import check_destination
 from backend.publish.folder import preview
-from ui.errors import shown
-from ui.events import QUIET
+from backend.publish.licenses import fitting
+from ui.errors import shown, warning
+from ui.events import LATEST, QUIET
 from ui.format import lead, size
 from ui.forms import Updates
 from ui.job_view import view
@@ -55,7 +58,7 @@ class PublishTab:
     contents: Contents
 
     @property
-    def repo(self) -> gr.Textbox:
+    def repo(self) -> gr.Dropdown:
         """The repo on the Hub."""
         return self.hub.repo
 
@@ -66,13 +69,17 @@ class PublishTab:
 
     def outputs(self) -> list[Any]:
         """What enter() changes."""
-        return [self.empty, self.room, self.artifact, self.folder, *self.shown()]
+        return [self.empty, self.room, self.artifact, *self.chosen()]
+
+    def chosen(self) -> list[Any]:
+        """What show() changes."""
+        return [self.folder, self.variants, *self.shown()]
 
     def shown(self) -> list[Any]:
         """What preview() and progress() change."""
-        return [self.note, self.variants, self.insist, *self.contents.components, self.result]
+        return [self.note, self.insist, *self.contents.components, self.result]
 
-    def enter(self, owner: str | None, chosen: str | None, repo: str) -> Updates:
+    def enter(self, owner: str | None, chosen: str | None, repo: str | None) -> Updates:
         """Offer an owner's results, keep the chosen one where it still exists, and show it."""
         results = self.studio.results(owner) if owner else []
         result = next((r for r in results if r.key == chosen), results[0] if results else None)
@@ -82,7 +89,17 @@ class PublishTab:
             self.artifact: gr.update(choices=[(r.label, r.key) for r in results], value=result and result.key),
             self.note: "",
         }
-        return updates | (self.preview(result, repo, owner) | self.progress(result, owner) if result and owner else {})
+        return updates | (self.show(result, owner, repo) if result and owner else {})
+
+    def show(self, result: Result, owner: str, repo: str | None) -> Updates:
+        """Show a result that has just been chosen, its variants, and a folder for it that is free."""
+        others = [r for r in self.studio.results_of(result.job, owner) if r.key != result.key]
+        choices = [(f"{variant_name(r.artifact.options)} · {size(r.artifact.size)}", r.key) for r in others]
+        beside = {
+            self.variants: gr.update(choices=choices, value=[], visible=bool(others)),
+            self.folder: str(_free(self.shelf / _name(result))),
+        }
+        return self.preview(result, owner, repo) | self.progress(result, owner) | beside
 
     def choose(self, where: str) -> Updates:
         """Show the fields of a destination."""
@@ -126,30 +143,40 @@ class PublishTab:
         for key in given[self.variants] or []:
             variant = self.studio.result(key, owner)
             if first.repo_id:
-                place = {"repo_id": f"{first.repo_id.split('/')[0]}/{_name(variant)}"}
+                place = {"repo_id": _beside(first.repo_id, variant)}
             else:
                 assert first.to_folder
                 place = {"to_folder": _free(first.to_folder.with_name(_name(variant)))}
             found.append((variant, parse(PublishOptions, place | shared)))
-        return found
+        linked = [place.repo_id for _, place in found if place.repo_id]
+        return [
+            (each, place.model_copy(update={"variants": tuple(name for name in linked if name != place.repo_id)}))
+            for each, place in found
+        ]
 
-    def preview(self, result: Result, repo: str, owner: str, edited: str | None = None) -> Updates:
-        """Show the card and the files as they would be published, a folder that is free, and the result's variants.
+    def preview(
+        self, result: Result, owner: str, repo: str | None, chosen: Collection[str] = (), edited: str | None = None
+    ) -> Updates:
+        """Show the card and the files as they would be published.
 
         Args:
             result: What is published.
-            repo: The repo as typed, if it is.
             owner: Of the result.
+            repo: The repo as typed, if it is.
+            chosen: Keys of the variants that go with it.
             edited: The owner's own text of its card.
         """
         repo_id = parse(PublishOptions, {"repo_id": repo}).repo_id if (repo or "").strip() else None
-        others = [r for r in self.studio.results_of(result.job, owner) if r.key != result.key]
-        choices = [(f"{variant_name(r.artifact.options)} · {size(r.artifact.size)}", r.key) for r in others]
-        return {
-            self.variants: gr.update(choices=choices, value=[], visible=bool(others)),
-            **self.contents.show(preview(result.folder, repo_id, card=edited), edited),
-            self.folder: str(_free(self.shelf / _name(result))),
-        }
+        linked = [_beside(repo_id, self.studio.result(key, owner)) for key in chosen] if repo_id else []
+        return self.contents.show(preview(result.folder, repo_id, card=edited, variants=linked), edited)
+
+    def offer(self, given: dict[Any, Any], owner: str | None, token: str | None) -> Updates:
+        """Offer repos for the chosen result, where it is to go to the Hub."""
+        to_hub = given[self.where] == HUB or self.studio.settings.on_space
+        if not (owner and to_hub and given[self.artifact]):
+            return {self.repo: gr.skip()}
+        result = self.studio.result(given[self.artifact], owner)
+        return self.hub.offer(result.folder, _name(result), token)
 
     def progress(self, result: Result, owner: str) -> Updates:
         """Show the newest publication of a result, and of each of its variants."""
@@ -213,22 +240,25 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     studio = tab.studio
 
     @shown(tab.note)
-    def enter(key: str | None, repo: str, profile: gr.OAuthProfile | None) -> Updates:
+    def enter(key: str | None, repo: str | None, profile: gr.OAuthProfile | None) -> Updates:
         return tab.enter(visitor(studio.settings, profile), key, repo)
 
-    def look(given: dict[Any, Any], edited: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
-        result = studio.result(given[tab.artifact], owner)
-        told = tab.preview(result, given[tab.repo], owner, edited)
-        return {tab.note: "", **told, **tab.progress(result, owner)}
-
     @shown(tab.note)
-    def pick(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Updates:
-        return look(given, None, profile)
+    def pick(key: str, repo: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        return {tab.note: "", **tab.show(studio.result(key, owner), owner, repo)}
 
     @shown(tab.note)
     def edit(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Updates:
-        return look(given, tab.contents.edited(given), profile)
+        owner = require_owner(studio.settings, profile)
+        result, edited = studio.result(given[tab.artifact], owner), tab.contents.edited(given)
+        told = tab.preview(result, owner, given[tab.repo], given[tab.variants] or (), edited)
+        return {tab.note: "", **told, **tab.progress(result, owner)}
+
+    @shown()
+    def offer(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
+        token = hub_token(studio.settings, oauth, given[tab.token])
+        return tab.offer(given, visitor(studio.settings, profile), token)
 
     def begin(given: dict[Any, Any], owner: str, oauth: gr.OAuthToken | None, agreed: bool) -> Updates:
         going = tab.destinations(given, owner)
@@ -236,7 +266,9 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
         token = hub_token(studio.settings, oauth, given[tab.token])
         if options.repo_id and not token:
             raise LoginError("The Hub wants a token: paste one with write access above, or run `hf auth login`.")
-        for _, place in going:
+        warned: list[str] = []
+        check_destination(options, token, sum(each.artifact.size for each, _ in going), warned.append)
+        for _, place in going[1:]:
             check_destination(place, token)
         for each, place in going:
             if asked := tab.question.put(publication(each.folder, place), owner, agreed):
@@ -245,7 +277,7 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
             studio.supervisor.publish(each.folder, place, owner, token)
         folder = gr.skip() if options.repo_id else str(_free(tab.shelf / _name(result), options.to_folder))
         told = tab.question.hidden() | tab.progress(result, owner)
-        return {tab.note: "", timer: gr.Timer(active=True), tab.folder: folder, **told}
+        return {tab.note: "".join(map(warning, warned)), timer: gr.Timer(active=True), tab.folder: folder, **told}
 
     @shown(tab.note)
     def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
@@ -255,11 +287,14 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     def unload(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
         return begin(given, require_member(studio.settings, profile), oauth, agreed=True)
 
-    named = {tab.artifact, tab.repo, *tab.contents.form}
-    form = {*named, tab.variants, tab.where, tab.folder, *tab.hub.components, tab.token, tab.insist}
+    named = {tab.artifact, tab.repo, tab.variants, *tab.contents.form}
+    form = {*named, tab.where, tab.folder, *tab.hub.components, tab.token, tab.insist}
     door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **QUIET)
-    tab.artifact.input(pick, named, [tab.folder, *tab.shown()], **QUIET)
-    gr.on([tab.repo.blur, tab.repo.submit, tab.contents.text.blur], edit, named, [tab.folder, *tab.shown()], **QUIET)
+    tab.artifact.input(pick, [tab.artifact, tab.repo], tab.chosen(), **QUIET)
+    said = [tab.repo.change, tab.variants.input, tab.contents.text.blur]
+    gr.on(said, edit, named, tab.shown(), **LATEST)
+    asked = [tab.artifact.change, tab.where.input, tab.token.blur, tab.token.submit]
+    gr.on(asked, offer, {tab.artifact, tab.where, tab.token}, tab.repo, **LATEST)
     tab.where.input(tab.choose, tab.where, [tab.folder, tab.hub.room, tab.token], **QUIET)
     shown_whole = [tab.folder.blur, tab.folder.submit]
     gr.on(shown_whole, lambda typed: str(tab.place(typed)) if typed.strip() else "", tab.folder, tab.folder, **QUIET)
@@ -274,6 +309,11 @@ def _name(result: Result) -> str:
     merged = "merged" if result.artifact.merged and result.artifact.kind != "merged" else ""
     made = re.sub(r"\W+", "-", variant_name(result.artifact.options).lower())
     return "-".join(part for part in (model_name(result.job.spec["base_model"]), merged, made) if part)
+
+
+def _beside(repo_id: str, variant: Result) -> str:
+    """Name the repo of a variant that is published with another."""
+    return f"{repo_id.split('/')[0]}/{fitting(_name(variant), read_base_card(variant.folder).licenses)}"
 
 
 def _free(folder: Path, taken: Path | None = None) -> Path:

@@ -6,8 +6,8 @@ from typing import Any
 import gradio as gr
 
 from backend.jobs.specs import Spec
+from ui.errors import warning
 from ui.events import QUIET
-from ui.format import escape
 from ui.forms import Updates
 from ui.studio import Studio
 
@@ -39,7 +39,7 @@ class Question:
             names = [model.title for model in models]
             verb = "is" if len(names) == 1 else "are"
             text = f"{' and '.join(names)} {verb} loaded on the GPU, which this job needs to itself."
-            return {self.room: gr.update(visible=True), self.text: f'<p class="warn">{escape(text)}</p>'}
+            return {self.room: gr.update(visible=True), self.text: warning(text)}
         for model in models:
             self.studio.unload(model, owner)
         return None

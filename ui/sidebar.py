@@ -13,7 +13,7 @@ from backend.jobs.estimates import Estimate, check_room, estimate
 from backend.models.facts import ModelFacts
 from backend.quantize import METHODS
 from backend.recipes import Recipe, Stage
-from ui.errors import fault
+from ui.errors import fault, warning
 from ui.format import duration, escape, plural, size
 from ui.forms import label
 from ui.question import Question, build_question
@@ -128,5 +128,5 @@ def _refusal(needed: Estimate, facts: ModelFacts, data: Path) -> str:
     try:
         check_room(needed, facts, data)
     except HardwareError as e:
-        return f'<p class="warn">{escape(e)}</p>'
+        return warning(e)
     return ""

@@ -9,7 +9,7 @@ import httpx2
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils._http import parse_ratelimit_headers
 
-from backend.hub.transport import TRANSIENT
+from backend.hub.transport import TRANSIENT, reply_within
 
 T = TypeVar("T")
 
@@ -37,12 +37,18 @@ class Patience:
         limit: Seconds from the first fault on, after which no new try is begun.
         longest: Seconds of one pause; who is told to wait longer is told so.
         say: Told what is waited for, and how long.
+        reply: Seconds without a byte after which a request is given up; None is as long as any other is waited for.
     """
 
     pauses: tuple[float, ...]
     limit: float = float("inf")
     longest: float = float("inf")
     say: Callable[[str], None] = lambda text: None
+    reply: float | None = None
+
+
+HASTY = Patience((), reply=4.0)
+"""For what somebody would like to know and can do without."""
 
 
 def long_patience(seconds: float, say: Callable[[str], None]) -> Patience:
@@ -68,7 +74,8 @@ def patiently(question: Callable[[], T], patience: Patience) -> T:
     end = None
     for pause in (*patience.pauses, None):
         try:
-            return question()
+            with reply_within(patience.reply):
+                return question()
         except FAULTS as e:
             end = end or time.monotonic() + patience.limit
             wait = _wait(e, pause)

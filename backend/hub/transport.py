@@ -5,6 +5,9 @@ raised at once: patience.py alone decides how often and how long it is tried aga
 """
 
 import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +19,7 @@ from backend.errors import HubError
 from backend.strict_json import quoted
 
 TIMEOUT = 60.0  # seconds without a byte
+_reply: ContextVar[float | None] = ContextVar("_reply", default=None)
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
@@ -29,7 +33,10 @@ class Client(httpx2.Client):
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Send a request; the library asks of many to wait for ever."""
         if (request.extensions.get("timeout") or {}).get("read") is None:
-            request.extensions = {**request.extensions, "timeout": httpx2.Timeout(TIMEOUT, pool=None).as_dict()}
+            request.extensions = {
+                **request.extensions,
+                "timeout": httpx2.Timeout(_reply.get() or TIMEOUT, pool=None).as_dict(),
+            }
         try:
             response = super().send(request, **options)
             if response.status_code in TRANSIENT:
@@ -39,6 +46,16 @@ class Client(httpx2.Client):
         if response.status_code in TRANSIENT:
             hf_raise_for_status(response)
         return response
+
+
+@contextmanager
+def reply_within(seconds: float | None) -> Iterator[None]:
+    """Wait less long than TIMEOUT for what is asked in this block; None waits as long."""
+    before = _reply.set(seconds)
+    try:
+        yield
+    finally:
+        _reply.reset(before)
 
 
 def endpoint() -> str:

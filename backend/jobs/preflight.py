@@ -1,5 +1,6 @@
 """What is checked before a job starts: the model, its options, disk, memory, the destination. It saves paid minutes."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,13 @@ from backend.quantize.calibrated.options import CalibratedOptions, about_calibra
 from backend.recipes import Recipe, Stage
 
 
-def prepare(recipe: Recipe, data: Path, token: str | None, keep: bool = False) -> Recipe | Streaming:
+def prepare(
+    recipe: Recipe,
+    data: Path,
+    token: str | None,
+    keep: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Recipe | Streaming:
     """Check a recipe against the Hub and this machine, pin its revision to a commit, and say how it is run.
 
     Args:
@@ -32,6 +39,7 @@ def prepare(recipe: Recipe, data: Path, token: str | None, keep: bool = False) -
         data: The data folder; its disk must hold what lies here at a time.
         token: The user's, or None.
         keep: Whether the result is wanted on this machine, also where it could go from repo to repo.
+        tell: Told what may stop it later and is no reason to refuse it now.
 
     Returns:
         The recipe with the commits of base model and adapters; as a Streaming if the model need not lie here whole.
@@ -54,11 +62,12 @@ def prepare(recipe: Recipe, data: Path, token: str | None, keep: bool = False) -
     for stage in quantizations:
         stage.check(facts)
     recipe = recipe.model_copy(update={"revision": facts.commit})
-    check_room(estimate(recipe, facts, data, keep), facts, data)
+    needed = estimate(recipe, facts, data, keep)
+    check_room(needed, facts, data)
     if recipe.publish:
         if recipe.publish.repo_id:
             check_name(recipe.publish.repo_id, [name for name in (facts.license, facts.license_name) if name])
-        check_destination(recipe.publish, token)
+        check_destination(recipe.publish, token, needed.output_bytes, tell)
     return Streaming(recipe=recipe) if streams(recipe, facts, data, keep) else recipe
 
 

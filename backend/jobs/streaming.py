@@ -115,7 +115,7 @@ def _stream(job: Path, recipe: Recipe, relay: Relay, token: str | None, report: 
             raise
     Sender(relay, repo, None).send()
     Departures(relay).close()
-    files = outgoing(relay.output, repo_id, token, relay.finished(), recipe.publish.card)
+    files = outgoing(relay.output, repo_id, token, relay.finished(), recipe.publish.card, recipe.publish.variants)
     return repo.finish(files, repo.claim(files), report)
 
 

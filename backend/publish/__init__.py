@@ -35,6 +35,10 @@ class PublishOptions(Frozen):
         description="A collection to put the repo into, by its title or slug; made in the repo's namespace if it is"
         " not there, and as private as the repo.",
     )
+    variants: tuple[str, ...] = Field(
+        (),
+        description="Repos with the same model made in other ways: the card links to them. Its own may be among them.",
+    )
     insist: bool = Field(
         False, description="Publish it although its check failed, or without one; the card then says so."
     )
@@ -43,6 +47,11 @@ class PublishOptions(Frozen):
     @classmethod
     def _a_repo_id(cls, value: str | None) -> str | None:
         return parse_repo_id(value, namespaced=True) if value else None
+
+    @field_validator("variants")
+    @classmethod
+    def _repo_ids(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(parse_repo_id(value, namespaced=True) for value in values))
 
     @model_validator(mode="after")
     def _one_destination(self) -> "PublishOptions":

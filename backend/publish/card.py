@@ -5,7 +5,7 @@ Whatever a user or the Hub wrote reaches the template as an escaped value, never
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,12 @@ README, NOTICE = "README.md", "NOTICE"
 
 
 def written(
-    folder: Path, repo_id: str | None, artifact: Artifact, body: str | None = None, base: BaseCard | None = None
+    folder: Path,
+    repo_id: str | None,
+    artifact: Artifact,
+    body: str | None = None,
+    base: BaseCard | None = None,
+    variants: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """Write what readers of a repo get beside the model: the card, its picture, and the notice that a license asks.
 
@@ -39,6 +44,7 @@ def written(
         artifact: What the folder holds.
         body: The user's own text of the card.
         base: As build_card() takes it.
+        variants: As build_card() takes them.
 
     Raises:
         SpecError: The folder cannot be read, or a license asks another name of the repo.
@@ -46,7 +52,7 @@ def written(
     base, picture = base or read_base_card(folder), plot(folder, artifact.training)
     if repo_id:
         check_name(repo_id, base.licenses)
-    card = build_card(folder, repo_id, artifact, base)
+    card = build_card(folder, repo_id, artifact, base, variants)
     files = {README: (with_body(card, body) if body else card).encode()}
     asked = terms(base.licenses)
     if asked and not any(name.lower().startswith(NOTICE.lower()) for name in artifact.files):
@@ -55,7 +61,11 @@ def written(
 
 
 def build_card(
-    folder: Path, repo_id: str | None, artifact: Artifact | None = None, base: BaseCard | None = None
+    folder: Path,
+    repo_id: str | None,
+    artifact: Artifact | None = None,
+    base: BaseCard | None = None,
+    variants: Sequence[str] = (),
 ) -> str:
     """Write the README.md of an artifact.
 
@@ -64,6 +74,7 @@ def build_card(
         repo_id: Where it goes, as parse_repo_id() gives it; None for a folder, whose card loads it from where it lies.
         artifact: What its manifest says, for one whose weights do not lie in the folder any more.
         base: What is said of its base model, where that does not lie in the folder yet.
+        variants: Repos with the same model made in other ways, as parse_repo_id() gives them.
 
     Raises:
         SpecError: The folder is not an artifact.
@@ -97,6 +108,7 @@ def build_card(
         made=_made(artifact),
         recipe=fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
         check=_check(artifact.check),
+        variants=[f"[{literal(name)}](https://huggingface.co/{name})" for name in variants if name != repo_id],
         license=_license(artifact, base),
         warnings=[literal(warning) for warning in artifact.warnings],
         version=literal(artifact.versions.get("weightsmith", "")),

@@ -1,15 +1,20 @@
 """Destination: whether an artifact can go where it is to go, known before anything long or lasting is done."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import whoami
 from huggingface_hub.hf_api import ModelInfo
 
-from backend.errors import HubError, LoginError, SpecError
+from backend.errors import AppError, HubError, LoginError, SpecError
 from backend.hub import client
-from backend.hub.patience import Patience, status
+from backend.hub.names import parse_repo_id
+from backend.hub.patience import HASTY, Patience, status
 from backend.publish import PublishOptions
+from backend.publish.licenses import fitting
+from backend.publish.storage import shortage
 
 HUBS_OWN = {".gitattributes"}
 """What the Hub puts into a repo that it makes."""
@@ -17,8 +22,52 @@ HUBS_OWN = {".gitattributes"}
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 
-def check_destination(options: PublishOptions, token: str | None) -> None:
+def choices(name: str, licenses: Iterable[str], token: str | None) -> list[str]:
+    """Give the repo ids that a model can go to, one in each namespace of the token's; none where nobody can tell.
+
+    The Hub is asked once for each token: it answers this question seldom.
+
+    Args:
+        name: Of the model; what a repo id cannot hold is taken out.
+        licenses: Ids of those under which the model is passed on, which may ask how its name begins.
+        token: Of who chooses.
+    """
+    if not token:
+        return []
+    try:
+        who = client.ask(lambda: whoami(token, cache=True), name, token, HASTY)
+    except AppError:
+        return []
+    possible = re.sub(r"([-.])\1+", r"\1", re.sub(r"[^A-Za-z0-9._-]+", "-", name)).strip("-._")
+    found = []
+    for namespace in namespaces(who):
+        try:
+            found.append(parse_repo_id(f"{namespace}/{fitting(possible, licenses)}", namespaced=True))
+        except ValueError:
+            continue  # too long with this namespace, or nothing was left of the name
+    return found
+
+
+def namespaces(who: Mapping[str, Any]) -> list[str]:
+    """Name where somebody may make repos, from what the Hub says of them: under their own name first."""
+    if _access(who).get("role") == "read":
+        return []
+    return [str(who.get("name")), *(org for org, role in _roles(who).items() if role not in ("read", "no_access"))]
+
+
+def check_destination(
+    options: PublishOptions,
+    token: str | None,
+    to_come: int = 0,
+    tell: Callable[[str], None] = lambda text: None,
+) -> None:
     """Refuse a destination that is taken, or a token that may not write there; asked before a long job starts.
+
+    Args:
+        options: Where it is to go.
+        token: Of who publishes.
+        to_come: Bytes that are to go there, and to other repos in that namespace; 0 where that was asked already.
+        tell: Told if a free account's storage may be too small for them.
 
     Raises:
         SpecError, LoginError, HubError: As publish() does.
@@ -26,11 +75,14 @@ def check_destination(options: PublishOptions, token: str | None) -> None:
     if options.to_folder is not None:
         return check_folder(options.to_folder)
     repo_id, token = check_token(options, token)
-    if not client.ask(lambda: client.api(token).repo_exists(repo_id), repo_id, token):
-        return
-    info = client.model_info(repo_id, None, token)
-    if not (options.update or can_take(info, options)):
-        raise taken(repo_id, client.commit_of(info, repo_id))
+    if client.ask(lambda: client.api(token).repo_exists(repo_id), repo_id, token):
+        info = client.model_info(repo_id, None, token)
+        if not (options.update or can_take(info, options)):
+            raise taken(repo_id, client.commit_of(info, repo_id))
+        if not (info.private or options.private):
+            return  # it takes no private storage
+    if to_come and (warning := shortage(repo_id.split("/")[0], to_come, token)):
+        tell(warning)
 
 
 def check_folder(target: Path) -> None:
@@ -64,17 +116,14 @@ def check_token(options: PublishOptions, token: str | None, patience: Patience |
         if answered in (403, 404):
             raise LoginError(f"{could_not} The Hub does not say whose token this is: make one at {TOKENS_PAGE}") from e
         raise type(e)(f"{could_not} {e}") from e
-    user, namespace = str(who.get("name")), options.repo_id.split("/")[0]
-    if _access(who).get("role") == "read":
+    user, namespace, allowed = str(who.get("name")), options.repo_id.split("/")[0], namespaces(who)
+    if not allowed:
         raise LoginError(f"{could_not} The token of '{user}' may only read: make one that may write at {TOKENS_PAGE}")
-    roles = _roles(who)
-    if namespace not in (user, *roles):
-        raise SpecError(
-            f"{could_not} '{user}' does not belong to '{namespace}': choose from {', '.join([user, *roles])}."
-        )
-    if roles.get(namespace) in ("read", "no_access"):
+    if namespace in allowed:
+        return options.repo_id, token
+    if namespace in _roles(who):
         raise HubError(f"{could_not} {_no_rights(namespace)}")
-    return options.repo_id, token
+    raise SpecError(f"{could_not} '{user}' does not belong to '{namespace}': choose from {', '.join(allowed)}.")
 
 
 def can_take(info: ModelInfo, options: PublishOptions) -> bool:

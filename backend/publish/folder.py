@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,6 +72,11 @@ class Preview(NamedTuple):
 def is_made_elsewhere(folder: Path) -> bool:
     """Whether a folder is no artifact, and is published as it was found."""
     return not (folder / MANIFEST).is_file()
+
+
+def weights_bytes(folder: Path) -> int:
+    """Give the bytes of a folder's weights, beside which everything else that is published is nothing."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def describe(folder: Path, base_model: str | None = None) -> Artifact:
@@ -177,6 +182,7 @@ def preview(
     base_model: str | None = None,
     card: str | None = None,
     token: str | None = None,
+    variants: Sequence[str] = (),
 ) -> Preview:
     """Say what a folder is, and show its card and its files as they would be published; nothing is written.
 
@@ -186,12 +192,13 @@ def preview(
         base_model: As describe() takes it.
         card: The user's own text of the card.
         token: As adopt() takes it.
+        variants: As build_card() takes them.
 
     Raises:
         SpecError: It cannot be published, and why.
     """
     if not is_made_elsewhere(folder):
-        sent = outgoing(folder, repo_id, card=card)
+        sent = outgoing(folder, repo_id, card=card, variants=variants)
         artifact = Artifact.model_validate_json(sent[MANIFEST].read())
         return Preview(artifact, sent[README].read().decode(), {name: file.size for name, file in sent.items()})
     artifact, taken = describe(folder, base_model), _taken(folder)
@@ -199,7 +206,7 @@ def preview(
     said, licenses = _said(folder, artifact, token, silent())
     sizes |= {name: len(data) for name, data in licenses.items()}
     artifact = artifact.model_copy(update={"files": {name: File(size=sizes[name], sha256="0" * 64) for name in sizes}})
-    texts = written(folder, repo_id, artifact, card, said)
+    texts = written(folder, repo_id, artifact, card, said, variants)
     sizes |= {name: len(data) for name, data in texts.items()}
     files = {name: File(size=size, sha256="0" * 64) for name, size in sizes.items()}
     sizes[MANIFEST] = len(manifest(artifact.model_copy(update={"files": files})))

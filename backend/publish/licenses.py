@@ -75,12 +75,19 @@ def check_name(repo_id: str, licenses: Iterable[str]) -> None:
     Raises:
         SpecError: What the name must begin with, and one that does.
     """
-    namespace, _, name = repo_id.rpartition("/")
+    namespace, slash, name = repo_id.rpartition("/")
     for license in licenses:
-        prefix = TERMS[license].prefix if license in TERMS else None
-        if prefix and not name.lower().startswith(prefix.lower()):
-            better = f"{namespace}/{prefix}-{name}" if namespace else f"{prefix}-{name}"
+        better = fitting(name, [license])
+        if better != name:
             raise SpecError(
                 f"Could not publish to '{repo_id}'. The base model's license, {license}, wants a name that begins with"
-                f" '{prefix}': choose '{better}'."
+                f" '{TERMS[license].prefix}': choose '{namespace}{slash}{better}'."
             )
+
+
+def fitting(name: str, licenses: Iterable[str]) -> str:
+    """Give a repo's name that begins as licenses ask: the name itself, if it does."""
+    for asked in terms(licenses):
+        if asked.prefix and not name.lower().startswith(asked.prefix.lower()):
+            name = f"{asked.prefix}-{name}"
+    return name

@@ -53,6 +53,7 @@ def outgoing(
     token: str | None = None,
     sent: Collection[str] = (),
     card: str | None = None,
+    variants: Sequence[str] = (),
 ) -> dict[str, OutgoingFile]:
     """Give the files that publishing an artifact would send, by name; nothing is written.
 
@@ -62,6 +63,7 @@ def outgoing(
         token: What publishes; it must stand in no file.
         sent: Weights that were sent ahead and need not be here any more.
         card: The user's own text of the card.
+        variants: As build_card() takes them.
 
     Raises:
         SpecError: The folder is no artifact, or holds what must not leave; the file and what to do.
@@ -76,7 +78,7 @@ def outgoing(
     }
     if not any(name.endswith(WEIGHTS) for name in files):
         raise SpecError(f"'{folder.name}' holds no weights: choose the artifact of a stage that makes a model.")
-    files |= {name: _made(data) for name, data in written(folder, repo_id, artifact, card).items()}
+    files |= {name: _made(data) for name, data in written(folder, repo_id, artifact, card, None, variants).items()}
     entries = {name: File(size=file.size, sha256=file.sha256) for name, file in sorted(files.items())}
     # so that it opens as an artifact wherever it is downloaded
     files[MANIFEST] = _made(manifest(artifact.model_copy(update={"files": entries})))

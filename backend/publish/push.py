@@ -63,7 +63,7 @@ def _gate(folder: Path) -> None:
 def _checked(folder: Path, options: PublishOptions, token: str | None, report: Report) -> dict[str, OutgoingFile]:
     report.log("Comparing every file with its sha256.")
     verify(folder)
-    files = outgoing(folder, options.repo_id, token, card=options.card)
+    files = outgoing(folder, options.repo_id, token, card=options.card, variants=options.variants)
     check_weights(files, token, report)
     return files
 

@@ -1,6 +1,7 @@
 """Refusals: what the Hub says to a write, put into words that say where it stopped and what to do."""
 
 import json
+import re
 
 import httpx2
 from huggingface_hub.errors import GatedRepoError
@@ -10,6 +11,10 @@ from backend.hub import client
 from backend.hub.patience import cause, status
 from backend.hub.transport import endpoint
 from backend.publish.destination import forbidden
+from backend.publish.storage import LIMITS_PAGE
+
+_FULL, _STOPPED = re.compile("storage limit", re.IGNORECASE), re.compile("storage patterns", re.IGNORECASE)
+"""What the Hub says with status 403 where the token is not at fault; no address has a space in it."""
 
 
 def refusal(error: Exception, repo_id: str, token: str) -> tuple[str, type[AppError]]:
@@ -20,10 +25,23 @@ def refusal(error: Exception, repo_id: str, token: str) -> tuple[str, type[AppEr
         repo_id: What was written to.
         token: Of who wrote.
     """
-    said = " ".join(str(error).split())[:300]
+    namespace = repo_id.split("/")[0]
+    said, answer = " ".join(str(error).split())[:300], str(cause(error))
     if isinstance(cause(error), GatedRepoError):
         return f"It is gated, and you have not been let in: ask for access at {endpoint()}/{repo_id}", HubError
     match status(error):
+        case 403 if _FULL.search(answer):
+            return (
+                f"The private storage of '{namespace}' is full: {LIMITS_PAGE} says how to free some or to have more,"
+                " then publish again: what has arrived is not sent twice.",
+                HubError,
+            )
+        case 403 if _STOPPED.search(answer):
+            return (
+                f"The Hub takes no more files of '{namespace}' before somebody there has looked at the account: write"
+                " to website@huggingface.co, then publish again: what has arrived is not sent twice.",
+                HubError,
+            )
         case 403:
             return forbidden(repo_id, token)
         case 404:
