@@ -1,12 +1,16 @@
 """The studio's entry: settings, supervisor, servers, page; then one web server until it is told to stop."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 if os.getenv("SPACE_ID"):
@@ -19,6 +23,7 @@ from backend.errors import AppError, JobError
 from backend.jobs.calibration import calibrate
 from backend.jobs.specs import trained_on
 from backend.jobs.supervisor import Supervisor
+from backend.scratch import scratch
 from backend.serve.servers import Servers
 from backend.settings import Settings, load_settings
 from ui.launch import Launch
@@ -47,6 +52,16 @@ def _worth_logging(record: logging.LogRecord) -> bool:
     return not cut_off and "graceful shutdown exceeded" not in str(record.msg)
 
 
+@contextlib.contextmanager
+def _room_for_uploads() -> Iterator[None]:
+    """Give Gradio a folder of this process alone: of its usual one, all apps', it never deletes all that it wrote."""
+    place = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    place.mkdir(parents=True, exist_ok=True)
+    with scratch(place) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        yield
+
+
 def serve(settings: Settings) -> None:
     """Run the studio until SIGTERM or SIGINT; jobs and servers are stopped with it.
 
@@ -58,7 +73,7 @@ def serve(settings: Settings) -> None:
         signal.signal(
             signum, lambda *_: sys.exit(0)
         )  # uvicorn handles both while it runs, and raises them again afterwards
-    with listen(host, settings.port) as port:
+    with listen(host, settings.port) as port, _room_for_uploads():
         supervisor = Supervisor(settings)
         servers = Servers(settings, trained_on, supervisor.uses_gpu)
         supervisor.start()

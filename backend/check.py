@@ -7,7 +7,6 @@ order, or with other zeros, writes what the weights never would.
 """
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
 import httpx
@@ -20,6 +19,7 @@ from backend.models.loading import has_chat_template, load_causal_lm, load_token
 from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
+from backend.scratch import scratch
 from backend.serve.engines import EngineName, is_adapter
 from backend.serve.servers import Servers
 from backend.serve.serving import Server
@@ -92,8 +92,8 @@ def _answers(
 ) -> tuple[str, list[_Answer]]:
     """Give the engine that served, and its answer to each prompt."""
     report.log(f"Loading '{folder.name}' as it will be served.")
-    with TemporaryDirectory(dir=settings.data) as place:
-        servers = Servers(settings.model_copy(update={"data": Path(place)}), lambda _: base)
+    with scratch(settings.data) as place:
+        servers = Servers(settings.model_copy(update={"data": place}), lambda _: base)
         try:
             servers.open(folder, options.engine)
             server = servers.wait(folder, settings.server_start_seconds)

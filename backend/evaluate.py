@@ -143,12 +143,7 @@ def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, An
         written = _write(model, batch, ANSWER_TOKENS)
         found.append(tokenizer.batch_decode(written, skip_special_tokens=True))
         alone = tokenizer(asked[:1], return_tensors="pt", add_special_tokens=not tokenizer.chat_template)
-        _write(model, alone.to(model.device), 1, 1)  # the prompt's own time, and what is set up once
-        before = time.monotonic()
-        _write(model, alone.to(model.device), 1, 1)
-        first = time.monotonic()
-        _write(model, alone.to(model.device), TIMED_TOKENS + 1, TIMED_TOKENS + 1)
-        speeds.append(TIMED_TOKENS / max(time.monotonic() - first - (first - before), 1e-6))
+        speeds.append(writing_speed(model, alone.to(model.device)))
     pairs = zip(PROMPTS, *found, strict=True)
     return {
         "answers": tuple(Answer(prompt=p, reference=_shown(a), result=_shown(b)) for p, a, b in pairs),
@@ -163,9 +158,28 @@ def _shown(answer: str) -> str:
     return text if len(text) <= ANSWER_LETTERS else text[: ANSWER_LETTERS - 1] + "…"
 
 
-def _write(model: Any, batch: Any, most: int, least: int = 0) -> Any:
+def writing_speed(model: Any, prompt: Any) -> float:
+    """Give the tokens a second that a model writes after its first.
+
+    Args:
+        model: As transformers loads it.
+        prompt: What its tokenizer gave, [1, tokens].
+    """
+    times = list[float]()
+
+    def look_at_the_clock(ids: Any, scores: Any) -> Any:
+        times.append(time.monotonic())
+        return scores
+
+    _write(model, prompt, 1)  # what is set up once
+    count = TIMED_TOKENS + 1
+    _write(model, prompt, count, min_new_tokens=count, logits_processor=[look_at_the_clock])
+    return TIMED_TOKENS / (times[-1] - times[0])
+
+
+def _write(model: Any, batch: Any, most: int, **options: Any) -> Any:
     """Give the tokens that a model writes, [prompts, tokens]."""
-    out = model.generate(**batch, max_new_tokens=most, min_new_tokens=least, do_sample=False)
+    out = model.generate(**batch, max_new_tokens=most, do_sample=False, **options)
     return out[:, batch["input_ids"].shape[1] :]
 
 

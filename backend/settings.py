@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     )
     max_queued: int = Field(3, ge=1, description="Jobs that one person may have waiting.")
     max_upload_bytes: int = Field(200_000_000, ge=1, description="The largest file that can be uploaded.")
+    upload_quota_bytes: int | None = Field(
+        default_factory=lambda: 1_000_000_000 if "SPACE_ID" in os.environ else None,  # one's own disk is one's own
+        ge=1,
+        description="What all uploads of one person may take at a time; by default 1 GB on a Space, elsewhere no end.",
+    )
     num_processes: int | None = Field(None, ge=1, description="Processes of a training; by default one for each GPU.")
     accelerate_config: FilePath | None = Field(
         None,

@@ -20,8 +20,9 @@ from tests.loopback_hub import LoopbackHub
 # huggingface_hub reads these when it is imported, so they are set before anything can import it; the apps and commands
 # that tests start as processes inherit them.
 _HUB = LoopbackHub().start()
-_HF_HOME = Path(tempfile.mkdtemp(prefix="weightsmith-tests-"))
-atexit.register(shutil.rmtree, _HF_HOME, ignore_errors=True)
+_HF_HOME, _GRADIO = (Path(tempfile.mkdtemp(prefix="weightsmith-tests-")) for _ in range(2))
+for folder in (_HF_HOME, _GRADIO):
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE")
 for name in TOKENS:
     os.environ.pop(name, None)
@@ -32,6 +33,7 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_TEMP_DIR": str(_GRADIO),
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
     "TORCH_COMPILE_DISABLE": "1",  # vLLM would compile each model for 50 s before it serves it

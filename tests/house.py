@@ -123,9 +123,9 @@ class Visitor:
 
 
 @contextlib.contextmanager
-def furnished(data, host, owner):
+def furnished(data, host, owner, **settings):
     """Open a house; nobody runs its jobs, so that what waits goes on waiting."""
-    settings = Settings(data=data, max_upload_bytes=1_000_000).guarded()
+    settings = Settings(data=data, max_upload_bytes=1_000_000, **settings).guarded()
     settings.writable()
     store = Store(data / "jobs.sqlite")
     spec = parse_recipe({"base_model": f"anna/{CANARY}", "stages": [NF4]})
@@ -212,7 +212,8 @@ def space_of_anna(tmp_path_factory):
             patch.setenv(variable, value)
             if hasattr(gradio.oauth, variable):  # read when it was imported
                 patch.setattr(gradio.oauth, variable, value)
-        with furnished(tmp_path_factory.mktemp("space"), SPACE_HOST, "id-of-anna") as house:
+        data = tmp_path_factory.mktemp("space")
+        with furnished(data, SPACE_HOST, "id-of-anna", upload_quota_bytes=3_000_000) as house:
             house.provider = provider
             house.cookies = {
                 user: provider.sign_in(house.url, SPACE_HOST, user, token) for user, token in TOKENS.items()

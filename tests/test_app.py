@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backend.executors.local import ROOT
+from backend.scratch import PREFIX
 from tests.test_page_browser import printed
 
 IDLE_LIMIT = 250 * 1024  # KiB resident
@@ -35,16 +36,18 @@ def refused(data, port, **env):
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    data = tmp_path_factory.mktemp("app")
+    data, uploads = tmp_path_factory.mktemp("app"), tmp_path_factory.mktemp("uploads")
+    (uploads / f"{PREFIX}killed").mkdir()  # what an app that was killed has left
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    process = start(data, port)
+    process = start(data, port, GRADIO_TEMP_DIR=str(uploads))
     assert urllib.request.urlopen(printed(process), timeout=60).status == 200
-    yield process, data, port
+    yield process, data, port, uploads
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode in (0, -signal.SIGTERM)
+    assert not any(uploads.glob(f"{PREFIX}*"))
 
 
 @pytest.mark.real
@@ -56,7 +59,7 @@ def test_a_taken_port_is_named(running, tmp_path):
 
 @pytest.mark.real
 def test_a_second_start_on_the_same_data_names_the_first(running):
-    process, data, _ = running
+    process, data, *_ = running
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -78,6 +81,12 @@ def test_the_idle_web_process_is_small(running):
     status = Path(f"/proc/{running[0].pid}/status").read_text()
     resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
     assert resident < IDLE_LIMIT
+
+
+def test_uploads_come_to_where_nobody_else_reads_and_those_of_a_killed_app_are_gone(running):
+    [place] = running[3].glob(f"{PREFIX}*")
+    assert place.name != f"{PREFIX}killed"
+    assert place.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_web_process_never_maps_torch(running):

@@ -4,11 +4,13 @@ A route that is not in the table here fails: whoever adds one says who is answer
 """
 
 import re
+import shutil
 import socket
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
+import httpx
 import pytest
 
 from backend.settings import load_settings
@@ -23,6 +25,7 @@ from tests.house import (
     routes,
     space_of_anna,
 )
+from tests.test_jobs import until
 from ui.users import may_run
 
 space = pytest.fixture(scope="module")(space_of_anna)
@@ -193,6 +196,56 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(space):
     assert anna.ask("POST", "/gradio_api/upload", content=iter([b"x"]))[0] == 411
     assert anna.ask("POST", "/gradio_api/queue/join", content=b"x" * 10_000_001)[0] == 413
     assert set(Path(space.file).parents[1].iterdir()) == before
+
+
+@pytest.fixture
+def ben(space):
+    """Ben, of whose 3 MB nothing is left when he goes."""
+    yield Visitor(space, space.cookies["ben"])
+    for folder in {path.parent for path in Path(space.gradio.uploaded_file_dir).glob("*/*")}:
+        if folder != Path(space.file).parent:
+            shutil.rmtree(folder)
+
+
+def megabyte(letter, size=900_000):
+    return {"files": {"files": (f"{letter}.txt", letter.encode() * size)}}
+
+
+def refused(visitor, letter):
+    """Give why an upload was refused, or None."""
+    reply = visitor.http.post("/gradio_api/upload", **megabyte(letter))
+    return reply.text if reply.status_code == 413 else None
+
+
+def test_all_uploads_of_one_person_together_are_capped(space, ben):
+    assert [refused(ben, letter) for letter in "aabbc"] == [None] * 5
+    words = "Your uploads take 2.70 MB here, of 3.00 MB at the most, and this one has 900 kB: delete jobs of yours"
+    assert refused(ben, "d").startswith(words)
+    assert refused(Visitor(space, space.cookies["anna"]), "d") is None
+    uploaded = next(Path(space.gradio.uploaded_file_dir).glob("*/a.txt"))
+    kept = space.studio.supervisor.uploads.keep(uploaded, "id-of-ben")
+    assert kept.samefile(uploaded)
+    uploaded.unlink()  # as Gradio does an hour later
+    assert refused(ben, "d")
+    kept.unlink()
+    assert refused(ben, "d") is None
+
+
+def test_of_two_uploads_at_once_that_are_too_much_the_second_is_refused(space, ben):
+    assert refused(ben, "a") is refused(ben, "b") is None
+    with socket.create_connection(("127.0.0.1", int(space.url.rpartition(":")[2]))) as line:
+        body = httpx.Request("POST", space.url, **megabyte("c"))
+        head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {SPACE_HOST}\r\nCookie: {space.cookies['ben']}\r\n"
+        head += "".join(f"{name}: {body.headers[name]}\r\n" for name in ("Content-Type", "Content-Length"))
+        line.sendall(f"{head}\r\n".encode() + body.read()[:500_000])
+        begun = until(lambda: begun_uploads(space))
+        assert refused(ben, "d")
+    until(lambda: not any(path.exists() for path in begun))
+    assert refused(ben, "d") is None
+
+
+def begun_uploads(space):
+    return [path for path in Path(space.gradio.uploaded_file_dir).iterdir() if path.is_file() and path.stat().st_size]
 
 
 @pytest.mark.parametrize(

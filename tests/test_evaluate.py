@@ -1,11 +1,13 @@
 """The quality figures, compared with a float64 computation that keeps everything."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from backend.errors import SpecError
-from backend.evaluate import ANSWER_TOKENS, PROMPTS, EvaluateOptions, Text, measure
+from backend.evaluate import ANSWER_TOKENS, PROMPTS, EvaluateOptions, Text, measure, writing_speed
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import silent
 from backend.quantize import nf4
@@ -54,6 +56,16 @@ def test_the_figures_are_those_of_a_direct_computation(tiny_model, nf4_model):
     assert found.reference_perplexity == pytest.approx(reference_perplexity, rel=1e-4)
     assert found.top1_agreement == pytest.approx(agreement)
     assert found.flips == pytest.approx(flips)
+
+
+def test_no_time_of_the_prompts_goes_into_the_speed_of_writing(tiny_model):
+    model, pauses = load_causal_lm(tiny_model, silent()), iter([0, 0.5, 0])  # of a machine that others use, too
+
+    def pause(module, args, kwargs):
+        time.sleep(0.01 if kwargs["input_ids"].shape[1] == 1 else next(pauses))
+
+    model.register_forward_pre_hook(pause, with_kwargs=True)
+    assert writing_speed(model, load_tokenizer(tiny_model)("Hello there", return_tensors="pt")) <= 1 / 0.01
 
 
 def test_both_models_answer_each_prompt_as_they_would_alone(tiny_model, nf4_model):

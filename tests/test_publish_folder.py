@@ -14,8 +14,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from backend.errors import SpecError
-from backend.jobs.specs import publication, steps
-from backend.models.artifacts import open_artifact, sha256, verify
+from backend.jobs.specs import publication, stage_folder, steps, write_spec
+from backend.jobs.stages import run
+from backend.models.artifacts import Check, is_sealed, open_artifact, record, sha256, verify
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.folder import adopt, describe, preview
@@ -300,6 +301,34 @@ def test_a_folder_made_elsewhere_is_adopted_before_it_is_checked_and_published(m
     options = PublishOptions(repo_id="me/x")
     assert steps(publication(model(), options)) == ("adopt", "check", "publish")
     assert steps(publication(model("b"), options.model_copy(update={"insist": True}))) == ("adopt", "publish")
+
+
+def test_what_is_wrong_with_a_folder_made_elsewhere_is_said_of_the_folder_that_was_given(
+    model: Make, tmp_path: Path
+) -> None:
+    job, spec = tmp_path / "job", publication(model(), PublishOptions(to_folder=tmp_path / "out"))
+    left = spec.artifact(job) / "half.safetensors"  # by a run that was killed
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    write_spec(job, spec)
+
+    def step(index: int) -> None:
+        run(job, index, True, None, silent())
+
+    step(0)
+    assert is_sealed(stage_folder(job, spec, 0))
+    assert not left.exists()
+    with pytest.raises(SpecError, match="'mine' is not published before it is checked"):
+        step(2)
+    record(spec.artifact(job), check=Check(passed=False, prompts=1, reason="vLLM fails at an answer."))
+    with pytest.raises(SpecError, match=r"'mine' was not published: its check failed. vLLM fails at an answer\."):
+        step(2)
+    record(spec.artifact(job), check=Check(passed=True, prompts=1))
+    with (spec.folder / "model.safetensors").open("r+b") as weights:  # the same bytes, under another name
+        weights.seek(-1, 2)
+        weights.write(b"x")
+    with pytest.raises(SpecError, match=r"'model.safetensors' in 'mine' has changed.*: give the folder again\."):
+        step(2)
 
 
 def test_who_insists_publishes_any_folder_with_one_command(

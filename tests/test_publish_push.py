@@ -17,6 +17,7 @@ from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
 from backend.publish.loss_plot import LOSS_PLOT
 from backend.publish.push import publish
+from backend.scratch import PREFIX
 from tests.conftest import CANARY
 from tests.loopback_hub import LoopbackHub
 
@@ -93,7 +94,7 @@ def test_a_folder_holds_what_the_hub_would_get(hub: LoopbackHub, make_artifact: 
         .replace("# new\n", "# tiny-nf4\n")
     )
     assert loads == here["README.md"].decode().replace("  # run this in the model's folder, or give its path", "")
-    assert list(tmp_path.rglob("*.partial")) == []
+    assert list(tmp_path.rglob(f"{PREFIX}*")) == []
 
 
 def test_what_was_published_is_an_artifact_itself(make_artifact: Make, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from backend.merge import MergeOptions
 from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.quantize import METHODS
 from backend.serve.chat import ChatOptions
-from ui.forms import OptionForm, can_show, option_form
+from ui.forms import OptionForm, can_show, label, option_form
 
 MODELS = [EvaluateOptions, ChatOptions, FinetuneOptions, *(module.Options for module in METHODS.values())]
 
@@ -48,6 +48,22 @@ def test_every_option_with_a_choice_is_in_the_form_once_with_its_description(opt
     unasked = {*COMMON_OPTIONS, "bits"} if options is METHODS["awq"].Options else {*COMMON_OPTIONS}
     assert set(form.fields) == options.model_fields.keys() - unasked
     assert all(form.fields[name].info == options.model_fields[name].description for name in form.fields)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("bnb_4bit_use_double_quant", "Use double quant"),
+        ("llm_int8_enable_fp32_cpu_offload", "Enable FP32 CPU offload"),
+        ("use_rslora", "Use rsLoRA"),
+        ("lora_alpha", "LoRA alpha"),
+        ("repo_id", "Repo ID"),
+        ("sdk", "SDK"),
+        ("r", "r"),
+    ],
+)
+def test_a_label_writes_names_as_one_knows_them(option: str, words: str) -> None:
+    assert label(option) == words
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -258,7 +258,7 @@ def test_uploaded_rows_are_kept_for_the_job_and_remembered_by_name(bench: Workbe
     assert "rows.jsonl" in updates[bench.sidebar.summary]
     for told in (updates[bench.sidebar.summary], updates[bench.recipe.text], str(updates[bench.remembered])):
         assert str(tmp_path) not in told
-    training = bench.stored_recipe(typed).tuning
+    training = bench.stored_recipe(typed, "me").tuning
     assert training is not None
     assert training.user_column == "prompt"
     assert Path(training.dataset).is_relative_to(tmp_path / "uploads")
@@ -266,8 +266,8 @@ def test_uploaded_rows_are_kept_for_the_job_and_remembered_by_name(bench: Workbe
     assert "'rows.jsonl'" in html.unescape(again[bench.data.rows.note])
     after = given(bench) | values(again)
     assert not bench.refresh(after)[bench.sidebar.start]["interactive"]
-    once_more = bench.stored_recipe(after | {bench.data.rows.file: str(upload)})
-    assert once_more == bench.stored_recipe(typed)
+    once_more = bench.stored_recipe(after | {bench.data.rows.file: str(upload)}, "me")
+    assert once_more == bench.stored_recipe(typed, "me")
 
 
 def test_rows_are_asked_for_where_something_learns_from_them(bench: Workbench) -> None:
@@ -304,14 +304,15 @@ def test_all_variants_read_the_same_calibration_and_it_comes_back(bench: Workben
     for told in (updates[bench.recipe.text], str(updates[bench.remembered])):
         assert "rows.jsonl" in told
         assert str(tmp_path) not in told
-    quantize = bench.stored_recipe(typed).stages[0]
+    quantize = bench.stored_recipe(typed, "me").stages[0]
     assert Path(quantize.calibration).is_relative_to(tmp_path / "uploads")
     assert quantize.calibration_user_column == "prompt"
     remembered = values(bench.remember(updates[bench.remembered], None))
     assert "'rows.jsonl'" in html.unescape(remembered[bench.data.calibration.note])
     after = given(bench) | remembered
     assert not bench.refresh(after)[bench.sidebar.start]["interactive"]
-    assert bench.stored_recipe(after | {bench.data.calibration.file: str(upload)}) == bench.stored_recipe(typed)
+    once_more = bench.stored_recipe(after | {bench.data.calibration.file: str(upload)}, "me")
+    assert once_more == bench.stored_recipe(typed, "me")
 
 
 def test_what_is_wrong_with_calibration_stands_beside_its_field(bench: Workbench) -> None:
@@ -330,12 +331,12 @@ def test_what_is_wrong_with_calibration_stands_beside_its_field(bench: Workbench
 def test_what_calibration_reads_is_what_the_recipe_says(bench: Workbench) -> None:
     gptq = {"method": "gptq", "quantize-gptq-max_seq_length": 64}
     ask, facts = bench.hearing.ask, demo_facts()
-    assert ask(given(bench, **gptq), facts, None).cut.model_dump()["max_seq_length"] == 64
-    assert ask(given(bench, **gptq), facts, None).cut.embedded
-    tuned = ask(given(bench, tuning=True, merging=True, **gptq, **{"rows-split": "train[:9]"}), facts, None)
+    assert ask(given(bench, **gptq), facts, "me", None).cut.model_dump()["max_seq_length"] == 64
+    assert ask(given(bench, **gptq), facts, "me", None).cut.embedded
+    tuned = ask(given(bench, tuning=True, merging=True, **gptq, **{"rows-split": "train[:9]"}), facts, "me", None)
     assert (tuned.cut.embedded, tuned.options.split, tuned.options.on_fault) == (False, "train[:9]", "stop")
     with pytest.raises(SpecError, match="choose GPTQ or AWQ"):
-        ask(given(bench), facts, None)
+        ask(given(bench), facts, "me", None)
 
 
 def test_an_adapter_is_merged_first_and_the_result_need_not_be_quantized(bench: Workbench) -> None:
@@ -503,7 +504,7 @@ def test_an_upload_is_kept_where_a_later_job_can_read_it(bench: Workbench, tmp_p
     upload.parent.mkdir()
     upload.write_text("once upon a time")
     typed = given(bench, **{"data-source": UPLOAD, "data-upload": str(upload)})
-    recipe = bench.stored_recipe(typed)
+    recipe = bench.stored_recipe(typed, "me")
     kept = Path(recipe.stages[1].text)
     upload.unlink()
     assert kept.read_text() == "once upon a time"

@@ -1,7 +1,9 @@
 """Belongings: whose the sessions and the uploads are that Gradio knows by a name alone."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _MOST = 100_000  # names that are remembered; Gradio itself keeps 10,000 sessions, and an upload for an hour
@@ -13,6 +15,7 @@ class Belongings:
     def __init__(self) -> None:
         self._sessions = OrderedDict[str, str]()
         self._files = OrderedDict[tuple[str, str], None]()
+        self._coming = dict[object, tuple[str, int]]()
 
     def enter(self, session: str, who: str | None) -> bool:
         """Whether a visitor may use a session; it belongs to the first who uses it signed in.
@@ -35,6 +38,37 @@ class Belongings:
     def has_file(self, path: str, who: str | None) -> bool:
         """Whether a visitor has uploaded the file that lies there."""
         return who is not None and (path, who) in self._files
+
+    @contextmanager
+    def coming(self, size: int, who: str) -> Iterator[Callable[[], None]]:
+        """Count an upload of so many bytes while it is on its way; give what says that it has arrived."""
+        key = object()
+        self._coming[key] = who, size
+
+        def arrived() -> None:
+            self._coming.pop(key, None)
+
+        try:
+            yield arrived
+        finally:
+            arrived()
+
+    def taken(self, who: str, kept: Iterable[Path]) -> int:
+        """Give the bytes that a visitor's uploads take here, those on their way included.
+
+        Args:
+            who: The visitor.
+            kept: Where more of theirs lies; a file with two names counts once.
+        """
+        found = dict[tuple[int, int], int]()
+        for path in [*kept, *(Path(path) for path, whose in [*self._files] if whose == who)]:
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # deleted since, by Gradio or with the last job that read it
+                self._files.pop((str(path), who), None)
+            else:
+                found[status.st_dev, status.st_ino] = status.st_size
+        return sum(found.values()) + sum(size for whose, size in self._coming.values() if whose == who)
 
 
 def _limit(names: OrderedDict[Any, Any]) -> None:

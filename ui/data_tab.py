@@ -1,16 +1,11 @@
 """The Data tab: rows that are learned from, what calibration reads, and the text that quality is measured on."""
 
-import hashlib
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
-from backend.settings import Settings
 from ui.errors import fault
 from ui.events import QUIET
 from ui.format import lead, part
@@ -130,22 +125,3 @@ def build_data_tab() -> DataTab:
     source.input(tab.choose, source, [upload, note, dataset], **QUIET)
     upload.upload(lambda: "", None, note, **QUIET)
     return tab
-
-
-def keep(upload: Path, settings: Settings) -> Path:
-    """Copy an upload to where jobs may still read it tomorrow: Gradio deletes its own copy after an hour.
-
-    Raises:
-        SpecError: It is too large.
-    """
-    if upload.stat().st_size > settings.max_upload_bytes:
-        raise SpecError(f"'{upload.name}' is larger than {settings.max_upload_bytes} bytes: give a part of it.")
-    with upload.open("rb") as f:
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
-    target = settings.data.resolve() / "uploads" / digest[:32] / upload.name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(target.name + ".partial")
-        shutil.copyfile(upload, draft)
-        draft.replace(target)
-    return target

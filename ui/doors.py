@@ -6,7 +6,8 @@ Gradio alone lets any website call with a visitor's session, and any visitor rea
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from email.message import Message as Headed
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,8 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backend.errors import LoginError
 from backend.settings import Settings
 from ui.belongings import Belongings
+from ui.format import size
 from ui.launch import Launch
-from ui.users import profile_of, require_member, visitor
+from ui.users import Profile, profile_of, require_member, visitor
 
 HUB = "huggingface.co"
 
@@ -71,12 +73,19 @@ class Doors:
         settings: Of the machine's owner.
         launch: Lets in who started the app; None on a Space, which everybody may look at.
         session_of: Gives the session that a queued event of Gradio's belongs to.
+        kept: Gives what is kept of a visitor's uploads beside what Gradio has of them.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, launch: Launch | None, session_of: Callable[[str], str | None]
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        launch: Launch | None,
+        session_of: Callable[[str], str | None],
+        kept: Callable[[str], Iterable[Path]],
     ) -> None:
-        self._app, self._settings, self._launch, self._session_of = app, settings, launch, session_of
+        self._app, self._settings, self._launch = app, settings, launch
+        self._session_of, self._kept = session_of, kept
         self._belongings = Belongings()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,13 +119,8 @@ class Doors:
         profile = profile_of(scope)
         who = visitor(self._settings, profile)
         if path == _UPLOAD:
-            try:
-                require_member(self._settings, profile)
-            except LoginError as e:
-                raise Refused(403, str(e)) from e
-            self._check_length(request, self._settings.max_upload_bytes + _FORM)
-            send = self._noting(request, send, str(who))
-        elif method == "POST":
+            return await self._take(request, send, profile)
+        if method == "POST":
             self._check_length(request, _MOST_JSON)
             body = await request.body()
             self._check_body(body, who)
@@ -127,6 +131,26 @@ class Doors:
             names = [request.query_params.get(name) for name in ("session_hash", "upload_id")]
             self._check_sessions([*names, path.removeprefix(_HEARTBEAT) if _HEARTBEAT in path else None], who)
         await self._app(scope, receive, send)
+
+    async def _take(self, request: Request, send: Send, profile: Profile | None) -> None:
+        """Let an upload in, if its sender may and there is room for it beside what is theirs already."""
+        try:
+            who = require_member(self._settings, profile)
+        except LoginError as e:
+            raise Refused(403, str(e)) from e
+        self._check_sessions([request.query_params.get("upload_id")], who)
+        length = self._check_length(request, self._settings.max_upload_bytes + _FORM)
+        most, taken = self._settings.upload_quota_bytes, self._belongings.taken(who, self._kept(who))
+        if most is not None and taken + length > most + _FORM:
+            raise Refused(
+                413,
+                f"Your uploads take {size(taken)} here, of {size(most)} at the most, and this one has {size(length)}:"
+                " delete jobs of yours that failed or were canceled, or come back in an hour, when what no job needs"
+                " is gone.",
+            )
+        # No await until here: of two uploads at once the second finds the first on its way.
+        with self._belongings.coming(length, who) as arrived:
+            await self._app(request.scope, _whole(request), self._noting(request, send, who, arrived))
 
     def _check_host(self, request: Request) -> None:
         """Refuse a name that somebody else could have pointed to this machine.
@@ -157,13 +181,14 @@ class Doors:
         ):
             raise Refused(403, "This request comes from the page of another website.")
 
-    def _check_length(self, request: Request, most: int) -> None:
-        """Refuse a body that is too large before any of it is read."""
+    def _check_length(self, request: Request, most: int) -> int:
+        """Refuse a body that is too large before any of it is read, and give its bytes."""
         length = request.headers.get("content-length", "")
         if not length.isdecimal() or "transfer-encoding" in request.headers:
             raise Refused(411, "Say how long the body is.")
         if int(length) > most:
             raise Refused(413, f"This is larger than {most} bytes: send a part of it.")
+        return int(length)
 
     def _check_body(self, body: bytes, who: str | None) -> None:
         """Refuse an event in another's session, and one that reads another's file."""
@@ -188,9 +213,8 @@ class Doors:
         if not icon and not self._belongings.has_file(path, who):
             raise Refused(404, "There is nothing here.")
 
-    def _noting(self, request: Request, send: Send, who: str) -> Send:
+    def _noting(self, request: Request, send: Send, who: str, arrived: Callable[[], None]) -> Send:
         """Note whose the uploaded files are before the browser hears where they lie."""
-        self._check_sessions([request.query_params.get("upload_id")], who)
         headers = MutableHeaders(scope=request.scope)
         del headers["accept-encoding"]  # the answer is read here
         started: list[Message] = []
@@ -205,6 +229,7 @@ class Doors:
                 return
             if started[0]["status"] == 200:
                 self._belongings.add_files(json.loads(bytes(said)), who)
+            arrived()
             await send(started[0])
             await send({"type": "http.response.body", "body": bytes(said)})
 
@@ -241,6 +266,27 @@ def _paths(said: Any) -> Iterator[str]:
         yield from (path for value in said.values() for path in _paths(value))
     elif isinstance(said, list):
         yield from (path for value in said for path in _paths(value))
+
+
+def _whole(request: Request) -> Receive:
+    """Give an upload's body to its end; one that is broken off ends as no form does.
+
+    Of a malformed form Gradio deletes what it has written. Half a file of who hangs up it would forget, on the disk.
+    """
+    head = Headed()
+    head["Content-Type"] = request.headers.get("content-type", "")
+    malformed = f"\r\n--{head.get_boundary('')}\r\n\0\r\n".encode()
+    ended = False
+
+    async def receive_whole() -> Message:
+        nonlocal ended
+        said = await request.receive()
+        if said["type"] == "http.disconnect" and not ended:
+            said = {"type": "http.request", "body": malformed, "more_body": False}
+        ended = ended or not said.get("more_body", False)
+        return said
+
+    return receive_whole
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

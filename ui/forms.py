@@ -15,6 +15,11 @@ Updates = dict[Any, Any]
 
 _FAULTY = "faulty"
 _PREFIXES = ("bnb_4bit_", "llm_int8_")  # the method's title says it already
+_NAMES = {
+    name.lower(): name
+    for name in ("CPU", "DoRA", "FP16", "FP32", "ID", "JSON", "LoRA", "LR", "NEFTune", "r", "rsLoRA", "SDK", "TF32")
+}
+"""Words of options that are names, as one writes them."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +109,11 @@ def can_show(options: Frozen) -> bool:
 
 
 def label(name: str) -> str:
-    """Write an option's name as words: bnb_4bit_use_double_quant becomes Use double quant."""
+    """Write an option's name as words: bnb_4bit_use_double_quant becomes Use double quant, use_rslora Use rsLoRA."""
     for start in _PREFIXES:
         name = name.removeprefix(start)
-    return name.replace("_", " ").capitalize()
+    first, *others = (_NAMES.get(word, word) for word in name.split("_"))
+    return " ".join([first if first in _NAMES.values() else first.capitalize(), *others])
 
 
 def _component(name: str, field: FieldInfo, prefix: str) -> Component:

@@ -265,7 +265,7 @@ def _wire_start(bench: Workbench) -> None:
     def begin(given: dict[Any, Any], owner: str, oauth: gr.OAuthToken | None, agreed: bool) -> Updates:
         token = hub_token(studio.settings, oauth, given[bench.publish.token])
         told: list[str] = []
-        recipe = prepare(bench.stored_recipe(given), studio.settings.data, token, tell=told.append)
+        recipe = prepare(bench.stored_recipe(given, owner), studio.settings.data, token, tell=told.append)
         if asked := sidebar.question.put(recipe, owner, agreed):
             return {sidebar.note: "", **asked}
         job_id = studio.supervisor.submit(recipe, owner, token)

@@ -16,7 +16,7 @@ from backend.jobs.specs import Cut, Preview
 from backend.jobs.store import UNFINISHED
 from backend.models.facts import ModelFacts
 from backend.options import parse
-from ui.data_tab import DataTab, keep
+from ui.data_tab import DataTab
 from ui.errors import fault
 from ui.examination import nothing, panel, sight
 from ui.forms import Updates, both
@@ -25,8 +25,8 @@ from ui.rows import USUAL, RowsForm
 from ui.studio import Studio
 from ui.users import alone
 
-Ask = Callable[[dict[Any, Any], ModelFacts, str | None], Preview]
-"""Gives what is to be looked at: from the values of the page, the model, and the token of who asks."""
+Ask = Callable[[dict[Any, Any], ModelFacts, str, str | None], Preview]
+"""Gives what is to be looked at: from the values of the page, the model, and who asks, with their token."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Looking:
         if facts is None or self.rows.missing(given):
             return self._clear()
         try:
-            spec = self.ask(given, facts, token)
+            spec = self.ask(given, facts, owner, token)
             job_id = given[self.job]
             if job_id is None or not self._is(job_id, spec, owner):
                 job_id = self.studio.supervisor.preview(spec, owner, token)
@@ -145,9 +145,9 @@ def learning(studio: Studio, rows: RowsForm, rendering: dict[str, Component]) ->
         rendering: Components of specs.RENDERING that another form has, by option.
     """
 
-    def ask(given: dict[Any, Any], facts: ModelFacts, token: str | None) -> Preview:
+    def ask(given: dict[Any, Any], facts: ModelFacts, owner: str, token: str | None) -> Preview:
         said = {name: given[component] for name, component in rendering.items()}
-        options = pin(_options(studio, rows, given, said), token)
+        options = pin(_options(studio, rows, given, said, owner), token)
         options.check(facts)
         return Preview(base_model=facts.model, revision=facts.commit, options=options)
 
@@ -163,14 +163,14 @@ def calibrating(studio: Studio, data: DataTab, recipe: RecipeTab) -> Ask:
         recipe: Says how much is read, and whether something is tuned before.
     """
 
-    def ask(given: dict[Any, Any], facts: ModelFacts, token: str | None) -> Preview:
+    def ask(given: dict[Any, Any], facts: ModelFacts, owner: str, token: str | None) -> Preview:
         rows, tuned, asked = data.calibration, bool(given[recipe.tuning.wanted]), recipe.calibrated(given)
         usual = given[rows.source] == USUAL
         kept = {} if usual and tuned else {"on_fault": "drop", "drop_duplicates": True, "allow_identical": True}
-        options = pin(_options(studio, data.rows if usual and tuned else rows, given, kept), token)
+        options = pin(_options(studio, data.rows if usual and tuned else rows, given, kept, owner), token)
         measured = parse(EvaluateOptions, data.values(given)) if given[recipe.evaluate] else None
         if measured and (text := data.text(given)):
-            measured = measured.model_copy(update={"text": str(keep(Path(text), studio.settings))})
+            measured = measured.model_copy(update={"text": str(studio.supervisor.uploads.keep(Path(text), owner))})
         cut = Cut(
             embedded=usual and not tuned,
             num_calibration_samples=asked.num_calibration_samples,
@@ -182,9 +182,11 @@ def calibrating(studio: Studio, data: DataTab, recipe: RecipeTab) -> Ask:
     return ask
 
 
-def _options(studio: Studio, rows: RowsForm, given: dict[Any, Any], said: dict[str, Any]) -> FinetuneOptions:
+def _options(
+    studio: Studio, rows: RowsForm, given: dict[Any, Any], said: dict[str, Any], owner: str
+) -> FinetuneOptions:
     """Read which rows are meant, and keep an upload where the job finds it."""
     options = parse(FinetuneOptions, said | rows.values(given), context={"paths": alone(studio.settings)})
     if upload := rows.upload(given):
-        options = options.model_copy(update={"dataset": str(keep(Path(upload), studio.settings))})
+        options = options.model_copy(update={"dataset": str(studio.supervisor.uploads.keep(Path(upload), owner))})
     return options

@@ -19,7 +19,7 @@ def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
         studio: The backend.
         launch: Lets in who started the app; None on a Space.
     """
-    settings, page = studio.settings, build_page(studio)
+    settings, page, kept = studio.settings, build_page(studio), studio.supervisor.uploads.of
 
     def session_of(event_id: str) -> str | None:  # Gradio cancels by an event's name alone, whoever says it
         event = page._queue.event_ids_to_events.get(event_id)
@@ -40,7 +40,7 @@ def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
         theme=theme(),
         css_paths=[CSS],
     )
-    app.add_middleware(Doors, settings=settings, launch=launch, session_of=session_of)
+    app.add_middleware(Doors, settings=settings, launch=launch, session_of=session_of, kept=kept)
     _read_sign_in_first(app)
     return app
 

@@ -12,7 +12,7 @@ from backend.jobs.store import UNFINISHED
 from backend.models.facts import ModelFacts
 from backend.recipes import Recipe, parse_recipe
 from ui.chat_tab import ChatTab
-from ui.data_tab import DataTab, keep
+from ui.data_tab import DataTab
 from ui.draft import (
     NO_UPLOADS,
     Draft,
@@ -171,8 +171,8 @@ class Workbench:
         uploads = Uploads(data.text(given), data.rows.upload(given), data.calibration.upload(given))
         return Draft(facts.model, facts.commit, stages, uploads)
 
-    def stored_recipe(self, given: dict[Any, Any]) -> Recipe:
-        """Give the recipe for a job: what was uploaded is copied to where it stays.
+    def stored_recipe(self, given: dict[Any, Any], owner: str) -> Recipe:
+        """Give the recipe for an owner's job: what was uploaded is kept where it stays.
 
         Raises:
             SpecError: Every fault, each with its field.
@@ -181,7 +181,8 @@ class Workbench:
             raise SpecError("Choose a model first.")
         recipe = self.draft_recipe(given)
         used = self.draft(given).uploads.used(recipe)
-        return with_uploads(recipe, Uploads(*(path and str(keep(Path(path), self.studio.settings)) for path in used)))
+        uploads = self.studio.supervisor.uploads
+        return with_uploads(recipe, Uploads(*(path and str(uploads.keep(Path(path), owner)) for path in used)))
 
     def apply(self, given: dict[Any, Any], token: str | None) -> Updates:
         """Take a pasted recipe: into the forms where they can show it, as it stands where they cannot."""

@@ -20,6 +20,7 @@ from backend.models.machine import peak_memory_bytes
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.quantize.streaming import StreamOptions
+from backend.scratch import scratch
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from backend.weights.writer import Slot, Writer, lay_out
@@ -34,8 +35,8 @@ def main(data: Path, started: float) -> None:
     """Measure, and write the calibration."""
     begun = time.monotonic() - started
     os.nice(NICENESS)
-    with tempfile.TemporaryDirectory(prefix="calibration-", dir=data) as place:
-        small, large = _model(Path(place) / "small", WARM), _model(Path(place) / "large", SIDE)
+    with scratch(data) as place:
+        small, large = _model(place / "small", WARM), _model(place / "large", SIDE)
         methods = [name for name, module in METHODS.items() if issubclass(module.Options, StreamOptions)]
         for method in methods:
             _run(method, small)

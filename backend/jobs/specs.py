@@ -37,8 +37,8 @@ class Publication(Frozen):
     checked: bool = Field(False, description="Whether it need not be checked before: it has passed already.")
 
     def artifact(self, job: Path) -> Path:
-        """Give the folder of the artifact that is published."""
-        return stage_folder(job, self, 0) if self.elsewhere else self.folder
+        """Give the folder of the artifact that is published; an adopted one bears the name that its user knows."""
+        return job / "adopted" / self.folder.resolve().name if self.elsewhere else self.folder
 
 
 class Evaluation(Frozen):

@@ -1,6 +1,7 @@
 """What each step does: sealed inputs in, one sealed folder out. Runs in the worker, never in the app."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,7 +100,7 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
         else:
             compute(job, spec, report)
     elif name == "adopt" and isinstance(spec, Publication):
-        adopt(spec.folder, target, spec.base_model, report, token)
+        _adopt(job, spec, target, token, report)
     elif name == "publish":
         _publish(job, spec, target, token, report)
     else:
@@ -130,6 +131,14 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
             )
         (folder / f"text-{index}.json").write_text(text.model_dump_json(), encoding="utf-8")
     seal(folder, target, Artifact(kind="model", stage="fetch", created=now()))
+
+
+def _adopt(job: Path, spec: Publication, target: Path, token: str | None, report: Report) -> None:
+    """Make an artifact of the folder that was named; the step's own folder says that this is done."""
+    artifact = spec.artifact(job)
+    shutil.rmtree(artifact, ignore_errors=True)  # of a run that was killed between the two
+    adopt(spec.folder, artifact, spec.base_model, report, token)
+    seal(partial(target), target, Artifact(kind="adopted", stage="adopt", created=now()))
 
 
 def _evaluations(spec: Spec) -> Iterator[tuple[int, EvaluateOptions]]:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import Canceled, Interrupted, Run, tidy
 from backend.jobs.specs import Preview, Spec, artifacts, publication, published, stage_folder, uses_gpu
 from backend.jobs.store import UNFINISHED, Job, JobState, Store, new_id
+from backend.jobs.uploads import Uploads
 from backend.models.artifacts import METRICS, PARTIAL, is_sealed
 from backend.publish import PublishOptions
 from backend.settings import Settings
@@ -35,14 +36,20 @@ PREVIEW = "preview"
 
 ATTEMPTS = 2  # times that an interrupted job is put back into the queue by itself
 LOG_LINES = 400
+CLEANING_SECONDS = 600  # between two looks for uploads that no job needs any more
 
 
 class Supervisor:
-    """Runs the jobs of one data folder; every method that takes an owner touches that owner's jobs only."""
+    """Runs the jobs of one data folder; every method that takes an owner touches that owner's jobs only.
+
+    Attributes:
+        uploads: What jobs read of their owners' own.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._home = settings.data.resolve()
+        self.uploads = Uploads(settings)
         self._tokens: dict[str, str] = {}
         self._progress: dict[str, dict[str, Any]] = {}
         self._wake = threading.Condition()
@@ -50,6 +57,7 @@ class Supervisor:
         self._running: dict[str, Run] = {}
         self._machine = threading.Semaphore()
         self._lanes = [threading.Thread(target=self._loop, args=(kinds,), daemon=True) for kinds in LANES]
+        self._lanes.append(threading.Thread(target=self._keep_clean, daemon=True))
 
     def start(self) -> None:
         """Lock the data folder, pick up what an earlier app left, begin.
@@ -166,6 +174,11 @@ class Supervisor:
             raise JobError("The job has not ended: cancel it first.")
         self._discard(job_id)
 
+    def clean(self) -> None:
+        """Delete the uploads that no job can read any more: one that is completed is never retried."""
+        jobs = self._store.in_state(*(state for state in JobState if state != JobState.COMPLETED))
+        self.uploads.clean({text for job in jobs for text in _texts(job.spec)})
+
     def get(self, job_id: str, owner: str) -> Job:
         """Give a job with its progress."""
         return self._with_progress(self._store.get(job_id, owner))
@@ -229,6 +242,11 @@ class Supervisor:
             with self._wake:
                 self._wake.wait(1)
 
+    def _keep_clean(self) -> None:
+        self.clean()
+        while not self._closing.wait(CLEANING_SECONDS):
+            self.clean()
+
     def _run(self, job: Job) -> None:
         run = Run(self._settings.jobs / job.id, job.read_spec(), self._home, self._settings, self._machine)
         self._running[job.id] = run
@@ -285,6 +303,14 @@ class Supervisor:
     def list(self, owner: str) -> list[Job]:
         """Give an owner's jobs, the newest first; a preview is none to them."""
         return [self._with_progress(job) for job in self._store.of(owner) if job.kind != PREVIEW]
+
+
+def _texts(spec: Any) -> Iterator[str]:
+    """Find whatever may be a path, anywhere in a spec."""
+    if isinstance(spec, str):
+        yield spec
+    elif isinstance(spec, dict | list):
+        yield from (text for part in (spec.values() if isinstance(spec, dict) else spec) for text in _texts(part))
 
 
 def lock(path: Path) -> Any:

@@ -156,6 +156,11 @@ class Artifact(Frozen):
         """Bytes of all files."""
         return sum(file.size for file in self.files.values())
 
+    @property
+    def again(self) -> str:
+        """What to do where its files are not what they were."""
+        return "give the folder again" if self.stage == ELSEWHERE else "make the artifact again"
+
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "accelerate", "safetensors")
 
@@ -239,11 +244,10 @@ def open_artifact(folder: Path, elsewhere: Collection[str] = ()) -> Artifact:
         if name in elsewhere:
             continue
         if not inside.resolve().is_relative_to(folder.resolve()) or not inside.is_file():
-            raise SpecError(f"'{folder.name}' lacks the file '{name}': make the artifact again.")
+            raise SpecError(f"'{folder.name}' lacks the file '{name}': {artifact.again}.")
         if inside.stat().st_size != file.size:
             raise SpecError(
-                f"'{name}' in '{folder.name}' has {inside.stat().st_size} bytes, not {file.size}: make the artifact"
-                " again."
+                f"'{name}' in '{folder.name}' has {inside.stat().st_size} bytes, not {file.size}: {artifact.again}."
             )
     return artifact
 
@@ -268,8 +272,8 @@ def verify(folder: Path) -> Artifact:
         found = sha256(folder / name)
         if found != file.sha256:
             raise SpecError(
-                f"'{name}' in '{folder.name}' has changed: sha256 {found[:12]}…, not {file.sha256[:12]}…. Make the"
-                " artifact again."
+                f"'{name}' in '{folder.name}' has changed, sha256 {found[:12]}…, not {file.sha256[:12]}…:"
+                f" {artifact.again}."
             )
     return artifact
 

@@ -9,10 +9,10 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from backend.errors import HardwareError, HubError, SpecError
@@ -38,6 +38,7 @@ from backend.progress import Report, silent
 from backend.publish.base_card import LICENSE_FILE, BaseCard, is_license, licensed, own_card
 from backend.publish.card import README, written
 from backend.publish.outgoing import outgoing
+from backend.scratch import scratch
 from backend.strict_json import parse_object
 from backend.weights.header import read_header
 
@@ -171,9 +172,9 @@ def as_artifact(folder: Path, report: Report, token: str | None = None) -> Itera
         yield folder
         return
     beside = folder.resolve().parent  # on its disk nothing needs to be copied
-    with TemporaryDirectory(prefix=".publish-", dir=beside if os.access(beside, os.W_OK) else None) as place:
-        adopt(folder, Path(place) / folder.resolve().name, None, report, token)
-        yield Path(place) / folder.resolve().name
+    with scratch(beside if os.access(beside, os.W_OK) else Path(tempfile.gettempdir())) as place:
+        adopt(folder, place / folder.resolve().name, None, report, token)
+        yield place / folder.resolve().name
 
 
 def preview(

@@ -109,7 +109,7 @@ def _check_text(name: str, file: OutgoingFile, folder: Path, token: str | None) 
     try:
         text = file.read().decode("utf-8")
     except UnicodeDecodeError as e:
-        raise SpecError(f"'{name}' is not text (UTF-8), as a file of this name is: make the artifact again.") from e
+        raise SpecError(f"'{name}' is not text (UTF-8), as a file of this name is: make the folder again.") from e
     own = [str(path) for path in (folder.parent, Path.cwd()) if len(path.parts) > 2]
     check_words(name, text, token, own)
 
@@ -133,9 +133,7 @@ def check_words(name: str, text: str, token: str | None, own: Sequence[str] = ()
     found = None if _FROM_THE_BASE.fullmatch(name) or LICENSE_FILE.fullmatch(name) else _PATH.search(text)
     named = [found[0]] if found else [path for path in own if path in text]
     if named:
-        raise SpecError(
-            f"'{name}' names a path of this machine, '{named[0][:120]}': take it out, and make the artifact again."
-        )
+        raise SpecError(f"'{name}' names a path of this machine, '{named[0][:120]}': make the folder again without it.")
 
 
 def _made(data: bytes) -> OutgoingFile:

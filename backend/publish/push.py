@@ -1,12 +1,11 @@
 """Push: an artifact goes to a folder, or to a repo on the Hub in one commit that is read back."""
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from backend.errors import HardwareError, SpecError
 from backend.hub.patience import long_patience
-from backend.models.artifacts import PARTIAL, open_artifact, sha256, verify
+from backend.models.artifacts import open_artifact, sha256, verify
 from backend.progress import Report
 from backend.publish import PublishOptions
 from backend.publish.destination import check_folder, check_outside, check_token
@@ -14,6 +13,7 @@ from backend.publish.folder import as_artifact
 from backend.publish.outgoing import OutgoingFile, outgoing
 from backend.publish.repo import Published, Repo
 from backend.publish.tensors import check_weights
+from backend.scratch import scratch
 from backend.settings import load_settings
 
 
@@ -71,27 +71,23 @@ def _checked(folder: Path, options: PublishOptions, token: str | None, report: R
 def _to_folder(files: dict[str, OutgoingFile], target: Path, report: Report) -> Published:
     """Write a folder that holds what the Hub would have got, whole or not at all."""
     total, done = sum(file.size for file in files.values()), 0
-    draft = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=PARTIAL, dir=target.parent))
-        for name, file in files.items():
-            if isinstance(file.source, Path):
-                shutil.copyfile(file.source, draft / name)
-            else:
-                (draft / name).write_bytes(file.read())
-            if sha256(draft / name) != file.sha256:
-                raise HardwareError(f"'{name}' was not written as it is: check the disk of '{target}'.")
-            done += file.size
-            report.progress("publishing", done, total, "bytes")
-        draft.chmod(0o755)
-        draft.rename(target)
+        with scratch(target.parent) as draft:
+            for name, file in files.items():
+                if isinstance(file.source, Path):
+                    shutil.copyfile(file.source, draft / name)
+                else:
+                    (draft / name).write_bytes(file.read())
+                if sha256(draft / name) != file.sha256:
+                    raise HardwareError(f"'{name}' was not written as it is: check the disk of '{target}'.")
+                done += file.size
+                report.progress("publishing", done, total, "bytes")
+            draft.chmod(0o755)
+            draft.rename(target)
     except OSError as e:
         raise HardwareError(
             f"Could not publish to '{target}'. {e.strerror}: choose a folder that can be written, with"
             f" {total / 1e6:.0f} MB free."
         ) from e
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
     return Published(location=str(target), files=tuple(files), verified=True)

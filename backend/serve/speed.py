@@ -1,7 +1,6 @@
 """Decode speed: the tokens a second that an engine writes alone, one after the other, for the quality report."""
 
 import json
-import tempfile
 import time
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import httpx
 
 from backend.errors import AppError
 from backend.progress import Report
+from backend.scratch import scratch
 from backend.serve.engines import EngineName
 from backend.serve.servers import Servers
 from backend.serve.serving import Server
@@ -31,8 +31,8 @@ def decode_speed(folder: Path, engine: EngineName, settings: Settings, report: R
         Tokens a second, or None where it could not be timed.
     """
     report.log(f"Timing '{folder.name}' in {engine}.")
-    with tempfile.TemporaryDirectory(dir=settings.data) as place:
-        servers = Servers(settings.model_copy(update={"data": Path(place)}))
+    with scratch(settings.data) as place:
+        servers = Servers(settings.model_copy(update={"data": place}))
         try:
             servers.open(folder, engine)
             server = servers.wait(folder, settings.server_start_seconds)
