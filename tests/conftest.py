@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.loopback_hub import LoopbackHub
 
@@ -38,6 +39,7 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
     "TORCH_COMPILE_DISABLE": "1",  # vLLM would compile each model for 50 s before it serves it
 }
+expect.set_options(timeout=30_000)  # milliseconds: two processes test side by side
 
 
 @pytest.fixture

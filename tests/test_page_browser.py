@@ -26,7 +26,6 @@ FLAGS = [
     "--no-first-run",
 ]  # fmt: skip
 TOKEN = "hf_" + "browser" * 5
-expect.set_options(timeout=30_000)  # two processes test side by side
 
 
 def free_port():

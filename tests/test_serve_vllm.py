@@ -59,6 +59,22 @@ def test_without_vllm_the_way_to_it_is_named(vllm, tmp_path):
         choose(folder_with(tmp_path, AWQ))
 
 
+def test_what_transformers_lacks_to_load_a_model_is_named(vllm, tmp_path, monkeypatch):
+    there = {"gptqmodel"}
+    monkeypatch.setattr(engines, "find_spec", lambda name: name if name in there else None)
+    with pytest.raises(HardwareError, match="To load gptq, transformers lacks optimum here: choose vllm"):
+        choose(folder_with(tmp_path, GPTQ), "transformers")
+    assert choose(folder_with(tmp_path, AWQ), "transformers")[0] == "transformers"
+    with pytest.raises(HardwareError, match="lacks compressed-tensors here"):
+        choose(folder_with(tmp_path, {"quant_method": "compressed-tensors"}), "transformers")
+    vllm(interpreter=None)
+    assert engines.wants_vllm(folder_with(tmp_path, GPTQ))
+    there.add("optimum")
+    assert choose(folder_with(tmp_path, GPTQ))[0] == "transformers"
+    assert not engines.wants_vllm(folder_with(tmp_path, GPTQ))
+    assert engines.wants_vllm(folder_with(tmp_path, {"quant_method": "compressed-tensors"}))
+
+
 def adapter_in(path, **more):
     (path / "adapter").mkdir()
     (path / "adapter" / "adapter_config.json").write_text(json.dumps({"r": 24, **more}))

@@ -7,15 +7,7 @@ from typing import Any
 from backend.models.artifacts import Artifact
 from backend.models.loading import has_chat_template
 from backend.publish.training import AdapterUse
-from backend.serve.engines import not_in_vllm, on_base, vllm_serves
-
-NEEDED = {
-    "bitsandbytes": ["bitsandbytes"],
-    "gptq": ["gptqmodel", "optimum"],
-    "awq": ["gptqmodel"],
-    "compressed-tensors": ["compressed-tensors"],
-}
-"""A quantization's method → the packages that transformers loads it with."""
+from backend.serve.engines import LOADERS, not_in_vllm, on_base, vllm_serves
 
 HERE = "."
 """What stands for the model where its card lies in a folder and not in a repo."""
@@ -35,7 +27,7 @@ def loading(
         use: Of an adapter.
         artifact: What it is.
     """
-    needed = NEEDED.get((config.get("quantization_config") or {}).get("quant_method", ""), [])
+    needed = LOADERS.get((config.get("quantization_config") or {}).get("quant_method", ""), ())
     more = ["peft", *(["bitsandbytes"] if use.quantization else [])] if use else needed
     own_tokenizer = any((folder / name).is_file() for name in _TOKENIZERS)
     return {

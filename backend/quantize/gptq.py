@@ -112,5 +112,5 @@ def quantize(weights: Weights, output: Output, options: Options, windows: Window
     if (options.bits, options.sym, options.desc_act) not in SERVED:
         report.warn(
             "vLLM serves GPTQ in 4 and 8 bits with sym and without desc_act alone: this folder loads in transformers"
-            " with the package gptqmodel."
+            " with the packages gptqmodel and optimum."
         )

@@ -27,6 +27,13 @@ CPU_CACHE = "1"  # GiB for the keys and values of a talk
 _SERVED = ("16 bit", "gptq", "awq", "compressed-tensors")
 """What vLLM serves on every machine; its plugins for bitsandbytes and GGUF are for CUDA alone."""
 
+LOADERS = {
+    "bitsandbytes": ("bitsandbytes",),
+    "gptq": ("gptqmodel", "optimum"),
+    "awq": ("gptqmodel",),
+    "compressed-tensors": ("compressed-tensors",),
+}
+"""A quantization's method → the packages that transformers loads it with."""
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Of adapters, that vLLM makes room for."""
@@ -134,8 +141,9 @@ def choose(folder: Path, wanted: EngineName = "auto", base: Path | None = None) 
         raise HardwareError(why)
     if wanted == "vllm" or (wanted == "auto" and here):
         return "vllm", "chosen" if wanted == "vllm" else f"the fastest for {method}"
-    if method in ("gptq", "awq") and not find_spec("gptqmodel"):
-        raise HardwareError(why)
+    if missing := _missing(method):
+        lacks = f"To load {method}, transformers lacks {' and '.join(missing)} here: choose vllm for '{name}'."
+        raise HardwareError(why or lacks)
     return "transformers", "chosen" if wanted == "transformers" else f"it serves {method} on every machine"
 
 
@@ -165,8 +173,13 @@ def wants_vllm(folder: Path) -> bool:
     if not (folder / "config.json").is_file():
         return False
     settings = _config(folder).get("quantization_config")
-    packed = isinstance(settings, dict) and settings.get("quant_method") in ("gptq", "awq")
-    return packed and interpreter() is None and obstacle() is None and not find_spec("gptqmodel")
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    return method in _SERVED and interpreter() is None and obstacle() is None and bool(_missing(method))
+
+
+def _missing(method: str) -> list[str]:
+    """Name the packages that transformers would load such weights with, and that are not installed."""
+    return [package for package in LOADERS.get(method, ()) if not find_spec(package.replace("-", "_"))]
 
 
 def kernel(log: str) -> str:
@@ -192,7 +205,7 @@ def _vllm_here(name: str, method: str, settings: Mapping[str, Any]) -> tuple[boo
     if method == "gptq" and _unserved(settings):
         return False, (
             f"vLLM serves GPTQ in 4 and 8 bits with sym and without desc_act alone, and '{name}' is other: it loads in"
-            " transformers with the package gptqmodel."
+            " transformers with the packages gptqmodel and optimum."
         )
     if interpreter() is None:
         return False, f"'{name}' holds {method} weights, which vLLM serves: run 'make vllm' once, which installs it."
