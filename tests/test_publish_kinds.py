@@ -139,6 +139,14 @@ def test_an_adapter_is_served_with_the_arguments_that_our_own_server_has(kinds: 
     assert words[3:] == ours[ours.index("--enable-lora") :]
 
 
+@pytest.mark.parametrize("rows", [{}, {"calibration": "acme/rows"}])
+def test_how_calibration_rows_were_read_is_said_where_there_were_any(make_artifact: Make, rows: dict[str, str]) -> None:
+    options = {"stage": "quantize", "method": "gptq", "calibration_quoting": True, "num_calibration_samples": 8}
+    card = build_card(make_artifact(options=options | rows), "me/x")
+    assert ("| calibration_quoting |" in card) == bool(rows)
+    assert "| num_calibration_samples |" in card
+
+
 @pytest.mark.real
 @pytest.mark.skipif(interpreter() is None, reason="needs vLLM: make vllm")
 def test_vllms_own_parser_takes_the_lines_of_the_cards(kinds: Kinds, tmp_path: Path) -> None:

@@ -229,9 +229,10 @@ def _cell(text: str) -> str:
 
 
 def _settings(artifact: Artifact) -> list[tuple[str, str]]:
-    """List the options as run, the method first."""
-    names = sorted((name for name in artifact.options if name != "stage"), key=lambda name: name != "method")
-    return [(literal(name), literal(artifact.options[name])) for name in names]
+    """List the options as run, the method first; how rows are read is none where none were named."""
+    unread = () if "calibration" in artifact.options else ("calibration_",)
+    names = [name for name in artifact.options if name != "stage" and not name.startswith(unread)]
+    return [(literal(name), literal(artifact.options[name])) for name in sorted(names, key=lambda n: n != "method")]
 
 
 def _check(check: Check | None) -> str:
