@@ -42,7 +42,7 @@ from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 from gptqmodel.quantization import FORMAT, METHOD
 model, rows, output, method, bits, group = sys.argv[1:]
 more = {} if method == "gptq" else {"quant_method": METHOD.AWQ, "format": FORMAT.GEMM}
-config = QuantizeConfig(bits=int(bits), group_size=int(group), **more)
+config = QuantizeConfig(bits=int(bits), group_size=int(group), sym=method != "awq, zero points", **more)
 rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in json.load(open(rows))]
 loaded = GPTQModel.load(model, config)
 backend = BACKEND.AUTO if method == "gptq" else BACKEND.AWQ_TORCH  # for AWQ it chooses none that runs on a CPU
@@ -99,11 +99,12 @@ CONTENDERS = {
     "gptq-4: llm-compressor": peer("llmcompressor", LLMCOMPRESSOR, "gptq", 4),
     "awq-4: ours": ours("awq", 4),
     "awq-4: GPTQModel": peer("gptqmodel", GPTQMODEL, "awq", 4),
+    "awq-4: GPTQModel, zero points": peer("gptqmodel", GPTQMODEL, "awq, zero points", 4),  # its default has none
     "gptq-3: ours": ours("gptq", 3),
     "gptq-3: GPTQModel": peer("gptqmodel", GPTQMODEL, "gptq", 3),
 }
 
-ONCE = ("awq-4: GPTQModel",)
+ONCE = ("awq-4: GPTQModel", "awq-4: GPTQModel, zero points")
 
 
 def main() -> None:

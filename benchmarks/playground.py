@@ -146,8 +146,9 @@ def quantized(method: str, model: Path, place: Path) -> Part:
     prepare("gptqmodel")
     write_rows(model, place, WINDOWS)
     folders = {"16 bit": model, "GPTQModel": place / "GPTQModel", "ours": place / "ours"}
-    for name in ("GPTQModel", "ours"):
-        make(QUANTIZERS[f"{method}-4: {name}"], model, place, folders[name])
+    same = {"gptq": "gptq-4: GPTQModel", "awq": "awq-4: GPTQModel, zero points"}  # as much to compute as for ours
+    make(QUANTIZERS[same[method]], model, place, folders["GPTQModel"])
+    make(QUANTIZERS[f"{method}-4: ours"], model, place, folders["ours"])
     ask = partial(plain, ignore_eos=True)
     contenders = {name: Contender("vllm, bare", folder, ask) for name, folder in folders.items()}
     return Part(contenders, [("ours", "16 bit"), ("GPTQModel", "16 bit"), ("ours", "GPTQModel")], (1, 8))

@@ -1,13 +1,15 @@
 """kill -9 of the app, of a server and of vLLM's engine: nothing of it lives, one sentence, the next start works."""
 
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from backend.executors.local import marked, marker_prefix
 from backend.serve.vllm_environment import interpreter
 from backend.settings import Settings
-from benchmarks.kills import Stage
+from benchmarks.kills import LIMIT, Stage, until
 
 pytestmark = pytest.mark.real
 vllm = pytest.mark.skipif(interpreter() is None, reason="needs vLLM: make vllm")
@@ -65,13 +67,24 @@ def test_a_killed_server_leaves_nothing_and_says_so_in_one_sentence(play, tiny_m
     assert answering.next_start  # by itself
 
 
+@pytest.fixture
+def temporary(monkeypatch):
+    """Give a temporary folder of one's own with a short name: a socket's path has 107 characters at most."""
+    with tempfile.TemporaryDirectory() as place:
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        yield Path(place)
+
+
 @vllm
-def test_a_killed_engine_ends_its_server(play, wide_model):
+def test_a_killed_engine_ends_its_server(play, wide_model, temporary):
     stage = play("engine", "vllm", wide_model)
     stage.holder.begin()
     stage.holder.wait()
+    assert any(path.is_socket() for path in temporary.glob("*/*"))
     unused, answering = stage.kill("idle"), stage.mid_answer()
     assert clean(unused)
     assert clean(answering)
     assert answering.said.startswith("The server stopped while it answered")
     assert unused.next_start  # by itself
+    stage.holder.stop()
+    assert until(lambda: not any(temporary.iterdir()), LIMIT) is not None

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from backend.errors import AppError, JobError
 from backend.executors.local import Child, environment
 from backend.models.machine import gpus
 from backend.options import Frozen
+from backend.scratch import scratch
 from backend.serve.door import KEY, MODEL
 from backend.serve.engines import ENGINES, kernel
 from backend.settings import Settings
@@ -128,18 +130,28 @@ class Serving:
 
     def _live(self) -> None:
         """Start it, watch it, and start it again once, with the port and the key that are known."""
-        for left in range(RESTARTS, -1, -1):
-            if not self._start() or not self._died():
-                return
-            if left:
-                self._set("starting", "The server stopped unexpectedly: it is started again.")
-        self._end("failed", "The server stopped unexpectedly, and again: load the model again.")
+        try:
+            with scratch(Path(tempfile.gettempdir())) as sockets:
+                for left in range(RESTARTS, -1, -1):
+                    if not self._start(sockets) or not self._died():
+                        return
+                    if left:
+                        self._set("starting", "The server stopped unexpectedly: it is started again.")
+            self._end("failed", "The server stopped unexpectedly, and again: load the model again.")
+        except OSError as e:
+            words = f"The server could not be started. {e.strerror}: check the disks of the data folder and of"
+            self._end("failed", f"{words} {tempfile.gettempdir()}.")
 
-    def _start(self) -> bool:
-        """Start it; False where it does not get ready, or is stopped meanwhile."""
+    def _start(self, sockets: Path) -> bool:
+        """Start it; False where it does not get ready, or is stopped meanwhile.
+
+        Args:
+            sockets: Where vLLM's processes meet; a killed one leaves its sockets.
+        """
         engine, server, home = ENGINES[self._server.engine], self._server, self._settings.data.resolve()
         command = engine.command(server.folder, server.port, "cuda:0" if gpus() else "cpu", server.base)
         env = environment(home, online=False) | {KEY: server.key, MODEL: server.model} | engine.environment
+        env["VLLM_RPC_BASE_PATH"] = str(sockets)
         started = time.monotonic()
         try:
             with self._lock:
@@ -149,9 +161,6 @@ class Serving:
                 self._log.unlink(missing_ok=True)
                 child = self._child = Child(command, env, home, self._log)
             self._until_ready(child)
-        except OSError as e:
-            self._end("failed", f"The server could not be started. {e.strerror}: check the data folder.")
-            return False
         except AppError as e:
             self._end("failed", str(e))
             return False
