@@ -32,13 +32,16 @@ def play(tmp_path):
 
 @pytest.fixture
 def wide_model(tiny_model, tmp_path):
-    """Give the tiny model with heads as wide as vLLM serves them on a CPU."""
+    """Give the tiny model with heads as wide as vLLM serves them on a CPU; its answers do not end by themselves."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = shutil.copytree(tiny_model, tmp_path / "wide")
-    config = LlamaConfig.from_pretrained(tiny_model, num_attention_heads=2, head_dim=32)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    config = LlamaConfig.from_pretrained(tiny_model, num_attention_heads=2, head_dim=32, max_position_embeddings=4096)
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    with torch.no_grad():
+        model.lm_head.weight[config.eos_token_id] = 0  # others have larger logits
+    model.save_pretrained(folder)
     return folder
 
 
