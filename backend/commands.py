@@ -28,14 +28,14 @@ from backend.jobs.previews import pinned, read_seen
 from backend.jobs.specs import RENDERING, Checking, Evaluation, artifacts, publication, published, stage_folder, steps
 from backend.merge import MergeOptions
 from backend.merge.hub import base_of
-from backend.models.artifacts import Artifact, open_artifact
+from backend.models.artifacts import Artifact, open_artifact, weights_bytes
 from backend.models.inspection import inspect
 from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.preview import view
 from backend.progress import Report, silent
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
-from backend.publish.folder import describe, weights_bytes
+from backend.publish.folder import describe
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe, read_recipe
 from backend.serve.chat import ChatOptions, stream

@@ -19,11 +19,12 @@ import gradio as gr
 from gradio.context import Context
 
 from backend.errors import LoginError
+from backend.models.artifacts import weights_bytes
 from backend.options import parse
 from backend.progress import Report
 from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
-from backend.publish.folder import Preview, preview, weights_bytes
+from backend.publish.folder import Preview, preview
 from backend.publish.push import publish
 from backend.wording import checked
 from ui.errors import shown, warning

@@ -10,7 +10,7 @@ from backend.hub.names import DEMO
 from backend.jobs.specs import MODELS, Spec, base_folder, trained_on, uses_gpu
 from backend.jobs.store import Job
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import Artifact, Training, open_artifact
+from backend.models.artifacts import Artifact, Training, open_artifact, weights_bytes
 from backend.models.demo import BASE_MODEL
 from backend.models.machine import gpus
 from backend.options import Frozen
@@ -74,7 +74,7 @@ class Base:
     def label(self) -> str:
         """The title, with size, and the commit that it is of."""
         revision = self.job.spec.get("revision") or ""
-        return " · ".join([self.title, size(weights_bytes(self.folder)), *([revision[:7]] if revision else [])])
+        return " · ".join([self.title, size(weights_bytes(self.folder) or None), *([revision[:7]] if revision else [])])
 
 
 _BASE = "base"  # no name of a step
@@ -182,7 +182,7 @@ class Studio:
     def original_bytes(self, job: Job) -> int | None:
         """Give the size of the weights that a job began with, if they are still here."""
         base = base_folder(self.settings.jobs / job.id)
-        return weights_bytes(base) if base else None
+        return weights_bytes(base) or None if base else None
 
     def result(self, key: str | None, owner: str) -> Result:
         """Find a result by what the browser knows it by.
@@ -199,11 +199,6 @@ class Studio:
             if result.folder.name == name:
                 return result
         raise SpecError(f"The job has no artifact '{name}': choose another one.")
-
-
-def weights_bytes(folder: Path) -> int | None:
-    """Give the size of the weights in a model folder, if they are there."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
 
 
 _MADE = {"finetune": "tuned", "merge": "merged"}

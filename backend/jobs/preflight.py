@@ -1,7 +1,6 @@
 """What is checked before a job starts: the model, its options, disk, memory, the destination. It saves paid minutes."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +22,7 @@ from backend.publish.destination import check_destination
 from backend.publish.licenses import check_name
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
 from backend.recipes import Recipe, Stage
+from backend.serve.engines import missing_packages
 
 
 def prepare(
@@ -73,7 +73,7 @@ def prepare(
 
 def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> None:
     """Refuse a quantized base; one in GPTQ is tuned by PEFT where GPTQModel computes its layers."""
-    if quant_method == "gptq" and find_spec("gptqmodel") and find_spec("optimum"):
+    if quant_method == "gptq" and not missing_packages("gptq"):
         if options.quantization == "none":
             return
         text = f"'{model}' is held in its own 4 bits (gptq): set it to none (got '{options.quantization}')"

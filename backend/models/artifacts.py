@@ -220,6 +220,11 @@ def seal(folder: Path, target: Path, artifact: Artifact, known: Mapping[str, str
     return sealed
 
 
+def weights_bytes(folder: Path) -> int:
+    """Give the bytes of the weights in a model folder; 0 where there are none."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
 def open_artifact(folder: Path, elsewhere: Collection[str] = ()) -> Artifact:
     """Read an artifact and check that its files are there with their sizes; see verify() for their contents.
 

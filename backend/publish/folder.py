@@ -75,11 +75,6 @@ def is_made_elsewhere(folder: Path) -> bool:
     return not (folder / MANIFEST).is_file()
 
 
-def weights_bytes(folder: Path) -> int:
-    """Give the bytes of a folder's weights, beside which everything else that is published is nothing."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-
-
 def describe(folder: Path, base_model: str | None = None) -> Artifact:
     """Say what a folder with weights is: only what its config, headers and card say; nothing is loaded or hashed.
 

@@ -141,7 +141,7 @@ def choose(folder: Path, wanted: EngineName = "auto", base: Path | None = None) 
         raise HardwareError(why)
     if wanted == "vllm" or (wanted == "auto" and here):
         return "vllm", "chosen" if wanted == "vllm" else f"the fastest for {method}"
-    if missing := _missing(method):
+    if missing := missing_packages(method):
         lacks = f"To load {method}, transformers lacks {' and '.join(missing)} here: choose vllm for '{name}'."
         raise HardwareError(why or lacks)
     return "transformers", "chosen" if wanted == "transformers" else f"it serves {method} on every machine"
@@ -174,11 +174,11 @@ def wants_vllm(folder: Path) -> bool:
         return False
     settings = _config(folder).get("quantization_config")
     method = settings.get("quant_method") if isinstance(settings, dict) else None
-    return method in _SERVED and interpreter() is None and obstacle() is None and bool(_missing(method))
+    return method in _SERVED and interpreter() is None and obstacle() is None and bool(missing_packages(method))
 
 
-def _missing(method: str) -> list[str]:
-    """Name the packages that transformers would load such weights with, and that are not installed."""
+def missing_packages(method: str) -> list[str]:
+    """Name the packages that transformers would load weights of a quantization method with, and that are missing."""
     return [package for package in LOADERS.get(method, ()) if not find_spec(package.replace("-", "_"))]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from backend.errors import JobError
 from backend.executors.local import marked, marker_prefix
+from backend.models.artifacts import weights_bytes
 from backend.models.machine import available_bytes, gpu_memory_bytes, gpus
 from backend.serve.engines import EngineName, choose, is_adapter
 from backend.serve.serving import Server, ServerStatus, Serving
@@ -128,7 +129,7 @@ class Servers:
 
         None is named: it may be another visitor's, of a private model.
         """
-        needed = sum(path.stat().st_size for path in folder.glob("*.safetensors")) + OVERHEAD[engine]
+        needed = weights_bytes(folder) + OVERHEAD[engine]
         for other in sorted(self.live(), key=lambda other: self._all[other].used):
             if not gpus() and needed <= available_bytes():
                 return
