@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from backend.errors import SpecError
 from backend.models.artifacts import Answer, Metrics
+from backend.models.chat_template import chat_text
 from backend.models.loading import load_causal_lm, load_tokenizer, read_config
 from backend.options import Frozen
 from backend.progress import Report
@@ -131,18 +132,15 @@ def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, An
     tokenizer = load_tokenizer(reference)
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    asked = [f"Question: {prompt}\nAnswer:" for prompt in PROMPTS]
-    if tokenizer.chat_template:
-        turns = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
-        asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    asked, talks = _asked(tokenizer, report)
     found, speeds = [], []
     for done, model in enumerate(models):
         report.progress("asking", done, len(models), "models")
-        batch = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
+        batch = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=not talks)
         batch = batch.to(model.device)
         written = _write(model, batch, ANSWER_TOKENS)
         found.append(tokenizer.batch_decode(written, skip_special_tokens=True))
-        alone = tokenizer(asked[:1], return_tensors="pt", add_special_tokens=not tokenizer.chat_template)
+        alone = tokenizer(asked[:1], return_tensors="pt", add_special_tokens=not talks)
         speeds.append(writing_speed(model, alone.to(model.device)))
     pairs = zip(PROMPTS, *found, strict=True)
     return {
@@ -150,6 +148,16 @@ def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, An
         "reference_tokens_per_second": round(speeds[0], 2),
         "tokens_per_second": round(speeds[1], 2),
     }
+
+
+def _asked(tokenizer: Any, report: Report) -> tuple[list[str], bool]:
+    """Return the prompts as the model reads them, and whether they went through its chat template."""
+    if tokenizer.chat_template:
+        try:
+            return [chat_text(tokenizer, [{"role": "user", "content": p}], prompt=True) for p in PROMPTS], True
+        except SpecError as e:  # what was measured before is kept
+            report.warn(f"{e} The prompts were asked without it.")
+    return [f"Question: {prompt}\nAnswer:" for prompt in PROMPTS], False
 
 
 def _shown(answer: str) -> str:

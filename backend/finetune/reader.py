@@ -1,6 +1,5 @@
 """The model as a reader of rows: its own tokenizer, chat template and stops, for a training and for its preview."""
 
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,8 +35,9 @@ def open_reader(folder: Path, data: Dataset, options: FinetuneOptions) -> Reader
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     known = (folder / "generation_config.json").is_file()
     stops = stops_of(tokenizer, GenerationConfig.from_pretrained(folder) if known else None)
-    if any(sample.messages for sample in islice(data.train(), 1)):
-        give_template(tokenizer, options.chat_template, "The base model")
+    first = next(data.train(), None)
+    if first and first.messages:
+        give_template(tokenizer, options.chat_template, "The base model", bool(first.tools))
         if tokenizer.eos_token_id is not None:
             stops.add(tokenizer.eos_token_id)
     return Reader(tokenizer, stops, Renderer(tokenizer, options.loss, options.max_length, stops))
@@ -45,4 +45,4 @@ def open_reader(folder: Path, data: Dataset, options: FinetuneOptions) -> Reader
 
 def literals(data: Dataset, reader: Reader) -> tuple[Finding, ...]:
     """Find the model's special tokens where somebody has typed them into the rows."""
-    return find_literals(data.train(), reader.tokenizer.all_special_tokens, data.examination.name)
+    return find_literals(data.train(), reader.renderer.control, data.examination.name)
