@@ -16,6 +16,9 @@ from backend.models.tokens import THOUGHT
 
 Span = tuple[int, int]
 
+Ask = Callable[[int], str | None]
+"""Gives something of a message by its number; None: it is not known."""
+
 
 class Ends(NamedTuple):
     """What an answer may end with.
@@ -78,36 +81,46 @@ class Talk:
         after = self._places[last + 1].at if last + 1 < len(self._places) else len(self._text)
         return self._places[first - 1].at if first else 0, after
 
-    def spans(self, answers: Iterable[int], header: Callable[[int], str | None]) -> list[Span]:
+    def spans(self, answers: Iterable[int], header: Ask, alone: Ask) -> list[Span]:
         """Return where answers lie.
 
         Args:
             answers: The numbers of their messages.
-            header: Gives the template's beginning of an answer, behind the message before it; None: not known.
+            header: Gives the template's beginning of an answer, behind the message before it.
+            alone: Gives what follows the last mark where the conversation ends with that message.
         """
-        return [span for i in answers if (span := self._span(i, header(i)))[1] > span[0]]
+        return [span for i in answers if (span := self._span(i, header(i), alone))[1] > span[0]]
 
-    def _span(self, i: int, header: str | None) -> Span:
+    def _span(self, i: int, header: str | None, alone: Ask) -> Span:
         before, after = self.gap(i)
         marked = i in self._first
         words = self._places[self._first[i]].at if marked else after
-        shared = sum(takewhile(bool, map(eq, header or "", self._text[before:words])))
+        shared = _shared(header or "", self._text[before:words])
         start = before + shared if shared or header == "" else words
-        calls = "tool_calls" in self._messages[i].more
-        if not marked and not calls:
-            return start, start
-        return start, self._end(self._places[self._last[i]].at if marked else start, after, calls)
-
-    def _end(self, at: int, after: int, calls: bool) -> int:
-        """Return where an answer ends whose last words end at a character."""
-        stop = self._ends.stops.search(self._text, at, after)
+        last = self._places[self._last[i]].at if marked else start
+        stop = self._ends.stops.search(self._text, last, after)
         if stop:
-            return stop.end()
-        # such as gpt-oss ends earlier answers: not what begins a message
+            while (further := self._ends.stops.match(self._text, stop.end(), after)) is not None:
+                stop = further
+            return start, stop.end()
+        if "tool_calls" not in self._messages[i].more:
+            return start, self._closed(last, after) if marked else start
+        base = last if marked else before
+        end = base + _shared(alone(i) or "", self._text[base:after])
+        return start, start + len(self._text[start:end].rstrip())
+
+    def _closed(self, at: int, after: int) -> int:
+        """Return where an answer ends whose last words end at a character, and which no token stops.
+
+        A token that steers the model and does not begin a message closes it: gpt-oss ends earlier answers so.
+        """
         closing = self._ends.control.search(self._text, at, after)
-        if closing and closing[0] != self._opener and (calls or closing.start() <= at + 1):
-            follows = after == len(self._text) or self._ends.control.search(self._text, closing.end(), after)
-            return closing.end() if follows else at
-        if calls and after == len(self._text):
-            return len(self._text.rstrip())
-        return at
+        if closing is None or closing[0] == self._opener or closing.start() > at + 1:
+            return at
+        follows = after == len(self._text) or self._ends.control.search(self._text, closing.end(), after)
+        return closing.end() if follows else at
+
+
+def _shared(one: str, other: str) -> int:
+    """Return how many characters two texts begin with alike."""
+    return sum(takewhile(bool, map(eq, one, other)))

@@ -11,14 +11,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from backend.errors import SpecError
-from backend.finetune.answers import Ends, Span, Talk
+from backend.finetune.answers import Ask, Ends, Span, Talk
 from backend.finetune.marks import Marks
 from backend.finetune.samples import ROLES, Message, Sample
 from backend.models.chat_template import TemplateRefusal, chat_text
 from backend.models.tokens import THINKS, THOUGHT, Control
 
-MOST_PROMPTS = 200
-"""Beginnings of an answer that are rendered for one row; a template has few, whatever the row."""
+MOST_PARTS = 200
+"""Beginnings of a conversation that are rendered for one row; few are needed, whatever the row."""
 
 
 class Template(NamedTuple):
@@ -29,12 +29,14 @@ class Template(NamedTuple):
         control: Tokens that steer the model.
         stops: Texts of the tokens that stop generation.
         closes: Whether the template itself ends an answer with one of these.
+        parts: Whether it wants thoughts as a field of their own, and would take them for words in a content.
     """
 
     tokenizer: Any
     control: Control
     stops: tuple[str, ...]
     closes: bool
+    parts: bool
 
 
 class Conversation:
@@ -50,6 +52,7 @@ class Conversation:
 
     def __init__(self, template: Template, sample: Sample) -> None:
         self._template, self._messages = template, sample.messages
+        self._parts = 0
         try:
             self._marks = Marks((*(part for message in sample.messages for part in message), sample.tools))
         except ValueError as e:
@@ -85,7 +88,7 @@ class Conversation:
         talk = Talk(text, places, self._messages, ends)
         if lost := talk.lost(roles):
             raise TemplateRefusal(lost)
-        return text, talk.spans(wanted, self._headers(roles))
+        return text, talk.spans(wanted, self._headers(roles), lambda i: self._tail(i + 1, roles))
 
     def _faithfully(self) -> tuple[Collection[str], str]:
         """Return the roles whose marked messages the template writes as it does plain ones, and what it writes."""
@@ -117,7 +120,7 @@ class Conversation:
             said = said.lstrip().removeprefix(THINKS).lstrip("\n")
         return prompt + self._marks.mark(said, last) + self._marks.after(marked, last)
 
-    def _headers(self, roles: Collection[str]) -> Callable[[int], str | None]:
+    def _headers(self, roles: Collection[str]) -> Ask:
         """Return what gives the template's beginning of an answer, as it stands behind the message before it."""
         found: dict[str | int, str | None] = {}
 
@@ -127,16 +130,18 @@ class Conversation:
             before = self._messages[i - 1]
             key = before.role if before.role in roles and before.content.strip() else i
             if key not in found:
-                if len(found) >= MOST_PROMPTS:
-                    raise TemplateRefusal(f"more than {MOST_PROMPTS} turns have to be rendered alone")
-                found[key] = self._header(i, roles)
+                found[key] = self._tail(i, roles, prompt=True)
             return found[key]
 
         return header
 
-    def _header(self, i: int, roles: Collection[str]) -> str | None:
+    def _tail(self, count: int, roles: Collection[str], prompt: bool = False) -> str | None:
+        """Return what the template writes behind the last mark of the first messages."""
+        self._parts += 1
+        if self._parts > MOST_PARTS:
+            raise TemplateRefusal(f"more than {MOST_PARTS} parts of the row have to be rendered alone")
         try:
-            text, places = self._marks.find(self._written(i, roles, prompt=True))
+            text, places = self._marks.find(self._written(count, roles, prompt))
         except TemplateRefusal:
             return None
         return text[places[-1].at if places else 0 :]
@@ -165,19 +170,38 @@ class Conversation:
             message.content, "")  # fmt: skip
         content = spell(content) + ("" if self._template.closes else end)
         fields = {name: value for name, value in message.fields.items() if name != "weight"}
+        if self._template.parts and message.role == "assistant" and content.lstrip().startswith(THINKS):
+            thought, there, words = content.lstrip().removeprefix(THINKS).partition(THOUGHT)
+            if there and "reasoning_content" not in fields:
+                content, fields["reasoning_content"] = words.strip(), thought.strip()
         return {"role": message.role, "content": content, **_strings(fields, spell)}
 
 
-def closes(tokenizer: Any, stops: Collection[str]) -> bool:
-    """Return whether a chat template ends an answer with one of some tokens."""
-    return any(stop in after_answer(tokenizer) for stop in stops)
+def template_of(tokenizer: Any, control: Control, stops: tuple[str, ...]) -> Template:
+    """Return what is to be known of a model's chat template.
+
+    Args:
+        tokenizer: Of transformers.
+        control: Tokens that steer the model.
+        stops: Texts of the tokens that stop generation.
+    """
+    closes = any(stop in after_answer(tokenizer) for stop in stops)
+    apart = _tried(tokenizer, {"content": "ANSWER", "reasoning_content": "WHY"})
+    within = _tried(tokenizer, {"content": f"{THINKS}\nWHY\n{THOUGHT}\n\nANSWER"})
+    parts = "WHY" in apart and (THINKS not in apart or within.count(THINKS) > apart.count(THINKS))
+    return Template(tokenizer, control, stops, closes, parts)
 
 
 def after_answer(tokenizer: Any) -> str:
     """Return what a chat template writes behind an answer; nothing where it takes no conversation."""
-    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
+    return _tried(tokenizer, {"content": "ANSWER"}).rpartition("ANSWER")[2]
+
+
+def _tried(tokenizer: Any, answer: dict[str, str]) -> str:
+    """Return what a chat template writes of a short conversation; nothing where it takes none."""
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", **answer}]
     try:
-        return chat_text(tokenizer, turns).rpartition("ANSWER")[2] if tokenizer.chat_template else ""
+        return chat_text(tokenizer, turns) if tokenizer.chat_template else ""
     except SpecError:
         return ""
 

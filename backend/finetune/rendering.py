@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from backend.errors import SpecError
 from backend.finetune.answers import Ends, Span
-from backend.finetune.conversation import Conversation, Template, after_answer, closes
+from backend.finetune.conversation import Conversation, after_answer, template_of
 from backend.finetune.samples import Sample
 from backend.models.tokens import any_of, around, control_tokens
 
@@ -68,7 +68,7 @@ class Renderer:
         self.control = control_tokens(tokenizer)
         ends = tuple(text for text in tokenizer.convert_ids_to_tokens(sorted(self._stops)) if text)
         self._ends = Ends(any_of(ends), any_of(self.control.special | self.control.markup))
-        self._template = Template(tokenizer, self.control, ends, closes(tokenizer, ends))
+        self._template = template_of(tokenizer, self.control, ends)
 
     def render(self, sample: Sample) -> Rendered:
         """Render a row.
