@@ -168,5 +168,5 @@ def test_the_token_that_begins_messages_ends_no_answer() -> None:
     marks = Marks([])
     written = "".join(f"<a>{marks.mark(word, i)}" for i, word in enumerate(("q", "yes", "q")))
     text, places = marks.find(written)
-    talk = Talk(text, places, [Message("user", "q")] * 3, Ends(any_of([]), any_of(CHATML_TOKENS + ("<a>",))))
+    talk = Talk(text, places, [Message("user", "q")] * 3, Ends(any_of([]), any_of((*CHATML_TOKENS, "<a>"))))
     assert [text[slice(*span)] for span in talk.spans([1], lambda i: "<a>", lambda i: "")] == ["yes"]

@@ -22,7 +22,7 @@ FAMILIES = {
 }
 """Name of a template in TRL → the tokens that steer the model, the one that ends an answer first."""
 
-INST = (  # as Llama 2 and Mistral write: the system prompt in the first turn, contents trimmed, no beginning of an answer
+INST = (  # as Llama 2 writes: the system prompt in the first turn, contents trimmed, no beginning of an answer
     "{{ bos_token }}{% set system = messages[0].content if messages[0].role == 'system' else '' %}"
     "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ system + '\\n\\n' if loop.index0 < 2 and system }}"
     "{{ m.content.strip() }} [/INST]{% elif m.role == 'assistant' %} {{ m.content.strip() }} {{ eos_token }}{% endif %}"

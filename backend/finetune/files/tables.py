@@ -14,7 +14,7 @@ from backend.finetune.names import KNOWN
 from backend.strict_json import quoted
 
 _SAMPLE = 50  # records that the delimiter and the header are judged by
-_SAID = re.compile(r"sep=([,;\t|])\r?\n")
+_SAID = re.compile(r'"?sep=([,;\t|])"?(?:\r\n?|\n)', re.IGNORECASE)
 """A first line by which Excel is told the delimiter."""
 
 _SENTENCE = re.compile(r"[.?!:;]$|\d{4}-\d\d|^\W*[\d.,]+\W*$")
