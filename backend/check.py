@@ -9,7 +9,6 @@ order, or with other zeros, writes what the weights never would.
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import httpx
 from pydantic import Field
 
 from backend.errors import AppError, JobError
@@ -107,6 +106,8 @@ def _answers(
 
 
 def _answer(server: Server, prompt: str, most: int) -> _Answer:
+    import httpx
+
     talks = _talks(server.folder, server.base)
     asked = {"messages": [_turn(prompt)]} if talks else {"prompt": _continued(prompt)}
     name = NAMES.get(server.engine, server.engine)

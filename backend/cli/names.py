@@ -13,7 +13,7 @@ MODEL_HELP = "A Hub id, demo (the bundled model), or a local folder."
 
 def hub_token() -> str | None:
     """Return the token of who uses this machine: HF_TOKEN's, or that of `hf auth login`."""
-    from huggingface_hub import get_token  # noqa: PLC0415 - takes a tenth of a second
+    from huggingface_hub import get_token
 
     return get_token()
 

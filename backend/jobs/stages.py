@@ -33,7 +33,6 @@ from backend.jobs.specs import (
     steps,
     trained_on,
 )
-from backend.jobs.streaming import compute, transfer
 from backend.jobs.tuning import tune
 from backend.merge import merge, merged
 from backend.merge.hub import fetch_adapters
@@ -52,7 +51,6 @@ from backend.models.demo import evaluation_text
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
 from backend.publish.folder import adopt
-from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.unpacked import is_packed
@@ -95,6 +93,8 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
     elif name == "check":
         _check(job, spec, index, report)
     elif name == "stream" and isinstance(spec, Streaming):
+        from backend.jobs.streaming import compute, transfer
+
         if online:
             transfer(job, spec, token, report)
         else:
@@ -346,6 +346,8 @@ def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:
 
 
 def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Report) -> None:
+    from backend.publish.push import publish
+
     if isinstance(spec, Publication):
         folders, options = [spec.artifact(job)], spec.options
     else:
