@@ -18,9 +18,9 @@ from backend.executors.local import marker_prefix, sweep
 from backend.finetune.course import STOP
 from backend.finetune.dataset import is_file
 from backend.hub.names import is_local
-from backend.jobs.lock import lock
 from backend.jobs.runner import Listen, Run
 from backend.jobs.specs import Checking, Evaluation, Preview, Publication, Spec
+from backend.jobs.supervisor import lock
 from backend.models.artifacts import PARTIAL, is_sealed
 from backend.recipes import Recipe
 from backend.settings import Settings

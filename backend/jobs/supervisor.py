@@ -3,7 +3,10 @@
 It lives in the app, which alone writes the database and alone holds tokens, in memory. One supervisor a data folder.
 """
 
+import contextlib
+import fcntl
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,7 +16,6 @@ from typing import Any
 from backend.errors import AppError, JobError, LoginError
 from backend.executors.local import marker_prefix, sweep
 from backend.finetune.course import STOP, Course, read_course
-from backend.jobs.lock import lock
 from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import Canceled, Interrupted, Run, tidy
 from backend.jobs.specs import Preview, Spec, artifacts, publication, published, stage_folder, uses_gpu
@@ -309,3 +311,25 @@ def _texts(spec: Any) -> Iterator[str]:
         yield spec
     elif isinstance(spec, dict | list):
         yield from (text for part in (spec.values() if isinstance(spec, dict) else spec) for text in _texts(part))
+
+
+def lock(path: Path) -> Any:
+    """Take a folder's lock for as long as the file that is given back stays open.
+
+    Raises:
+        JobError: Somebody has it.
+    """
+    file = path.open("a+", encoding="ascii")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        file.seek(0)
+        with contextlib.closing(file):
+            raise JobError(
+                f"Weightsmith already runs on this data folder, as process {file.read().strip() or 'unknown'}: stop it,"
+                " or set WEIGHTSMITH_DATA to another folder."
+            ) from e
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
