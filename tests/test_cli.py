@@ -1,5 +1,7 @@
 """How the command line is read: its help, its flags, and what a command does not load before it begins to work."""
 
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
@@ -130,3 +132,58 @@ def test_a_flag_of_several_methods_shows_the_choices_of_all(capsys):
     assert "100% is all. [wide] (default: 0.5)" in shown
     assert "--names TEXT,… Which. [narrow] (default: a,b)" in shown
     assert "--keep, --no-keep Keep it. [narrow] (default: yes)" in shown
+
+
+HEAVY = {
+    "torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "numba", "pyarrow", "gradio", "fastapi",
+    "starlette", "uvicorn", "openai", "httpx", "httpx2", "huggingface_hub", "jinja2", "PIL", "asyncio",
+}  # fmt: skip
+WITHOUT_ARRAYS = ("chat", "compare", "serve", "deploy")  # commands that take no recipe
+WAYS = {
+    "quantize": ["demo", "--method", "nf4", "--output", "out"],
+    "finetune": ["demo", "--output", "out"],
+    "preview": ["demo"],
+    "merge": ["adapter", "--output", "out"],
+    "evaluate": ["out", "--reference", "demo"],
+    "check": ["out"],
+    "chat": ["out", "--prompt", "Hello"],
+    "compare": ["out", "demo", "--prompt", "Hello"],
+    "serve": ["out"],
+    "publish": ["out", "--to-folder", "published"],
+    "deploy": ["me/space"],
+    "estimate": ["demo", "--method", "nf4"],
+    "run": ["recipe.yaml"],
+}
+LOADED = """
+import sys
+from importlib import import_module
+from backend.cli import COMMANDS, main
+name, *typed = sys.argv[1:]
+if not typed:
+    try:
+        main([name])
+    except SystemExit:
+        pass
+else:
+    from backend.cli.command import read
+    read(import_module(f"backend.cli.{name}").COMMAND, typed, name, COMMANDS[name])
+print("|", *sorted({module.split(".")[0] for module in sys.modules}))
+"""
+
+
+def loaded(*argv):
+    """Give the packages that a fresh process has imported after it has read a command."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *argv], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.rpartition("|")[2].split())
+
+
+def test_the_list_of_commands_is_shown_without_pydantic_and_all_that_comes_with_it():
+    assert not loaded("--help") & (HEAVY | {"pydantic", "numpy", "yaml", "sqlite3", "ctypes"})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_read_without_what_its_work_may_not_need(name):
+    absent = HEAVY | ({"numpy", "sqlite3"} if name in WITHOUT_ARRAYS else set())
+    assert not loaded(name, *WAYS[name]) & absent

@@ -7,7 +7,6 @@ from pydantic import Field
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import hub_token
 from backend.deploy import DeployOptions
-from backend.deploy.space import deploy, plan
 from backend.errors import SpecError
 from backend.options import parse
 
@@ -17,6 +16,8 @@ class _Deploy(Command):
     yes: bool = Field(False, description="Do not ask: the cost is known.")
 
     def run(self) -> None:
+        from backend.deploy.space import deploy, plan
+
         options, token = parse(DeployOptions, {"repo_id": self.space, **self.given(DeployOptions)}), hub_token()
         planned = plan(options, token)
         sys.stderr.write(f"{planned.words}\n")
