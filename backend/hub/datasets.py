@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import HubError, SpecError
-from backend.hub import client
 from backend.hub.download import check_disk, fetch_file
 from backend.hub.files import Entry, HubFiles
 from backend.hub.names import parse_repo_id
@@ -106,6 +105,9 @@ def open_dataset(wanted: Wanted, suffixes: tuple[str, ...], token: str | None) -
         SpecError: The name is none, or there is no file that can be read.
         HubError: The Hub refused or could not be reached.
     """
+
+    from backend.hub import client
+
     try:
         repo_id = parse_repo_id(wanted.dataset)
     except ValueError as e:
@@ -136,6 +138,8 @@ def _nothing(repo_id: str, there: list[str], suffixes: tuple[str, ...], token: s
 
 
 def _has_converted(repo_id: str, token: str | None) -> bool:
+    from backend.hub import client
+
     try:
         client.dataset_info(repo_id, CONVERTED, token)
     except HubError:

@@ -5,10 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub.utils._fixes import WeakFileLock
-
 from backend.errors import HardwareError, HubError
-from backend.hub import client
 from backend.hub.admission import INDEX, admit
 from backend.hub.files import Entry, HubFiles, LocalFiles, PartlyHere
 from backend.hub.names import DEMO, is_local
@@ -40,6 +37,11 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
         HubError: The Hub refused, could not be reached, or sent something else than it had announced.
         HardwareError: The disk is too small, with both figures.
     """
+
+    from huggingface_hub.utils._fixes import WeakFileLock
+
+    from backend.hub import client
+
     if model == DEMO:
         return demo_folder(models_dir, report)
     if is_local(model):
@@ -69,6 +71,11 @@ def fetch_tokenizer(model: str, commit: str | None, models_dir: Path, token: str
     Raises:
         SpecError, HubError, HardwareError: As fetch_model(); a model that it would refuse is refused here.
     """
+
+    from huggingface_hub.utils._fixes import WeakFileLock
+
+    from backend.hub import client
+
     client.check_access(model, token)
     files = HubFiles(model, commit or client.resolve(model, None, token), token)
     whole = model_folder(models_dir, model, files.commit)
@@ -188,6 +195,8 @@ def fetch_file(files: HubFiles, entry: Entry, folder: Path, tell: Callable[[int]
 
 
 def _get(files: HubFiles, entry: Entry, path: Path, tell: Callable[[int], None]) -> None:
+    from backend.hub import client
+
     with path.open("ab", buffering=0) as out:  # a full disk is felt at the write, not when the file is closed
         if out.tell() > entry.size:
             out.truncate(0)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from backend.errors import HubError, SpecError
-from backend.hub import client
 from backend.strict_json import quoted
 
 MAX_ENTRIES = 10_000
@@ -81,6 +80,8 @@ class HubFiles:
     def entries(self) -> tuple[Entry, ...]:
         """List every file; the Hub is asked once."""
         if self._entries is None:
+            from backend.hub import client
+
             listed = client.list_files(self.repo_id, self.commit, self.token, self.repo_type)
             self._entries = tuple(
                 sorted(
@@ -97,6 +98,8 @@ class HubFiles:
         end = min(end, size)
         if start >= end:
             return b""
+        from backend.hub import client
+
         data = client.read_range(self, name, start, end)
         if len(data) != end - start:
             raise HubError(

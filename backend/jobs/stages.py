@@ -1,4 +1,7 @@
-"""What each step does: sealed inputs in, one sealed folder out. Runs in the worker, never in the app."""
+"""What each step does: sealed inputs in, one sealed folder out. Runs in the worker, never in the app.
+
+A worker does one step, mostly, and imports what that step needs when it begins.
+"""
 
 import json
 import shutil
@@ -11,12 +14,7 @@ from typing import Any
 from backend.check import CheckOptions, check
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
-from backend.executors.ranks import launch, processes, world_size
-from backend.finetune.fetch import fetch_dataset, write_sources
 from backend.hub.download import fetch_model
-from backend.hub.texts import fetch_text
-from backend.jobs.calibrating import fetch_calibration, windows
-from backend.jobs.previews import preview
 from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
     MODELS,
@@ -33,10 +31,7 @@ from backend.jobs.specs import (
     steps,
     trained_on,
 )
-from backend.jobs.streaming import compute, transfer
-from backend.jobs.tuning import tune
 from backend.merge import merge, merged
-from backend.merge.hub import fetch_adapters
 from backend.models.artifacts import (
     MANIFEST,
     Artifact,
@@ -51,15 +46,10 @@ from backend.models.artifacts import (
 from backend.models.demo import evaluation_text
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
-from backend.publish.folder import adopt
-from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
-from backend.quantize.unpacked import is_packed
 from backend.recipes import Recipe
 from backend.serve.engines import is_adapter
-from backend.serve.speed import decode_speed
-from backend.serve.vllm_environment import interpreter
 from backend.settings import load_settings
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.output import JOURNAL, Resumable
@@ -83,6 +73,8 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
     name = steps(spec)[index]
     target = stage_folder(job, spec, index)
     if isinstance(spec, Preview):
+        from backend.jobs.previews import preview
+
         preview(job, spec, index, token, report)
     elif name == "fetch":
         _fetch(spec, target, token, report)
@@ -95,6 +87,8 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
     elif name == "check":
         _check(job, spec, index, report)
     elif name == "stream" and isinstance(spec, Streaming):
+        from backend.jobs.streaming import compute, transfer
+
         if online:
             transfer(job, spec, token, report)
         else:
@@ -114,13 +108,21 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     base = fetch_model(model, spec.revision, load_settings().models, token, report)
     folder = partial(target)
     merging = spec.merging if isinstance(spec, Recipe) else None
-    adapters = fetch_adapters(merging, load_settings().models, token, report) if merging else []
+    adapters = []
+    if merging:
+        from backend.merge.hub import fetch_adapters
+
+        adapters = fetch_adapters(merging, load_settings().models, token, report)
     places = {"folder": str(base), "adapters": [str(adapter) for adapter in adapters]}
     (folder / "model.json").write_text(json.dumps(places), encoding="utf-8")
     if isinstance(spec, Recipe) and spec.tuning:
+        from backend.finetune.fetch import fetch_dataset, write_sources
+
         sources = fetch_dataset(spec.tuning, folder / "rows", token, report)
         write_sources(folder, sources)
-    if isinstance(spec, Recipe):
+    if isinstance(spec, Recipe) and any(isinstance(stage, CalibratedOptions) for stage in spec.stages):
+        from backend.jobs.calibrating import fetch_calibration
+
         fetch_calibration(spec, folder, token, report)
     for index, options in _evaluations(spec):
         text = _text(spec, options, folder / "download.txt", token, report)
@@ -135,6 +137,8 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
 
 def _adopt(job: Path, spec: Publication, target: Path, token: str | None, report: Report) -> None:
     """Make an artifact of the folder that was named; the step's own folder says that this is done."""
+    from backend.publish.folder import adopt
+
     artifact = spec.artifact(job)
     shutil.rmtree(artifact, ignore_errors=True)  # of a run that was killed between the two
     adopt(spec.folder, artifact, spec.base_model, report, token)
@@ -159,6 +163,8 @@ def _text(spec: Spec, options: EvaluateOptions, draft: Path, token: str | None, 
         except (OSError, UnicodeDecodeError) as e:
             raise JobError(f"Could not read the text '{path.name}'. Give a text file in UTF-8.") from e
     if options.dataset or not needs_no_network(spec):
+        from backend.hub.texts import fetch_text
+
         try:
             name = fetch_text(options.dataset or WIKITEXT, draft, token, report)
         except HubError as e:
@@ -205,6 +211,9 @@ def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[
 
 def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     """Train an adapter, in one process or in several."""
+    from backend.executors.ranks import launch, processes, world_size
+    from backend.jobs.tuning import tune
+
     settings = load_settings()
     if world_size() == 1 and processes(settings) > 1:
         launch(job, index, settings, report)
@@ -232,6 +241,8 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     calibration = None
     with _weights(job, recipe, index, report) as weights:
         if isinstance(options, CalibratedOptions):
+            from backend.jobs.calibrating import windows
+
             measured = next((_measured_on(job, recipe, i) for i, _ in _evaluations(recipe)), None)
             read = windows(recipe, options, known, stage_folder(job, recipe, 0), measured, report)
             calibration = read.words
@@ -323,6 +334,10 @@ def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], repo
         timed: What was timed before, by its folder.
         report: Told what is timed.
     """
+    from backend.quantize.unpacked import is_packed
+    from backend.serve.speed import decode_speed
+    from backend.serve.vllm_environment import interpreter
+
     if not is_packed(result) or interpreter() is None:
         return {}
     for folder in (reference, result):
@@ -346,6 +361,8 @@ def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:
 
 
 def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Report) -> None:
+    from backend.publish.push import publish
+
     if isinstance(spec, Publication):
         folders, options = [spec.artifact(job)], spec.options
     else:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import SpecError
-from backend.hub import client
 from backend.hub.admission import INDEX, Admitted, admit
 from backend.hub.files import Entry, Files, HubFiles, LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_card
@@ -36,6 +35,9 @@ def inspect(model: str, revision: str | None = None, token: str | None = None) -
         SpecError: The model is none that the studio can work on; the file, the field, what to do.
         HubError: The Hub refused or could not be reached.
     """
+
+    from backend.hub import client
+
     if model == DEMO:
         return demo_facts()
     if is_local(model):

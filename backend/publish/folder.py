@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import HardwareError, HubError, SpecError
-from backend.hub import client
 from backend.hub.admission import admit, admit_adapter
 from backend.hub.files import Entry, HubFiles, LocalFiles
 from backend.hub.front_matter import read_card
@@ -278,6 +277,9 @@ def _id(folder: Path, value: Any) -> str | None:
 
 def _said(folder: Path, artifact: Artifact, token: str | None, report: Report) -> tuple[BaseCard, dict[str, bytes]]:
     """Give what the folder's card says, and the texts of the base model's license where that card names none."""
+
+    from backend.hub import client
+
     said, base = own_card(read_card(LocalFiles(folder))), artifact.base_model
     if said.license or base is None:
         return said, {}

@@ -4,15 +4,17 @@ import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 from pydantic import Field
 
 from backend.errors import JobError
 from backend.models.loading import has_chat_template
 from backend.options import Frozen
 from backend.serve.serving import Server
+
+if TYPE_CHECKING:
+    import openai
 
 MAX_CHARACTERS = 200_000  # of a whole conversation; more than any context that is served here
 
@@ -53,6 +55,9 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
     Raises:
         JobError: The conversation is too long, or the server does not answer.
     """
+
+    import openai
+
     if sum(len(message["content"]) for message in messages) > MAX_CHARACTERS:
         raise JobError(f"The conversation is longer than {MAX_CHARACTERS} characters: start a new one.")
     if not (has_chat_template(server.folder) or (server.base and has_chat_template(server.base))):
@@ -98,8 +103,11 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
         raise JobError("The server stopped while it answered: ask again when the model is ready.") from e
 
 
-def _client(server: Server) -> openai.OpenAI:
+def _client(server: Server) -> "openai.OpenAI":
     """Give a client for loopback: no proxy leads there, and to read certificates would delay each answer by 20 ms."""
+
+    import openai
+
     plain = openai.DefaultHttpxClient(verify=False, trust_env=False)
     return openai.OpenAI(base_url=server.base_url, api_key=server.key, max_retries=0, timeout=600, http_client=plain)
 
