@@ -15,10 +15,11 @@ from backend.finetune.samples import Sample
 from backend.finetune.survey import Survey, render, survey
 from backend.finetune.training import CHECKPOINTS, Outcome, Rows, compute_dtype, finetune
 from backend.jobs.results import Base
+from backend.model_folder import is_license
 from backend.models.artifacts import BASE_CARD, SURVEY, Artifact, Training, now, versions
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
-from backend.publish.base_card import base_card, is_license
+from backend.publish.base_card import base_card
 from backend.recipes import Recipe
 
 PROMPTS = 3

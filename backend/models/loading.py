@@ -66,14 +66,6 @@ def load_tokenizer(folder: Path) -> Any:
         raise SpecError(f"The tokenizer of '{folder.name}' could not be loaded. Choose a model with one.") from e
 
 
-def has_chat_template(folder: Path) -> bool:
-    """Whether a model folder says how a conversation is written for it."""
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """Read config.json of an admitted folder."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import openai
 from pydantic import Field
 
 from backend.errors import JobError
-from backend.models.loading import has_chat_template
+from backend.model_folder import has_chat_template
 from backend.options import Frozen
 from backend.serve.serving import Server
 
