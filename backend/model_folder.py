@@ -6,9 +6,11 @@ tokenizers of mistral-common, and vLLM's `generation_config.json`. Code and pick
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from backend.strict_json import parse_object
 
 Kind = Literal["vocabulary", "tokenizer", "template", "processor", "generation", "notes", "license"]
 
@@ -87,9 +89,48 @@ def has_tokenizer(names: Iterable[str]) -> bool:
     return any(kind_of(name) == "vocabulary" for name in names)
 
 
+def settings_in(folder: Path, name: str) -> dict[str, Any]:
+    """Return what a settings file of a model folder says; nothing where there is none."""
+    path = folder / name
+    return parse_object(path.read_bytes(), name, MAX_JSON) if path.is_file() else {}
+
+
 def has_chat_template(folder: Path) -> bool:
     """Return whether a model folder says how a conversation is written for it."""
     if (folder / TEMPLATE).is_file() or (folder / "chat_template.json").is_file():
         return True
-    config = folder / TOKENIZER_CONFIG
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+    return bool(settings_in(folder, TOKENIZER_CONFIG).get("chat_template"))
+
+
+def set_template(folder: Path, text: str) -> None:
+    """Put a chat template in place of all that a model folder has."""
+    places = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    for name in places:
+        if kind_of(name) == "template":
+            (folder / name).unlink()
+    (folder / TEMPLATE).write_text(text, encoding="utf-8")
+    settings = settings_in(folder, TOKENIZER_CONFIG)
+    if settings.pop("chat_template", None) is not None:
+        _write(folder, TOKENIZER_CONFIG, settings)
+
+
+def stops_in(folder: Path) -> set[int]:
+    """Return the tokens that end an answer, as a model folder's generation_config.json names them, else its config."""
+    for settings in (settings_in(folder, GENERATION), settings_in(folder, CONFIG)):
+        named = settings.get("eos_token_id")
+        stops = {token for token in (named if isinstance(named, list) else [named]) if type(token) is int}
+        if stops:
+            return stops
+    return set()
+
+
+def set_stops(folder: Path, stops: Set[int]) -> None:
+    """Have a model folder's generation_config.json name the tokens that end an answer; one that does stays as it is."""
+    settings = settings_in(folder, GENERATION)
+    if (folder / GENERATION).is_file() and stops == stops_in(folder):
+        return
+    _write(folder, GENERATION, settings | {"eos_token_id": sorted(stops)})
+
+
+def _write(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+    (folder / name).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

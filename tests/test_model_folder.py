@@ -11,7 +11,17 @@ import pytest
 from backend.__main__ import main
 from backend.hub.admission import admit, admit_adapter
 from backend.hub.files import LocalFiles
-from backend.model_folder import goes_along, has_tokenizer, kind_of
+from backend.model_folder import (
+    goes_along,
+    has_chat_template,
+    has_tokenizer,
+    kind_of,
+    set_stops,
+    set_template,
+    settings_in,
+    stops_in,
+)
+from backend.models.loading import greedy, load_tokenizer
 from tests.loopback_hub import LoopbackHub
 from tests.test_merge import TINY, save_adapter
 
@@ -42,6 +52,11 @@ LEFT_BEHIND = {
     "tokenizer/vocab.json": b"{}",
     "samples/chat_template.jinja": b"{{ x }}",
 }
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
 
 
 @pytest.fixture
@@ -144,3 +159,70 @@ def test_a_vocabulary_that_is_no_json_is_refused_with_its_name(base: Path, capsy
     (base / "tekken.json").write_text(json.dumps({"vocab": []})[:-1])
     assert main(["quantize", str(base), "--method", "nf4", "--output", str(base.parent / "made")]) == 1
     assert "'tekken.json' is not valid JSON" in capsys.readouterr().err
+
+
+@pytest.mark.real
+def test_a_tuned_adapter_keeps_its_bases_companions_though_a_library_would_refuse_to_save_them(
+    base: Path, tmp_path: Path
+) -> None:
+    stop = load_tokenizer(base).eos_token_id
+    strange = {"eos_token_id": [stop], "do_sample": False, "temperature": 0.6, "early_stopping": "maybe"}
+    strange |= {"penalty_alpha": 0.6, "top_k": 4, "max_new_tokens": -1, "house_field": [1], "stop_strings": ["x"]}
+    (base / "generation_config.json").write_text(json.dumps(strange, indent=7))
+    rows, made = tmp_path / "rows.jsonl", tmp_path / "adapter"
+    rows.write_text("".join(json.dumps({"prompt": f"Say {i}.", "completion": f"{i}."}) + "\n" for i in range(12)))
+    argv = ["finetune", str(base), "--dataset", str(rows), "--output", str(made), "--max-steps", "1"]
+    assert main([*argv, "--quantization", "none", "--validation-size", "2"]) == 0
+    expected = along(base) | {"generation_config.json": (base / "generation_config.json").read_bytes()}
+    assert carried(base, made) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "penalty"),
+    [
+        ({"early_stopping": "maybe", "num_beams": 2, "num_return_sequences": 9}, None),
+        ({"penalty_alpha": 0.6, "top_k": 4, "constraints": ["x"], "dola_layers": "low"}, None),
+        ({"return_dict_in_generate": True, "cache_implementation": "house", "repetition_penalty": 0}, None),
+        ({"pad_token_id": "none", "bos_token_id": [1], "compile_config": {}, "repetition_penalty": 1.1}, 1.1),
+    ],
+)  # fmt: skip
+def test_a_models_likeliest_answers_need_nothing_of_its_sampling(
+    said: dict[str, object], penalty: float | None, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 9}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 5]} | said))
+    found = greedy(tmp_path)
+    assert found.eos_token_id == [3, 5]
+    assert found.repetition_penalty == penalty
+
+
+def test_stops_are_read_from_the_generation_config_or_else_from_the_config(tmp_path: Path) -> None:
+    assert stops_in(tmp_path) == set()
+    (tmp_path / "config.json").write_text('{"eos_token_id": 7}')
+    assert stops_in(tmp_path) == {7}
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": null}')
+    assert stops_in(tmp_path) == {7}
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 4]}')
+    assert stops_in(tmp_path) == {2, 4}
+
+
+def test_learned_stops_change_one_field_and_known_ones_none(tmp_path: Path) -> None:
+    place, text = tmp_path / "generation_config.json", '{ "eos_token_id": [4,  2], "temperature": 0.6 }'
+    place.write_text(text)
+    set_stops(tmp_path, {2, 4})
+    assert place.read_text() == text
+    set_stops(tmp_path, {2, 4, 8})
+    assert json.loads(place.read_text()) == {"eos_token_id": [2, 4, 8], "temperature": 0.6}
+
+
+def test_a_given_template_takes_the_place_of_all_that_the_base_has(base: Path) -> None:
+    (base / "chat_template.json").write_text('{"chat_template": "old"}')
+    settings = settings_in(base, "tokenizer_config.json")
+    (base / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": "old"}))
+    set_template(base, "{{ messages }}")
+    assert load_tokenizer(base).chat_template == "{{ messages }}"
+    assert settings_in(base, "tokenizer_config.json") == settings
+    assert [p.name for p in base.rglob("*") if kind_of(p.relative_to(base).as_posix()) == "template"] == [
+        "chat_template.jinja"
+    ]
+    assert has_chat_template(base)
