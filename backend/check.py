@@ -13,8 +13,9 @@ from pydantic import Field
 
 from backend.errors import AppError, JobError
 from backend.evaluate import PROMPTS
+from backend.model_folder import has_chat_template
 from backend.models.artifacts import Check
-from backend.models.loading import has_chat_template, load_causal_lm, load_tokenizer
+from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked

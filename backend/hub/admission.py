@@ -9,28 +9,16 @@ from typing import Any, NamedTuple
 from backend.errors import AdapterError, SpecError
 from backend.hub.files import Entry, Files
 from backend.hub.names import parse_repo_id
+from backend.model_folder import CONFIG, LIMITS, MAX_JSON, MAX_TEXT, TEMPLATE, TOKENIZER_CONFIG, goes_along, kind_of
 from backend.models.config import Config, check_config, refuse_code
 from backend.strict_json import parse_object, quoted
 
-MAX_JSON = 5_000_000
-MAX_TOKENIZER = 100_000_000
-MAX_TEXT = 1_000_000  # chat templates and cards
-
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors")
-_TAKEN = re.compile(
-    r"config\.json|generation_config\.json|tokenizer[A-Za-z0-9_.-]*\.json|[A-Za-z0-9_-]+\.model|vocab\.(json|txt)"
-    r"|merges\.txt|added_tokens\.json|special_tokens_map\.json|chat_template\.(jinja|json)"
-    r"|(LICENSE|LICENCE|NOTICE|USE_POLICY|README)[A-Za-z0-9_-]*(\.(md|txt))?",
-    re.IGNORECASE,
-)
-_TAKEN_OF_ADAPTERS = re.compile(
-    r"adapter_config\.json|adapter_model\.safetensors|tokenizer[A-Za-z0-9_.-]*\.json|[A-Za-z0-9_-]+\.model"
-    r"|vocab\.(json|txt)|merges\.txt|added_tokens\.json|special_tokens_map\.json|chat_template\.(jinja|json)"
-    r"|README(\.md)?",
-    re.IGNORECASE,
-)
+_OTHERS = {ADAPTER_CONFIG: MAX_JSON}
+_README = re.compile(r"readme[a-z0-9_-]*(\.(md|txt))?", re.IGNORECASE)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".joblib")
 _FOREIGN = {".gguf": "GGUF", ".h5": "TensorFlow", ".msgpack": "Flax", ".onnx": "ONNX"}
 
@@ -63,7 +51,7 @@ def admit(files: Files, whole: bool = False) -> Admitted:
     shards = sorted(set(weight_map.values())) if weight_map is not None else [SINGLE]
     weights = tuple(entries[name] for name in shards)
     _check_sizes(config, weights)
-    taken = tuple(e for e in entries.values() if "/" not in e.name and _TAKEN.fullmatch(e.name))
+    taken = tuple(e for e in entries.values() if e.name == CONFIG or is_taken(files, e))
     template = _check_texts(files, taken, whole)
     index = (entries[INDEX],) if weight_map is not None else ()
     return Admitted((*taken, *index, *weights), weights, config, weight_map, template)
@@ -80,9 +68,19 @@ def admit_adapter(files: Files) -> tuple[Entry, ...]:
     for name, entry in entries.items():
         if entry.link:
             raise _fault(name, "is a symbolic link", "copy the folder with `cp -rL` and give the copy")
-    taken = tuple(e for e in entries.values() if "/" not in e.name and _TAKEN_OF_ADAPTERS.fullmatch(e.name))
+    taken = tuple(e for e in entries.values() if e.name in (ADAPTER_CONFIG, ADAPTER) or is_taken(files, e))
     _check_texts(files, taken, whole=False)
     return taken
+
+
+def is_taken(files: Files, entry: Entry) -> bool:
+    """Return whether a file is taken beside weights and config, and goes along unless it is the card."""
+    if kind_of(entry.name) == "processor":  # nothing here reads pictures or sound: one that wants code stays behind
+        try:
+            refuse_code(_json(files, entry), entry.name)
+        except SpecError:
+            return False
+    return goes_along(entry.name, entry.size) or _README.fullmatch(entry.name) is not None
 
 
 def _check_names(entries: dict[str, Entry], files: Files) -> None:
@@ -157,20 +155,21 @@ def _check_texts(files: Files, taken: tuple[Entry, ...], whole: bool) -> bool:
     """Check every other JSON file, and say whether there is a chat template."""
     template = False
     for entry in taken:
-        name = entry.name.lower()
-        if name in ("chat_template.jinja", "readme.md") and entry.size > MAX_TEXT:
-            raise _fault(entry.name, f"has {entry.size} bytes, of which {MAX_TEXT} are allowed")
-        template = template or (name == "chat_template.jinja" and entry.size > 0)
-        if not name.endswith(".json") or name == "config.json":
+        name, kind = entry.name, kind_of(entry.name)
+        if name in (CONFIG, ADAPTER):  # each has a reader of its own
             continue
-        large = name in ("tokenizer.json", "vocab.json")
-        if large and not whole:
+        limit = LIMITS[kind] if kind else _OTHERS.get(name, MAX_TEXT)
+        if entry.size > limit:
+            raise _fault(name, f"has {entry.size} bytes, of which {limit} are allowed")
+        template = template or (name == TEMPLATE and entry.size > 0)
+        large = kind == "vocabulary"
+        if not name.endswith(".json") or (large and not whole):
             continue
-        data = _json(files, entry, MAX_TOKENIZER if large else MAX_JSON)
+        data = _json(files, entry, limit if large else MAX_JSON)
         if not large:
-            refuse_code(data, entry.name)
-        if name in ("tokenizer_config.json", "chat_template.json"):
-            template = _check_template(data, entry.name) or template
+            refuse_code(data, name)
+        if name in (TOKENIZER_CONFIG, "chat_template.json"):
+            template = _check_template(data, name) or template
     return template
 
 

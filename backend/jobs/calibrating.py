@@ -9,7 +9,8 @@ from backend.evaluate import Text
 from backend.finetune.fetch import fetch_dataset, read_sources, write_sources
 from backend.finetune.loading import Dataset, load
 from backend.finetune.rendering import Renderer
-from backend.jobs.results import TOKENIZERS, Base
+from backend.jobs.results import Base
+from backend.model_folder import kind_of
 from backend.models.demo import TEXT, calibration_text
 from backend.models.loading import load_tokenizer, read_config
 from backend.progress import Report
@@ -61,7 +62,9 @@ def windows(
         SpecError: There is too little, rows leave a question open, or quality is measured on the same text.
     """
     copied = base.copied()
-    tokenizer = load_tokenizer(next((copied[name].folder for name in TOKENIZERS if name in copied), base.folder))
+    tokenizer = load_tokenizer(
+        next((source.folder for name, source in copied.items() if kind_of(name) == "vocabulary"), base.folder)
+    )
     samples = options.num_calibration_samples
     length = longest_window(read_config(base.folder), options.max_seq_length)
     if length < options.max_seq_length:

@@ -5,28 +5,32 @@ Tokenizer, templates and licenses are the base model's; recipe and the base's ca
 
 import shutil
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backend.hub.admission import is_taken
 from backend.hub.download import downloaded
 from backend.hub.files import LocalFiles
 from backend.hub.front_matter import read_card
 from backend.hub.names import DEMO, is_local
 from backend.merge import record
-from backend.models.artifacts import BASE_CARD, MANIFEST, Artifact, Training, now, open_artifact, versions
+from backend.model_folder import Kind, has_chat_template, has_tokenizer, is_license, kind_of
+from backend.models.artifacts import (
+    BASE_CARD,
+    MANIFEST,
+    Artifact,
+    Training,
+    now,
+    open_artifact,
+    versions,
+    weights_bytes,
+)
 from backend.models.demo import demo_artifact
 from backend.models.facts import ModelFacts
-from backend.models.loading import has_chat_template
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
-from backend.publish.base_card import base_card, is_license
+from backend.publish.base_card import base_card
 from backend.recipes import Recipe
-
-TEMPLATES = "chat_template.*"
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-COMPANIONS = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-              TEMPLATES, "generation_config.json", "*.model")  # fmt: skip
 
 
 class Base(NamedTuple):
@@ -34,7 +38,7 @@ class Base(NamedTuple):
 
     folder: Path  # whose name its recipe gives, where the Hub has none for it
     origin: Artifact  # what is known of where it came from
-    files: Mapping[str, int]  # bytes of its files
+    files: Mapping[str, int]  # bytes of what is taken of it
     card: Mapping[str, Any]  # the front matter of its card
     weights_bytes: int
     adapters: tuple["Base", ...] = ()  # what was merged into it, from folders
@@ -46,19 +50,17 @@ class Base(NamedTuple):
         chat template too, and where that brought none from the first that has one.
         """
         sources = [*self.adapters, self]
-        first = next((source for source in sources if any(name in source.files for name in TOKENIZERS)), self)
-        taken = dict.fromkeys(first._named(*COMPANIONS), first)
+        first = next((source for source in sources if has_tokenizer(source.files)), self)
+        taken = dict.fromkeys(first._of("vocabulary", "tokenizer", "template", "generation"), first)
         if self.adapters and not has_chat_template(first.folder):
-            other = next((source for source in sources if source._named(TEMPLATES)), self)
-            taken |= dict.fromkeys(other._named(TEMPLATES), other)
-        own = [
-            *self._named("generation_config.json"),
-            *(name for name in self.files if is_license(name, self.files[name])),
-        ]
+            other = next((source for source in sources if source._of("template")), self)
+            taken |= dict.fromkeys(other._of("template"), other)
+        licenses = [name for name in self.files if is_license(name, self.files[name])]
+        own = [*self._of("generation", "processor", "notes"), *licenses]
         return dict.fromkeys(own, self) | taken
 
-    def _named(self, *patterns: str) -> list[str]:
-        return [name for name in self.files if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    def _of(self, *kinds: Kind) -> list[str]:
+        return [name for name in self.files if kind_of(name) in kinds]
 
     def texts(self, recipe: Recipe) -> dict[str, bytes]:
         """Give the files that are written for the result.
@@ -99,8 +101,8 @@ def base_in(folder: Path) -> Base:
     known = (folder / MANIFEST).is_file()
     origin = open_artifact(folder) if known else Artifact(kind="model", stage="fetch", created=now())
     there = LocalFiles(folder)
-    files = {entry.name: entry.size for entry in there.entries() if "/" not in entry.name}
-    return Base(folder, origin, files, read_card(there), _weights_bytes(files))
+    texts = {entry.name: entry.size for entry in there.entries() if is_taken(there, entry)}
+    return Base(folder, origin, texts, read_card(there), weights_bytes(folder))
 
 
 def base_of(facts: ModelFacts) -> Base:
@@ -108,11 +110,7 @@ def base_of(facts: ModelFacts) -> Base:
     if is_local(facts.model):
         return base_in(Path(facts.model))
     origin = demo_artifact() if facts.model == DEMO else downloaded(facts.model, facts.commit)
-    return Base(Path(facts.model), origin, facts.files, facts.card, _weights_bytes(facts.files))
-
-
-def _weights_bytes(files: Mapping[str, int]) -> int:
-    return sum(size for name, size in files.items() if name.endswith(".safetensors"))
+    return Base(Path(facts.model), origin, facts.files, facts.card, facts.size)
 
 
 def accompany(recipe: Recipe, base: Base, output: Path) -> None:
@@ -124,6 +122,7 @@ def accompany(recipe: Recipe, base: Base, output: Path) -> None:
         output: Of the result.
     """
     for name, source in base.copied().items():
+        (output / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(source.folder / name, output / name)
     for name, content in base.texts(recipe).items():
         (output / name).write_bytes(content)
@@ -140,7 +139,7 @@ def complete(recipe: Recipe, options: Any, base: Base, output: Path, report: Rep
         report: Its warnings stay with the artifact.
     """
     accompany(recipe, base, output)
-    if not any((output / name).is_file() for name in TOKENIZERS):
+    if not has_tokenizer(base.copied()):
         report.warn("The model came without a tokenizer: it can be neither measured nor chatted with.")
     measured = {"hardware": hardware(), "peak_memory_bytes": peak_memory_bytes(), "warnings": tuple(report.warnings)}
     return base.record(recipe, options).model_copy(update=measured)

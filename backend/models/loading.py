@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import SpecError
+from backend.model_folder import CONFIG, GENERATION, settings_in, stops_in
 from backend.progress import Report
 
 
@@ -42,6 +43,7 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
         "trust_remote_code": False,
         "local_files_only": True,
         "use_safetensors": True,
+        "generation_config": greedy(folder),
     }
     try:
         with _progress(report):
@@ -50,6 +52,22 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
         text = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise SpecError(f"transformers could not load '{folder.name}': {text} Choose another model.") from e
     return model.eval()
+
+
+def greedy(folder: Path) -> Any:
+    """Return transformers' generation config for a model's likeliest answers: its stops and its penalty alone.
+
+    What else a generation_config.json says is about sampling, and transformers refuses some of what others write there.
+    """
+    from transformers import GenerationConfig
+
+    said = settings_in(folder, CONFIG) | settings_in(folder, GENERATION)
+    kept: dict[str, Any] = {"eos_token_id": sorted(stops_in(folder)) or None}
+    kept |= {name: said[name] for name in ("bos_token_id", "pad_token_id") if type(said.get(name)) is int}
+    penalty = said.get("repetition_penalty")
+    if isinstance(penalty, int | float) and penalty > 0:
+        kept["repetition_penalty"] = penalty
+    return GenerationConfig(**kept)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -64,14 +82,6 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, OSError, ImportError) as e:
         raise SpecError(f"The tokenizer of '{folder.name}' could not be loaded. Choose a model with one.") from e
-
-
-def has_chat_template(folder: Path) -> bool:
-    """Whether a model folder says how a conversation is written for it."""
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from backend.model_folder import kind_of
 from backend.models.artifacts import ELSEWHERE, TRAINED_HERE, Artifact, Check, open_artifact
-from backend.publish.base_card import LICENSE_FILE, BaseCard, read_base_card
+from backend.publish.base_card import BaseCard, read_base_card
 from backend.publish.licenses import check_name, terms
 from backend.publish.loss_plot import LOSS_PLOT
 from backend.publish.markdown import fenced, literal, size
@@ -272,7 +273,7 @@ def _license(artifact: Artifact, base: BaseCard) -> dict[str, Any]:
     return {
         "name": literal(base.license_name or ", ".join(base.license)) if base.license else None,
         "link": link if link and link.startswith("https://") else None,
-        "files": [literal(name) for name in sorted(artifact.files) if LICENSE_FILE.fullmatch(name)],
+        "files": [literal(name) for name in sorted(artifact.files) if kind_of(name) == "license"],
         "of_base": base.license_of_base,
         "notices": [literal(each.notice) for each in asked],
         "built_with": [each.built_with for each in asked if each.built_with],

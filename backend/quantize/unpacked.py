@@ -8,7 +8,7 @@ from typing import Any
 
 from backend.errors import SpecError
 from backend.models.facts import Tensor
-from backend.models.loading import device, read_config
+from backend.models.loading import device, greedy, read_config
 from backend.progress import Report
 from backend.quantize import awq, gptq
 from backend.quantize.calibrated.options import CalibratedOptions
@@ -37,7 +37,6 @@ def load_unpacked(folder: Path, report: Report) -> Any:
         SpecError: It is in another layout than those written here, or transformers cannot make sense of it.
     """
     import torch
-    from transformers import GenerationConfig
 
     config = read_config(folder)
     options = _layout(config.pop("quantization_config"), folder.name)
@@ -57,8 +56,7 @@ def load_unpacked(folder: Path, report: Report) -> Any:
             put(model, name, values.to(device(), dtype))
             report.progress("loading weights", done + 1, len(names), "tensors")
     model.tie_weights()
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    model.generation_config = greedy(folder)
     if missing := [name for name, p in model.named_parameters() if p.is_meta]:
         raise SpecError(f"'{missing[0]}' is missing in '{folder.name}': choose a complete model.")
     return model

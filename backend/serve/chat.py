@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from backend.errors import JobError
-from backend.models.loading import has_chat_template
+from backend.model_folder import has_chat_template
 from backend.options import Frozen
 from backend.serve.serving import Server
 
