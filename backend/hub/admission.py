@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from backend.errors import AdapterError, SpecError
 from backend.hub.files import Entry, Files
 from backend.hub.names import parse_repo_id
-from backend.models.config import Config, check_config, refuse_code
+from backend.models.config import MAX_JSON, Config, as_kept, check_config, refuse_code, without_code
+from backend.models.native import is_native_tokenizer
 from backend.strict_json import parse_object, quoted
 
-MAX_JSON = 5_000_000
 MAX_TOKENIZER = 100_000_000
 MAX_TEXT = 1_000_000  # chat templates and cards
 
@@ -43,6 +43,7 @@ class Admitted(NamedTuple):
     config: Config
     weight_map: dict[str, str] | None  # tensor → shard, where there is an index
     chat_template: bool
+    kept: dict[str, int]  # bytes that settings files have here, without what names code
 
 
 def admit(files: Files, whole: bool = False) -> Admitted:
@@ -58,15 +59,16 @@ def admit(files: Files, whole: bool = False) -> Admitted:
     """
     entries = {entry.name: entry for entry in files.entries()}
     _check_names(entries, files)
-    config = check_config(_json(files, entries["config.json"]))
+    kept: dict[str, int] = {}
+    config = check_config(_settings(files, entries["config.json"], kept))
     weight_map = _weight_map(files, entries)
     shards = sorted(set(weight_map.values())) if weight_map is not None else [SINGLE]
     weights = tuple(entries[name] for name in shards)
     _check_sizes(config, weights)
     taken = tuple(e for e in entries.values() if "/" not in e.name and _TAKEN.fullmatch(e.name))
-    template = _check_texts(files, taken, whole)
+    template = _check_texts(files, taken, whole, kept)
     index = (entries[INDEX],) if weight_map is not None else ()
-    return Admitted((*taken, *index, *weights), weights, config, weight_map, template)
+    return Admitted((*taken, *index, *weights), weights, config, weight_map, template, kept)
 
 
 def admit_adapter(files: Files) -> tuple[Entry, ...]:
@@ -81,7 +83,7 @@ def admit_adapter(files: Files) -> tuple[Entry, ...]:
         if entry.link:
             raise _fault(name, "is a symbolic link", "copy the folder with `cp -rL` and give the copy")
     taken = tuple(e for e in entries.values() if "/" not in e.name and _TAKEN_OF_ADAPTERS.fullmatch(e.name))
-    _check_texts(files, taken, whole=False)
+    _check_texts(files, taken, False, {})
     return taken
 
 
@@ -91,8 +93,6 @@ def _check_names(entries: dict[str, Entry], files: Files) -> None:
             raise _fault(name, "is no name for a model's file")
         if entry.link:
             raise _fault(name, "is a symbolic link", "copy the folder with `cp -rL` and give the copy")
-        if name.lower().endswith((".py", ".so", ".pyc")) or name.startswith("custom_generate/"):
-            raise _fault(name, "is code that the repo brings along, which is never run here")
     if "adapter_config.json" in entries:
         raise _adapter(files, entries)
     if "config.json" not in entries:
@@ -153,9 +153,9 @@ def _check_sizes(config: Config, weights: tuple[Entry, ...]) -> None:
         )
 
 
-def _check_texts(files: Files, taken: tuple[Entry, ...], whole: bool) -> bool:
+def _check_texts(files: Files, taken: tuple[Entry, ...], whole: bool, kept: dict[str, int]) -> bool:
     """Check every other JSON file, and say whether there is a chat template."""
-    template = False
+    template, there = False, {entry.name.lower() for entry in taken}
     for entry in taken:
         name = entry.name.lower()
         if name in ("chat_template.jinja", "readme.md") and entry.size > MAX_TEXT:
@@ -166,12 +166,18 @@ def _check_texts(files: Files, taken: tuple[Entry, ...], whole: bool) -> bool:
         large = name in ("tokenizer.json", "vocab.json")
         if large and not whole:
             continue
-        data = _json(files, entry, MAX_TOKENIZER if large else MAX_JSON)
+        data = _json(files, entry, MAX_TOKENIZER) if large else _settings(files, entry, kept)
         if not large:
-            refuse_code(data, entry.name)
+            own = name == "tokenizer_config.json" and not _has_tokenizer(data, there)
+            refuse_code(data if own else without_code(data, name), entry.name)
         if name in ("tokenizer_config.json", "chat_template.json"):
             template = _check_template(data, entry.name) or template
     return template
+
+
+def _has_tokenizer(settings: dict[str, Any], there: set[str]) -> bool:
+    """Return whether a tokenizer can be read without code of the repo."""
+    return "tokenizer.json" in there or is_native_tokenizer(settings.get("tokenizer_class"))
 
 
 def _check_template(data: dict[str, Any], name: str) -> bool:
@@ -193,10 +199,23 @@ def _plain(key: Any, name: str) -> bool:
     return True
 
 
+def _settings(files: Files, entry: Entry, kept: dict[str, int]) -> dict[str, Any]:
+    """Read a settings file, and note the bytes that it has without what names code."""
+    raw = _read(files, entry, MAX_JSON)
+    found = len(as_kept(entry.name, raw))
+    if found != entry.size:
+        kept[entry.name] = found
+    return parse_object(raw, entry.name, MAX_JSON)
+
+
 def _json(files: Files, entry: Entry, limit: int = MAX_JSON) -> dict[str, Any]:
+    return parse_object(_read(files, entry, limit), entry.name, limit)
+
+
+def _read(files: Files, entry: Entry, limit: int) -> bytes:
     if entry.size > limit:
         raise _fault(entry.name, f"has {entry.size} bytes, of which {limit} are read at the most")
-    return parse_object(files.read(entry.name, 0, entry.size), entry.name, limit)
+    return files.read(entry.name, 0, entry.size)
 
 
 def _fault(name: str, what: str, remedy: str = "choose another model") -> SpecError:

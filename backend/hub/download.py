@@ -13,6 +13,7 @@ from backend.hub.admission import INDEX, admit
 from backend.hub.files import Entry, HubFiles, LocalFiles, PartlyHere
 from backend.hub.names import DEMO, is_local
 from backend.models.artifacts import PARTIAL, Artifact, is_sealed, now, seal, sha256, versions
+from backend.models.config import is_settings, leave_code_behind
 from backend.models.demo import demo_folder
 from backend.models.inspection import read_tensors
 from backend.progress import Report
@@ -119,6 +120,9 @@ def download(files: HubFiles, wanted: tuple[Entry, ...], target: Path, artifact:
         hashes[entry.name] = fetch_file(files, entry, folder, tell)
         done += entry.size
         report.progress("downloading", done, total, "bytes")
+    for entry in wanted:
+        if is_settings(entry.name):
+            hashes[entry.name] = hashlib.sha256(leave_code_behind(folder / entry.name)).hexdigest()
     if artifact.kind == "model":
         check_model(folder)
     elif artifact.kind == TOKENIZER:

@@ -15,6 +15,7 @@ from backend.hub.front_matter import read_card
 from backend.hub.names import DEMO, is_local
 from backend.merge import record
 from backend.models.artifacts import BASE_CARD, MANIFEST, Artifact, Training, now, open_artifact, versions
+from backend.models.config import as_kept, is_settings
 from backend.models.demo import demo_artifact
 from backend.models.facts import ModelFacts
 from backend.models.loading import has_chat_template
@@ -100,6 +101,7 @@ def base_in(folder: Path) -> Base:
     origin = open_artifact(folder) if known else Artifact(kind="model", stage="fetch", created=now())
     there = LocalFiles(folder)
     files = {entry.name: entry.size for entry in there.entries() if "/" not in entry.name}
+    files |= {name: len(as_kept(name, (folder / name).read_bytes())) for name in files if is_settings(name)}
     return Base(folder, origin, files, read_card(there), _weights_bytes(files))
 
 
@@ -124,7 +126,10 @@ def accompany(recipe: Recipe, base: Base, output: Path) -> None:
         output: Of the result.
     """
     for name, source in base.copied().items():
-        shutil.copyfile(source.folder / name, output / name)
+        if is_settings(name):
+            (output / name).write_bytes(as_kept(name, (source.folder / name).read_bytes()))
+        else:
+            shutil.copyfile(source.folder / name, output / name)
     for name, content in base.texts(recipe).items():
         (output / name).write_bytes(content)
 

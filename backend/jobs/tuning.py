@@ -16,6 +16,7 @@ from backend.finetune.survey import Survey, render, survey
 from backend.finetune.training import CHECKPOINTS, Outcome, Rows, compute_dtype, finetune
 from backend.jobs.results import Base
 from backend.models.artifacts import BASE_CARD, SURVEY, Artifact, Training, now, versions
+from backend.models.config import leave_code_behind
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
 from backend.publish.base_card import base_card, is_license
@@ -100,6 +101,7 @@ def _complete(folder: Path, base: Base, reader: Reader, recipe: Recipe) -> None:
     generation = GenerationConfig.from_pretrained(base.folder) if known else GenerationConfig()
     generation.eos_token_id = sorted(reader.stops)
     generation.save_pretrained(folder)
+    leave_code_behind(folder / "tokenizer_config.json")
     for name, size in base.files.items():
         if is_license(name, size):
             shutil.copyfile(base.folder / name, folder / name)

@@ -128,7 +128,7 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
         languages=languages_of(card),
         tensors=tensors,
         config=config.data,
-        files={entry.name: entry.size for entry in admitted.files},
+        files={entry.name: entry.size for entry in admitted.files} | admitted.kept,
         card=card,
     )
 
