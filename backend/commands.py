@@ -21,7 +21,7 @@ from backend.finetune.presets import PresetName, preset_values
 from backend.hub.download import check_model, fetch_model
 from backend.hub.names import DEMO, is_local, parse_model
 from backend.jobs.calibration import calibrate
-from backend.jobs.estimates import estimate
+from backend.jobs.estimates import converts, estimate
 from backend.jobs.foreground import Terminal, check_output, finished, move
 from backend.jobs.preflight import prepare
 from backend.jobs.previews import pinned, read_seen
@@ -220,9 +220,10 @@ class _Evaluate(Command):
         options = parse(EvaluateOptions, absolute_text(self.given(EvaluateOptions)))
         reference = local_or_id(self.reference)
         facts = inspect(reference, self.revision, get_token())
-        spec = Evaluation(folder=folder, reference=reference, revision=facts.commit, options=options)
+        spec = Evaluation(folder=folder, reference=reference, revision=facts.commit, options=options,
+                          converts=converts(facts, settings.data) or None)  # fmt: skip
         with finished(spec, get_token(), Terminal().hear, settings) as job:
-            metrics = open_artifact(stage_folder(job, spec, 1)).metrics
+            metrics = open_artifact(stage_folder(job, spec, len(steps(spec)) - 1)).metrics
         assert metrics
         self.say(metrics.model_dump(), quality(metrics.model_dump()))
 

@@ -123,7 +123,7 @@ FILES: list[tuple[dict[str, Any], str]] = [
     ({"tokenizer_config__json": {"chat_template": [{"name": ["x"], "template": ""}]}}, "plain word"),
     ({"chat_template__jinja": "x" * 1_000_001}, "'chat_template.jinja'"),
     ({"generation_config__json": {"deep": {"custom_generate": "evil/x"}}}, "has the field 'deep.custom_"),
-    ({"model__safetensors": None, "pytorch_model__bin": b"x"}, "only pickled weights such as 'pytorch_model.bin'"),
+    ({"model__safetensors": None, "consolidated__pth": b"x"}, "only pickled weights such as 'consolidated.pth'"),
     ({"model__safetensors": None, "model-Q4__gguf": b"x"}, "only GGUF weights"),
     ({"model__safetensors": None}, "'model.safetensors' and"),
     ({"config__json": None, "adapter_config__json": {BASE: "acme/base"}}, "choose its base model, 'acme/base'"),

@@ -17,8 +17,10 @@ MAX_TOKENIZER = 100_000_000
 MAX_TEXT = 1_000_000  # chat templates and cards
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors")
+_PICKLED_SHARD = re.compile(r"pytorch_model[A-Za-z0-9_.-]*\.bin")
 _TAKEN = re.compile(
     r"config\.json|generation_config\.json|tokenizer[A-Za-z0-9_.-]*\.json|[A-Za-z0-9_-]+\.model|vocab\.(json|txt)"
     r"|merges\.txt|added_tokens\.json|special_tokens_map\.json|chat_template\.(jinja|json)"
@@ -44,6 +46,12 @@ class Admitted(NamedTuple):
     weight_map: dict[str, str] | None  # tensor → shard, where there is an index
     chat_template: bool
     kept: dict[str, int]  # bytes that settings files have here, without what names code
+    pickled: bool  # whether the weights are pytorch_model.bin, which is converted before anything else reads it
+
+    @property
+    def beside(self) -> tuple[Entry, ...]:
+        """The files that are no weights."""
+        return tuple(e for e in self.files if e not in self.weights and e.name not in (INDEX, PICKLE_INDEX))
 
 
 def admit(files: Files, whole: bool = False) -> Admitted:
@@ -61,14 +69,16 @@ def admit(files: Files, whole: bool = False) -> Admitted:
     _check_names(entries, files)
     kept: dict[str, int] = {}
     config = check_config(_settings(files, entries["config.json"], kept))
-    weight_map = _weight_map(files, entries)
-    shards = sorted(set(weight_map.values())) if weight_map is not None else [SINGLE]
+    pickled = SINGLE not in entries and INDEX not in entries
+    single, listing = (PICKLE, PICKLE_INDEX) if pickled else (SINGLE, INDEX)
+    weight_map = None if single in entries else _weight_map(files, entries, listing)
+    shards = sorted(set(weight_map.values())) if weight_map is not None else [single]
     weights = tuple(entries[name] for name in shards)
     _check_sizes(config, weights)
     taken = tuple(e for e in entries.values() if "/" not in e.name and _TAKEN.fullmatch(e.name))
     template = _check_texts(files, taken, whole, kept)
-    index = (entries[INDEX],) if weight_map is not None else ()
-    return Admitted((*taken, *index, *weights), weights, config, weight_map, template, kept)
+    index = (entries[listing],) if weight_map is not None else ()
+    return Admitted((*taken, *index, *weights), weights, config, weight_map, template, kept, pickled)
 
 
 def admit_adapter(files: Files) -> tuple[Entry, ...]:
@@ -97,7 +107,7 @@ def _check_names(entries: dict[str, Entry], files: Files) -> None:
         raise _adapter(files, entries)
     if "config.json" not in entries:
         raise SpecError("'config.json' is missing: choose a model in transformers' format.")
-    if SINGLE not in entries and INDEX not in entries:
+    if not entries.keys() & {SINGLE, INDEX, PICKLE, PICKLE_INDEX}:
         raise _no_weights(list(entries))
 
 
@@ -117,8 +127,8 @@ def _no_weights(names: list[str]) -> SpecError:
     for name in names:
         if name.lower().endswith(_PICKLES):
             return SpecError(
-                f"This model has only pickled weights such as {quoted(name)}, which can run code when they are opened:"
-                " ask its author for safetensors, or convert it at https://huggingface.co/spaces/safetensors/convert"
+                f"This model has only pickled weights such as {quoted(name)}, of which pytorch_model.bin alone is"
+                " converted here: ask its author for safetensors."
             )
     for name in names:
         if what := next((words for suffix, words in _FOREIGN.items() if name.lower().endswith(suffix)), None):
@@ -126,18 +136,17 @@ def _no_weights(names: list[str]) -> SpecError:
     return SpecError(f"{SINGLE!r} and {INDEX!r} are missing: choose a model with safetensors weights.")
 
 
-def _weight_map(files: Files, entries: dict[str, Entry]) -> dict[str, str] | None:
+def _weight_map(files: Files, entries: dict[str, Entry], listing: str) -> dict[str, str]:
     """Read the index; like transformers, a single file is taken before an index."""
-    if SINGLE in entries:
-        return None
-    weight_map = _json(files, entries[INDEX]).get("weight_map")
+    weight_map = _json(files, entries[listing]).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise _fault(INDEX, "has no weight_map")
+        raise _fault(listing, "has no weight_map")
+    names = _PICKLED_SHARD if listing == PICKLE_INDEX else _SHARD
     for tensor, shard in weight_map.items():
-        if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or ".." in shard:
-            raise _fault(INDEX, f"keeps {quoted(tensor)} in {quoted(shard)}, which is no name for a shard")
+        if not isinstance(shard, str) or not names.fullmatch(shard) or ".." in shard:
+            raise _fault(listing, f"keeps {quoted(tensor)} in {quoted(shard)}, which is no name for a shard")
         if shard not in entries:
-            raise _fault(INDEX, f"lists the shard {quoted(shard)}, which is missing", "choose a complete model")
+            raise _fault(listing, f"lists the shard {quoted(shard)}, which is missing", "choose a complete model")
     return weight_map
 
 

@@ -108,8 +108,10 @@ def base_in(folder: Path) -> Base:
 def base_of(facts: ModelFacts) -> Base:
     """Describe a base model as it will lie here."""
     if is_local(facts.model):
-        return base_in(Path(facts.model))
+        here = base_in(Path(facts.model))
+        return here._replace(files=facts.files, weights_bytes=_weights_bytes(facts.files)) if facts.pickled else here
     origin = demo_artifact() if facts.model == DEMO else downloaded(facts.model, facts.commit)
+    origin = origin.model_copy(update={"stage": "convert"}) if facts.pickled else origin
     return Base(Path(facts.model), origin, facts.files, facts.card, _weights_bytes(facts.files))
 
 
