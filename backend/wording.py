@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 def model_words(facts: ModelFacts) -> str:
     """Say what a model is."""
-    return f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {facts.size / 1e6:.0f} MB"
+    pickled = ", pickled: a step `convert` makes safetensors first" if facts.pickled else ""
+    return f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {facts.size / 1e6:.0f} MB{pickled}"
 
 
 def needs(needed: "Estimate") -> str:

@@ -187,7 +187,7 @@ def test_a_job_can_be_canceled_from_the_page(app, page):
     [("../etc", "is a path"), ("no/such-model", "does not exist"), ("me/pickled", "pickled"), ("me/coded", "auto_map")],
 )
 def test_a_model_that_will_not_do_gets_one_sentence(hub, page, typed, words):
-    hub.add_model("me/pickled", {"config.json": '{"model_type": "llama"}', "pytorch_model.bin": b"x"})
+    hub.add_model("me/pickled", {"config.json": '{"model_type": "llama"}', "consolidated.pth": b"x"})
     hub.add_model("me/coded", {"config.json": '{"auto_map": {"AutoModel": "x.Y"}}', "model.safetensors": b"x" * 2000})
     page.locator("#model-query input, #model-query textarea").first.fill(typed)
     page.locator("#model-find").click()

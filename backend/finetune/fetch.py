@@ -124,6 +124,7 @@ def _source(
         target = folder / "demo.jsonl"
         write_demo(target)
         return Source(name=NAME, files=(target,), split=split)
-    wanted = Wanted(dataset, options.config, name, options.revision, part=part.stop is not None)
+    rows = None if part.needs_total else part.bounds(None)[1]
+    wanted = Wanted(dataset, options.config, name, options.revision, part.stop is not None, rows)
     fetched = fetch_files(wanted, _SUFFIXES, folder, token, report)
     return Source(name=fetched.name, files=fetched.files, split=split, repo_id=fetched.repo_id, revision=fetched.commit)

@@ -5,7 +5,7 @@ A job's folder holds its spec as `<kind>.json` and the sealed output of each ste
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,7 @@ class Evaluation(Frozen):
     folder: Path = Field(description="The artifact, or a model folder made elsewhere.")
     reference: str = Field(description="As a recipe's base_model.")
     revision: str | None = None
+    converts: Literal[True] | None = Field(None, description="As a recipe's.")
     options: EvaluateOptions
 
 
@@ -95,7 +96,7 @@ KINDS: dict[str, type[Spec]] = {
 ONLINE = ("fetch", "adopt", "publish", "stream")
 """Steps that have the network and the token; all others run in a process with neither."""
 
-ALONE = ("finetune", "merge", "quantize", "evaluate", "check")
+ALONE = ("convert", "finetune", "merge", "quantize", "evaluate", "check")
 """Steps that take the memory of a model or the GPU: one at a time on a machine."""
 
 STREAMED = ("nf4", "fp4", "int8", "cast")
@@ -159,12 +160,18 @@ def steps(spec: Spec) -> tuple[str, ...]:
     if isinstance(spec, Streaming):
         return ("stream",)
     if isinstance(spec, Evaluation):
-        return ("fetch", "evaluate")
+        return ("fetch", *["convert"] * bool(spec.converts), "evaluate")
     if isinstance(spec, Preview):
         return ("fetch", "examine", "render")
     named = tuple(stage.stage for stage in spec.stages)
     unchecked = spec.publish is not None and not spec.publish.insist and "check" not in named
-    return ("fetch", *named, *["check"] * unchecked, *["publish"] * (spec.publish is not None))
+    return (
+        "fetch",
+        *["convert"] * bool(spec.converts),
+        *named,
+        *["check"] * unchecked,
+        *["publish"] * (spec.publish is not None),
+    )
 
 
 def stage_folder(job: Path, spec: Spec, index: int) -> Path:

@@ -14,7 +14,10 @@ from typing import Any
 from backend.check import CheckOptions, check
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
+from backend.hub.admission import admit
 from backend.hub.download import fetch_model
+from backend.hub.files import LocalFiles
+from backend.jobs.converting import CONVERT, convert_model, converted
 from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
     MODELS,
@@ -78,6 +81,8 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
         preview(job, spec, index, token, report)
     elif name == "fetch":
         _fetch(spec, target, token, report)
+    elif name == CONVERT:
+        _convert(job, spec, target, report)
     elif name == "finetune" and isinstance(spec, Recipe):
         _finetune(job, spec, index, report)
     elif name in ("merge", "quantize") and isinstance(spec, Recipe):
@@ -105,7 +110,7 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     """Bring the base model and the texts to measure on; the folder says where the model lies."""
     assert isinstance(spec, Recipe | Evaluation)
     model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
-    base = fetch_model(model, spec.revision, load_settings().models, token, report)
+    base = fetch_model(model, spec.revision, load_settings().models, token, report, bool(spec.converts))
     folder = partial(target)
     merging = spec.merging if isinstance(spec, Recipe) else None
     adapters = []
@@ -114,6 +119,8 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
 
         adapters = fetch_adapters(merging, load_settings().models, token, report)
     places = {"folder": str(base), "adapters": [str(adapter) for adapter in adapters]}
+    if spec.converts and admit(LocalFiles(base)).pickled:
+        places |= {"folder": str(converted(base, target.parents[1])), "pickled": str(base)}
     (folder / "model.json").write_text(json.dumps(places), encoding="utf-8")
     if isinstance(spec, Recipe) and spec.tuning:
         from backend.finetune.fetch import fetch_dataset, write_sources
@@ -135,6 +142,14 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     seal(folder, target, Artifact(kind="model", stage="fetch", created=now()))
 
 
+def _convert(job: Path, spec: Spec, target: Path, report: Report) -> None:
+    """Convert the base model where its weights are pickled; the step's own folder says that this is done."""
+    places = _fetched(job, spec)
+    if "pickled" in places:
+        convert_model(Path(places["pickled"]), Path(places["folder"]), report)
+    seal(partial(target), target, Artifact(kind="model", stage=CONVERT, created=now()))
+
+
 def _adopt(job: Path, spec: Publication, target: Path, token: str | None, report: Report) -> None:
     """Make an artifact of the folder that was named; the step's own folder says that this is done."""
     from backend.publish.folder import adopt
@@ -151,7 +166,7 @@ def _evaluations(spec: Spec) -> Iterator[tuple[int, EvaluateOptions]]:
     elif isinstance(spec, Recipe):
         for i, stage in enumerate(spec.stages):
             if stage.stage == "evaluate":
-                yield i + 1, stage
+                yield i + spec.first, stage
 
 
 def _text(spec: Spec, options: EvaluateOptions, draft: Path, token: str | None, report: Report) -> Text:
@@ -184,7 +199,7 @@ def _base(job: Path, spec: Spec) -> Path:
 
 def _adapters(job: Path, spec: Spec) -> list[Path]:
     if isinstance(spec, Recipe) and spec.tuning:
-        return [stage_folder(job, spec, 1)]
+        return [stage_folder(job, spec, spec.first)]
     return [Path(folder) for folder in _fetched(job, spec)["adapters"]]
 
 
@@ -199,7 +214,7 @@ def _fetched(job: Path, spec: Spec) -> dict[str, Any]:
 def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[Weights]:
     """Open what a stage works on: the base model, or the merged one, from its folder if that is kept."""
     merging = recipe.merging
-    at = recipe.stages.index(merging) + 1 if merging else 0
+    at = recipe.stages.index(merging) + recipe.first if merging else 0
     kept = merging is not None and merging.keep and index > at
     with Checkpoint.of(stage_folder(job, recipe, at) if kept else _base(job, recipe)) as weights:
         if merging is None or kept:
@@ -231,7 +246,7 @@ def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
 
 def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     """Merge or quantize."""
-    options = recipe.stages[index - 1]
+    options = recipe.stages[index - recipe.first]
     assert options.stage in ("merge", "quantize")
     base, target = _base(job, recipe), stage_folder(job, recipe, index)
     folder = partial(target, keep=True)
@@ -302,7 +317,7 @@ def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
     found, options = None, CheckOptions()
     if isinstance(spec, Checking):
         options = spec.options
-    elif isinstance(spec, Recipe) and index <= len(spec.stages):
+    elif isinstance(spec, Recipe) and index < len(spec.stages) + spec.first:
         options = next(stage for stage in spec.stages if isinstance(stage, CheckOptions))
     for folder in _to_check(job, spec):
         known = verify(folder) if (folder / MANIFEST).is_file() else None
@@ -355,7 +370,7 @@ def _measured_on(job: Path, spec: Spec, index: int) -> Text:
 def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:
     """Give what a result is measured against: what it was made from, which is the merged model where there is one."""
     if isinstance(spec, Recipe) and spec.merging:
-        whole = stage_folder(job, spec, spec.stages.index(spec.merging) + 1)
+        whole = stage_folder(job, spec, spec.stages.index(spec.merging) + spec.first)
         return base if whole == result else whole
     return base
 
