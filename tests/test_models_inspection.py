@@ -103,12 +103,13 @@ def test_norwegian_is_a_language(tmp_path: Path) -> None:
     assert facts.languages == ("no", "sv")
 
 
-def test_embeddings_are_tied_as_the_config_or_else_the_weights_say(tmp_path: Path) -> None:
+def test_embeddings_are_tied_as_config_or_model_type_say_unless_a_head_lies_there(tmp_path: Path) -> None:
     tied = save({name: t for name, t in TENSORS.items() if name != "lm_head.weight"})
-    said = {"tie_word_embeddings": ...}
-    assert not inspect(str(write(tmp_path / "a", paper_model(said)))).tied
-    assert inspect(str(write(tmp_path / "b", paper_model(said, model__safetensors=tied)))).tied
-    assert inspect(str(write(tmp_path / "c", paper_model({"tie_word_embeddings": True})))).tied
+    said, unsaid = {"tie_word_embeddings": True}, {"tie_word_embeddings": ..., "model_type": "gemma"}
+    assert inspect(str(write(tmp_path / "a", paper_model(said, model__safetensors=tied)))).tied
+    assert inspect(str(write(tmp_path / "b", paper_model(unsaid, model__safetensors=tied)))).tied
+    assert not inspect(str(write(tmp_path / "c", paper_model(said)))).tied
+    assert not inspect(str(write(tmp_path / "d", paper_model({"tie_word_embeddings": ...})))).tied
 
 
 def test_packed_weights_are_counted_as_the_parameters_they_hold(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from backend.jobs.results import base_of
 from backend.jobs.specs import can_stream
 from backend.jobs.specs import steps as recipe_steps
 from backend.models.artifacts import MANIFEST, is_sealed, manifest_size
+from backend.models.config import longest_window
 from backend.models.demo import facts_of
 from backend.models.facts import ModelFacts
 from backend.models.machine import gpu_bytes, memory_bytes
@@ -212,7 +213,7 @@ def _files(recipe: Recipe, stage: PlannedOptions, plan: Plan, facts: ModelFacts)
     """Give the bytes of every file of a result."""
     base = base_of(facts)
     pinned = recipe.model_copy(update={"revision": facts.commit})
-    files = {**plan.files, "config.json": len(config_json(facts.config, stage.config()))}
+    files = {**plan.files, "config.json": len(config_json(facts.config, facts.tensors, stage.config()))}
     files |= {name: source.files[name] for name, source in base.copied().items()}
     files |= {name: len(content) for name, content in base.texts(pinned).items()}
     return files | {MANIFEST: manifest_size(base.record(pinned, stage), files)}
@@ -250,15 +251,16 @@ def _evaluation(options: EvaluateOptions, facts: ModelFacts, results: list[dict[
 
     bitsandbytes' arithmetic makes copies of what a layer has in hand: a result that is only cast needs less.
     """
-    tokens = options.max_seq_length * options.num_samples
+    length = longest_window(facts.config, options.max_seq_length)
+    tokens = length * options.num_samples
     once = tokens * EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER + options.answers * ANSWER_SECONDS_A_PARAMETER
     forward = len(results) * facts.parameters * once
     largest = max(sum(count for name, count in files.items() if name.endswith(".safetensors")) for files in results)
     if unpacked:
         largest = max(largest, facts.size)
-    rows = min(ROWS, options.max_seq_length)
+    rows = min(ROWS, length)
     width = 4 if facts.dtype == "float32" else 2
-    logits = (2 * width * options.max_seq_length + ROWS_BYTES * rows) * facts.vocab_size
-    copies = COPIES_BYTES * options.max_seq_length * facts.hidden_size
+    logits = (2 * width * length + ROWS_BYTES * rows) * facts.vocab_size
+    copies = COPIES_BYTES * length * facts.hidden_size
     memory = EVALUATE_BYTES + facts.size + largest + logits + copies
     return Step("evaluate", memory, EVALUATE_SECONDS + forward)

@@ -14,7 +14,7 @@ from backend.hub.files import HubFiles, LocalFiles
 from backend.hub.names import is_local, parse_model, parse_repo_id
 from backend.merge import MergeOptions, described, trained_on
 from backend.merge.adapter import Adapter, read_adapter
-from backend.merge.plan import Base, says_tied
+from backend.merge.plan import Base
 from backend.models.artifacts import is_sealed
 from backend.models.facts import ModelFacts
 from backend.progress import Report
@@ -64,7 +64,7 @@ def inspect_adapters(options: MergeOptions, facts: ModelFacts, token: str | None
         if not options.other_base:
             _check_base(adapter, facts)
     trained_on(adapters, options)
-    base = Base(facts.base_model or Path(facts.model).name, facts.model_type, facts.tensors, says_tied(facts.config))
+    base = Base(facts.base_model or Path(facts.model).name, facts.model_type, facts.tensors)
     described(base, facts.config, adapters, options)
     return options.model_copy(update={"adapter_revisions": tuple(commit for _, commit in found)})
 

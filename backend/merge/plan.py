@@ -6,19 +6,14 @@ trained; where PEFT's own merge_and_unload() would change a tied tensor for both
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from backend.errors import SpecError
 from backend.merge.adapter import WEIGHTS, Adapter, Lora
-from backend.models.facts import Tensor
+from backend.models.facts import Tensor, input_embeddings, output_head
+from backend.models.families import TRANSPOSED
 from backend.strict_json import quoted
 from backend.weights.floats import FLOATS
-
-TURNED = ("gpt2", "gpt-sw3", "openai-gpt")
-"""Model types that keep the weights of their linear layers as [in, out]."""
-
-_HEADS = ("lm_head.weight", "embed_out.weight")
-_EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "word_embeddings", "tok_embeddings", "tokens_embed", "embeddings")
 
 
 class Save(NamedTuple):
@@ -58,7 +53,6 @@ class Base(NamedTuple):
     name: str
     model_type: str
     tensors: Sequence[Tensor]
-    config_ties: bool  # what tie_word_embeddings says
 
 
 class Merger:
@@ -71,11 +65,10 @@ class Merger:
     def __init__(self, base: Base) -> None:
         self._base = base
         self._stored = {tensor.name: tensor for tensor in base.tensors}
-        named = [t for t in base.tensors if t.name.endswith(".weight") and t.name.split(".")[-2] in _EMBEDDINGS]
-        self.embedding = next((tensor.name for tensor in named if len(tensor.shape) == 2), "")
-        found = next((name for name in _HEADS if name in self._stored), None)
-        self.head = found or _HEADS[0]
-        self.tied = bool(self.embedding) and (base.config_ties or found is None)
+        embedding, head = input_embeddings(base.tensors), output_head(base.tensors)
+        self.embedding = embedding.name if embedding else ""
+        self.head = head.name if head else "lm_head.weight"
+        self.tied = bool(embedding) and head is None  # one that is there counts, whatever the config says
         self._saves: dict[str, list[Save]] = {}
         self._changes: dict[str, list[Change]] = {}
 
@@ -105,16 +98,12 @@ class Merger:
         Raises:
             SpecError: A shape does not fit.
         """
-        apart = self.parts
         made: list[Made] = []
         for tensor in self._base.tensors:
-            if self.tied and tensor.name == self.head:
-                continue
-            both = self.tied and tensor.name == self.embedding
-            stale = (self._stored[self.head],) if both and self.head in self._stored else ()
-            made.append(self._one(tensor.name, tensor, adapters, () if both and apart else (tensor, *stale)))
-            if both and apart:
-                made.append(self._one(self.head, tensor, adapters, (tensor, *stale)))
+            both = self.parts and tensor.name == self.embedding
+            made.append(self._one(tensor.name, tensor, adapters, () if both else (tensor,)))
+            if both:
+                made.append(self._one(self.head, tensor, adapters, (tensor,)))
         return made
 
     @property
@@ -127,7 +116,7 @@ class Merger:
     def _one(self, name: str, source: Tensor, adapters: Sequence[Adapter], frees: tuple[Tensor, ...]) -> Made:
         saves, changes = tuple(self._saves.get(name, ())), tuple(self._changes.get(name, ()))
         linear = source.is_linear and name not in (self.head, self.embedding)
-        turned = self._base.model_type in TURNED and linear
+        turned = self._base.model_type in TRANSPOSED and linear
         shape = self._shape_saved(name, source, saves, adapters)
         for change in changes:
             a, b = change.lora.a.shape[1], change.lora.b.shape[0]
@@ -210,8 +199,3 @@ def _its_base(adapter: Adapter) -> str:
     if adapter.base_model is None:
         return "it was made for another model, choose that one"
     return f"its own settings name {quoted(adapter.base_model)} as its base model, choose that one"
-
-
-def says_tied(config: dict[str, Any]) -> bool:
-    """Whether a config says that the output head is the input embeddings."""
-    return config.get("tie_word_embeddings") is True

@@ -1,10 +1,11 @@
 """What a model's config.json may say: no code, a known kind of model, numbers within reason."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from backend.errors import SpecError
-from backend.models.families import CAUSAL, QUANT_METHODS, family
+from backend.models.families import CAUSAL, QUANT_METHODS, TIED, family
 from backend.strict_json import quoted
 
 _CODE_KEYS = re.compile(r"auto_map|custom_pipelines|custom_generate|trust_remote_code|_(attn|experts)_implementation.*")
@@ -35,7 +36,7 @@ class Config(NamedTuple):
     hidden_size: int
     vocab_size: int
     context_length: int | None
-    tied: bool | None  # None where the config does not say
+    tied: bool  # whether the output head is the input embeddings, unless it lies in the weights too
     quantization: dict[str, Any] | None
     data: dict[str, Any]  # the whole of it
 
@@ -54,8 +55,7 @@ def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
         words = family(model_type, set(data))
         what = f"says model_type {quoted(model_type)}, {words or 'which is not known here'}"
         raise _fault(name, what, "choose a language model that writes text, such as a Llama or Qwen")
-    text = data.get("text_config")
-    fields = {**data, **text} if isinstance(text, dict) else data
+    fields = _fields(data)
     _check_numbers(data, name)
     return Config(
         architecture=_architecture(data, name),
@@ -63,11 +63,48 @@ def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
         layers=_needed(fields, LAYERS, name),
         hidden_size=_needed(fields, HIDDEN, name),
         vocab_size=_needed(fields, VOCABULARY, name),
-        context_length=_first(fields, CONTEXT),
-        tied=fields["tie_word_embeddings"] if isinstance(fields.get("tie_word_embeddings"), bool) else None,
+        context_length=context_length(data),
+        tied=is_tied(data),
         quantization=_quantization(data, name),
         data=data,
     )
+
+
+def context_length(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens that a model reads at most; None where its config does not say, or there is no such number.
+
+    Rotary positions that are stretched reach as many times further; a sliding window bounds a layer, not the model.
+    """
+    fields = _fields(config)
+    said = _first({name: fields.get(name) or None for name in CONTEXT}, CONTEXT)
+    rope = fields.get("rope_scaling") or fields.get("rope_parameters")
+    if said is None or not isinstance(rope, dict) or "gemma3" in str(fields.get("model_type")):
+        return said  # Gemma 3 says what it reads once stretched
+    factor, before = rope.get("factor"), rope.get("original_max_position_embeddings", said)
+    stretched = rope.get("rope_type", rope.get("type")) in ("linear", "dynamic", "yarn")
+    if not stretched or not isinstance(factor, int | float) or not isinstance(before, int):
+        return said
+    return max(said, int(min(factor, _RANGES[CONTEXT[0]]) * before))
+
+
+def longest_window(config: Mapping[str, Any], asked: int) -> int:
+    """Return the tokens of a window of text: as many as are asked for, if the model reads so many."""
+    return min(asked, context_length(config) or asked)
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Return whether a config says that the output head is the input embeddings, as its model type does by default.
+
+    A head that lies in the weights all the same, with other numbers, was trained apart: transformers keeps it.
+    """
+    said = config.get("tie_word_embeddings", _fields(config).get("tie_word_embeddings"))
+    return said if isinstance(said, bool) else config.get("model_type") in TIED
+
+
+def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config, those of the text model that it nests among them."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else dict(config)
 
 
 def refuse_code(data: Any, name: str, at: str = "") -> None:

@@ -24,6 +24,19 @@ CAUSAL = _words(
     """
 )
 
+TIED = _words(
+    """
+    biogpt bloom cohere cohere2 cohere2_moe ctrl ernie4_5 ernie4_5_moe falcon falcon_mamba gemma gemma2 gemma3_text
+    gemma3n_text gemma4_text gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox_japanese granite_swa jetmoe lfm2 lfm2_moe lfm3
+    mamba minicpm3 modernbert-decoder mpt openai-gpt opt recurrent_gemma smollm3 starcoder2 vaultgemma xglm youtu zamba
+    zamba2 zaya
+    """
+)
+"""Those of CAUSAL whose output head is their input embeddings where their config does not say."""
+
+TRANSPOSED = ("gpt2", "gpt-sw3", "openai-gpt")
+"""Model types that keep the weights of their linear layers as [in, out]; quantized ones are kept as [out, in]."""
+
 OTHERS = {
     "an encoder, which writes no text": _words("""
     albert bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie esm eurobert

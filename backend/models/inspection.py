@@ -14,13 +14,12 @@ from backend.hub.files import Entry, Files, HubFiles, LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_card
 from backend.hub.names import DEMO, is_local
 from backend.models.demo import demo_facts
-from backend.models.facts import ModelFacts, Tensor
+from backend.models.facts import ModelFacts, Tensor, output_head
 from backend.strict_json import quoted
 from backend.weights.header import PROBE, Header, header_from
 
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "U8": "uint8", "I8": "int8"}
 _DTYPES |= {"I32": "int32", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
-_OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
 _BYTES_A_TENSOR = 160  # what a tensor takes in a header, generously
 
 
@@ -104,7 +103,6 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
     counts: Counter[str] = Counter()
     for tensor in tensors:
         counts[tensor.dtype] += _parameters(tensor, config.quantization)
-    has_head = any(tensor.name.endswith(_OUTPUT_HEADS) for tensor in tensors)
     most = counts.most_common(1)[0][0] if counts else "BF16"
     return ModelFacts(
         model=model,
@@ -119,7 +117,7 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         context_length=config.context_length,
-        tied=not has_head if config.tied is None else config.tied,
+        tied=config.tied and output_head(tensors) is None,
         chat_template=admitted.chat_template,
         quant_method=config.quantization["quant_method"] if config.quantization else None,
         license=license.id,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import SpecError
+from backend.models.config import longest_window
 from backend.progress import Report
 
 
@@ -64,6 +65,22 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, OSError, ImportError) as e:
         raise SpecError(f"The tokenizer of '{folder.name}' could not be loaded. Choose a model with one.") from e
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """Return the tokens that a tokenizer puts before every text: some models compute nothing sensible without."""
+    whole = tokenizer("a", add_special_tokens=True)["input_ids"]
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    return list(whole[:at])
+
+
+def window_length(folder: Path, asked: int, report: Report) -> int:
+    """Return the tokens of a window that a model reads, and say so where it reads fewer than are asked for."""
+    length = longest_window(read_config(folder), asked)
+    if length < asked:
+        report.log(f"The model reads {length} tokens at most: the windows have that length.")
+    return length
 
 
 def has_chat_template(folder: Path) -> bool:

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from backend.errors import SpecError
-from backend.models.facts import Tensor
+from backend.models.facts import Tensor, block_of
 from backend.models.loading import device
-from backend.quantize.calibrated.options import block_of
 from backend.quantize.streaming import loaded_dtype
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Weights
