@@ -49,7 +49,7 @@ def test_shards_add_up(hub: LoopbackHub) -> None:
 
 
 def test_only_headers_of_the_weights_are_fetched(hub: LoopbackHub) -> None:
-    weights = save({f"layers.{i}.weight": np.zeros((1000, 250), np.float32) for i in range(4)})
+    weights = save(TENSORS | {f"more.{i}.weight": np.zeros((1000, 250), np.float32) for i in range(4)})
     hub.add_model("acme/big", paper_model(model__safetensors=weights))
     facts = inspect("acme/big")
     assert facts.size > 4_000_000
@@ -62,8 +62,8 @@ def test_only_headers_of_the_weights_are_fetched(hub: LoopbackHub) -> None:
 
 def test_an_older_revision_is_what_is_looked_at(hub: LoopbackHub) -> None:
     first = hub.add_model("acme/tiny", paper_model())
-    hub.add_model("acme/tiny", paper_model({"num_hidden_layers": 3}))
-    assert (inspect("acme/tiny", first).layers, inspect("acme/tiny").layers) == (2, 3)
+    hub.add_model("acme/tiny", paper_model({"max_position_embeddings": 512}))
+    assert (inspect("acme/tiny", first).context_length, inspect("acme/tiny").context_length) == (2048, 512)
     assert all(first in r.path or "resolve" not in r.path for r in hub.requests[: len(hub.requests) // 2])
 
 
@@ -113,16 +113,19 @@ def test_embeddings_are_tied_as_config_or_model_type_say_unless_a_head_lies_ther
 
 
 def test_packed_weights_are_counted_as_the_parameters_they_hold(tmp_path: Path) -> None:
-    rest = {"model.embed_tokens.weight": TENSORS["model.embed_tokens.weight"]}
-    gptq = {"a.qweight": np.zeros((8, 128), np.int32), "a.scales": np.zeros((1, 128), np.float16)}
-    bnb = {"a.weight": np.zeros((64 * 128 // 2, 1), np.uint8), "a.weight.absmax": np.zeros(128, np.uint8)}
+    layer = "model.layers.0.mlp.up_proj"
+    rest = {name: tensor for name, tensor in TENSORS.items() if layer not in name}
+    gptq = {f"{layer}.qweight": np.zeros((8, 128), np.int32), f"{layer}.scales": np.zeros((1, 128), np.float16)}
+    bnb = {f"{layer}.weight": np.zeros((64 * 128 // 2, 1), np.uint8)}
+    bnb |= {f"{layer}.weight.absmax": np.zeros(128, np.uint8)}
     for name, packed, quantization in (
         ("gptq", gptq, {"quant_method": "gptq", "bits": 4}),
         ("bnb", bnb, {"quant_method": "bitsandbytes", "load_in_4bit": True}),
     ):
         model = paper_model({"quantization_config": quantization}, model__safetensors=save({**rest, **packed}))
         facts = inspect(str(write(tmp_path / name, model)))
-        assert (facts.parameters, facts.quant_method) == (256 * 64 + 64 * 128, quantization["quant_method"])
+        whole = sum(tensor.size for tensor in TENSORS.values())
+        assert (facts.parameters, facts.quant_method) == (whole, quantization["quant_method"])
 
 
 def test_shards_of_two_models_are_not_mixed(tmp_path: Path) -> None:

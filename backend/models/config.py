@@ -55,7 +55,7 @@ def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
         words = family(model_type, set(data))
         what = f"says model_type {quoted(model_type)}, {words or 'which is not known here'}"
         raise _fault(name, what, "choose a language model that writes text, such as a Llama or Qwen")
-    fields = _fields(data)
+    fields = text_fields(data)
     _check_numbers(data, name)
     return Config(
         architecture=_architecture(data, name),
@@ -75,7 +75,7 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 
     Rotary positions that are stretched reach as many times further; a sliding window bounds a layer, not the model.
     """
-    fields = _fields(config)
+    fields = text_fields(config)
     said = _first({name: fields.get(name) or None for name in CONTEXT}, CONTEXT)
     rope = fields.get("rope_scaling") or fields.get("rope_parameters")
     if said is None or not isinstance(rope, dict) or "gemma3" in str(fields.get("model_type")):
@@ -97,11 +97,11 @@ def is_tied(config: Mapping[str, Any]) -> bool:
 
     A head that lies in the weights all the same, with other numbers, was trained apart: transformers keeps it.
     """
-    said = config.get("tie_word_embeddings", _fields(config).get("tie_word_embeddings"))
+    said = config.get("tie_word_embeddings", text_fields(config).get("tie_word_embeddings"))
     return said if isinstance(said, bool) else config.get("model_type") in TIED
 
 
-def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
+def text_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a config, those of the text model that it nests among them."""
     text = config.get("text_config")
     return {**config, **text} if isinstance(text, dict) else dict(config)

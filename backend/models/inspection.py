@@ -13,6 +13,7 @@ from backend.hub.admission import INDEX, Admitted, admit
 from backend.hub.files import Entry, Files, HubFiles, LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_card
 from backend.hub.names import DEMO, is_local
+from backend.models.completeness import check_complete
 from backend.models.demo import demo_facts
 from backend.models.facts import ModelFacts, Tensor, output_head
 from backend.strict_json import quoted
@@ -67,7 +68,7 @@ def read_tensors(files: Files, admitted: Admitted) -> tuple[Tensor, ...]:
 
 
 def read_headers(files: Files, admitted: Admitted) -> dict[str, Header]:
-    """Read and check the headers of all weight files, by name, and that they hold what the index says.
+    """Read and check the headers of all weight files, by name, and that they hold what index and config say.
 
     Raises:
         SpecError: The file and tensor at fault.
@@ -94,6 +95,7 @@ def read_headers(files: Files, admitted: Admitted) -> dict[str, Header]:
                 f"{INDEX!r} lists tensor {quoted(name)} in {quoted(shard)}, which does not hold it: choose a complete"
                 " model."
             )
+    check_complete(admitted.config, [tensor for header in shards.values() for tensor in header.tensors])
     return shards
 
 

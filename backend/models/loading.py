@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from backend.errors import SpecError
 from backend.models.config import longest_window
 from backend.progress import Report
+from backend.strict_json import quoted
 
 
 def device() -> str:
@@ -43,14 +44,33 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
         "trust_remote_code": False,
         "local_files_only": True,
         "use_safetensors": True,
+        "output_loading_info": True,
     }
     try:
         with _progress(report):
-            model = AutoModelForCausalLM.from_pretrained(folder, config=config, **(options | kwargs))
+            model, found = AutoModelForCausalLM.from_pretrained(folder, config=config, **(options | kwargs))
     except (ValueError, KeyError, RuntimeError, OSError) as e:
         text = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise SpecError(f"transformers could not load '{folder.name}': {text} Choose another model.") from e
+    refuse_made_up(found, folder.name)
     return model.eval()
+
+
+def refuse_made_up(found: Mapping[str, Any], name: str) -> None:
+    """Refuse a model of which transformers has made up weights that it did not find.
+
+    Args:
+        found: What `from_pretrained` gives for `output_loading_info`.
+        name: The model's, for the error.
+
+    Raises:
+        SpecError: Which weight.
+    """
+    if missing := sorted([*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])]):
+        raise SpecError(
+            f"{quoted(missing[0])} is missing in '{name}', and transformers has put random numbers in its place: choose"
+            " a complete model."
+        )
 
 
 def load_tokenizer(folder: Path) -> Any:

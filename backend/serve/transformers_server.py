@@ -18,7 +18,7 @@ from fastapi import HTTPException
 from starlette.responses import JSONResponse
 
 from backend.models.config import context_length
-from backend.models.loading import read_config
+from backend.models.loading import read_config, refuse_made_up
 from backend.serve.door import Door
 
 
@@ -28,6 +28,7 @@ def main(stack: ExitStack) -> None:
     Args:
         stack: Keeps what is needed until then.
     """
+    from transformers import PreTrainedModel
     from transformers.cli.serve import Serve
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
     from transformers.cli.serving.completion import CompletionHandler
@@ -52,6 +53,16 @@ def main(stack: ExitStack) -> None:
         _give_token_ids(handler)
         if most := context_length(read_config(folder)):
             _keep_within(handler, most)
+
+    load = PreTrainedModel.from_pretrained.__func__
+
+    def whole(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model, or nothing where transformers would make up a part of it."""
+        model, found = load(cls, *args, output_loading_info=True, **kwargs)
+        refuse_made_up(found, folder.name)
+        return model
+
+    PreTrainedModel.from_pretrained = classmethod(whole)
 
     class KeyedServe(Serve):  # type: ignore[misc]
         def start_server(self) -> None:

@@ -5,6 +5,7 @@ once with blocks that only note it down.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -74,14 +75,15 @@ class Skeleton:
         prefix = _prefix(self._model)
         names = [name for name, _ in outside.named_parameters() if block_of(prefix + name) < 0]
         self._fill(outside, names, prefix)
-        recorders = [_Recorder() for _ in self.blocks]
+        recorders = [_Recorder(last=index == len(self.blocks) - 1) for index in range(len(self.blocks))]
         forwards = [block.forward for block in self.blocks]
         inputs = torch.empty(0)
         for block, recorder in zip(self.blocks, recorders, strict=True):
             block.forward = recorder
         with torch.inference_mode():
             for i, window in enumerate(ids):
-                outside(input_ids=torch.from_numpy(window)[None].to(self.device), use_cache=False)
+                with suppress(_Heard):
+                    outside(input_ids=torch.from_numpy(window)[None].to(self.device), use_cache=False)
                 first = recorders[0].hidden[0]
                 inputs = inputs if i else torch.empty(len(ids), *first.shape, dtype=self.dtype)
                 inputs[i] = first
@@ -126,15 +128,22 @@ class Skeleton:
             put(module, name, read(self._weights, tensor).to(self.device, self.dtype))
 
 
-class _Recorder:
-    """Stands for a block: notes what it is called with and gives its input on."""
+class _Heard(Exception):
+    """All blocks have been called: what comes after them is not needed, and some models want tuples from them."""
 
-    def __init__(self) -> None:
+
+class _Recorder:
+    """Stands for a block: notes what it is called with and gives its input on; the last one ends the forward."""
+
+    def __init__(self, last: bool) -> None:
+        self._last = last
         self.hidden: Any = None
         self.call = Call((), {})
 
     def __call__(self, hidden: Any, *args: Any, **kwargs: Any) -> Any:
         self.hidden, self.call = hidden, Call(args, kwargs)
+        if self._last:
+            raise _Heard
         return hidden
 
 
