@@ -68,7 +68,7 @@ class EvaluateOptions(Frozen):
     @model_validator(mode="after")
     def _one_source(self) -> "EvaluateOptions":
         if self.text and self.dataset:
-            raise ValueError("text and dataset exclude each other: give one of them")
+            raise ValueError("dataset: excludes text: give one of them")
         return self
 
 

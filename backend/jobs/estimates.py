@@ -53,6 +53,7 @@ class Estimate(Frozen):
     disk_bytes: int = Field(description="What is written: the download, if it is not here already, and the results.")
     seconds: float = Field(description="All steps, without the download.")
     files: dict[str, int] = Field(description="Bytes of every file; with the result's folder where there are several.")
+    warnings: tuple[str, ...] = Field((), description="What whoever takes a result for smaller than it is must know.")
     memory: dict[str, int] = Field(exclude=True, description="Of each kind of step.")
     training: TrainingCost | None = Field(None, exclude=True, description="Of the training, by part.")
     remedy: str = Field("", exclude=True, description="Settings with which a training fits that does not.")
@@ -93,7 +94,7 @@ def estimate(
         facts = facts_of(data.resolve() / "models" / DEMO)
     fetched = _fetched(facts, data.resolve() / "models")
     speed = read_calibration(data) or Calibration()
-    results, steps = _stages(recipe, facts, fetched > 0, speed)
+    results, steps, doubts = _stages(recipe, facts, fetched > 0, speed)
     if "check" in recipe_steps(recipe) and not streams(recipe, facts, data, keep):
         steps.append(_checking(facts, [*results.values()]))
     training, remedy = _training(recipe.tuning, facts, survey) if recipe.tuning else (None, "")
@@ -114,6 +115,7 @@ def estimate(
         disk_bytes=written,
         seconds=round(sum(step.seconds for step in steps), 1),
         files=files,
+        warnings=doubts,
         training=training,
         remedy=remedy,
         memory={step.name: step.memory for step in sorted(steps, key=lambda step: step.memory)},
@@ -153,13 +155,14 @@ def check_room(needed: Estimate, facts: ModelFacts, data: Path) -> None:
 
 def _stages(
     recipe: Recipe, facts: ModelFacts, fetching: bool, speed: Calibration
-) -> tuple[dict[str, dict[str, int]], list[Step]]:
-    """Give the bytes of the files of each result, by its folder, and what each step needs."""
+) -> tuple[dict[str, dict[str, int]], list[Step], tuple[str, ...]]:
+    """Give the bytes of the files of each result, by its folder, what each step needs, and what is doubtful."""
     around = speed.start_seconds + END_SECONDS
     steps = [Step("fetch", speed.worker_bytes, around)]
     if facts.model == DEMO and fetching:
         steps = [Step("fetch", DEMO_BYTES, around + DEMO_SECONDS)]
     results: dict[str, dict[str, int]] = {}
+    doubts: tuple[str, ...] = ()
     for index, stage in enumerate(recipe.stages, 1):
         if stage.stage == "merge" and not stage.keep:
             steps.append(Step("merge", speed.worker_bytes, around))
@@ -172,13 +175,14 @@ def _stages(
             results[f"{index}-{stage.stage}"] = _adapter_files(recipe, stage, facts)
         else:
             plan = stage.plan(facts.tensors, facts.config)
+            doubts = tuple(dict.fromkeys((*doubts, *plan.doubts)))
             results[f"{index}-{stage.stage}"] = _files(recipe, stage, plan, facts)
             if isinstance(stage, CalibratedOptions):
                 needed = calibrated_cost(facts, stage)
                 steps.append(Step(stage.stage, needed.memory, around + needed.seconds))
             else:
                 steps.append(_streaming(stage, plan, speed))
-    return results, steps
+    return results, steps, doubts
 
 
 def _training(options: FinetuneOptions, facts: ModelFacts, survey: Survey | None) -> tuple[TrainingCost, str]:

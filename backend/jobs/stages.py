@@ -234,6 +234,7 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     output = Resumable(folder)
     calibration = None
     with _weights(job, recipe, index, report) as weights:
+        plan = options.plan(weights.tensors, weights.config)
         if isinstance(options, CalibratedOptions):
             measured = next((_measured_on(job, recipe, i) for i, _ in _evaluations(recipe)), None)
             read = windows(recipe, options, known, stage_folder(job, recipe, 0), measured, report)
@@ -248,7 +249,7 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
             return
     output.close()
     seconds = time.monotonic() - started
-    artifact = complete(recipe, options, known, folder, report)
+    artifact = complete(recipe, options, known, plan, folder, report)
     report.progress("sealing", 0, 1, "files")
     found = {"seconds": round(seconds, 1), "calibration": calibration}
     sealed = seal(folder, target, artifact.model_copy(update=found), output.hashes)

@@ -77,6 +77,8 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
         weights: Weights = stack.enter_context(Checkpoint(arrivals, read_config(relay.base)))
         if merging:
             weights = stack.enter_context(merged(weights, relay.adapters(), merging, report))
+        assert isinstance(options, StreamOptions)
+        plan = options.plan(weights.tensors, weights.config)
         if options.stage == "merge":
             merge(weights, output, options, report)
         elif options.stage == "quantize":
@@ -86,7 +88,7 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
     adapters = tuple(base_in(adapter) for adapter in relay.adapters())
     origin = downloaded(recipe.base_model, recipe.revision)
     base = base_in(relay.base)._replace(origin=origin, weights_bytes=size, adapters=adapters)
-    artifact = complete(recipe, options, base, relay.output, report)
+    artifact = complete(recipe, options, base, plan, relay.output, report)
     beside = [path for path in relay.output.iterdir() if path.suffix != ".safetensors" and path.name != JOURNAL]
     files = {path.name: File(size=path.stat().st_size, sha256=sha256(path)) for path in beside} | output.files()
     artifact = artifact.model_copy(update={"files": dict(sorted(files.items())), "seconds": round(seconds, 1)})

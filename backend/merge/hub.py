@@ -75,6 +75,8 @@ def _check_base(adapter: Adapter, facts: ModelFacts) -> None:
         named = parse_repo_id(adapter.base_model or "")
     except ValueError:
         return
+    if adapter.on_folder:
+        return
     if facts.base_model and named.lower() != facts.base_model.lower():
         raise SpecError(
             f"'{adapter.name}' was trained on {quoted(named)}, not on '{facts.base_model}': choose that base model, or"
@@ -94,6 +96,9 @@ def base_of(names: Sequence[str], token: str | None) -> str:
     """
     try:
         adapters = [inspect_adapter(parse_model(name, paths=True), None, token)[0] for name in names]
+        if local := next((adapter for adapter in adapters if adapter.on_folder), None):
+            what = f"{quoted(local.name)} was tuned on a local folder, {quoted(local.base_model)}"
+            raise SpecError(f"{what}: give that folder, or the model in it, with --base.")
         bases = {parse_model(adapter.base_model, paths=True) for adapter in adapters if adapter.base_model}
     except ValueError as e:
         raise SpecError(f"The adapter, or the base model in its settings, {e}. Give the base model with --base.") from e

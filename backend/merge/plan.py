@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from backend.errors import SpecError
-from backend.merge.adapter import WEIGHTS, Adapter, Lora
+from backend.merge.adapter import WEIGHTS, Adapter, Lora, Rows
 from backend.models.facts import Tensor, input_embeddings, output_head
 from backend.models.families import TRANSPOSED
 from backend.strict_json import quoted
@@ -21,6 +21,14 @@ class Save(NamedTuple):
 
     adapter: int
     tensor: Tensor
+    weight: float
+
+
+class Tokens(NamedTuple):
+    """Rows of a tensor that are replaced, as far as their weight goes."""
+
+    adapter: int
+    rows: Rows
     weight: float
 
 
@@ -38,6 +46,7 @@ class Made(NamedTuple):
     tensor: Tensor
     source: Tensor  # in the base model
     saves: tuple[Save, ...]
+    tokens: tuple[Tokens, ...]
     changes: tuple[Change, ...]
     turned: bool  # whether it is kept as [in, out]
     frees: tuple[Tensor, ...]  # of the base model, which nothing else needs after it
@@ -70,6 +79,7 @@ class Merger:
         self.head = head.name if head else "lm_head.weight"
         self.tied = bool(embedding) and head is None  # one that is there counts, whatever the config says
         self._saves: dict[str, list[Save]] = {}
+        self._tokens: dict[str, list[Tokens]] = {}
         self._changes: dict[str, list[Change]] = {}
 
     def add(self, index: int, adapter: Adapter, weight: float) -> None:
@@ -84,6 +94,11 @@ class Merger:
             for target in {place, self.embedding, self.head} if shared else {place}:
                 if all(save.adapter != index for save in self._saves.get(target, ())):
                     self._saves.setdefault(target, []).append(Save(index, tensor, weight))
+        for name, rows in adapter.rows.items():
+            place = self._place(name, adapter)
+            shared = self._is_tied(place) and len(adapter.rows) == 1
+            for target in {self.embedding, self.head} if shared else {place}:
+                self._tokens.setdefault(target, []).append(Tokens(index, rows, weight))
         for module, lora in adapter.loras.items():
             place = self._place(f"{module}.weight", adapter)
             shared = self._is_tied(place) and adapter.ties
@@ -110,14 +125,25 @@ class Merger:
     def parts(self) -> bool:
         """Whether an output head that was the input embeddings becomes a tensor of its own."""
         return self.tied and any(
-            found.get(self.head, []) != found.get(self.embedding, []) for found in (self._saves, self._changes)
+            found.get(self.head, []) != found.get(self.embedding, [])
+            for found in (self._saves, self._tokens, self._changes)
         )
 
     def _one(self, name: str, source: Tensor, adapters: Sequence[Adapter], frees: tuple[Tensor, ...]) -> Made:
         saves, changes = tuple(self._saves.get(name, ())), tuple(self._changes.get(name, ()))
         linear = source.is_linear and name not in (self.head, self.embedding)
         turned = self._base.model_type in TRANSPOSED and linear
+        tokens = tuple(self._tokens.get(name, ()))
         shape = self._shape_saved(name, source, saves, adapters)
+        for found in tokens:
+            rows = max(shape[0], max(found.rows.tokens, default=0) + 1)
+            _fit(
+                shape,
+                (rows, found.rows.tensor.shape[1]),
+                f"{name} (its tokens)",
+                adapters[found.adapter],
+                self._base.name,
+            )
         for change in changes:
             a, b = change.lora.a.shape[1], change.lora.b.shape[0]
             over = turned or change.lora.embedding
@@ -125,7 +151,7 @@ class Merger:
             length = change.lora.magnitude.elements if change.lora.magnitude else b
             _fit((b,), (length,), f"{name} (lora_magnitude_vector)", adapters[change.adapter], self._base.name)
         tensor = source.model_copy(update={"name": name, "shape": shape})
-        return Made(tensor, source, saves, changes, turned, frees)
+        return Made(tensor, source, saves, tokens, changes, turned, frees)
 
     def _shape_saved(
         self, name: str, source: Tensor, saves: tuple[Save, ...], adapters: Sequence[Adapter]

@@ -10,6 +10,7 @@ from backend.strict_json import quoted
 
 _CODE_KEYS = re.compile(r"auto_map|custom_pipelines|custom_generate|trust_remote_code|_(attn|experts)_implementation.*")
 _HEADS = ("ForCausalLM", "LMHeadModel")
+_WRAPPER = "ForConditionalGeneration"
 
 HIDDEN = ("hidden_size", "n_embd", "d_model")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -54,7 +55,7 @@ def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
     if model_type not in CAUSAL:
         words = family(model_type, set(data))
         what = f"says model_type {quoted(model_type)}, {words or 'which is not known here'}"
-        raise _fault(name, what, "choose a language model that writes text, such as a Llama or Qwen")
+        raise _fault(name, what, "choose a language model that reads and writes text alone, such as a Llama or Qwen")
     fields = text_fields(data)
     _check_numbers(data, name)
     return Config(
@@ -132,11 +133,14 @@ def _architecture(data: dict[str, Any], name: str) -> str:
     names = data.get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise _fault(name, "lists no architectures", "add the class, such as LlamaForCausalLM, or choose another model")
-    if not re.fullmatch(r"[A-Za-z0-9_]{1,100}", names[0]) or not names[0].endswith(_HEADS):
-        raise _fault(
-            name, f"says architectures: {quoted(names[0])}, which writes no text", "choose a model with a …ForCausalLM"
-        )
-    return str(names[0])
+    if re.fullmatch(r"[A-Za-z0-9_]{1,100}", names[0]) and names[0].endswith(_HEADS):
+        return str(names[0])
+    why = "which is not taken here" if names[0].endswith(_WRAPPER) else "which writes no text"
+    remedy = "choose a model with a …ForCausalLM"
+    if isinstance(data.get("text_config"), dict):
+        why = "a language model within one that reads more than text, which is not taken here yet"
+        remedy = "choose its text model alone, whose architecture ends in ForCausalLM"
+    raise _fault(name, f"says architectures: {quoted(names[0])}, {why}", remedy)
 
 
 def _check_numbers(data: dict[str, Any], name: str, at: str = "") -> None:

@@ -30,6 +30,8 @@ _NOT_LINEAR = _EMBEDDINGS | _HEADS | {
 }  # fmt: skip
 """Last part of the names of two-dimensional weights that are no linear layer, or the output head."""
 
+_FLOATS = ("BF16", "F16", "F32", "F64")
+
 _BLOCK = re.compile(r"(?:[A-Za-z_]\w*\.)+(\d+)\.")
 """The name of a tensor in a block, which is one of a numbered list."""
 
@@ -57,9 +59,14 @@ class Tensor(Frozen):
         name = self.name.removesuffix(".weight")
         last = name.rsplit(".", 1)[-1]
         # transformers keeps the experts of a mixture in one three-dimensional tensor, and calls none of them linear
-        if self.dtype not in ("BF16", "F16", "F32", "F64"):
+        if self.dtype not in _FLOATS or self.is_expert:
             return False
-        return len(self.shape) == 2 and name != self.name and last not in _NOT_LINEAR and ".experts." not in name
+        return len(self.shape) == 2 and name != self.name and last not in _NOT_LINEAR
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether it is a matrix of a mixture's experts, or all of them in one tensor."""
+        return ".experts." in self.name and len(self.shape) > 1 and self.dtype in _FLOATS
 
 
 def block_of(name: str) -> int:

@@ -219,6 +219,24 @@ class Plan(NamedTuple):
         return hands + TENSOR_BYTES * self.tensors + SLOT_BYTES * self.slots
 
     @property
+    def share(self) -> float | None:
+        """Share of a mixture's parameters that change, where its experts stay as they are; else None."""
+        work = [pair for part in self.parts for pair in part.work]
+        changed = sum(view.elements for view, form in work if form is not self.plain)
+        left = any(view.tensor.is_expert for view, form in work if form is self.plain)
+        return changed / self.parameters if changed and left else None
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What whoever takes the result for smaller than it is must know."""
+        if self.share is None:
+            return ()
+        return (
+            f"The experts of this mixture are not quantized: {self.share:.1%} of its parameters are, all others stay as"
+            " they are.",
+        )
+
+    @property
     def tensors(self) -> int:
         """Number of the tensors that are read."""
         return sum(len(part.work) for part in self.parts)
@@ -336,6 +354,8 @@ def stream(weights: Weights, output: Output, options: StreamOptions, report: Rep
         (output.folder / INDEX).write_bytes(content)
     (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, options.config()))
     planned.plain.warn(report)
+    for doubt in planned.doubts:
+        report.warn(doubt)
 
 
 def config_json(config: Mapping[str, Any], tensors: Sequence[Tensor], changes: Mapping[str, Any]) -> bytes:
