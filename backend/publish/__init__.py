@@ -56,7 +56,7 @@ class PublishOptions(Frozen):
     @model_validator(mode="after")
     def _one_destination(self) -> "PublishOptions":
         if self.repo_id is None and self.to_folder is None:
-            raise ValueError("repo_id: is missing: give it, or to_folder for a folder of this machine")
+            raise ValueError("repo_id: is missing: give repo_id or to_folder")
         if self.repo_id is not None and self.to_folder is not None:
             raise ValueError("to_folder: excludes repo_id: give one of them")
         for name in ("update", "gated", "collection"):

@@ -28,6 +28,9 @@ from backend.weights.output import Output
 BATCH = 2048
 """Tokens that go through a block at a time: with twice as many, peak memory is 70 MB more and no second is won."""
 
+ONE_BY_ONE = ("bloom", "xglm")
+"""Model types whose blocks are called with masks or biases of so many windows as go through: noted down of one."""
+
 
 def quantize_blocks(
     weights: Weights, output: Output, options: CalibratedOptions, windows: Windows, report: Report
@@ -75,8 +78,8 @@ class _Run:
                 f"'{skeleton.config.model_type}' is not known here: its layers are rounded without scale search."
             )
         self._groups = known.groups if known else ()
-        config = skeleton.config  # biases of ALiBi are made for each window of a batch, and noted down of one
-        self._tokens = 1 if config.model_type == "bloom" or getattr(config, "alibi", False) else BATCH
+        alone = skeleton.config.model_type in ONE_BY_ONE or getattr(skeleton.config, "alibi", False)
+        self._tokens = 1 if alone else BATCH
 
     def block(self, index: int, hidden: Any, call: Call, last: bool) -> None:
         """Quantize a block, write it, and put its outputs in the place of its inputs.
@@ -125,7 +128,7 @@ class _Run:
 
     def _forward(self, index: int, batch: Any, call: Call) -> Any:
         found = self._skeleton.blocks[index](batch.to(self._skeleton.device), *call.args, **call.kwargs)
-        return found[0] if isinstance(found, tuple) else found
+        return found[0] if isinstance(found, tuple | list) else found
 
     def _batches(self, hidden: Any) -> Any:
         """Give the windows some at a time, each time with the number of the first."""

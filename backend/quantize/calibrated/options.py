@@ -174,6 +174,11 @@ class CalibratedOptions(PlannedOptions):
                 with the sizes that do.
         """
         refuse_experts(facts.config)
+        if facts.model_type == "rwkv":
+            raise SpecError(
+                f"'{facts.model}' is of the type 'rwkv', whose blocks hand on a state beside their output, which gptq and"
+                " awq do not take: choose method nf4 or int8."
+            )
         shapes = self._shapes(facts)
         if not shapes:
             raise SpecError(f"'{facts.model}' has no linear layers in blocks that could be quantized: choose nf4.")

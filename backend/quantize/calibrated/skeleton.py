@@ -174,11 +174,12 @@ def empty_model(config: Mapping[str, Any], dtype: Any, name: str) -> Any:
         SpecError: transformers cannot build it.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, PretrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
-        known = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        said = PretrainedConfig._decode_special_floats(dict(config))  # infinities, which JSON has none of
+        known = CONFIG_MAPPING[config["model_type"]].from_dict(said)
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(known, dtype=dtype)
     except (ValueError, KeyError, TypeError) as e:
