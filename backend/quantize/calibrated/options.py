@@ -176,8 +176,8 @@ class CalibratedOptions(PlannedOptions):
         refuse_experts(facts.config)
         if facts.model_type == "rwkv":
             raise SpecError(
-                f"'{facts.model}' is of the type 'rwkv', whose blocks hand on a state beside their output, which gptq and"
-                " awq do not take: choose method nf4 or int8."
+                f"'{facts.model}' is of the type 'rwkv', whose blocks hand on more than one tensor, and gptq and awq go"
+                " through them one by one: choose method nf4 or int8."
             )
         shapes = self._shapes(facts)
         if not shapes:

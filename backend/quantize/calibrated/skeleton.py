@@ -5,7 +5,6 @@ once with blocks that only note it down.
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -82,8 +81,7 @@ class Skeleton:
             block.forward = recorder
         with torch.inference_mode():
             for i, window in enumerate(ids):
-                with suppress(_Heard):
-                    outside(input_ids=torch.from_numpy(window)[None].to(self.device), use_cache=False)
+                self._call(outside, torch.from_numpy(window)[None].to(self.device))
                 first = recorders[0].hidden[0]
                 inputs = inputs if i else torch.empty(len(ids), *first.shape, dtype=self.dtype)
                 inputs[i] = first
@@ -91,6 +89,19 @@ class Skeleton:
             block.forward = forward
         _drop(outside, names)
         return inputs, [recorder.call for recorder in recorders]
+
+    def _call(self, outside: Any, ids: Any) -> None:
+        """Run a model until its last block is called."""
+        try:
+            outside(input_ids=ids, use_cache=False)
+        except _Heard:
+            pass
+        except (ValueError, TypeError, AttributeError, IndexError) as e:
+            kind, name = self.config.model_type, self._weights.name
+            raise SpecError(
+                f"'{name}' is of the type '{kind}', whose blocks hand on more than one tensor, and gptq and awq go"
+                " through them one by one: choose method nf4 or int8."
+            ) from e
 
     def fill(self, index: int) -> dict[str, Tensor]:
         """Read a block's weights into it.
