@@ -6,12 +6,13 @@ engine that computes in other kernels decides near ties in another way. An engin
 order, or with other zeros, writes what the weights never would.
 """
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from backend.errors import AppError, JobError
+from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import PROMPTS
 from backend.model_folder import has_chat_template
 from backend.models.artifacts import Check
@@ -197,4 +198,11 @@ def _scores(logits: Any, before: list[int], penalty: float) -> Any:
 def _with_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, adapter, is_trainable=False).eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(model, adapter, is_trainable=False).eval()
+        except UserWarning as e:
+            raise SpecError(
+                f"'{adapter.name}' lacks weights that its settings speak of: save the adapter again."
+            ) from e

@@ -21,9 +21,10 @@ from backend.finetune.reader import literals, open_reader
 from backend.finetune.survey import Survey, render, survey
 from backend.hub.download import fetch_model, fetch_tokenizer
 from backend.hub.names import DEMO, is_local
-from backend.jobs.calibrating import cut_rows, longest_window
+from backend.jobs.calibrating import cut_rows
 from backend.jobs.specs import Cut, Preview, read_spec, stage_folder, steps
 from backend.models.artifacts import Artifact, is_sealed, now, partial, seal
+from backend.models.config import longest_window
 from backend.models.demo import evaluation_text
 from backend.models.inspection import inspect
 from backend.models.loading import load_tokenizer, read_config

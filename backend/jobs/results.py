@@ -31,6 +31,7 @@ from backend.models.facts import ModelFacts
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
 from backend.publish.base_card import base_card
+from backend.quantize.streaming import Plan
 from backend.recipes import Recipe
 
 
@@ -135,13 +136,14 @@ def accompany(recipe: Recipe, base: Base, output: Path) -> None:
         (output / name).write_bytes(content)
 
 
-def complete(recipe: Recipe, options: Any, base: Base, output: Path, report: Report) -> Artifact:
+def complete(recipe: Recipe, options: Any, base: Base, plan: Plan, output: Path, report: Report) -> Artifact:
     """Add to weights that are written what belongs beside them, and give what is to be recorded.
 
     Args:
         recipe: What is done.
         options: Of the stage that wrote them.
         base: What they were made from.
+        plan: What became of which tensor.
         output: Their folder.
         report: Its warnings stay with the artifact.
     """
@@ -149,4 +151,5 @@ def complete(recipe: Recipe, options: Any, base: Base, output: Path, report: Rep
     if not has_tokenizer(base.copied()):
         report.warn("The model came without a tokenizer: it can be neither measured nor chatted with.")
     measured = {"hardware": hardware(), "peak_memory_bytes": peak_memory_bytes(), "warnings": tuple(report.warnings)}
+    measured["quantized_share"] = plan.share
     return base.record(recipe, options).model_copy(update=measured)

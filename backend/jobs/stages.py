@@ -46,7 +46,9 @@ from backend.models.artifacts import (
     verify,
     versions,
 )
+from backend.models.config import longest_window
 from backend.models.demo import evaluation_text
+from backend.models.loading import read_config
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
 from backend.quantize import METHODS
@@ -133,10 +135,11 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
         fetch_calibration(spec, folder, token, report)
     for index, options in _evaluations(spec):
         text = _text(spec, options, folder / "download.txt", token, report)
-        if len(text.content.encode()) < options.max_seq_length:  # no token is shorter than a byte
+        length = longest_window(read_config(base), options.max_seq_length)
+        if len(text.content.encode()) < length - 1:  # no token is shorter than a byte; one may stand before the text
             raise SpecError(
-                f"'{text.name}' has {len(text.content.encode())} bytes, too few for one window of"
-                f" {options.max_seq_length} tokens: give a longer text, or a smaller max_seq_length."
+                f"'{text.name}' has {len(text.content.encode())} bytes, too few for one window of {length} tokens: give"
+                " a longer text, or a smaller max_seq_length."
             )
         (folder / f"text-{index}.json").write_text(text.model_dump_json(), encoding="utf-8")
     seal(folder, target, Artifact(kind="model", stage="fetch", created=now()))
@@ -255,6 +258,7 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     output = Resumable(folder)
     calibration = None
     with _weights(job, recipe, index, report) as weights:
+        plan = options.plan(weights.tensors, weights.config)
         if isinstance(options, CalibratedOptions):
             from backend.jobs.calibrating import windows
 
@@ -271,7 +275,7 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
             return
     output.close()
     seconds = time.monotonic() - started
-    artifact = complete(recipe, options, known, folder, report)
+    artifact = complete(recipe, options, known, plan, folder, report)
     report.progress("sealing", 0, 1, "files")
     found = {"seconds": round(seconds, 1), "calibration": calibration}
     sealed = seal(folder, target, artifact.model_copy(update=found), output.hashes)

@@ -78,6 +78,8 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
         weights: Weights = stack.enter_context(Checkpoint(arrivals, read_config(relay.base)))
         if merging:
             weights = stack.enter_context(merged(weights, relay.adapters(), merging, report))
+        assert isinstance(options, StreamOptions)
+        plan = options.plan(weights.tensors, weights.config)
         if options.stage == "merge":
             merge(weights, output, options, report)
         elif options.stage == "quantize":
@@ -87,7 +89,7 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
     adapters = tuple(base_in(adapter) for adapter in relay.adapters())
     origin = downloaded(recipe.base_model, recipe.revision)
     base = base_in(relay.base)._replace(origin=origin, weights_bytes=size, adapters=adapters)
-    artifact = complete(recipe, options, base, relay.output, report)
+    artifact = complete(recipe, options, base, plan, relay.output, report)
     here = {entry.name: entry.size for entry in LocalFiles(relay.output).entries() if entry.name != JOURNAL}
     beside = {name: size for name, size in here.items() if not name.endswith(".safetensors")}
     files = {name: File(size=size, sha256=sha256(relay.output / name)) for name, size in beside.items()}

@@ -25,6 +25,9 @@ from backend.recipes import Recipe
 PROMPTS = 3
 """Questions of the validation rows whose answers are shown at every validation."""
 
+UNORDERED = ("target_modules", "modules_to_save", "exclude_modules")
+"""Settings that PEFT keeps as sets, and so writes in another order each run."""
+
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "safetensors")
 
 
@@ -97,6 +100,7 @@ def _complete(folder: Path, base: Base, reader: Reader, recipe: Recipe) -> None:
         (folder / name).unlink(missing_ok=True)
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = base.origin.base_model or base.folder.name
+    settings |= {name: sorted(value) for name in UNORDERED if isinstance(value := settings.get(name), list)}
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     accompany(recipe, base, folder)
     assert recipe.tuning

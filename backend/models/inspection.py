@@ -14,14 +14,14 @@ from backend.hub.admission import INDEX, PICKLE_INDEX, Admitted, admit
 from backend.hub.files import Entry, Files, HubFiles, LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_card
 from backend.hub.names import DEMO, is_local
+from backend.models.completeness import check_complete
 from backend.models.demo import demo_facts
-from backend.models.facts import DTYPES, ModelFacts, Tensor
+from backend.models.facts import DTYPES, ModelFacts, Tensor, output_head
 from backend.strict_json import quoted
 from backend.weights.conversion import conversion
 from backend.weights.header import PROBE, Header, header_from
 from backend.weights.pickled import Pickled, read_pickled
 
-_OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
 _BYTES_A_TENSOR = 160  # what a tensor takes in a header, generously
 
 
@@ -73,7 +73,7 @@ def read_tensors(files: Files, admitted: Admitted) -> tuple[Tensor, ...]:
 
 
 def read_headers(files: Files, admitted: Admitted) -> dict[str, Header]:
-    """Read and check the headers of all weight files, by name, and that they hold what the index says.
+    """Read and check the headers of all weight files, by name, and that they hold what index and config say.
 
     Raises:
         SpecError: The file and tensor at fault.
@@ -86,6 +86,7 @@ def read_headers(files: Files, admitted: Admitted) -> dict[str, Header]:
 
     shards = _each(admitted, read)
     _check_places({shard: header.tensors for shard, header in shards.items()}, admitted.weight_map or {}, INDEX)
+    check_complete(admitted.config, [tensor for header in shards.values() for tensor in header.tensors])
     return shards
 
 
@@ -134,7 +135,6 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
     counts: Counter[str] = Counter()
     for tensor in tensors:
         counts[tensor.dtype] += _parameters(tensor, config.quantization)
-    has_head = any(tensor.name.endswith(_OUTPUT_HEADS) for tensor in tensors)
     most = counts.most_common(1)[0][0] if counts else "BF16"
     return ModelFacts(
         model=model,
@@ -149,7 +149,7 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         context_length=config.context_length,
-        tied=not has_head if config.tied is None else config.tied,
+        tied=config.tied and output_head(tensors) is None,
         chat_template=admitted.chat_template,
         quant_method=config.quantization["quant_method"] if config.quantization else None,
         license=license.id,

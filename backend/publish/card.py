@@ -176,6 +176,7 @@ def _weights(artifact: Artifact, base: BaseCard, config: dict[str, Any]) -> dict
     quantization = config.get("quantization_config") or {}
     return {
         "bits": _bits(quantization),
+        "part": f"{artifact.quantized_share:.1%}" if artifact.quantized_share is not None else None,
         "format": literal(quantization["quant_method"]) if quantization.get("quant_method") else None,
         "method": literal(artifact.options["method"]) if artifact.options.get("method") else None,
         "dtype": literal(config.get("dtype") or config.get("torch_dtype") or ""),

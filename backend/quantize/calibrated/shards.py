@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.models.facts import Tensor
+from backend.models.facts import Tensor, block_of
 from backend.progress import Report
-from backend.quantize.calibrated.options import CalibratedOptions, Grid, block_of
+from backend.quantize.calibrated.options import CalibratedOptions, Grid
 from backend.quantize.streaming import Source, View
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import Bytes, from_float32, to_float32
