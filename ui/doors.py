@@ -41,6 +41,10 @@ _GUARDED = ("/gradio_api/", "/artifacts/")
 _UPLOAD, _FILE, _HEARTBEAT = "/gradio_api/upload", "/gradio_api/file=", "/gradio_api/heartbeat/"
 _ICONS = f"{Path(gr.__file__).parent}/icons/"
 
+_SIGN = ("/login/", "/logout")
+"""Routes that change who is signed in, though a browser asks for them as for a picture."""
+_CALLED_BACK = "/login/callback"
+
 _MOST_JSON = 10_000_000  # bytes; a talk is sent as a whole with each question
 _FORM = 10_000  # bytes of a form around its file
 
@@ -180,6 +184,18 @@ class Doors:
             request.method not in ("GET", "HEAD") or request.scope["path"].startswith(_GUARDED)
         ):
             raise Refused(403, "This request comes from the page of another website.")
+        if request.scope["path"].startswith(_SIGN):
+            self._check_pressed(request, site)
+
+    def _check_pressed(self, request: Request, site: str) -> None:
+        """Refuse to sign anybody in or out for a picture or a frame, and for a link of another website.
+
+        The Hub sends back from its own page who has signed in there. Browsers that say nothing are of before 2023.
+        """
+        mode, shown_as = (request.headers.get(f"sec-fetch-{name}") for name in ("mode", "dest"))
+        pressed = mode in (None, "navigate") and shown_as in (None, "document", "iframe")
+        if not pressed or (site not in ("none", "same-origin") and request.scope["path"] != _CALLED_BACK):
+            raise Refused(403, "Press the button of the page to sign in or out.")
 
     def _check_length(self, request: Request, most: int) -> int:
         """Refuse a body that is too large before any of it is read, and give its bytes."""
