@@ -14,6 +14,7 @@ from backend.strict_json import parse_object, quoted
 
 MAX_JSON = 5_000_000
 MAX_TOKENIZER = 100_000_000
+MAX_SHARDS = 1000  # each is asked for its header; the largest models have some hundred
 MAX_TEXT = 1_000_000  # chat templates and cards
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -138,6 +139,8 @@ def _weight_map(files: Files, entries: dict[str, Entry]) -> dict[str, str] | Non
             raise _fault(INDEX, f"keeps {quoted(tensor)} in {quoted(shard)}, which is no name for a shard")
         if shard not in entries:
             raise _fault(INDEX, f"lists the shard {quoted(shard)}, which is missing", "choose a complete model")
+    if len(set(weight_map.values())) > MAX_SHARDS:
+        raise _fault(INDEX, f"lists more than {MAX_SHARDS} shards")
     return weight_map
 
 

@@ -16,7 +16,7 @@ from backend.hub.names import DEMO, is_local
 from backend.models.demo import demo_facts
 from backend.models.facts import ModelFacts, Tensor
 from backend.strict_json import quoted
-from backend.weights.header import PROBE, Header, header_from
+from backend.weights.header import PROBE, Allowance, Header, header_from
 
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "U8": "uint8", "I8": "int8"}
 _DTYPES |= {"I32": "int32", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
@@ -73,11 +73,11 @@ def read_headers(files: Files, admitted: Admitted) -> dict[str, Header]:
     Raises:
         SpecError: The file and tensor at fault.
     """
-    listed = Counter((admitted.weight_map or {}).values())
+    listed, allowance = Counter((admitted.weight_map or {}).values()), Allowance()
 
     def read(entry: Entry) -> Header:
         probe = 1024 + listed[entry.name] * _BYTES_A_TENSOR if listed else PROBE
-        return header_from(partial(files.read, entry.name), entry.size, entry.name, probe)
+        return header_from(partial(files.read, entry.name), entry.size, entry.name, probe, allowance)
 
     with ThreadPoolExecutor(8) as pool:  # a 70B has 30 shards, each a round trip
         shards = dict(zip((e.name for e in admitted.weights), pool.map(read, admitted.weights), strict=True))
