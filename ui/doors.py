@@ -7,6 +7,7 @@ import asyncio
 import ipaddress
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from email.message import Message as Headed
@@ -47,6 +48,8 @@ _JOIN, _UPLOAD, _FILE, _HEARTBEAT = (
     "/gradio_api/file=",
     "/gradio_api/heartbeat/",
 )
+_STREAMS = ("/gradio_api/queue/data", _HEARTBEAT)
+_MOST_STREAMS = 60  # of one visitor; a page that is open has two
 _ICONS = f"{Path(gr.__file__).parent}/icons/"
 
 _SIGN = ("/login/", "/logout")
@@ -91,6 +94,7 @@ class Doors:
     ) -> None:
         self._app, self._settings, self._launch = app, settings, launch
         self._session_of, self._kept, self._knows = session_of, kept, knows
+        self._streams = Counter[str]()
         self._readers = ThreadPoolExecutor(_READERS, "events")
         self._belongings = Belongings()
 
@@ -138,7 +142,21 @@ class Doors:
         else:
             names = [request.query_params.get(name) for name in ("session_hash", "upload_id")]
             self._check_sessions([*names, path.removeprefix(_HEARTBEAT) if _HEARTBEAT in path else None], who)
+        if method == "GET" and path.startswith(_STREAMS) and self._settings.on_space:
+            return await self._stream(who or _address(request), scope, receive, send)
         await self._app(scope, receive, send)
+
+    async def _stream(self, whose: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer without an end, so often at a time for one visitor that others find a place."""
+        if self._streams[whose] >= _MOST_STREAMS:
+            raise Refused(429, "You have this page open too often: close some of its tabs.")
+        self._streams[whose] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._streams[whose] -= 1
+            if not self._streams[whose]:
+                del self._streams[whose]
 
     async def _take(self, request: Request, send: Send, profile: Profile | None) -> None:
         """Let an upload in, if its sender may and there is room for it beside what is theirs already."""
@@ -281,6 +299,12 @@ def _name(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
         return ""
+
+
+def _address(request: Request) -> str:
+    """Return where an anonymous visitor of a Space comes from, as the Hub's proxy says, which adds to what it got."""
+    told = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    return f"from {told[:60] or (request.client.host if request.client else '')}"
 
 
 def _whole(request: Request) -> Receive:
