@@ -7,7 +7,7 @@ import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.check import CheckOptions
-from backend.errors import SpecError
+from backend.errors import SpecError, shortened
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import is_file
 from backend.finetune.options import FinetuneOptions
@@ -17,6 +17,7 @@ from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
 from backend.quantize.calibrated.options import CalibratedOptions
+from backend.strict_yaml import load_yaml
 
 Stage = Annotated[
     FinetuneOptions | MergeOptions | QuantizeOptions | EvaluateOptions | CheckOptions, Field(discriminator="stage")
@@ -199,11 +200,13 @@ def parse_yaml(text: str, name: str = "The recipe") -> Any:
     if len(text) > MAX_LENGTH:
         raise SpecError(f"{name} has {len(text)} characters: that is no recipe.")
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except yaml.YAMLError as e:
         at = getattr(e, "problem_mark", None)
         line = f", line {at.line + 1}" if at else ""
-        raise SpecError(f"{name}{line}: this is not YAML. {getattr(e, 'problem', '') or ''}".strip()) from e
+        raise SpecError(
+            f"{name}{line}: this is not YAML. {shortened(getattr(e, 'problem', '') or '', 200)}".strip()
+        ) from e
     except (RecursionError, ValueError) as e:  # brackets without end; a date that is none
         raise SpecError(f"{name} is not YAML that a recipe could be: {str(e) or 'it is nested too deep'}.") from e
 

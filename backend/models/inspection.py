@@ -15,11 +15,12 @@ from backend.hub.files import Entry, Files, HubFiles, LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_card
 from backend.hub.names import DEMO, is_local
 from backend.models.completeness import check_complete
+from backend.models.config import check_config
 from backend.models.demo import demo_facts
 from backend.models.facts import DTYPES, ModelFacts, Tensor, output_head
 from backend.strict_json import quoted
 from backend.weights.conversion import conversion
-from backend.weights.header import PROBE, Header, header_from
+from backend.weights.header import PROBE, Allowance, Header, header_from
 from backend.weights.pickled import Pickled, read_pickled
 
 _BYTES_A_TENSOR = 160  # what a tensor takes in a header, generously
@@ -78,11 +79,11 @@ def read_headers(files: Files, admitted: Admitted) -> dict[str, Header]:
     Raises:
         SpecError: The file and tensor at fault.
     """
-    listed = Counter((admitted.weight_map or {}).values())
+    listed, allowance = Counter((admitted.weight_map or {}).values()), Allowance()
 
     def read(entry: Entry) -> Header:
         probe = 1024 + listed[entry.name] * _BYTES_A_TENSOR if listed else PROBE
-        return header_from(partial(files.read, entry.name), entry.size, entry.name, probe)
+        return header_from(partial(files.read, entry.name), entry.size, entry.name, probe, allowance)
 
     shards = _each(admitted, read)
     _check_places({shard: header.tensors for shard, header in shards.items()}, admitted.weight_map or {}, INDEX)
@@ -130,6 +131,8 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
     planned = conversion(pickled, config.data) if pickled else None
     tensors = planned.tensors if planned else read_tensors(files, admitted)
     if planned:
+        config = check_config(json.loads(planned.config))
+        check_complete(config, tensors)
         there = {entry.name: there[entry.name] for entry in admitted.beside} | planned.files
     license = license_of(card, tags)
     counts: Counter[str] = Counter()
@@ -157,7 +160,7 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
         license_link=license.link,
         languages=languages_of(card),
         tensors=tensors,
-        config=json.loads(planned.config) if planned else config.data,
+        config=config.data,
         files=there,
         pickled=_bytes(admitted.weights) if planned else 0,
         pickled_memory=max(
