@@ -19,11 +19,11 @@ if os.getenv("SPACE_ID"):
 
 import uvicorn
 
+from backend.disk import scratch
 from backend.errors import AppError, JobError
 from backend.jobs.calibration import calibrate
 from backend.jobs.specs import trained_on
 from backend.jobs.supervisor import Supervisor
-from backend.scratch import scratch
 from backend.serve.servers import Servers
 from backend.settings import Settings, load_settings
 from ui.launch import Launch

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import httpx
 from pydantic import Field
 
+from backend.disk import scratch
 from backend.errors import AppError, JobError
 from backend.evaluate import PROMPTS
 from backend.models.artifacts import Check
@@ -19,7 +20,6 @@ from backend.models.loading import has_chat_template, load_causal_lm, load_token
 from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
-from backend.scratch import scratch
 from backend.serve.engines import EngineName, is_adapter
 from backend.serve.servers import Servers
 from backend.serve.serving import Server

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from backend.disk import sha256
 from backend.errors import JobError, SpecError
 from backend.executors.local import ROOT
 from backend.finetune.checkpoints import SEAL, checkpoints, is_sealed, newest_sealed, seal_checkpoint, step_of
@@ -22,8 +23,8 @@ from backend.finetune.course import read_course
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import IGNORED, Renderer, stops_of
 from backend.finetune.samples import Message, Sample
-from backend.finetune.training import CHECKPOINTS, Rows, finetune
-from backend.models.artifacts import sha256
+from backend.finetune.training import Rows, finetune
+from backend.models.artifacts import CHECKPOINTS
 from backend.progress import Report, silent
 
 QUICK = {

@@ -17,11 +17,10 @@ from backend.jobs.foreground import stoppable
 from backend.jobs.specs import stage_folder
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import MANIFEST, Artifact, now, open_artifact, partial, seal, verify
+from backend.models.artifacts import JOURNAL, MANIFEST, Artifact, now, open_artifact, partial, seal, verify
 from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
 from backend.settings import Settings
-from backend.weights.output import JOURNAL
 
 TOKEN = "hf_" + "secret" * 6
 EVALUATE = {"stage": "evaluate", "max_seq_length": 32, "num_samples": 2, "dataset": "me/prose"}

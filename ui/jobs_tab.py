@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from backend.jobs.store import UNFINISHED, Job, JobState
+from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState
 from ui.errors import shown
 from ui.events import QUIET
 from ui.format import lead
@@ -83,7 +83,7 @@ class JobsTab:
             self.log: self.studio.supervisor.log(job.id, owner),
             self.cancel: gr.update(visible=job.state in UNFINISHED),
             self.delete: gr.update(visible=job.state not in UNFINISHED),
-            self.retry: gr.update(visible=job.state in _CAN_RETRY),
+            self.retry: gr.update(visible=job.state in _CAN_RETRY and job.kind != UNREADABLE),
             **self._course(job, owner),
             **self._outcome(job, owner),
         }

@@ -15,13 +15,13 @@ import torch
 from transformers import Trainer, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
+from backend.disk import append_line, write_whole
 from backend.finetune.checkpoints import forget, seal_checkpoint
 from backend.finetune.costs import LOGITS
-from backend.finetune.course import read_lines
+from backend.finetune.course import of_steps
 from backend.finetune.rendering import IGNORED
-from backend.models.artifacts import METRICS, SAMPLES
+from backend.models.artifacts import JOURNAL, METRICS, SAMPLES
 from backend.progress import Report
-from backend.weights.output import JOURNAL
 
 MAX_NOT_FINITE = 5
 """Steps in a row whose loss may be no number before the run is stopped."""
@@ -114,9 +114,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         for name in (METRICS, SAMPLES):
-            lines = read_lines(self._folder / name)
-            kept = [line for line in lines if line["step"] <= state.global_step]
-            (self._folder / name).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            kept = [line for line in of_steps(self._folder / name) if line["step"] <= state.global_step]
+            write_whole(self._folder / name, "".join(json.dumps(line) + "\n" for line in kept))
         if state.global_step:
             _append(self._folder / METRICS, {"step": state.global_step, "resumed": True})
         first = "measuring before the training" if args.eval_on_start else "training"
@@ -171,5 +170,4 @@ def memory_in_use() -> int:
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as f:
-        f.write(json.dumps({k: None if v != v else v for k, v in line.items()}) + "\n")  # JSON has no NaN
+    append_line(path, {k: None if v != v else v for k, v in line.items()})  # JSON has no NaN

@@ -17,13 +17,11 @@ from backend.finetune.checkpoints import newest_sealed, step_of
 from backend.finetune.course import STOP
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Rendered
-from backend.models.artifacts import LOGS
+from backend.models.artifacts import CHECKPOINTS, LOGS
 from backend.models.inspection import inspect
 from backend.models.loading import device, load_causal_lm
 from backend.models.machine import gpu_bytes, memory_bytes
 from backend.progress import Report
-
-CHECKPOINTS = "checkpoints"
 
 EVALUATIONS = 10
 """Validations in a whole training where nobody says how many."""

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from huggingface_hub.utils._fixes import WeakFileLock
 
+from backend.disk import PARTIAL, sha256
 from backend.errors import HardwareError, HubError
 from backend.hub import client
 from backend.hub.admission import INDEX, admit
 from backend.hub.files import Entry, HubFiles, LocalFiles, PartlyHere
 from backend.hub.names import DEMO, is_local
-from backend.models.artifacts import PARTIAL, Artifact, is_sealed, now, seal, sha256, versions
+from backend.models.artifacts import Artifact, is_sealed, now, seal, versions
 from backend.models.demo import demo_folder
 from backend.models.inspection import read_tensors
 from backend.progress import Report

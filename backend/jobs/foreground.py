@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from backend.disk import PARTIAL, lock
 from backend.errors import AppError, JobError, SpecError
 from backend.executors.local import marker_prefix, sweep
 from backend.finetune.course import STOP
@@ -20,11 +21,9 @@ from backend.finetune.dataset import is_file
 from backend.hub.names import is_local
 from backend.jobs.runner import Listen, Run
 from backend.jobs.specs import Checking, Evaluation, Preview, Publication, Spec
-from backend.jobs.supervisor import lock
-from backend.models.artifacts import PARTIAL, is_sealed
+from backend.models.artifacts import JOURNAL, is_sealed
 from backend.recipes import Recipe
 from backend.settings import Settings
-from backend.weights.output import JOURNAL
 
 KEPT_DAYS = 7
 """How long the folder of a run that failed waits for the same command."""

@@ -1,23 +1,24 @@
 """Running the steps of one job: one worker a step, sealed steps skipped, so that a killed job goes on where it was."""
 
-import json
 import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from backend.disk import PARTIAL, append_line, clear, words
 from backend.errors import JobError, LoginError
 from backend.executors.local import Child, environment, last_words
 from backend.jobs.specs import ALONE, ONLINE, Spec, stage_folder, steps, write_spec
-from backend.models.artifacts import PARTIAL, is_sealed
+from backend.models.artifacts import JOURNAL, forget_resumed, is_sealed, is_whole, put_in_place
 from backend.models.machine import memory_bytes
 from backend.settings import Settings
-from backend.weights.output import JOURNAL
+
+EVENTS = "events.jsonl"
 
 LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
 
@@ -60,7 +61,9 @@ class Run:
         self._cancel.set()
 
     def go(self, token: str | None, listen: Listen) -> None:
-        """Run every step that is not sealed yet.
+        """Run every step that is not sealed yet, and what comes after a step that had to be made again.
+
+        What follows a fetch stays: the commits are pinned, so that it brings the same again.
 
         Args:
             token: For the steps that talk to the Hub; the others never get it.
@@ -69,16 +72,21 @@ class Run:
         Raises:
             Canceled, Interrupted, LoginError, JobError: Why it ended early.
         """
-        write_spec(self.folder, self._spec)
-        for index, name in enumerate(steps(self._spec)):
-            target = stage_folder(self.folder, self._spec, index)
-            if is_sealed(target):
-                continue
-            self._record({"event": "step", "index": index, "name": name}, listen)
-            with self._turn(name, listen):
-                self._step(index, token if name in ONLINE else None, listen)
-            if not is_sealed(target):
-                raise JobError(f"The step '{name}' ended without a result: see the log, then retry.")
+        try:
+            write_spec(self.folder, self._spec)
+            made = False
+            for index, name in enumerate(steps(self._spec)):
+                target = stage_folder(self.folder, self._spec, index)
+                if not made and is_whole(target):
+                    continue
+                self._record({"event": "step", "index": index, "name": name}, listen)
+                with self._turn(name, listen):
+                    self._step(index, token if name in ONLINE else None, listen)
+                if not is_sealed(target):
+                    raise JobError(f"The step '{name}' ended without a result: see the log, then retry.")
+                made = made or name != "fetch"
+        except OSError as e:
+            raise JobError(words(e)) from e
 
     @contextmanager
     def _turn(self, name: str, listen: Listen) -> Iterator[None]:
@@ -147,16 +155,26 @@ class Run:
 
     def _record(self, event: dict[str, Any], listen: Listen) -> None:
         event = {"time": round(time.time(), 3), **event}
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as f:
-            f.write(json.dumps(event) + "\n")
+        with suppress(OSError):  # a full disk: what is said is lost, and what is made goes on as long as it can
+            append_line(self.folder / EVENTS, event)
         listen(event)
 
 
 def tidy(job: Path) -> None:
-    """Remove what an unfinished step left in a job's folder, unless another run can go on from it."""
-    for path in (job / "stages").glob(f"*{PARTIAL}"):
-        if not (path / JOURNAL).is_file():
+    """Remove what an unfinished step left in a job's folder, unless another run can go on from it.
+
+    A step that was killed between its manifest and its name is done.
+    """
+    stages = job / "stages"
+    for path in stages.glob(f"*{PARTIAL}"):
+        if is_sealed(path) and not is_sealed(path.with_suffix("")):
+            put_in_place(path, path.with_suffix(""))
+        elif not (path / JOURNAL).is_file():
             shutil.rmtree(path, ignore_errors=True)
+    for path in stages.glob("*"):
+        if path.suffix != PARTIAL:
+            forget_resumed(path)
+    clear(stages)
 
 
 def _killed(name: str, number: int) -> str:

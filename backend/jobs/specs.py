@@ -3,14 +3,14 @@
 A job's folder holds its spec as `<kind>.json` and the sealed output of each step as `stages/<n>-<name>/`.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from backend.check import CheckOptions
-from backend.errors import JobError
+from backend.disk import read_whole, write_whole
+from backend.errors import JobError, SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.dataset import DEMO_DATASET, is_file
 from backend.finetune.options import FinetuneOptions
@@ -82,6 +82,17 @@ class Preview(Frozen):
     cut: Cut | None = Field(None, description="Of rows that are calibrated on; None: they are learned from.")
 
 
+MODEL, PUBLISHED = "model.json", "published.json"
+"""Files of a fetch and of a publish step: where the model lies, and where artifacts were published."""
+
+
+class Fetched(Frozen):
+    """Where a step finds what a fetch step has brought."""
+
+    folder: Path = Field(description="Of the model, or of its tokenizer alone.")
+    adapters: tuple[Path, ...] = Field((), description="Those that are merged in.")
+
+
 RENDERING = ("chat_template", "loss", "max_length")
 """Options of a training that a preview reads beside those of the rows."""
 
@@ -95,6 +106,8 @@ KINDS: dict[str, type[Spec]] = {
     "streaming": Streaming,
     "preview": Preview,
 }
+
+NO_JOB = "This job cannot be read: it is damaged, or of another version of Weightsmith. Delete it."
 
 ONLINE = ("fetch", "adopt", "publish", "stream")
 """Steps that have the network and the token; all others run in a process with neither."""
@@ -174,21 +187,37 @@ def stage_folder(job: Path, spec: Spec, index: int) -> Path:
 def write_spec(job: Path, spec: Spec) -> None:
     """Put the spec into the job's folder."""
     job.mkdir(parents=True, exist_ok=True)
-    (job / f"{kind(spec)}.json").write_text(spec.model_dump_json(exclude_none=True, indent=2), encoding="utf-8")
+    write_whole(job / f"{kind(spec)}.json", spec.model_dump_json(exclude_none=True, indent=2))
 
 
 def read_spec(job: Path) -> Spec:
     """Read the spec that the job's folder holds.
 
     Raises:
-        JobError: The folder is no job's.
+        JobError: The folder is no job's, or its spec cannot be read.
     """
-    for name, model in KINDS.items():
-        path = job / f"{name}.json"
-        if path.is_file():
-            spec: Spec = parse(model, json.loads(path.read_text(encoding="utf-8")), context=STORED)
-            return spec
+    for name in KINDS:
+        if (job / f"{name}.json").is_file():
+            return parse_spec(name, read_whole(job / f"{name}.json", dict[str, Any]))
     raise JobError(f"'{job.name}' holds no job: start it again.")
+
+
+def holds_spec(job: Path) -> bool:
+    """Return whether a folder is one that a job was begun in."""
+    return any((job / f"{name}.json").exists() for name in KINDS)
+
+
+def parse_spec(kind: str, data: Any) -> Spec:
+    """Build a spec from what was stored of it.
+
+    Raises:
+        JobError: It is none that this version knows.
+    """
+    try:
+        spec: Spec = parse(KINDS[kind], data, context=STORED)
+    except (KeyError, SpecError) as e:
+        raise JobError(NO_JOB) from e
+    return spec
 
 
 def artifacts(job: Path, kinds: tuple[str, ...] = RESULTS) -> list[Path]:
@@ -211,9 +240,8 @@ def trained_on(adapter: Path) -> Path | None:
 
 def base_folder(job: Path) -> Path | None:
     """Give the folder of the model that a job began with, if it is still here."""
-    place = job / "stages" / "0-fetch" / "model.json"
-    base = Path(json.loads(place.read_text(encoding="utf-8"))["folder"]) if place.is_file() else None
-    return base if base and base.is_dir() else None
+    found = read_whole(job / "stages" / "0-fetch" / MODEL, Fetched)
+    return found.folder if found and found.folder.is_dir() else None
 
 
 def _calibrations(recipe: Recipe) -> list[str | None]:
@@ -222,9 +250,7 @@ def _calibrations(recipe: Recipe) -> list[str | None]:
 
 def published(job: Path, spec: Spec) -> list[dict[str, Any]]:
     """Give where a job's artifacts were published; empty before its last step is sealed."""
-    place = stage_folder(job, spec, len(steps(spec)) - 1) / "published.json"
-    found: list[dict[str, Any]] = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else []
-    return found
+    return read_whole(stage_folder(job, spec, len(steps(spec)) - 1) / PUBLISHED, list[dict[str, Any]]) or []
 
 
 def needs_no_network(spec: Spec) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.check import CheckOptions, check
+from backend.disk import read_whole
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
 from backend.executors.ranks import launch, processes, world_size
@@ -19,9 +20,12 @@ from backend.jobs.calibrating import fetch_calibration, windows
 from backend.jobs.previews import preview
 from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
+    MODEL,
     MODELS,
+    PUBLISHED,
     Checking,
     Evaluation,
+    Fetched,
     Preview,
     Publication,
     Spec,
@@ -62,7 +66,7 @@ from backend.serve.speed import decode_speed
 from backend.serve.vllm_environment import interpreter
 from backend.settings import load_settings
 from backend.weights.checkpoint import Checkpoint, Weights
-from backend.weights.output import JOURNAL, Resumable
+from backend.weights.output import Resumable
 from backend.wording import checked
 
 WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
@@ -115,8 +119,8 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     folder = partial(target)
     merging = spec.merging if isinstance(spec, Recipe) else None
     adapters = fetch_adapters(merging, load_settings().models, token, report) if merging else []
-    places = {"folder": str(base), "adapters": [str(adapter) for adapter in adapters]}
-    (folder / "model.json").write_text(json.dumps(places), encoding="utf-8")
+    places = Fetched(folder=base, adapters=tuple(adapters))
+    (folder / MODEL).write_text(places.model_dump_json(), encoding="utf-8")
     if isinstance(spec, Recipe) and spec.tuning:
         sources = fetch_dataset(spec.tuning, folder / "rows", token, report)
         write_sources(folder, sources)
@@ -173,20 +177,21 @@ def _text(spec: Spec, options: EvaluateOptions, draft: Path, token: str | None, 
 
 
 def _base(job: Path, spec: Spec) -> Path:
-    return Path(_fetched(job, spec)["folder"])
+    return _fetched(job, spec).folder
 
 
 def _adapters(job: Path, spec: Spec) -> list[Path]:
     if isinstance(spec, Recipe) and spec.tuning:
         return [stage_folder(job, spec, 1)]
-    return [Path(folder) for folder in _fetched(job, spec)["adapters"]]
+    return list(_fetched(job, spec).adapters)
 
 
-def _fetched(job: Path, spec: Spec) -> dict[str, Any]:
+def _fetched(job: Path, spec: Spec) -> Fetched:
     place = stage_folder(job, spec, 0)
     open_artifact(place)
-    found: dict[str, Any] = json.loads((place / "model.json").read_text(encoding="utf-8"))
-    return found
+    if found := read_whole(place / MODEL, Fetched):
+        return found
+    raise JobError(f"'{place.name}/{MODEL}' cannot be read: retry, which fetches the model again.")
 
 
 @contextmanager
@@ -214,7 +219,6 @@ def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     artifact = tune(recipe, base_in(_base(job, recipe)), stage_folder(job, recipe, 0), folder, report)
     if artifact is None:
         return
-    (folder / JOURNAL).unlink(missing_ok=True)
     sealed = seal(folder, target, artifact)
     assert sealed.training
     report.log(f"adapter: {sealed.size / 1e6:.1f} MB, {sealed.training.steps} steps in {sealed.seconds:.0f} s.")
@@ -243,7 +247,6 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
         else:  # the adapters fit, which was all that could go wrong
             seal(folder, target, Artifact(kind="checked", stage="merge", created=now()))
             return
-    output.close()
     seconds = time.monotonic() - started
     artifact = complete(recipe, options, known, folder, report)
     report.progress("sealing", 0, 1, "files")
@@ -288,11 +291,7 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
 
 def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
     """Try what a recipe has made, or the folder that was named, in the engine that serves it; see backend.check."""
-    found, options = None, CheckOptions()
-    if isinstance(spec, Checking):
-        options = spec.options
-    elif isinstance(spec, Recipe) and index <= len(spec.stages):
-        options = next(stage for stage in spec.stages if isinstance(stage, CheckOptions))
+    found, options = None, _check_options(spec, index)
     for folder in _to_check(job, spec):
         known = verify(folder) if (folder / MANIFEST).is_file() else None
         base = spec.base if isinstance(spec, Checking | Publication) else None
@@ -303,6 +302,14 @@ def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
         report.log(f"{folder.name}: {checked(found)}")
     target = stage_folder(job, spec, index)
     seal(partial(target), target, Artifact(kind="checked", stage="check", check=found, created=now()))
+
+
+def _check_options(spec: Spec, index: int) -> CheckOptions:
+    """Return how a step checks: as its own stage says; the check before an upload is nobody's stage."""
+    if isinstance(spec, Checking):
+        return spec.options
+    stage = spec.stages[index - 1] if isinstance(spec, Recipe) and index <= len(spec.stages) else None
+    return stage if isinstance(stage, CheckOptions) else CheckOptions()
 
 
 def _to_check(job: Path, spec: Spec) -> list[Path]:
@@ -334,7 +341,10 @@ def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], repo
 
 
 def _measured_on(job: Path, spec: Spec, index: int) -> Text:
-    return Text.model_validate_json((stage_folder(job, spec, 0) / f"text-{index}.json").read_bytes())
+    place = stage_folder(job, spec, 0)
+    if found := read_whole(place / f"text-{index}.json", Text):
+        return found
+    raise JobError(f"The text in '{place.name}' cannot be read: retry, which fetches it again.")
 
 
 def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:
@@ -354,5 +364,5 @@ def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Rep
         folders, options = artifacts(job)[-1:], spec.publish
     published = [publish(folder, options, token, report).model_dump(mode="json") for folder in folders]
     folder = partial(target)
-    (folder / "published.json").write_text(json.dumps(published), encoding="utf-8")
+    (folder / PUBLISHED).write_text(json.dumps(published), encoding="utf-8")
     seal(folder, target, Artifact(kind="published", stage="publish", created=now()))

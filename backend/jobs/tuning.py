@@ -13,7 +13,7 @@ from backend.finetune.loading import Dataset, load
 from backend.finetune.reader import Reader, literals, open_reader
 from backend.finetune.samples import Sample
 from backend.finetune.survey import Survey, render, survey
-from backend.finetune.training import CHECKPOINTS, Outcome, Rows, compute_dtype, finetune
+from backend.finetune.training import Outcome, Rows, compute_dtype, finetune
 from backend.jobs.results import Base
 from backend.models.artifacts import BASE_CARD, SURVEY, Artifact, Training, now, versions
 from backend.models.machine import hardware, peak_memory_bytes
@@ -58,7 +58,6 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
     outcome = finetune(base.folder, rows, reader.tokenizer, folder, options, report)
     if rank() > 0:
         return None
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     _complete(folder, base, reader, recipe)
     measured = {"hardware": hardware(), "peak_memory_bytes": peak_memory_bytes(), "warnings": tuple(report.warnings)}
     measured["seconds"] = round(time.monotonic() - started, 1)

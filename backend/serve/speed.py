@@ -6,9 +6,9 @@ from pathlib import Path
 
 import httpx
 
+from backend.disk import scratch
 from backend.errors import AppError
 from backend.progress import Report
-from backend.scratch import scratch
 from backend.serve.engines import EngineName
 from backend.serve.servers import Servers
 from backend.serve.serving import Server
