@@ -17,13 +17,13 @@ from backend.errors import AppError, JobError
 from backend.evaluate import PROMPTS
 from backend.models.artifacts import Check
 from backend.models.loading import has_chat_template, load_causal_lm, load_tokenizer
-from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
 from backend.serve.engines import EngineName, is_adapter
 from backend.serve.servers import Servers
 from backend.serve.serving import Server
 from backend.settings import Settings
+from backend.stage import Stage
 
 NEAR = 0.5
 """Nats below the likeliest token at which a token still counts as the weights' own choice: AWQ in vLLM on a CPU, which
@@ -39,7 +39,7 @@ NAMES = {"vllm": "vLLM"}
 """How an engine's name is written, where not as it is called."""
 
 
-class CheckOptions(Frozen):
+class CheckOptions(Stage):
     """How a result is tried before it is published."""
 
     stage: Literal["check"] = "check"

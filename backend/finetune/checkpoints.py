@@ -9,6 +9,9 @@ from backend.disk import fsync, read_whole, sha256, write_whole
 SEAL = "sealed.json"
 PREFIX = "checkpoint-"
 
+LOSSES = "losses.json"
+"""The sum of the losses of all steps so far, which transformers forgets when it goes on from a checkpoint."""
+
 
 def seal_checkpoint(folder: Path) -> None:
     """Write down the hashes of a checkpoint's files; from then on it counts.
@@ -21,6 +24,11 @@ def seal_checkpoint(folder: Path) -> None:
         fsync(path)
     write_whole(folder / SEAL, json.dumps(hashes, indent=2))
     fsync(folder.parent)
+
+
+def read_losses(checkpoint: Path) -> float | None:
+    """Return the sum of the losses of all steps until a checkpoint; None where it was not kept."""
+    return read_whole(checkpoint / LOSSES, float)
 
 
 def newest_sealed(folder: Path) -> Path | None:

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from backend.disk import append_line, write_whole
-from backend.finetune.checkpoints import forget, seal_checkpoint
+from backend.finetune.checkpoints import LOSSES, forget, seal_checkpoint
 from backend.finetune.costs import LOGITS
 from backend.finetune.course import of_steps
 from backend.finetune.rendering import IGNORED
@@ -38,10 +38,22 @@ class Tuner(SFTTrainer):
     learned_tokens = 0
     """Tokens that this process has seen, padding not counted."""
 
+    losses: float | None = 0.0
+    """Sum of the losses of all steps, those before a checkpoint that it goes on from included; None: not known."""
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train for an epoch; not where a checkpoint was gone on from that lies behind the last step already."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Do a step; count those whose loss is no number."""
         loss: Any = super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
         self.not_finite = 0 if math.isfinite(float(loss)) else self.not_finite + 1
+        if self.losses is not None and not self.not_finite:
+            self.losses += float(loss)
         inputs = args[1]
         mask = inputs.get("attention_mask")
         self.learned_tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
@@ -82,7 +94,9 @@ class Tuner(SFTTrainer):
         if self.args.should_save:
             folder = Path(self.args.output_dir)
             (folder.parent / JOURNAL).touch()
-            seal_checkpoint(folder / f"checkpoint-{self.state.global_step}")
+            checkpoint = folder / f"checkpoint-{self.state.global_step}"
+            write_whole(checkpoint / LOSSES, json.dumps(self.losses))
+            seal_checkpoint(checkpoint)
             best = self.state.best_model_checkpoint
             forget(folder, Path(best) if best else None)
 

@@ -20,6 +20,9 @@ from backend.settings import Settings
 
 EVENTS = "events.jsonl"
 
+LEAST_FREE = 1_000_000
+"""Bytes; where less is free, what failed in a library's own way failed for want of room."""
+
 LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
 
 Listen = Callable[[dict[str, Any]], None]
@@ -135,7 +138,10 @@ class Run:
         if code > 128:
             raise Interrupted(_killed(name, code - 128))
         if code:
-            self._record({"event": "log", "text": last_words(self.folder / "log.txt")}, listen)
+            said = last_words(self.folder / "log.txt")
+            self._record({"event": "log", "text": said}, listen)
+            if "No space left" in said or shutil.disk_usage(self.folder).free < LEAST_FREE:
+                raise JobError(f"The disk became full in the step '{name}': free some space, then retry.")
             raise JobError(f"The step '{name}' failed unexpectedly: the end of the log says why; retry, or report it.")
 
     def _network(self, name: str) -> str:

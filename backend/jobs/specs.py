@@ -12,7 +12,6 @@ from backend.check import CheckOptions
 from backend.disk import read_whole, write_whole
 from backend.errors import JobError, SpecError
 from backend.evaluate import EvaluateOptions
-from backend.finetune.dataset import DEMO_DATASET, is_file
 from backend.finetune.options import FinetuneOptions
 from backend.hub.names import DEMO, STORED, is_local
 from backend.models.artifacts import is_sealed, open_artifact
@@ -22,7 +21,6 @@ from backend.publish.base_card import read_base_card
 from backend.publish.destination import check_outside
 from backend.publish.folder import describe, is_made_elsewhere
 from backend.publish.licenses import check_name
-from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe
 
 
@@ -35,6 +33,10 @@ class Publication(Frozen):
     base_model: str | None = Field(None, description="Of a folder made elsewhere: the Hub id of what it was made from.")
     elsewhere: bool = Field(False, description="Whether it is no artifact yet.")
     checked: bool = Field(False, description="Whether it need not be checked before: it has passed already.")
+
+    def files(self) -> list[Path]:
+        """Return the folders of this machine that it reads."""
+        return [self.folder, *([self.base] if self.base else [])]
 
     def artifact(self, job: Path) -> Path:
         """Give the folder of the artifact that is published; an adopted one bears the name that its user knows."""
@@ -49,6 +51,11 @@ class Evaluation(Frozen):
     revision: str | None = None
     options: EvaluateOptions
 
+    def files(self) -> list[Path]:
+        """Return the files and folders of this machine that it reads."""
+        reference = [Path(self.reference)] if is_local(self.reference) else []
+        return [self.folder, *reference, *self.options.files().values()]
+
 
 class Checking(Frozen):
     """Try a model folder that exists in the engine that serves it."""
@@ -57,11 +64,19 @@ class Checking(Frozen):
     base: Path | None = Field(None, description="Of an adapter: the folder of its base model.")
     options: CheckOptions
 
+    def files(self) -> list[Path]:
+        """Return the folders of this machine that it reads."""
+        return [self.folder, *([self.base] if self.base else [])]
+
 
 class Streaming(Frozen):
     """Do a recipe from repo to repo, shard by shard, so that the model never lies here whole; see can_stream()."""
 
     recipe: Recipe
+
+    def files(self) -> list[Path]:
+        """Return the folders of this machine that it reads."""
+        return self.recipe.files()
 
 
 class Cut(Frozen):
@@ -80,6 +95,12 @@ class Preview(Frozen):
     revision: str | None = None
     options: FinetuneOptions
     cut: Cut | None = Field(None, description="Of rows that are calibrated on; None: they are learned from.")
+
+    def files(self) -> list[Path]:
+        """Return the files and folders of this machine that it reads."""
+        model = [Path(self.base_model)] if is_local(self.base_model) else []
+        measured = self.cut.measured_on.files() if self.cut and self.cut.measured_on else {}
+        return [*model, *self.options.files().values(), *measured.values()]
 
 
 MODEL, PUBLISHED = "model.json", "published.json"
@@ -244,10 +265,6 @@ def base_folder(job: Path) -> Path | None:
     return found.folder if found and found.folder.is_dir() else None
 
 
-def _calibrations(recipe: Recipe) -> list[str | None]:
-    return [stage.calibration for stage in recipe.stages if isinstance(stage, CalibratedOptions)]
-
-
 def published(job: Path, spec: Spec) -> list[dict[str, Any]]:
     """Give where a job's artifacts were published; empty before its last step is sealed."""
     return read_whole(stage_folder(job, spec, len(steps(spec)) - 1) / PUBLISHED, list[dict[str, Any]]) or []
@@ -256,11 +273,5 @@ def published(job: Path, spec: Spec) -> list[dict[str, Any]]:
 def needs_no_network(spec: Spec) -> bool:
     """Whether fetching means reading what lies on this machine."""
     model = spec.base_model if isinstance(spec, Recipe) else spec.reference if isinstance(spec, Evaluation) else DEMO
-    if isinstance(spec, Recipe) and spec.tuning:
-        datasets = (spec.tuning.dataset, spec.tuning.validation_dataset)
-        if not all(name is None or name == DEMO_DATASET or is_file(name) for name in datasets):
-            return False
-    if isinstance(spec, Recipe) and not all(name is None or is_file(name) for name in _calibrations(spec)):
-        return False
-    adapters = [a for s in spec.stages if s.stage == "merge" for a in s.adapters] if isinstance(spec, Recipe) else []
-    return (model == DEMO or is_local(model)) and all(is_local(adapter) for adapter in adapters)
+    stages = spec.stages if isinstance(spec, Recipe) else ()
+    return (model == DEMO or is_local(model)) and not any(stage.on_hub() for stage in stages)

@@ -106,6 +106,7 @@ class Store:
         try:
             for statement in ("PRAGMA journal_mode=DELETE", "PRAGMA synchronous=FULL", _SCHEMA):
                 self._db.execute(statement)
+            self.ids()
         except sqlite3.DatabaseError as e:
             raise JobError(f"The job table '{path.name}' cannot be read ({e}): move it away to begin a new one.") from e
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -163,9 +163,9 @@ class Supervisor:
         return read_course(folder) if (folder / METRICS).is_file() else None
 
     def retry(self, job_id: str, owner: str, token: str | None) -> None:
-        """Put a job that ended early back into the queue; it goes on from its last sealed step."""
+        """Put a job that ended early, or has lost a result, back into the queue; what is sealed stays."""
         job = self._store.get(job_id, owner)
-        if job.state in (*UNFINISHED, JobState.COMPLETED):
+        if job.state in UNFINISHED or (job.state == JobState.COMPLETED and not self.lost(job_id, owner)):
             raise JobError(f"The job is {job.state.value}: there is nothing to retry.")
         job.read_spec()
         if token:
@@ -173,6 +173,14 @@ class Supervisor:
         (self._settings.jobs / job_id / STOP).unlink(missing_ok=True)
         self._store.requeue(job_id)
         self._look()
+
+    def lost(self, job_id: str, owner: str) -> list[str]:
+        """Return the steps of a completed job whose results are damaged or gone: retrying makes them again."""
+        job = self._store.get(job_id, owner)
+        if job.state != JobState.COMPLETED:
+            return []
+        stages = self._settings.jobs / job_id / "stages"
+        return [name for i, name in enumerate(job.steps) if not is_sealed(stages / f"{i}-{name}")]
 
     def delete(self, job_id: str, owner: str) -> None:
         """Delete a job that has ended, with everything that it made.
@@ -193,7 +201,7 @@ class Supervisor:
             forget(place, left, LEFT_DAYS)
         forget(self._home, f"*{PARTIAL}", LEFT_DAYS)
         jobs = self._store.in_state(*(state for state in JobState if state != JobState.COMPLETED))
-        self.uploads.clean({text for job in jobs for text in _texts(job.spec)})
+        self.uploads.clean({str(path) for job in jobs if job.kind != UNREADABLE for path in job.read_spec().files()})
 
     def get(self, job_id: str, owner: str) -> Job:
         """Give a job with its progress."""
@@ -349,11 +357,3 @@ class Supervisor:
     def list(self, owner: str) -> list[Job]:
         """Give an owner's jobs, the newest first; a preview is none to them."""
         return [self._with_progress(job) for job in self._store.of(owner) if job.kind != PREVIEW]
-
-
-def _texts(spec: Any) -> Iterator[str]:
-    """Find whatever may be a path, anywhere in a spec."""
-    if isinstance(spec, str):
-        yield spec
-    elif isinstance(spec, dict | list):
-        yield from (text for part in (spec.values() if isinstance(spec, dict) else spec) for text in _texts(part))

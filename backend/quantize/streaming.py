@@ -20,8 +20,8 @@ from pydantic import Field
 
 from backend.errors import SpecError
 from backend.models.facts import BITS, Tensor
-from backend.options import Frozen
 from backend.progress import Report
+from backend.stage import Stage
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import FLOATS, SAFETENSORS, Bytes, cast, is_finite
 from backend.weights.output import Output
@@ -246,7 +246,7 @@ class Plan(NamedTuple):
         return sizes | ({INDEX: len(content)} if content else {})
 
 
-class PlannedOptions(Frozen):
+class PlannedOptions(Stage):
     """What every method can be told; a method adds form(), config() and its own."""
 
     stage: Literal["quantize"] = "quantize"

@@ -75,7 +75,7 @@ def _machine_code(name: str) -> bytes | None:
     """Read a loop's object file; make it where there is none for this processor and these sources."""
     for folder in (Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "weightsmith"):
         kept = folder / f"{name}-{_state()}.o"
-        if kept.is_file() and (code := _unsigned(kept.read_bytes())):
+        if kept.is_file() and (code := unsigned(kept.read_bytes())):
             return code
     code = _compile_apart(name)
     if code is not None:
@@ -96,14 +96,19 @@ def _keep(file: str, code: bytes) -> None:
     for folder in (Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "weightsmith"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / file, code + hashlib.sha256(code).digest())
+            write_whole(folder / file, signed(code))
         except OSError:
             continue
         return
 
 
-def _unsigned(kept: bytes) -> bytes | None:
-    """Return the machine code that _keep() wrote; None where it is damaged: it is run as it stands."""
+def signed(code: bytes) -> bytes:
+    """Return machine code as it is kept: it is run as it stands, so that damage must be seen before."""
+    return code + hashlib.sha256(code).digest()
+
+
+def unsigned(kept: bytes) -> bytes | None:
+    """Return the machine code that signed() was given; None where it is damaged."""
     code, digest = kept[:-_DIGEST], kept[-_DIGEST:]
     return code if hashlib.sha256(code).digest() == digest else None
 
