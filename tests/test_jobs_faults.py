@@ -1,5 +1,6 @@
 """Jobs on a bad day: a full disk, rows and folders that are damaged, kills between two steps of the same thing."""
 
+import hashlib
 import json
 import os
 import resource
@@ -11,14 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backend.disk import PREFIX, write_whole
 from backend.errors import JobError
 from backend.executors.local import ROOT
+from backend.jobs.foreground import finished, identity
 from backend.jobs.runner import tidy
-from backend.jobs.specs import KINDS, stage_folder, write_spec
+from backend.jobs.specs import KINDS, MODEL, Fetched, stage_folder, write_spec
 from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState, Store, new_id
 from backend.jobs.supervisor import LANES, LEFT_DAYS, Supervisor
 from backend.models.artifacts import CHECKPOINTS, JOURNAL, MANIFEST, Artifact, is_sealed, now, partial, seal
@@ -318,6 +321,21 @@ def test_a_completed_job_whose_result_is_damaged_can_be_retried(
     supervisor.retry(job_id, "me", None)
     assert supervisor.get(job_id, "me").state == JobState.QUEUED
     store.close()
+
+
+def test_a_command_that_failed_says_where_what_it_has_made_stays(settings: Settings, tiny_model: Path) -> None:
+    stages = [{"stage": "quantize", "method": "nf4"}, {"stage": "evaluate"}]
+    spec = parse_recipe({"base_model": str(tiny_model), "stages": stages}, paths=True)
+    folder = settings.data / "runs" / hashlib.sha256(identity(spec).encode()).hexdigest()[:16]
+    for index, kind in enumerate(("model", "quantized")):
+        draft = partial(stage_folder(folder, spec, index))
+        (draft / MODEL).write_text(Fetched(folder=tiny_model).model_dump_json())
+        seal(draft, stage_folder(folder, spec, index), Artifact(kind=kind, stage="x", created=now()))
+    heard: list[dict[str, Any]] = []
+    with pytest.raises(JobError, match="text in '0-fetch'"), finished(spec, None, heard.append, settings):
+        pytest.fail("it went on without the text")
+    assert f"what is done stays.\n{stage_folder(folder, spec, 1)}" in heard[-1]["text"]
+    assert is_sealed(stage_folder(folder, spec, 1))
 
 
 FULL = """

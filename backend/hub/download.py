@@ -52,7 +52,7 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
     target.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(target.with_name(f"{files.commit}.lock")):
         if not is_sealed(target):
-            shutil.rmtree(target, ignore_errors=True)  # a sealed folder that somebody has damaged
+            take_apart(target)
             download(files, admit(files).files, target, downloaded(model, files.commit), report)
     return target
 
@@ -79,11 +79,19 @@ def fetch_tokenizer(model: str, commit: str | None, models_dir: Path, token: str
         if is_sealed(whole):
             return whole
         if not is_sealed(target):
-            shutil.rmtree(target, ignore_errors=True)
+            take_apart(target)
             admitted = admit(files)
             wanted = tuple(e for e in admitted.files if e not in admitted.weights and e.name != INDEX)
             download(files, wanted, target, downloaded(model, files.commit, TOKENIZER), report)
     return target
+
+
+def take_apart(target: Path) -> None:
+    """Make of a sealed folder that is damaged one that a download goes on with: what is whole in it stays."""
+    if target.is_dir():
+        folder = target.with_name(target.name + PARTIAL)
+        shutil.rmtree(folder, ignore_errors=True)
+        target.rename(folder)
 
 
 def model_folder(models_dir: Path, model: str, commit: str) -> Path:

@@ -18,7 +18,7 @@ from backend.errors import AppError, JobError, SpecError
 from backend.executors.local import marker_prefix, sweep
 from backend.finetune.course import STOP
 from backend.jobs.runner import Listen, Run
-from backend.jobs.specs import Preview, Spec
+from backend.jobs.specs import Preview, Spec, artifacts
 from backend.models.artifacts import JOURNAL, is_sealed
 from backend.settings import Settings
 
@@ -53,6 +53,12 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
             )
             if not goes_on:
                 shutil.rmtree(folder, ignore_errors=True)
+            elif isinstance(e, AppError):
+                made = "".join(f"\n{path}" for path in artifacts(folder))
+                text = (
+                    f"The same command goes on from where it was; until then, for {KEPT_DAYS} days, what is done stays."
+                )
+                listen({"event": "log", "text": text + made})
             if isinstance(e, AppError):
                 raise
             raise JobError("Canceled." + " The same command goes on from where it was." * goes_on) from e

@@ -207,9 +207,11 @@ def seal(folder: Path, target: Path, artifact: Artifact, known: Mapping[str, str
         known: sha256 of files whose hash was just computed or verified, by relative name.
     """
     files = {}
+    for draft in folder.rglob(f"*{PARTIAL}"):
+        draft.unlink()  # of a file that a killed run was writing
     for path in sorted(p for p in folder.rglob("*") if p.is_symlink() or p.is_file()):
         name = path.relative_to(folder).as_posix()
-        if name.split("/")[0] in RESUMED:
+        if name == MANIFEST or name.split("/")[0] in RESUMED:
             continue
         if path.is_symlink():
             raise SpecError(f"'{path.name}' is a symbolic link: an artifact holds files only.")
