@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from backend.disk import PARTIAL, append_line, clear, words
-from backend.errors import JobError, LoginError
+from backend.errors import JobError, LoginError, SpecError
 from backend.executors.local import Child, environment, last_words
 from backend.jobs.specs import ALONE, ONLINE, Spec, stage_folder, steps, write_spec
-from backend.models.artifacts import JOURNAL, forget_resumed, is_sealed, is_whole, put_in_place
+from backend.models.artifacts import JOURNAL, Artifact, forget_resumed, is_sealed, open_artifact, put_in_place, whole
 from backend.models.machine import memory_bytes
 from backend.settings import Settings
 
@@ -77,19 +77,25 @@ class Run:
         """
         try:
             write_spec(self.folder, self._spec)
-            made = False
+            newest = ""  # when the last of the steps was made that others follow from
             for index, name in enumerate(steps(self._spec)):
-                target = stage_folder(self.folder, self._spec, index)
-                if not made and is_whole(target):
-                    continue
-                self._record({"event": "step", "index": index, "name": name}, listen)
-                with self._turn(name, listen):
-                    self._step(index, token if name in ONLINE else None, listen)
-                if not is_sealed(target):
-                    raise JobError(f"The step '{name}' ended without a result: see the log, then retry.")
-                made = made or name != "fetch"
+                made = whole(stage_folder(self.folder, self._spec, index))
+                if made is None or made.created < newest:
+                    made = self._made(index, name, token, listen)
+                if name != "fetch":
+                    newest = max(newest, made.created)
         except OSError as e:
             raise JobError(words(e)) from e
+
+    def _made(self, index: int, name: str, token: str | None, listen: Listen) -> Artifact:
+        """Run a step, and return what it has sealed."""
+        self._record({"event": "step", "index": index, "name": name}, listen)
+        with self._turn(name, listen):
+            self._step(index, token if name in ONLINE else None, listen)
+        try:
+            return open_artifact(stage_folder(self.folder, self._spec, index))
+        except SpecError as e:
+            raise JobError(f"The step '{name}' ended without a result: see the log, then retry.") from e
 
     @contextmanager
     def _turn(self, name: str, listen: Listen) -> Iterator[None]:

@@ -113,6 +113,7 @@ class Store:
     def close(self) -> None:
         """Close the file."""
         with self._lock:
+            self._catch_up()
             self._db.close()
 
     def add(self, spec: Spec, owner: str, job_id: str | None = None) -> str:

@@ -290,13 +290,12 @@ def is_sealed(folder: Path) -> bool:
     return True
 
 
-def is_whole(folder: Path) -> bool:
-    """Return whether the folder exists as an artifact and every byte in it is as it was sealed."""
+def whole(folder: Path) -> Artifact | None:
+    """Return the artifact in a folder, if every byte of it is as it was sealed."""
     try:
-        verify(folder)
+        return verify(folder)
     except (SpecError, OSError):
-        return False
-    return True
+        return None
 
 
 def verify(folder: Path) -> Artifact:
