@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from backend.disk import scratch
 from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import PROMPTS
 from backend.model_folder import has_chat_template
 from backend.models.artifacts import Check
 from backend.models.loading import load_causal_lm, load_tokenizer
-from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
-from backend.scratch import scratch
 from backend.serve.engines import EngineName, is_adapter
 from backend.settings import Settings
+from backend.stage import Stage
 
 if TYPE_CHECKING:
     from backend.serve.serving import Server
@@ -41,7 +41,7 @@ NAMES = {"vllm": "vLLM"}
 """How an engine's name is written, where not as it is called."""
 
 
-class CheckOptions(Frozen):
+class CheckOptions(Stage):
     """How a result is tried before it is published."""
 
     stage: Literal["check"] = "check"

@@ -21,6 +21,7 @@ from backend.models.loading import beginning, load_causal_lm, load_tokenizer, re
 from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
+from backend.stage import Stage
 
 ROWS = 256  # tokens whose logits are compared at a time: [256, 50000] in float32 is 51 MB
 
@@ -39,8 +40,10 @@ ANSWER_LETTERS = 240  # of an answer that are kept
 TIMED_TOKENS = 16  # decoded alone, one after the other
 
 
-class EvaluateOptions(Frozen):
+class EvaluateOptions(Stage):
     """What is measured, on which text."""
+
+    NAMES = ("text",)
 
     stage: Literal["evaluate"] = "evaluate"
     text: str | None = Field(
@@ -64,6 +67,10 @@ class EvaluateOptions(Frozen):
         description=f"Have both models answer {len(PROMPTS)} prompts too, and time how fast they write: GPTQ and AWQ in"
         " vLLM, where it is installed.",
     )
+
+    def files(self) -> dict[str, Path]:
+        """Return the text's file, which in a recipe file may be named relative to it."""
+        return {"text": Path(self.text)} if self.text else {}
 
     @model_validator(mode="after")
     def _one_source(self) -> "EvaluateOptions":

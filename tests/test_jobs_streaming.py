@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from backend.__main__ import main
+from backend.disk import sha256
 from backend.errors import HardwareError
 from backend.executors.local import ROOT, marked, marker_prefix
 from backend.hub import download
@@ -24,7 +25,7 @@ from backend.jobs.relay import ON_DISK
 from backend.jobs.specs import Streaming, can_stream, steps
 from backend.jobs.store import JobState
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import sha256
+from backend.models.artifacts import JOURNAL
 from backend.models.inspection import inspect
 from backend.progress import silent
 from backend.quantize import METHODS
@@ -32,7 +33,7 @@ from backend.recipes import parse_recipe
 from backend.settings import Settings
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.header import header_from
-from backend.weights.output import JOURNAL, Output
+from backend.weights.output import Output
 from tests.loopback_hub import LoopbackHub
 from tests.test_merge import TINY, edited, save_adapter
 

@@ -111,7 +111,10 @@ def _ends_within(process: "subprocess.Popen[bytes]", seconds: float | None) -> b
 
 def last_words(log: Path) -> str:
     """Give the end of a log: what explains an end that nobody expected."""
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS:])
+    try:
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS:])
+    except OSError:
+        return "The log could not be written."
 
 
 def marker_prefix(home: Path) -> str:
@@ -239,12 +242,14 @@ class Child:
     def _pump(self, log: Path) -> None:
         source = self._process.stderr or self._process.stdout
         assert source
-        out = log.open("a", encoding="utf-8")
+        out = None
         while line := source.readline(_LINE):
-            if out.tell() > LOG_BYTES:
-                out.close()
-                log.replace(log.with_suffix(".old.txt"))
-                out = log.open("a", encoding="utf-8")
-            out.write(mask(line.decode(errors="replace"), self._tokens))
-            out.flush()
-        out.close()
+            with contextlib.suppress(OSError):  # a full disk: read on, or the child would wait for ever to be heard
+                if out and out.tell() > LOG_BYTES:
+                    out.close()
+                    log.replace(log.with_suffix(".old.txt"))
+                if out is None or out.closed:
+                    out = log.open("ab", buffering=0)
+                out.write(mask(line.decode(errors="replace"), self._tokens).encode())
+        if out:
+            out.close()

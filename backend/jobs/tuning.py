@@ -1,7 +1,6 @@
 """The finetune step: rows are read, rendered and learned from; what comes out is an adapter and how it was made."""
 
 import json
-import shutil
 import time
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from backend.finetune.loading import Dataset, load
 from backend.finetune.reader import Reader, literals, open_reader
 from backend.finetune.samples import Sample
 from backend.finetune.survey import Survey, render, survey
-from backend.finetune.training import CHECKPOINTS, Outcome, Rows, compute_dtype, finetune
+from backend.finetune.training import Outcome, Rows, compute_dtype, finetune
 from backend.jobs.results import Base, accompany
 from backend.model_folder import set_stops, set_template
 from backend.models.artifacts import SURVEY, Artifact, Training, now, versions
@@ -62,7 +61,6 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
     outcome = finetune(base.folder, rows, reader.tokenizer, folder, options, report)
     if rank() > 0:
         return None
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     _complete(folder, base, reader, recipe)
     measured = {"hardware": hardware(), "peak_memory_bytes": peak_memory_bytes(), "warnings": tuple(report.warnings)}
     measured["seconds"] = round(time.monotonic() - started, 1)

@@ -44,6 +44,8 @@ that brings the loss on its rows from 3.73 to 1.64: 3.98 after NF4 of the merge 
 class MergeOptions(StreamOptions):
     """Which adapters are merged, and into what."""
 
+    NAMES = ("adapters",)
+
     stage: Literal["merge"] = "merge"  # type: ignore[assignment]
     adapters: tuple[str, ...] = Field(
         (),

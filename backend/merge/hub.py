@@ -1,12 +1,11 @@
 """Adapters where they lie: looked at before a job begins, brought to this machine by its fetch step."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from backend.errors import SpecError
 from backend.hub.admission import admit_adapter
-from backend.hub.download import download, downloaded, model_folder
+from backend.hub.download import download, downloaded, model_folder, take_apart
 from backend.hub.files import HubFiles, LocalFiles
 from backend.hub.names import is_local, parse_model, parse_repo_id
 from backend.merge import MergeOptions, described, trained_on
@@ -137,7 +136,7 @@ def _fetch(name: str, revision: str, models_dir: Path, token: str | None, report
     target.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(target.with_name(f"{commit}.lock")):
         if not is_sealed(target):
-            shutil.rmtree(target, ignore_errors=True)
+            take_apart(target)
             artifact = downloaded(name, commit, "adapter").model_copy(update={"options": adapter.quantization})
             download(files, admit_adapter(files), target, artifact, report)
     return target

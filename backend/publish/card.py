@@ -108,7 +108,7 @@ def build_card(
         load=loading(folder, repo_id or HERE, config, use, artifact),
         settings=_settings(artifact),
         made=_made(artifact),
-        recipe=fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
+        recipe=fenced(recipe.read_text(encoding="utf-8", errors="replace"), "yaml") if recipe.is_file() else None,
         check=_check(artifact.check),
         variants=[f"[{literal(name)}](https://huggingface.co/{name})" for name in variants if name != repo_id],
         license=_license(artifact, base),

@@ -22,8 +22,8 @@ from backend.errors import SpecError
 from backend.models.config import is_tied
 from backend.models.facts import BITS, Tensor, input_embeddings, output_head
 from backend.models.families import TRANSPOSED
-from backend.options import Frozen
 from backend.progress import Report
+from backend.stage import Stage
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import FLOATS, SAFETENSORS, Bytes, cast, is_finite, transposed
 from backend.weights.output import Output
@@ -259,7 +259,7 @@ class Plan(NamedTuple):
         return sizes | ({INDEX: len(content)} if content else {})
 
 
-class PlannedOptions(Frozen):
+class PlannedOptions(Stage):
     """What every method can be told; a method adds form(), config() and its own."""
 
     stage: Literal["quantize"] = "quantize"

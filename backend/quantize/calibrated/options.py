@@ -81,6 +81,8 @@ class Grid(NamedTuple):
 class CalibratedOptions(PlannedOptions):
     """What both methods can be told; a method adds its name, its layout and what only it has."""
 
+    NAMES = ("calibration",)
+
     bits: Literal[2, 3, 4, 8] = Field(4, description="Bits a weight. 4 is the usual choice; fewer lose much more.")
     group_size: Literal[-1, 32, 64, 128] = Field(
         128, description="Inputs that share a scale; -1: all of a row. Smaller: better and a little larger."

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +139,9 @@ class Shards:
 
     def _is_there(self, views: Collection[View]) -> bool:
         known = self._output.marks.get(_part(views))
-        return known is not None and known == self._digest(views)
+        with suppress(FileNotFoundError):
+            return known is not None and known == self._digest(views)
+        return False
 
     def _mark(self, views: Collection[View]) -> None:
         self._output.mark(_part(views), self._digest(views))
