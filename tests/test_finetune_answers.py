@@ -21,7 +21,7 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Te
 def rendered(tokenizer: Any, *turns: tuple[str, ...], tools: list[Any] | None = None, loss: str = "auto") -> Rendered:
     messages = tuple(Message(*turn) for turn in turns)
     sample = Sample(1, messages, tools=json.dumps(tools) if tools else "")
-    return Renderer(tokenizer, loss, 4000, stops_of(tokenizer, None)).render(sample)  # type: ignore[arg-type]
+    return Renderer(tokenizer, loss, 4000, stops_of(tokenizer, ())).render(sample)  # type: ignore[arg-type]
 
 
 def learned(tokenizer: Any, row: Rendered) -> list[str]:
@@ -141,7 +141,7 @@ def test_marks_that_stand_in_the_rows_themselves_are_not_used() -> None:
 def test_a_row_of_many_turns_is_rendered_a_few_times() -> None:
     tokenizer, calls = make_tokenizer(), []
     apply = tokenizer.apply_chat_template
-    renderer = Renderer(tokenizer, "auto", 10**9, stops_of(tokenizer, None))
+    renderer = Renderer(tokenizer, "auto", 10**9, stops_of(tokenizer, ()))
     tokenizer.apply_chat_template = lambda turns, **given: calls.append(len(turns)) or apply(turns, **given)
     turns = tuple(Message(role, f"{role} {i}") for i in range(1000) for role in ("user", "assistant"))
     assert renderer.render(Sample(1, turns)).labels.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1000

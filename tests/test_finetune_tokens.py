@@ -16,7 +16,7 @@ from tests.tokenizers_made import CHATML, family_tokenizer, make_tokenizer
 
 
 def rendered(tokenizer: Any, sample: Sample, loss: str = "auto") -> Rendered:
-    return Renderer(tokenizer, loss, 4000, stops_of(tokenizer, None)).render(sample)  # type: ignore[arg-type]
+    return Renderer(tokenizer, loss, 4000, stops_of(tokenizer, ())).render(sample)  # type: ignore[arg-type]
 
 
 def talk(question: str, answer: str = "a", tools: str = "") -> Sample:

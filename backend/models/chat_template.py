@@ -6,15 +6,12 @@ A template is a Jinja program of the model's author, so what it may raise is wha
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError
-
 from backend.errors import SpecError
 from backend.strict_json import quoted
 
 Turn = Mapping[str, Any]
 """A message as templates take it: role, content, and what else it has."""
 
-_RAISED = (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _WHY = 200  # characters of what a template says when it refuses
 
 
@@ -46,6 +43,8 @@ def chat_text(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Any] | None
         TemplateRefusal: The template does not take this conversation; why.
         SpecError: The template takes none: it is not valid Jinja, or none of several is the default.
     """
+    from jinja2 import TemplateError, TemplateSyntaxError
+
     named = tokenizer.chat_template
     if isinstance(named, dict) and "default" not in named and not (tools and "tool_use" in named):
         names = ", ".join(quoted(name, 40) for name in sorted(named)[:10])
@@ -64,7 +63,7 @@ def chat_text(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Any] | None
             f"The model's chat template is not valid Jinja (line {e.lineno}: {_line(e.message)}): repair it, or choose"
             " another model."
         ) from e
-    except _RAISED as e:
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         raise TemplateRefusal(_line(str(e)) or type(e).__name__) from e
 
 

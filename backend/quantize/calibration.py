@@ -94,9 +94,8 @@ def cut(name: str, tokens: Iterable[list[int]], before: list[int], samples: int,
 
 def text_windows(name: str, text: str, tokenizer: Any, samples: int, length: int) -> Windows:
     """Cut a plain text into windows; see cut()."""
-    before = around(tokenizer).before
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return cut(name, [ids], before, samples, length)
+    return windows_of(name, [ids], tokenizer, samples, length)
 
 
 def windows_of(name: str, tokens: Iterable[list[int]], tokenizer: Any, samples: int, length: int) -> Windows:
