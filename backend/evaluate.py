@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from backend.errors import SpecError
 from backend.models.artifacts import Answer, Metrics
-from backend.models.loading import load_causal_lm, load_tokenizer, read_config
+from backend.models.loading import check_embedded, load_causal_lm, load_tokenizer, pad_within, read_config
 from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
@@ -103,6 +103,8 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
             f"'{result.name}' has a vocabulary of {vocabularies[1]} tokens, its reference {vocabularies[0]}: give the"
             " model that it was made from as the reference."
         )
+    if (largest := max(map(max, windows))) >= vocabularies[0]:
+        check_embedded(load_tokenizer(reference), largest, vocabularies[0], reference.name)
     sums = _Sums()
     total = len(windows) * (length - 1)
     report.progress("measuring", 0, total, "tokens")
@@ -130,7 +132,7 @@ def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, An
     """Have both models answer the prompts, greedily, and time each of them on one."""
     tokenizer = load_tokenizer(reference)
     tokenizer.padding_side = "left"
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    pad_within(tokenizer, models[0].config.get_text_config().vocab_size)
     asked = [f"Question: {prompt}\nAnswer:" for prompt in PROMPTS]
     if tokenizer.chat_template:
         turns = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]

@@ -1,5 +1,6 @@
 """What a calibrated quantization reads: the rows that it names, rows trained on, or embedded prose."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from backend.finetune.fetch import fetch_dataset, read_sources, write_sources
 from backend.finetune.loading import Dataset, load
 from backend.finetune.rendering import Renderer
 from backend.jobs.results import Base
-from backend.model_folder import kind_of
 from backend.models.demo import TEXT, calibration_text
-from backend.models.loading import load_tokenizer, read_config
+from backend.models.loading import check_embedded, load_tokenizer, read_config
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
 from backend.quantize.calibration import Windows, check_apart, doubts, text_windows, windows_of
 from backend.recipes import Recipe
+from backend.scratch import scratch
 
 EMBEDDED = f"{TEXT}, every second topic"
 
@@ -61,15 +62,16 @@ def windows(
     Raises:
         SpecError: There is too little, rows leave a question open, or quality is measured on the same text.
     """
-    copied = base.copied()
-    tokenizer = load_tokenizer(
-        next((source.folder for name, source in copied.items() if kind_of(name) == "vocabulary"), base.folder)
-    )
+    with scratch(Path(tempfile.gettempdir())) as place:
+        (place / base.folder.name).mkdir()
+        base.copy(place / base.folder.name)
+        tokenizer = load_tokenizer(place / base.folder.name)
     samples = options.num_calibration_samples
     length = longest_window(read_config(base.folder), options.max_seq_length)
     if length < options.max_seq_length:
         report.log(f"The model reads {length} tokens at the most: the windows have that length.")
     found = cut_rows(_rows(recipe, options, fetched), tokenizer, samples, length)
+    check_embedded(tokenizer, int(found.ids.max()), base.rows, base.folder.name)
     report.log(f"Calibrating on {found.words}, {found.ids.size} in all{fewer(len(found.ids), samples)}.")
     if measured:
         check_apart(found, tokenizer, measured.content)

@@ -48,6 +48,7 @@ from backend.models.artifacts import (
     verify,
     versions,
 )
+from backend.models.config import embedded
 from backend.models.demo import evaluation_text
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
@@ -231,6 +232,7 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     output = Resumable(folder)
     calibration = None
     with _weights(job, recipe, index, report) as weights:
+        known = known._replace(rows=embedded(weights.config))
         if isinstance(options, CalibratedOptions):
             measured = next((_measured_on(job, recipe, i) for i, _ in _evaluations(recipe)), None)
             read = windows(recipe, options, known, stage_folder(job, recipe, 0), measured, report)

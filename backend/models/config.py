@@ -1,6 +1,7 @@
 """What a model's config.json may say: no code, a known kind of model, numbers within reason."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from backend.errors import SpecError
@@ -68,6 +69,12 @@ def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
         quantization=_quantization(data, name),
         data=data,
     )
+
+
+def embedded(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens for which a model has embeddings, as its config says; None where it does not."""
+    text = config.get("text_config")
+    return _first({**config, **text} if isinstance(text, dict) else dict(config), VOCABULARY)
 
 
 def refuse_code(data: Any, name: str, at: str = "") -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from backend.errors import SpecError
 from backend.model_folder import CONFIG, GENERATION, settings_in, stops_in
 from backend.progress import Report
+from backend.strict_json import quoted
 
 
 def device() -> str:
@@ -82,6 +83,32 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, OSError, ImportError) as e:
         raise SpecError(f"The tokenizer of '{folder.name}' could not be loaded. Choose a model with one.") from e
+
+
+def pad_within(tokenizer: Any, rows: int) -> None:
+    """Have a tokenizer fill up with a token that a model with so many embeddings can read."""
+    known = (tokenizer.pad_token, tokenizer.eos_token, tokenizer.convert_ids_to_tokens(0))
+    tokenizer.pad_token = next(t for t in known if t is not None and tokenizer.convert_tokens_to_ids(t) < rows)
+
+
+def check_embedded(tokenizer: Any, largest: int, rows: int | None, name: str) -> None:
+    """Refuse a text with a token that a model has no embedding for.
+
+    Args:
+        tokenizer: That gave the text's tokens.
+        largest: Number of the last of them.
+        rows: Embeddings of the model; None where nobody knows.
+        name: What the error calls the model.
+
+    Raises:
+        SpecError: The token, and what to do.
+    """
+    if rows is not None and largest >= rows:
+        text = tokenizer.convert_ids_to_tokens(largest)
+        raise SpecError(
+            f"The tokenizer of '{name}' has {quoted(text)} as token {largest}, and the model has {rows} embeddings:"
+            " give the model that the tokenizer belongs to, or take the token out of the text."
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
