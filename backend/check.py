@@ -7,9 +7,8 @@ order, or with other zeros, writes what the weights never would.
 """
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import httpx
 from pydantic import Field
 
 from backend.errors import AppError, JobError
@@ -22,9 +21,10 @@ from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
 from backend.scratch import scratch
 from backend.serve.engines import EngineName, is_adapter
-from backend.serve.servers import Servers
-from backend.serve.serving import Server
 from backend.settings import Settings
+
+if TYPE_CHECKING:
+    from backend.serve.serving import Server
 
 NEAR = 0.5
 """Nats below the likeliest token at which a token still counts as the weights' own choice: AWQ in vLLM on a CPU, which
@@ -92,6 +92,8 @@ def _answers(
     folder: Path, base: Path | None, options: CheckOptions, settings: Settings, report: Report
 ) -> tuple[str, list[_Answer]]:
     """Give the engine that served, and its answer to each prompt."""
+    from backend.serve.servers import Servers  # noqa: PLC0415 - this module's options are part of every recipe
+
     report.log(f"Loading '{folder.name}' as it will be served.")
     with scratch(settings.data) as place:
         servers = Servers(settings.model_copy(update={"data": place}), lambda _: base)
@@ -107,7 +109,9 @@ def _answers(
             servers.stop()
 
 
-def _answer(server: Server, prompt: str, most: int) -> _Answer:
+def _answer(server: "Server", prompt: str, most: int) -> _Answer:
+    import httpx
+
     talks = _talks(server.folder, server.base)
     asked = {"messages": [_turn(prompt)]} if talks else {"prompt": _continued(prompt)}
     name = NAMES.get(server.engine, server.engine)

@@ -1,7 +1,7 @@
 """Recipe: a base model, an ordered list of stages, and where the result goes."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -35,6 +35,10 @@ class Recipe(Frozen):
     revision: str | None = Field(None, description="Branch, tag or commit; resolved to a commit before the start.")
     stages: tuple[Stage, ...] = Field(min_length=1, description="What is done, in order.")
     publish: PublishOptions | None = Field(None, description="Where the result goes.")
+    converts: Literal[True] | None = Field(
+        None,
+        description="Whether the base model's weights are pickled and converted first; found out before the start.",
+    )
 
     @field_validator("base_model")
     @classmethod
@@ -104,6 +108,11 @@ class Recipe(Frozen):
         return tuple(stage for stage in self.stages if not isinstance(stage, Look))
 
     @property
+    def first(self) -> int:
+        """The number of the step that does the first stage."""
+        return 2 if self.converts else 1
+
+    @property
     def tuning(self) -> FinetuneOptions | None:
         """The training that it begins with, if it does."""
         first = self.stages[0]
@@ -139,7 +148,7 @@ class Recipe(Frozen):
             base_model: What stands for the base model: its Hub id, or the bare name of a local folder.
         """
         stages = tuple(_without_paths(stage) for stage in self.stages)
-        return self.model_copy(update={"base_model": base_model, "stages": stages, "publish": None})
+        return self.model_copy(update={"base_model": base_model, "stages": stages, "publish": None, "converts": None})
 
 
 def _without_paths(stage: Stage) -> Stage:

@@ -186,6 +186,7 @@ def _facts(facts: ModelFacts) -> dict[str, str]:
         "License": facts.license_name or facts.license or "not stated",
         "Access": access,
         "Chat template": "yes" if facts.chat_template else "no",
+        "Weights": "pickled, made safetensors before anything else" if facts.pickled else "safetensors",
         "Quantized": f"already, with {facts.quant_method}" if facts.quant_method else "not yet",
     }
 

@@ -11,6 +11,7 @@ from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Renderer, stops_of
 from backend.finetune.samples import find_literals
 from backend.model_folder import stops_in
+from backend.models.loading import load_tokenizer
 
 
 class Reader(NamedTuple):
@@ -32,9 +33,7 @@ def open_reader(folder: Path, data: Dataset, options: FinetuneOptions) -> Reader
     Raises:
         SpecError: There is no chat template, or the tokenizer will not do.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = load_tokenizer(folder)
     stops = stops_of(tokenizer, stops_in(folder))
     if any(sample.messages for sample in islice(data.train(), 1)):
         give_template(tokenizer, options.chat_template, "The base model")

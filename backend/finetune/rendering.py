@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from jinja2 import TemplateError
-
 from backend.errors import SpecError
 from backend.finetune.samples import Message, Sample
 
@@ -96,6 +94,8 @@ class Renderer:
         return Rendered(sample.row, ids[: self._max_length], labels[: self._max_length], ends, cut)
 
     def _conversation(self, messages: tuple[Message, ...], row: int, prompt: bool = False) -> str:
+        from jinja2 import TemplateError
+
         turns = [{"role": message.role, "content": self._marked(message.content)} for message in messages]
         try:
             return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt))

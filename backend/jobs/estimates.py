@@ -35,6 +35,7 @@ from backend.settings import load_settings
 END_SECONDS = 0.2  # of a step: until it is noticed, and nothing of it is left
 TENSOR_SECONDS = 3.5e-5  # of Python's own for each tensor that is read, and each that is written
 DEMO_BYTES, DEMO_SECONDS = 1_000_000_000, 18.0  # making its folder, with transformers
+CONVERT_BYTES, CONVERT_SECONDS = 330_000_000, 3.0  # Python with torch
 EVALUATE_BYTES = 540_000_000  # Python with torch, transformers and bitsandbytes
 ROWS_BYTES = 24  # for each of the compared rows and token of the vocabulary: six copies in float32
 COPIES_BYTES = 160  # for each token of a window and number that it is in a layer
@@ -73,7 +74,12 @@ class Step(NamedTuple):
 
 def streams(recipe: Recipe, facts: ModelFacts, data: Path, keep: bool) -> bool:
     """Whether a recipe is done from repo to repo, so that its model need not lie here whole; see estimate()."""
-    return not keep and can_stream(recipe) and _fetched(facts, data.resolve() / "models") > 0
+    return not (keep or facts.pickled) and can_stream(recipe) and _fetched(facts, data.resolve() / "models") > 0
+
+
+def converts(facts: ModelFacts, data: Path) -> bool:
+    """Return whether a model's weights are pickled, and were not converted here before."""
+    return facts.pickled > 0 and _fetched(facts, data.resolve() / "models") > 0
 
 
 def estimate(
@@ -92,7 +98,10 @@ def estimate(
         facts = facts_of(data.resolve() / "models" / DEMO)
     fetched = _fetched(facts, data.resolve() / "models")
     speed = read_calibration(data) or Calibration()
+    recipe = recipe.model_copy(update={"converts": converts(facts, data) or None})
     results, steps = _stages(recipe, facts, fetched > 0, speed)
+    if recipe.converts:
+        steps.append(_conversion(facts, speed))
     if "check" in recipe_steps(recipe) and not streams(recipe, facts, data, keep):
         steps.append(_checking(facts, [*results.values()]))
     training, remedy = _training(recipe.tuning, facts, survey) if recipe.tuning else (None, "")
@@ -159,7 +168,7 @@ def _stages(
     if facts.model == DEMO and fetching:
         steps = [Step("fetch", DEMO_BYTES, around + DEMO_SECONDS)]
     results: dict[str, dict[str, int]] = {}
-    for index, stage in enumerate(recipe.stages, 1):
+    for index, stage in enumerate(recipe.stages, recipe.first):
         if stage.stage == "merge" and not stage.keep:
             steps.append(Step("merge", speed.worker_bytes, around))
         elif stage.stage == "evaluate":
@@ -191,12 +200,13 @@ def _training(options: FinetuneOptions, facts: ModelFacts, survey: Survey | None
 
 def _fetched(facts: ModelFacts, models: Path) -> int:
     """Give the bytes that fetching the base model writes."""
-    if is_local(facts.model):
+    if is_local(facts.model) and not facts.pickled:
         return 0
     place = models / DEMO if facts.model == DEMO else model_folder(models, facts.model, facts.commit or "")
-    if is_sealed(place):
+    if not is_local(facts.model) and is_sealed(place):
         return 0
-    return sum(facts.files.values()) + manifest_size(base_of(facts).origin, facts.files)
+    lies_here = sum(facts.files.values()) + manifest_size(base_of(facts).origin, facts.files)
+    return lies_here + facts.download if facts.pickled else lies_here
 
 
 def _passing(facts: ModelFacts, files: dict[str, int]) -> int:
@@ -235,6 +245,12 @@ def _streaming(stage: PlannedOptions, plan: Plan, speed: Calibration) -> Step:
     seconds = changed / speed.rate(method) + plain / speed.rate("cast") + written / speed.hash + written / speed.write
     seconds += TENSOR_SECONDS * (plan.tensors + plan.slots)
     return Step(stage.stage, speed.worker_bytes + plan.memory, speed.start_seconds + END_SECONDS + seconds)
+
+
+def _conversion(facts: ModelFacts, speed: Calibration) -> Step:
+    """Reckon what pickled weights need to become safetensors: they are read, written, hashed and forced to the disk."""
+    seconds = CONVERT_SECONDS + facts.size * (1 / speed.rate("cast") + 1 / speed.hash + 1 / speed.write)
+    return Step("convert", CONVERT_BYTES + facts.pickled_memory, speed.start_seconds + END_SECONDS + seconds)
 
 
 def _checking(facts: ModelFacts, results: list[dict[str, int]]) -> Step:

@@ -189,7 +189,7 @@ def _fetch(spec: Preview, folder: Path, token: str | None, report: Report) -> No
 def _model(spec: Preview, fetched: Path, report: Report) -> Path:
     """Give where the tokenizer lies."""
     if _lies_here(spec.base_model):  # making the demo model takes a while: the findings are told before
-        return fetch_model(spec.base_model, None, load_settings().models, None, report)
+        return fetch_model(spec.base_model, None, load_settings().models, None, report, converts=True)
     return Path(json.loads((fetched / MODEL).read_bytes())["folder"])
 
 

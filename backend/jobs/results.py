@@ -25,6 +25,7 @@ from backend.models.artifacts import (
     versions,
     weights_bytes,
 )
+from backend.models.config import as_kept, is_settings
 from backend.models.demo import demo_artifact
 from backend.models.facts import ModelFacts
 from backend.models.known_tokens import known_tokens
@@ -68,7 +69,10 @@ class Base(NamedTuple):
         copied, told = self.copied(), self._template()
         for name, source in copied.items():
             (output / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source.folder / name, output / name)
+            if is_settings(name):
+                (output / name).write_bytes(as_kept(name, (source.folder / name).read_bytes()))
+            else:
+                shutil.copyfile(source.folder / name, output / name)
         text = template_in(told.folder)
         if text is not None and template_in(output) != text:  # it stands among the settings of a tokenizer
             set_template(output, text)
@@ -137,14 +141,17 @@ def base_in(folder: Path) -> Base:
     origin = open_artifact(folder) if known else Artifact(kind="model", stage="fetch", created=now())
     there = LocalFiles(folder)
     texts = {entry.name: entry.size for entry in there.entries() if is_taken(there, entry)}
+    texts |= {name: len(as_kept(name, (folder / name).read_bytes())) for name in texts if is_settings(name)}
     return Base(folder, origin, texts, read_card(there), weights_bytes(folder))
 
 
 def base_of(facts: ModelFacts) -> Base:
     """Describe a base model as it will lie here."""
     if is_local(facts.model):
-        return base_in(Path(facts.model))
+        here = base_in(Path(facts.model))
+        return here._replace(files=facts.files, weights_bytes=facts.size) if facts.pickled else here
     origin = demo_artifact() if facts.model == DEMO else downloaded(facts.model, facts.commit)
+    origin = origin.model_copy(update={"stage": "convert"}) if facts.pickled else origin
     return Base(Path(facts.model), origin, facts.files, facts.card, facts.size)
 
 

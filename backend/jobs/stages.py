@@ -1,4 +1,7 @@
-"""What each step does: sealed inputs in, one sealed folder out. Runs in the worker, never in the app."""
+"""What each step does: sealed inputs in, one sealed folder out. Runs in the worker, never in the app.
+
+A worker does one step, mostly, and imports what that step needs when it begins.
+"""
 
 import json
 import shutil
@@ -11,12 +14,10 @@ from typing import Any
 from backend.check import CheckOptions, check
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
-from backend.executors.ranks import launch, processes, world_size
-from backend.finetune.fetch import fetch_dataset, write_sources
+from backend.hub.admission import admit
 from backend.hub.download import fetch_model
-from backend.hub.texts import fetch_text
-from backend.jobs.calibrating import fetch_calibration, windows
-from backend.jobs.previews import preview
+from backend.hub.files import LocalFiles
+from backend.jobs.converting import CONVERT, convert_model, converted
 from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
     MODELS,
@@ -33,10 +34,7 @@ from backend.jobs.specs import (
     steps,
     trained_on,
 )
-from backend.jobs.streaming import compute, transfer
-from backend.jobs.tuning import tune
 from backend.merge import merge, merged
-from backend.merge.hub import fetch_adapters
 from backend.models.artifacts import (
     MANIFEST,
     Artifact,
@@ -52,15 +50,10 @@ from backend.models.config import embedded
 from backend.models.demo import evaluation_text
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
-from backend.publish.folder import adopt
-from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
-from backend.quantize.unpacked import is_packed
 from backend.recipes import Recipe
 from backend.serve.engines import is_adapter
-from backend.serve.speed import decode_speed
-from backend.serve.vllm_environment import interpreter
 from backend.settings import load_settings
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.output import JOURNAL, Resumable
@@ -84,9 +77,13 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
     name = steps(spec)[index]
     target = stage_folder(job, spec, index)
     if isinstance(spec, Preview):
+        from backend.jobs.previews import preview
+
         preview(job, spec, index, token, report)
     elif name == "fetch":
         _fetch(spec, target, token, report)
+    elif name == CONVERT:
+        _convert(job, spec, target, report)
     elif name == "finetune" and isinstance(spec, Recipe):
         _finetune(job, spec, index, report)
     elif name in ("merge", "quantize") and isinstance(spec, Recipe):
@@ -96,6 +93,8 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
     elif name == "check":
         _check(job, spec, index, report)
     elif name == "stream" and isinstance(spec, Streaming):
+        from backend.jobs.streaming import compute, transfer
+
         if online:
             transfer(job, spec, token, report)
         else:
@@ -112,16 +111,26 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     """Bring the base model and the texts to measure on; the folder says where the model lies."""
     assert isinstance(spec, Recipe | Evaluation)
     model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
-    base = fetch_model(model, spec.revision, load_settings().models, token, report)
+    base = fetch_model(model, spec.revision, load_settings().models, token, report, bool(spec.converts))
     folder = partial(target)
     merging = spec.merging if isinstance(spec, Recipe) else None
-    adapters = fetch_adapters(merging, load_settings().models, token, report) if merging else []
+    adapters = []
+    if merging:
+        from backend.merge.hub import fetch_adapters
+
+        adapters = fetch_adapters(merging, load_settings().models, token, report)
     places = {"folder": str(base), "adapters": [str(adapter) for adapter in adapters]}
+    if spec.converts and admit(LocalFiles(base)).pickled:
+        places |= {"folder": str(converted(base, target.parents[1])), "pickled": str(base)}
     (folder / "model.json").write_text(json.dumps(places), encoding="utf-8")
     if isinstance(spec, Recipe) and spec.tuning:
+        from backend.finetune.fetch import fetch_dataset, write_sources
+
         sources = fetch_dataset(spec.tuning, folder / "rows", token, report)
         write_sources(folder, sources)
-    if isinstance(spec, Recipe):
+    if isinstance(spec, Recipe) and any(isinstance(stage, CalibratedOptions) for stage in spec.stages):
+        from backend.jobs.calibrating import fetch_calibration
+
         fetch_calibration(spec, folder, token, report)
     for index, options in _evaluations(spec):
         text = _text(spec, options, folder / "download.txt", token, report)
@@ -134,8 +143,18 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     seal(folder, target, Artifact(kind="model", stage="fetch", created=now()))
 
 
+def _convert(job: Path, spec: Spec, target: Path, report: Report) -> None:
+    """Convert the base model where its weights are pickled; the step's own folder says that this is done."""
+    places = _fetched(job, spec)
+    if "pickled" in places:
+        convert_model(Path(places["pickled"]), Path(places["folder"]), report)
+    seal(partial(target), target, Artifact(kind="model", stage=CONVERT, created=now()))
+
+
 def _adopt(job: Path, spec: Publication, target: Path, token: str | None, report: Report) -> None:
     """Make an artifact of the folder that was named; the step's own folder says that this is done."""
+    from backend.publish.folder import adopt
+
     artifact = spec.artifact(job)
     shutil.rmtree(artifact, ignore_errors=True)  # of a run that was killed between the two
     adopt(spec.folder, artifact, spec.base_model, report, token)
@@ -148,7 +167,7 @@ def _evaluations(spec: Spec) -> Iterator[tuple[int, EvaluateOptions]]:
     elif isinstance(spec, Recipe):
         for i, stage in enumerate(spec.stages):
             if stage.stage == "evaluate":
-                yield i + 1, stage
+                yield i + spec.first, stage
 
 
 def _text(spec: Spec, options: EvaluateOptions, draft: Path, token: str | None, report: Report) -> Text:
@@ -160,6 +179,8 @@ def _text(spec: Spec, options: EvaluateOptions, draft: Path, token: str | None, 
         except (OSError, UnicodeDecodeError) as e:
             raise JobError(f"Could not read the text '{path.name}'. Give a text file in UTF-8.") from e
     if options.dataset or not needs_no_network(spec):
+        from backend.hub.texts import fetch_text
+
         try:
             name = fetch_text(options.dataset or WIKITEXT, draft, token, report)
         except HubError as e:
@@ -179,7 +200,7 @@ def _base(job: Path, spec: Spec) -> Path:
 
 def _adapters(job: Path, spec: Spec) -> list[Path]:
     if isinstance(spec, Recipe) and spec.tuning:
-        return [stage_folder(job, spec, 1)]
+        return [stage_folder(job, spec, spec.first)]
     return [Path(folder) for folder in _fetched(job, spec)["adapters"]]
 
 
@@ -194,7 +215,7 @@ def _fetched(job: Path, spec: Spec) -> dict[str, Any]:
 def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[Weights]:
     """Open what a stage works on: the base model, or the merged one, from its folder if that is kept."""
     merging = recipe.merging
-    at = recipe.stages.index(merging) + 1 if merging else 0
+    at = recipe.stages.index(merging) + recipe.first if merging else 0
     kept = merging is not None and merging.keep and index > at
     with Checkpoint.of(stage_folder(job, recipe, at) if kept else _base(job, recipe)) as weights:
         if merging is None or kept:
@@ -206,6 +227,9 @@ def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[
 
 def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     """Train an adapter, in one process or in several."""
+    from backend.executors.ranks import launch, processes, world_size
+    from backend.jobs.tuning import tune
+
     settings = load_settings()
     if world_size() == 1 and processes(settings) > 1:
         launch(job, index, settings, report)
@@ -223,7 +247,7 @@ def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
 
 def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     """Merge or quantize."""
-    options = recipe.stages[index - 1]
+    options = recipe.stages[index - recipe.first]
     assert options.stage in ("merge", "quantize")
     base, target = _base(job, recipe), stage_folder(job, recipe, index)
     folder = partial(target, keep=True)
@@ -234,6 +258,8 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     with _weights(job, recipe, index, report) as weights:
         known = known._replace(rows=embedded(weights.config))
         if isinstance(options, CalibratedOptions):
+            from backend.jobs.calibrating import windows
+
             measured = next((_measured_on(job, recipe, i) for i, _ in _evaluations(recipe)), None)
             read = windows(recipe, options, known, stage_folder(job, recipe, 0), measured, report)
             calibration = read.words
@@ -293,7 +319,7 @@ def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
     found, options = None, CheckOptions()
     if isinstance(spec, Checking):
         options = spec.options
-    elif isinstance(spec, Recipe) and index <= len(spec.stages):
+    elif isinstance(spec, Recipe) and index < len(spec.stages) + spec.first:
         options = next(stage for stage in spec.stages if isinstance(stage, CheckOptions))
     for folder in _to_check(job, spec):
         known = verify(folder) if (folder / MANIFEST).is_file() else None
@@ -325,6 +351,10 @@ def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], repo
         timed: What was timed before, by its folder.
         report: Told what is timed.
     """
+    from backend.quantize.unpacked import is_packed
+    from backend.serve.speed import decode_speed
+    from backend.serve.vllm_environment import interpreter
+
     if not is_packed(result) or interpreter() is None:
         return {}
     for folder in (reference, result):
@@ -342,12 +372,14 @@ def _measured_on(job: Path, spec: Spec, index: int) -> Text:
 def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:
     """Give what a result is measured against: what it was made from, which is the merged model where there is one."""
     if isinstance(spec, Recipe) and spec.merging:
-        whole = stage_folder(job, spec, spec.stages.index(spec.merging) + 1)
+        whole = stage_folder(job, spec, spec.stages.index(spec.merging) + spec.first)
         return base if whole == result else whole
     return base
 
 
 def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Report) -> None:
+    from backend.publish.push import publish
+
     if isinstance(spec, Publication):
         folders, options = [spec.artifact(job)], spec.options
     else:

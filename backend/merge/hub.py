@@ -4,10 +4,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub.utils._fixes import WeakFileLock
-
 from backend.errors import SpecError
-from backend.hub import client
 from backend.hub.admission import admit_adapter
 from backend.hub.download import download, downloaded, model_folder
 from backend.hub.files import HubFiles, LocalFiles
@@ -36,6 +33,9 @@ def inspect_adapter(name: str, revision: str | None, token: str | None) -> tuple
         SpecError: It is none that can be merged; the file, the field, what to do.
         HubError: The Hub refused or could not be reached.
     """
+
+    from backend.hub import client
+
     if is_local(name):
         files = LocalFiles(Path(name))
         admit_adapter(files)
@@ -122,6 +122,8 @@ def fetch_adapters(options: MergeOptions, models_dir: Path, token: str | None, r
 
 
 def _fetch(name: str, revision: str, models_dir: Path, token: str | None, report: Report) -> Path:
+    from huggingface_hub.utils._fixes import WeakFileLock
+
     adapter, commit = inspect_adapter(name, revision, token)
     if is_local(name):
         return Path(name)

@@ -1,14 +1,22 @@
-"""What a model's config.json may say: no code, a known kind of model, numbers within reason."""
+"""What a model's config.json may say: no code, a known kind of model, numbers within reason.
 
+Code that lies beside a type which transformers has itself is left behind, and so are the fields that name it.
+"""
+
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import SpecError
+from backend.model_folder import MAX_JSON
 from backend.models.families import CAUSAL, QUANT_METHODS, family
-from backend.strict_json import quoted
+from backend.models.native import is_native, is_native_tokenizer
+from backend.strict_json import parse_object, quoted
 
 _CODE_KEYS = re.compile(r"auto_map|custom_pipelines|custom_generate|trust_remote_code|_(attn|experts)_implementation.*")
+_LEFT_BEHIND = ("auto_map", "custom_pipelines", "custom_generate")
 _HEADS = ("ForCausalLM", "LMHeadModel")
 
 HIDDEN = ("hidden_size", "n_embd", "d_model")
@@ -47,8 +55,10 @@ def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
     Raises:
         SpecError: Which field is at fault, and what to do.
     """
+    model_type, own_code = data.get("model_type"), bool(data.get("auto_map"))
+    if isinstance(model_type, str) and model_type in CAUSAL:
+        data = without_code(data, name)
     refuse_code(data, name)
-    model_type = data.get("model_type")
     if not isinstance(model_type, str):
         raise _fault(name, "has no model_type", "choose a model in transformers' format")
     if model_type not in CAUSAL:
@@ -58,8 +68,13 @@ def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
     text = data.get("text_config")
     fields = {**data, **text} if isinstance(text, dict) else data
     _check_numbers(data, name)
+    architecture = _architecture(data, name)
+    if own_code and not is_native(model_type, architecture):
+        raise _fault(
+            name, f"says architectures: {quoted(architecture)}, a class of the repo's own code, which never runs"
+        )
     return Config(
-        architecture=_architecture(data, name),
+        architecture=architecture,
         model_type=model_type,
         layers=_needed(fields, LAYERS, name),
         hidden_size=_needed(fields, HIDDEN, name),
@@ -75,6 +90,41 @@ def embedded(config: Mapping[str, Any]) -> int | None:
     """Return the tokens for which a model has embeddings, as its config says; None where it does not."""
     text = config.get("text_config")
     return _first({**config, **text} if isinstance(text, dict) else dict(config), VOCABULARY)
+
+
+def without_code(said: Mapping[str, Any], name: str = "config.json") -> dict[str, Any]:
+    """Return what a settings file says but for the fields that name code beside the model.
+
+    A tokenizer's class that only such code has becomes the one that reads tokenizer.json.
+    """
+    kept = {key: value for key, value in said.items() if key not in _LEFT_BEHIND}
+    own = said.get("auto_map") and said.get("tokenizer_class") and not is_native_tokenizer(said["tokenizer_class"])
+    if name.lower() == "tokenizer_config.json" and own:
+        kept["tokenizer_class"] = "PreTrainedTokenizerFast"
+    return kept
+
+
+def is_settings(name: str) -> bool:
+    """Return whether a file of a model is one of those that may name code: config.json, tokenizer_config.json, …."""
+    return name.lower().endswith("config.json")
+
+
+def as_kept(name: str, raw: bytes) -> bytes:
+    """Return a file's bytes as they are written here: a settings file without the fields that name code."""
+    if not is_settings(name):
+        return raw
+    said = parse_object(raw, name, MAX_JSON)
+    kept = without_code(said, name)
+    return raw if kept == said else json.dumps(kept, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def leave_code_behind(path: Path) -> bytes:
+    """Take what names code out of a file that is written here, and return what it holds then."""
+    raw = path.read_bytes()
+    kept = as_kept(path.name, raw)
+    if kept != raw:
+        path.write_bytes(kept)
+    return kept
 
 
 def refuse_code(data: Any, name: str, at: str = "") -> None:

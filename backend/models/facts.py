@@ -14,6 +14,13 @@ BITS = {
 }  # fmt: skip
 """Bits an element takes in a safetensors file."""
 
+DTYPES = {
+    "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "U8": "uint8", "I8": "int8",
+    "I16": "int16", "I32": "int32", "I64": "int64", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+"""Torch's names of types, by those of safetensors."""
+
 _NOT_LINEAR = {
     "embed_tokens", "embed_tokens_per_layer", "embed_positions", "embed_in", "embeddings", "word_embeddings",
     "tok_embeddings", "tokens_embed", "positions_embed", "encoder_hash_tok_embedding", "wte", "wpe", "w",
@@ -77,7 +84,11 @@ class ModelFacts(Frozen):
     gated: bool = False
     private: bool = False
     downloads: int | None = None
+    pickled: int = Field(0, description="Bytes of the pickled weight files that are converted first; 0 where none are.")
+    pickled_memory: int = Field(0, description="Bytes of what is in memory at a time while they are converted.")
     tensors: tuple[Tensor, ...] = Field((), repr=False)
     config: dict[str, Any] = Field(default_factory=dict, repr=False, description="What config.json says.")
-    files: dict[str, int] = Field(default_factory=dict, repr=False, description="Bytes of its files, weights included.")
+    files: dict[str, int] = Field(
+        default_factory=dict, repr=False, description="Bytes of its files as they lie here, weights included."
+    )
     card: dict[Any, Any] = Field(default_factory=dict, repr=False, description="Its card's front matter.")

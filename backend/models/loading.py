@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import SpecError
-from backend.model_folder import CONFIG, GENERATION, settings_in, stops_in
+from backend.model_folder import CONFIG, GENERATION, TOKENIZER_CONFIG, settings_in, stops_in
+from backend.models.config import without_code
 from backend.progress import Report
 from backend.strict_json import quoted
 
@@ -77,11 +78,13 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         SpecError: It has none that transformers can load.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError, ImportError) as e:
+    except (ValueError, LookupError, OSError, ImportError) as e:
+        if _names_code(folder) and (folder / "tokenizer.json").is_file():
+            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         raise SpecError(f"The tokenizer of '{folder.name}' could not be loaded. Choose a model with one.") from e
 
 
@@ -111,10 +114,14 @@ def check_embedded(tokenizer: Any, largest: int, rows: int | None, name: str) ->
         )
 
 
+def _names_code(folder: Path) -> bool:
+    """Return whether a tokenizer's settings name a class of the repo's own code, which never runs."""
+    return "auto_map" in settings_in(folder, TOKENIZER_CONFIG)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json of an admitted folder."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config
+    """Read config.json of an admitted folder, without what names code beside the model."""
+    return without_code(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
 @contextmanager

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
-
 from backend.model_folder import kind_of
 from backend.models.artifacts import ELSEWHERE, TRAINED_HERE, Artifact, Check, open_artifact
 from backend.publish.base_card import BaseCard, read_base_card
@@ -80,6 +78,9 @@ def build_card(
     Raises:
         SpecError: The folder is not an artifact.
     """
+
+    from huggingface_hub import ModelCard
+
     artifact, base, config = (
         _checked(artifact or open_artifact(folder)),
         base or read_base_card(folder),

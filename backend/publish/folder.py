@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import HardwareError, HubError, SpecError
-from backend.hub import client
 from backend.hub.admission import ADAPTER, admit, admit_adapter
 from backend.hub.files import Entry, HubFiles, LocalFiles
 from backend.hub.front_matter import read_card
@@ -34,6 +33,7 @@ from backend.models.artifacts import (
     seal,
     sha256,
 )
+from backend.models.config import is_settings, without_code
 from backend.models.inspection import inspect
 from backend.progress import Report, silent
 from backend.publish.base_card import BaseCard, licensed, own_card
@@ -234,11 +234,16 @@ def _taken(folder: Path) -> dict[str, int]:
 
 
 def _text(folder: Path, name: str, artifact: Artifact) -> bytes | None:
-    """Give a settings file without places of another machine; None where it can stay as it is."""
-    if name not in _NAMES_A_PLACE:
+    """Give a settings file without places of another machine and without code; None where it can stay as it is."""
+    if name not in _NAMES_A_PLACE and not is_settings(name):
         return None
     data = _read(folder, name)
-    kept = {key: value for key, value in data.items() if not (key in _NAMES_A_PLACE[name] and not _id(folder, value))}
+    kept = without_code(data, name)
+    kept = {
+        key: value
+        for key, value in kept.items()
+        if not (key in _NAMES_A_PLACE.get(name, ()) and not _id(folder, value))
+    }
     if name == "config.json":
         kept = _config(folder, kept)
     if name == "adapter_config.json":
@@ -277,6 +282,9 @@ def _id(folder: Path, value: Any) -> str | None:
 
 def _said(folder: Path, artifact: Artifact, token: str | None, report: Report) -> tuple[BaseCard, dict[str, bytes]]:
     """Give what the folder's card says, and the texts of the base model's license where that card names none."""
+
+    from backend.hub import client
+
     said, base = own_card(read_card(LocalFiles(folder))), artifact.base_model
     if said.license or base is None:
         return said, {}

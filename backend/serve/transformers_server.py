@@ -13,8 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from starlette.responses import JSONResponse
-
 from backend.serve.door import Door
 
 
@@ -58,6 +56,8 @@ def main(stack: ExitStack) -> None:
 
 def _give_token_ids(handler: Any) -> None:
     """Have answers that are not streamed hold the tokens of prompt and answer where vLLM puts them."""
+    from starlette.responses import JSONResponse
+
     respond = handler._non_streaming
     handler._valid_params_class.__mutable_keys__ |= {"return_token_ids"}
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from backend.errors import SpecError
-from backend.models.facts import Tensor
+from backend.models.facts import DTYPES, Tensor
 from backend.models.loading import device
 from backend.quantize.calibrated.options import block_of
 from backend.quantize.streaming import loaded_dtype
@@ -19,8 +19,6 @@ from backend.weights.checkpoint import Weights
 
 _RENAMED = {"lm_head.weight": "embed_out.weight"}
 """Parameters that transformers calls otherwise than the checkpoints of GPT-NeoX do."""
-
-_TORCH = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "I32": "int32", "I64": "int64"}
 
 
 class Call(NamedTuple):
@@ -148,7 +146,7 @@ def read(weights: Weights, tensor: Tensor) -> Any:
     import torch
 
     raw = weights.read(tensor, 0, tensor.elements)
-    values = torch.from_numpy(np.asarray(raw)).view(getattr(torch, _TORCH[tensor.dtype])).reshape(tensor.shape)
+    values = torch.from_numpy(np.asarray(raw)).view(getattr(torch, DTYPES[tensor.dtype])).reshape(tensor.shape)
     if not torch.isfinite(values).all():
         raise SpecError(f"'{tensor.name}' holds numbers that are not finite: the model is damaged, choose another.")
     return values
