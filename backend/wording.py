@@ -24,7 +24,7 @@ def needs(needed: "Estimate") -> str:
     for place, parts in needed.training_memory.items():
         listed = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in parts.items())
         text += f"\nthe training's {place}: {listed}"
-    return text
+    return "\n".join([text, *needed.warnings])
 
 
 def summary(artifact: Artifact) -> dict[str, Any]:

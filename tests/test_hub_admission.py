@@ -76,6 +76,13 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "qwen2_vl"}, "a vision model"),
     ({"model_type": "new_thing", "vision_config": {}}, "a vision model"),
     ({"model_type": "whisper"}, "an audio model"),
+    ({"model_type": "gemma3", "text_config": {}, "vision_config": {}}, "a language model that reads pictures too"),
+    ({"model_type": "brand_new", "text_config": {}, "vision_config": {}}, "a language model that reads pictures too"),
+    (
+        {"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": {}},
+        "within one that reads more than text, which is not taken here yet",
+    ),
+    ({"architectures": ["MistralForConditionalGeneration"]}, "which is not taken here"),
     ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
     ({"architectures": []}, "architectures"),
     ({"architectures": ["../../x"]}, "architectures"),

@@ -199,6 +199,8 @@ def _warnings(facts: ModelFacts) -> list[str]:
         found.append("It has no chat template: it continues text, but does not answer questions.")
     if not (facts.license or facts.license_name):
         found.append("Its authors state no license. Ask them before you publish anything made from it.")
+    if any(tensor.is_expert for tensor in facts.tensors):
+        found.append("It is a mixture of experts, which no method quantizes yet: they stay as they are.")
     return found
 
 

@@ -14,6 +14,8 @@ from backend.models.config import Config, as_kept, check_config, refuse_code, wi
 from backend.models.native import is_native_tokenizer
 from backend.strict_json import parse_object, quoted
 
+MAX_SHARDS = 1000  # each is asked for its header; the largest models have some hundred
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
@@ -146,6 +148,8 @@ def _weight_map(files: Files, entries: dict[str, Entry], listing: str) -> dict[s
             raise _fault(listing, f"keeps {quoted(tensor)} in {quoted(shard)}, which is no name for a shard")
         if shard not in entries:
             raise _fault(listing, f"lists the shard {quoted(shard)}, which is missing", "choose a complete model")
+    if len(set(weight_map.values())) > MAX_SHARDS:
+        raise _fault(listing, f"lists more than {MAX_SHARDS} shards")
     return weight_map
 
 

@@ -5,11 +5,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from backend.disk import PARTIAL, sha256
 from backend.errors import HardwareError, HubError, SpecError
 from backend.hub.admission import admit
 from backend.hub.files import Entry, HubFiles, LocalFiles, PartlyHere
 from backend.hub.names import DEMO, is_local
-from backend.models.artifacts import PARTIAL, Artifact, is_sealed, now, seal, sha256, versions
+from backend.models.artifacts import Artifact, is_sealed, now, seal, versions
 from backend.models.config import is_settings, leave_code_behind
 from backend.models.demo import demo_folder
 from backend.models.inspection import read_tensors
@@ -65,6 +66,7 @@ def fetch_model(
             _check_converts(model, converts)
             target = target.with_name(f"{files.commit}-{PICKLED}")
         if not is_sealed(target):
+            take_apart(target)
             kind = PICKLED if admitted.pickled else "model"
             download(files, admitted.files, target, downloaded(model, files.commit, kind), report)
     return target
@@ -97,9 +99,17 @@ def fetch_tokenizer(model: str, commit: str | None, models_dir: Path, token: str
         if is_sealed(whole):
             return whole
         if not is_sealed(target):
-            shutil.rmtree(target, ignore_errors=True)
+            take_apart(target)
             download(files, admit(files).beside, target, downloaded(model, files.commit, TOKENIZER), report)
     return target
+
+
+def take_apart(target: Path) -> None:
+    """Make of a sealed folder that is damaged one that a download goes on with: what is whole in it stays."""
+    if target.is_dir():
+        folder = target.with_name(target.name + PARTIAL)
+        shutil.rmtree(folder, ignore_errors=True)
+        target.rename(folder)
 
 
 def model_folder(models_dir: Path, model: str, commit: str) -> Path:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from backend.disk import scratch
 from backend.errors import SpecError
 from backend.evaluate import Text
 from backend.finetune.fetch import fetch_dataset, read_sources, write_sources
@@ -12,12 +13,11 @@ from backend.finetune.loading import Dataset, load
 from backend.finetune.rendering import Renderer
 from backend.jobs.results import Base
 from backend.models.demo import TEXT, calibration_text
-from backend.models.loading import check_embedded, load_tokenizer, read_config
+from backend.models.loading import check_embedded, load_tokenizer, window_length
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
 from backend.quantize.calibration import Windows, check_apart, doubts, text_windows, windows_of
 from backend.recipes import Recipe
-from backend.scratch import scratch
 
 EMBEDDED = f"{TEXT}, every second topic"
 
@@ -67,9 +67,7 @@ def windows(
         base.copy(place / base.folder.name)
         tokenizer = load_tokenizer(place / base.folder.name)
     samples = options.num_calibration_samples
-    length = longest_window(read_config(base.folder), options.max_seq_length)
-    if length < options.max_seq_length:
-        report.log(f"The model reads {length} tokens at the most: the windows have that length.")
+    length = window_length(base.folder, options.max_seq_length, report)
     found = cut_rows(_rows(recipe, options, fetched), tokenizer, samples, length)
     check_embedded(tokenizer, int(found.ids.max()), base.rows, base.folder.name)
     report.log(f"Calibrating on {found.words}, {found.ids.size} in all{fewer(len(found.ids), samples)}.")
@@ -78,16 +76,6 @@ def windows(
     for doubt in doubts(found, tokenizer, measured.content if measured else None):
         report.warn(doubt)
     return found
-
-
-def longest_window(config: dict[str, Any], asked: int) -> int:
-    """Give the tokens of a window: as many as are asked for, if the model reads so many.
-
-    Args:
-        config: The model's.
-        asked: max_seq_length.
-    """
-    return min(asked, config.get("max_position_embeddings") or config.get("n_positions") or asked)
 
 
 def fewer(windows: int, asked: int) -> str:

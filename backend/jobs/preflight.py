@@ -45,6 +45,8 @@ def prepare(
     recipe = _merged_for(recipe)
     _check_merged(facts, [stage.method for stage in recipe.stages if stage.stage == "quantize"])
     recipe = recipe.model_copy(update={"stages": tuple(_pinned(stage, facts, token) for stage in recipe.stages)})
+    if recipe.tuning and recipe.merging:
+        recipe.merging.after(recipe.tuning.quantization).check(facts)
     quantizations = [stage for stage in recipe.stages if stage.stage == "quantize"]
     if recipe.tuning and facts.quant_method:
         _check_tunable(recipe.base_model, facts.quant_method, recipe.tuning)

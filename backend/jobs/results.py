@@ -32,6 +32,7 @@ from backend.models.known_tokens import known_tokens
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
 from backend.publish.base_card import base_card
+from backend.quantize.streaming import Plan
 from backend.recipes import Recipe
 from backend.strict_json import quoted
 
@@ -169,13 +170,14 @@ def accompany(recipe: Recipe, base: Base, output: Path) -> list[str]:
     return copied
 
 
-def complete(recipe: Recipe, options: Any, base: Base, output: Path, report: Report) -> Artifact:
+def complete(recipe: Recipe, options: Any, base: Base, plan: Plan, output: Path, report: Report) -> Artifact:
     """Add to weights that are written what belongs beside them, and give what is to be recorded.
 
     Args:
         recipe: What is done.
         options: Of the stage that wrote them.
         base: What they were made from.
+        plan: What became of which tensor.
         output: Their folder.
         report: Its warnings stay with the artifact.
     """
@@ -188,4 +190,5 @@ def complete(recipe: Recipe, options: Any, base: Base, output: Path, report: Rep
             " token. The base model's tokenizer stays."
         )
     measured = {"hardware": hardware(), "peak_memory_bytes": peak_memory_bytes(), "warnings": tuple(report.warnings)}
+    measured["quantized_share"] = plan.share
     return base.record(recipe, options).model_copy(update=measured)

@@ -1,7 +1,6 @@
 """The finetune step: rows are read, rendered and learned from; what comes out is an adapter and how it was made."""
 
 import json
-import shutil
 import time
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from backend.finetune.loading import Dataset, load
 from backend.finetune.reader import Reader, literals, open_reader
 from backend.finetune.samples import Sample
 from backend.finetune.survey import Survey, render, survey
-from backend.finetune.training import CHECKPOINTS, Outcome, Rows, compute_dtype, finetune
+from backend.finetune.training import Outcome, Rows, compute_dtype, finetune
 from backend.jobs.results import Base, accompany
 from backend.model_folder import set_stops, set_template
 from backend.models.artifacts import SURVEY, Artifact, Training, now, versions
@@ -24,6 +23,9 @@ from backend.recipes import Recipe
 
 PROMPTS = 3
 """Questions of the validation rows whose answers are shown at every validation."""
+
+UNORDERED = ("target_modules", "modules_to_save", "exclude_modules")
+"""Settings that PEFT keeps as sets, and so writes in another order each run."""
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "safetensors")
 
@@ -59,7 +61,6 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
     outcome = finetune(base.folder, rows, reader.tokenizer, folder, options, report)
     if rank() > 0:
         return None
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     _complete(folder, base, reader, recipe)
     measured = {"hardware": hardware(), "peak_memory_bytes": peak_memory_bytes(), "warnings": tuple(report.warnings)}
     measured["seconds"] = round(time.monotonic() - started, 1)
@@ -97,6 +98,7 @@ def _complete(folder: Path, base: Base, reader: Reader, recipe: Recipe) -> None:
         (folder / name).unlink(missing_ok=True)
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = base.origin.base_model or base.folder.name
+    settings |= {name: sorted(value) for name in UNORDERED if isinstance(value := settings.get(name), list)}
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     accompany(recipe, base, folder)
     assert recipe.tuning

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 from backend.errors import SpecError
 from backend.model_folder import MAX_JSON
-from backend.models.families import CAUSAL, QUANT_METHODS, family
+from backend.models.families import CAUSAL, QUANT_METHODS, TIED, family
 from backend.models.native import is_native, is_native_tokenizer
 from backend.strict_json import parse_object, quoted
 
 _CODE_KEYS = re.compile(r"auto_map|custom_pipelines|custom_generate|trust_remote_code|_(attn|experts)_implementation.*")
 _LEFT_BEHIND = ("auto_map", "custom_pipelines", "custom_generate")
 _HEADS = ("ForCausalLM", "LMHeadModel")
+_WRAPPER = "ForConditionalGeneration"
 
 HIDDEN = ("hidden_size", "n_embd", "d_model")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -44,7 +45,7 @@ class Config(NamedTuple):
     hidden_size: int
     vocab_size: int
     context_length: int | None
-    tied: bool | None  # None where the config does not say
+    tied: bool  # whether the output head is the input embeddings, unless it lies in the weights too
     quantization: dict[str, Any] | None
     data: dict[str, Any]  # the whole of it
 
@@ -64,9 +65,8 @@ def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
     if model_type not in CAUSAL:
         words = family(model_type, set(data))
         what = f"says model_type {quoted(model_type)}, {words or 'which is not known here'}"
-        raise _fault(name, what, "choose a language model that writes text, such as a Llama or Qwen")
-    text = data.get("text_config")
-    fields = {**data, **text} if isinstance(text, dict) else data
+        raise _fault(name, what, "choose a language model that reads and writes text alone, such as a Llama or Qwen")
+    fields = text_fields(data)
     _check_numbers(data, name)
     architecture = _architecture(data, name)
     if own_code and not is_native(model_type, architecture):
@@ -79,8 +79,8 @@ def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
         layers=_needed(fields, LAYERS, name),
         hidden_size=_needed(fields, HIDDEN, name),
         vocab_size=_needed(fields, VOCABULARY, name),
-        context_length=_first(fields, CONTEXT),
-        tied=fields["tie_word_embeddings"] if isinstance(fields.get("tie_word_embeddings"), bool) else None,
+        context_length=context_length(data),
+        tied=is_tied(data),
         quantization=_quantization(data, name),
         data=data,
     )
@@ -127,6 +127,43 @@ def leave_code_behind(path: Path) -> bytes:
     return kept
 
 
+def context_length(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens that a model reads at most; None where its config does not say, or there is no such number.
+
+    Rotary positions that are stretched reach as many times further; a sliding window bounds a layer, not the model.
+    """
+    fields = text_fields(config)
+    said = _first({name: fields.get(name) or None for name in CONTEXT}, CONTEXT)
+    rope = fields.get("rope_scaling") or fields.get("rope_parameters")
+    if said is None or not isinstance(rope, dict) or "gemma3" in str(fields.get("model_type")):
+        return said  # Gemma 3 says what it reads once stretched
+    factor, before = rope.get("factor"), rope.get("original_max_position_embeddings", said)
+    stretched = rope.get("rope_type", rope.get("type")) in ("linear", "dynamic", "yarn")
+    if not stretched or not isinstance(factor, int | float) or not isinstance(before, int):
+        return said
+    return max(said, int(min(factor, _RANGES[CONTEXT[0]]) * before))
+
+
+def longest_window(config: Mapping[str, Any], asked: int) -> int:
+    """Return the tokens of a window of text: as many as are asked for, if the model reads so many."""
+    return min(asked, context_length(config) or asked)
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Return whether a config says that the output head is the input embeddings, as its model type does by default.
+
+    A head that lies in the weights all the same, with other numbers, was trained apart: transformers keeps it.
+    """
+    said = config.get("tie_word_embeddings", text_fields(config).get("tie_word_embeddings"))
+    return said if isinstance(said, bool) else config.get("model_type") in TIED
+
+
+def text_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config, those of the text model that it nests among them."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else dict(config)
+
+
 def refuse_code(data: Any, name: str, at: str = "") -> None:
     """Refuse any field, however deep, that makes a library load code: from the repo or from another one."""
     if isinstance(data, list):
@@ -152,11 +189,14 @@ def _architecture(data: dict[str, Any], name: str) -> str:
     names = data.get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise _fault(name, "lists no architectures", "add the class, such as LlamaForCausalLM, or choose another model")
-    if not re.fullmatch(r"[A-Za-z0-9_]{1,100}", names[0]) or not names[0].endswith(_HEADS):
-        raise _fault(
-            name, f"says architectures: {quoted(names[0])}, which writes no text", "choose a model with a …ForCausalLM"
-        )
-    return str(names[0])
+    if re.fullmatch(r"[A-Za-z0-9_]{1,100}", names[0]) and names[0].endswith(_HEADS):
+        return str(names[0])
+    why = "which is not taken here" if names[0].endswith(_WRAPPER) else "which writes no text"
+    remedy = "choose a model with a …ForCausalLM"
+    if isinstance(data.get("text_config"), dict):
+        why = "a language model within one that reads more than text, which is not taken here yet"
+        remedy = "choose its text model alone, whose architecture ends in ForCausalLM"
+    raise _fault(name, f"says architectures: {quoted(names[0])}, {why}", remedy)
 
 
 def _check_numbers(data: dict[str, Any], name: str, at: str = "") -> None:

@@ -14,14 +14,15 @@ from backend.hub.admission import INDEX, PICKLE_INDEX, Admitted, admit
 from backend.hub.files import Entry, Files, HubFiles, LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_card
 from backend.hub.names import DEMO, is_local
+from backend.models.completeness import check_complete
+from backend.models.config import check_config
 from backend.models.demo import demo_facts
-from backend.models.facts import DTYPES, ModelFacts, Tensor
+from backend.models.facts import DTYPES, ModelFacts, Tensor, output_head
 from backend.strict_json import quoted
 from backend.weights.conversion import conversion
-from backend.weights.header import PROBE, Header, header_from
+from backend.weights.header import PROBE, Allowance, Header, header_from
 from backend.weights.pickled import Pickled, read_pickled
 
-_OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
 _BYTES_A_TENSOR = 160  # what a tensor takes in a header, generously
 
 
@@ -73,19 +74,20 @@ def read_tensors(files: Files, admitted: Admitted) -> tuple[Tensor, ...]:
 
 
 def read_headers(files: Files, admitted: Admitted) -> dict[str, Header]:
-    """Read and check the headers of all weight files, by name, and that they hold what the index says.
+    """Read and check the headers of all weight files, by name, and that they hold what index and config say.
 
     Raises:
         SpecError: The file and tensor at fault.
     """
-    listed = Counter((admitted.weight_map or {}).values())
+    listed, allowance = Counter((admitted.weight_map or {}).values()), Allowance()
 
     def read(entry: Entry) -> Header:
         probe = 1024 + listed[entry.name] * _BYTES_A_TENSOR if listed else PROBE
-        return header_from(partial(files.read, entry.name), entry.size, entry.name, probe)
+        return header_from(partial(files.read, entry.name), entry.size, entry.name, probe, allowance)
 
     shards = _each(admitted, read)
     _check_places({shard: header.tensors for shard, header in shards.items()}, admitted.weight_map or {}, INDEX)
+    check_complete(admitted.config, [tensor for header in shards.values() for tensor in header.tensors])
     return shards
 
 
@@ -129,12 +131,13 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
     planned = conversion(pickled, config.data) if pickled else None
     tensors = planned.tensors if planned else read_tensors(files, admitted)
     if planned:
+        config = check_config(json.loads(planned.config))
+        check_complete(config, tensors)
         there = {entry.name: there[entry.name] for entry in admitted.beside} | planned.files
     license = license_of(card, tags)
     counts: Counter[str] = Counter()
     for tensor in tensors:
         counts[tensor.dtype] += _parameters(tensor, config.quantization)
-    has_head = any(tensor.name.endswith(_OUTPUT_HEADS) for tensor in tensors)
     most = counts.most_common(1)[0][0] if counts else "BF16"
     return ModelFacts(
         model=model,
@@ -149,7 +152,7 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         context_length=config.context_length,
-        tied=not has_head if config.tied is None else config.tied,
+        tied=config.tied and output_head(tensors) is None,
         chat_template=admitted.chat_template,
         quant_method=config.quantization["quant_method"] if config.quantization else None,
         license=license.id,
@@ -157,7 +160,7 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
         license_link=license.link,
         languages=languages_of(card),
         tensors=tensors,
-        config=json.loads(planned.config) if planned else config.data,
+        config=config.data,
         files=there,
         pickled=_bytes(admitted.weights) if planned else 0,
         pickled_memory=max(

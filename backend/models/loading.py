@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from backend.errors import SpecError
 from backend.model_folder import CONFIG, GENERATION, TOKENIZER_CONFIG, has_tokenizer, settings_in, stops_in
-from backend.models.config import without_code
+from backend.models.config import longest_window, without_code
 from backend.progress import Report
 from backend.strict_json import quoted
 
@@ -50,13 +50,15 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
         "local_files_only": True,
         "use_safetensors": True,
         "generation_config": greedy(folder),
+        "output_loading_info": True,
     }
     try:
         with _progress(report):
-            model = AutoModelForCausalLM.from_pretrained(folder, config=config, **(options | kwargs))
+            model, found = AutoModelForCausalLM.from_pretrained(folder, config=config, **(options | kwargs))
     except (ValueError, KeyError, RuntimeError, OSError) as e:
         text = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise SpecError(f"transformers could not load '{folder.name}': {text} Choose another model.") from e
+    refuse_made_up(found, folder.name)
     return model.eval()
 
 
@@ -74,6 +76,23 @@ def greedy(folder: Path) -> Any:
     if isinstance(penalty, int | float) and penalty > 0:
         kept["repetition_penalty"] = penalty
     return GenerationConfig(**kept)
+
+
+def refuse_made_up(found: Mapping[str, Any], name: str) -> None:
+    """Refuse a model of which transformers has made up weights that it did not find.
+
+    Args:
+        found: What `from_pretrained` gives for `output_loading_info`.
+        name: The model's, for the error.
+
+    Raises:
+        SpecError: Which weight.
+    """
+    if missing := sorted([*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])]):
+        raise SpecError(
+            f"{quoted(missing[0])} is missing in '{name}', and transformers has put random numbers in its place: choose"
+            " a complete model."
+        )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -135,6 +154,22 @@ def check_embedded(tokenizer: Any, largest: int, rows: int | None, name: str) ->
 def _names_code(folder: Path) -> bool:
     """Return whether a tokenizer's settings name a class of the repo's own code, which never runs."""
     return "auto_map" in settings_in(folder, TOKENIZER_CONFIG)
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """Return the tokens that a tokenizer puts before every text: some models compute nothing sensible without."""
+    whole = tokenizer("a", add_special_tokens=True)["input_ids"]
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    return list(whole[:at])
+
+
+def window_length(folder: Path, asked: int, report: Report) -> int:
+    """Return the tokens of a window that a model reads, and say so where it reads fewer than are asked for."""
+    length = longest_window(read_config(folder), asked)
+    if length < asked:
+        report.log(f"The model reads {length} tokens at most: the windows have that length.")
+    return length
 
 
 def read_config(folder: Path) -> dict[str, Any]:

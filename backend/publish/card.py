@@ -108,7 +108,7 @@ def build_card(
         load=loading(folder, repo_id or HERE, config, use, artifact),
         settings=_settings(artifact),
         made=_made(artifact),
-        recipe=fenced(recipe.read_text(encoding="utf-8"), "yaml") if recipe.is_file() else None,
+        recipe=fenced(recipe.read_text(encoding="utf-8", errors="replace"), "yaml") if recipe.is_file() else None,
         check=_check(artifact.check),
         variants=[f"[{literal(name)}](https://huggingface.co/{name})" for name in variants if name != repo_id],
         license=_license(artifact, base),
@@ -176,6 +176,7 @@ def _weights(artifact: Artifact, base: BaseCard, config: dict[str, Any]) -> dict
     quantization = config.get("quantization_config") or {}
     return {
         "bits": _bits(quantization),
+        "part": f"{artifact.quantized_share:.1%}" if artifact.quantized_share is not None else None,
         "format": literal(quantization["quant_method"]) if quantization.get("quant_method") else None,
         "method": literal(artifact.options["method"]) if artifact.options.get("method") else None,
         "dtype": literal(config.get("dtype") or config.get("torch_dtype") or ""),
