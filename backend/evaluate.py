@@ -18,7 +18,14 @@ from backend.errors import SpecError
 from backend.models.artifacts import Answer, Metrics
 from backend.models.chat_template import chat_text
 from backend.models.config import context_length
-from backend.models.loading import load_causal_lm, load_tokenizer, read_config, window_length
+from backend.models.loading import (
+    check_embedded,
+    load_causal_lm,
+    load_tokenizer,
+    pad_within,
+    read_config,
+    window_length,
+)
 from backend.models.tokens import around
 from backend.options import Frozen
 from backend.progress import Report
@@ -115,6 +122,8 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
             f"'{result.name}' has a vocabulary of {vocabularies[1]} tokens, its reference {vocabularies[0]}: give the"
             " model that it was made from as the reference."
         )
+    if (largest := max(map(max, windows))) >= vocabularies[0]:
+        check_embedded(load_tokenizer(reference), largest, vocabularies[0], reference.name)
     sums = _Sums()
     total = len(windows) * (length - first)
     report.progress("measuring", 0, total, "tokens")
@@ -140,7 +149,7 @@ def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, An
     """Have both models answer the prompts, greedily, and time each of them on one."""
     tokenizer = load_tokenizer(reference)
     tokenizer.padding_side = "left"
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    pad_within(tokenizer, models[0].config.get_text_config().vocab_size)
     asked, talks = _asked(tokenizer, report)
     found, speeds = [], []
     batch = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=not talks)

@@ -1,9 +1,11 @@
 """What a calibrated quantization reads: the rows that it names, rows trained on, or embedded prose."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from backend.disk import scratch
 from backend.errors import SpecError
 from backend.evaluate import Text
 from backend.finetune.fetch import fetch_dataset, read_sources, write_sources
@@ -12,9 +14,8 @@ from backend.finetune.loading import Dataset, load
 from backend.finetune.rendering import Renderer
 from backend.finetune.survey import rendered
 from backend.jobs.results import Base
-from backend.model_folder import kind_of
 from backend.models.demo import TEXT, calibration_text
-from backend.models.loading import load_tokenizer, window_length
+from backend.models.loading import check_embedded, load_tokenizer, window_length
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
 from backend.quantize.calibration import Windows, check_apart, doubts, text_windows, windows_of
@@ -63,13 +64,14 @@ def windows(
     Raises:
         SpecError: There is too little, rows leave a question open, or quality is measured on the same text.
     """
-    copied = base.copied()
-    tokenizer = load_tokenizer(
-        next((source.folder for name, source in copied.items() if kind_of(name) == "vocabulary"), base.folder)
-    )
+    with scratch(Path(tempfile.gettempdir())) as place:
+        (place / base.folder.name).mkdir()
+        base.copy(place / base.folder.name)
+        tokenizer = load_tokenizer(place / base.folder.name)
     samples = options.num_calibration_samples
     length = window_length(base.folder, options.max_seq_length, report)
     found, said = cut_rows(_rows(recipe, options, fetched), tokenizer, samples, length)
+    check_embedded(tokenizer, int(found.ids.max()), base.rows, base.folder.name)
     for finding in said:
         report.warn(finding.text)
     report.log(f"Calibrating on {found.words}, {found.ids.size} in all{fewer(len(found.ids), samples)}.")

@@ -13,6 +13,7 @@ from backend.model_folder import has_chat_template
 from backend.models.tokens import THINKS, THOUGHT
 from backend.options import Frozen
 from backend.serve.serving import Server
+from backend.serve.stops import Stops
 
 if TYPE_CHECKING:
     import openai
@@ -66,8 +67,9 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
             " for chat."
         )
     started, first, count, text, thinking = time.monotonic(), None, 0, "", False
-    said = options.model_dump(exclude_none=True, exclude={"top_k", "stop"})
-    request: dict[str, Any] = {"model": server.model, "messages": messages, **said}
+    said, thoughts = Stops(options.stop), Stops(options.stop)
+    request: dict[str, Any] = {"model": server.model, "messages": messages}
+    request |= options.model_dump(exclude_none=True, exclude={"top_k", "stop"})
     request["stream_options"] = {"include_usage": True}
     request |= {"stop": list(options.stop)} if options.stop else {}
     request |= {"extra_body": {"top_k": options.top_k}} if options.top_k else {}  # no field of OpenAI's own
@@ -76,13 +78,15 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
         with _client(server) as client, client.chat.completions.create(stream=True, **request) as chunks:
             for chunk in chunks:
                 delta = chunk.choices[0].delta if chunk.choices else None
-                thought, piece = getattr(delta, "reasoning", None), delta.content if delta else None
+                piece = said.take((delta.content if delta else None) or "")
+                thought = thoughts.take(getattr(delta, "reasoning", None) or "")
+                thought += thoughts.rest() if piece else ""
                 if thought or piece:
                     now = time.monotonic()
                     first = first or now
                     count += 1
-                    text += THINKS * (bool(thought) and not text) + (thought or "")
-                    text += THOUGHT * (thinking and bool(piece)) + (piece or "")
+                    text += THINKS * (bool(thought) and not text) + thought
+                    text += THOUGHT * (thinking and bool(piece)) + piece
                     thinking = not piece and (thinking or bool(thought))
                     speed = (count - 1) / (now - first) if now > first else None
                     told = {"seconds_to_first_token": first - started, "tokens_per_second": speed}
@@ -91,7 +95,7 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
                 if chunk.usage:
                     known = {"tokens": chunk.usage.completion_tokens, "context": chunk.usage.total_tokens}
                     answer = answer.model_copy(update=known)
-        yield answer
+        yield answer.model_copy(update={"text": text + thoughts.rest() + said.rest()})
     except openai.APIStatusError as e:
         raise JobError(_refused(e)) from e
     except openai.APIError as e:
