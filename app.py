@@ -17,11 +17,11 @@ if os.getenv("SPACE_ID"):
     # Gradio believes that it is on a Space only when this is set; a Docker Space does not set it.
     os.environ.setdefault("SYSTEM", "spaces")
 
+from backend.disk import scratch
 from backend.errors import AppError, JobError
 from backend.jobs.calibration import calibrate
 from backend.jobs.specs import trained_on
 from backend.jobs.supervisor import Supervisor
-from backend.scratch import scratch
 from backend.serve.servers import Servers
 from backend.settings import Settings, load_settings
 from ui.connections import allow_files, server

@@ -3,6 +3,7 @@
 import re
 import reprlib
 from collections.abc import Mapping
+from threading import RLock
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -22,13 +23,22 @@ COMMON_OPTIONS = ("stage", "method")
 """Fields that say which option model it is; every other field is a choice of the user."""
 
 
+_BUILDING = RLock()
+
+
 class Frozen(BaseModel):
     """An option model: each option is described once, here; form, flags, recipe and card come from it.
 
     A field marked `json_schema_extra={"advanced": True}` is folded away under "more options" in the page.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, defer_build=True)
+
+    @classmethod
+    def model_rebuild(cls, *, _parent_namespace_depth: int = 2, **how: Any) -> bool | None:
+        """Build what validates it, at its first use; pydantic's own is not made for two threads at once."""
+        with _BUILDING:
+            return super().model_rebuild(_parent_namespace_depth=_parent_namespace_depth + 1, **how)
 
 
 def parse(kind: type[M], data: Any, where: str = "", context: dict[str, Any] | None = None) -> M:

@@ -157,3 +157,20 @@ def test_a_flood_of_output_does_not_fill_the_disk(tmp_path):
 @pytest.mark.parametrize("secret", [SECRET, "Bearer abc.def", "eyJhbGciOiJI.eyJzdWIiOiIx.abcdefghij"])
 def test_what_looks_like_a_token_is_masked(secret):
     assert secret not in mask(f"before {secret} after")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device is full here")
+def test_a_child_whose_log_cannot_be_written_is_heard_to_its_end(tmp_path):
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    events = []
+    code = (
+        # more than a pipe holds
+        "import sys; [sys.stderr.write('x' * 99 + chr(10)) for _ in range(5000)]; sys.stderr.flush();"
+        'print(\'{"event": "log", "text": "done"}\')'
+    )
+    child = start(tmp_path, code, on_event=events.append)
+    try:
+        assert child.wait(20) == 0
+    finally:
+        child.stop(0)
+    assert events == [{"event": "log", "text": "done"}]

@@ -23,7 +23,7 @@ _EMPTY = (
     '<section class="panel empty"><h2>Nothing to chat with yet</h2><p>Press <b>Start</b> beside your recipe. When the'
     " job is done, its result can be tried here.</p></section>"
 )
-_TYPE_HERE = "Ask it something, such as: What is the capital of France?"
+_TYPE_HERE = "Ask it something, such as: What is the capital of Japan?"
 _ASK, _LOAD_FIRST = "Ask it something.", "Load the model, then ask it something."
 
 _UNSERVED = (

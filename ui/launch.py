@@ -7,7 +7,6 @@ import asyncio
 import hmac
 import ipaddress
 import math
-import os
 import secrets
 import time
 from pathlib import Path
@@ -15,11 +14,13 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from backend.disk import write_whole
 from backend.settings import Settings
 
 ENTER = "/enter"
 _MOST_FORM = 2000  # bytes
 _FORM_SECONDS = 10  # in which a form arrives
+_SECRET_BYTES = 32
 _LONGEST = 30  # seconds between two tries of a password
 
 
@@ -112,9 +113,8 @@ def _same(given: str, wanted: str) -> bool:
 def _secret(data: Path) -> bytes:
     """Give what this folder's cookies are made of: it outlives a restart, so that open pages do."""
     path = data / "cookie.key"
-    if not path.exists():
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-        draft.replace(path)
-    return path.read_bytes()
+    kept = path.read_bytes() if path.is_file() else b""
+    if len(kept) != _SECRET_BYTES:  # cut by a crash, it could be guessed
+        kept = secrets.token_bytes(_SECRET_BYTES)
+        write_whole(path, kept, 0o600)
+    return kept

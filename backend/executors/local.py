@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -91,9 +92,29 @@ def mask(text: str, tokens: Iterable[str] = ()) -> str:
     return _SECRET_TEXT.sub("•••", text)
 
 
+def _ends_within(process: "subprocess.Popen[bytes]", seconds: float | None) -> bool:
+    """Wait for a process; subprocess looks only each 50 ms, which a command of a second feels."""
+    try:
+        end = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # another system than Linux, or it has ended already
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        return process.poll() is not None
+    try:
+        watched = select.poll()
+        watched.register(end, select.POLLIN)
+        watched.poll(None if seconds is None else 1000 * seconds)
+    finally:
+        os.close(end)
+    return process.poll() is not None
+
+
 def last_words(log: Path) -> str:
     """Give the end of a log: what explains an end that nobody expected."""
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS:])
+    try:
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS:])
+    except OSError:
+        return "The log could not be written."
 
 
 def marker_prefix(home: Path) -> str:
@@ -185,12 +206,10 @@ class Child:
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the command; None if it still runs after `timeout` seconds, 128 + n if signal n ended it."""
-        try:
-            code = self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
+        if not _ends_within(self._process, timeout):
             return None
         self._finish()
-        return code
+        return self._process.returncode
 
     def stop(self, grace: float) -> None:
         """End it: SIGTERM to the group, after `grace` seconds SIGKILL, then whatever still bears its mark."""
@@ -223,12 +242,14 @@ class Child:
     def _pump(self, log: Path) -> None:
         source = self._process.stderr or self._process.stdout
         assert source
-        out = log.open("a", encoding="utf-8")
+        out = None
         while line := source.readline(_LINE):
-            if out.tell() > LOG_BYTES:
-                out.close()
-                log.replace(log.with_suffix(".old.txt"))
-                out = log.open("a", encoding="utf-8")
-            out.write(mask(line.decode(errors="replace"), self._tokens))
-            out.flush()
-        out.close()
+            with contextlib.suppress(OSError):  # a full disk: read on, or the child would wait for ever to be heard
+                if out and out.tell() > LOG_BYTES:
+                    out.close()
+                    log.replace(log.with_suffix(".old.txt"))
+                if out is None or out.closed:
+                    out = log.open("ab", buffering=0)
+                out.write(mask(line.decode(errors="replace"), self._tokens).encode())
+        if out:
+            out.close()

@@ -12,8 +12,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.utils._fixes import WeakFileLock
-
 from backend.errors import HardwareError
 from backend.executors.local import ROOT, environment, mask
 from backend.models.machine import gpus, processor_flags
@@ -50,6 +48,9 @@ def install(report: Report, hardware: str | None = None) -> Path:
     Raises:
         HardwareError: vLLM cannot run here, or could not be installed.
     """
+
+    from huggingface_hub.utils._fixes import WeakFileLock
+
     if hardware is None and (reason := obstacle()):
         raise HardwareError(f"{reason} Everything but GPTQ and AWQ can be chatted with without it.")
     with WeakFileLock(PLACE.with_suffix(".lock")):
