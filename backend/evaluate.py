@@ -16,8 +16,10 @@ from pydantic import Field, model_validator
 
 from backend.errors import SpecError
 from backend.models.artifacts import Answer, Metrics
+from backend.models.chat_template import chat_text
 from backend.models.config import context_length
-from backend.models.loading import beginning, load_causal_lm, load_tokenizer, read_config, window_length
+from backend.models.loading import load_causal_lm, load_tokenizer, read_config, window_length
+from backend.models.tokens import around
 from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
@@ -139,12 +141,9 @@ def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, An
     tokenizer = load_tokenizer(reference)
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    asked = [f"Question: {prompt}\nAnswer:" for prompt in PROMPTS]
-    if tokenizer.chat_template:
-        turns = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
-        asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    asked, talks = _asked(tokenizer, report)
     found, speeds = [], []
-    batch = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
+    batch = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=not talks)
     needed, limit = batch["input_ids"].shape[1] + ANSWER_TOKENS, context_length(read_config(reference))
     if limit and needed > limit:
         report.log(f"Prompts with their answers have {needed} tokens, and the model reads {limit}: none is asked.")
@@ -154,7 +153,7 @@ def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, An
         batch = batch.to(model.device)
         written = _write(model, batch, ANSWER_TOKENS)
         found.append(tokenizer.batch_decode(written, skip_special_tokens=True))
-        alone = tokenizer(asked[:1], return_tensors="pt", add_special_tokens=not tokenizer.chat_template)
+        alone = tokenizer(asked[:1], return_tensors="pt", add_special_tokens=not talks)
         speeds.append(writing_speed(model, alone.to(model.device)))
     pairs = zip(PROMPTS, *found, strict=True)
     return {
@@ -162,6 +161,16 @@ def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, An
         "reference_tokens_per_second": round(speeds[0], 2),
         "tokens_per_second": round(speeds[1], 2),
     }
+
+
+def _asked(tokenizer: Any, report: Report) -> tuple[list[str], bool]:
+    """Return the prompts as the model reads them, and whether they went through its chat template."""
+    if tokenizer.chat_template:
+        try:
+            return [chat_text(tokenizer, [{"role": "user", "content": p}], prompt=True) for p in PROMPTS], True
+        except SpecError as e:  # what was measured before is kept
+            report.warn(f"{e} The prompts were asked without it.")
+    return [f"Question: {prompt}\nAnswer:" for prompt in PROMPTS], False
 
 
 def _shown(answer: str) -> str:
@@ -204,7 +213,7 @@ def _windows(
         What every window begins with; the windows.
     """
     tokenizer = load_tokenizer(reference)
-    before = beginning(tokenizer)
+    before = around(tokenizer).before
     ids: list[int] = tokenizer(text.content, add_special_tokens=False, verbose=False)["input_ids"]
     length = window_length(reference, options.max_seq_length, report)
     step = length - len(before)

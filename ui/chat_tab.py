@@ -7,8 +7,9 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import AppError, SpecError
+from backend.models.tokens import THINKS, THOUGHT
 from backend.options import parse
-from backend.serve.chat import THINKS, THOUGHT, Answer, ChatOptions, stream, usage
+from backend.serve.chat import Answer, ChatOptions, stream, usage
 from backend.serve.engines import wants_vllm
 from backend.serve.serving import ServerStatus
 from ui.compare import Compare, build_compare, wire_compare

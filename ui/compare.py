@@ -10,8 +10,9 @@ import gradio as gr
 
 from backend.errors import SpecError
 from backend.models.machine import gpus
+from backend.models.tokens import THINKS, THOUGHT
 from backend.options import parse
-from backend.serve.chat import THINKS, THOUGHT, ChatOptions
+from backend.serve.chat import ChatOptions
 from backend.serve.compare import MOST, Reply, as_csv, batch, compare, differences, read_prompts
 from ui.errors import shown
 from ui.events import QUIET

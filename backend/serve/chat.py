@@ -10,6 +10,7 @@ from pydantic import Field
 
 from backend.errors import JobError
 from backend.model_folder import has_chat_template
+from backend.models.tokens import THINKS, THOUGHT
 from backend.options import Frozen
 from backend.serve.serving import Server
 
@@ -31,10 +32,6 @@ class ChatOptions(Frozen):
     top_k: int | None = Field(None, ge=1, description="Only so many of the likeliest tokens. Empty: as the model says.")
     seed: int | None = Field(None, ge=0, description="The same seed and prompt give the same answer. Empty: random.")
     stop: tuple[str, ...] = Field((), max_length=4, description="The answer ends before any of these texts.")
-
-
-THINKS, THOUGHT = "<think>", "</think>"
-"""Around what a reasoning model says to itself, as most of them write it; so does a server that tells it apart."""
 
 
 class Answer(Frozen):
