@@ -1,6 +1,8 @@
 """Where shards are written: a folder that remembers which are finished, so that a killed run goes on after them."""
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from backend.models.artifacts import sha256
@@ -89,7 +91,10 @@ class Resumable(Output):
     def finish(self, file: str, tensor_bytes: int) -> None:
         """Remember a shard of which every byte is written."""
         super().finish(file, tensor_bytes)
-        self.hashes[file] = sha256(self.folder / file)
+        with ThreadPoolExecutor(1) as beside:  # the disk works while the processor hashes
+            forced = beside.submit(_force, self.folder / file)
+            self.hashes[file] = sha256(self.folder / file)
+            forced.result()
         self._remember()
 
     def mark(self, part: str, digest: str) -> None:
@@ -111,3 +116,9 @@ class Resumable(Output):
     def _still_has(self, file: str, found: str) -> bool:
         path = self.folder / file
         return path.is_file() and sha256(path) == found
+
+
+def _force(path: Path) -> None:
+    """Force a file to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
