@@ -27,7 +27,6 @@ from backend.quantize.calibrated.costs import calibrated_cost
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.streaming import Plan, PlannedOptions, config_json
 from backend.recipes import Recipe
-from backend.serve.servers import OVERHEAD
 from backend.serve.vllm_environment import interpreter
 from backend.settings import load_settings
 
@@ -239,6 +238,8 @@ def _streaming(stage: PlannedOptions, plan: Plan, speed: Calibration) -> Step:
 
 def _checking(facts: ModelFacts, results: list[dict[str, int]]) -> Step:
     """Reckon what trying each result in its engine needs: a server of it, then its weights in transformers."""
+    from backend.serve.servers import OVERHEAD
+
     engine = "vllm" if interpreter() else "transformers"
     memory = OVERHEAD[engine] + facts.size
     answers = len(results) * (CHECK_SECONDS[engine] + facts.parameters * ANSWER_SECONDS_A_PARAMETER)
