@@ -226,12 +226,12 @@ def _adapter_files(recipe: Recipe, stage: FinetuneOptions, facts: ModelFacts) ->
 
 
 def _streaming(stage: PlannedOptions, plan: Plan, speed: Calibration) -> Step:
-    """Reckon what writing a model piece by piece needs; what is written is hashed, then forced to the disk."""
+    """Reckon what writing a model piece by piece needs; what is written is hashed while it is forced to the disk."""
     method = getattr(stage, "method", stage.stage)
     changed = sum(view.tensor.bytes for part in plan.parts for view, form in part.work if form is not plan.plain)
     plain = sum(view.tensor.bytes for part in plan.parts for view, form in part.work if form is plan.plain)
     written = sum(plan.files.values())
-    seconds = changed / speed.rate(method) + plain / speed.rate("cast") + written / speed.hash + written / speed.write
+    seconds = changed / speed.rate(method) + plain / speed.rate("cast") + written / min(speed.hash, speed.write)
     seconds += TENSOR_SECONDS * (plan.tensors + plan.slots)
     return Step(stage.stage, speed.worker_bytes + plan.memory, speed.start_seconds + END_SECONDS + seconds)
 
