@@ -6,21 +6,23 @@ engine that computes in other kernels decides near ties in another way. An engin
 order, or with other zeros, writes what the weights never would.
 """
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from backend.errors import AppError, JobError
+from backend.disk import scratch
+from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import PROMPTS
+from backend.model_folder import has_chat_template
 from backend.models.artifacts import Check
-from backend.models.loading import has_chat_template, load_causal_lm, load_tokenizer
-from backend.options import Frozen
+from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
-from backend.scratch import scratch
 from backend.serve.engines import EngineName, is_adapter
 from backend.settings import Settings
+from backend.stage import Stage
 
 if TYPE_CHECKING:
     from backend.serve.serving import Server
@@ -39,7 +41,7 @@ NAMES = {"vllm": "vLLM"}
 """How an engine's name is written, where not as it is called."""
 
 
-class CheckOptions(Frozen):
+class CheckOptions(Stage):
     """How a result is tried before it is published."""
 
     stage: Literal["check"] = "check"
@@ -196,4 +198,11 @@ def _scores(logits: Any, before: list[int], penalty: float) -> Any:
 def _with_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, adapter, is_trainable=False).eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(model, adapter, is_trainable=False).eval()
+        except UserWarning as e:
+            raise SpecError(
+                f"'{adapter.name}' lacks weights that its settings speak of: save the adapter again."
+            ) from e

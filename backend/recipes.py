@@ -1,22 +1,21 @@
 """Recipe: a base model, an ordered list of stages, and where the result goes."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.check import CheckOptions
-from backend.errors import SpecError
+from backend.errors import SpecError, shortened
 from backend.evaluate import EvaluateOptions
-from backend.finetune.dataset import is_file
 from backend.finetune.options import FinetuneOptions
 from backend.hub.names import DEMO, is_local, model_field
 from backend.merge import UNDONE, MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
-from backend.quantize.calibrated.options import CalibratedOptions
+from backend.strict_yaml import load_yaml
 
 Stage = Annotated[
     FinetuneOptions | MergeOptions | QuantizeOptions | EvaluateOptions | CheckOptions, Field(discriminator="stage")
@@ -35,6 +34,10 @@ class Recipe(Frozen):
     revision: str | None = Field(None, description="Branch, tag or commit; resolved to a commit before the start.")
     stages: tuple[Stage, ...] = Field(min_length=1, description="What is done, in order.")
     publish: PublishOptions | None = Field(None, description="Where the result goes.")
+    converts: Literal[True] | None = Field(
+        None,
+        description="Whether the base model's weights are pickled and converted first; found out before the start.",
+    )
 
     @field_validator("base_model")
     @classmethod
@@ -46,7 +49,7 @@ class Recipe(Frozen):
         if _paths_allowed(info):
             return self
         for i, stage in enumerate(self.stages):
-            if stage.stage == "evaluate" and stage.text:
+            if stage.stage == "evaluate" and stage.text:  # other fields check what they name themselves
                 raise ValueError(f"stages[{i}].text: a path of this machine: upload the file instead")
         if self.publish and self.publish.to_folder:
             raise ValueError("publish.to_folder: a path of this machine: give repo_id instead")
@@ -104,6 +107,11 @@ class Recipe(Frozen):
         return tuple(stage for stage in self.stages if not isinstance(stage, Look))
 
     @property
+    def first(self) -> int:
+        """The number of the step that does the first stage."""
+        return 2 if self.converts else 1
+
+    @property
     def tuning(self) -> FinetuneOptions | None:
         """The training that it begins with, if it does."""
         first = self.stages[0]
@@ -119,13 +127,15 @@ class Recipe(Frozen):
         data = self.model_dump(mode="json", exclude_none=True)
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
+    def files(self) -> list[Path]:
+        """Return the files and folders of this machine that it reads: its model, and what its stages name."""
+        model = [Path(self.base_model)] if is_local(self.base_model) else []
+        return model + [path for stage in self.stages for path in stage.files().values()]
+
     def anchored(self, folder: Path) -> "Recipe":
         """Give the recipe with the files that it names relative to `folder` as absolute paths."""
         stages = tuple(
-            stage.model_copy(update={"text": str(folder / stage.text)})
-            if stage.stage == "evaluate" and stage.text
-            else stage
-            for stage in self.stages
+            stage.with_files({f: folder / path for f, path in stage.files().items()}) for stage in self.stages
         )
         publish = self.publish
         if publish and publish.to_folder:
@@ -138,22 +148,8 @@ class Recipe(Frozen):
         Args:
             base_model: What stands for the base model: its Hub id, or the bare name of a local folder.
         """
-        stages = tuple(_without_paths(stage) for stage in self.stages)
-        return self.model_copy(update={"base_model": base_model, "stages": stages, "publish": None})
-
-
-def _without_paths(stage: Stage) -> Stage:
-    if stage.stage == "merge":
-        names = tuple(Path(name).name if is_local(name) else name for name in stage.adapters)
-        return stage.model_copy(update={"adapters": names})
-    if stage.stage == "evaluate" and stage.text:
-        return stage.model_copy(update={"text": Path(stage.text).name})
-    if isinstance(stage, CalibratedOptions) and stage.calibration and is_file(stage.calibration):
-        return stage.model_copy(update={"calibration": Path(stage.calibration).name})
-    if stage.stage == "finetune":
-        data = {"dataset": stage.dataset, "validation_dataset": stage.validation_dataset}
-        return stage.model_copy(update={k: Path(path).name for k, path in data.items() if path and is_file(path)})
-    return stage
+        stages = tuple(stage.with_files({f: path.name for f, path in stage.files().items()}) for stage in self.stages)
+        return self.model_copy(update={"base_model": base_model, "stages": stages, "publish": None, "converts": None})
 
 
 def _paths_allowed(info: ValidationInfo) -> bool:
@@ -190,11 +186,13 @@ def parse_yaml(text: str, name: str = "The recipe") -> Any:
     if len(text) > MAX_LENGTH:
         raise SpecError(f"{name} has {len(text)} characters: that is no recipe.")
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except yaml.YAMLError as e:
         at = getattr(e, "problem_mark", None)
         line = f", line {at.line + 1}" if at else ""
-        raise SpecError(f"{name}{line}: this is not YAML. {getattr(e, 'problem', '') or ''}".strip()) from e
+        raise SpecError(
+            f"{name}{line}: this is not YAML. {shortened(getattr(e, 'problem', '') or '', 200)}".strip()
+        ) from e
     except (RecursionError, ValueError) as e:  # brackets without end; a date that is none
         raise SpecError(f"{name} is not YAML that a recipe could be: {str(e) or 'it is nested too deep'}.") from e
 

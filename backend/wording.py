@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 def model_words(facts: ModelFacts) -> str:
     """Say what a model is."""
-    return f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {facts.size / 1e6:.0f} MB"
+    pickled = ", pickled: a step `convert` makes safetensors first" if facts.pickled else ""
+    return f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {facts.size / 1e6:.0f} MB{pickled}"
 
 
 def needs(needed: "Estimate") -> str:
@@ -23,7 +24,7 @@ def needs(needed: "Estimate") -> str:
     for place, parts in needed.training_memory.items():
         listed = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in parts.items())
         text += f"\nthe training's {place}: {listed}"
-    return text
+    return "\n".join([text, *needed.warnings])
 
 
 def summary(artifact: Artifact) -> dict[str, Any]:

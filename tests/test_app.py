@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from backend.disk import PREFIX
 from backend.executors.local import ROOT
-from backend.scratch import PREFIX
 from tests.test_page_browser import printed
 
 IDLE_LIMIT = 250 * 1024  # KiB resident

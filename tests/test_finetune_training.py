@@ -5,15 +5,18 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from backend.disk import sha256
 from backend.errors import JobError, SpecError
 from backend.executors.local import ROOT
 from backend.finetune.checkpoints import SEAL, checkpoints, is_sealed, newest_sealed, seal_checkpoint, step_of
@@ -22,8 +25,8 @@ from backend.finetune.course import read_course
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import IGNORED, Renderer, stops_of
 from backend.finetune.samples import Message, Sample
-from backend.finetune.training import CHECKPOINTS, Rows, finetune
-from backend.models.artifacts import sha256
+from backend.finetune.training import Rows, finetune
+from backend.models.artifacts import CHECKPOINTS
 from backend.progress import Report, silent
 
 QUICK = {
@@ -37,7 +40,7 @@ def rows(folder, count=16):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    renderer = Renderer(tokenizer, "auto", 64, stops_of(tokenizer, None))
+    renderer = Renderer(tokenizer, "auto", 64, stops_of(tokenizer, ()))
     made = [
         renderer.render(Sample(i, (Message("user", f"What is {i}?"), Message("assistant", f"It is {i * i}."))))
         for i in range(count)
@@ -177,7 +180,7 @@ def test_a_tuned_model_stops_after_its_answer_although_it_pads_with_the_token_th
     tokenizer = AutoTokenizer.from_pretrained(tiny_model, pad_token="<|im_end|>")
     end = tokenizer.eos_token_id
     assert tokenizer.pad_token_id == end
-    renderer = Renderer(tokenizer, "auto", 256, stops_of(tokenizer, None))
+    renderer = Renderer(tokenizer, "auto", 256, stops_of(tokenizer, ()))
     asked = [Message("user", f"Is {'not ' * (i % 4)}{i} a number?") for i in range(16)]
     made = [renderer.render(Sample(i, (each, Message("assistant", "Yes.")))) for i, each in enumerate(asked)]
     padded = DataCollatorForLanguageModeling(pad_token_id=end)([row._asdict() for row in made])
@@ -290,3 +293,52 @@ def test_the_loss_of_learned_tokens_alone_is_that_of_all_logits(tiny_model, tmp_
     theirs = [p.grad for p in tuner.model.parameters() if p.requires_grad]
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(gradients, theirs, strict=True))
     assert max(float(g.abs().max()) for g in gradients) > 1e-4
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("given", [{"max_steps": 3}, {"num_train_epochs": 1.0}, {"max_steps": 5, "save_steps": 4}])
+def test_a_training_that_failed_at_its_end_is_not_trained_again(tiny_model, tmp_path, given):
+    output = tmp_path / "s" / "o"
+    first = train(tiny_model, output, **given)
+    made = sha256(output / "adapter_model.safetensors")
+    (output / "adapter_model.safetensors").unlink()  # what came after the last checkpoint is lost
+    events = []
+    again = train(tiny_model, output, Report(events.append), **given)
+    assert sha256(output / "adapter_model.safetensors") == made
+    assert again._replace(train_loss=0.0) == first._replace(train_loss=0.0)
+    assert again.train_loss == pytest.approx(first.train_loss, rel=1e-3)
+    assert f"Going on after step {first.steps}." in [event.get("text") for event in events]
+
+
+@pytest.mark.real
+def test_the_mean_loss_counts_the_steps_before_a_kill(tiny_model, tmp_path):
+    output = tmp_path / "s" / "o"
+    first = train(tiny_model, output, num_train_epochs=2.0)
+    for checkpoint in checkpoints(output / CHECKPOINTS)[1:]:
+        shutil.rmtree(checkpoint)
+    left = newest_sealed(output / CHECKPOINTS)
+    assert 0 < step_of(left) < first.steps
+    assert train(tiny_model, output, num_train_epochs=2.0).train_loss == pytest.approx(first.train_loss, rel=1e-3)
+
+
+@pytest.mark.parametrize(("given", "refused"), [
+    ({"load_best_model_at_end": True, "save_steps": 3, "eval_steps": 2}, True),
+    ({"load_best_model_at_end": True, "save_steps": 4, "eval_steps": 2}, False),
+    ({"load_best_model_at_end": False, "save_steps": 3, "eval_steps": 2}, False),
+    ({"save_steps": 3, "eval_steps": 2}, False),  # nobody asked for the best: it is said where it cannot be kept
+])  # fmt: skip
+def test_the_best_checkpoint_that_was_asked_for_can_be_kept(given, refused):
+    with pytest.raises(ValueError, match="multiple of eval_steps") if refused else nullcontext():
+        FinetuneOptions(**given)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("save", "best"), [(3, False), (4, True)])
+def test_beside_save_steps_the_best_is_kept_or_it_is_said_why_not(tiny_model, tmp_path, save, best):
+    events = []
+    report = Report(events.append)
+    rising = {"learning_rate": 0.9, "num_train_epochs": 3.0, "lr_scheduler_type": "constant"}
+    outcome = train(tiny_model, tmp_path / "s" / "o", report, save_steps=save, **rising)
+    assert any("not the best" in text for text in report.warnings) == (not best)
+    measured = [event["eval_loss"] for event in events if event.get("eval_loss") is not None]
+    assert (outcome.eval_loss == pytest.approx(min(measured[1:-1]), rel=1e-3)) == best

@@ -8,7 +8,7 @@ import pytest
 from backend.errors import HardwareError, HubError, LoginError, SpecError
 from backend.hub import client
 from backend.hub.download import check_disk, fetch_model, fetch_tokenizer
-from backend.models.artifacts import MANIFEST, open_artifact, verify
+from backend.models.artifacts import MANIFEST, verify
 from backend.progress import Report, silent
 from tests.loopback_hub import LoopbackHub
 from tests.paper_models import paper_model, sharded, write
@@ -117,7 +117,7 @@ def test_a_hub_that_stops_sending_is_an_error(hub: LoopbackHub, tmp_path: Path) 
 
 
 def test_a_hostile_repo_is_refused_before_a_byte_of_its_weights(hub: LoopbackHub, tmp_path: Path) -> None:
-    commit = hub.add_model("evil/x", paper_model({"auto_map": {"AutoModel": "x.X"}}))
+    commit = hub.add_model("evil/x", paper_model({"auto_map": {"AutoModel": "x.X"}, "model_type": "own"}))
     with pytest.raises(SpecError, match="auto_map"):
         fetch_model("evil/x", commit, tmp_path, None, silent())
     assert downloaded(hub) == ["config.json"]
@@ -140,11 +140,17 @@ def test_only_the_pinned_commit_is_read(hub: LoopbackHub, tmp_path: Path) -> Non
     assert all(first in r.path for r in hub.requests if "auth-check" not in r.path)
 
 
-def test_a_damaged_sealed_model_is_fetched_again(hub: LoopbackHub, tmp_path: Path) -> None:
-    commit = hub.add_model("acme/tiny", paper_model())
+@pytest.mark.parametrize("damaged", [MANIFEST, "config.json", "model-00002-of-00003.safetensors"])
+def test_of_a_damaged_sealed_model_only_what_is_damaged_is_fetched_again(
+    damaged: str, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    commit = hub.add_model("acme/tiny", sharded(paper_model()))
     folder = fetch_model("acme/tiny", commit, tmp_path, None, silent())
-    (folder / "config.json").unlink()
-    assert open_artifact(fetch_model("acme/tiny", commit, tmp_path, None, silent()))
+    (folder / damaged).write_bytes((folder / damaged).read_bytes()[:40])
+    hub.requests.clear()
+    assert verify(fetch_model("acme/tiny", commit, tmp_path, None, silent()))
+    assert {name for name in downloaded(hub) if name.endswith(".safetensors")} == {damaged} - {MANIFEST, "config.json"}
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [commit]
 
 
 def test_a_disk_that_is_too_small_is_refused_with_the_figures(tmp_path: Path) -> None:
@@ -182,7 +188,7 @@ def test_a_tokenizer_comes_without_weights_and_passes_the_same_checks(hub: Loopb
     assert fetch_tokenizer("acme/tiny", commit, tmp_path, None, silent()) == whole != folder
     for name, content, words in (
         ("tokenizer.json", '{"a": 1, "a": 2}', "twice"),
-        ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["x.Y", null]}}', "auto_map"),
+        ("tokenizer_config.json", '{"deep": {"auto_map": {"AutoTokenizer": ["x.Y", null]}}}', "auto_map"),
     ):
         commit = hub.add_model("acme/evil", {**paper_model(), name: content})
         with pytest.raises(SpecError, match=words):

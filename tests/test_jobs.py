@@ -17,11 +17,10 @@ from backend.jobs.foreground import stoppable
 from backend.jobs.specs import stage_folder
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import MANIFEST, Artifact, now, open_artifact, partial, seal, verify
+from backend.models.artifacts import JOURNAL, MANIFEST, Artifact, now, open_artifact, partial, seal, verify
 from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
 from backend.settings import Settings
-from backend.weights.output import JOURNAL
 
 TOKEN = "hf_" + "secret" * 6
 EVALUATE = {"stage": "evaluate", "max_seq_length": 32, "num_samples": 2, "dataset": "me/prose"}
@@ -333,3 +332,25 @@ def test_the_first_interrupt_during_a_training_keeps_what_was_learned_and_any_ot
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_job_is_canceled_wherever_it_is_between_the_queue_and_its_first_step(settings, recipe):
+    supervisor = Supervisor(settings)
+    supervisor._lanes = []  # the test takes the jobs itself
+    supervisor.start()
+    try:
+        queued, taken = (supervisor.submit(recipe, "me", None) for _ in range(2))
+        supervisor.cancel(queued, "me")
+        job = supervisor._next(("recipe",))
+        assert job.id == taken
+        supervisor.cancel(taken, "me")  # it is nobody's thread yet
+        supervisor._run(job)
+        assert {supervisor.get(job_id, "me").state for job_id in (queued, taken)} == {JobState.CANCELED}
+        supervisor.retry(taken, "me", None)
+        job = supervisor._next(("recipe",))
+        supervisor._discard(taken)
+        supervisor._run(job)
+        assert [job.id for job in supervisor.list("me")] == [queued]
+        assert not (settings.jobs / taken).exists()
+    finally:
+        supervisor.stop()

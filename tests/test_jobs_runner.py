@@ -88,3 +88,9 @@ def test_the_bundled_model_is_made_in_a_process_of_its_own_and_then_only_looked_
     seal(draft, tmp_path / DEMO, Artifact(kind="model", stage="fetch", created=now()))
     assert only_looks(spec, tmp_path)
     assert not only_looks(recipe("me/tiny", NF4), tmp_path)
+
+
+def test_weights_that_are_unpickled_first_are_so_by_a_worker_of_their_own(tiny_model, tmp_path):
+    spec = recipe(tiny_model, NF4)
+    assert only_looks(spec, tmp_path)
+    assert not only_looks(spec.model_copy(update={"converts": True}), tmp_path)

@@ -13,10 +13,11 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from backend.disk import sha256
 from backend.errors import SpecError
 from backend.jobs.specs import publication, stage_folder, steps, write_spec
 from backend.jobs.stages import run
-from backend.models.artifacts import Check, is_sealed, open_artifact, record, sha256, verify
+from backend.models.artifacts import Check, is_sealed, open_artifact, record, verify
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.folder import adopt, describe, preview

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from backend.disk import PREFIX
 from backend.errors import HubError, LoginError, SpecError
 from backend.hub import client
 from backend.models.artifacts import UNPUBLISHED, open_artifact, verify
@@ -17,7 +18,6 @@ from backend.publish import PublishOptions
 from backend.publish.destination import check_destination
 from backend.publish.loss_plot import LOSS_PLOT
 from backend.publish.push import publish
-from backend.scratch import PREFIX
 from tests.conftest import CANARY
 from tests.loopback_hub import LoopbackHub
 

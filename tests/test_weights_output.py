@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
+from backend.models.artifacts import JOURNAL
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.weights.checkpoint import Checkpoint
-from backend.weights.output import JOURNAL, Resumable
+from backend.weights.output import Resumable
 
 SHARDS = {"max_shard_size": 1}
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.jobs.specs import Evaluation, Publication, Streaming
-from backend.jobs.store import Job, JobState
+from backend.jobs.specs import Checking, Evaluation, Preview, Publication, Streaming
+from backend.jobs.store import UNREADABLE, Job, JobState
 from backend.models.artifacts import Check
 from backend.recipes import Recipe
 from backend.wording import checked
@@ -28,11 +28,15 @@ _MARKS = {"done": "✓", "now": "●", "failed": "✕", "next": "○"}
 
 def title(job: Job) -> tuple[str, str]:
     """Name a job by what it does and what it does it to."""
+    if job.kind == UNREADABLE:
+        return "Unreadable job", job.id[:8]
     spec = job.read_spec()
     if isinstance(spec, Publication):
         return "Publish", spec.options.repo_id or Path(spec.options.to_folder or "").name
-    if isinstance(spec, Evaluation):
-        return "Measure", spec.folder.name
+    if isinstance(spec, Evaluation | Checking):
+        return "Measure" if isinstance(spec, Evaluation) else "Check", spec.folder.name
+    if isinstance(spec, Preview):
+        return "Look at rows", model_name(spec.base_model)
     spec = spec.recipe if isinstance(spec, Streaming) else spec
     what = stage_title(spec.making[0]) if len(spec.making) == 1 else way(spec.making)
     return what[:1].upper() + what[1:], model_name(spec.base_model)
@@ -108,11 +112,11 @@ def adapter_alone(shared: bool) -> str:
 
 def _steps(job: Job) -> list[str]:
     """Name a job's steps; variants by what they are."""
-    spec = job.read_spec()
-    if not isinstance(spec, Recipe) or job.steps.count("quantize") < 2:
+    spec = job.read_spec() if job.steps.count("quantize") > 1 else None
+    if not isinstance(spec, Recipe):
         return list(job.steps)
     names = (variant_name(stage.model_dump()) for stage in spec.making if stage.stage == "quantize")
-    return [next(names) if step == "quantize" else step for step in job.steps]
+    return [next(names, step) if step == "quantize" else step for step in job.steps]
 
 
 def _step(job: Job, index: int, name: str) -> str:

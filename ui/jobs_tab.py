@@ -5,8 +5,8 @@ from typing import Any
 
 import gradio as gr
 
-from backend.jobs.store import UNFINISHED, Job, JobState
-from ui.errors import shown
+from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState
+from ui.errors import shown, warning
 from ui.events import QUIET
 from ui.format import lead
 from ui.forms import Updates
@@ -75,15 +75,17 @@ class JobsTab:
             )
             return {self.job: None, self.view: _EMPTY} | {part: gr.update(visible=False) for part in hidden}
         choices = [(row(j), j.id) for j in jobs]
+        lost = self.studio.supervisor.lost(job.id, owner)
+        again = f"Damaged on this disk: {', '.join(lost)}. Try again makes it again." if lost else ""
         return {
             self.job: job.id,
             self.jobs: gr.update(choices=choices, value=job.id, visible=True),
-            self.view: view(job),
+            self.view: view(job) + (warning(again) if lost else ""),
             self.folded: gr.update(visible=True),
             self.log: self.studio.supervisor.log(job.id, owner),
             self.cancel: gr.update(visible=job.state in UNFINISHED),
             self.delete: gr.update(visible=job.state not in UNFINISHED),
-            self.retry: gr.update(visible=job.state in _CAN_RETRY),
+            self.retry: gr.update(visible=(job.state in _CAN_RETRY and job.kind != UNREADABLE) or bool(lost)),
             **self._course(job, owner),
             **self._outcome(job, owner),
         }

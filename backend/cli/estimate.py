@@ -30,8 +30,9 @@ class _Estimate(Command):
             stage.check(facts)
         calibrate(data)
         needed = estimate(recipe, facts, data)
-        training = {"training": needed.training_memory} if needed.training else {}
-        self.say(needed.model_dump() | training, f"{model_words(facts)}\n{needs(needed)}")
+        more: dict[str, Any] = {"training": needed.training_memory} if needed.training else {}
+        more |= {"warnings": needed.warnings} if needed.warnings else {}
+        self.say(needed.model_dump() | more, f"{model_words(facts)}\n{needs(needed)}")
 
     def _recipe(self: Any) -> Recipe:
         """Give the recipe that is meant: a file's, or that of one method."""

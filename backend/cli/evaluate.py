@@ -9,8 +9,9 @@ from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP, admitted, hub_token, local_or_id
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.jobs.estimates import converts
 from backend.jobs.foreground import Terminal, finished
-from backend.jobs.specs import Evaluation, stage_folder
+from backend.jobs.specs import Evaluation, stage_folder, steps
 from backend.models.artifacts import open_artifact
 from backend.models.inspection import inspect
 from backend.options import parse
@@ -28,9 +29,12 @@ class _Evaluate(Command):
         options = parse(EvaluateOptions, absolute_text(self.given(EvaluateOptions)))
         reference = local_or_id(self.reference)
         facts = inspect(reference, self.revision, hub_token())
-        spec = Evaluation(folder=folder, reference=reference, revision=facts.commit, options=options)
+        converting = converts(facts, settings.data) or None
+        spec = Evaluation(
+            folder=folder, reference=reference, revision=facts.commit, options=options, converts=converting
+        )
         with finished(spec, hub_token(), Terminal().hear, settings) as job:
-            metrics = open_artifact(stage_folder(job, spec, 1)).metrics
+            metrics = open_artifact(stage_folder(job, spec, len(steps(spec)) - 1)).metrics
         assert metrics
         self.say(metrics.model_dump(), quality(metrics.model_dump()))
 

@@ -4,10 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
-from backend.models.artifacts import sha256
+from backend.disk import fsync, read_whole, sha256, write_whole
 
 SEAL = "sealed.json"
 PREFIX = "checkpoint-"
+
+LOSSES = "losses.json"
+"""The sum of the losses of all steps so far, which transformers forgets when it goes on from a checkpoint."""
 
 
 def seal_checkpoint(folder: Path) -> None:
@@ -17,9 +20,15 @@ def seal_checkpoint(folder: Path) -> None:
         folder: `checkpoint-<step>`, complete.
     """
     hashes = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != SEAL}
-    draft = folder / (SEAL + ".partial")
-    draft.write_text(json.dumps(hashes, indent=2), encoding="utf-8")
-    draft.replace(folder / SEAL)
+    for path in folder.iterdir():
+        fsync(path)
+    write_whole(folder / SEAL, json.dumps(hashes, indent=2))
+    fsync(folder.parent)
+
+
+def read_losses(checkpoint: Path) -> float | None:
+    """Return the sum of the losses of all steps until a checkpoint; None where it was not kept."""
+    return read_whole(checkpoint / LOSSES, float)
 
 
 def newest_sealed(folder: Path) -> Path | None:
@@ -29,10 +38,10 @@ def newest_sealed(folder: Path) -> Path | None:
 
 def is_sealed(checkpoint: Path) -> bool:
     """Whether every file of a checkpoint is there as it was written."""
+    hashes = read_whole(checkpoint / SEAL, dict[str, str])
     try:
-        hashes = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
-        return all(sha256(checkpoint / name) == found for name, found in hashes.items())
-    except (OSError, ValueError, AttributeError):
+        return bool(hashes) and all(sha256(checkpoint / name) == found for name, found in (hashes or {}).items())
+    except (OSError, ValueError):  # a file is missing; a name that no file can have
         return False
 
 

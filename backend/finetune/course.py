@@ -1,10 +1,10 @@
 """The course of a training, as files tell it while it runs: figures, answers, and the file that asks it to end."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backend.disk import read_lines
 from backend.models.artifacts import METRICS, SAMPLES
 
 STOP = "stop"
@@ -44,17 +44,10 @@ def read_course(folder: Path) -> Course:
     Args:
         folder: Of its step, sealed or not.
     """
-    return Course(read_lines(folder / METRICS), read_lines(folder / SAMPLES))
+    answers = [line for line in of_steps(folder / SAMPLES) if {"prompt", "answer"} <= line.keys()]
+    return Course(of_steps(folder / METRICS), answers)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON objects with a step; a line that a kill has cut is left out, and so is a file that is not there."""
-    found = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            found.append(line)
-    return found
+def of_steps(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file that say of which step they are."""
+    return [line for line in read_lines(path) if isinstance(line.get("step"), int)]

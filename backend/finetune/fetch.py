@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
 
+from backend.disk import read_whole, write_whole
 from backend.errors import SpecError
 from backend.finetune.dataset import DEMO_DATASET, DatasetOptions, is_file
 from backend.finetune.demo_data import NAME, write_demo
@@ -43,16 +44,22 @@ def write_sources(folder: Path, sources: Sources) -> None:
         return source.model_copy(update={"files": tuple(files)})
 
     there = Sources(within(sources.train), sources.validation and within(sources.validation))
-    (folder / SOURCES).write_bytes(_SOURCES.dump_json(there))
+    write_whole(folder / SOURCES, _SOURCES.dump_json(there))
 
 
 def read_sources(folder: Path) -> Sources:
-    """Give what write_sources() kept in a folder."""
+    """Give what write_sources() kept in a folder.
+
+    Raises:
+        SpecError: It is not there, or damaged.
+    """
 
     def found(source: Source) -> Source:
         return source.model_copy(update={"files": tuple(folder / file for file in source.files)})
 
-    there = _SOURCES.validate_json((folder / SOURCES).read_bytes())
+    there = read_whole(folder / SOURCES, Sources)
+    if there is None:
+        raise SpecError(f"'{folder.name}/{SOURCES}' cannot be read: retry, which fetches the rows again.")
     return Sources(found(there.train), there.validation and found(there.validation))
 
 
@@ -123,6 +130,7 @@ def _source(
         target = folder / "demo.jsonl"
         write_demo(target)
         return Source(name=NAME, files=(target,), split=split)
-    wanted = Wanted(dataset, options.config, name, options.revision, part=part.stop is not None)
+    rows = None if part.needs_total else part.bounds(None)[1]
+    wanted = Wanted(dataset, options.config, name, options.revision, part.stop is not None, rows)
     fetched = fetch_files(wanted, _SUFFIXES, folder, token, report)
     return Source(name=fetched.name, files=fetched.files, split=split, repo_id=fetched.repo_id, revision=fetched.commit)

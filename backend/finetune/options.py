@@ -9,17 +9,20 @@ from backend.errors import SpecError
 from backend.finetune.dataset import DatasetOptions
 from backend.models.facts import ModelFacts
 from backend.models.machine import gpus
+from backend.stage import Stage
 
 ADVANCED: dict[str, Any] = {"advanced": True}
 
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_min_lr"]
 
 
-class FinetuneOptions(DatasetOptions):
+class FinetuneOptions(DatasetOptions, Stage):
     """What is learned from, and how.
 
     Defaults are the QLoRA paper's (arXiv 2305.14314) where it gives one, else TRL's; a comment says where not.
     """
+
+    NAMES = ("dataset", "validation_dataset")
 
     stage: Literal["finetune"] = "finetune"
 
@@ -155,6 +158,10 @@ class FinetuneOptions(DatasetOptions):
     def _steps_that_meet(self) -> "FinetuneOptions":
         if self.max_steps == 0:
             raise ValueError("max_steps: 0 steps learn nothing: give -1 for all epochs, or a number")
+        uneven = self.save_steps and self.eval_steps and self.save_steps % self.eval_steps
+        if uneven and self.load_best_model_at_end and "load_best_model_at_end" in self.model_fields_set:
+            text = f"must be a multiple of eval_steps ({self.eval_steps}) to keep the best checkpoint"
+            raise ValueError(f"save_steps: {text}: change one, or turn load_best_model_at_end off")
         if self.use_dora and self.quantization == "int8":
             raise ValueError("use_dora: PEFT trains it on 4-bit and 16-bit bases: choose another quantization")
         if len(self.target_modules) > 1 and "all-linear" in self.target_modules:

@@ -15,13 +15,13 @@ import torch
 from transformers import Trainer, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
-from backend.finetune.checkpoints import forget, seal_checkpoint
+from backend.disk import append_line, write_whole
+from backend.finetune.checkpoints import LOSSES, forget, seal_checkpoint
 from backend.finetune.costs import LOGITS
-from backend.finetune.course import read_lines
+from backend.finetune.course import of_steps
 from backend.finetune.rendering import IGNORED
-from backend.models.artifacts import METRICS, SAMPLES
+from backend.models.artifacts import JOURNAL, METRICS, SAMPLES
 from backend.progress import Report
-from backend.weights.output import JOURNAL
 
 MAX_NOT_FINITE = 5
 """Steps in a row whose loss may be no number before the run is stopped."""
@@ -38,10 +38,22 @@ class Tuner(SFTTrainer):
     learned_tokens = 0
     """Tokens that this process has seen, padding not counted."""
 
+    losses: float | None = 0.0
+    """Sum of the losses of all steps, those before a checkpoint that it goes on from included; None: not known."""
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train for an epoch; not where a checkpoint was gone on from that lies behind the last step already."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Do a step; count those whose loss is no number."""
         loss: Any = super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
         self.not_finite = 0 if math.isfinite(float(loss)) else self.not_finite + 1
+        if self.losses is not None and not self.not_finite:
+            self.losses += float(loss)
         inputs = args[1]
         mask = inputs.get("attention_mask")
         self.learned_tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
@@ -82,7 +94,9 @@ class Tuner(SFTTrainer):
         if self.args.should_save:
             folder = Path(self.args.output_dir)
             (folder.parent / JOURNAL).touch()
-            seal_checkpoint(folder / f"checkpoint-{self.state.global_step}")
+            checkpoint = folder / f"checkpoint-{self.state.global_step}"
+            write_whole(checkpoint / LOSSES, json.dumps(self.losses))
+            seal_checkpoint(checkpoint)
             best = self.state.best_model_checkpoint
             forget(folder, Path(best) if best else None)
 
@@ -114,9 +128,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         for name in (METRICS, SAMPLES):
-            lines = read_lines(self._folder / name)
-            kept = [line for line in lines if line["step"] <= state.global_step]
-            (self._folder / name).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            kept = [line for line in of_steps(self._folder / name) if line["step"] <= state.global_step]
+            write_whole(self._folder / name, "".join(json.dumps(line) + "\n" for line in kept))
         if state.global_step:
             _append(self._folder / METRICS, {"step": state.global_step, "resumed": True})
         first = "measuring before the training" if args.eval_on_start else "training"
@@ -171,5 +184,4 @@ def memory_in_use() -> int:
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as f:
-        f.write(json.dumps({k: None if v != v else v for k, v in line.items()}) + "\n")  # JSON has no NaN
+    append_line(path, {k: None if v != v else v for k, v in line.items()})  # JSON has no NaN

@@ -13,17 +13,16 @@ from typing import Any, NamedTuple
 from backend.errors import HardwareError, JobError, SpecError
 from backend.executors.ranks import rank, world_size
 from backend.finetune import costs
-from backend.finetune.checkpoints import newest_sealed, step_of
+from backend.finetune.checkpoints import newest_sealed, read_losses, step_of
 from backend.finetune.course import STOP
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Rendered
-from backend.models.artifacts import LOGS
+from backend.models.artifacts import CHECKPOINTS, LOGS
+from backend.models.config import context_length
 from backend.models.inspection import inspect
 from backend.models.loading import device, load_causal_lm
 from backend.models.machine import gpu_bytes, memory_bytes
 from backend.progress import Report
-
-CHECKPOINTS = "checkpoints"
 
 EVALUATIONS = 10
 """Validations in a whole training where nobody says how many."""
@@ -178,7 +177,7 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     watch = Watch(report, output, output.parent.parent / STOP, lambda: _answers(tuner.model, tokenizer, rows.prompts))
     tuner = Tuner(
         model=model,
-        args=_arguments(options, rows, output, side_by_side),
+        args=_arguments(options, rows, output, side_by_side, report),
         train_dataset=Dataset.from_list([_columns(row) for row in rows.train]),
         eval_dataset=Dataset.from_list([_columns(row) for row in rows.validation]) if rows.validation else None,
         processing_class=tokenizer,
@@ -189,6 +188,8 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     resumed = newest_sealed(output / CHECKPOINTS)
     if resumed:
         report.log(f"Going on after step {step_of(resumed)}.")
+        tuner.losses = read_losses(resumed)
+    before = tuner.losses
     # Not with evaluate(): a model that was measured first is never wrapped, and each process would learn for itself.
     tuner.args.eval_on_start = bool(rows.validation) and resumed is None
     done = tuner.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -205,7 +206,22 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     tuner.accelerator.wait_for_everyone()
     tuner.accelerator.end_training()  # leaves the other processes in order, before any of them is gone
     state = tuner.state
-    return Outcome(state.global_step, state.max_steps, float(done.training_loss), first, last, stopped)
+    loss = _mean_loss(float(done.training_loss), before, step_of(resumed) if resumed else 0, state.global_step)
+    return Outcome(state.global_step, state.max_steps, loss, first, last, stopped)
+
+
+def _mean_loss(here: float, before: float | None, resumed: int, steps: int) -> float:
+    """Return the mean loss over all steps.
+
+    Args:
+        here: Mean over the steps of this run, which may be none.
+        before: Sum over the steps of earlier ones; None where it was not kept.
+        resumed: The step after which this run began.
+        steps: The last step.
+    """
+    if before is None or not steps:
+        return here
+    return (before + here * (steps - resumed)) / steps
 
 
 def lora(options: FinetuneOptions) -> dict[str, Any]:
@@ -219,13 +235,21 @@ def lora(options: FinetuneOptions) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side: bool) -> Any:
+def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side: bool, report: Report) -> Any:
     """Give TRL's arguments."""
     from transformers.utils import is_torch_tf32_available
     from trl.trainer.sft_config import SFTConfig
 
     steps = costs.steps_of(options, len(rows.train), world_size())
     every = options.eval_steps or max(1, steps // EVALUATIONS)
+    save = options.save_steps or every
+    best = bool(rows.validation) and options.load_best_model_at_end
+    if best and save % every:  # transformers takes the best from checkpoints that were measured
+        best = False
+        report.warn(
+            f"The last checkpoint is kept, not the best: checkpoints are written every {save} steps and measured every"
+            f" {every}. Give a save_steps that is a multiple of eval_steps to keep the best."
+        )
     dtype, on_cpu = compute_dtype(options), device() == "cpu"
     optim = {True: "adamw_torch", False: "paged_adamw_8bit"}[on_cpu] if options.optim == "auto" else options.optim
     same = ("learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "num_train_epochs",
@@ -248,9 +272,9 @@ def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side:
         eval_strategy="steps" if rows.validation else "no",
         eval_steps=every,
         save_strategy="steps",
-        save_steps=options.save_steps or every,
+        save_steps=save,
         save_total_limit=None,  # backend.finetune.checkpoints removes old ones, and never one before the next is sealed
-        load_best_model_at_end=bool(rows.validation) and options.load_best_model_at_end and options.save_steps is None,
+        load_best_model_at_end=best,
         logging_steps=max(1, min(10, steps // 50)),
         logging_nan_inf_filter=False,
         tf32={"on": True, "off": False, "auto": is_torch_tf32_available() or None}[options.tf32],
@@ -318,13 +342,16 @@ def _answers(model: Any, tokenizer: Any, prompts: Sequence[tuple[str, list[int]]
     import torch
 
     found = []
-    was_training = model.training
+    was_training, limit = model.training, context_length(model.config.to_dict())
     model.eval()
     with torch.inference_mode():
         for question, prompt in prompts:
+            most = min(ANSWER_TOKENS, limit - len(prompt)) if limit else ANSWER_TOKENS
+            if most < 1:
+                continue  # the question alone is longer than what the model reads
             ids = torch.tensor([prompt], device=model.device)
             mask = torch.ones_like(ids)
-            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=most, do_sample=False)
             found.append((question, tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True)))
     model.train(was_training)
     return found

@@ -5,22 +5,27 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from backend.errors import HardwareError, HubError
-from backend.hub.admission import INDEX, admit
+from backend.disk import PARTIAL, sha256
+from backend.errors import HardwareError, HubError, SpecError
+from backend.hub.admission import admit
 from backend.hub.files import Entry, HubFiles, LocalFiles, PartlyHere
 from backend.hub.names import DEMO, is_local
-from backend.models.artifacts import PARTIAL, Artifact, is_sealed, now, seal, sha256, versions
+from backend.models.artifacts import Artifact, is_sealed, now, seal, versions
+from backend.models.config import is_settings, leave_code_behind
 from backend.models.demo import demo_folder
 from backend.models.inspection import read_tensors
 from backend.progress import Report
 from backend.strict_json import quoted
 
 TOKENIZER = "tokenizer"  # the kind of a folder that holds a model's small files
+PICKLED = "pickled"  # the kind of one whose weights wait for their conversion
 
 SPARE = 0.01  # of what is written, for logs and the file system's own
 
 
-def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | None, report: Report) -> Path:
+def fetch_model(
+    model: str, commit: str | None, models_dir: Path, token: str | None, report: Report, converts: bool = False
+) -> Path:
     """Give the folder of a model, downloading it if it does not lie here yet.
 
     A killed download goes on from its last byte; the access is checked also when nothing is missing.
@@ -31,6 +36,7 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
         models_dir: Where models lie.
         token: Of who asks.
         report: Told the bytes.
+        converts: Whether pickled weights are taken too: the folder holds them until they are converted.
 
     Raises:
         SpecError: The model is refused; the file, the field, what to do.
@@ -40,7 +46,7 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
     if model == DEMO:
         return demo_folder(models_dir, report)
     if is_local(model):
-        check_model(Path(model))
+        check_model(Path(model), converts)
         return Path(model)
     from huggingface_hub.utils._fixes import WeakFileLock
 
@@ -51,9 +57,17 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
     target = model_folder(models_dir, model, files.commit)
     target.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(target.with_name(f"{files.commit}.lock")):
+        if is_sealed(target):
+            return target
+        shutil.rmtree(target, ignore_errors=True)  # a sealed folder that somebody has damaged
+        admitted = admit(files)
+        if admitted.pickled:
+            _check_converts(model, converts)
+            target = target.with_name(f"{files.commit}-{PICKLED}")
         if not is_sealed(target):
-            shutil.rmtree(target, ignore_errors=True)  # a sealed folder that somebody has damaged
-            download(files, admit(files).files, target, downloaded(model, files.commit), report)
+            take_apart(target)
+            kind = PICKLED if admitted.pickled else "model"
+            download(files, admitted.files, target, downloaded(model, files.commit, kind), report)
     return target
 
 
@@ -83,11 +97,17 @@ def fetch_tokenizer(model: str, commit: str | None, models_dir: Path, token: str
         if is_sealed(whole):
             return whole
         if not is_sealed(target):
-            shutil.rmtree(target, ignore_errors=True)
-            admitted = admit(files)
-            wanted = tuple(e for e in admitted.files if e not in admitted.weights and e.name != INDEX)
-            download(files, wanted, target, downloaded(model, files.commit, TOKENIZER), report)
+            take_apart(target)
+            download(files, admit(files).beside, target, downloaded(model, files.commit, TOKENIZER), report)
     return target
+
+
+def take_apart(target: Path) -> None:
+    """Make of a sealed folder that is damaged one that a download goes on with: what is whole in it stays."""
+    if target.is_dir():
+        folder = target.with_name(target.name + PARTIAL)
+        shutil.rmtree(folder, ignore_errors=True)
+        target.rename(folder)
 
 
 def model_folder(models_dir: Path, model: str, commit: str) -> Path:
@@ -124,17 +144,36 @@ def download(files: HubFiles, wanted: tuple[Entry, ...], target: Path, artifact:
         hashes[entry.name] = fetch_file(files, entry, folder, tell)
         done += entry.size
         report.progress("downloading", done, total, "bytes")
-    if artifact.kind == "model":
-        check_model(folder)
+    for entry in wanted:
+        if is_settings(entry.name):
+            hashes[entry.name] = hashlib.sha256(leave_code_behind(folder / entry.name)).hexdigest()
+    if artifact.kind in ("model", PICKLED):
+        check_model(folder, artifact.kind == PICKLED)
     elif artifact.kind == TOKENIZER:
         admit(PartlyHere(files, folder), whole=True)
     seal(folder, target, artifact, hashes)
 
 
-def check_model(folder: Path) -> None:
-    """Admit what lies on the disk, tokenizers and headers included: it is what will be loaded."""
+def check_model(folder: Path, converts: bool = False) -> None:
+    """Admit what lies on the disk, tokenizers and headers included: it is what will be loaded.
+
+    Args:
+        folder: Of the model.
+        converts: Whether pickled weights are taken too.
+    """
     files = LocalFiles(folder)
-    read_tensors(files, admit(files, whole=True))
+    admitted = admit(files, whole=True)
+    if admitted.pickled:
+        _check_converts(folder.name, converts)
+    read_tensors(files, admitted)
+
+
+def _check_converts(model: str, converts: bool) -> None:
+    if not converts:
+        raise SpecError(
+            f"{quoted(model)} has pickled weights, which only a job converts: make safetensors of them with"
+            " `python -m backend quantize MODEL --method cast --output DIR`, and choose that."
+        )
 
 
 def check_disk(folder: Path, need: int, to_do: str) -> None:

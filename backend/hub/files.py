@@ -114,7 +114,9 @@ class PartlyHere(HubFiles):
 
     def __init__(self, files: HubFiles, folder: Path) -> None:
         super().__init__(files.repo_id, files.commit, files.token)
-        self._entries, self._folder = files.entries(), LocalFiles(folder)
+        self._folder = LocalFiles(folder)
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+        self._entries = tuple(entry._replace(size=sizes.get(entry.name, entry.size)) for entry in files.entries())
 
     def read(self, name: str, start: int, end: int) -> bytes:
         """Read a range of a file, or fetch it."""

@@ -5,9 +5,10 @@ import sys
 import time
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveFloat
 
 from backend import __version__
+from backend.disk import read_whole, write_whole
 from backend.executors.local import Child, environment
 from backend.models.machine import processor
 from backend.options import Frozen
@@ -26,7 +27,7 @@ class Calibration(Frozen):
     machine: str = Field("", description="What it holds for, see machine().")
     start_seconds: float = Field(0.9, gt=0, description="From a worker's start until its stage begins.")
     worker_bytes: int = Field(118_000_000, gt=0, description="Memory of a worker that has not read a tensor yet.")
-    methods: dict[str, float] = Field(
+    methods: dict[str, PositiveFloat] = Field(
         default={"nf4": 1.1e9, "fp4": 1.0e9, "int8": 0.9e9, "cast": 1.5e9},
         description="Rate of the tensors that a method changes; of cast, for those that stay.",
     )
@@ -45,18 +46,13 @@ def machine() -> str:
 
 def read_calibration(data: Path) -> Calibration | None:
     """Give what was measured on this machine; None where nothing was, or the file is damaged."""
-    try:
-        found = Calibration.model_validate_json((data / CALIBRATION).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return found if found.machine == machine() and "cast" in found.methods else None
+    found = read_whole(data / CALIBRATION, Calibration)
+    return found if found and found.machine == machine() and "cast" in found.methods else None
 
 
 def write_calibration(data: Path, measured: Calibration) -> None:
     """Keep what was measured: whole or not at all."""
-    draft = data / f"{CALIBRATION}.partial"
-    draft.write_text(measured.model_dump_json(indent=2), encoding="utf-8")
-    draft.replace(data / CALIBRATION)
+    write_whole(data / CALIBRATION, measured.model_dump_json(indent=2))
 
 
 def calibrate(data: Path) -> Calibration:

@@ -13,18 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from backend.disk import PARTIAL, lock
 from backend.errors import AppError, JobError, SpecError
 from backend.executors.local import marker_prefix, sweep
 from backend.finetune.course import STOP
-from backend.finetune.dataset import is_file
-from backend.hub.names import is_local
 from backend.jobs.runner import Listen, Run
-from backend.jobs.specs import Checking, Evaluation, Preview, Publication, Spec
-from backend.jobs.supervisor import lock
-from backend.models.artifacts import PARTIAL, is_sealed
-from backend.recipes import Recipe
+from backend.jobs.specs import Preview, Spec, artifacts
+from backend.models.artifacts import JOURNAL, is_sealed
 from backend.settings import Settings
-from backend.weights.output import JOURNAL
 
 KEPT_DAYS = 7
 """How long the folder of a run that failed waits for the same command."""
@@ -57,6 +53,12 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
             )
             if not goes_on:
                 shutil.rmtree(folder, ignore_errors=True)
+            elif isinstance(e, AppError):
+                made = "".join(f"\n{path}" for path in artifacts(folder))
+                text = (
+                    f"The same command goes on from where it was; until then, for {KEPT_DAYS} days, what is done stays."
+                )
+                listen({"event": "log", "text": text + made})
             if isinstance(e, AppError):
                 raise
             raise JobError("Canceled." + " The same command goes on from where it was." * goes_on) from e
@@ -100,21 +102,7 @@ def stoppable(folder: Path, listen: Listen) -> Iterator[Listen]:
 
 def identity(spec: Spec) -> str:
     """Say what a run is made from: the spec, and what the files that it names are now."""
-    stages = (
-        spec.stages if isinstance(spec, Recipe) else [spec.options] if isinstance(spec, Evaluation | Preview) else []
-    )
-    named = [stage.text for stage in stages if stage.stage == "evaluate" and stage.text]
-    named += [name for stage in stages if stage.stage == "merge" for name in stage.adapters if is_local(name)]
-    rows = [(s.dataset, s.validation_dataset) for s in stages if s.stage == "finetune"]
-    named += [name for pair in rows for name in pair if name and is_file(name)]
-    if isinstance(spec, Recipe | Evaluation | Preview):
-        model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
-        named += [model] if is_local(model) else []
-    if isinstance(spec, Publication | Evaluation | Checking):
-        named.append(str(spec.folder))
-    places = [
-        path for name in named for path in (sorted(Path(name).iterdir()) if Path(name).is_dir() else [Path(name)])
-    ]
+    places = [path for named in spec.files() for path in (sorted(named.rglob("*")) if named.is_dir() else [named])]
     looks = [f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in places if path.exists()]
     # who insists on what failed its check goes on with what that run has made
     return "\n".join([spec.model_dump_json(exclude={"publish": {"insist"}}), *looks])

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 
 import backend.jobs.stages  # noqa: F401 - what a worker has imported when its stage begins
+from backend.disk import scratch, sha256
 from backend.jobs.calibration import Calibration, machine, write_calibration
-from backend.models.artifacts import sha256
 from backend.models.machine import peak_memory_bytes
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.quantize.streaming import StreamOptions
-from backend.scratch import scratch
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from backend.weights.writer import Slot, Writer, lay_out

@@ -8,7 +8,7 @@ from backend.errors import SpecError
 from backend.finetune.dataset import DEMO_DATASET, is_file
 from backend.finetune.options import FinetuneOptions
 from backend.hub.names import is_local
-from backend.jobs.estimates import check_room, estimate, streams
+from backend.jobs.estimates import check_room, converts, estimate, streams
 from backend.jobs.specs import Streaming
 from backend.merge import UNDONE
 from backend.models.artifacts import is_sealed, open_artifact
@@ -45,6 +45,8 @@ def prepare(
     recipe = _merged_for(recipe)
     _check_merged(facts, [stage.method for stage in recipe.stages if stage.stage == "quantize"])
     recipe = recipe.model_copy(update={"stages": tuple(_pinned(stage, facts, token) for stage in recipe.stages)})
+    if recipe.tuning and recipe.merging:
+        recipe.merging.after(recipe.tuning.quantization).check(facts)
     quantizations = [stage for stage in recipe.stages if stage.stage == "quantize"]
     if recipe.tuning and facts.quant_method:
         _check_tunable(recipe.base_model, facts.quant_method, recipe.tuning)
@@ -55,7 +57,7 @@ def prepare(
         )
     for stage in quantizations:
         stage.check(facts)
-    recipe = recipe.model_copy(update={"revision": facts.commit})
+    recipe = recipe.model_copy(update={"revision": facts.commit, "converts": converts(facts, data) or None})
     needed = estimate(recipe, facts, data, keep)
     check_room(needed, facts, data)
     if recipe.publish:

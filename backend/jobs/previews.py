@@ -3,14 +3,14 @@
 What the options leave open is a question among the findings, not an error: who asks is shown what there is.
 """
 
-import json
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, TypeAdapter
 
+from backend.disk import read_whole, write_whole
 from backend.errors import JobError, SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.fetch import SOURCES, fetch_dataset, pin, read_sources, splits_of, write_sources
@@ -21,9 +21,10 @@ from backend.finetune.reader import literals, open_reader
 from backend.finetune.survey import Survey, render, survey
 from backend.hub.download import fetch_model, fetch_tokenizer
 from backend.hub.names import DEMO, is_local
-from backend.jobs.calibrating import cut_rows, longest_window
-from backend.jobs.specs import Cut, Preview, read_spec, stage_folder, steps
+from backend.jobs.calibrating import cut_rows
+from backend.jobs.specs import MODEL, Cut, Fetched, Preview, read_spec, stage_folder, steps
 from backend.models.artifacts import Artifact, is_sealed, now, partial, seal
+from backend.models.config import longest_window
 from backend.models.demo import evaluation_text
 from backend.models.inspection import inspect
 from backend.models.loading import load_tokenizer, read_config
@@ -37,10 +38,11 @@ MAX_RENDERED = 5_000
 
 LAST = 2  # step of a preview
 
-MODEL = "model.json"
 EXAMINATION, FINDINGS, FAULTS, SPLITS, SURVEY, READING = (
     "examination.json", "findings.json", "faults.json", "splits.json", "survey.json", "reading.json",
 )  # fmt: skip
+
+T = TypeVar("T")
 
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 _SPLITS = TypeAdapter(dict[str, tuple[str, ...]])
@@ -119,27 +121,30 @@ def preview(job: Path, spec: Preview, index: int, token: str | None, report: Rep
         elif spec.cut and spec.cut.embedded and index == LAST:
             _cut(spec.cut, None, _model(spec, fetched, report), folder)
     except SpecError as e:
-        (job / FAULTS).write_bytes(_FAULTS.dump_json(e.faults))
+        write_whole(job / FAULTS, _FAULTS.dump_json(e.faults))
         raise
     seal(folder, target, Artifact(kind="preview", stage=steps(spec)[index], created=now()))
 
 
 def read_seen(job: Path, spec: Preview) -> Seen:
     """Give what the steps of a preview have found so far."""
-    files = {path.name: path.read_bytes() for folder in _sealed(job, spec) for path in folder.glob("*.json")}
-    splits = _SPLITS.validate_json(files[SPLITS]) if SPLITS in files else {}
-    examination = Examination.model_validate_json(files[EXAMINATION]) if EXAMINATION in files else None
-    seen = Survey.model_validate_json(files[SURVEY]) if SURVEY in files else None
-    reading = Reading.model_validate_json(files[READING]) if READING in files else None
-    said = [
-        finding for folder in _sealed(job, spec) if (folder / FINDINGS).is_file()
-        for finding in _FINDINGS.validate_json((folder / FINDINGS).read_bytes())
-    ]  # fmt: skip
+    sealed = _sealed(job, spec)
+    examination = _found(sealed, EXAMINATION, Examination)
+    said = [finding for folder in sealed for finding in read_whole(folder / FINDINGS, tuple[Finding, ...]) or ()]
     said += examination.findings if examination else ()
-    faults = _FAULTS.validate_json((job / FAULTS).read_bytes()) if (job / FAULTS).is_file() else {}
-    findings = tuple(sorted(said, key=lambda finding: not finding.asks))
-    found = {"examination": examination, "findings": findings, "survey": seen, "reading": reading}
-    return Seen(splits=splits, faults=faults, **found)
+    return Seen(
+        splits=_found(sealed, SPLITS, dict[str, tuple[str, ...]]) or {},
+        examination=examination,
+        findings=tuple(sorted(said, key=lambda finding: not finding.asks)),
+        survey=_found(sealed, SURVEY, Survey),
+        reading=_found(sealed, READING, Reading),
+        faults=read_whole(job / FAULTS, dict[str, str]) or {},
+    )
+
+
+def _found(folders: list[Path], name: str, kind: type[T]) -> T | None:
+    """Return what the first of some folders that has such a file says in it."""
+    return next((found for folder in folders if (found := read_whole(folder / name, kind))), None)
 
 
 def take_over(spec: Preview, job: Path, before: Path) -> None:
@@ -183,14 +188,16 @@ def _fetch(spec: Preview, folder: Path, token: str | None, report: Report) -> No
             return
     if not _lies_here(spec.base_model):
         model = fetch_tokenizer(spec.base_model, spec.revision, load_settings().models, token, report)
-        (folder / MODEL).write_text(json.dumps({"folder": str(model)}), encoding="utf-8")
+        (folder / MODEL).write_text(Fetched(folder=model).model_dump_json(), encoding="utf-8")
 
 
 def _model(spec: Preview, fetched: Path, report: Report) -> Path:
     """Give where the tokenizer lies."""
     if _lies_here(spec.base_model):  # making the demo model takes a while: the findings are told before
-        return fetch_model(spec.base_model, None, load_settings().models, None, report)
-    return Path(json.loads((fetched / MODEL).read_bytes())["folder"])
+        return fetch_model(spec.base_model, None, load_settings().models, None, report, converts=True)
+    if found := read_whole(fetched / MODEL, Fetched):
+        return found.folder
+    raise JobError("Where the tokenizer lies cannot be read: look at the rows again.")
 
 
 def _render(spec: Preview, fetched: Path, folder: Path, report: Report) -> None:

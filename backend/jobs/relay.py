@@ -7,7 +7,6 @@ finished shards still count; `progress.json`, what is on the Hub, by which the f
 on from.
 """
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -15,9 +14,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from backend.models.artifacts import MANIFEST, Artifact, File
+from backend.disk import read_whole, write_whole
+from backend.models.artifacts import JOURNAL, MANIFEST, Artifact, File
 from backend.weights.header import Header
-from backend.weights.output import JOURNAL, Resumable
+from backend.weights.output import Resumable, read_journal
 
 ON_DISK = 2
 """Shards of the base model, and as many of the result, that lie here at a time."""
@@ -56,8 +56,8 @@ class Relay:
             shard.replace(self.arriving / shard.name)
         for sign in (self._wanted, self._planned):
             sign.unlink(missing_ok=True)
-        _write(self._headers, _HEADERS.dump_json(headers))
-        _write(self._sent, _SENT.dump_json(self.sent()))
+        write_whole(self._headers, _HEADERS.dump_json(headers))
+        write_whole(self._sent, _SENT.dump_json(self.sent()))
 
     def headers(self) -> dict[str, Header]:
         """Give the headers of the base model's shards by name, in their order."""
@@ -65,7 +65,7 @@ class Relay:
 
     def set_adapters(self, folders: Sequence[Path]) -> None:
         """Say where the adapters lie that are merged in."""
-        _write(self._adapters, _PATHS.dump_json(list(folders)))
+        write_whole(self._adapters, _PATHS.dump_json(list(folders)))
 
     def adapters(self) -> list[Path]:
         """Give where the adapters lie that are merged in."""
@@ -73,7 +73,7 @@ class Relay:
 
     def want(self, file: str) -> None:
         """Ask for a shard of the base model."""
-        _write(self._wanted, file.encode())
+        write_whole(self._wanted, file)
 
     def wanted(self) -> str | None:
         """Give the shard that was asked for last, if any was."""
@@ -85,25 +85,22 @@ class Relay:
 
     def set_planned(self) -> None:
         """Say that what the journal names as finished is part of the result."""
-        _write(self._planned, b"")
+        write_whole(self._planned, b"")
 
     def sent(self) -> dict[str, int]:
-        """Give what is on the Hub: sha256 to bytes."""
-        return _SENT.validate_json(self._sent.read_bytes()) if self._sent.is_file() else {}
+        """Give what is on the Hub: sha256 to bytes; what is not known to be there is sent again."""
+        return read_whole(self._sent, dict[str, int]) or {}
 
     def set_sent(self, sha256: str, size: int) -> None:
         """Remember that a shard is on the Hub."""
-        _write(self._sent, _SENT.dump_json(self.sent() | {sha256: size}))
+        write_whole(self._sent, _SENT.dump_json(self.sent() | {sha256: size}))
 
     def finished(self) -> dict[str, str]:
         """Give the shards of the result that are finished: name to sha256."""
-        if (self.output / MANIFEST).is_file():
-            return {name: file.sha256 for name, file in self.result().files.items() if name.endswith(".safetensors")}
-        journal = self.output / JOURNAL
-        if not (self._planned.is_file() and journal.is_file()):
-            return {}
-        hashes: dict[str, str] = json.loads(journal.read_bytes())["hashes"]
-        return hashes
+        if result := self.result():
+            return {name: file.sha256 for name, file in result.files.items() if name.endswith(".safetensors")}
+        journal = read_journal(self.output) if self._planned.is_file() else None
+        return journal.hashes if journal else {}
 
     def drop_shards(self) -> None:
         """Free the disk: what is on the Hub stays finished, everything else can be fetched and made again."""
@@ -111,9 +108,9 @@ class Relay:
             for shard in place.glob("*.safetensors"):
                 shard.unlink(missing_ok=True)
 
-    def result(self) -> Artifact:
-        """Give what the manifest says, which is written last."""
-        return Artifact.model_validate_json((self.output / MANIFEST).read_bytes())
+    def result(self) -> Artifact | None:
+        """Return what the manifest says, which is written last; None before."""
+        return read_whole(self.output / MANIFEST, Artifact)
 
     def size(self, file: str, sha256: str) -> int:
         """Give the bytes of a finished shard, wherever it is by now."""
@@ -168,10 +165,3 @@ class Departures(Resumable):
 
     def _still_has(self, file: str, found: str) -> bool:
         return found in self._relay.sent() or super()._still_has(file, found)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that the other process sees whole or not at all."""
-    draft = path.with_name(path.name + ".draft")
-    draft.write_bytes(data)
-    draft.replace(path)

@@ -3,24 +3,29 @@
 A look at a model that lies here already is no step worth a process: the worker of the step after it does both.
 """
 
-import json
 import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from backend.errors import JobError, LoginError
+from backend.disk import PARTIAL, append_line, clear, words
+from backend.errors import JobError, LoginError, SpecError
 from backend.executors.local import Child, environment, last_words
+from backend.jobs.converting import CONVERT
 from backend.jobs.specs import ALONE, ONLINE, Spec, only_looks, stage_folder, steps, write_spec
-from backend.models.artifacts import PARTIAL, is_sealed
+from backend.models.artifacts import JOURNAL, Artifact, forget_resumed, is_sealed, open_artifact, put_in_place, whole
 from backend.models.machine import memory_bytes
 from backend.settings import Settings
-from backend.weights.output import JOURNAL
+
+EVENTS = "events.jsonl"
+
+LEAST_FREE = 1_000_000
+"""Bytes; where less is free, what failed in a library's own way failed for want of room."""
 
 LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
 
@@ -56,6 +61,7 @@ class Run:
         self._hosts = settings.accelerate_config is not None
         self._data = {"WEIGHTSMITH_DATA": str(settings.data.resolve())}
         self._models = settings.models
+        self._sealed: set[int] = set()  # just now, by a worker that ended well
         self._machine = machine or threading.Semaphore()
         self._cancel = threading.Event()
 
@@ -64,7 +70,9 @@ class Run:
         self._cancel.set()
 
     def go(self, token: str | None, listen: Listen) -> None:
-        """Run every step that is not sealed yet.
+        """Run every step that is not sealed yet, and what comes after a step that had to be made again.
+
+        What follows a fetch stays: the commits are pinned, so that it brings the same again.
 
         Args:
             token: For the steps that talk to the Hub; the others never get it.
@@ -73,17 +81,30 @@ class Run:
         Raises:
             Canceled, Interrupted, LoginError, JobError: Why it ended early.
         """
-        write_spec(self.folder, self._spec)
-        for index, name in enumerate(steps(self._spec)):
-            target = stage_folder(self.folder, self._spec, index)
-            if is_sealed(target):
-                continue
-            self._record({"event": "step", "index": index, "name": name}, listen)
-            together = self._together(index)
-            with self._turn(steps(self._spec)[together[-1]], listen):
-                self._work(together, token, listen)
-            if not is_sealed(target):
-                raise JobError(f"The step '{name}' ended without a result: see the log, then retry.")
+        try:
+            write_spec(self.folder, self._spec)
+            newest = ""  # when the last of the steps was made that others follow from
+            for index, name in enumerate(steps(self._spec)):
+                folder = stage_folder(self.folder, self._spec, index)
+                made = open_artifact(folder) if index in self._sealed else whole(folder)
+                if made is None or made.created < newest:
+                    made = self._made(index, name, token, listen)
+                if name not in ("fetch", CONVERT):
+                    newest = max(newest, made.created)
+        except OSError as e:
+            raise JobError(words(e)) from e
+
+    def _made(self, index: int, name: str, token: str | None, listen: Listen) -> Artifact:
+        """Run a step, and return what it has sealed."""
+        self._record({"event": "step", "index": index, "name": name}, listen)
+        together = self._together(index)
+        with self._turn(steps(self._spec)[together[-1]], listen):
+            self._work(together, token, listen)
+        self._sealed |= {*together}
+        try:
+            return open_artifact(stage_folder(self.folder, self._spec, index))
+        except SpecError as e:
+            raise JobError(f"The step '{name}' ended without a result: see the log, then retry.") from e
 
     def _together(self, index: int) -> list[int]:
         """Return the steps that one worker does, from this one on."""
@@ -141,7 +162,10 @@ class Run:
         if code > 128:
             raise Interrupted(_killed(name, code - 128))
         if code:
-            self._record({"event": "log", "text": last_words(self.folder / "log.txt")}, listen)
+            said = last_words(self.folder / "log.txt")
+            self._record({"event": "log", "text": said}, listen)
+            if "No space left" in said or shutil.disk_usage(self.folder).free < LEAST_FREE:
+                raise JobError(f"The disk became full in the step '{name}': free some space, then retry.")
             raise JobError(f"The step '{name}' failed unexpectedly: the end of the log says why; retry, or report it.")
 
     def _network(self, name: str) -> str:
@@ -161,16 +185,26 @@ class Run:
 
     def _record(self, event: dict[str, Any], listen: Listen) -> None:
         event = {"time": round(time.time(), 3), **event}
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as f:
-            f.write(json.dumps(event) + "\n")
+        with suppress(OSError):  # a full disk: what is said is lost, and what is made goes on as long as it can
+            append_line(self.folder / EVENTS, event)
         listen(event)
 
 
 def tidy(job: Path) -> None:
-    """Remove what an unfinished step left in a job's folder, unless another run can go on from it."""
-    for path in (job / "stages").glob(f"*{PARTIAL}"):
-        if not (path / JOURNAL).is_file():
+    """Remove what an unfinished step left in a job's folder, unless another run can go on from it.
+
+    A step that was killed between its manifest and its name is done.
+    """
+    stages = job / "stages"
+    for path in stages.glob(f"*{PARTIAL}"):
+        if is_sealed(path) and not is_sealed(path.with_suffix("")):
+            put_in_place(path, path.with_suffix(""))
+        elif not (path / JOURNAL).is_file():
             shutil.rmtree(path, ignore_errors=True)
+    for path in stages.glob("*"):
+        if path.suffix != PARTIAL:
+            forget_resumed(path)
+    clear(stages)
 
 
 def _killed(name: str, number: int) -> str:

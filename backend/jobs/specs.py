@@ -3,22 +3,20 @@
 A job's folder holds its spec as `<kind>.json` and the sealed output of each step as `stages/<n>-<name>/`.
 """
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from backend.check import CheckOptions
-from backend.errors import JobError
+from backend.disk import read_whole, write_whole
+from backend.errors import JobError, SpecError
 from backend.evaluate import EvaluateOptions
-from backend.finetune.dataset import DEMO_DATASET, is_file
 from backend.finetune.options import FinetuneOptions
 from backend.hub.names import DEMO, STORED, is_local
 from backend.models.artifacts import is_sealed, open_artifact
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
-from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe
 
 
@@ -32,6 +30,10 @@ class Publication(Frozen):
     elsewhere: bool = Field(False, description="Whether it is no artifact yet.")
     checked: bool = Field(False, description="Whether it need not be checked before: it has passed already.")
 
+    def files(self) -> list[Path]:
+        """Return the folders of this machine that it reads."""
+        return [self.folder, *([self.base] if self.base else [])]
+
     def artifact(self, job: Path) -> Path:
         """Give the folder of the artifact that is published; an adopted one bears the name that its user knows."""
         return job / "adopted" / self.folder.resolve().name if self.elsewhere else self.folder
@@ -43,7 +45,13 @@ class Evaluation(Frozen):
     folder: Path = Field(description="The artifact, or a model folder made elsewhere.")
     reference: str = Field(description="As a recipe's base_model.")
     revision: str | None = None
+    converts: Literal[True] | None = Field(None, description="As a recipe's.")
     options: EvaluateOptions
+
+    def files(self) -> list[Path]:
+        """Return the files and folders of this machine that it reads."""
+        reference = [Path(self.reference)] if is_local(self.reference) else []
+        return [self.folder, *reference, *self.options.files().values()]
 
 
 class Checking(Frozen):
@@ -53,11 +61,19 @@ class Checking(Frozen):
     base: Path | None = Field(None, description="Of an adapter: the folder of its base model.")
     options: CheckOptions
 
+    def files(self) -> list[Path]:
+        """Return the folders of this machine that it reads."""
+        return [self.folder, *([self.base] if self.base else [])]
+
 
 class Streaming(Frozen):
     """Do a recipe from repo to repo, shard by shard, so that the model never lies here whole; see can_stream()."""
 
     recipe: Recipe
+
+    def files(self) -> list[Path]:
+        """Return the folders of this machine that it reads."""
+        return self.recipe.files()
 
 
 class Cut(Frozen):
@@ -77,6 +93,24 @@ class Preview(Frozen):
     options: FinetuneOptions
     cut: Cut | None = Field(None, description="Of rows that are calibrated on; None: they are learned from.")
 
+    def files(self) -> list[Path]:
+        """Return the files and folders of this machine that it reads."""
+        model = [Path(self.base_model)] if is_local(self.base_model) else []
+        measured = self.cut.measured_on.files() if self.cut and self.cut.measured_on else {}
+        return [*model, *self.options.files().values(), *measured.values()]
+
+
+MODEL, PUBLISHED = "model.json", "published.json"
+"""Files of a fetch and of a publish step: where the model lies, and where artifacts were published."""
+
+
+class Fetched(Frozen):
+    """Where a step finds what a fetch step has brought."""
+
+    folder: Path = Field(description="Of the model, or of its tokenizer alone.")
+    adapters: tuple[Path, ...] = Field((), description="Those that are merged in.")
+    pickled: Path | None = Field(None, description="Where the weights lie that the model is converted from.")
+
 
 RENDERING = ("chat_template", "loss", "max_length")
 """Options of a training that a preview reads beside those of the rows."""
@@ -92,10 +126,12 @@ KINDS: dict[str, type[Spec]] = {
     "preview": Preview,
 }
 
+NO_JOB = "This job cannot be read: it is damaged, or of another version of Weightsmith. Delete it."
+
 ONLINE = ("fetch", "adopt", "publish", "stream")
 """Steps that have the network and the token; all others run in a process with neither."""
 
-ALONE = ("finetune", "merge", "quantize", "evaluate", "check")
+ALONE = ("convert", "finetune", "merge", "quantize", "evaluate", "check")
 """Steps that take the memory of a model or the GPU: one at a time on a machine."""
 
 STREAMED = ("nf4", "fp4", "int8", "cast")
@@ -159,12 +195,18 @@ def steps(spec: Spec) -> tuple[str, ...]:
     if isinstance(spec, Streaming):
         return ("stream",)
     if isinstance(spec, Evaluation):
-        return ("fetch", "evaluate")
+        return ("fetch", *["convert"] * bool(spec.converts), "evaluate")
     if isinstance(spec, Preview):
         return ("fetch", "examine", "render")
     named = tuple(stage.stage for stage in spec.stages)
     unchecked = spec.publish is not None and not spec.publish.insist and "check" not in named
-    return ("fetch", *named, *["check"] * unchecked, *["publish"] * (spec.publish is not None))
+    return (
+        "fetch",
+        *["convert"] * bool(spec.converts),
+        *named,
+        *["check"] * unchecked,
+        *["publish"] * (spec.publish is not None),
+    )
 
 
 def stage_folder(job: Path, spec: Spec, index: int) -> Path:
@@ -175,21 +217,37 @@ def stage_folder(job: Path, spec: Spec, index: int) -> Path:
 def write_spec(job: Path, spec: Spec) -> None:
     """Put the spec into the job's folder."""
     job.mkdir(parents=True, exist_ok=True)
-    (job / f"{kind(spec)}.json").write_text(spec.model_dump_json(exclude_none=True, indent=2), encoding="utf-8")
+    write_whole(job / f"{kind(spec)}.json", spec.model_dump_json(exclude_none=True, indent=2))
 
 
 def read_spec(job: Path) -> Spec:
     """Read the spec that the job's folder holds.
 
     Raises:
-        JobError: The folder is no job's.
+        JobError: The folder is no job's, or its spec cannot be read.
     """
-    for name, model in KINDS.items():
-        path = job / f"{name}.json"
-        if path.is_file():
-            spec: Spec = parse(model, json.loads(path.read_text(encoding="utf-8")), context=STORED)
-            return spec
+    for name in KINDS:
+        if (job / f"{name}.json").is_file():
+            return parse_spec(name, read_whole(job / f"{name}.json", dict[str, Any]))
     raise JobError(f"'{job.name}' holds no job: start it again.")
+
+
+def holds_spec(job: Path) -> bool:
+    """Return whether a folder is one that a job was begun in."""
+    return any((job / f"{name}.json").exists() for name in KINDS)
+
+
+def parse_spec(kind: str, data: Any) -> Spec:
+    """Build a spec from what was stored of it.
+
+    Raises:
+        JobError: It is none that this version knows.
+    """
+    try:
+        spec: Spec = parse(KINDS[kind], data, context=STORED)
+    except (KeyError, SpecError) as e:
+        raise JobError(NO_JOB) from e
+    return spec
 
 
 def artifacts(job: Path, kinds: tuple[str, ...] = RESULTS) -> list[Path]:
@@ -207,7 +265,7 @@ def only_looks(spec: Spec, models: Path) -> bool:
         spec: Of the job.
         models: Where downloaded models lie, and the bundled one.
     """
-    if not isinstance(spec, Recipe) or not needs_no_network(spec):
+    if not isinstance(spec, Recipe) or spec.converts or not needs_no_network(spec):
         return False
     first = spec.stages[0]
     streamed = first.stage == "merge" or (first.stage == "quantize" and first.method in STREAMED)
@@ -229,30 +287,17 @@ def trained_on(adapter: Path) -> Path | None:
 
 def base_folder(job: Path) -> Path | None:
     """Give the folder of the model that a job began with, if it is still here."""
-    place = job / "stages" / "0-fetch" / "model.json"
-    base = Path(json.loads(place.read_text(encoding="utf-8"))["folder"]) if place.is_file() else None
-    return base if base and base.is_dir() else None
-
-
-def _calibrations(recipe: Recipe) -> list[str | None]:
-    return [stage.calibration for stage in recipe.stages if isinstance(stage, CalibratedOptions)]
+    found = read_whole(job / "stages" / "0-fetch" / MODEL, Fetched)
+    return found.folder if found and found.folder.is_dir() else None
 
 
 def published(job: Path, spec: Spec) -> list[dict[str, Any]]:
     """Give where a job's artifacts were published; empty before its last step is sealed."""
-    place = stage_folder(job, spec, len(steps(spec)) - 1) / "published.json"
-    found: list[dict[str, Any]] = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else []
-    return found
+    return read_whole(stage_folder(job, spec, len(steps(spec)) - 1) / PUBLISHED, list[dict[str, Any]]) or []
 
 
 def needs_no_network(spec: Spec) -> bool:
     """Whether fetching means reading what lies on this machine."""
     model = spec.base_model if isinstance(spec, Recipe) else spec.reference if isinstance(spec, Evaluation) else DEMO
-    if isinstance(spec, Recipe) and spec.tuning:
-        datasets = (spec.tuning.dataset, spec.tuning.validation_dataset)
-        if not all(name is None or name == DEMO_DATASET or is_file(name) for name in datasets):
-            return False
-    if isinstance(spec, Recipe) and not all(name is None or is_file(name) for name in _calibrations(spec)):
-        return False
-    adapters = [a for s in spec.stages if s.stage == "merge" for a in s.adapters] if isinstance(spec, Recipe) else []
-    return (model == DEMO or is_local(model)) and all(is_local(adapter) for adapter in adapters)
+    stages = spec.stages if isinstance(spec, Recipe) else ()
+    return (model == DEMO or is_local(model)) and not any(stage.on_hub() for stage in stages)

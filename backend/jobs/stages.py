@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from backend.check import CheckOptions, check
+from backend.disk import read_whole
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
+from backend.hub.admission import admit
 from backend.hub.download import fetch_model
+from backend.hub.files import LocalFiles
+from backend.jobs.converting import CONVERT, convert_model, converted
 from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
+    MODEL,
     MODELS,
+    PUBLISHED,
     Checking,
     Evaluation,
+    Fetched,
     Preview,
     Publication,
     Spec,
@@ -43,7 +50,9 @@ from backend.models.artifacts import (
     verify,
     versions,
 )
+from backend.models.config import longest_window
 from backend.models.demo import evaluation_text
+from backend.models.loading import read_config
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
 from backend.quantize import METHODS
@@ -52,7 +61,7 @@ from backend.recipes import Recipe
 from backend.serve.engines import is_adapter
 from backend.settings import load_settings
 from backend.weights.checkpoint import Checkpoint, Weights
-from backend.weights.output import JOURNAL, Resumable
+from backend.weights.output import Resumable
 from backend.wording import checked
 
 WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
@@ -78,6 +87,8 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
         preview(job, spec, index, token, report)
     elif name == "fetch":
         _fetch(spec, target, token, report)
+    elif name == CONVERT:
+        _convert(job, spec, target, report)
     elif name == "finetune" and isinstance(spec, Recipe):
         _finetune(job, spec, index, report)
     elif name in ("merge", "quantize") and isinstance(spec, Recipe):
@@ -105,16 +116,18 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     """Bring the base model and the texts to measure on; the folder says where the model lies."""
     assert isinstance(spec, Recipe | Evaluation)
     model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
-    base = fetch_model(model, spec.revision, load_settings().models, token, report)
+    base = fetch_model(model, spec.revision, load_settings().models, token, report, bool(spec.converts))
     folder = partial(target)
     merging = spec.merging if isinstance(spec, Recipe) else None
-    adapters = []
+    adapters: list[Path] = []
     if merging:
         from backend.merge.hub import fetch_adapters
 
         adapters = fetch_adapters(merging, load_settings().models, token, report)
-    places = {"folder": str(base), "adapters": [str(adapter) for adapter in adapters]}
-    (folder / "model.json").write_text(json.dumps(places), encoding="utf-8")
+    places = Fetched(folder=base, adapters=tuple(adapters))
+    if spec.converts and admit(LocalFiles(base)).pickled:
+        places = places.model_copy(update={"folder": converted(base, target.parents[1]), "pickled": base})
+    (folder / MODEL).write_text(places.model_dump_json(), encoding="utf-8")
     if isinstance(spec, Recipe) and spec.tuning:
         from backend.finetune.fetch import fetch_dataset, write_sources
 
@@ -126,13 +139,22 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
         fetch_calibration(spec, folder, token, report)
     for index, options in _evaluations(spec):
         text = _text(spec, options, folder / "download.txt", token, report)
-        if len(text.content.encode()) < options.max_seq_length:  # no token is shorter than a byte
+        length = longest_window(read_config(base), options.max_seq_length)
+        if len(text.content.encode()) < length - 1:  # no token is shorter than a byte; one may stand before the text
             raise SpecError(
-                f"'{text.name}' has {len(text.content.encode())} bytes, too few for one window of"
-                f" {options.max_seq_length} tokens: give a longer text, or a smaller max_seq_length."
+                f"'{text.name}' has {len(text.content.encode())} bytes, too few for one window of {length} tokens: give"
+                " a longer text, or a smaller max_seq_length."
             )
         (folder / f"text-{index}.json").write_text(text.model_dump_json(), encoding="utf-8")
     seal(folder, target, Artifact(kind="model", stage="fetch", created=now()))
+
+
+def _convert(job: Path, spec: Spec, target: Path, report: Report) -> None:
+    """Convert the base model where its weights are pickled; the step's own folder says that this is done."""
+    places = _fetched(job, spec)
+    if places.pickled:
+        convert_model(places.pickled, places.folder, report)
+    seal(partial(target), target, Artifact(kind="model", stage=CONVERT, created=now()))
 
 
 def _adopt(job: Path, spec: Publication, target: Path, token: str | None, report: Report) -> None:
@@ -151,7 +173,7 @@ def _evaluations(spec: Spec) -> Iterator[tuple[int, EvaluateOptions]]:
     elif isinstance(spec, Recipe):
         for i, stage in enumerate(spec.stages):
             if stage.stage == "evaluate":
-                yield i + 1, stage
+                yield i + spec.first, stage
 
 
 def _text(spec: Spec, options: EvaluateOptions, draft: Path, token: str | None, report: Report) -> Text:
@@ -179,27 +201,28 @@ def _text(spec: Spec, options: EvaluateOptions, draft: Path, token: str | None, 
 
 
 def _base(job: Path, spec: Spec) -> Path:
-    return Path(_fetched(job, spec)["folder"])
+    return _fetched(job, spec).folder
 
 
 def _adapters(job: Path, spec: Spec) -> list[Path]:
     if isinstance(spec, Recipe) and spec.tuning:
-        return [stage_folder(job, spec, 1)]
-    return [Path(folder) for folder in _fetched(job, spec)["adapters"]]
+        return [stage_folder(job, spec, spec.first)]
+    return list(_fetched(job, spec).adapters)
 
 
-def _fetched(job: Path, spec: Spec) -> dict[str, Any]:
+def _fetched(job: Path, spec: Spec) -> Fetched:
     place = stage_folder(job, spec, 0)
     open_artifact(place)
-    found: dict[str, Any] = json.loads((place / "model.json").read_text(encoding="utf-8"))
-    return found
+    if found := read_whole(place / MODEL, Fetched):
+        return found
+    raise JobError(f"'{place.name}/{MODEL}' cannot be read: retry, which fetches the model again.")
 
 
 @contextmanager
 def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[Weights]:
     """Open what a stage works on: the base model, or the merged one, from its folder if that is kept."""
     merging = recipe.merging
-    at = recipe.stages.index(merging) + 1 if merging else 0
+    at = recipe.stages.index(merging) + recipe.first if merging else 0
     kept = merging is not None and merging.keep and index > at
     with Checkpoint.of(stage_folder(job, recipe, at) if kept else _base(job, recipe)) as weights:
         if merging is None or kept:
@@ -223,7 +246,6 @@ def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     artifact = tune(recipe, base_in(_base(job, recipe)), stage_folder(job, recipe, 0), folder, report)
     if artifact is None:
         return
-    (folder / JOURNAL).unlink(missing_ok=True)
     sealed = seal(folder, target, artifact)
     assert sealed.training
     report.log(f"adapter: {sealed.size / 1e6:.1f} MB, {sealed.training.steps} steps in {sealed.seconds:.0f} s.")
@@ -231,7 +253,7 @@ def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
 
 def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     """Merge or quantize."""
-    options = recipe.stages[index - 1]
+    options = recipe.stages[index - recipe.first]
     assert options.stage in ("merge", "quantize")
     base, target = _base(job, recipe), stage_folder(job, recipe, index)
     folder = partial(target, keep=True)
@@ -240,6 +262,7 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     output = Resumable(folder)
     calibration = None
     with _weights(job, recipe, index, report) as weights:
+        plan = options.plan(weights.tensors, weights.config)
         if isinstance(options, CalibratedOptions):
             from backend.jobs.calibrating import windows
 
@@ -254,9 +277,8 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
         else:  # the adapters fit, which was all that could go wrong
             seal(folder, target, Artifact(kind="checked", stage="merge", created=now()))
             return
-    output.close()
     seconds = time.monotonic() - started
-    artifact = complete(recipe, options, known, folder, report)
+    artifact = complete(recipe, options, known, plan, folder, report)
     report.progress("sealing", 0, 1, "files")
     found = {"seconds": round(seconds, 1), "calibration": calibration}
     sealed = seal(folder, target, artifact.model_copy(update=found), output.hashes)
@@ -299,11 +321,7 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
 
 def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
     """Try what a recipe has made, or the folder that was named, in the engine that serves it; see backend.check."""
-    found, options = None, CheckOptions()
-    if isinstance(spec, Checking):
-        options = spec.options
-    elif isinstance(spec, Recipe) and index <= len(spec.stages):
-        options = next(stage for stage in spec.stages if isinstance(stage, CheckOptions))
+    found, options = None, _check_options(spec, index)
     for folder in _to_check(job, spec):
         known = verify(folder) if (folder / MANIFEST).is_file() else None
         base = spec.base if isinstance(spec, Checking | Publication) else None
@@ -314,6 +332,16 @@ def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
         report.log(f"{folder.name}: {checked(found)}")
     target = stage_folder(job, spec, index)
     seal(partial(target), target, Artifact(kind="checked", stage="check", check=found, created=now()))
+
+
+def _check_options(spec: Spec, index: int) -> CheckOptions:
+    """Return how a step checks: as its own stage says; the check before an upload is nobody's stage."""
+    if isinstance(spec, Checking):
+        return spec.options
+    if isinstance(spec, Recipe) and 0 <= index - spec.first < len(spec.stages):
+        stage = spec.stages[index - spec.first]
+        return stage if isinstance(stage, CheckOptions) else CheckOptions()
+    return CheckOptions()
 
 
 def _to_check(job: Path, spec: Spec) -> list[Path]:
@@ -349,13 +377,16 @@ def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], repo
 
 
 def _measured_on(job: Path, spec: Spec, index: int) -> Text:
-    return Text.model_validate_json((stage_folder(job, spec, 0) / f"text-{index}.json").read_bytes())
+    place = stage_folder(job, spec, 0)
+    if found := read_whole(place / f"text-{index}.json", Text):
+        return found
+    raise JobError(f"The text in '{place.name}' cannot be read: retry, which fetches it again.")
 
 
 def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:
     """Give what a result is measured against: what it was made from, which is the merged model where there is one."""
     if isinstance(spec, Recipe) and spec.merging:
-        whole = stage_folder(job, spec, spec.stages.index(spec.merging) + 1)
+        whole = stage_folder(job, spec, spec.stages.index(spec.merging) + spec.first)
         return base if whole == result else whole
     return base
 
@@ -371,5 +402,5 @@ def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Rep
         folders, options = artifacts(job)[-1:], spec.publish
     published = [publish(folder, options, token, report).model_dump(mode="json") for folder in folders]
     folder = partial(target)
-    (folder / "published.json").write_text(json.dumps(published), encoding="utf-8")
+    (folder / PUBLISHED).write_text(json.dumps(published), encoding="utf-8")
     seal(folder, target, Artifact(kind="published", stage="publish", created=now()))

@@ -15,18 +15,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from backend.disk import PARTIAL, read_whole, sha256, write_whole
 from backend.errors import AppError, JobError
 from backend.executors.local import Child, environment
 from backend.hub.download import downloaded
+from backend.hub.files import LocalFiles
 from backend.hub.patience import long_patience
 from backend.jobs.relay import ON_DISK, POLL, Arrivals, Departures, Relay
 from backend.jobs.results import base_in, complete
 from backend.jobs.runner import LEASE
-from backend.jobs.specs import Streaming, stage_folder
+from backend.jobs.specs import PUBLISHED, Streaming, stage_folder
 from backend.jobs.transfers import Bar, Fetcher, Sender, admit_base
 from backend.merge import merge, merged
 from backend.merge.hub import fetch_adapters
-from backend.models.artifacts import MANIFEST, PARTIAL, Artifact, File, now, seal, sha256, write_manifest
+from backend.models.artifacts import JOURNAL, Artifact, File, now, seal, write_manifest
 from backend.models.loading import read_config
 from backend.progress import Report
 from backend.publish.destination import check_token
@@ -37,7 +39,6 @@ from backend.quantize.streaming import StreamOptions
 from backend.recipes import Recipe
 from backend.settings import load_settings
 from backend.weights.checkpoint import Checkpoint, Weights
-from backend.weights.output import JOURNAL
 
 GRACE = 0.5  # seconds that it may take to end by itself
 
@@ -51,16 +52,14 @@ def transfer(job: Path, spec: Streaming, token: str | None, report: Report) -> N
     """
     target = stage_folder(job, spec, 0)
     relay = Relay(target.with_name(target.name + PARTIAL))
-    record = relay.folder / "published.json"
-    if not record.is_file():
+    record = relay.folder / PUBLISHED
+    if not read_whole(record, list[dict[str, Any]]):
         published = _stream(job, spec.recipe, relay, token, report)
-        draft = record.with_suffix(".draft")
-        draft.write_text(json.dumps([published.model_dump(mode="json")]), encoding="utf-8")
-        draft.replace(record)
+        write_whole(record, json.dumps([published.model_dump(mode="json")]))
     for path in relay.folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path != record:
+        elif path.name not in (PUBLISHED, JOURNAL):  # by the journal the folder is known as one to go on from
             path.unlink()
     seal(relay.folder, target, Artifact(kind="published", stage="stream", created=now()))
 
@@ -77,6 +76,8 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
         weights: Weights = stack.enter_context(Checkpoint(arrivals, read_config(relay.base)))
         if merging:
             weights = stack.enter_context(merged(weights, relay.adapters(), merging, report))
+        assert isinstance(options, StreamOptions)
+        plan = options.plan(weights.tensors, weights.config)
         if options.stage == "merge":
             merge(weights, output, options, report)
         elif options.stage == "quantize":
@@ -86,9 +87,11 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
     adapters = tuple(base_in(adapter) for adapter in relay.adapters())
     origin = downloaded(recipe.base_model, recipe.revision)
     base = base_in(relay.base)._replace(origin=origin, weights_bytes=size, adapters=adapters)
-    artifact = complete(recipe, options, base, relay.output, report)
-    beside = [path for path in relay.output.iterdir() if path.suffix != ".safetensors" and path.name != JOURNAL]
-    files = {path.name: File(size=path.stat().st_size, sha256=sha256(path)) for path in beside} | output.files()
+    artifact = complete(recipe, options, base, plan, relay.output, report)
+    here = {entry.name: entry.size for entry in LocalFiles(relay.output).entries() if entry.name != JOURNAL}
+    beside = {name: size for name, size in here.items() if not name.endswith(".safetensors")}
+    files = {name: File(size=size, sha256=sha256(relay.output / name)) for name, size in beside.items()}
+    files |= output.files()
     artifact = artifact.model_copy(update={"files": dict(sorted(files.items())), "seconds": round(seconds, 1)})
     write_manifest(relay.output, artifact)
 
@@ -98,7 +101,7 @@ def _stream(job: Path, recipe: Recipe, relay: Relay, token: str | None, report: 
     patience = long_patience(load_settings().hub_patience_seconds, report.log)
     repo_id, token = check_token(recipe.publish, token, patience)
     repo = Repo(recipe.publish, token, patience)
-    if not (relay.output / MANIFEST).is_file():
+    if relay.result() is None:
         repo.claim()
         report.log(f"Streaming to {repo.url}: at most {ON_DISK} shards of either model lie here at a time.")
         source = admit_base(recipe, relay, token)

@@ -3,29 +3,29 @@
 It lives in the app, which alone writes the database and alone holds tokens, in memory. One supervisor a data folder.
 """
 
-import contextlib
-import fcntl
-import json
-import os
+import re
 import shutil
+import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from backend.disk import PARTIAL, clear, forget, lock, read_lines, words
 from backend.errors import AppError, JobError, LoginError
 from backend.executors.local import marker_prefix, sweep
 from backend.finetune.course import STOP, Course, read_course
 from backend.jobs.previews import Seen, read_seen, take_over
-from backend.jobs.runner import Canceled, Interrupted, Run, tidy
-from backend.jobs.specs import Preview, Spec, artifacts, publication, published, stage_folder, uses_gpu
-from backend.jobs.store import UNFINISHED, Job, JobState, Store, new_id
+from backend.jobs.runner import EVENTS, Canceled, Interrupted, Run, tidy
+from backend.jobs.specs import Preview, Spec, artifacts, holds_spec, publication, published, stage_folder, uses_gpu
+from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState, Store, new_id
 from backend.jobs.uploads import Uploads
-from backend.models.artifacts import METRICS, PARTIAL, is_sealed
+from backend.models.artifacts import METRICS, is_sealed
 from backend.publish import PublishOptions
 from backend.settings import Settings
 
-LANES = (("recipe", "evaluation", "streaming"), ("publication",), ("preview",))
+LANES = (("recipe", "evaluation", "checking", "streaming"), ("publication",), ("preview",))
 """Kinds of jobs that wait for each other: one job at a time has the GPU, and neither an upload nor a look at rows need
 wait for it; the check before an upload does.
 """
@@ -34,7 +34,9 @@ PREVIEW = "preview"
 
 ATTEMPTS = 2  # times that an interrupted job is put back into the queue by itself
 LOG_LINES = 400
+SETTLING_SECONDS = 0.05  # that a new job stays in the queue: those that come together are taken in a fair order
 CLEANING_SECONDS = 600  # between two looks for uploads that no job needs any more
+LEFT_DAYS = 7  # that what a killed process has left, such as half a download, waits for one that goes on with it
 
 
 class Supervisor:
@@ -53,6 +55,7 @@ class Supervisor:
         self._wake = threading.Condition()
         self._closing = threading.Event()
         self._running: dict[str, Run] = {}
+        self._turn = threading.Lock()  # held while a job leaves the queue: it is canceled there, or its run is
         self._machine = threading.Semaphore()
         self._lanes = [threading.Thread(target=self._loop, args=(kinds,), daemon=True) for kinds in LANES]
         self._lanes.append(threading.Thread(target=self._keep_clean, daemon=True))
@@ -66,9 +69,13 @@ class Supervisor:
         self._settings.jobs.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self._home / "app.lock")
         sweep(marker_prefix(self._home))
-        self._store = Store(self._home / "jobs.sqlite")
+        table = self._home / "jobs.sqlite"
+        known = table.is_file()
+        self._store = Store(table)
         for job in self._store.of_kind(PREVIEW):
             self._discard(job.id)
+        self._remove_strays(known)
+        clear(self._home)
         for folder in self._settings.jobs.iterdir():
             tidy(folder)
         for job in self._store.in_state(JobState.RUNNING, JobState.INTERRUPTED):
@@ -102,8 +109,7 @@ class Supervisor:
         """Look at rows, in place of what the owner looked at before for the same end, and give the new job's id."""
         job_id, calibrates = new_id(), spec.cut is not None
         for job in self._store.of_kind(PREVIEW, owner):
-            before = job.read_spec()
-            if isinstance(before, Preview) and (before.cut is not None) != calibrates:
+            if job.kind == PREVIEW and (job.spec.get("cut") is not None) != calibrates:
                 continue
             take_over(spec, self._settings.jobs / job_id, self._settings.jobs / job.id)
             self._discard(job.id)
@@ -121,11 +127,12 @@ class Supervisor:
 
     def cancel(self, job_id: str, owner: str) -> None:
         """Cancel a job; what it has sealed stays."""
-        job = self._store.get(job_id, owner)
-        if job.state == JobState.QUEUED:
-            self._store.finish(job_id, JobState.CANCELED)
-        elif run := self._running.get(job_id):
-            run.cancel()
+        with self._turn:
+            if self._store.get(job_id, owner).state == JobState.QUEUED:
+                self._store.finish(job_id, JobState.CANCELED)
+                self._tokens.pop(job_id, None)
+            elif run := self._running.get(job_id):
+                run.cancel()
 
     def stop_training(self, job_id: str, owner: str) -> None:
         """Have a training end after the step that it is at and keep what was learned; the job's later steps follow.
@@ -135,7 +142,10 @@ class Supervisor:
         """
         if not self._store.get(job_id, owner).trains:
             raise JobError("The job is at no training: only a training can be stopped and kept.")
-        (self._settings.jobs / job_id / STOP).touch()
+        try:
+            (self._settings.jobs / job_id / STOP).touch()
+        except OSError as e:
+            raise JobError(words(e)) from e
 
     def stopping(self, job_id: str, owner: str) -> bool:
         """Whether a training that runs was asked to end."""
@@ -151,15 +161,24 @@ class Supervisor:
         return read_course(folder) if (folder / METRICS).is_file() else None
 
     def retry(self, job_id: str, owner: str, token: str | None) -> None:
-        """Put a job that ended early back into the queue; it goes on from its last sealed step."""
+        """Put a job that ended early, or has lost a result, back into the queue; what is sealed stays."""
         job = self._store.get(job_id, owner)
-        if job.state in (*UNFINISHED, JobState.COMPLETED):
+        if job.state in UNFINISHED or (job.state == JobState.COMPLETED and not self.lost(job_id, owner)):
             raise JobError(f"The job is {job.state.value}: there is nothing to retry.")
+        job.read_spec()
         if token:
             self._tokens[job_id] = token
         (self._settings.jobs / job_id / STOP).unlink(missing_ok=True)
         self._store.requeue(job_id)
         self._look()
+
+    def lost(self, job_id: str, owner: str) -> list[str]:
+        """Return the steps of a completed job whose results are damaged or gone: retrying makes them again."""
+        job = self._store.get(job_id, owner)
+        if job.state != JobState.COMPLETED:
+            return []
+        stages = self._settings.jobs / job_id / "stages"
+        return [name for i, name in enumerate(job.steps) if not is_sealed(stages / f"{i}-{name}")]
 
     def delete(self, job_id: str, owner: str) -> None:
         """Delete a job that has ended, with everything that it made.
@@ -173,9 +192,14 @@ class Supervisor:
         self._discard(job_id)
 
     def clean(self) -> None:
-        """Delete the uploads that no job can read any more: one that is completed is never retried."""
+        """Delete what nobody needs any more: uploads that no job reads, since one that is completed is never retried,
+        and what killed processes left long ago.
+        """
+        for place, left in ((self._settings.models, f"*/*{PARTIAL}"), (self._home / "servers", "*")):
+            forget(place, left, LEFT_DAYS)
+        forget(self._home, f"*{PARTIAL}", LEFT_DAYS)
         jobs = self._store.in_state(*(state for state in JobState if state != JobState.COMPLETED))
-        self.uploads.clean({text for job in jobs for text in _texts(job.spec)})
+        self.uploads.clean({str(path) for job in jobs if job.kind != UNREADABLE for path in job.read_spec().files()})
 
     def get(self, job_id: str, owner: str) -> Job:
         """Give a job with its progress."""
@@ -188,12 +212,9 @@ class Supervisor:
     def log(self, job_id: str, owner: str) -> str:
         """Give the last lines of what the job said, oldest first."""
         self._store.get(job_id, owner)
-        events = self._settings.jobs / job_id / "events.jsonl"
-        if not events.is_file():
-            return ""
-        said = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-        lines = [event["text"] if event["event"] == "log" else f"— {event['name']} —" for event in said
-                 if event["event"] in ("log", "step")]  # fmt: skip
+        events = read_lines(self._settings.jobs / job_id / EVENTS)
+        said = {"log": "{text}", "step": "— {name} —"}
+        lines = [said[e["event"]].format_map({"text": "", "name": "", **e}) for e in events if e.get("event") in said]
         return "\n".join(lines[-LOG_LINES:])
 
     def artifacts(self, job_id: str, owner: str) -> list[Path]:
@@ -208,14 +229,20 @@ class Supervisor:
     def _add(self, spec: Spec, owner: str, token: str | None, job_id: str) -> str:
         if token:
             self._tokens[job_id] = token
-        self._store.add(spec, owner, job_id)
+        try:
+            self._store.add(spec, owner, job_id)
+        except JobError:
+            self._tokens.pop(job_id, None)
+            raise
         self._look()
         return job_id
 
     def _discard(self, job_id: str) -> None:
         """Forget a job; where it runs, its run is canceled and removes the folder when it has ended."""
-        self._store.delete(job_id)
-        if run := self._running.get(job_id):
+        with self._turn:
+            self._store.delete(job_id)
+            run = self._running.get(job_id)
+        if run:
             run.cancel()
         else:
             self._tokens.pop(job_id, None)
@@ -231,24 +258,51 @@ class Supervisor:
 
     def _loop(self, kinds: Sequence[str]) -> None:
         while not self._closing.is_set():
-            if job := self._store.claim(kinds):
+            if job := self._next(kinds):
                 # In a thread of its own: what nobody foresaw ends that thread, and the lane goes on.
                 runs = threading.Thread(target=self._run, args=(job,), daemon=True)
                 runs.start()
                 runs.join()
                 continue
             with self._wake:
-                self._wake.wait(1)
+                woken = self._wake.wait(1)
+            if woken:
+                self._closing.wait(SETTLING_SECONDS)
+
+    def _next(self, kinds: Sequence[str]) -> Job | None:
+        """Take the next job out of the queue; None where there is none, or the table cannot be written just now."""
+        with suppress(sqlite3.Error), self._turn:
+            job = self._store.claim(kinds)
+            if job and job.kind == UNREADABLE:
+                self._store.finish(job.id, JobState.ERROR, job.error)
+            elif job:
+                place = self._settings.jobs / job.id
+                self._running[job.id] = Run(place, job.read_spec(), self._home, self._settings, self._machine)
+                return job
+        return None
 
     def _keep_clean(self) -> None:
-        self.clean()
-        while not self._closing.wait(CLEANING_SECONDS):
-            self.clean()
+        while not self._closing.is_set():
+            with suppress(OSError, sqlite3.Error):
+                self.clean()
+            self._closing.wait(CLEANING_SECONDS)
+
+    def _remove_strays(self, known: bool) -> None:
+        """Remove folders of jobs that there are not: an app was killed while it deleted one.
+
+        Args:
+            known: Whether the table was there already. Beside a new one, since the old was moved away or lost, what a
+                job was begun in stays; and so does what a row names but for one letter, which is damaged.
+        """
+        ids = self._store.ids()
+        for folder in self._settings.jobs.iterdir():
+            damaged = any(sum(a != b for a, b in zip(folder.name, job_id, strict=False)) <= 1 for job_id in ids)
+            if re.fullmatch("[0-9a-f]{32}", folder.name) and not damaged and (known or not holds_spec(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self, job: Job) -> None:
-        run = Run(self._settings.jobs / job.id, job.read_spec(), self._home, self._settings, self._machine)
-        self._running[job.id] = run
-        if self._closing.is_set() or not self._store.has(job.id):  # between the claim and this line
+        run = self._running[job.id]
+        if self._closing.is_set():  # between the claim and this line
             run.cancel()
         try:
             run.go(self._token(job), lambda event: self._hear(job.id, event))
@@ -261,7 +315,7 @@ class Supervisor:
             self._interrupted(job, str(e))
         except LoginError as e:
             self._store.finish(job.id, JobState.WAITING_FOR_LOGIN, str(e))
-        except (AppError, OSError) as e:
+        except AppError as e:
             self._store.finish(job.id, JobState.ERROR, str(e))
         else:
             self._store.finish(job.id, JobState.COMPLETED)
@@ -303,33 +357,3 @@ class Supervisor:
     def list(self, owner: str) -> list[Job]:
         """Give an owner's jobs, the newest first; a preview is none to them."""
         return [self._with_progress(job) for job in self._store.of(owner) if job.kind != PREVIEW]
-
-
-def _texts(spec: Any) -> Iterator[str]:
-    """Find whatever may be a path, anywhere in a spec."""
-    if isinstance(spec, str):
-        yield spec
-    elif isinstance(spec, dict | list):
-        yield from (text for part in (spec.values() if isinstance(spec, dict) else spec) for text in _texts(part))
-
-
-def lock(path: Path) -> Any:
-    """Take a folder's lock for as long as the file that is given back stays open.
-
-    Raises:
-        JobError: Somebody has it.
-    """
-    file = path.open("a+", encoding="ascii")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        file.seek(0)
-        with contextlib.closing(file):
-            raise JobError(
-                f"Weightsmith already runs on this data folder, as process {file.read().strip() or 'unknown'}: stop it,"
-                " or set WEIGHTSMITH_DATA to another folder."
-            ) from e
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file

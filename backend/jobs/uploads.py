@@ -9,8 +9,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from backend.disk import PARTIAL, fsync
 from backend.errors import HardwareError, SpecError
-from backend.models.artifacts import PARTIAL
 from backend.settings import Settings
 
 UNUSED_SECONDS = 3600
@@ -47,7 +47,7 @@ class Uploads:
                 digest = hashlib.file_digest(f, "sha256").hexdigest()
             target = self._of(owner) / digest[:32] / upload.name
             with self._lock:
-                if not target.exists():
+                if not target.exists() or target.stat().st_size != upload.stat().st_size:  # a crash has cut a copy
                     _link(upload, target)
                 for path in (upload, target):
                     os.utime(path)  # it is in use
@@ -86,9 +86,11 @@ def _files(folder: Path) -> list[Path]:
 def _link(upload: Path, target: Path) -> None:
     """Put an upload at its place, whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(target.name + PARTIAL)
+    draft.unlink(missing_ok=True)
     try:
-        os.link(upload, target)
+        os.link(upload, draft)
     except OSError:  # another disk, or one without links
-        draft = target.with_name(target.name + PARTIAL)
         shutil.copyfile(upload, draft)
-        draft.replace(target)
+    fsync(draft)
+    draft.replace(target)

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from backend.disk import words
 from backend.errors import AppError, LoginError
 from backend.executors import ranks
 from backend.executors.local import mask
@@ -61,10 +62,7 @@ def main() -> int:
         text, login = "There is not enough memory for this step: choose a smaller model.", False
     except OSError as e:
         traceback.print_exc()
-        text, login = (
-            f"Could not read or write in the data folder. {e.strerror or e}: free some space, then retry.",
-            False,
-        )
+        text, login = words(e), False
     else:
         return 0
     emit({"event": "error", "text": text, "login": login})

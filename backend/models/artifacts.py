@@ -4,9 +4,7 @@ Sealed means: written to a `.partial` folder, fsynced, manifest last, renamed. A
 not exist.
 """
 
-import hashlib
 import json
-import os
 import platform
 import shutil
 from collections.abc import Collection, Mapping
@@ -18,13 +16,13 @@ from typing import Any
 from pydantic import ConfigDict, Field, ValidationError
 
 from backend import __version__
+from backend.disk import PARTIAL, fsync, replace_folder, sha256, write_whole
 from backend.errors import SpecError
 from backend.options import Frozen
 
 MANIFEST = "artifact.json"
 ROOM = 16384
 """Bytes in a manifest for what only a run can tell, so that its size is known before, and measuring leaves it."""
-PARTIAL = ".partial"
 
 BASE_CARD, SURVEY, METRICS, SAMPLES = "base_card.json", "survey.json", "metrics.jsonl", "samples.jsonl"
 UNPUBLISHED = frozenset({BASE_CARD, SURVEY, METRICS, SAMPLES})
@@ -32,6 +30,10 @@ UNPUBLISHED = frozenset({BASE_CARD, SURVEY, METRICS, SAMPLES})
 
 LOGS = "logs"
 """The folder in an artifact where TensorBoard or Trackio wrote; it never leaves either."""
+
+JOURNAL, CHECKPOINTS = "progress.json", "checkpoints"
+RESUMED = (JOURNAL, CHECKPOINTS)
+"""What a killed run goes on from: it lies in a `.partial` folder until that is sealed, and is no part of the result."""
 
 
 def stays_here(name: str) -> bool:
@@ -141,6 +143,9 @@ class Artifact(Frozen):
     training: Training | None = Field(None, description="How the adapter was trained, or the one that was merged.")
     calibration: str | None = Field(None, description="What a calibrated quantization read, and how much of it.")
     options: dict[str, Any] = Field(default_factory=dict, description="The stage's as run; of ELSEWHERE its files'.")
+    quantized_share: float | None = Field(
+        None, description="Of a mixture whose experts stayed as they were, the share of its parameters that did not."
+    )
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: str | None = None
     seconds: float | None = Field(None, description="Wall time of the stage.")
@@ -199,25 +204,40 @@ def seal(folder: Path, target: Path, artifact: Artifact, known: Mapping[str, str
     """Make a `.partial` folder an artifact: hash, fsync, manifest last, rename.
 
     Args:
-        folder: The folder to seal; symbolic links in it are refused.
-        target: What it is called from then on; must not exist.
+        folder: The folder to seal; symbolic links in it are refused, and RESUMED goes when it is sealed.
+        target: What it is called from then on; what has that name goes when this has taken its place.
         artifact: What is known of it; `files` is filled in here.
         known: sha256 of files whose hash was just computed or verified, by relative name.
     """
     files = {}
+    for draft in folder.rglob(f"*{PARTIAL}"):
+        draft.unlink()  # of a file that a killed run was writing
     for path in sorted(p for p in folder.rglob("*") if p.is_symlink() or p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name == MANIFEST or name.split("/")[0] in RESUMED:
+            continue
         if path.is_symlink():
             raise SpecError(f"'{path.name}' is a symbolic link: an artifact holds files only.")
-        name = path.relative_to(folder).as_posix()
         if path.stat().st_nlink == 1:  # what lies elsewhere too keeps the mode that it has there
             path.chmod(0o644)  # safetensors writes 0600, which another user of the folder could not read
         files[name] = File(size=path.stat().st_size, sha256=(known or {}).get(name) or sha256(path))
-        _fsync(path)
+        fsync(path)
     sealed = artifact.model_copy(update={"files": files})
     write_manifest(folder, sealed)
-    folder.rename(target)
-    _fsync(target.parent)
+    put_in_place(folder, target)
     return sealed
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Give a folder whose manifest is written its name, as seal() does at its end."""
+    replace_folder(folder, target)
+    forget_resumed(target)
+
+
+def forget_resumed(folder: Path) -> None:
+    """Remove from a sealed folder what its making could have gone on from."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    (folder / JOURNAL).unlink(missing_ok=True)
 
 
 def weights_bytes(folder: Path) -> int:
@@ -245,16 +265,23 @@ def open_artifact(folder: Path, elsewhere: Collection[str] = ()) -> Artifact:
     except (OSError, ValidationError) as e:
         raise SpecError(f"'{folder.name}/{MANIFEST}' cannot be read: make the artifact again.") from e
     for name, file in artifact.files.items():
-        inside = folder / name
         if name in elsewhere:
             continue
-        if not inside.resolve().is_relative_to(folder.resolve()) or not inside.is_file():
+        size = _size_within(folder, name)
+        if size is None:
             raise SpecError(f"'{folder.name}' lacks the file '{name}': {artifact.again}.")
-        if inside.stat().st_size != file.size:
-            raise SpecError(
-                f"'{name}' in '{folder.name}' has {inside.stat().st_size} bytes, not {file.size}: {artifact.again}."
-            )
+        if size != file.size:
+            raise SpecError(f"'{name}' in '{folder.name}' has {size} bytes, not {file.size}: {artifact.again}.")
     return artifact
+
+
+def _size_within(folder: Path, name: str) -> int | None:
+    """Return the bytes of a file of a folder; None where there is none, or its name leads out of the folder."""
+    try:
+        inside = (folder / name).resolve()
+        return inside.stat().st_size if inside.is_relative_to(folder.resolve()) and inside.is_file() else None
+    except (OSError, ValueError):  # a name that no file can have
+        return None
 
 
 def is_sealed(folder: Path) -> bool:
@@ -264,6 +291,14 @@ def is_sealed(folder: Path) -> bool:
     except SpecError:
         return False
     return True
+
+
+def whole(folder: Path) -> Artifact | None:
+    """Return the artifact in a folder, if every byte of it is as it was sealed."""
+    try:
+        return verify(folder)
+    except (SpecError, OSError):
+        return None
 
 
 def verify(folder: Path) -> Artifact:
@@ -308,7 +343,7 @@ def manifest_size(artifact: Artifact, files: Mapping[str, int]) -> int:
 
 def _size(artifact: Artifact) -> int:
     unknown = {"hardware": None, "seconds": None, "peak_memory_bytes": None, "warnings": (), "metrics": None}
-    unknown |= {"check": None}
+    unknown |= {"check": None, "quantized_share": None}
     unknown |= {"merged": None, "training": None, "calibration": None}  # read from the adapters, and from the rows
     return len(_json(artifact.model_copy(update=unknown))) + ROOM
 
@@ -317,26 +352,6 @@ def _json(artifact: Artifact) -> bytes:
     return json.dumps(artifact.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False).encode()
 
 
-def sha256(path: Path) -> str:
-    """Hash a file in chunks."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def write_manifest(folder: Path, artifact: Artifact) -> None:
     """Write artifact.json, whole or not at all."""
-    draft = folder / (MANIFEST + PARTIAL)
-    with draft.open("wb") as f:
-        f.write(manifest(artifact))
-        f.flush()
-        os.fsync(f.fileno())
-    draft.replace(folder / MANIFEST)
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    write_whole(folder / MANIFEST, manifest(artifact))

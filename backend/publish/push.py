@@ -3,9 +3,10 @@
 import shutil
 from pathlib import Path
 
+from backend.disk import scratch, sha256
 from backend.errors import HardwareError, SpecError
 from backend.hub.patience import long_patience
-from backend.models.artifacts import open_artifact, sha256, verify
+from backend.models.artifacts import open_artifact, verify
 from backend.progress import Report
 from backend.publish import PublishOptions
 from backend.publish.destination import check_folder, check_outside, check_token
@@ -13,7 +14,6 @@ from backend.publish.folder import as_artifact
 from backend.publish.outgoing import OutgoingFile, outgoing
 from backend.publish.repo import Published, Repo
 from backend.publish.tensors import check_weights
-from backend.scratch import scratch
 from backend.settings import load_settings
 
 
@@ -75,6 +75,7 @@ def _to_folder(files: dict[str, OutgoingFile], target: Path, report: Report) -> 
         target.parent.mkdir(parents=True, exist_ok=True)
         with scratch(target.parent) as draft:
             for name, file in files.items():
+                (draft / name).parent.mkdir(exist_ok=True)
                 if isinstance(file.source, Path):
                     shutil.copyfile(file.source, draft / name)
                 else:

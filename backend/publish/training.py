@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from backend.finetune.course import read_lines
+from backend.finetune.course import of_steps
 from backend.models.artifacts import ELSEWHERE, METRICS, Artifact, Training
 from backend.publish.loss_plot import loss_plot
 from backend.publish.markdown import literal
@@ -186,7 +186,7 @@ def _facts(training: Training) -> list[tuple[str, str]]:
 def _course(folder: Path) -> dict[Measured, list[tuple[int, float]]]:
     """Give the losses on the way, by step; of a step that is measured twice the first."""
     found: dict[Measured, dict[int, float]] = {"loss": {}, "eval_loss": {}}
-    for line in read_lines(folder / METRICS):
+    for line in of_steps(folder / METRICS):
         for name, points in found.items():
             value = line.get(name)
             if isinstance(value, int | float) and math.isfinite(value):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from backend.errors import JobError
-from backend.models.loading import has_chat_template
+from backend.model_folder import has_chat_template
 from backend.options import Frozen
 from backend.serve.serving import Server
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import openai
 
 MAX_CHARACTERS = 200_000  # of a whole conversation; more than any context that is served here
+
+
+MAX_REASON = 300  # characters of a server's own words
 
 
 class ChatOptions(Frozen):
@@ -92,14 +95,26 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
                     answer = answer.model_copy(update=known)
         yield answer
     except openai.APIStatusError as e:
-        # vLLM answers 500 in the second before it is found dead
-        remedy = "shorten the talk, or empty the system prompt" if e.status_code < 500 else "ask again"
-        raise JobError(
-            f"The server could not answer this ({e.status_code}): {remedy}; the newest log in servers, in the data"
-            " folder, says more."
-        ) from e
+        raise JobError(_refused(e)) from e
     except openai.APIError as e:
         raise JobError("The server stopped while it answered: ask again when the model is ready.") from e
+
+
+def _refused(error: "openai.APIStatusError") -> str:
+    """Say why a server did not answer, in its own words where it has some, and what to do."""
+    body = error.body if isinstance(error.body, dict) else {}
+    said = body.get("message") or body.get("detail")
+    if error.status_code == 400 and isinstance(said, str):
+        return (
+            f"The server could not answer this: {said.splitlines()[0][:MAX_REASON]} Shorten the talk, empty the system"
+            " prompt, or lower max_tokens."
+        )
+    # vLLM answers 500 in the second before it is found dead
+    remedy = "shorten the talk, or empty the system prompt" if error.status_code < 500 else "ask again"
+    return (
+        f"The server could not answer this ({error.status_code}): {remedy}; the newest log in servers, in the data"
+        " folder, says more."
+    )
 
 
 def _client(server: Server) -> "openai.OpenAI":

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from backend.disk import scratch
 from backend.errors import AppError, JobError
 from backend.executors.local import Child, environment
 from backend.models.machine import gpus
 from backend.options import Frozen
-from backend.scratch import scratch
 from backend.serve.door import KEY, MODEL
 from backend.serve.engines import ENGINES, kernel
 from backend.settings import Settings

@@ -4,9 +4,9 @@ import json
 import time
 from pathlib import Path
 
+from backend.disk import scratch
 from backend.errors import AppError
 from backend.progress import Report
-from backend.scratch import scratch
 from backend.serve.engines import EngineName
 from backend.serve.servers import Servers
 from backend.serve.serving import Server

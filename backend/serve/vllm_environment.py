@@ -4,6 +4,7 @@
 built where there is no GPU. One that was not finished does not count, and is made anew.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -102,7 +103,7 @@ class Installation:
 
 
 def _run(command: list[str], report: Report) -> None:
-    env = environment(PLACE, online=True)
+    env = environment(PLACE, online=True) | {k: v for k, v in os.environ.items() if k.startswith("PIP_")}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         said = ""

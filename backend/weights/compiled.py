@@ -8,7 +8,6 @@ import ctypes
 import hashlib
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,12 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from backend.disk import write_whole
+
 Function = Callable[..., Any]
 
 SIGNATURES = {"largest": "xi:i", "pack": "xiBF:", "narrow": "IiH:", "quantize_rows": "HiibF:", "sum_in_order": "FiiF:f",
               "quantize_scales": "FifBBF:", "merge": "xiiiDDDDDI:"}  # fmt: skip
 """Parameters and result of a loop, by its name or the word that several begin with: i int64, f float32, and pointers to
 x the bits of the type that ends its name, B uint8, b int8, H uint16, I uint32, F float32, D float64."""
+
+_DIGEST = hashlib.sha256().digest_size
 
 _BITS = {"BF16": "H", "F16": "H", "F32": "I"}
 
@@ -72,8 +75,8 @@ def _machine_code(name: str) -> bytes | None:
     """Read a loop's object file; make it where there is none for this processor and these sources."""
     for folder in (Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "weightsmith"):
         kept = folder / f"{name}-{_state()}.o"
-        if kept.is_file():
-            return kept.read_bytes()
+        if kept.is_file() and (code := unsigned(kept.read_bytes())):
+            return code
     code = _compile_apart(name)
     if code is not None:
         _keep(kept.name, code)
@@ -93,12 +96,21 @@ def _keep(file: str, code: bytes) -> None:
     for folder in (Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "weightsmith"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as draft:
-                draft.write(code)
-            Path(draft.name).replace(folder / file)
+            write_whole(folder / file, signed(code))
         except OSError:
             continue
         return
+
+
+def signed(code: bytes) -> bytes:
+    """Return machine code as it is kept: it is run as it stands, so that damage must be seen before."""
+    return code + hashlib.sha256(code).digest()
+
+
+def unsigned(kept: bytes) -> bytes | None:
+    """Return the machine code that signed() was given; None where it is damaged."""
+    code, digest = kept[:-_DIGEST], kept[-_DIGEST:]
+    return code if hashlib.sha256(code).digest() == digest else None
 
 
 @cache

@@ -1,13 +1,13 @@
 """Where shards are written: a folder that remembers which are finished, so that a killed run goes on after them."""
 
-import json
-import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from backend.models.artifacts import sha256
+from backend.disk import fsync, read_whole, sha256, write_whole
+from backend.models.artifacts import JOURNAL
+from backend.options import Frozen
 
-JOURNAL = "progress.json"
 SHARD = ".safetensors"
 
 
@@ -58,11 +58,25 @@ class Output:
         self.marks[part] = digest
 
 
+class Journal(Frozen):
+    """What is remembered of a folder's making: the attributes of Resumable."""
+
+    plan: str
+    hashes: dict[str, str]
+    finished: dict[str, int]
+    marks: dict[str, str]
+
+
+def read_journal(folder: Path) -> Journal | None:
+    """Return what is remembered of a folder's making; None where nothing is, or the journal is torn."""
+    return read_whole(folder / JOURNAL, Journal)
+
+
 class Resumable(Output):
     """A folder that a run may find again: shards that another run of the same plan finished are not made twice.
 
-    What is remembered are hashes, so that a shard which a crash of the machine has cut is made again. close() takes
-    the journal away, before the folder is sealed.
+    What is remembered are hashes, so that a shard which a crash of the machine has cut is made again. The journal
+    stays until the folder is sealed; close() takes it away where nothing is.
 
     Attributes:
         hashes: sha256 of the finished shards by name.
@@ -76,14 +90,16 @@ class Resumable(Output):
     def plan(self, description: str) -> None:
         """Keep what was finished for this plan; remove what was for another."""
         self._plan = description
-        journal = self.folder / JOURNAL
-        found = json.loads(journal.read_text(encoding="utf-8")) if journal.is_file() else {}
-        if found.get("plan") == description:
-            self.hashes = {file: known for file, known in found["hashes"].items() if self._still_has(file, known)}
-            self.finished = {file: found["finished"][file] for file in self.hashes}
-            self.marks = found["marks"]
+        found = read_journal(self.folder)
+        if found and found.plan == description:
+            known = {file: digest for file, digest in found.hashes.items() if file in found.finished}
+            self.hashes = {file: digest for file, digest in known.items() if self._still_has(file, digest)}
+            self.finished = {file: found.finished[file] for file in self.hashes}
+            self.marks = dict(found.marks)
         for path in self.folder.iterdir():
-            if path.name not in self.hashes and not (self.marks and path.suffix == SHARD):
+            if path.is_dir():  # what lay beside the weights when a run failed at its end
+                shutil.rmtree(path)
+            elif path.name not in self.hashes and not (self.marks and path.suffix == SHARD):
                 path.unlink()
         if self.hashes or self.marks:  # a run that is killed before its first shard forgets nothing
             self._remember()
@@ -92,7 +108,7 @@ class Resumable(Output):
         """Remember a shard of which every byte is written."""
         super().finish(file, tensor_bytes)
         with ThreadPoolExecutor(1) as beside:  # the disk works while the processor hashes
-            forced = beside.submit(_force, self.folder / file)
+            forced = beside.submit(fsync, self.folder / file)
             self.hashes[file] = sha256(self.folder / file)
             forced.result()
         self._remember()
@@ -107,18 +123,9 @@ class Resumable(Output):
         (self.folder / JOURNAL).unlink(missing_ok=True)
 
     def _remember(self) -> None:
-        journal = self.folder / JOURNAL
-        draft = journal.with_name(JOURNAL + ".partial")
-        state = {"plan": self._plan, "hashes": self.hashes, "finished": self.finished, "marks": self.marks}
-        draft.write_text(json.dumps(state), encoding="utf-8")
-        draft.replace(journal)
+        state = Journal(plan=self._plan, hashes=self.hashes, finished=self.finished, marks=self.marks)
+        write_whole(self.folder / JOURNAL, state.model_dump_json())
 
     def _still_has(self, file: str, found: str) -> bool:
         path = self.folder / file
         return path.is_file() and sha256(path) == found
-
-
-def _force(path: Path) -> None:
-    """Force a file to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

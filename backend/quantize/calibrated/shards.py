@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.models.facts import Tensor
+from backend.models.facts import Tensor, block_of
 from backend.progress import Report
-from backend.quantize.calibrated.options import CalibratedOptions, Grid, block_of
+from backend.quantize.calibrated.options import CalibratedOptions, Grid
 from backend.quantize.streaming import Source, View
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import Bytes, from_float32, to_float32
@@ -138,7 +139,9 @@ class Shards:
 
     def _is_there(self, views: Collection[View]) -> bool:
         known = self._output.marks.get(_part(views))
-        return known is not None and known == self._digest(views)
+        with suppress(FileNotFoundError):
+            return known is not None and known == self._digest(views)
+        return False
 
     def _mark(self, views: Collection[View]) -> None:
         self._output.mark(_part(views), self._digest(views))

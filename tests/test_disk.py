@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from backend.disk import PREFIX, clear, scratch
 from backend.executors.local import ROOT
-from backend.scratch import PREFIX, clear, scratch
 
 WORKS = (
-    "import sys; from pathlib import Path; from backend.scratch import scratch\n"
+    "import sys; from pathlib import Path; from backend.disk import scratch\n"
     "with scratch(Path(sys.argv[1])) as folder:\n"
     "    (folder / 'half.safetensors').write_bytes(b'half'); print(folder, flush=True); sys.stdin.read()"
 )

@@ -1,0 +1,46 @@
+"""Stage: what every stage's option model says of itself; the one owner of which files of this machine it names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Self
+
+from backend.hub.names import DEMO, is_local
+from backend.options import Frozen
+
+
+class Stage(Frozen):
+    """The base of the option models that a recipe is made of."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ()
+    """Fields that may name a file or a folder of this machine, by its absolute path, beside what they else name."""
+
+    def files(self) -> dict[str, Path]:
+        """Return the files and folders of this machine that it names, by field: `text`, `adapters[0]`."""
+        return {field: Path(name) for field, name in self._named().items() if is_local(name)}
+
+    def with_files(self, files: Mapping[str, Path | str]) -> Self:
+        """Return the stage with other names of its files, by field as files() has them; others stay."""
+        named = {field: str(files.get(field, name)) for field, name in self._named().items()}
+        changes: dict[str, str | tuple[str, ...]] = {}
+        for field in {name.split("[")[0] for name in files}:
+            if isinstance(names := getattr(self, field), tuple):
+                changes[field] = tuple(named[f"{field}[{i}]"] for i in range(len(names)))
+            else:
+                changes[field] = named[field]
+        return self.model_copy(update=changes)
+
+    def on_hub(self) -> list[str]:
+        """Return what it names that must be fetched from the Hub."""
+        here = self.files()
+        return [name for field, name in self._named().items() if field not in here and name != DEMO]
+
+    def _named(self) -> dict[str, str]:
+        """Return what the fields name, whatever it is."""
+        found: dict[str, str] = {}
+        for field in self.NAMES:
+            names = getattr(self, field)
+            if isinstance(names, tuple):
+                found |= {f"{field}[{i}]": name for i, name in enumerate(names)}
+            elif names:
+                found[field] = names
+        return found

@@ -1,0 +1,278 @@
+"""Jobs on a bad day: rows and folders that are damaged, kills between two steps of the same thing."""
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.disk import PREFIX
+from backend.errors import JobError
+from backend.jobs.foreground import finished, identity
+from backend.jobs.runner import tidy
+from backend.jobs.specs import KINDS, MODEL, Fetched, stage_folder, write_spec
+from backend.jobs.store import UNREADABLE, Job, JobState, Store, new_id
+from backend.jobs.supervisor import LANES, LEFT_DAYS, Supervisor
+from backend.models.artifacts import CHECKPOINTS, JOURNAL, MANIFEST, Artifact, is_sealed, now, partial, seal
+from backend.recipes import parse_recipe
+from backend.serve.servers import Servers
+from backend.settings import Settings
+from ui.job_view import row, view
+from ui.studio import Studio
+
+RECIPE = parse_recipe({"base_model": "demo", "stages": [{"stage": "quantize", "method": "nf4"}]})
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    made = Settings(data=tmp_path / "data", cancel_seconds=1)
+    made.jobs.mkdir(parents=True)
+    return made
+
+
+@pytest.fixture
+def open_supervisor(settings: Settings) -> Iterator[Callable[[], Supervisor]]:
+    """Start supervisors that nobody runs jobs for: what waits goes on waiting."""
+    started = []
+
+    def start() -> Supervisor:
+        supervisor = Supervisor(settings)
+        supervisor._lanes = []
+        supervisor.start()
+        started.append(supervisor)
+        return supervisor
+
+    yield start
+    for supervisor in started:
+        supervisor.stop()
+
+
+@contextmanager
+def rows_of(settings: Settings) -> Iterator[sqlite3.Connection]:
+    """Open the table as another program would."""
+    db = sqlite3.connect(settings.data / "jobs.sqlite", isolation_level=None)
+    yield db
+    db.close()
+
+
+DAMAGES = {
+    "a state of another version": "state = 'paused'",
+    "a state with a flipped bit": "state = CAST(x'72756e6eE96e67' AS TEXT)",
+    "a kind of another version": "kind = 'dream', state = 'queued'",
+    "a spec that is cut": "spec = substr(spec, 1, 20), state = 'running'",
+    "a spec that is empty": "spec = ''",
+    "a spec of another version": """spec = '{"base_model": "demo"}', state = 'queued'""",
+    "a spec of another type": "spec = '[1, 2]', state = 'running'",
+    "a spec with a flipped bit": "spec = CAST(CAST(substr(spec, 1, 9) AS BLOB) || x'ff' AS TEXT)",
+    "steps that are cut": "steps = substr(steps, 1, 5)",
+    "steps of another type": "steps = '7'",
+    "no steps": "steps = '[]'",
+    "a step that there is not": "step = 99, state = 'running'",
+    "a time that there is not": "created = 9e300",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_row_that_cannot_be_read_hides_no_other_and_can_be_deleted(
+    damage: str, settings: Settings, open_supervisor: Callable[[], Supervisor]
+) -> None:
+    store = Store(settings.data / "jobs.sqlite")
+    bad, other = store.add(RECIPE, "me"), store.add(RECIPE, "me")
+    for job_id in (bad, other):
+        store.finish(job_id, JobState.CANCELED)
+        (settings.jobs / job_id / "stages").mkdir(parents=True)
+    store.close()
+    with rows_of(settings) as db:
+        db.execute(f"UPDATE jobs SET {DAMAGES[damage]} WHERE id = ?", (bad,))
+    supervisor = open_supervisor()
+    new = supervisor.submit(RECIPE, "me", None)
+    jobs = {job.id: job for job in supervisor.list("me")}
+    assert set(jobs) == {bad, other, new}
+    assert (jobs[bad].kind, jobs[bad].state) == (UNREADABLE, JobState.ERROR)
+    assert "cannot be read" in view(jobs[bad])
+    assert "Unreadable job" in row(jobs[bad])
+    for door in (supervisor.artifacts, supervisor.log, supervisor.course, supervisor.stopping, supervisor.lost):
+        assert not door(bad, "me")
+    with pytest.raises(JobError, match="Delete it"):
+        supervisor.retry(bad, "me", None)
+    assert not supervisor.uses_gpu()
+    supervisor.clean()
+    assert (settings.jobs / bad).exists()
+    supervisor.delete(bad, "me")
+    assert {job.id for job in supervisor.list("me")} == {other, new}
+    assert not (settings.jobs / bad).exists()
+    assert supervisor.get(other, "me").state == JobState.CANCELED
+
+
+def test_a_queued_job_that_cannot_be_read_ends_in_words_and_the_next_one_is_taken(settings: Settings) -> None:
+    store = Store(settings.data / "jobs.sqlite")
+    bad = store.add(RECIPE, "me")
+    store.close()
+    with rows_of(settings) as db:
+        db.execute("UPDATE jobs SET spec = '{}'")
+    supervisor = Supervisor(settings)
+    supervisor._lanes = []
+    supervisor.start()
+    good = supervisor.submit(RECIPE, "me", None)
+    assert supervisor._next(("recipe",)) is None
+    taken = supervisor._next(("recipe",))
+    assert taken
+    assert taken.id == good
+    with rows_of(settings) as db:
+        assert db.execute("SELECT state FROM jobs WHERE id = ?", (bad,)).fetchone() == ("error",)
+    supervisor.stop()
+
+
+def begun(folder: Path) -> Path:
+    """Make a job's folder as a run leaves it."""
+    write_spec(folder, RECIPE)
+    draft = partial(stage_folder(folder, RECIPE, 1))
+    (draft / "model.safetensors").write_bytes(b"weights")
+    seal(draft, stage_folder(folder, RECIPE, 1), Artifact(kind="quantized", stage="quantize", created=now()))
+    return folder
+
+
+def test_a_folder_of_no_job_goes_at_the_next_start(
+    settings: Settings, open_supervisor: Callable[[], Supervisor]
+) -> None:
+    store = Store(settings.data / "jobs.sqlite")
+    known, damaged = store.add(RECIPE, "me"), store.add(RECIPE, "me")
+    store.close()
+    with rows_of(settings) as db:
+        db.execute("UPDATE jobs SET id = 'x' || substr(id, 2) WHERE id = ?", (damaged,))
+    folders = {name: begun(settings.jobs / name) for name in (known, damaged, new_id())}
+    half_deleted, others = settings.jobs / new_id(), settings.jobs / "notes of its owner"
+    for folder in (half_deleted / "stages", others):
+        folder.mkdir(parents=True)
+    open_supervisor()
+    assert {path.name for path in settings.jobs.iterdir()} == {known, damaged, others.name}
+    assert is_sealed(stage_folder(folders[damaged], RECIPE, 1))
+
+
+def test_beside_a_table_that_is_new_no_result_is_deleted(
+    settings: Settings, open_supervisor: Callable[[], Supervisor]
+) -> None:
+    made, half_deleted = begun(settings.jobs / new_id()), settings.jobs / new_id() / "stages"
+    half_deleted.mkdir(parents=True)
+    open_supervisor()  # its owner was told to move the old table away
+    assert is_sealed(stage_folder(made, RECIPE, 1))
+    assert not half_deleted.exists()
+
+
+def test_what_killed_processes_left_goes_after_a_while_and_what_is_in_use_stays(
+    settings: Settings, open_supervisor: Callable[[], Supervisor]
+) -> None:
+    old = [settings.models / "me--tiny" / "abc.partial" / "model.safetensors", settings.data / "servers" / "a.log"]
+    old += [settings.data / "calibration.json.0123abcd.partial", settings.data / f"{PREFIX}left" / "x"]
+    new = [settings.models / "me--tiny" / "def.partial" / "model.safetensors", settings.models / "demo" / MANIFEST]
+    for path in (*old, *new):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    long_ago = time.time() - (LEFT_DAYS + 1) * 86_400
+    for path in (*old, new[1]):
+        for each in (path, path.parent):
+            Path(each).touch()
+            os.utime(each, (long_ago, long_ago))
+    open_supervisor().clean()
+    assert not [path for path in old if path.exists()]
+    assert all(path.exists() for path in new)
+
+
+def test_a_step_that_was_killed_before_it_got_its_name_is_done(tmp_path: Path) -> None:
+    draft = partial(stage_folder(tmp_path, RECIPE, 1))
+    (draft / "model.safetensors").write_bytes(b"weights")
+    (draft / JOURNAL).write_text("{}")
+    (draft / CHECKPOINTS / "checkpoint-4").mkdir(parents=True)
+    target = stage_folder(tmp_path, RECIPE, 1)
+    seal(draft, target, Artifact(kind="quantized", stage="quantize", created=now()))
+    assert sorted(path.name for path in target.iterdir()) == [MANIFEST, "model.safetensors"]
+    target.rename(draft)  # as it was a moment before
+    (draft / JOURNAL).write_text("{}")
+    tidy(tmp_path)
+    assert is_sealed(target)
+    assert sorted(path.name for path in target.iterdir()) == [MANIFEST, "model.safetensors"]
+
+
+def test_what_is_sealed_takes_the_place_of_what_is_damaged_and_not_before(tmp_path: Path) -> None:
+    target = stage_folder(tmp_path, RECIPE, 1)
+    for text in ("first", "second"):
+        draft = partial(target)
+        assert not target.exists() or (target / "a.txt").read_text() == "first"
+        (draft / "a.txt").write_text(text)
+        seal(draft, target, Artifact(kind="quantized", stage="quantize", created=now()))
+    assert (target / "a.txt").read_text() == "second"
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_every_kind_of_job_has_one_lane_and_a_title() -> None:
+    assert sorted(kind for lane in LANES for kind in lane) == sorted(KINDS)
+    look = {"base_model": "demo", "options": {}}
+    measure = {"folder": "/x/made", "reference": "demo", "options": {}}
+    specs = {
+        "recipe": RECIPE.model_dump(mode="json"), "streaming": {"recipe": RECIPE.model_dump(mode="json")},
+        "publication": {"folder": "/x/made", "options": {"repo_id": "me/x"}}, "evaluation": measure,
+        "checking": {"folder": "/x/made", "options": {}}, "preview": look,
+    }  # fmt: skip
+    for kind in KINDS:
+        job = Job(id=new_id(), owner="me", kind=kind, spec=specs[kind], state=JobState.QUEUED, steps=("fetch",),
+                  created=1.0)  # fmt: skip
+        assert row(job).strip()
+
+
+def test_a_completed_job_whose_result_is_damaged_can_be_retried(
+    settings: Settings, open_supervisor: Callable[[], Supervisor]
+) -> None:
+    supervisor = open_supervisor()
+    job_id = supervisor.submit(RECIPE, "me", None)
+    folder = begun(settings.jobs / job_id)
+    seal(partial(stage_folder(folder, RECIPE, 0)), stage_folder(folder, RECIPE, 0),
+         Artifact(kind="model", stage="fetch", created=now()))  # fmt: skip
+    store = Store(settings.data / "jobs.sqlite")
+    store.finish(job_id, JobState.COMPLETED)
+    with pytest.raises(JobError, match="nothing to retry"):
+        supervisor.retry(job_id, "me", None)
+    (stage_folder(folder, RECIPE, 1) / MANIFEST).write_text("{")
+    assert supervisor.lost(job_id, "me") == ["quantize"]
+    supervisor.retry(job_id, "me", None)
+    assert supervisor.get(job_id, "me").state == JobState.QUEUED
+    store.close()
+
+
+@pytest.mark.parametrize("behind", ["merge", "quantize", "check"])
+def test_an_adapter_is_offered_although_what_came_behind_it_failed(
+    behind: str, settings: Settings, open_supervisor: Callable[[], Supervisor]
+) -> None:
+    stages = {"merge": [{"stage": "merge"}], "check": [{"stage": "check"}]}
+    stages["quantize"] = [*stages["merge"], {"stage": "quantize", "method": "nf4"}]
+    spec = parse_recipe({"base_model": "demo", "stages": [{"stage": "finetune"}, *stages[behind]]})
+    supervisor = open_supervisor()
+    job_id = supervisor.submit(spec, "me", None)
+    adapter = stage_folder(settings.jobs / job_id, spec, 1)
+    seal(partial(adapter), adapter, Artifact(kind="adapter", stage="finetune", created=now()))
+    partial(stage_folder(settings.jobs / job_id, spec, len(spec.stages)))
+    store = Store(settings.data / "jobs.sqlite")
+    store.finish(job_id, JobState.ERROR, "It does not fit.")
+    store.close()
+    studio = Studio(settings, supervisor, Servers(settings))
+    assert [result.folder for result in studio.results("me")] == [adapter]
+    assert studio.results_of(supervisor.get(job_id, "me"), "me")[0].artifact.kind == "adapter"
+
+
+def test_a_command_that_failed_says_where_what_it_has_made_stays(settings: Settings, tiny_model: Path) -> None:
+    stages = [{"stage": "quantize", "method": "nf4"}, {"stage": "evaluate"}]
+    spec = parse_recipe({"base_model": str(tiny_model), "stages": stages}, paths=True)
+    folder = settings.data / "runs" / hashlib.sha256(identity(spec).encode()).hexdigest()[:16]
+    for index, kind in enumerate(("model", "quantized")):
+        draft = partial(stage_folder(folder, spec, index))
+        (draft / MODEL).write_text(Fetched(folder=tiny_model).model_dump_json())
+        seal(draft, stage_folder(folder, spec, index), Artifact(kind=kind, stage="x", created=now()))
+    heard: list[dict[str, Any]] = []
+    with pytest.raises(JobError, match="text in '0-fetch'"), finished(spec, None, heard.append, settings):
+        pytest.fail("it went on without the text")
+    assert f"what is done stays.\n{stage_folder(folder, spec, 1)}" in heard[-1]["text"]
+    assert is_sealed(stage_folder(folder, spec, 1))
