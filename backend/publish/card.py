@@ -78,7 +78,6 @@ def build_card(
     Raises:
         SpecError: The folder is not an artifact.
     """
-
     from huggingface_hub import ModelCard
 
     artifact, base, config = (

@@ -56,7 +56,6 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
     Raises:
         JobError: The conversation is too long, or the server does not answer.
     """
-
     import openai
 
     if sum(len(message["content"]) for message in messages) > MAX_CHARACTERS:
