@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from backend.finetune.course import STOP, Course, read_course
 from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import Canceled, Interrupted, Run, tidy
 from backend.jobs.specs import Preview, Spec, artifacts, publication, published, stage_folder, uses_gpu
-from backend.jobs.store import UNFINISHED, Job, JobState, Store, new_id
+from backend.jobs.store import UNFINISHED, Job, JobState, Mark, Store, new_id
 from backend.jobs.uploads import Uploads
 from backend.models.artifacts import METRICS, PARTIAL, is_sealed
 from backend.publish import PublishOptions
@@ -52,6 +53,7 @@ class Supervisor:
         self.uploads = Uploads(settings)
         self._tokens: dict[str, str] = {}
         self._progress: dict[str, dict[str, Any]] = {}
+        self._said = Counter[str]()
         self._wake = threading.Condition()
         self._closing = threading.Event()
         self._running: dict[str, Run] = {}
@@ -183,6 +185,14 @@ class Supervisor:
         """Give a job with its progress."""
         return self._with_progress(self._store.get(job_id, owner))
 
+    def marks(self, owner: str) -> list[Mark]:
+        """Give how an owner's jobs stand, previews among them."""
+        return self._store.marks(owner)
+
+    def said(self, job_id: str) -> int:
+        """Count what a running job has logged and measured."""
+        return self._said[job_id]
+
     def uses_gpu(self) -> bool:
         """Whether anybody's job computes on the GPU, or waits to."""
         return any(uses_gpu(job.read_spec()) for job in self._store.in_state(*UNFINISHED))
@@ -270,6 +280,7 @@ class Supervisor:
         finally:
             self._running.pop(job.id, None)
             self._progress.pop(job.id, None)
+            self._said.pop(job.id, None)
             if self._store.has(job.id):
                 self._leave(job.id)
             else:
@@ -299,6 +310,8 @@ class Supervisor:
         elif event["event"] == "step":
             self._progress.pop(job_id, None)
             self._store.update(job_id, step=event["index"])
+        if event["event"] != "progress":
+            self._said[job_id] += 1
 
     def list(self, owner: str) -> list[Job]:
         """Give an owner's jobs, the newest first; a preview is none to them."""
