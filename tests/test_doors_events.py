@@ -129,6 +129,20 @@ def test_what_is_annas_is_shown_to_anna(space, wanted):
     assert CANARY in shown if wanted != "hear-server.click look" else "not loaded" in shown
 
 
+@pytest.mark.parametrize("wanted", ["chat-send.click ask", "chat-box.retry retry", "chat-box.edit edit"])
+def test_a_question_that_nobody_answered_goes_back_where_it_was_typed(space, wanted):
+    fn = event(space.page, wanted)
+    given = with_annas_names(space, fn)
+    talk = next(block for block in given if block.elem_id == "chat-box")
+    text = next(block for block in given if block.elem_id == "chat-input")
+    shown = {}
+    for update in call(fn, given, profile("anna")):
+        shown |= update
+    assert "not loaded" in str(shown)
+    assert shown[talk] == (given[talk] if wanted == "chat-send.click ask" else [])
+    assert shown[text] == ("hello" if wanted == "chat-box.edit edit" else "Hello?")
+
+
 def test_a_model_that_two_have_loaded_is_unloaded_by_neither(space, monkeypatch):
     studio = space.studio
     model = studio.result(space.key, "id-of-anna")

@@ -14,7 +14,8 @@ import gradio as gr
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from backend.jobs.store import JobState
+from backend.jobs.store import Job, JobState
+from backend.jobs.supervisor import PREVIEW
 from ui.events import LATEST, QUIET
 from ui.job_view import going, row
 from ui.studio import Studio
@@ -46,25 +47,27 @@ def add_changes(app: FastAPI, studio: Studio) -> None:
 
 def _of(studio: Studio, owner: str) -> dict[str, Any]:
     """Return a version of each thing in SEEN, and how far running jobs are: their line of the list, and their bar."""
-    supervisor = studio.supervisor
-    marks = supervisor.marks(owner)
-    running = [supervisor.get(mark.id, owner) for mark in marks if mark.state == JobState.RUNNING]
-    shown = [mark for mark in marks if mark.kind != "preview"]
-    said = [(job.id, supervisor.said(job.id)) for job in running if job.kind != "preview"]
-    looked = [mark for mark in marks if mark.kind == "preview"]
+    known = studio.supervisor.all(owner)
+    jobs, looks = [job for job in known if job.kind != PREVIEW], [job for job in known if job.kind == PREVIEW]
+    running = [job for job in jobs if job.state == JobState.RUNNING]
+    said = [(job.id, studio.supervisor.said(job.id)) for job in running]
     versions = {
-        "jobs": shown,
+        "jobs": [*map(_standing, jobs)],
         "training": said,
         "log": said,
-        "publications": [mark for mark in shown if mark.kind == "publication"],
+        "publications": [_standing(job) for job in jobs if job.kind == "publication"],
         "server": studio.served(owner),
-        "rows": looked,
-        "calibration": looked,
+        "rows": [*map(_standing, looks)],
+        "calibration": [*map(_standing, looks)],
     }
     return {
         "versions": {name: _version(what) for name, what in versions.items() if what},
-        "running": {job.id: [row(job), going(job)] for job in running if job.kind != "preview"},
+        "running": {job.id: [row(job), going(job)] for job in running},
     }
+
+
+def _standing(job: Job) -> tuple[Any, ...]:
+    return job.id, job.state, job.step, job.attempt, job.finished
 
 
 def _version(what: Any) -> str:

@@ -214,13 +214,15 @@ def _wire_talk(tab: ChatTab, look: Callable[..., Updates]) -> None:
         shown_ = [*before, {"role": "user", "content": question}]
         first = [{"role": "system", "content": system}] if system else []
         yield {tab.talk: shown_, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
+        told: Messages = []
         try:
             with studio.servers.in_use(model.folder):
                 for answer in paced(stream(studio.servers.current(model.folder), [*first, *plain(shown_)], options)):
-                    told = {"role": "assistant", "content": answer.text}
-                    yield {tab.talk: [*shown_, told], tab.speed: speed(answer)}
+                    told = [{"role": "assistant", "content": answer.text}]
+                    yield {tab.talk: [*shown_, *told], tab.speed: speed(answer)}
         except AppError:
-            yield {tab.text: question, **_speaking(tab, False)}
+            # without an answer the question stands where it can be sent again, and not twice in the talk
+            yield {tab.talk: [*shown_, *told] if told else before, tab.text: question, **_speaking(tab, False)}
             raise
         yield _speaking(tab, False)
 

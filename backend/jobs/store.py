@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import Field
 
@@ -63,17 +63,6 @@ class Job(Frozen):
         """Give the spec as a model."""
         spec: Spec = parse(KINDS[self.kind], self.spec, context=STORED)
         return spec
-
-
-class Mark(NamedTuple):
-    """What of a row changes while a job goes on."""
-
-    id: str
-    kind: str
-    state: str
-    step: int
-    attempt: int
-    finished: float | None
 
 
 def new_id() -> str:
@@ -142,12 +131,6 @@ class Store:
         with self._lock:
             rows = self._db.execute("SELECT * FROM jobs WHERE owner = ? ORDER BY created DESC", (owner,)).fetchall()
         return [_job(row) for row in rows]
-
-    def marks(self, owner: str) -> list[Mark]:
-        """Give how an owner's jobs stand, without reading what they do."""
-        with self._lock:
-            rows = self._db.execute(f"SELECT {', '.join(Mark._fields)} FROM jobs WHERE owner = ?", (owner,)).fetchall()
-        return [Mark(*row) for row in rows]
 
     def of_kind(self, kind: str, owner: str | None = None) -> list[Job]:
         """Give all jobs of a kind, or those of one owner."""

@@ -22,7 +22,7 @@ from backend.finetune.course import STOP, Course, read_course
 from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import Canceled, Interrupted, Run, tidy
 from backend.jobs.specs import Preview, Spec, artifacts, publication, published, stage_folder, uses_gpu
-from backend.jobs.store import UNFINISHED, Job, JobState, Mark, Store, new_id
+from backend.jobs.store import UNFINISHED, Job, JobState, Store, new_id
 from backend.jobs.uploads import Uploads
 from backend.models.artifacts import METRICS, PARTIAL, is_sealed
 from backend.publish import PublishOptions
@@ -185,10 +185,6 @@ class Supervisor:
         """Give a job with its progress."""
         return self._with_progress(self._store.get(job_id, owner))
 
-    def marks(self, owner: str) -> list[Mark]:
-        """Give how an owner's jobs stand, previews among them."""
-        return self._store.marks(owner)
-
     def said(self, job_id: str) -> int:
         """Count what a running job has logged and measured."""
         return self._said[job_id]
@@ -313,9 +309,13 @@ class Supervisor:
         if event["event"] != "progress":
             self._said[job_id] += 1
 
+    def all(self, owner: str) -> list[Job]:
+        """Return an owner's jobs, the newest first, and what looks at rows for them."""
+        return [self._with_progress(job) for job in self._store.of(owner)]
+
     def list(self, owner: str) -> list[Job]:
         """Give an owner's jobs, the newest first; a preview is none to them."""
-        return [self._with_progress(job) for job in self._store.of(owner) if job.kind != PREVIEW]
+        return [job for job in self.all(owner) if job.kind != PREVIEW]
 
 
 def _texts(spec: Any) -> Iterator[str]:
