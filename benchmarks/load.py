@@ -14,14 +14,13 @@ import asyncio
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from backend.recipes import parse_recipe
 from backend.serve.door import Door
 from backend.serve.engines import ENGINES, Engine
 from backend.settings import Settings, load_settings
+from ui.users import LOCAL
 
 SESSIONS, CHATS = 50, 5
 TOKENS, PACE = 300, 30.0  # of an answer, and a second
@@ -103,11 +103,11 @@ class Page:
         config: What the page is made of.
         url: Where the app answers.
         cookies: Of the browser.
-        number: Makes the session's name.
+        session: Its name.
     """
 
-    def __init__(self, config: dict[str, Any], url: str, cookies: httpx.Cookies, number: int) -> None:
-        self._config, self.session = config, f"load{number:06d}"
+    def __init__(self, config: dict[str, Any], url: str, cookies: httpx.Cookies, session: str) -> None:
+        self._config, self.session = config, session
         self.http = httpx.AsyncClient(base_url=url, cookies=cookies, timeout=300, trust_env=False, verify=False)
         self._version, self._told, self._known = "", dict[str, str](), dict[str, tuple[str, float]]()
         self._ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
@@ -243,46 +243,46 @@ async def timed(*asked: Any) -> float:
     return len(asked) * TOKENS / (time.monotonic() - began)
 
 
-async def measure(address: str, job: str, pid: int) -> dict[str, Any]:
-    """Open the pages, ask the chats, and give the figures."""
+async def opened(address: str, job: str) -> tuple[list[Page], list[Page], tuple[str, str, str]]:
+    """Open the pages as a browser does, and those that chat; give them, and the server of the model."""
     url, _, _ = address.partition("/?")
     async with httpx.AsyncClient(trust_env=False, verify=False, timeout=60) as browser:
         await browser.get(address)
-        html = (await browser.get(f"{url}/")).text
-        cookies = browser.cookies
-    config = json.loads(re.search(r"window\.gradio_config = (\{.*?\});</script>", html, re.S)[1])
-    pages = [Page(config, url, cookies, number) for number in range(SESSIONS)]
-    chats, key = pages[:CHATS], f"{job}/base"
-    background = [asyncio.create_task(page.live()) for page in pages]
+        found = re.search(r"window\.gradio_config = (\{.*?\});</script>", (await browser.get(f"{url}/")).text, re.S)
+        assert found
+        config, cookies = json.loads(found[1]), browser.cookies
+    pages, chats = ([Page(config, url, cookies, f"{kind}{n:05d}") for n in range(count)]
+                    for kind, count in (("page", SESSIONS), ("chat", CHATS)))  # fmt: skip
     for page in pages:
         await page.happen(page.event_with("job-view", "load"))
-    enter = chats[0].event_with("chat-artifact", "select")
     for chat in chats:
-        await chat.happen(enter)
-    server = await load_model(chats[0], key)
-    await asyncio.sleep(1)
-    before = resident(pid)
-    quiet, busy, stop = Watch(), Watch(), asyncio.Event()
-    watched = [asyncio.create_task(quiet.follow(page, stop, n / SESSIONS)) for n, page in enumerate(pages)]
-    bare = await timed(*(ask_bare(*server) for _ in chats))
-    stop.set()
-    await asyncio.gather(*watched)
-    stop.clear()
-    began = time.monotonic()
-    asking = [Page(config, url, cookies, SESSIONS + n) for n in range(CHATS)]
-    for chat in asking:
-        await chat.happen(enter)
-    watched = [asyncio.create_task(busy.follow(page, stop, n / SESSIONS)) for n, page in enumerate(pages)]
-    ours = await timed(*(ask_page(chat, key) for chat in asking))
+        await chat.happen(chat.event_with("chat-artifact", "select"))
+    return pages, chats, await load_model(chats[0], f"{job}/base")
+
+
+async def watched(pages: list[Page], *asked: Any) -> tuple[Watch, float, float]:
+    """Look at the pages while answers are written; give what the ticks took, seconds, and tokens a second."""
+    watch, stop, began = Watch(), asyncio.Event(), time.monotonic()
+    ticking = [asyncio.create_task(watch.follow(page, stop, n / len(pages))) for n, page in enumerate(pages)]
+    speed = await timed(*asked)
     await asyncio.sleep(max(0.0, SECONDS - (time.monotonic() - began)))
-    seconds = time.monotonic() - began
-    after = resident(pid)
     stop.set()
-    await asyncio.gather(*watched)
-    for task in background:
+    await asyncio.gather(*ticking)
+    return watch, time.monotonic() - began, speed
+
+
+async def measure(address: str, job: str, pid: int) -> dict[str, Any]:
+    """Open the pages, ask the chats, and give the figures."""
+    pages, chats, server = await opened(address, job)
+    living = [asyncio.create_task(page.live()) for page in (*pages, *chats)]
+    _, _, bare = await watched(pages, *(ask_bare(*server) for _ in chats))
+    before = resident(pid)
+    watch, seconds, ours = await watched(pages, *(ask_page(chat, f"{job}/base") for chat in chats))
+    after = resident(pid)
+    for task in living:
         task.cancel()
     return {
-        **busy.figures(seconds),
+        **watch.figures(seconds),
         "tokens a second, bare": round(bare, 1),
         "tokens a second, ours": round(ours, 1),
         "ours / bare": round(ours / bare, 3),
@@ -299,25 +299,20 @@ def resident(pid: int) -> int:
 def main() -> None:
     """Measure, print and write."""
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder)
-        demo_folder(data, silent())
-        Settings(data=data).writable()
-        store = Store(data / "jobs.sqlite")
-        job = store.add(parse_recipe({"base_model": "demo", "stages": [TRAINING]}), "local")
-        store.close()
+        job = furnish(Path(folder))
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         env = os.environ | {"WEIGHTSMITH_DATA": folder, "WEIGHTSMITH_PORT": str(port)}
         command = [sys.executable, "-m", "benchmarks.load", "app"]
-        app = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-        try:
-            address = app.stdout.readline().split()[-1]
-            while "metrics" not in (data / "jobs" / job / "events.jsonl").read_text(encoding="utf-8"):
-                time.sleep(1)
-            found = asyncio.run(measure(address, job, app.pid))
-        finally:
-            app.send_signal(signal.SIGTERM)
-            app.wait(60)
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as app:
+            try:
+                assert app.stdout
+                address, events = app.stdout.readline().split()[-1], Path(folder) / "jobs" / job / "events.jsonl"
+                while not events.is_file() or "metrics" not in events.read_text(encoding="utf-8"):
+                    time.sleep(1)
+                found = asyncio.run(measure(address, job, app.pid))
+            finally:
+                app.terminate()
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": hardware(),
@@ -330,6 +325,14 @@ def main() -> None:
     }
     RESULTS.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
+
+
+def furnish(data: Path) -> str:
+    """Make a data folder with the model and a training that waits, and give the training's id."""
+    demo_folder(data, silent())
+    Settings(data=data).writable()
+    with closing(Store(data / "jobs.sqlite")) as store:
+        return store.add(parse_recipe({"base_model": "demo", "stages": [TRAINING]}), LOCAL)
 
 
 if __name__ == "__main__":
