@@ -106,8 +106,9 @@ def test_how_far_a_job_is_comes_with_the_answer_and_has_nothing_shown_anew(studi
     hear(job_id, {"event": "progress", "phase": "<b>reading</b>", "done": 1, "total": 4, "unit": "files"})
     after = ask()
     assert after["versions"] == before["versions"]
-    row, bar = after["running"][job_id]
+    row, words, bar = after["running"][job_id]
     assert "Running · 25%" in row
+    assert words == "Running, started just now"
     assert 'aria-valuenow="25"' in bar
     assert "&lt;b&gt;reading" in bar
     for event in ({"event": "log", "text": "x"}, {"event": "metrics", "step": 1}):
@@ -122,8 +123,10 @@ def test_the_bar_that_is_put_in_later_has_its_place_in_the_job(studio, ask):
     job_id = runs(studio)
     page = build_page(studio)
     show = next(fn for fn in page.fns.values() if fn.targets[0][0] == named(page, "hear-jobs"))
-    assert f'data-going="{job_id}"' in str(show.fn(job_id, None))
-    assert ask()["running"][job_id][1] in str(show.fn(job_id, None))
+    view = str(show.fn(job_id, None))
+    _, words, bar = ask()["running"][job_id]
+    assert f'data-standing="{job_id}">{words}<' in view
+    assert f'data-going="{job_id}">{bar}<' in view
 
 
 def named(page, elem_id):

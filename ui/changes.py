@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from backend.jobs.store import Job, JobState
 from backend.jobs.supervisor import PREVIEW
 from ui.events import LATEST, QUIET
-from ui.job_view import going, row
+from ui.job_view import going, row, standing
 from ui.studio import Studio
 from ui.users import profile_of, visitor
 
@@ -46,7 +46,7 @@ def add_changes(app: FastAPI, studio: Studio) -> None:
 
 
 def _of(studio: Studio, owner: str) -> dict[str, Any]:
-    """Return a version of each thing in SEEN, and how far running jobs are: their line of the list, and their bar."""
+    """Return a version of each thing in SEEN, and how far running jobs are: in the list, in words, and as a bar."""
     known = studio.supervisor.all(owner)
     jobs, looks = [job for job in known if job.kind != PREVIEW], [job for job in known if job.kind == PREVIEW]
     running = [job for job in jobs if job.state == JobState.RUNNING]
@@ -62,7 +62,7 @@ def _of(studio: Studio, owner: str) -> dict[str, Any]:
     }
     return {
         "versions": {name: _version(what) for name, what in versions.items() if what},
-        "running": {job.id: [row(job), going(job)] for job in running},
+        "running": {job.id: [row(job), standing(job), going(job)] for job in running},
     }
 
 
@@ -100,9 +100,10 @@ _LISTEN = """() => {
     return Boolean(place && (place.offsetParent || place === document.body));
   };
   const write = (node, text) => { if (node && node.data !== text) node.data = text; };
-  const progress = (running) => Object.entries(running).forEach(([job, [row, bar]]) => {
+  const progress = (running) => Object.entries(running).forEach(([job, [row, words, bar]]) => {
     const choice = document.querySelector(`#job-list input[value="${job}"]`)?.closest('label');
     write(choice?.querySelector('span')?.firstChild, row);
+    document.querySelectorAll(`[data-standing="${job}"]`).forEach((e) => write(e.firstChild, words));
     document.querySelectorAll(`[data-going="${job}"]`).forEach((e) => { if (e.innerHTML !== bar) e.innerHTML = bar; });
   });
   const show = (versions) => Object.keys(seen).forEach((what) => {

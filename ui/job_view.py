@@ -51,9 +51,14 @@ def view(job: Job) -> str:
     what, whereof = title(job)
     return (
         f'<section class="panel job" data-state="{job.state}"><header><h2>{escape(what)} · {escape(whereof)}</h2>'
-        f'<p id="job-state">{escape(_STATES[job.state])}{escape(_timing(job))}</p></header>'
+        f'<p id="job-state" data-standing="{job.id}">{escape(standing(job))}</p></header>'
         f'<ol class="marks">{steps}</ol><div data-going="{job.id}">{going(job)}</div>{_error(job)}</section>'
     )
+
+
+def standing(job: Job) -> str:
+    """Say how a job stands, and since when."""
+    return _STATES[job.state] + _timing(job)
 
 
 def sizes(results: Sequence[Result], before: int | None) -> str:
