@@ -104,6 +104,12 @@ class Studio:
         others = self.talking.get(folder.resolve(), set()) if self.servers.status(folder).live else set()
         self.talking[folder.resolve()] = {*others, owner}
 
+    def served(self, owner: str) -> list[tuple[Any, ...]]:
+        """Return how the servers stand that an owner uses, and on one's own machine the installation of vLLM."""
+        used = [folder for folder, owners in [*self.talking.items()] if owner in owners]
+        told: list[tuple[Any, ...]] = [(folder, *self.servers.status(folder).model_dump().values()) for folder in used]
+        return told if self.shared else [*told, (self.vllm.text, self.vllm.installs)]
+
     def unload(self, model: "Model", owner: str) -> None:
         """Stop the server of a model.
 

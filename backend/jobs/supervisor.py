@@ -7,6 +7,7 @@ import re
 import shutil
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +53,7 @@ class Supervisor:
         self.uploads = Uploads(settings)
         self._tokens: dict[str, str] = {}
         self._progress: dict[str, dict[str, Any]] = {}
+        self._said = Counter[str]()
         self._wake = threading.Condition()
         self._closing = threading.Event()
         self._running: dict[str, Run] = {}
@@ -205,6 +207,10 @@ class Supervisor:
         """Give a job with its progress."""
         return self._with_progress(self._store.get(job_id, owner))
 
+    def said(self, job_id: str) -> int:
+        """Count what a running job has logged and measured."""
+        return self._said[job_id]
+
     def uses_gpu(self) -> bool:
         """Whether anybody's job computes on the GPU, or waits to."""
         return any(uses_gpu(job.read_spec()) for job in self._store.in_state(*UNFINISHED))
@@ -322,6 +328,7 @@ class Supervisor:
         finally:
             self._running.pop(job.id, None)
             self._progress.pop(job.id, None)
+            self._said.pop(job.id, None)
             if self._store.has(job.id):
                 self._leave(job.id)
             else:
@@ -353,7 +360,13 @@ class Supervisor:
         elif event["event"] == "step":
             self._progress.pop(job_id, None)
             self._store.update(job_id, step=event["index"])
+        if event["event"] != "progress":
+            self._said[job_id] += 1
+
+    def all(self, owner: str) -> list[Job]:
+        """Return an owner's jobs, the newest first, and what looks at rows for them."""
+        return [self._with_progress(job) for job in self._store.of(owner)]
 
     def list(self, owner: str) -> list[Job]:
         """Give an owner's jobs, the newest first; a preview is none to them."""
-        return [self._with_progress(job) for job in self._store.of(owner) if job.kind != PREVIEW]
+        return [job for job in self.all(owner) if job.kind != PREVIEW]
