@@ -1,8 +1,8 @@
 """LoRA on the experts of a mixture, which transformers holds in one tensor and a checkpoint one by one.
 
 PEFT's `ParamWrapper`, chosen by target_parameters, keeps A as [experts * rank, in_features] and B as [out_features,
-rank * experts], where the expert changes fastest. Where both parameters of a module are adapted the wrappers are nested,
-the first innermost; the first stacks the gate's rows upon those of the up projection.
+rank * experts], where the expert changes fastest. Where both parameters of a module are adapted their wrappers are
+nested, the first innermost; the first stacks the gate's rows upon those of the up projection.
 """
 
 from collections.abc import Collection, Iterator

@@ -116,8 +116,8 @@ class Merger:
         lora, short = adapter.loras[parameter], parameter.partition(".")[2]
         if parameter in self._stored or short in self._stored:
             raise SpecError(
-                f"{quoted(self._base.name)} keeps its experts in one tensor, {quoted(parameter)}, and adapters are merged"
-                " into experts that lie one by one alone: merge it with PEFT, and choose the merged model."
+                f"{quoted(self._base.name)} keeps its experts in one tensor, {quoted(parameter)}, and only experts that"
+                " lie one by one are merged into: merge it with PEFT, and choose the merged model."
             )
         for expert in range(lora.experts):
             for names, first, last in pieces(parameter, expert, lora.b.shape[0]):
