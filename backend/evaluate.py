@@ -112,18 +112,10 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
 
     before, windows = _windows(reference, text, options, report)
     length, first = len(windows[0]), max(len(before), 1)  # nobody guesses the first token, nor what always stands there
-    models = []
-    for folder, what in ((reference, "reference"), (result, "model")):
-        report.log(f"Loading the {what} '{folder.name}'.")
-        models.append((load_unpacked if is_packed(folder) else load_causal_lm)(folder, report))
-    vocabularies = [model.config.get_text_config().vocab_size for model in models]
-    if vocabularies[0] != vocabularies[1]:
-        raise SpecError(
-            f"'{result.name}' has a vocabulary of {vocabularies[1]} tokens, its reference {vocabularies[0]}: give the"
-            " model that it was made from as the reference."
-        )
-    if (largest := max(map(max, windows))) >= vocabularies[0]:
-        check_embedded(load_tokenizer(reference), largest, vocabularies[0], reference.name)
+    models = _load(reference, result, report)
+    vocabulary = models[0].config.get_text_config().vocab_size
+    if (largest := max(map(max, windows))) >= vocabulary:
+        check_embedded(load_tokenizer(reference), largest, vocabulary, reference.name)
     sums = _Sums()
     total = len(windows) * (length - first)
     report.progress("measuring", 0, total, "tokens")
@@ -143,6 +135,21 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
     if is_packed(result):  # nobody serves it unpacked
         answers |= {"tokens_per_second": None, "reference_tokens_per_second": None}
     return metrics.model_copy(update=answers)
+
+
+def _load(reference: Path, result: Path, report: Report) -> list[Any]:
+    """Load the reference and the result, which must have one vocabulary."""
+    models = []
+    for folder, what in ((reference, "reference"), (result, "model")):
+        report.log(f"Loading the {what} '{folder.name}'.")
+        models.append((load_unpacked if is_packed(folder) else load_causal_lm)(folder, report))
+    vocabularies = [model.config.get_text_config().vocab_size for model in models]
+    if vocabularies[0] != vocabularies[1]:
+        raise SpecError(
+            f"'{result.name}' has a vocabulary of {vocabularies[1]} tokens, its reference {vocabularies[0]}: give the"
+            " model that it was made from as the reference."
+        )
+    return models
 
 
 def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, Any]:
