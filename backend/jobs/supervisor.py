@@ -198,7 +198,7 @@ class Supervisor:
         """Delete what nobody needs any more: uploads that no job reads, since one that is completed is never retried,
         and what killed processes left long ago.
         """
-        for place, left in ((self._settings.models, f"*/*{PARTIAL}"), (self._home / "servers", "*")):
+        for place, left in ((self._settings.models, f"**/*{PARTIAL}"), (self._home / "servers", "*")):
             forget(place, left, LEFT_DAYS)
         forget(self._home, f"*{PARTIAL}", LEFT_DAYS)
         jobs = self._store.in_state(*(state for state in JobState if state != JobState.COMPLETED))
