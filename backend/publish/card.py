@@ -3,7 +3,6 @@
 Whatever a user or the Hub wrote reaches the template as an escaped value, never as template text.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from backend.disk import read_whole
 from backend.models.artifacts import ELSEWHERE, TRAINED_HERE, Artifact, Check, open_artifact
 from backend.publish.base_card import LICENSE_FILE, BaseCard, read_base_card
 from backend.publish.licenses import check_name, terms
@@ -283,8 +283,4 @@ def _continues_text(folder: Path, config: dict[str, Any]) -> bool:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    return read_whole(path, dict[str, Any]) or {}
