@@ -25,7 +25,7 @@ lint: $(VENV)/.dev
 demo: $(VENV)/.app
 	rm -rf $(DATA)/output/demo
 	$(BIN)/python -m backend run templates/recipes/demo.yaml --output $(DATA)/output/demo
-	$(BIN)/python -m backend chat $(DATA)/output/demo --prompt "What is the capital of France?" --temperature 0 --max-tokens 40
+	$(BIN)/python -m backend chat $(DATA)/output/demo --prompt "What is the capital of Japan?" --temperature 0 --max-tokens 40
 
 demo-tune: $(VENV)/.app
 	rm -rf $(DATA)/output/demo-tune

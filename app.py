@@ -17,8 +17,6 @@ if os.getenv("SPACE_ID"):
     # Gradio believes that it is on a Space only when this is set; a Docker Space does not set it.
     os.environ.setdefault("SYSTEM", "spaces")
 
-import uvicorn
-
 from backend.disk import scratch
 from backend.errors import AppError, JobError
 from backend.jobs.calibration import calibrate
@@ -26,6 +24,7 @@ from backend.jobs.specs import trained_on
 from backend.jobs.supervisor import Supervisor
 from backend.serve.servers import Servers
 from backend.settings import Settings, load_settings
+from ui.connections import allow_files, server
 from ui.launch import Launch
 from ui.studio import Studio
 from ui.web import web_app
@@ -73,6 +72,7 @@ def serve(settings: Settings) -> None:
         signal.signal(
             signum, lambda *_: sys.exit(0)
         )  # uvicorn handles both while it runs, and raises them again afterwards
+    allow_files()
     with listen(host, settings.port) as port, _room_for_uploads():
         supervisor = Supervisor(settings)
         servers = Servers(settings, trained_on, supervisor.uses_gpu)
@@ -81,12 +81,11 @@ def serve(settings: Settings) -> None:
         try:
             launch = None if settings.on_space else Launch(settings)
             app = web_app(Studio(settings, supervisor, servers), launch)
-            config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
             logging.getLogger("uvicorn.error").addFilter(_worth_logging)
             address = launch.address if launch else f"https://{os.environ.get('SPACE_HOST', '')}"
             sys.stdout.write(f"Weightsmith runs on {address}\n")
             sys.stdout.flush()
-            uvicorn.Server(config).run(sockets=[port])
+            server(app, log_level="warning", timeout_graceful_shutdown=2).run(sockets=[port])
         finally:
             servers.stop()
             supervisor.stop()

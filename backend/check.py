@@ -6,24 +6,26 @@ engine that computes in other kernels decides near ties in another way. An engin
 order, or with other zeros, writes what the weights never would.
 """
 
+import warnings
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import httpx
 from pydantic import Field
 
 from backend.disk import scratch
-from backend.errors import AppError, JobError
+from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import PROMPTS
+from backend.model_folder import has_chat_template
 from backend.models.artifacts import Check
-from backend.models.loading import has_chat_template, load_causal_lm, load_tokenizer
+from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
 from backend.serve.engines import EngineName, is_adapter
-from backend.serve.servers import Servers
-from backend.serve.serving import Server
 from backend.settings import Settings
 from backend.stage import Stage
+
+if TYPE_CHECKING:
+    from backend.serve.serving import Server
 
 NEAR = 0.5
 """Nats below the likeliest token at which a token still counts as the weights' own choice: AWQ in vLLM on a CPU, which
@@ -91,6 +93,8 @@ def _answers(
     folder: Path, base: Path | None, options: CheckOptions, settings: Settings, report: Report
 ) -> tuple[str, list[_Answer]]:
     """Give the engine that served, and its answer to each prompt."""
+    from backend.serve.servers import Servers  # noqa: PLC0415 - this module's options are part of every recipe
+
     report.log(f"Loading '{folder.name}' as it will be served.")
     with scratch(settings.data) as place:
         servers = Servers(settings.model_copy(update={"data": place}), lambda _: base)
@@ -106,7 +110,9 @@ def _answers(
             servers.stop()
 
 
-def _answer(server: Server, prompt: str, most: int) -> _Answer:
+def _answer(server: "Server", prompt: str, most: int) -> _Answer:
+    import httpx
+
     talks = _talks(server.folder, server.base)
     asked = {"messages": [_turn(prompt)]} if talks else {"prompt": _continued(prompt)}
     name = NAMES.get(server.engine, server.engine)
@@ -192,4 +198,11 @@ def _scores(logits: Any, before: list[int], penalty: float) -> Any:
 def _with_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, adapter, is_trainable=False).eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(model, adapter, is_trainable=False).eval()
+        except UserWarning as e:
+            raise SpecError(
+                f"'{adapter.name}' lacks weights that its settings speak of: save the adapter again."
+            ) from e

@@ -3,9 +3,24 @@
 Each message is a sentence or two: what could not be done, the value in quotes, then what to do.
 """
 
+MAX_TEXT = 4000
+"""Characters of an error: whatever it repeats of what was given, nobody reads, logs or sends more."""
+
+
+def shortened(text: str, length: int) -> str:
+    """Return a text, or its beginning where it is longer."""
+    return text if len(text) <= length else text[:length] + "…"
+
 
 class AppError(Exception):
-    """The root; its text is shown to the user as it stands."""
+    """The root; its text is shown to the user as it stands.
+
+    Args:
+        message: The sentence.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(message, MAX_TEXT))
 
 
 class SpecError(AppError):

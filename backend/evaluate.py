@@ -2,7 +2,8 @@
 
 Reference and result read the same windows in lockstep and only running sums are kept, so memory does not grow with the
 text. KL(reference ‖ result) per token in nats; perplexity is exp(mean negative log-likelihood) over non-overlapping
-windows, the convention of the GPTQ paper (arXiv 2210.17323). A flip is an answer that was right and is wrong or the
+windows, the convention of the GPTQ paper (arXiv 2210.17323), each behind the token that the tokenizer puts before every
+text, where it has one: Gemma without it guesses. A flip is an answer that was right and is wrong or the
 other way round (arXiv 2407.09141); the answer is the next token here.
 """
 
@@ -15,7 +16,8 @@ from pydantic import Field, model_validator
 
 from backend.errors import SpecError
 from backend.models.artifacts import Answer, Metrics
-from backend.models.loading import load_causal_lm, load_tokenizer, read_config
+from backend.models.config import context_length
+from backend.models.loading import beginning, load_causal_lm, load_tokenizer, read_config, window_length
 from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
@@ -73,7 +75,7 @@ class EvaluateOptions(Stage):
     @model_validator(mode="after")
     def _one_source(self) -> "EvaluateOptions":
         if self.text and self.dataset:
-            raise ValueError("text and dataset exclude each other: give one of them")
+            raise ValueError("dataset: excludes text: give one of them")
         return self
 
 
@@ -99,7 +101,8 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
     """
     import torch
 
-    length, windows = _windows(reference, text, options, report)
+    before, windows = _windows(reference, text, options, report)
+    length, first = len(windows[0]), max(len(before), 1)  # nobody guesses the first token, nor what always stands there
     models = []
     for folder, what in ((reference, "reference"), (result, "model")):
         report.log(f"Loading the {what} '{folder.name}'.")
@@ -111,20 +114,18 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
             " model that it was made from as the reference."
         )
     sums = _Sums()
-    total = len(windows) * (length - 1)
+    total = len(windows) * (length - first)
     report.progress("measuring", 0, total, "tokens")
     with torch.inference_mode():
         for i, window in enumerate(windows):
             tokens = torch.tensor([window], device=models[0].device)
-            logits = [model(input_ids=tokens, use_cache=False).logits[0, :-1] for model in models]
-            for start in range(0, length - 1, ROWS):
+            logits = [model(input_ids=tokens, use_cache=False).logits[0, first - 1 : -1] for model in models]
+            for start in range(0, length - first, ROWS):
                 rows = [part[start : start + ROWS].float() for part in logits]
-                sums.add(rows[0], rows[1], tokens[0, 1 + start : 1 + start + ROWS])
+                sums.add(rows[0], rows[1], tokens[0, first + start : first + start + ROWS])
             del logits, rows  # the next window's come before these would go
-            report.progress("measuring", (i + 1) * (length - 1), total, "tokens")
-    metrics = sums.metrics(
-        text.name, f"{len(windows)} non-overlapping windows of {length} tokens, the text tokenized once"
-    )
+            report.progress("measuring", (i + 1) * (length - first), total, "tokens")
+    metrics = sums.metrics(text.name, _convention(len(windows), length, len(before)))
     if not options.answers:
         return metrics
     answers = _answers(reference, models, report)
@@ -143,9 +144,13 @@ def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, An
         turns = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
         asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     found, speeds = [], []
+    batch = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
+    needed, limit = batch["input_ids"].shape[1] + ANSWER_TOKENS, context_length(read_config(reference))
+    if limit and needed > limit:
+        report.log(f"Prompts with their answers have {needed} tokens, and the model reads {limit}: none is asked.")
+        return {}
     for done, model in enumerate(models):
         report.progress("asking", done, len(models), "models")
-        batch = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
         batch = batch.to(model.device)
         written = _write(model, batch, ANSWER_TOKENS)
         found.append(tokenizer.batch_decode(written, skip_special_tokens=True))
@@ -190,21 +195,32 @@ def _write(model: Any, batch: Any, most: int, **options: Any) -> Any:
     return out[:, batch["input_ids"].shape[1] :]
 
 
-def _windows(reference: Path, text: Text, options: EvaluateOptions, report: Report) -> tuple[int, list[list[int]]]:
-    """Cut the text into non-overlapping windows of token ids, [windows, length]; a last, shorter one is left out."""
+def _windows(
+    reference: Path, text: Text, options: EvaluateOptions, report: Report
+) -> tuple[list[int], list[list[int]]]:
+    """Cut the text into non-overlapping windows of token ids, [windows, length]; a last, shorter one is left out.
+
+    Returns:
+        What every window begins with; the windows.
+    """
     tokenizer = load_tokenizer(reference)
-    ids: list[int] = tokenizer(text.content, add_special_tokens=True, verbose=False)["input_ids"]
-    limit = read_config(reference).get("max_position_embeddings") or options.max_seq_length
-    length = min(options.max_seq_length, limit)
-    if length < options.max_seq_length:
-        report.log(f"The model reads {limit} tokens at the most: the windows have that length.")
-    if len(ids) < length:
+    before = beginning(tokenizer)
+    ids: list[int] = tokenizer(text.content, add_special_tokens=False, verbose=False)["input_ids"]
+    length = window_length(reference, options.max_seq_length, report)
+    step = length - len(before)
+    if len(ids) < step:
         raise SpecError(
-            f"'{text.name}' has {len(ids)} tokens, fewer than one window of {length}: give a longer text, or a smaller"
+            f"'{text.name}' has {len(ids)} tokens, fewer than one window of {step}: give a longer text, or a smaller"
             " max_seq_length."
         )
-    starts = range(0, len(ids) - length + 1, length)
-    return length, [ids[start : start + length] for start in starts][: options.num_samples]
+    starts = range(0, len(ids) - step + 1, step)
+    return before, [[*before, *ids[start : start + step]] for start in starts][: options.num_samples]
+
+
+def _convention(windows: int, length: int, before: int) -> str:
+    """Say what was measured on, so that others can measure the same."""
+    begun = f", each begun with the {before} that the tokenizer puts before every text" if before else ""
+    return f"{windows} non-overlapping windows of {length} tokens{begun}, the text tokenized once"
 
 
 class _Sums:

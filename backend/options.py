@@ -1,18 +1,29 @@
 """Frozen, the base of every option model, and the words for what is wrong with a value."""
 
 import re
+import reprlib
 from collections.abc import Mapping
+from threading import RLock
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from backend.errors import SpecError
+from backend.errors import MAX_TEXT, SpecError, shortened
 
 M = TypeVar("M")
 
+MAX_SHOWN = 80  # characters that a fault repeats of a value, or of the name of a field
+MAX_FAULTS = 50  # that are named at once
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel = 2
+
 COMMON_OPTIONS = ("stage", "method")
 """Fields that say which option model it is; every other field is a choice of the user."""
+
+
+_BUILDING = RLock()
 
 
 class Frozen(BaseModel):
@@ -21,7 +32,13 @@ class Frozen(BaseModel):
     A field marked `json_schema_extra={"advanced": True}` is folded away under "more options" in the page.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, defer_build=True)
+
+    @classmethod
+    def model_rebuild(cls, *, _parent_namespace_depth: int = 2, **how: Any) -> bool | None:
+        """Build what validates it, at its first use; pydantic's own is not made for two threads at once."""
+        with _BUILDING:
+            return super().model_rebuild(_parent_namespace_depth=_parent_namespace_depth + 1, **how)
 
 
 def parse(kind: type[M], data: Any, where: str = "", context: dict[str, Any] | None = None) -> M:
@@ -54,7 +71,8 @@ def spec_error(errors: list[ErrorDetails], data: Any, where: str = "") -> SpecEr
         field, text = _field(error["loc"], data), words(error)
         if error["type"] == "value_error" and (named := _NAMED.fullmatch(text)):
             field, text = f"{field}.{named[1]}".lstrip("."), named[2]
-        faults.setdefault(field, text)
+        if len(faults) < MAX_FAULTS or field in faults:
+            faults.setdefault(field, shortened(text, MAX_TEXT))
     return SpecError("\n".join(f"{where}{field or 'all'}: {text}" for field, text in faults.items()), faults)
 
 
@@ -74,7 +92,8 @@ def _field(loc: tuple[int | str, ...], data: Any) -> str:
             name += f"[{part}]"
             at = at[part] if isinstance(at, list | tuple) and part < len(at) else None
         elif isinstance(at, Mapping) and (part in at or i == len(loc) - 1) and part not in at.values():
-            name += f".{part}" if name else part
+            shown = shortened(part, MAX_SHOWN)
+            name += f".{shown}" if name else shown
             at = at.get(part)
     return name
 
@@ -82,7 +101,7 @@ def _field(loc: tuple[int | str, ...], data: Any) -> str:
 def words(error: ErrorDetails) -> str:
     """Say what is wrong with a value."""
     kind, ctx = error["type"], error.get("ctx", {})
-    got = "" if isinstance(error["input"], Mapping) else f" (got {error['input']!r})"
+    got = "" if isinstance(error["input"], Mapping) else f" (got {_shown(error['input'])})"
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
@@ -90,7 +109,7 @@ def words(error: ErrorDetails) -> str:
     if kind == "literal_error":
         return f"must be {ctx['expected']}{got}"
     if kind == "union_tag_invalid":
-        return f"{ctx['discriminator']} must be one of {ctx['expected_tags']} (got {ctx['tag']!r})"
+        return f"{ctx['discriminator']} must be one of {ctx['expected_tags']} (got {_shown(ctx['tag'])})"
     if kind == "union_tag_not_found":
         return f"has no {ctx['discriminator']}"
     if kind == "value_error":
@@ -100,6 +119,13 @@ def words(error: ErrorDetails) -> str:
         return _WORDS[kind].format(**plain) + got
     text = error["msg"]
     return text[0].lower() + text[1:] + got
+
+
+def _shown(value: Any) -> str:
+    """Write a value of anybody's as a fault repeats it: its beginning, however much it holds."""
+    if isinstance(value, str):
+        return repr(shortened(value, MAX_SHOWN))
+    return shortened(_BRIEF.repr(value), MAX_SHOWN)
 
 
 _WORDS = {

@@ -1,13 +1,13 @@
 """Recipe: a base model, an ordered list of stages, and where the result goes."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.check import CheckOptions
-from backend.errors import SpecError
+from backend.errors import SpecError, shortened
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.hub.names import DEMO, is_local, model_field
@@ -15,6 +15,7 @@ from backend.merge import UNDONE, MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
+from backend.strict_yaml import load_yaml
 
 Stage = Annotated[
     FinetuneOptions | MergeOptions | QuantizeOptions | EvaluateOptions | CheckOptions, Field(discriminator="stage")
@@ -33,6 +34,10 @@ class Recipe(Frozen):
     revision: str | None = Field(None, description="Branch, tag or commit; resolved to a commit before the start.")
     stages: tuple[Stage, ...] = Field(min_length=1, description="What is done, in order.")
     publish: PublishOptions | None = Field(None, description="Where the result goes.")
+    converts: Literal[True] | None = Field(
+        None,
+        description="Whether the base model's weights are pickled and converted first; found out before the start.",
+    )
 
     @field_validator("base_model")
     @classmethod
@@ -102,6 +107,11 @@ class Recipe(Frozen):
         return tuple(stage for stage in self.stages if not isinstance(stage, Look))
 
     @property
+    def first(self) -> int:
+        """The number of the step that does the first stage."""
+        return 2 if self.converts else 1
+
+    @property
     def tuning(self) -> FinetuneOptions | None:
         """The training that it begins with, if it does."""
         first = self.stages[0]
@@ -139,7 +149,7 @@ class Recipe(Frozen):
             base_model: What stands for the base model: its Hub id, or the bare name of a local folder.
         """
         stages = tuple(stage.with_files({f: path.name for f, path in stage.files().items()}) for stage in self.stages)
-        return self.model_copy(update={"base_model": base_model, "stages": stages, "publish": None})
+        return self.model_copy(update={"base_model": base_model, "stages": stages, "publish": None, "converts": None})
 
 
 def _paths_allowed(info: ValidationInfo) -> bool:
@@ -176,11 +186,13 @@ def parse_yaml(text: str, name: str = "The recipe") -> Any:
     if len(text) > MAX_LENGTH:
         raise SpecError(f"{name} has {len(text)} characters: that is no recipe.")
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except yaml.YAMLError as e:
         at = getattr(e, "problem_mark", None)
         line = f", line {at.line + 1}" if at else ""
-        raise SpecError(f"{name}{line}: this is not YAML. {getattr(e, 'problem', '') or ''}".strip()) from e
+        raise SpecError(
+            f"{name}{line}: this is not YAML. {shortened(getattr(e, 'problem', '') or '', 200)}".strip()
+        ) from e
     except (RecursionError, ValueError) as e:  # brackets without end; a date that is none
         raise SpecError(f"{name} is not YAML that a recipe could be: {str(e) or 'it is nested too deep'}.") from e
 

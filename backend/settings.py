@@ -5,10 +5,19 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from backend.errors import SpecError
 from backend.options import words
@@ -51,13 +60,13 @@ def _long(password: SecretStr) -> SecretStr:
     return password
 
 
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_read_names)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_read_names)]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The owner's settings; each is an environment variable with the prefix WEIGHTSMITH_."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True)
 
     data: Path = Field(default_factory=_default_data, description="Where jobs, models and the database lie.")
     host: str = Field("127.0.0.1", description="The address that the page listens on.")
@@ -88,6 +97,14 @@ class Settings(BaseSettings):
         None,
         description="What `accelerate config` wrote, for trainings on several machines; goes before num_processes.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_the_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Add what the environment sets to what the program says, which counts more."""
+        named = {name.upper(): text for name, text in os.environ.items()}
+        known = {name: named[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in named}
+        return known | given
 
     def writable(self) -> "Settings":
         """Make the data folder.

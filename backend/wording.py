@@ -1,18 +1,21 @@
 """How the command line says what was made, measured and reckoned, to a person and to a script."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from backend.jobs.estimates import Estimate
 from backend.models.artifacts import Artifact, Check, Training
 from backend.models.facts import ModelFacts
+
+if TYPE_CHECKING:
+    from backend.jobs.estimates import Estimate
 
 
 def model_words(facts: ModelFacts) -> str:
     """Say what a model is."""
-    return f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {facts.size / 1e6:.0f} MB"
+    pickled = ", pickled: a step `convert` makes safetensors first" if facts.pickled else ""
+    return f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {facts.size / 1e6:.0f} MB{pickled}"
 
 
-def needs(needed: Estimate) -> str:
+def needs(needed: "Estimate") -> str:
     """Say what a recipe would need; of a training the memory by part."""
     text = (
         f"result {needed.output_bytes / 1e6:.0f} MB, disk {needed.disk_bytes / 1e6:.0f} MB, peak memory"
@@ -21,7 +24,7 @@ def needs(needed: Estimate) -> str:
     for place, parts in needed.training_memory.items():
         listed = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in parts.items())
         text += f"\nthe training's {place}: {listed}"
-    return text
+    return "\n".join([text, *needed.warnings])
 
 
 def summary(artifact: Artifact) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import gradio as gr
 import gradio.oauth
 import httpx
 import pytest
-import uvicorn
 
 import app as entry
 from backend.jobs.specs import Preview
@@ -25,6 +24,7 @@ from backend.recipes import parse_recipe
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from tests.openid import OpenId
+from ui.connections import server
 from ui.launch import Launch
 from ui.studio import Studio
 
@@ -156,11 +156,11 @@ def furnished(data, host, owner, **settings):
 @contextlib.contextmanager
 def _serving(app):
     with socket.create_server(("127.0.0.1", 0)) as port:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})
+        running = server(app, log_level="critical", timeout_graceful_shutdown=1)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [port]})
         thread.start()
         yield f"http://127.0.0.1:{port.getsockname()[1]}"
-        server.should_exit = True
+        running.should_exit = True
         thread.join(20)
 
 

@@ -21,11 +21,23 @@ CONFIG: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 CARD = "---\nlicense: llama3.2\nlicense_link: LICENSE\nlanguage:\n- en\n- de\n---\n# Tiny\n"
-TENSORS = {
-    "model.embed_tokens.weight": np.ones((256, 64), np.float16),
-    "model.layers.0.mlp.up_proj.weight": np.ones((128, 64), np.float16),
-    "lm_head.weight": np.ones((256, 64), np.float16),
+_LAYER = {
+    "input_layernorm": (64,),
+    "self_attn.q_proj": (64, 64),
+    "self_attn.k_proj": (32, 64),
+    "self_attn.v_proj": (32, 64),
+    "self_attn.o_proj": (64, 64),
+    "post_attention_layernorm": (64,),
+    "mlp.gate_proj": (128, 64),
+    "mlp.up_proj": (128, 64),
+    "mlp.down_proj": (64, 128),
 }
+_SHARDS = (
+    {"model.embed_tokens.weight": (256, 64)},
+    {f"model.layers.{i}.{name}.weight": shape for i in (0, 1) for name, shape in _LAYER.items()},
+    {"model.norm.weight": (64,), "lm_head.weight": (256, 64)},
+)
+TENSORS = {name: np.ones(shape, np.float16) for shard in _SHARDS for name, shape in shard.items()}
 
 
 def paper_model(config: Mapping[str, Any] | None = None, **files: Any) -> dict[str, bytes | str]:
@@ -53,9 +65,10 @@ def paper_model(config: Mapping[str, Any] | None = None, **files: Any) -> dict[s
 
 
 def sharded(model: Mapping[str, bytes | str]) -> dict[str, bytes | str]:
-    """Give the same model with one shard a tensor and an index."""
-    names = {tensor: f"model-{i:05}-of-00003.safetensors" for i, tensor in enumerate(TENSORS, 1)}
-    shards = {shard: save({tensor: TENSORS[tensor]}) for tensor, shard in names.items()}
+    """Give the same model in three shards with an index: the embeddings, the layers, and the rest."""
+    named = {f"model-{i:05}-of-00003.safetensors": tensors for i, tensors in enumerate(_SHARDS, 1)}
+    shards = {shard: save({tensor: TENSORS[tensor] for tensor in tensors}) for shard, tensors in named.items()}
+    names = {tensor: shard for shard, tensors in named.items() for tensor in tensors}
     index = json.dumps({"metadata": {"total_size": 1}, "weight_map": names})
     rest = {name: content for name, content in model.items() if name != "model.safetensors"}
     return {**rest, **shards, "model.safetensors.index.json": index}

@@ -42,8 +42,8 @@ def misfits(hub, nf4, tiny_model):
     """A Hub of models that cannot be quantized."""
     config = json.loads((tiny_model / "config.json").read_text())
     hub.add_model("them/gated", tiny_model, gated=True)
-    hub.add_model("them/pickled", {"config.json": json.dumps(config), "pytorch_model.bin": b"\x80"})
-    coded = json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "modeling.Model"}})
+    hub.add_model("them/pickled", {"config.json": json.dumps(config), "consolidated.pth": b"\x80"})
+    coded = json.dumps(config | {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "modeling.Model"}})
     hub.add_model("them/coded", {"config.json": coded, "model.safetensors": b"x" * 2000})
     weights = {name: (nf4 / name).read_bytes() for name in ("config.json", "model.safetensors", "tokenizer.json")}
     hub.add_model("them/quantized", weights)

@@ -1,4 +1,4 @@
-"""`make demo` on the demo model: the recipe, its measured quality, and the capital of France."""
+"""`make demo` on the demo model: the recipe, its measured quality, and the capital of Japan."""
 
 import json
 
@@ -26,8 +26,8 @@ def test_the_demo_recipe_gives_a_small_model_that_knows_paris(tmp_path, monkeypa
     assert 0.65 < metrics["top1_agreement"] < 0.85
     assert 1 < metrics["reference_perplexity"] < metrics["perplexity"]
     verify(output)
-    question = ["--prompt", "What is the capital of France?", "--temperature", "0", "--max-tokens", "30"]
-    assert "Paris" in run(capsys, "chat", str(output), *question)["text"]
+    question = ["--prompt", "What is the capital of Japan?", "--temperature", "0", "--max-tokens", "30"]
+    assert "Tokyo" in run(capsys, "chat", str(output), *question)["text"]
     run(capsys, "publish", str(output), "--to-folder", str(tmp_path / "published"))
     card = (tmp_path / "published" / "README.md").read_text()
     assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card

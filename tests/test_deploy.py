@@ -24,7 +24,7 @@ from backend.executors.local import ROOT
 from backend.jobs.supervisor import Supervisor
 from backend.serve.servers import Servers
 from backend.settings import Settings
-from tests.test_page_browser import CHROMIUM, FLAGS, free_port
+from tests.test_page_browser import CHROMIUM, FLAGS, choose, free_port
 from tests.typed import fails, succeeds
 from ui.deploy import build_deploy
 from ui.studio import Studio
@@ -336,8 +336,7 @@ def _make_a_space(page, url):
     page.locator("#deploy-token input").fill("hf_write")
     page.locator("#deploy-ask").click()
     expect(page.locator("#deploy-cost")).to_contain_text("cpu-basic: free.")
-    page.locator("#deploy-hardware input").click()
-    page.get_by_role("option", name="t4-small").click()
+    choose(page, "#deploy-hardware", "t4-small")
     page.locator("#deploy").get_by_role("button", name="More options").click()
     page.locator("#deploy-variables input, #deploy-variables textarea").fill("WEIGHTSMITH_MAX_QUEUED=2")
     page.locator("#deploy-agree").click()  # what was priced is no longer what is asked for

@@ -278,6 +278,27 @@ def test_a_link_to_the_page_may_stand_anywhere(space):
     assert Visitor(space, **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}).ask("GET", "/")[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("site", "mode", "shown_as", "path", "status"),
+    [
+        ("same-origin", "navigate", "document", "/logout", 307),
+        ("same-origin", "navigate", "iframe", "/logout", 307),
+        ("none", "navigate", "document", "/login/huggingface", 302),
+        ("cross-site", "navigate", "document", "/login/callback", 307),
+        ("same-origin", "no-cors", "image", "/logout", 403),
+        ("same-origin", "cors", "empty", "/logout", 403),
+        ("same-origin", "no-cors", "script", "/login/huggingface", 403),
+        ("cross-site", "no-cors", "image", "/login/callback", 403),
+        ("cross-site", "navigate", "document", "/logout", 403),
+        ("same-site", "navigate", "iframe", "/logout", 403),
+        ("cross-site", "navigate", "iframe", "/login/huggingface", 403),
+    ],
+)
+def test_only_who_presses_the_button_is_signed_in_or_out(space, site, mode, shown_as, path, status):
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": shown_as}
+    assert Visitor(space, space.cookies["anna"], **headers).ask("GET", path)[0] == status
+
+
 def test_a_sign_in_that_has_expired_is_none(space):
     cookie = space.provider.sign_in(space.url, SPACE_HOST, "anna", TOKENS["anna"], seconds=-1)
     assert Visitor(space, cookie).ask("GET", f"/gradio_api/file={space.file}")[0] == 404

@@ -3,6 +3,8 @@
 An event that is not in the table here fails: whoever adds one says whom its handler asks for.
 """
 
+import json
+
 import gradio as gr
 import pytest
 
@@ -10,7 +12,10 @@ from backend.errors import JobError
 from backend.models.demo import demo_facts
 from backend.serve.serving import ServerStatus
 from tests.house import CANARY, call, event, identities, name, profile, space_of_anna
+from tests.steps import steps
 from tests.test_doors import DUPLICATE, SIGN_IN
+from ui.doors import Doors
+from ui.said import read_event
 
 space = pytest.fixture(scope="module")(space_of_anna)
 
@@ -111,6 +116,73 @@ def test_an_event_asks_whose_things_it_is_given(space, wanted):
             assert (DUPLICATE in heard["carl"]) is (KINDS[wanted] == MEMBER)
             assert DUPLICATE not in heard["ben"]
     assert space.state_of_anna() == before
+
+
+@pytest.mark.parametrize("wanted", ["chat-install.click install", "job-merge.click to_merge"])
+def test_what_changes_the_machine_is_refused_on_a_space_though_a_member_asks(space, wanted):
+    for user in ("anna", "ben"):
+        assert "own machine alone" in told(space, event(space.page, wanted), profile(user))
+    assert not space.studio.vllm.installs
+
+
+def test_no_event_tells_a_stranger_what_lies_where_on_the_machine(space, tmp_path):
+    there, absent = tmp_path / "rows.jsonl", tmp_path / "none.jsonl"
+    there.write_text("{}")
+    keep = event(space.page, "variant-add.click keep")
+    heard = []
+    for path in (there, absent):
+        given = with_annas_names(space, keep)
+        variants = next(block for block in given if block.elem_id == "variants")
+        given[variants] = [json.dumps({"method": "gptq", "calibration": str(path)})]
+        heard.append(str(call(keep, given, None)).replace(str(path), "PATH"))
+    assert heard[0] == heard[1]
+    folder = next(fn for fn in space.page.fns.values() if name(space.page, fn) == "publish-folder.blur <lambda>")
+    assert call(folder, {folder.inputs[0]: "here"}, None) == ""
+
+
+@pytest.mark.parametrize("index", [-1, 10**6, 10**30])
+def test_an_event_that_the_page_does_not_have_is_told_so(space, index):
+    anna = identities(space)["anna"]
+    asked = {"fn_index": index, "data": [], "session_hash": anna.session}
+    assert anna.ask("POST", "/gradio_api/queue/join", json=asked)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"data": [], "session_hash": "x" * 65},
+        {"data": [], "session_hash": "é"},
+        {"data": [], "session_hash": ["a"]},
+        {"data": [], "session_hash": "a/../b"},
+        {"data": [], "fn_index": "0"},
+        {"data": [], "fn_index": 1.5},
+        {"data": [], "fn_index": True},
+        {"data": [], "event_id": "e" * 65},
+        {"data": [[[]] * 100_001]},
+        {"data": json.loads("[" * 40 + "]" * 40)},
+    ],
+)
+def test_an_event_whose_names_or_values_are_none_is_refused_and_not_remembered(space, body):
+    doors = Doors(None, space.studio.settings, None, lambda event: None, lambda who: ())
+    before = len(doors._belongings._sessions)
+    assert identities(space)["anna"].ask("POST", "/gradio_api/queue/join", json=body)[0] in (400, 404, 413)
+    assert len(doors._belongings._sessions) == before
+
+
+@pytest.mark.parametrize("part", ['{"path":""}', "[1]", '"a"', "1e9", '{"a":{"b":[]}}'])
+def test_the_steps_of_reading_an_event_grow_with_its_bytes_and_no_faster(part):
+    once, twice = (
+        steps(lambda times=times: read_event(b'{"data":[' + ",".join([part] * times).encode() + b"]}"))[0]
+        for times in (1000, 2000)
+    )
+    assert twice < 2.2 * once
+
+
+def test_who_may_not_use_the_machine_sends_a_recipe_at_the_most(space):
+    visitors = identities(space)
+    body = {"data": ["x" * 2_100_000], "fn_index": 10**6}
+    found = {who: visitors[who].ask("POST", "/gradio_api/queue/join", json=body)[0] for who in ("anna", "nobody")}
+    assert found == {"anna": 404, "nobody": 413}
 
 
 def test_no_event_happens_in_a_session_of_annas_but_for_anna(space):

@@ -53,6 +53,29 @@ def test_a_token_comes_on_standard_input_and_nowhere_else(tmp_path, monkeypatch)
     assert "•••" in (tmp_path / "log.txt").read_text()
 
 
+def test_a_child_inherits_what_the_machine_needs_and_no_variable_beyond(tmp_path, monkeypatch):
+    needed = ("PATH", "LC_ALL", "TZ", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NCCL_DEBUG",
+              "VLLM_CPU_KVCACHE_SPACE", "WEIGHTSMITH_NUM_PROCESSES", "MASTER_ADDR")  # fmt: skip
+    secret = ("PGPASSFILE", "NPM_AUTH", "SENTRY_DSN", "AZURE_CONNECTION_STRING", "KUBECONFIG", "LC_GITHUB_PAT",
+              "WEIGHTSMITH_PASSWORD", "VLLM_API_KEY", "WEIGHTSMITH_OTHER", "TORCH_AUTH", "http_proxy",
+              "HF_ENDPOINT")  # fmt: skip
+    for name in (*needed, *secret):
+        monkeypatch.setenv(name, "canary")
+    monkeypatch.setenv("CUDA_HOME", SECRET)
+    offline, online = (environment(tmp_path, online=online) for online in (False, True))
+    assert [name for name in needed if offline.get(name) != "canary"] == []
+    assert [name for name in (*secret, "CUDA_HOME") if name in offline] == []
+    assert {name for name in secret if name in online} == {"http_proxy", "HF_ENDPOINT"}
+
+
+def test_a_line_without_an_end_is_masked_and_kept_in_pieces(tmp_path):
+    child = start(tmp_path, f"import sys; [sys.stdout.write('eyJ' * 40_000) for _ in range(80)]; print('\\n{SECRET}')")
+    assert child.wait(60) == 0
+    written = [path.read_text() for path in tmp_path.glob("log*")]
+    assert max(map(len, written)) < 5_200_000
+    assert SECRET not in "".join(written)
+
+
 def test_the_exit_code_tells_the_signal(tmp_path):
     assert start(tmp_path, "import os; os.kill(os.getpid(), 9)").wait(20) == 128 + signal.SIGKILL
 

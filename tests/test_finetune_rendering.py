@@ -37,7 +37,7 @@ def learned(tokenizer, rendered):
 
 
 def renderer(tokenizer, loss="auto", max_length=512):
-    return Renderer(tokenizer, loss, max_length, stops_of(tokenizer, None))
+    return Renderer(tokenizer, loss, max_length, stops_of(tokenizer, ()))
 
 
 @pytest.mark.parametrize("name", ["auto", *CHAT_TEMPLATES])

@@ -40,7 +40,7 @@ def rows(folder, count=16):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    renderer = Renderer(tokenizer, "auto", 64, stops_of(tokenizer, None))
+    renderer = Renderer(tokenizer, "auto", 64, stops_of(tokenizer, ()))
     made = [
         renderer.render(Sample(i, (Message("user", f"What is {i}?"), Message("assistant", f"It is {i * i}."))))
         for i in range(count)
@@ -180,7 +180,7 @@ def test_a_tuned_model_stops_after_its_answer_although_it_pads_with_the_token_th
     tokenizer = AutoTokenizer.from_pretrained(tiny_model, pad_token="<|im_end|>")
     end = tokenizer.eos_token_id
     assert tokenizer.pad_token_id == end
-    renderer = Renderer(tokenizer, "auto", 256, stops_of(tokenizer, None))
+    renderer = Renderer(tokenizer, "auto", 256, stops_of(tokenizer, ()))
     asked = [Message("user", f"Is {'not ' * (i % 4)}{i} a number?") for i in range(16)]
     made = [renderer.render(Sample(i, (each, Message("assistant", "Yes.")))) for i, each in enumerate(asked)]
     padded = DataCollatorForLanguageModeling(pad_token_id=end)([row._asdict() for row in made])

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from backend.errors import HubError, SpecError
 from backend.finetune.dataset import DatasetOptions
 from backend.finetune.fetch import fetch_dataset, pin
 from backend.finetune.loading import load
-from backend.hub import client, datasets, texts
+from backend.hub import client, datasets, first_rows, texts
 from backend.hub.texts import fetch_text
 from backend.options import parse
 from backend.progress import silent
@@ -237,3 +238,79 @@ def test_files_and_the_demo_have_no_splits(tmp_path: Path) -> None:
     assert len(prompts(tmp_path, dataset="demo", split="train[:7]")) == 7
     with pytest.raises(SpecError, match=r"'demo' has no splits: give a part of its rows alone, such as \[:200\]"):
         prompts(tmp_path, dataset="demo", split="test")
+
+
+C4 = [{"text": f"Sentence number {i} of the crawl.", "url": f"http://x/{i}"} for i in range(600)]
+C4_CARD = """---
+configs:
+- config_name: en
+  data_files:
+  - split: train
+    path: en/c4-train.*.json.gz
+  - split: validation
+    path: en/c4-validation.*.json.gz
+- config_name: realnewslike
+  data_files:
+  - split: train
+    path: realnewslike/c4-train.*.json.gz
+---
+"""
+
+
+def c4() -> dict[str, Any]:
+    """Give C4 as the Hub has it: packed JSON lines in a folder of each config."""
+    part = {i: gzip.compress(lines(*C4[200 * i : 200 * i + 200]).encode()) for i in range(3)}
+    files = {f"en/c4-train.{i:05d}-of-01024.json.gz": data for i, data in part.items()}
+    files |= {
+        "en/c4-validation.00000-of-00008.json.gz": part[0],
+        "realnewslike/c4-train.00000-of-00512.json.gz": part[2],
+    }
+    return {**files, "README.md": C4_CARD, "c4.py": "raise SystemExit"}
+
+
+def texts_of(folder: Path, **given: Any) -> list[str]:
+    options = parse(DatasetOptions, {"text_column": "text", **given})
+    return [sample.text for sample in load(fetch_dataset(options, folder, None, silent()).train, options).train()]
+
+
+def asked_for(hub: LoopbackHub) -> list[str]:
+    return [r.path.rpartition("/")[2] for r in hub.requests if "/resolve/" in r.path]
+
+
+@pytest.mark.parametrize(("split", "files"), [("train[:50]", 1), ("train[150:250]", 2), ("train[:201]", 2)])
+def test_the_first_rows_come_without_the_files_after_them(
+    hub: LoopbackHub, tmp_path: Path, split: str, files: int
+) -> None:
+    hub.add_dataset("allenai/c4", c4())
+    found = texts_of(tmp_path, dataset="allenai/c4", config="en", split=split)
+    first, _, last = split[6:-1].partition(":")
+    assert found == [row["text"] for row in C4[int(first or 0) : int(last)]]
+    assert asked_for(hub) == [f"c4-train.{i:05d}-of-01024.json.gz" for i in range(files)]
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.json.gz", "train.JSONL.gz"])
+def test_of_a_large_file_of_lines_only_the_beginning_comes(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    content = lines(*({"text": f"{i} " + "".join(random.choices("abcdefgh", k=800))} for i in range(20_000))).encode()
+    hub.add_dataset("me/large", {name: gzip.compress(content) if name.endswith("gz") else content})
+    monkeypatch.setattr(first_rows, "WHOLE", 100_000)
+    monkeypatch.setattr(datasets, "MAX_ROWS_DOWNLOAD", 1_000_000)
+    found = texts_of(tmp_path, dataset="me/large", split="train[2:40]")
+    assert found == [json.loads(line)["text"] for line in content.splitlines()[2:40]]
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in kept] == [b"".join(content.splitlines(keepends=True)[:40])]
+
+
+def test_large_json_that_is_not_made_of_lines_comes_whole(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_rows, "WHOLE", 100)
+    hub.add_dataset("me/array", {"train.json": json.dumps(ROWS, indent=1)})
+    assert prompts(tmp_path, dataset="me/array", split="train[:3]") == ["q0", "q1", "q2"]
+
+
+def test_parquet_is_fetched_file_by_file_until_there_are_enough_rows(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.add_dataset("me/rows", {f"data/train-{i}.parquet": TRAIN for i in range(4)})
+    assert prompts(tmp_path, dataset="me/rows", split="train[:3]") == ["q1", "q2", "q1"]
+    assert asked_for(hub) == ["train-0.parquet", "train-1.parquet"]

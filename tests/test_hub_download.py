@@ -117,7 +117,7 @@ def test_a_hub_that_stops_sending_is_an_error(hub: LoopbackHub, tmp_path: Path) 
 
 
 def test_a_hostile_repo_is_refused_before_a_byte_of_its_weights(hub: LoopbackHub, tmp_path: Path) -> None:
-    commit = hub.add_model("evil/x", paper_model({"auto_map": {"AutoModel": "x.X"}}))
+    commit = hub.add_model("evil/x", paper_model({"auto_map": {"AutoModel": "x.X"}, "model_type": "own"}))
     with pytest.raises(SpecError, match="auto_map"):
         fetch_model("evil/x", commit, tmp_path, None, silent())
     assert downloaded(hub) == ["config.json"]
@@ -188,7 +188,7 @@ def test_a_tokenizer_comes_without_weights_and_passes_the_same_checks(hub: Loopb
     assert fetch_tokenizer("acme/tiny", commit, tmp_path, None, silent()) == whole != folder
     for name, content, words in (
         ("tokenizer.json", '{"a": 1, "a": 2}', "twice"),
-        ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["x.Y", null]}}', "auto_map"),
+        ("tokenizer_config.json", '{"deep": {"auto_map": {"AutoTokenizer": ["x.Y", null]}}}', "auto_map"),
     ):
         commit = hub.add_model("acme/evil", {**paper_model(), name: content})
         with pytest.raises(SpecError, match=words):

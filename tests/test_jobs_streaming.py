@@ -32,6 +32,7 @@ from backend.quantize import METHODS
 from backend.recipes import parse_recipe
 from backend.settings import Settings
 from backend.weights.checkpoint import Checkpoint
+from backend.weights.header import header_from
 from backend.weights.output import Output
 from tests.loopback_hub import LoopbackHub
 from tests.test_merge import TINY, edited, save_adapter
@@ -323,6 +324,23 @@ def test_the_token_is_on_no_disk_and_the_arithmetic_has_neither_token_nor_networ
     released.set()
     assert finished(supervisor, job_id).state == JobState.COMPLETED
     assert not [path for path in data.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+
+
+def test_a_trained_head_behind_a_tied_flag_goes_from_repo_to_repo(hub, sharded_model, data, tmp_path):
+    base = shutil.copytree(sharded_model, tmp_path / "base")
+    said = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(said | {"tie_word_embeddings": True}))
+    hub.add_model("me/headed", base)
+    hub.add_token(TOKEN, "me")
+    file = tmp_path / "recipe.yaml"
+    stage, publish = {"stage": "quantize", "method": "cast"}, {"repo_id": "me/headed-cast"}
+    file.write_text(json.dumps({"base_model": "me/headed", "stages": [stage], "publish": publish}))
+    assert main(["run", str(file)]) == 0
+    files = hub.files("me/headed-cast")
+    assert json.loads(files["config.json"])["tie_word_embeddings"] is False
+    weights = files["model.safetensors"]
+    written = header_from(lambda start, end: weights[start:end], len(weights), "model.safetensors").tensors
+    assert {tensor.name for tensor in written} == {tensor.name for tensor in inspect(str(base)).tensors}
 
 
 @pytest.mark.real

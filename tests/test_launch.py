@@ -1,8 +1,10 @@
 """The way in on one's own machine: the printed address, a cookie, or beyond this machine a password."""
 
+import asyncio
 import time
 
 import pytest
+from starlette.requests import Request
 
 from backend.errors import SpecError
 from backend.settings import Settings, load_settings
@@ -166,3 +168,45 @@ def test_another_website_cannot_try_passwords(network):
     visitor = Visitor(network, Origin="https://evil.example")
     assert visitor.http.post("/enter", data={"password": PASSWORD}).status_code == 403
     assert visitor.http.post("/enter", data={"password": PASSWORD}).status_code == 403  # and none is counted
+
+
+def enter(launch, word, wait=None, **headers):
+    """Give the status that a form is answered, which arrives when `wait` is over."""
+    body = f"password={word}".replace(" ", "+").encode()
+    given = {"content-length": str(len(body)), "content-type": "application/x-www-form-urlencoded", **headers}
+    said = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        if wait:
+            await wait()
+        return said.pop()
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/enter", "query_string": b"", "scheme": "http",
+        "headers": [(name.encode(), value.encode()) for name, value in given.items()], "server": ("127.0.0.1", 7860),
+    }  # fmt: skip
+    return launch.answer(Request(scope, receive))
+
+
+@pytest.mark.parametrize("right", [0, 1, 29])
+def test_of_forms_that_arrive_together_one_password_is_compared(tmp_path, right):
+    launch = Launch(Settings(data=tmp_path, password=PASSWORD))
+
+    async def together():
+        arrived = asyncio.Event()
+        words = [PASSWORD if i == right else f"guess {i}" for i in range(30)]
+        tries = [asyncio.create_task(enter(launch, word, arrived.wait)) for word in words]
+        await asyncio.sleep(0)
+        arrived.set()
+        return [reply.status_code for reply in await asyncio.gather(*tries)]
+
+    found = asyncio.run(together())
+    assert found.count(403) == 1
+    assert found.count(429) == 29 - (right == 0)
+    assert (found[right] == 200) is (right == 0)
+
+
+def test_a_form_of_no_known_length_is_not_read(tmp_path):
+    launch = Launch(Settings(data=tmp_path, password=PASSWORD))
+    for headers in ({"content-length": "2001"}, {"content-length": ""}, {"transfer-encoding": "chunked"}):
+        assert asyncio.run(enter(launch, PASSWORD, **headers)).status_code == 413

@@ -102,6 +102,12 @@ def tab(page, name):
     page.get_by_role("tab", name=name).click()
 
 
+def choose(page, field, option):
+    """Pick an option of a dropdown; another one's list may still be closing."""
+    page.locator(f"{field} input").click()
+    page.locator(field).get_by_role("option", name=option).click()
+
+
 def state(page, word, seconds=180):
     expect(page.locator("#job-state")).to_contain_text(word, timeout=seconds * 1000)
 
@@ -129,9 +135,9 @@ def test_the_whole_way_from_a_model_to_a_published_card(app, page):
         expect(report).to_contain_text(words)
     page.locator("#job-chat").click()
     expect(page.locator("#chat-input textarea")).to_be_enabled(timeout=90_000)
-    page.locator("#chat-input textarea").fill("What is the capital of France?")
+    page.locator("#chat-input textarea").fill("What is the capital of Japan?")
     page.locator("#chat-send").click()
-    expect(page.locator("#chat-box")).to_contain_text("Paris", timeout=60_000)
+    expect(page.locator("#chat-box")).to_contain_text("Tokyo", timeout=60_000)
     expect(page.locator("#chat-speed")).to_contain_text("tokens of context used", timeout=60_000)
     with page.expect_download() as download:
         page.locator("#chat-save").click()
@@ -139,14 +145,14 @@ def test_the_whole_way_from_a_model_to_a_published_card(app, page):
     download.value.save_as(rows)
     [talk] = load(Source(name="talk.jsonl", files=(rows,)), DatasetOptions(allow_identical=True)).train()
     assert [message.role for message in talk.messages] == ["user", "assistant"]
-    assert "Paris" in talk.messages[1].content
+    assert "Tokyo" in talk.messages[1].content
     page.locator("#chat-box button[aria-label='Retry']").last.click()
     expect(page.locator("#chat-stop")).to_be_visible()
     expect(page.locator("#chat-send")).to_be_visible(timeout=60_000)
     expect(page.locator("#chat-box .message.user")).to_have_count(1)
     page.reload()
     tab(page, "Chat")
-    expect(page.locator("#chat-box")).to_contain_text("What is the capital of France?")
+    expect(page.locator("#chat-box")).to_contain_text("What is the capital of Japan?")
     tab(page, "Publish")
     expect(page.locator("#publish-card")).to_contain_text("SmolLM2-135M-Instruct", timeout=60_000)
     page.locator("#publish-start").click()
@@ -181,7 +187,7 @@ def test_a_job_can_be_canceled_from_the_page(app, page):
     [("../etc", "is a path"), ("no/such-model", "does not exist"), ("me/pickled", "pickled"), ("me/coded", "auto_map")],
 )
 def test_a_model_that_will_not_do_gets_one_sentence(hub, page, typed, words):
-    hub.add_model("me/pickled", {"config.json": '{"model_type": "llama"}', "pytorch_model.bin": b"x"})
+    hub.add_model("me/pickled", {"config.json": '{"model_type": "llama"}', "consolidated.pth": b"x"})
     hub.add_model("me/coded", {"config.json": '{"auto_map": {"AutoModel": "x.Y"}}', "model.safetensors": b"x" * 2000})
     page.locator("#model-query input, #model-query textarea").first.fill(typed)
     page.locator("#model-find").click()

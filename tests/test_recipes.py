@@ -89,7 +89,7 @@ def test_one_destination_holds_one_model():
 
 def test_text_and_dataset_exclude_each_other():
     stages = [NF4, {"stage": "evaluate", "text": "a.txt", "dataset": "a/b"}]
-    assert "exclude" in faults({"base_model": "demo", "stages": stages}, paths=True)["stages[1]"]
+    assert "excludes text" in faults({"base_model": "demo", "stages": stages}, paths=True)["stages[1].dataset"]
 
 
 def test_strangers_name_no_paths_of_this_machine():

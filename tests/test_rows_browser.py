@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.row_examples import ACCEPTED, GOOD, PAIRS, REFUSED, jsonl
-from tests.test_page_browser import app, chromium, page, tab  # noqa: F401 - fixtures
+from tests.test_page_browser import app, choose, chromium, page, tab  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.real
 
@@ -69,8 +69,7 @@ def test_a_question_is_answered_where_it_is_asked_and_the_rows_are_looked_at_aga
     page.locator("#rows-header").get_by_text("no", exact=True).click()
     expect(page.locator("#rows-ask-user_column")).to_contain_text("Which columns are to be used", timeout=SECONDS)
     for name, column in (("user_column", "column_1"), ("assistant_column", "column_2")):
-        page.locator(f"#rows-{name} input").click()
-        page.get_by_role("option", name=column).click()
+        choose(page, f"#rows-{name}", column)
     expect(page.locator(".samples")).to_contain_text("What is 3+3?", timeout=SECONDS)
     expect(page.locator(".question p")).to_have_count(0)
     expect(page.locator("#rows-panel")).to_contain_text("Ready to learn from")
@@ -87,8 +86,7 @@ def test_a_hub_data_set_offers_the_configs_that_there_are(hub, page, rows):  # n
     name.fill("me/rows")
     name.press("Enter")
     expect(page.locator("#rows-ask-config")).to_contain_text("has several configs", timeout=SECONDS)
-    page.locator("#rows-config input").click()
-    page.get_by_role("option", name="de").click()
+    choose(page, "#rows-config", "de")
     expect(page.locator("#rows-panel")).to_contain_text("Ready to learn from", timeout=SECONDS)
     expect(page.locator("#rows-panel")).to_contain_text("me/rows (de, train")
 
@@ -124,7 +122,6 @@ def test_what_calibration_reads_is_counted_and_doubted_where_it_is_chosen(page):
         "Which columns are to be used", timeout=SECONDS
     )
     for name, column in (("user_column", "frage"), ("assistant_column", "antwort")):
-        page.locator(f"#calibration-{name} input").click()
-        page.get_by_role("option", name=column).click()
+        choose(page, f"#calibration-{name}", column)
     expect(panel).to_contain_text("reads German, quality is measured in English", timeout=SECONDS)
     expect(panel).to_contain_text("tokens: ")

@@ -41,8 +41,20 @@ def test_a_file_of_questions_that_will_not_do_says_why(tmp_path, content, words)
 
 
 def test_a_table_comes_back_from_csv_as_it_was():
-    rows = [{"prompt": 'What is "a, b"?', "nf4": "line\nline", "gptq": "=1+1"}, {"prompt": "x", "nf4": "", "gptq": "ü"}]
+    rows = [
+        {"prompt": 'What is "a, b"?', "nf4": "line\nline", "gptq": "1+1=2"},
+        {"prompt": "x", "nf4": "", "gptq": "ü"},
+    ]
     assert list(csv.DictReader(io.StringIO(as_csv(rows)))) == rows
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["=1+1", " =1+1", "\u200b=1+1", "\ufeff@SUM(A1)", "+1", "-2+3", "\t1", "\r1", "\n=1", "＝1+1", "﹣1", "\xa0+1"],
+)
+def test_a_cell_that_a_spreadsheet_would_reckon_with_is_text(cell):
+    table = io.StringIO(as_csv([{cell: cell, "model": "said"}]), newline="")
+    assert list(csv.reader(table)) == [[f"'{cell}", "model"], [f"'{cell}", "said"]]
 
 
 def test_the_board_shows_text_as_text_and_hides_names_until_the_vote():

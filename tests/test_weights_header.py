@@ -11,7 +11,15 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from backend.errors import SpecError
-from backend.weights.header import read_header
+from backend.weights.header import (
+    MAX_HEADER,
+    MAX_HEADERS,
+    MAX_TENSORS,
+    Allowance,
+    header_from,
+    read_header,
+    read_headers,
+)
 from tests.paper_models import TENSORS
 
 
@@ -100,3 +108,78 @@ def test_a_missing_file_is_named_without_its_folder(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as refusal:
         read_header(tmp_path / "model.safetensors")
     assert str(tmp_path) not in str(refusal.value)
+
+
+def test_a_header_that_is_too_long_is_refused_before_it_is_read() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def read(start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return struct.pack("<Q", MAX_HEADER + 1) + bytes(end - start - 8)
+
+    with pytest.raises(SpecError, match="announces a header of"):
+        header_from(read, 10 * MAX_HEADER, "model.safetensors")
+    assert sum(end - start for start, end in asked) <= 1 << 16
+
+
+def test_the_headers_of_all_shards_together_are_bounded_in_bytes_that_are_read(tmp_path: Path) -> None:
+    size, read = 1_000_000, 0
+    raw = json.dumps({"__metadata__": {"": "x" * (size - 24)}}).encode()
+    start = struct.pack("<Q", len(raw)) + raw
+
+    def part(first: int, last: int) -> bytes:
+        nonlocal read
+        read += last - first
+        return start[first:last]
+
+    allowance = Allowance()
+
+    def shards() -> None:
+        for number in range(100):
+            header_from(part, len(start), f"model-{number}.safetensors", allowance=allowance)
+
+    with pytest.raises(SpecError, match=f"more than {MAX_HEADERS} bytes together"):
+        shards()
+    assert read < 1.1 * MAX_HEADERS + size
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {f"t{i:06d}": {} for i in range(MAX_TENSORS + 10_001)},
+        [[] for _ in range(2 * MAX_TENSORS + 10_002)],
+        [{} for _ in range(MAX_TENSORS + 10_001)],
+        {"a": ["data_offsets"] * (MAX_TENSORS + 1)},
+    ],
+)
+def test_what_lists_too_much_is_refused_before_any_of_it_is_built(tmp_path: Path, header: Any) -> None:
+    with pytest.raises(SpecError, match=f"more than {MAX_TENSORS} tensors"):
+        read_header(written(tmp_path, json.dumps(header, separators=(",", ":")).encode()))
+
+
+def test_tensors_of_many_shards_are_counted_together(tmp_path: Path) -> None:
+    names = [f"t{i:05d}" for i in range(MAX_TENSORS // 2)]
+    raw = json.dumps({name: tensor("I8", (0,), (0, 0)) for name in names}, separators=(",", ":")).encode()
+    shard = tmp_path / "model-1.safetensors"
+    shard.write_bytes(struct.pack("<Q", 2) + b"{}")
+    allowance = Allowance()
+    allowance.take("model-0.safetensors", tensors=MAX_TENSORS)
+    assert read_header(shard, allowance).tensors == ()
+    shard.write_bytes(struct.pack("<Q", len(raw)) + raw)
+    with pytest.raises(SpecError, match="tensors"):
+        read_header(shard, allowance)
+
+
+def test_a_name_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="longer than 500 characters"):
+        read_header(written(tmp_path, {"a." * 300 + "weight": tensor()}))
+
+
+def test_the_headers_of_two_hundred_shards_of_a_large_model_are_read(tmp_path: Path) -> None:
+    paths = []
+    for number in range(200):
+        names = [f"model.layers.{number}.self_attn.{i}.weight" + "_" * 60 for i in range(100)]
+        raw = json.dumps({name: tensor("I8", (0,), (0, 0)) for name in names}).encode()
+        paths.append(tmp_path / f"model-{number:05d}-of-00200.safetensors")
+        paths[-1].write_bytes(struct.pack("<Q", len(raw)) + raw)
+    assert sum(len(header.tensors) for header in read_headers(paths).values()) == 20_000

@@ -17,13 +17,13 @@ from ui.events import QUIET
 from ui.format import escape, escape_code, lead
 from ui.forms import OptionForm, Updates, label, option_form
 from ui.studio import Model, Studio
-from ui.users import alone, require_member, require_owner, visitor
+from ui.users import alone, require_alone, require_member, require_owner, visitor
 
 _EMPTY = (
     '<section class="panel empty"><h2>Nothing to chat with yet</h2><p>Press <b>Start</b> beside your recipe. When the'
     " job is done, its result can be tried here.</p></section>"
 )
-_TYPE_HERE = "Ask it something, such as: What is the capital of France?"
+_TYPE_HERE = "Ask it something, such as: What is the capital of Japan?"
 _ASK, _LOAD_FIRST = "Ask it something.", "Load the model, then ask it something."
 
 _UNSERVED = (
@@ -177,7 +177,9 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
 
     @shown(tab.status)
     def install(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        model = studio.model(key, require_member(studio.settings, profile))
+        owner = require_member(studio.settings, profile)
+        require_alone(studio.settings)
+        model = studio.model(key, owner)
         studio.vllm.begin()
         return tab.show_server(model)
 

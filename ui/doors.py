@@ -3,10 +3,13 @@
 Gradio alone lets any website call with a visitor's session, and any visitor read what another has uploaded.
 """
 
+import asyncio
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message as Headed
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,8 @@ from backend.settings import Settings
 from ui.belongings import Belongings
 from ui.format import size
 from ui.launch import Launch
-from ui.users import Profile, profile_of, require_member, visitor
+from ui.said import Refused, Said, is_name, read_event
+from ui.users import Profile, may_run, profile_of, require_member, visitor
 
 HUB = "huggingface.co"
 
@@ -38,10 +42,25 @@ OPEN = {
 """The routes that the page uses. All others of Gradio's are closed, and so is whatever its next version brings."""
 
 _GUARDED = ("/gradio_api/", "/artifacts/")
-_UPLOAD, _FILE, _HEARTBEAT = "/gradio_api/upload", "/gradio_api/file=", "/gradio_api/heartbeat/"
+_JOIN, _UPLOAD, _FILE, _HEARTBEAT = (
+    "/gradio_api/queue/join",
+    "/gradio_api/upload",
+    "/gradio_api/file=",
+    "/gradio_api/heartbeat/",
+)
+_STREAMS = ("/gradio_api/queue/data", _HEARTBEAT)
+_MOST_STREAMS = 60  # of one visitor; a page that is open has two
 _ICONS = f"{Path(gr.__file__).parent}/icons/"
 
+_SIGN = ("/login/", "/logout")
+"""Routes that change who is signed in, though a browser asks for them as for a picture."""
+_CALLED_BACK = "/login/callback"
+
 _MOST_JSON = 10_000_000  # bytes; a talk is sent as a whole with each question
+_MOST_JSON_OF_STRANGERS = 2_000_000  # bytes; who may not chat sends a recipe at the most
+_SECONDS = 60  # in which an event arrives
+_READERS = 2  # threads
+_LONGEST_TYPE = 200  # characters of a Content-Type; a boundary has 70 at the most
 _FORM = 10_000  # bytes of a form around its file
 
 # Gradio needs inline scripts and eval. Nothing comes from, or goes to, another host: an image in an answer or a card
@@ -50,19 +69,6 @@ _POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self';"
     " form-action 'self'; frame-ancestors "
 )
-
-
-class Refused(Exception):
-    """A request that goes no further.
-
-    Args:
-        status: Of the answer.
-        words: Say why.
-    """
-
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status, self.words = status, words
 
 
 class Doors:
@@ -74,6 +80,7 @@ class Doors:
         launch: Lets in who started the app; None on a Space, which everybody may look at.
         session_of: Gives the session that a queued event of Gradio's belongs to.
         kept: Gives what is kept of a visitor's uploads beside what Gradio has of them.
+        knows: Says whether the page has an event of this number.
     """
 
     def __init__(
@@ -83,9 +90,12 @@ class Doors:
         launch: Launch | None,
         session_of: Callable[[str], str | None],
         kept: Callable[[str], Iterable[Path]],
+        knows: Callable[[int], bool] = lambda index: True,
     ) -> None:
         self._app, self._settings, self._launch = app, settings, launch
-        self._session_of, self._kept = session_of, kept
+        self._session_of, self._kept, self._knows = session_of, kept, knows
+        self._streams = Counter[str]()
+        self._readers = ThreadPoolExecutor(_READERS, "events")
         self._belongings = Belongings()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,16 +131,32 @@ class Doors:
         if path == _UPLOAD:
             return await self._take(request, send, profile)
         if method == "POST":
-            self._check_length(request, _MOST_JSON)
-            body = await request.body()
-            self._check_body(body, who)
+            self._check_length(request, _MOST_JSON if may_run(self._settings, profile) else _MOST_JSON_OF_STRANGERS)
+            body = await self._body(request)
+            # Not in the event loop: it is everybody's, and what is read here somebody has made up.
+            said = await asyncio.get_running_loop().run_in_executor(self._readers, read_event, body)
+            self._check_event(said, path, who)
             receive = _again(body, receive)
         elif path.startswith(_FILE):
             self._check_file(path.removeprefix(_FILE), who)
         else:
             names = [request.query_params.get(name) for name in ("session_hash", "upload_id")]
             self._check_sessions([*names, path.removeprefix(_HEARTBEAT) if _HEARTBEAT in path else None], who)
+        if method == "GET" and path.startswith(_STREAMS) and self._settings.on_space:
+            return await self._stream(who or _address(request), scope, receive, send)
         await self._app(scope, receive, send)
+
+    async def _stream(self, whose: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer without an end, so often at a time for one visitor that others find a place."""
+        if self._streams[whose] >= _MOST_STREAMS:
+            raise Refused(429, "You have this page open too often: close some of its tabs.")
+        self._streams[whose] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._streams[whose] -= 1
+            if not self._streams[whose]:
+                del self._streams[whose]
 
     async def _take(self, request: Request, send: Send, profile: Profile | None) -> None:
         """Let an upload in, if its sender may and there is room for it beside what is theirs already."""
@@ -180,6 +206,18 @@ class Doors:
             request.method not in ("GET", "HEAD") or request.scope["path"].startswith(_GUARDED)
         ):
             raise Refused(403, "This request comes from the page of another website.")
+        if request.scope["path"].startswith(_SIGN):
+            self._check_pressed(request, site)
+
+    def _check_pressed(self, request: Request, site: str) -> None:
+        """Refuse to sign anybody in or out for a picture or a frame, and for a link of another website.
+
+        The Hub sends back from its own page who has signed in there. Browsers that say nothing are of before 2023.
+        """
+        mode, shown_as = (request.headers.get(f"sec-fetch-{name}") for name in ("mode", "dest"))
+        pressed = mode in (None, "navigate") and shown_as in (None, "document", "iframe")
+        if not pressed or (site not in ("none", "same-origin") and request.scope["path"] != _CALLED_BACK):
+            raise Refused(403, "Press the button of the page to sign in or out.")
 
     def _check_length(self, request: Request, most: int) -> int:
         """Refuse a body that is too large before any of it is read, and give its bytes."""
@@ -190,21 +228,26 @@ class Doors:
             raise Refused(413, f"This is larger than {most} bytes: send a part of it.")
         return int(length)
 
-    def _check_body(self, body: bytes, who: str | None) -> None:
-        """Refuse an event in another's session, and one that reads another's file."""
+    async def _body(self, request: Request) -> bytes:
         try:
-            said = json.loads(body)
-            event, session, paths = said.get("event_id"), said.get("session_hash"), [*_paths(said)]
-        except (ValueError, AttributeError, RecursionError) as e:
-            raise Refused(400, "This is no event.") from e
-        self._check_sessions([session], who)
-        if event is not None and self._session_of(str(event)) not in (None, session):
+            async with asyncio.timeout(_SECONDS):
+                return await request.body()
+        except TimeoutError as e:
+            raise Refused(408, f"This took longer than {_SECONDS} s to arrive: send it again.") from e
+
+    def _check_event(self, said: Said, path: str, who: str | None) -> None:
+        """Refuse an event that there is none of, one in another's session, and one that reads another's file."""
+        self._check_sessions([said.session], who)
+        if said.event is not None and self._session_of(said.event) not in (None, said.session):
             raise Refused(404, "There is no such event.")
-        if not all(self._belongings.has_file(path, who) for path in paths):
+        if path == _JOIN and said.index is not None and not self._knows(said.index):
+            raise Refused(404, "There is no such event: reload the page.")
+        if not all(self._belongings.has_file(path, who) for path in said.paths):
             raise Refused(404, "There is no such file: upload it again.")
 
     def _check_sessions(self, sessions: list[Any], who: str | None) -> None:
-        if not all(self._belongings.enter(str(session), who) for session in sessions if session is not None):
+        named = [session for session in sessions if session is not None]
+        if not all(is_name(session) and self._belongings.enter(session, who) for session in named):
             raise Refused(404, "There is no such session: reload the page.")
 
     def _check_file(self, path: str, who: str | None) -> None:
@@ -258,14 +301,10 @@ def _name(host: str) -> str:
         return ""
 
 
-def _paths(said: Any) -> Iterator[str]:
-    """Find whatever Gradio would take for a file, anywhere in an event."""
-    if isinstance(said, dict):
-        if isinstance(said.get("path"), str):
-            yield said["path"]
-        yield from (path for value in said.values() for path in _paths(value))
-    elif isinstance(said, list):
-        yield from (path for value in said for path in _paths(value))
+def _address(request: Request) -> str:
+    """Return where an anonymous visitor of a Space comes from, as the Hub's proxy says, which adds to what it got."""
+    told = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    return f"from {told[:60] or (request.client.host if request.client else '')}"
 
 
 def _whole(request: Request) -> Receive:
@@ -273,6 +312,9 @@ def _whole(request: Request) -> Receive:
 
     Of a malformed form Gradio deletes what it has written. Half a file of who hangs up it would forget, on the disk.
     """
+    # What reads a header's parts takes a time that grows with the square of their number.
+    if len(request.headers.get("content-type", "")) > _LONGEST_TYPE:
+        raise Refused(400, "This is no form.")
     head = Headed()
     head["Content-Type"] = request.headers.get("content-type", "")
     malformed = f"\r\n--{head.get_boundary('')}\r\n\0\r\n".encode()

@@ -3,6 +3,7 @@
 Any program and any website on the machine can reach a port of it; the key and the password they do not know.
 """
 
+import asyncio
 import hmac
 import ipaddress
 import math
@@ -18,6 +19,7 @@ from backend.settings import Settings
 
 ENTER = "/enter"
 _MOST_FORM = 2000  # bytes
+_FORM_SECONDS = 10  # in which a form arrives
 _SECRET_BYTES = 32
 _LONGEST = 30  # seconds between two tries of a password
 
@@ -55,17 +57,22 @@ class Launch:
         return None if known else self._page(401)
 
     async def _enter(self, request: Request) -> Response:
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal() or int(length) > _MOST_FORM or "transfer-encoding" in request.headers:
+            return self._page(413)
+        try:
+            async with asyncio.timeout(_FORM_SECONDS), request.form(max_files=0, max_fields=2) as form:
+                given = str(form.get("password", ""))
+        except TimeoutError:
+            return self._page(408)
+        # No await from here on: of forms that arrive together the second finds that the first was wrong.
         wait = self._next - time.monotonic()
         if wait > 0:
             words = f"That was too soon after a wrong password: try again in {math.ceil(wait)} s."
             return self._page(429, words, {"Retry-After": str(math.ceil(wait))})
-        length = request.headers.get("content-length", "")
-        if not length.isdecimal() or int(length) > _MOST_FORM:
-            return self._page(413)
-        async with request.form() as form:
-            if _same(str(form.get("password", "")), self._password):
-                self._failures = 0
-                return self._welcome(request)
+        if _same(given, self._password):
+            self._failures = 0
+            return self._welcome(request)
         self._next = time.monotonic() + min(2**self._failures, _LONGEST)
         self._failures += 1
         return self._page(403, "That is not the password.")

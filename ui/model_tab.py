@@ -186,6 +186,7 @@ def _facts(facts: ModelFacts) -> dict[str, str]:
         "License": facts.license_name or facts.license or "not stated",
         "Access": access,
         "Chat template": "yes" if facts.chat_template else "no",
+        "Weights": "pickled, made safetensors before anything else" if facts.pickled else "safetensors",
         "Quantized": f"already, with {facts.quant_method}" if facts.quant_method else "not yet",
     }
 
@@ -198,6 +199,8 @@ def _warnings(facts: ModelFacts) -> list[str]:
         found.append("It has no chat template: it continues text, but does not answer questions.")
     if not (facts.license or facts.license_name):
         found.append("Its authors state no license. Ask them before you publish anything made from it.")
+    if any(tensor.is_expert for tensor in facts.tensors):
+        found.append("It is a mixture of experts, which no method quantizes yet: they stay as they are.")
     return found
 
 

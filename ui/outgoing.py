@@ -30,7 +30,7 @@ _TYPED_STAYS = """() => document.addEventListener('keydown', (event) => {
   box.dataset.pressed = event.key;
 }, true)"""
 
-_PICTURE = re.compile(r"!\[([^\]]*)\]\([\w.-]+\.png\)")
+_PICTURE = re.compile(r"!\[([^\[\]]*)\]\([\w.-]+\.png\)")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from ui.publish_tab import build_publish_tab, wire_publish_tab
 from ui.recipe_tab import build_recipe_tab
 from ui.sidebar import build_sidebar
 from ui.studio import Studio
-from ui.users import can_sign_in, hub_token, require_member, require_owner, visitor
+from ui.users import can_sign_in, hub_token, require_alone, require_member, require_owner, visitor
 from ui.workbench import Workbench
 
 # Gradio builds the page anew when the app has been away. Which tab was open is known to this browser tab alone.
@@ -308,6 +308,7 @@ def _wire_results(bench: Workbench) -> None:
         job_id: str, method: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None
     ) -> Updates:
         owner = require_owner(studio.settings, profile)
+        require_alone(studio.settings)
         result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
         return bench.merge_tuned(result, method, hub_token(studio.settings, oauth, typed))
 

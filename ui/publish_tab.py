@@ -297,7 +297,14 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     gr.on(asked, offer, {tab.artifact, tab.where, tab.token}, tab.repo, **LATEST)
     tab.where.input(tab.choose, tab.where, [tab.folder, tab.hub.room, tab.token], **QUIET)
     shown_whole = [tab.folder.blur, tab.folder.submit]
-    gr.on(shown_whole, lambda typed: str(tab.place(typed)) if typed.strip() else "", tab.folder, tab.folder, **QUIET)
+    mine = alone(studio.settings)  # where it lies on a Space is nobody's to know
+    gr.on(
+        shown_whole,
+        lambda typed: str(tab.place(typed)) if mine and typed.strip() else "",
+        tab.folder,
+        tab.folder,
+        **QUIET,
+    )
     # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
     tab.start.click(None, None, [tab.note, tab.result], js="() => ['', '']", **QUIET)
     begun = [tab.note, timer, tab.insist, tab.result, tab.folder, *tab.question.outputs()]

@@ -272,7 +272,7 @@ def _title(values: dict[str, Any]) -> str:
 def _known(values: dict[str, Any], whole: bool = False) -> dict[str, Any] | None:
     """Give typed options as they are understood, the usual ones left out unless the whole is wanted; None if wrong."""
     try:
-        options = parse(METHODS[values["method"]].Options, values, context={"paths": True})
+        options = parse(METHODS[values["method"]].Options, values, context={"stored": True})
     except SpecError:
         return None
     return options.model_dump(mode="json") if whole else _written(options)

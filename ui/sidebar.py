@@ -9,7 +9,7 @@ from backend.errors import HardwareError, SpecError
 from backend.evaluate import PROMPTS, EvaluateOptions
 from backend.finetune.dataset import DEMO_DATASET
 from backend.finetune.survey import Survey
-from backend.jobs.estimates import Estimate, check_room, estimate
+from backend.jobs.estimates import Estimate, check_room, converts, estimate
 from backend.models.facts import ModelFacts
 from backend.quantize import METHODS
 from backend.recipes import Recipe, Stage
@@ -19,6 +19,8 @@ from ui.forms import label
 from ui.question import Question, build_question
 from ui.studio import Studio, stage_title, way
 from ui.variants import grid
+
+CONVERTING = ("Convert the weights", "pickled, to safetensors")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def summary(recipe: Recipe, facts: ModelFacts, data: Path, survey: Survey | None
     name = facts.base_model or facts.model
     owner, _, short = name.rpartition("/")
     steps = [f'<li class="base"><b>{escape(short)}</b><small>{escape(owner) or "base model"}</small></li>']
-    steps += [f"<li><b>{escape(title)}</b><small>{escape(text)}</small></li>" for title, text in _steps(recipe)]
+    named = [CONVERTING] * converts(facts, data) + _steps(recipe)
+    steps += [f"<li><b>{escape(title)}</b><small>{escape(text)}</small></li>" for title, text in named]
     steps.append(f'<li class="goal"><b>{escape(_goal(recipe))}</b></li>')
     line = f"{short} → {way(recipe.making)}"
     costs = _costs(recipe, facts, data, survey)
@@ -120,7 +123,8 @@ def _costs(recipe: Recipe, facts: ModelFacts, data: Path, survey: Survey | None)
     for place, parts in needed.training_memory.items():
         told = {f"{place[:1].upper()}{place[1:]} to tune": sum(parts.values()), **parts}
         rows += "".join(f'<div class="share"><dt>{escape(k)}</dt><dd>{size(v)}</dd></div>' for k, v in told.items())
-    return f'<dl class="costs">{rows}</dl>{_refusal(needed, facts, data)}'
+    doubts = "".join(f'<p class="warn">{escape(text)}</p>' for text in needed.warnings)
+    return f'<dl class="costs">{rows}</dl>{doubts}{_refusal(needed, facts, data)}'
 
 
 def _refusal(needed: Estimate, facts: ModelFacts, data: Path) -> str:

@@ -85,6 +85,18 @@ def require_member(settings: Settings, profile: Profile | None) -> str:
     )
 
 
+def require_alone(settings: Settings) -> None:
+    """Refuse what changes the machine itself, or is done with folders of it, where others use it, too.
+
+    Raises:
+        LoginError: This is a Space.
+    """
+    if not alone(settings):
+        raise LoginError(
+            "This is done on one's own machine alone: on a Space its owner does it, by what it is built from."
+        )
+
+
 def hub_token(settings: Settings, oauth: gr.OAuthToken | None, typed: str | None = None) -> str | None:
     """Give the visitor's token; the machine owner's own one is used on their own machine only.
 

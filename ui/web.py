@@ -40,7 +40,8 @@ def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
         theme=theme(),
         css_paths=[CSS],
     )
-    app.add_middleware(Doors, settings=settings, launch=launch, session_of=session_of, kept=kept)
+    known = {"session_of": session_of, "kept": kept, "knows": page.fns.__contains__}
+    app.add_middleware(Doors, settings=settings, launch=launch, **known)
     _read_sign_in_first(app)
     return app
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -15,26 +16,59 @@ from pathlib import Path
 from typing import Any
 
 import backend
+from backend.settings import PREFIX, Settings
 
 ROOT = Path(backend.__file__).resolve().parent.parent
 MARKER = "WEIGHTSMITH_RUN"
 LAST_WORDS = 15  # lines of a child's own output that are shown when it failed in a way nobody foresaw
 LOG_BYTES = 5_000_000  # of the log file; the one before it is kept, so a flood costs twice this
 
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY|CREDENTIAL")
-_SECRET_TEXT = re.compile(
-    r"hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|Bearer\s+\S+|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}", re.IGNORECASE
+_LINE = 1 << 16  # bytes that are looked through for tokens at a time; a line may be longer
+
+# One start a word, and none where no dots follow: a word of which each letter could begin a token is read once.
+_JWT = r"(?<![\w-])(?=[\w-]+\.[\w-]{8,}\.[\w-]{8,})[\w-]*?eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"
+_SECRET_TEXT = re.compile(rf"hf_[A-Za-z0-9]{{20,}}|api_org_[A-Za-z0-9]{{20,}}|Bearer\s+\S+|{_JWT}", re.IGNORECASE)
+
+_SETTINGS = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+_MACHINE = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_(ALL|[A-Z]*(CTYPE|COLLATE|MESSAGES|MONETARY|NUMERIC|TIME))|TZ|TMPDIR|TMP|TEMP|XDG_(CACHE_HOME|RUNTIME_DIR)|VIRTUAL_ENV|SYSTEM"
+    r"|SPACE_(ID|HOST|AUTHOR_NAME)|(DY)?LD_\w*LIBRARY_PATH|LD_PRELOAD|__CF_USER_TEXT_ENCODING|SYSTEMROOT|WINDIR"
+    r"|PYTHON(HASHSEED|UTF8|IOENCODING|WARNINGS|FAULTHANDLER|DONTWRITEBYTECODE|MALLOC)|MALLOC_\w+|GLIBC_TUNABLES"
+    r"|(OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|ONEDNN|DNNL|NUMEXPR|NUMBA|RAYON)_\w+"
+    r"|(TORCH|TORCHINDUCTOR|PYTORCH|TRITON|ACCELERATE|BNB|BITSANDBYTES|VLLM|PEFT)_\w+"
+    r"|(CUDA|CUDNN|CUBLAS|NVIDIA|NVTE|NCCL|GLOO|UCX|FI|ROCR|ROCM|HIP|HSA|AMD|MIOPEN|RCCL)_\w+|MASTER_(ADDR|PORT)"
+    rf"|{'|'.join(_SETTINGS)}"
 )
+"""What Python, torch and the drivers of this machine ask for. No list of secrets is whole; this one is."""
+
+_ONLINE = re.compile(
+    r"(https?|all|no|ftp)_proxy|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|HF_ENDPOINT|HF_(HUB|XET)_\w+",
+    re.IGNORECASE,
+)
+"""What leads to the Hub besides."""
+
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASS|PWD|KEY|CREDENTIAL|AUTH(?!OR)|COOKIE")
+"""Names that are never handed on, whoever's they are."""
 
 
 def environment(home: Path, online: bool) -> dict[str, str]:
-    """Give a child's environment: no token, a Hub cache of its own, and no network use where it has none to make.
+    """Return a child's environment: what this machine needs, no token, a Hub cache of its own, and no way to the Hub
+    where it has none to take.
 
     Args:
         home: A folder of the app; the child finds no `hf auth login` of the user there.
         online: Whether the child talks to the Hub.
     """
-    env = {name: value for name, value in os.environ.items() if not _SECRET_NAME.search(name.upper())}
+    known = {
+        name: value
+        for name, value in os.environ.items()
+        if _MACHINE.fullmatch(name) or (online and _ONLINE.fullmatch(name))
+    }
+    env = {
+        name: value
+        for name, value in known.items()
+        if not (_SECRET_NAME.search(name.upper()) or _SECRET_TEXT.search(value))
+    }
     env |= {
         "HF_HOME": str(home / "hf"),
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
@@ -56,6 +90,23 @@ def mask(text: str, tokens: Iterable[str] = ()) -> str:
     for token in tokens:
         text = text.replace(token, "•••")
     return _SECRET_TEXT.sub("•••", text)
+
+
+def _ends_within(process: "subprocess.Popen[bytes]", seconds: float | None) -> bool:
+    """Wait for a process; subprocess looks only each 50 ms, which a command of a second feels."""
+    try:
+        end = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # another system than Linux, or it has ended already
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        return process.poll() is not None
+    try:
+        watched = select.poll()
+        watched.register(end, select.POLLIN)
+        watched.poll(None if seconds is None else 1000 * seconds)
+    finally:
+        os.close(end)
+    return process.poll() is not None
 
 
 def last_words(log: Path) -> str:
@@ -155,12 +206,10 @@ class Child:
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the command; None if it still runs after `timeout` seconds, 128 + n if signal n ended it."""
-        try:
-            code = self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
+        if not _ends_within(self._process, timeout):
             return None
         self._finish()
-        return code
+        return self._process.returncode
 
     def stop(self, grace: float) -> None:
         """End it: SIGTERM to the group, after `grace` seconds SIGKILL, then whatever still bears its mark."""
@@ -194,7 +243,7 @@ class Child:
         source = self._process.stderr or self._process.stdout
         assert source
         out = None
-        for line in source:
+        while line := source.readline(_LINE):
             with contextlib.suppress(OSError):  # a full disk: read on, or the child would wait for ever to be heard
                 if out and out.tell() > LOG_BYTES:
                     out.close()

@@ -8,12 +8,9 @@ this one left nothing behind; PR_SET_PDEATHSIG and plain new sessions did.
 import os
 import resource
 import signal
-import subprocess
 import sys
 import threading
 import time
-
-from backend.executors.local import MARKER, sweep
 
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL when the app has died
 
@@ -27,7 +24,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, lambda *_: None)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold tokens and data
     threading.Thread(target=_die_with_the_app, args=(death,), daemon=True).start()
-    code = subprocess.Popen(command).wait()
+    command_id = os.posix_spawnp(command[0], command, os.environ, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
+    from backend.executors import local  # noqa: F401, PLC0415 - for the sweep, while the command starts
+
+    code = os.waitstatus_to_exitcode(os.waitpid(command_id, 0)[1])
     os.killpg(0, signal.SIGTERM)  # whatever the command left in the group; the shim itself stays
     _sweep()  # here too: a dead app sweeps nothing
     return 128 - code if code < 0 else code
@@ -43,6 +43,8 @@ def _die_with_the_app(death: int) -> None:
 
 
 def _sweep() -> None:
+    from backend.executors.local import MARKER, sweep  # noqa: PLC0415 - see main()
+
     sweep(os.environ[MARKER], os.getpid())
 
 

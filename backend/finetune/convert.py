@@ -7,10 +7,10 @@ from typing import Any
 from backend.finetune.columns import Mapping, is_conversation
 from backend.finetune.dataset import DatasetOptions
 from backend.finetune.files.decoder import BadJson, Decoder
-from backend.finetune.files.row import Number, Row
+from backend.finetune.files.row import MAX_ROW, Number, Row
 from backend.finetune.findings import Ledger
 from backend.finetune.samples import ROLES, Message, Sample
-from backend.finetune.template import fill, placeholders
+from backend.finetune.template import fill, filled_size, placeholders
 from backend.strict_json import quoted
 
 _ALIASES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
@@ -90,6 +90,9 @@ class Converter:
         parts = {name: self._text(number, values, name) for name in self._placeholders}
         if not any(part.strip() for part in parts.values()):
             raise _empty("every column of the template")
+        if filled_size(self._map.template, parts) > MAX_ROW:
+            text = f"the template gives more than {MAX_ROW // 10**6} MB"
+            raise _Unusable("size", text, "name the long columns less often")
         return fill(self._map.template, parts).strip()
 
     def _needed(self, number: int, values: dict[str, Any], name: str) -> str:

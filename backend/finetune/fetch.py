@@ -12,7 +12,6 @@ from backend.finetune.demo_data import NAME, write_demo
 from backend.finetune.files.rows import Source
 from backend.finetune.names import SUFFIXES
 from backend.finetune.slices import parse_split
-from backend.hub import client
 from backend.hub.datasets import Wanted, fetch_files, open_dataset
 from backend.progress import Report
 from backend.strict_json import quoted
@@ -70,6 +69,9 @@ def pin(options: Options, token: str | None) -> Options:
     Raises:
         HubError: There is no such data set or revision, or the Hub could not be reached.
     """
+
+    from backend.hub import client
+
     if options.dataset == DEMO_DATASET or is_file(options.dataset):
         return options
     commit = client.commit_of(client.dataset_info(options.dataset, options.revision, token), options.dataset)
@@ -129,6 +131,7 @@ def _source(
         target = folder / "demo.jsonl"
         write_demo(target)
         return Source(name=NAME, files=(target,), split=split)
-    wanted = Wanted(dataset, options.config, name, options.revision, part=part.stop is not None)
+    rows = None if part.needs_total else part.bounds(None)[1]
+    wanted = Wanted(dataset, options.config, name, options.revision, part.stop is not None, rows)
     fetched = fetch_files(wanted, _SUFFIXES, folder, token, report)
     return Source(name=fetched.name, files=fetched.files, split=split, repo_id=fetched.repo_id, revision=fetched.commit)

@@ -10,6 +10,8 @@ from backend.finetune.loading import Dataset
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Renderer, stops_of
 from backend.finetune.samples import find_literals
+from backend.model_folder import stops_in
+from backend.models.loading import load_tokenizer
 
 
 class Reader(NamedTuple):
@@ -31,11 +33,8 @@ def open_reader(folder: Path, data: Dataset, options: FinetuneOptions) -> Reader
     Raises:
         SpecError: There is no chat template, or the tokenizer will not do.
     """
-    from transformers import AutoTokenizer, GenerationConfig
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    known = (folder / "generation_config.json").is_file()
-    stops = stops_of(tokenizer, GenerationConfig.from_pretrained(folder) if known else None)
+    tokenizer = load_tokenizer(folder)
+    stops = stops_of(tokenizer, stops_in(folder))
     if any(sample.messages for sample in islice(data.train(), 1)):
         give_template(tokenizer, options.chat_template, "The base model")
         if tokenizer.eos_token_id is not None:

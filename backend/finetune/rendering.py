@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from jinja2 import TemplateError
-
 from backend.errors import SpecError
 from backend.finetune.samples import Message, Sample
 
@@ -96,6 +94,8 @@ class Renderer:
         return Rendered(sample.row, ids[: self._max_length], labels[: self._max_length], ends, cut)
 
     def _conversation(self, messages: tuple[Message, ...], row: int, prompt: bool = False) -> str:
+        from jinja2 import TemplateError
+
         turns = [{"role": message.role, "content": self._marked(message.content)} for message in messages]
         try:
             return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt))
@@ -163,15 +163,14 @@ class Renderer:
         return ids, places
 
 
-def stops_of(tokenizer: Any, generation_config: Any) -> set[int]:
+def stops_of(tokenizer: Any, named: Iterable[int]) -> set[int]:
     """Give the tokens that end a model's answers: those its configs name, and the one its chat template writes.
 
     Args:
         tokenizer: Of transformers.
-        generation_config: Of transformers, or None.
+        named: By the model's configs, as stops_in() gives them.
     """
-    named = getattr(generation_config, "eos_token_id", None)
-    stops = set(named if isinstance(named, list) else [named] if named is not None else [])
+    stops = set(named)
     if tokenizer.eos_token_id is not None:
         stops.add(tokenizer.eos_token_id)
     if tokenizer.chat_template:

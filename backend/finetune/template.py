@@ -45,6 +45,11 @@ def check_columns(template: str, columns: Iterable[str]) -> None:
         raise ValueError(f"{', '.join(map(quoted, wrong))} {are}: the columns are {shown}")
 
 
+def filled_size(template: str, values: Mapping[str, str]) -> int:
+    """Return how many characters fill() gives at the most: a template can name a long column a thousand times."""
+    return len(template) + sum(len(values[piece[1].strip()]) for piece in _PIECE.finditer(template) if piece[1])
+
+
 def fill(template: str, values: Mapping[str, str]) -> str:
     """Put values in the place of their placeholders, in one pass: braces in a value stay as they are."""
 

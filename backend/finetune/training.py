@@ -18,6 +18,7 @@ from backend.finetune.course import STOP
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Rendered
 from backend.models.artifacts import CHECKPOINTS, LOGS
+from backend.models.config import context_length
 from backend.models.inspection import inspect
 from backend.models.loading import device, load_causal_lm
 from backend.models.machine import gpu_bytes, memory_bytes
@@ -341,13 +342,16 @@ def _answers(model: Any, tokenizer: Any, prompts: Sequence[tuple[str, list[int]]
     import torch
 
     found = []
-    was_training = model.training
+    was_training, limit = model.training, context_length(model.config.to_dict())
     model.eval()
     with torch.inference_mode():
         for question, prompt in prompts:
+            most = min(ANSWER_TOKENS, limit - len(prompt)) if limit else ANSWER_TOKENS
+            if most < 1:
+                continue  # the question alone is longer than what the model reads
             ids = torch.tensor([prompt], device=model.device)
             mask = torch.ones_like(ids)
-            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=most, do_sample=False)
             found.append((question, tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True)))
     model.train(was_training)
     return found

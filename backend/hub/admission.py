@@ -9,28 +9,21 @@ from typing import Any, NamedTuple
 from backend.errors import AdapterError, SpecError
 from backend.hub.files import Entry, Files
 from backend.hub.names import parse_repo_id
-from backend.models.config import Config, check_config, refuse_code
+from backend.model_folder import CONFIG, LIMITS, MAX_JSON, MAX_TEXT, TEMPLATE, TOKENIZER_CONFIG, goes_along, kind_of
+from backend.models.config import Config, as_kept, check_config, refuse_code, without_code
+from backend.models.native import is_native_tokenizer
 from backend.strict_json import parse_object, quoted
 
-MAX_JSON = 5_000_000
-MAX_TOKENIZER = 100_000_000
-MAX_TEXT = 1_000_000  # chat templates and cards
+MAX_SHARDS = 1000  # each is asked for its header; the largest models have some hundred
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors")
-_TAKEN = re.compile(
-    r"config\.json|generation_config\.json|tokenizer[A-Za-z0-9_.-]*\.json|[A-Za-z0-9_-]+\.model|vocab\.(json|txt)"
-    r"|merges\.txt|added_tokens\.json|special_tokens_map\.json|chat_template\.(jinja|json)"
-    r"|(LICENSE|LICENCE|NOTICE|USE_POLICY|README)[A-Za-z0-9_-]*(\.(md|txt))?",
-    re.IGNORECASE,
-)
-_TAKEN_OF_ADAPTERS = re.compile(
-    r"adapter_config\.json|adapter_model\.safetensors|tokenizer[A-Za-z0-9_.-]*\.json|[A-Za-z0-9_-]+\.model"
-    r"|vocab\.(json|txt)|merges\.txt|added_tokens\.json|special_tokens_map\.json|chat_template\.(jinja|json)"
-    r"|README(\.md)?",
-    re.IGNORECASE,
-)
+_PICKLED_SHARD = re.compile(r"pytorch_model[A-Za-z0-9_.-]*\.bin")
+_OTHERS = {ADAPTER_CONFIG: MAX_JSON}
+_README = re.compile(r"readme[a-z0-9_-]*(\.(md|txt))?", re.IGNORECASE)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".joblib")
 _FOREIGN = {".gguf": "GGUF", ".h5": "TensorFlow", ".msgpack": "Flax", ".onnx": "ONNX"}
 
@@ -43,6 +36,13 @@ class Admitted(NamedTuple):
     config: Config
     weight_map: dict[str, str] | None  # tensor → shard, where there is an index
     chat_template: bool
+    kept: dict[str, int]  # bytes that settings files have here, without what names code
+    pickled: bool  # whether the weights are pytorch_model.bin, which is converted before anything else reads it
+
+    @property
+    def beside(self) -> tuple[Entry, ...]:
+        """The files that are no weights."""
+        return tuple(e for e in self.files if e not in self.weights and e.name not in (INDEX, PICKLE_INDEX))
 
 
 def admit(files: Files, whole: bool = False) -> Admitted:
@@ -58,15 +58,18 @@ def admit(files: Files, whole: bool = False) -> Admitted:
     """
     entries = {entry.name: entry for entry in files.entries()}
     _check_names(entries, files)
-    config = check_config(_json(files, entries["config.json"]))
-    weight_map = _weight_map(files, entries)
-    shards = sorted(set(weight_map.values())) if weight_map is not None else [SINGLE]
+    kept: dict[str, int] = {}
+    config = check_config(_settings(files, entries["config.json"], kept))
+    pickled = SINGLE not in entries and INDEX not in entries
+    single, listing = (PICKLE, PICKLE_INDEX) if pickled else (SINGLE, INDEX)
+    weight_map = None if single in entries else _weight_map(files, entries, listing)
+    shards = sorted(set(weight_map.values())) if weight_map is not None else [single]
     weights = tuple(entries[name] for name in shards)
     _check_sizes(config, weights)
-    taken = tuple(e for e in entries.values() if "/" not in e.name and _TAKEN.fullmatch(e.name))
-    template = _check_texts(files, taken, whole)
-    index = (entries[INDEX],) if weight_map is not None else ()
-    return Admitted((*taken, *index, *weights), weights, config, weight_map, template)
+    taken = tuple(e for e in entries.values() if e.name == CONFIG or is_taken(files, e))
+    template = _check_texts(files, taken, whole, kept)
+    index = (entries[listing],) if weight_map is not None else ()
+    return Admitted((*taken, *index, *weights), weights, config, weight_map, template, kept, pickled)
 
 
 def admit_adapter(files: Files) -> tuple[Entry, ...]:
@@ -80,9 +83,19 @@ def admit_adapter(files: Files) -> tuple[Entry, ...]:
     for name, entry in entries.items():
         if entry.link:
             raise _fault(name, "is a symbolic link", "copy the folder with `cp -rL` and give the copy")
-    taken = tuple(e for e in entries.values() if "/" not in e.name and _TAKEN_OF_ADAPTERS.fullmatch(e.name))
-    _check_texts(files, taken, whole=False)
+    taken = tuple(e for e in entries.values() if e.name in (ADAPTER_CONFIG, ADAPTER) or is_taken(files, e))
+    _check_texts(files, taken, False, {})
     return taken
+
+
+def is_taken(files: Files, entry: Entry) -> bool:
+    """Return whether a file is taken beside weights and config, and goes along unless it is the card."""
+    if kind_of(entry.name) == "processor":  # nothing here reads pictures or sound: one that wants code stays behind
+        try:
+            refuse_code(_json(files, entry), entry.name)
+        except SpecError:
+            return False
+    return goes_along(entry.name, entry.size) or _README.fullmatch(entry.name) is not None
 
 
 def _check_names(entries: dict[str, Entry], files: Files) -> None:
@@ -91,13 +104,11 @@ def _check_names(entries: dict[str, Entry], files: Files) -> None:
             raise _fault(name, "is no name for a model's file")
         if entry.link:
             raise _fault(name, "is a symbolic link", "copy the folder with `cp -rL` and give the copy")
-        if name.lower().endswith((".py", ".so", ".pyc")) or name.startswith("custom_generate/"):
-            raise _fault(name, "is code that the repo brings along, which is never run here")
     if "adapter_config.json" in entries:
         raise _adapter(files, entries)
     if "config.json" not in entries:
         raise SpecError("'config.json' is missing: choose a model in transformers' format.")
-    if SINGLE not in entries and INDEX not in entries:
+    if not entries.keys() & {SINGLE, INDEX, PICKLE, PICKLE_INDEX}:
         raise _no_weights(list(entries))
 
 
@@ -117,8 +128,8 @@ def _no_weights(names: list[str]) -> SpecError:
     for name in names:
         if name.lower().endswith(_PICKLES):
             return SpecError(
-                f"This model has only pickled weights such as {quoted(name)}, which can run code when they are opened:"
-                " ask its author for safetensors, or convert it at https://huggingface.co/spaces/safetensors/convert"
+                f"This model has only pickled weights such as {quoted(name)}, of which pytorch_model.bin alone is"
+                " converted here: ask its author for safetensors."
             )
     for name in names:
         if what := next((words for suffix, words in _FOREIGN.items() if name.lower().endswith(suffix)), None):
@@ -126,18 +137,19 @@ def _no_weights(names: list[str]) -> SpecError:
     return SpecError(f"{SINGLE!r} and {INDEX!r} are missing: choose a model with safetensors weights.")
 
 
-def _weight_map(files: Files, entries: dict[str, Entry]) -> dict[str, str] | None:
+def _weight_map(files: Files, entries: dict[str, Entry], listing: str) -> dict[str, str]:
     """Read the index; like transformers, a single file is taken before an index."""
-    if SINGLE in entries:
-        return None
-    weight_map = _json(files, entries[INDEX]).get("weight_map")
+    weight_map = _json(files, entries[listing]).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise _fault(INDEX, "has no weight_map")
+        raise _fault(listing, "has no weight_map")
+    names = _PICKLED_SHARD if listing == PICKLE_INDEX else _SHARD
     for tensor, shard in weight_map.items():
-        if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or ".." in shard:
-            raise _fault(INDEX, f"keeps {quoted(tensor)} in {quoted(shard)}, which is no name for a shard")
+        if not isinstance(shard, str) or not names.fullmatch(shard) or ".." in shard:
+            raise _fault(listing, f"keeps {quoted(tensor)} in {quoted(shard)}, which is no name for a shard")
         if shard not in entries:
-            raise _fault(INDEX, f"lists the shard {quoted(shard)}, which is missing", "choose a complete model")
+            raise _fault(listing, f"lists the shard {quoted(shard)}, which is missing", "choose a complete model")
+    if len(set(weight_map.values())) > MAX_SHARDS:
+        raise _fault(listing, f"lists more than {MAX_SHARDS} shards")
     return weight_map
 
 
@@ -153,25 +165,32 @@ def _check_sizes(config: Config, weights: tuple[Entry, ...]) -> None:
         )
 
 
-def _check_texts(files: Files, taken: tuple[Entry, ...], whole: bool) -> bool:
+def _check_texts(files: Files, taken: tuple[Entry, ...], whole: bool, kept: dict[str, int]) -> bool:
     """Check every other JSON file, and say whether there is a chat template."""
-    template = False
+    template, there = False, {entry.name.lower() for entry in taken}
     for entry in taken:
-        name = entry.name.lower()
-        if name in ("chat_template.jinja", "readme.md") and entry.size > MAX_TEXT:
-            raise _fault(entry.name, f"has {entry.size} bytes, of which {MAX_TEXT} are allowed")
-        template = template or (name == "chat_template.jinja" and entry.size > 0)
-        if not name.endswith(".json") or name == "config.json":
+        name, kind = entry.name, kind_of(entry.name)
+        if name in (CONFIG, ADAPTER):  # each has a reader of its own
             continue
-        large = name in ("tokenizer.json", "vocab.json")
-        if large and not whole:
+        limit = LIMITS[kind] if kind else _OTHERS.get(name, MAX_TEXT)
+        if entry.size > limit:
+            raise _fault(name, f"has {entry.size} bytes, of which {limit} are allowed")
+        template = template or (name == TEMPLATE and entry.size > 0)
+        large = kind == "vocabulary"
+        if not name.endswith(".json") or (large and not whole):
             continue
-        data = _json(files, entry, MAX_TOKENIZER if large else MAX_JSON)
+        data = _json(files, entry, limit) if large else _settings(files, entry, kept)
         if not large:
-            refuse_code(data, entry.name)
-        if name in ("tokenizer_config.json", "chat_template.json"):
-            template = _check_template(data, entry.name) or template
+            own = name == TOKENIZER_CONFIG and not _has_tokenizer(data, there)
+            refuse_code(data if own else without_code(data, name), name)
+        if name in (TOKENIZER_CONFIG, "chat_template.json"):
+            template = _check_template(data, name) or template
     return template
+
+
+def _has_tokenizer(settings: dict[str, Any], there: set[str]) -> bool:
+    """Return whether a tokenizer can be read without code of the repo."""
+    return "tokenizer.json" in there or is_native_tokenizer(settings.get("tokenizer_class"))
 
 
 def _check_template(data: dict[str, Any], name: str) -> bool:
@@ -193,10 +212,23 @@ def _plain(key: Any, name: str) -> bool:
     return True
 
 
+def _settings(files: Files, entry: Entry, kept: dict[str, int]) -> dict[str, Any]:
+    """Read a settings file, and note the bytes that it has without what names code."""
+    raw = _read(files, entry, MAX_JSON)
+    found = len(as_kept(entry.name, raw))
+    if found != entry.size:
+        kept[entry.name] = found
+    return parse_object(raw, entry.name, MAX_JSON)
+
+
 def _json(files: Files, entry: Entry, limit: int = MAX_JSON) -> dict[str, Any]:
+    return parse_object(_read(files, entry, limit), entry.name, limit)
+
+
+def _read(files: Files, entry: Entry, limit: int) -> bytes:
     if entry.size > limit:
         raise _fault(entry.name, f"has {entry.size} bytes, of which {limit} are read at the most")
-    return parse_object(files.read(entry.name, 0, entry.size), entry.name, limit)
+    return files.read(entry.name, 0, entry.size)
 
 
 def _fault(name: str, what: str, remedy: str = "choose another model") -> SpecError:

@@ -25,8 +25,8 @@ from huggingface_hub.utils._http import hf_raise_for_status
 
 from backend import __version__
 from backend.errors import AppError, HardwareError, HubError, LoginError
-from backend.hub.patience import FAULTS, Patience, cause, patiently, retry_after
-from backend.hub.transport import endpoint
+from backend.hub.patience import Patience, cause, patiently, retry_after
+from backend.hub.transport import FAULTS, endpoint
 
 T = TypeVar("T")
 

@@ -1,21 +1,24 @@
 """Data sets on the Hub: their configs, splits and files, at one commit; Parquet, CSV, JSON or text, never a script."""
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import HubError, SpecError
-from backend.hub import client
 from backend.hub.download import check_disk, fetch_file
 from backend.hub.files import Entry, HubFiles
+from backend.hub.first_rows import fetch_rows
 from backend.hub.names import parse_repo_id
 from backend.progress import Report
 from backend.strict_json import quoted
 
 MAX_ROWS_DOWNLOAD = 2_000_000_000  # bytes of files that rows are read from
+ROW_BYTES = 10_000  # of a row, generously
 CONVERTED = "refs/convert/parquet"
 """The branch in which the Hub keeps small data sets as Parquet: config/split/0000.parquet."""
 
@@ -34,7 +37,8 @@ class Wanted(NamedTuple):
     config: str | None = None
     split: str | None = None
     revision: str | None = None
-    part: bool = False  # whether the first rows will do, where all of them are too many
+    part: bool = False  # whether a part will do, where all rows are too many
+    rows: int | None = None  # how many of the first ones will do, where that is known
 
 
 class Fetched(NamedTuple):
@@ -55,7 +59,7 @@ class HubDataset(NamedTuple):
 
     def entries_of(self, config: str, split: str) -> list[Entry]:
         """Give a split's files, in the order of their names."""
-        names = self.layout[config][split]
+        names = set(self.layout[config][split])
         return sorted(entry for entry in self.files.entries() if entry.name in names)
 
     def words(self, how: str) -> str:
@@ -88,15 +92,26 @@ def fetch_files(wanted: Wanted, suffixes: tuple[str, ...], folder: Path, token: 
             f" take a part, such as {split}[:10000], in split.",
             {"split": f"has {size / 1e9:.1f} GB: take a part, such as {split}[:10000]"},
         )
-    taken, note = within_limit(entries, repo_id, MAX_ROWS_DOWNLOAD)
-    check_room(folder, taken, repo_id)
-    files = tuple(download(found.files, taken, folder, report))
+    files, note = _fetched(found, entries, folder, report)
     name = f"{repo_id} ({config}, {split}{note}, commit {found.files.commit[:7]})"
     if note:
         report.warn(
             f"Of '{repo_id}' only the{note.removeprefix(',')} are read: the others are above the download limit."
         )
     return Fetched(name, files, repo_id, found.files.commit)
+
+
+def _fetched(found: HubDataset, entries: list[Entry], folder: Path, report: Report) -> tuple[tuple[Path, ...], str]:
+    """Bring a split's files, or as many as the rows that are wanted need, and say for the card which."""
+    repo_id, rows = found.files.repo_id, found.wanted.rows
+    if rows:
+        check_disk(folder, 2 * min(sum(entry.size for entry in entries), rows * ROW_BYTES), f"download '{repo_id}'")
+        came, all_there = fetch_rows(found.files, entries, rows, MAX_ROWS_DOWNLOAD, folder, report)
+        if came:
+            return tuple(came), "" if all_there else f", first {len(came)} of {len(entries)} files"
+    taken, note = within_limit(entries, repo_id, MAX_ROWS_DOWNLOAD)
+    check_room(folder, taken, repo_id)
+    return tuple(download(found.files, taken, folder, report)), note
 
 
 def open_dataset(wanted: Wanted, suffixes: tuple[str, ...], token: str | None) -> HubDataset:
@@ -106,6 +121,9 @@ def open_dataset(wanted: Wanted, suffixes: tuple[str, ...], token: str | None) -
         SpecError: The name is none, or there is no file that can be read.
         HubError: The Hub refused or could not be reached.
     """
+
+    from backend.hub import client
+
     try:
         repo_id = parse_repo_id(wanted.dataset)
     except ValueError as e:
@@ -136,6 +154,8 @@ def _nothing(repo_id: str, there: list[str], suffixes: tuple[str, ...], token: s
 
 
 def _has_converted(repo_id: str, token: str | None) -> bool:
+    from backend.hub import client
+
     try:
         client.dataset_info(repo_id, CONVERTED, token)
     except HubError:
@@ -165,14 +185,23 @@ def _layout(names: list[str], card: Mapping[str, Any]) -> Layout:
 
 def _listed(data_files: Any, names: list[str]) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
+    there = sorted(names)
     for item in data_files if isinstance(data_files, list) else [{"split": "train", "path": data_files}]:
         if isinstance(item, dict):
             patterns = item.get("path")
             for pattern in patterns if isinstance(patterns, list) else [patterns]:
-                found = [n for n in names if isinstance(pattern, str) and fnmatchcase(n, pattern)]
+                found = _matching(there, pattern) if isinstance(pattern, str) else []
                 if found:
                     splits.setdefault(str(item.get("split", "train")), []).extend(found)
     return splits
+
+
+def _matching(there: list[str], pattern: str) -> list[str]:
+    """Give the names that match a pattern, looking only at those that begin like it: C4 has 70,000 files."""
+    begins = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    first = bisect_left(there, begins)
+    likely = takewhile(lambda name: name.startswith(begins), islice(there, first, None))
+    return [name for name in likely if fnmatchcase(name, pattern)]
 
 
 def _suffix(name: str) -> str:

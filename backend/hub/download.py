@@ -5,26 +5,27 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub.utils._fixes import WeakFileLock
-
 from backend.disk import PARTIAL, sha256
-from backend.errors import HardwareError, HubError
-from backend.hub import client
-from backend.hub.admission import INDEX, admit
+from backend.errors import HardwareError, HubError, SpecError
+from backend.hub.admission import admit
 from backend.hub.files import Entry, HubFiles, LocalFiles, PartlyHere
 from backend.hub.names import DEMO, is_local
 from backend.models.artifacts import Artifact, is_sealed, now, seal, versions
+from backend.models.config import is_settings, leave_code_behind
 from backend.models.demo import demo_folder
 from backend.models.inspection import read_tensors
 from backend.progress import Report
 from backend.strict_json import quoted
 
 TOKENIZER = "tokenizer"  # the kind of a folder that holds a model's small files
+PICKLED = "pickled"  # the kind of one whose weights wait for their conversion
 
 SPARE = 0.01  # of what is written, for logs and the file system's own
 
 
-def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | None, report: Report) -> Path:
+def fetch_model(
+    model: str, commit: str | None, models_dir: Path, token: str | None, report: Report, converts: bool = False
+) -> Path:
     """Give the folder of a model, downloading it if it does not lie here yet.
 
     A killed download goes on from its last byte; the access is checked also when nothing is missing.
@@ -35,25 +36,39 @@ def fetch_model(model: str, commit: str | None, models_dir: Path, token: str | N
         models_dir: Where models lie.
         token: Of who asks.
         report: Told the bytes.
+        converts: Whether pickled weights are taken too: the folder holds them until they are converted.
 
     Raises:
         SpecError: The model is refused; the file, the field, what to do.
         HubError: The Hub refused, could not be reached, or sent something else than it had announced.
         HardwareError: The disk is too small, with both figures.
     """
+
+    from huggingface_hub.utils._fixes import WeakFileLock
+
+    from backend.hub import client
+
     if model == DEMO:
         return demo_folder(models_dir, report)
     if is_local(model):
-        check_model(Path(model))
+        check_model(Path(model), converts)
         return Path(model)
     client.check_access(model, token)
     files = HubFiles(model, commit or client.resolve(model, None, token), token)
     target = model_folder(models_dir, model, files.commit)
     target.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(target.with_name(f"{files.commit}.lock")):
+        if is_sealed(target):
+            return target
+        shutil.rmtree(target, ignore_errors=True)  # a sealed folder that somebody has damaged
+        admitted = admit(files)
+        if admitted.pickled:
+            _check_converts(model, converts)
+            target = target.with_name(f"{files.commit}-{PICKLED}")
         if not is_sealed(target):
             take_apart(target)
-            download(files, admit(files).files, target, downloaded(model, files.commit), report)
+            kind = PICKLED if admitted.pickled else "model"
+            download(files, admitted.files, target, downloaded(model, files.commit, kind), report)
     return target
 
 
@@ -70,6 +85,11 @@ def fetch_tokenizer(model: str, commit: str | None, models_dir: Path, token: str
     Raises:
         SpecError, HubError, HardwareError: As fetch_model(); a model that it would refuse is refused here.
     """
+
+    from huggingface_hub.utils._fixes import WeakFileLock
+
+    from backend.hub import client
+
     client.check_access(model, token)
     files = HubFiles(model, commit or client.resolve(model, None, token), token)
     whole = model_folder(models_dir, model, files.commit)
@@ -80,9 +100,7 @@ def fetch_tokenizer(model: str, commit: str | None, models_dir: Path, token: str
             return whole
         if not is_sealed(target):
             take_apart(target)
-            admitted = admit(files)
-            wanted = tuple(e for e in admitted.files if e not in admitted.weights and e.name != INDEX)
-            download(files, wanted, target, downloaded(model, files.commit, TOKENIZER), report)
+            download(files, admit(files).beside, target, downloaded(model, files.commit, TOKENIZER), report)
     return target
 
 
@@ -128,17 +146,36 @@ def download(files: HubFiles, wanted: tuple[Entry, ...], target: Path, artifact:
         hashes[entry.name] = fetch_file(files, entry, folder, tell)
         done += entry.size
         report.progress("downloading", done, total, "bytes")
-    if artifact.kind == "model":
-        check_model(folder)
+    for entry in wanted:
+        if is_settings(entry.name):
+            hashes[entry.name] = hashlib.sha256(leave_code_behind(folder / entry.name)).hexdigest()
+    if artifact.kind in ("model", PICKLED):
+        check_model(folder, artifact.kind == PICKLED)
     elif artifact.kind == TOKENIZER:
         admit(PartlyHere(files, folder), whole=True)
     seal(folder, target, artifact, hashes)
 
 
-def check_model(folder: Path) -> None:
-    """Admit what lies on the disk, tokenizers and headers included: it is what will be loaded."""
+def check_model(folder: Path, converts: bool = False) -> None:
+    """Admit what lies on the disk, tokenizers and headers included: it is what will be loaded.
+
+    Args:
+        folder: Of the model.
+        converts: Whether pickled weights are taken too.
+    """
     files = LocalFiles(folder)
-    read_tensors(files, admit(files, whole=True))
+    admitted = admit(files, whole=True)
+    if admitted.pickled:
+        _check_converts(folder.name, converts)
+    read_tensors(files, admitted)
+
+
+def _check_converts(model: str, converts: bool) -> None:
+    if not converts:
+        raise SpecError(
+            f"{quoted(model)} has pickled weights, which only a job converts: make safetensors of them with"
+            " `python -m backend quantize MODEL --method cast --output DIR`, and choose that."
+        )
 
 
 def check_disk(folder: Path, need: int, to_do: str) -> None:
@@ -197,6 +234,8 @@ def fetch_file(files: HubFiles, entry: Entry, folder: Path, tell: Callable[[int]
 
 
 def _get(files: HubFiles, entry: Entry, path: Path, tell: Callable[[int], None]) -> None:
+    from backend.hub import client
+
     with path.open("ab", buffering=0) as out:  # a full disk is felt at the write, not when the file is closed
         if out.tell() > entry.size:
             out.truncate(0)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from backend.errors import HubError, SpecError
-from backend.hub import client
 from backend.strict_json import quoted
 
 MAX_ENTRIES = 10_000
@@ -81,6 +80,8 @@ class HubFiles:
     def entries(self) -> tuple[Entry, ...]:
         """List every file; the Hub is asked once."""
         if self._entries is None:
+            from backend.hub import client
+
             listed = client.list_files(self.repo_id, self.commit, self.token, self.repo_type)
             self._entries = tuple(
                 sorted(
@@ -97,6 +98,8 @@ class HubFiles:
         end = min(end, size)
         if start >= end:
             return b""
+        from backend.hub import client
+
         data = client.read_range(self, name, start, end)
         if len(data) != end - start:
             raise HubError(
@@ -111,7 +114,9 @@ class PartlyHere(HubFiles):
 
     def __init__(self, files: HubFiles, folder: Path) -> None:
         super().__init__(files.repo_id, files.commit, files.token)
-        self._entries, self._folder = files.entries(), LocalFiles(folder)
+        self._folder = LocalFiles(folder)
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+        self._entries = tuple(entry._replace(size=sizes.get(entry.name, entry.size)) for entry in files.entries())
 
     def read(self, name: str, start: int, end: int) -> bytes:
         """Read a range of a file, or fetch it."""

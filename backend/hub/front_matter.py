@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from backend.hub.files import Files
+from backend.strict_yaml import load_yaml
 
 MAX_CARD = 200_000
 """Bytes of a card that are read: front matter comes first."""
@@ -32,7 +33,7 @@ def read_front_matter(text: str) -> dict[str, Any]:
     """Give a card's front matter; an empty one where there is none, or it is no YAML mapping."""
     found = _BLOCK.match(text)
     try:
-        data = yaml.safe_load(found[1]) if found else None
+        data = load_yaml(found[1]) if found else None
     except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-99-99
         return {}
     return data if isinstance(data, dict) else {}

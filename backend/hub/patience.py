@@ -3,29 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import httpx2
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils._http import parse_ratelimit_headers
-
-from backend.hub.transport import TRANSIENT, reply_within
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 T = TypeVar("T")
-
-FAULTS = (
-    httpx2.HTTPError,
-    httpx2.InvalidURL,
-    OSError,
-    ValueError,
-    RuntimeError,
-    # the rest: an answer that is no Hub's, such as a web page with status 200
-    KeyError,
-    TypeError,
-    AttributeError,
-    UnboundLocalError,
-)
-"""What huggingface_hub and hf_xet raise, each in its own dress."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +52,11 @@ def patiently(question: Callable[[], T], patience: Patience) -> T:
     """Call the Hub, again and again while what stops it may pass by itself.
 
     Raises:
-        Exception: One of FAULTS, as huggingface_hub raised it.
+        Exception: One of transport.FAULTS, as huggingface_hub raised it.
     """
+
+    from backend.hub.transport import FAULTS, reply_within
+
     end = None
     for pause in (*patience.pauses, None):
         try:
@@ -88,6 +74,10 @@ def patiently(question: Callable[[], T], patience: Patience) -> T:
 
 def cause(error: Exception) -> Exception:
     """Give what the Hub said, where the library has wrapped it in an error of its own."""
+
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
     below: BaseException | None = error
     while below is not None and not isinstance(below, HfHubHTTPError | httpx2.TransportError | OfflineModeIsEnabled):
         below = below.__cause__
@@ -96,12 +86,18 @@ def cause(error: Exception) -> Exception:
 
 def status(error: Exception) -> int | None:
     """Give the HTTP status of what the Hub said, if it said something."""
+
+    from huggingface_hub.errors import HfHubHTTPError
+
     found = cause(error)
     return found.response.status_code if isinstance(found, HfHubHTTPError) else None
 
 
-def retry_after(error: HfHubHTTPError) -> float | None:
+def retry_after(error: "HfHubHTTPError") -> float | None:
     """Give the seconds that the Hub wants to be left alone for, if it says so."""
+
+    from huggingface_hub.utils._http import parse_ratelimit_headers
+
     headers = error.response.headers
     limited = parse_ratelimit_headers(headers)
     if limited and limited.remaining == 0:
@@ -112,6 +108,12 @@ def retry_after(error: HfHubHTTPError) -> float | None:
 
 def _wait(error: Exception, pause: float | None) -> float | None:
     """Give the seconds to wait before the next try, or None to give up."""
+
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from backend.hub.transport import TRANSIENT
+
     found = cause(error)
     if pause is None or not isinstance(found, HfHubHTTPError | httpx2.TransportError):
         return None

@@ -23,6 +23,21 @@ _reply: ContextVar[float | None] = ContextVar("_reply", default=None)
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
+FAULTS = (
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
+    OSError,
+    ValueError,
+    RuntimeError,
+    # the rest: an answer that is no Hub's, such as a web page with status 200
+    KeyError,
+    TypeError,
+    AttributeError,
+    UnboundLocalError,
+)
+"""What huggingface_hub and hf_xet raise, each in its own dress."""
+
+
 class Unreachable(httpx2.TransportError):
     """No answer, or half of one. It is none of the errors at which huggingface_hub tries again by itself."""
 

@@ -24,7 +24,7 @@ def send_ahead(api: HfApi, repo_id: str, additions: Sequence[CommitOperationAdd]
         token: Of whom sends.
 
     Raises:
-        Exception: One of patience.FAULTS.
+        Exception: One of transport.FAULTS.
     """
     if is_xet_available():
         _ask_for_a_write_token(repo_id, token)

@@ -9,9 +9,10 @@ from backend.evaluate import Text
 from backend.finetune.fetch import fetch_dataset, read_sources, write_sources
 from backend.finetune.loading import Dataset, load
 from backend.finetune.rendering import Renderer
-from backend.jobs.results import TOKENIZERS, Base
+from backend.jobs.results import Base
+from backend.model_folder import kind_of
 from backend.models.demo import TEXT, calibration_text
-from backend.models.loading import load_tokenizer, read_config
+from backend.models.loading import load_tokenizer, window_length
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
 from backend.quantize.calibration import Windows, check_apart, doubts, text_windows, windows_of
@@ -61,11 +62,11 @@ def windows(
         SpecError: There is too little, rows leave a question open, or quality is measured on the same text.
     """
     copied = base.copied()
-    tokenizer = load_tokenizer(next((copied[name].folder for name in TOKENIZERS if name in copied), base.folder))
+    tokenizer = load_tokenizer(
+        next((source.folder for name, source in copied.items() if kind_of(name) == "vocabulary"), base.folder)
+    )
     samples = options.num_calibration_samples
-    length = longest_window(read_config(base.folder), options.max_seq_length)
-    if length < options.max_seq_length:
-        report.log(f"The model reads {length} tokens at the most: the windows have that length.")
+    length = window_length(base.folder, options.max_seq_length, report)
     found = cut_rows(_rows(recipe, options, fetched), tokenizer, samples, length)
     report.log(f"Calibrating on {found.words}, {found.ids.size} in all{fewer(len(found.ids), samples)}.")
     if measured:
@@ -73,16 +74,6 @@ def windows(
     for doubt in doubts(found, tokenizer, measured.content if measured else None):
         report.warn(doubt)
     return found
-
-
-def longest_window(config: dict[str, Any], asked: int) -> int:
-    """Give the tokens of a window: as many as are asked for, if the model reads so many.
-
-    Args:
-        config: The model's.
-        asked: max_seq_length.
-    """
-    return min(asked, config.get("max_position_embeddings") or config.get("n_positions") or asked)
 
 
 def fewer(windows: int, asked: int) -> str:

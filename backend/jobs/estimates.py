@@ -19,6 +19,7 @@ from backend.jobs.results import base_of
 from backend.jobs.specs import can_stream
 from backend.jobs.specs import steps as recipe_steps
 from backend.models.artifacts import MANIFEST, is_sealed, manifest_size
+from backend.models.config import longest_window
 from backend.models.demo import facts_of
 from backend.models.facts import ModelFacts
 from backend.models.machine import gpu_bytes, memory_bytes
@@ -35,6 +36,7 @@ from backend.settings import load_settings
 END_SECONDS = 0.2  # of a step: until it is noticed, and nothing of it is left
 TENSOR_SECONDS = 3.5e-5  # of Python's own for each tensor that is read, and each that is written
 DEMO_BYTES, DEMO_SECONDS = 1_000_000_000, 18.0  # making its folder, with transformers
+CONVERT_BYTES, CONVERT_SECONDS = 330_000_000, 3.0  # Python with torch
 EVALUATE_BYTES = 540_000_000  # Python with torch, transformers and bitsandbytes
 ROWS_BYTES = 24  # for each of the compared rows and token of the vocabulary: six copies in float32
 COPIES_BYTES = 160  # for each token of a window and number that it is in a layer
@@ -52,6 +54,7 @@ class Estimate(Frozen):
     disk_bytes: int = Field(description="What is written: the download, if it is not here already, and the results.")
     seconds: float = Field(description="All steps, without the download.")
     files: dict[str, int] = Field(description="Bytes of every file; with the result's folder where there are several.")
+    warnings: tuple[str, ...] = Field((), exclude=True, description="What of a result stays as large as it is.")
     memory: dict[str, int] = Field(exclude=True, description="Of each kind of step.")
     training: TrainingCost | None = Field(None, exclude=True, description="Of the training, by part.")
     remedy: str = Field("", exclude=True, description="Settings with which a training fits that does not.")
@@ -73,7 +76,12 @@ class Step(NamedTuple):
 
 def streams(recipe: Recipe, facts: ModelFacts, data: Path, keep: bool) -> bool:
     """Whether a recipe is done from repo to repo, so that its model need not lie here whole; see estimate()."""
-    return not keep and can_stream(recipe) and _fetched(facts, data.resolve() / "models") > 0
+    return not (keep or facts.pickled) and can_stream(recipe) and _fetched(facts, data.resolve() / "models") > 0
+
+
+def converts(facts: ModelFacts, data: Path) -> bool:
+    """Return whether a model's weights are pickled, and were not converted here before."""
+    return facts.pickled > 0 and _fetched(facts, data.resolve() / "models") > 0
 
 
 def estimate(
@@ -92,7 +100,10 @@ def estimate(
         facts = facts_of(data.resolve() / "models" / DEMO)
     fetched = _fetched(facts, data.resolve() / "models")
     speed = read_calibration(data) or Calibration()
-    results, steps = _stages(recipe, facts, fetched > 0, speed)
+    recipe = recipe.model_copy(update={"converts": converts(facts, data) or None})
+    results, steps, doubts = _stages(recipe, facts, fetched > 0, speed)
+    if recipe.converts:
+        steps.append(_conversion(facts, speed))
     if "check" in recipe_steps(recipe) and not streams(recipe, facts, data, keep):
         steps.append(_checking(facts, [*results.values()]))
     training, remedy = _training(recipe.tuning, facts, survey) if recipe.tuning else (None, "")
@@ -113,6 +124,7 @@ def estimate(
         disk_bytes=written,
         seconds=round(sum(step.seconds for step in steps), 1),
         files=files,
+        warnings=doubts,
         training=training,
         remedy=remedy,
         memory={step.name: step.memory for step in sorted(steps, key=lambda step: step.memory)},
@@ -152,14 +164,15 @@ def check_room(needed: Estimate, facts: ModelFacts, data: Path) -> None:
 
 def _stages(
     recipe: Recipe, facts: ModelFacts, fetching: bool, speed: Calibration
-) -> tuple[dict[str, dict[str, int]], list[Step]]:
-    """Give the bytes of the files of each result, by its folder, and what each step needs."""
+) -> tuple[dict[str, dict[str, int]], list[Step], tuple[str, ...]]:
+    """Give the bytes of the files of each result, by its folder, what each step needs, and what is doubtful."""
     around = speed.start_seconds + END_SECONDS
     steps = [Step("fetch", speed.worker_bytes, around)]
     if facts.model == DEMO and fetching:
         steps = [Step("fetch", DEMO_BYTES, around + DEMO_SECONDS)]
     results: dict[str, dict[str, int]] = {}
-    for index, stage in enumerate(recipe.stages, 1):
+    doubts: tuple[str, ...] = ()
+    for index, stage in enumerate(recipe.stages, recipe.first):
         if stage.stage == "merge" and not stage.keep:
             steps.append(Step("merge", speed.worker_bytes, around))
         elif stage.stage == "evaluate":
@@ -171,13 +184,14 @@ def _stages(
             results[f"{index}-{stage.stage}"] = _adapter_files(recipe, stage, facts)
         else:
             plan = stage.plan(facts.tensors, facts.config)
+            doubts = tuple(dict.fromkeys((*doubts, *plan.doubts)))
             results[f"{index}-{stage.stage}"] = _files(recipe, stage, plan, facts)
             if isinstance(stage, CalibratedOptions):
                 needed = calibrated_cost(facts, stage)
                 steps.append(Step(stage.stage, needed.memory, around + needed.seconds))
             else:
                 steps.append(_streaming(stage, plan, speed))
-    return results, steps
+    return results, steps, doubts
 
 
 def _training(options: FinetuneOptions, facts: ModelFacts, survey: Survey | None) -> tuple[TrainingCost, str]:
@@ -191,12 +205,13 @@ def _training(options: FinetuneOptions, facts: ModelFacts, survey: Survey | None
 
 def _fetched(facts: ModelFacts, models: Path) -> int:
     """Give the bytes that fetching the base model writes."""
-    if is_local(facts.model):
+    if is_local(facts.model) and not facts.pickled:
         return 0
     place = models / DEMO if facts.model == DEMO else model_folder(models, facts.model, facts.commit or "")
-    if is_sealed(place):
+    if not is_local(facts.model) and is_sealed(place):
         return 0
-    return sum(facts.files.values()) + manifest_size(base_of(facts).origin, facts.files)
+    lies_here = sum(facts.files.values()) + manifest_size(base_of(facts).origin, facts.files)
+    return lies_here + facts.download if facts.pickled else lies_here
 
 
 def _passing(facts: ModelFacts, files: dict[str, int]) -> int:
@@ -212,7 +227,7 @@ def _files(recipe: Recipe, stage: PlannedOptions, plan: Plan, facts: ModelFacts)
     """Give the bytes of every file of a result."""
     base = base_of(facts)
     pinned = recipe.model_copy(update={"revision": facts.commit})
-    files = {**plan.files, "config.json": len(config_json(facts.config, stage.config()))}
+    files = {**plan.files, "config.json": len(config_json(facts.config, facts.tensors, stage.config()))}
     files |= {name: source.files[name] for name, source in base.copied().items()}
     files |= {name: len(content) for name, content in base.texts(pinned).items()}
     return files | {MANIFEST: manifest_size(base.record(pinned, stage), files)}
@@ -237,6 +252,12 @@ def _streaming(stage: PlannedOptions, plan: Plan, speed: Calibration) -> Step:
     return Step(stage.stage, speed.worker_bytes + plan.memory, speed.start_seconds + END_SECONDS + seconds)
 
 
+def _conversion(facts: ModelFacts, speed: Calibration) -> Step:
+    """Reckon what pickled weights need to become safetensors: they are read, written, hashed and forced to the disk."""
+    seconds = CONVERT_SECONDS + facts.size * (1 / speed.rate("cast") + 1 / speed.hash + 1 / speed.write)
+    return Step("convert", CONVERT_BYTES + facts.pickled_memory, speed.start_seconds + END_SECONDS + seconds)
+
+
 def _checking(facts: ModelFacts, results: list[dict[str, int]]) -> Step:
     """Reckon what trying each result in its engine needs: a server of it, then its weights in transformers."""
     engine = "vllm" if interpreter() else "transformers"
@@ -250,15 +271,16 @@ def _evaluation(options: EvaluateOptions, facts: ModelFacts, results: list[dict[
 
     bitsandbytes' arithmetic makes copies of what a layer has in hand: a result that is only cast needs less.
     """
-    tokens = options.max_seq_length * options.num_samples
+    length = longest_window(facts.config, options.max_seq_length)
+    tokens = length * options.num_samples
     once = tokens * EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER + options.answers * ANSWER_SECONDS_A_PARAMETER
     forward = len(results) * facts.parameters * once
     largest = max(sum(count for name, count in files.items() if name.endswith(".safetensors")) for files in results)
     if unpacked:
         largest = max(largest, facts.size)
-    rows = min(ROWS, options.max_seq_length)
+    rows = min(ROWS, length)
     width = 4 if facts.dtype == "float32" else 2
-    logits = (2 * width * options.max_seq_length + ROWS_BYTES * rows) * facts.vocab_size
-    copies = COPIES_BYTES * options.max_seq_length * facts.hidden_size
+    logits = (2 * width * length + ROWS_BYTES * rows) * facts.vocab_size
+    copies = COPIES_BYTES * length * facts.hidden_size
     memory = EVALUATE_BYTES + facts.size + largest + logits + copies
     return Step("evaluate", memory, EVALUATE_SECONDS + forward)

@@ -6,23 +6,17 @@ from tempfile import TemporaryDirectory
 
 from backend.errors import SpecError
 from backend.finetune.dataset import DEMO_DATASET, is_file
-from backend.finetune.fetch import fetch_dataset, pin
-from backend.finetune.loading import load
 from backend.finetune.options import FinetuneOptions
 from backend.hub.names import is_local
-from backend.jobs.estimates import check_room, estimate, streams
+from backend.jobs.estimates import check_room, converts, estimate, streams
 from backend.jobs.specs import Streaming
 from backend.merge import UNDONE
-from backend.merge.hub import inspect_adapters
 from backend.models.artifacts import is_sealed, open_artifact
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.progress import silent
-from backend.publish.destination import check_destination
-from backend.publish.licenses import check_name
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
 from backend.recipes import Recipe, Stage
-from backend.serve.engines import missing_packages
 
 
 def prepare(
@@ -51,6 +45,8 @@ def prepare(
     recipe = _merged_for(recipe)
     _check_merged(facts, [stage.method for stage in recipe.stages if stage.stage == "quantize"])
     recipe = recipe.model_copy(update={"stages": tuple(_pinned(stage, facts, token) for stage in recipe.stages)})
+    if recipe.tuning and recipe.merging:
+        recipe.merging.after(recipe.tuning.quantization).check(facts)
     quantizations = [stage for stage in recipe.stages if stage.stage == "quantize"]
     if recipe.tuning and facts.quant_method:
         _check_tunable(recipe.base_model, facts.quant_method, recipe.tuning)
@@ -61,10 +57,13 @@ def prepare(
         )
     for stage in quantizations:
         stage.check(facts)
-    recipe = recipe.model_copy(update={"revision": facts.commit})
+    recipe = recipe.model_copy(update={"revision": facts.commit, "converts": converts(facts, data) or None})
     needed = estimate(recipe, facts, data, keep)
     check_room(needed, facts, data)
     if recipe.publish:
+        from backend.publish.destination import check_destination
+        from backend.publish.licenses import check_name
+
         if recipe.publish.repo_id:
             check_name(recipe.publish.repo_id, [name for name in (facts.license, facts.license_name) if name])
         check_destination(recipe.publish, token, needed.output_bytes, tell)
@@ -73,6 +72,8 @@ def prepare(
 
 def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> None:
     """Refuse a quantized base; one in GPTQ is tuned by PEFT where GPTQModel computes its layers."""
+    from backend.serve.engines import missing_packages
+
     if quant_method == "gptq" and not missing_packages("gptq"):
         if options.quantization == "none":
             return
@@ -88,6 +89,9 @@ def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> N
 def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
     """Check a stage against the model's headers, and pin the adapters or the data set that it names to a commit."""
     if stage.stage == "finetune":
+        from backend.finetune.fetch import fetch_dataset, pin
+        from backend.finetune.loading import load
+
         stage.check(facts)
         if stage.dataset == DEMO_DATASET or is_file(stage.dataset):
             with TemporaryDirectory() as folder:
@@ -98,6 +102,8 @@ def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
         return stage.model_copy(update={"calibration_revision": _calibration_commit(stage, token)})
     if stage.stage != "merge":
         return stage
+    from backend.merge.hub import inspect_adapters
+
     stage.check(facts)
     return inspect_adapters(stage, facts, token) if stage.adapters else stage
 
@@ -106,6 +112,9 @@ def _calibration_commit(stage: CalibratedOptions, token: str | None) -> str | No
     """Read the rows of this machine that a quantization calibrates on, or give the commit of its data set."""
     if not stage.calibration:
         return None
+    from backend.finetune.fetch import fetch_dataset, pin
+    from backend.finetune.loading import load
+
     rows = stage.rows()
     try:
         if is_file(stage.calibration):

@@ -21,9 +21,10 @@ from backend.finetune.reader import literals, open_reader
 from backend.finetune.survey import Survey, render, survey
 from backend.hub.download import fetch_model, fetch_tokenizer
 from backend.hub.names import DEMO, is_local
-from backend.jobs.calibrating import cut_rows, longest_window
+from backend.jobs.calibrating import cut_rows
 from backend.jobs.specs import MODEL, Cut, Fetched, Preview, read_spec, stage_folder, steps
 from backend.models.artifacts import Artifact, is_sealed, now, partial, seal
+from backend.models.config import longest_window
 from backend.models.demo import evaluation_text
 from backend.models.inspection import inspect
 from backend.models.loading import load_tokenizer, read_config
@@ -193,7 +194,7 @@ def _fetch(spec: Preview, folder: Path, token: str | None, report: Report) -> No
 def _model(spec: Preview, fetched: Path, report: Report) -> Path:
     """Give where the tokenizer lies."""
     if _lies_here(spec.base_model):  # making the demo model takes a while: the findings are told before
-        return fetch_model(spec.base_model, None, load_settings().models, None, report)
+        return fetch_model(spec.base_model, None, load_settings().models, None, report, converts=True)
     if found := read_whole(fetched / MODEL, Fetched):
         return found.folder
     raise JobError("Where the tokenizer lies cannot be read: look at the rows again.")

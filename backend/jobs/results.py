@@ -5,28 +5,34 @@ Tokenizer, templates and licenses are the base model's; recipe and the base's ca
 
 import shutil
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backend.hub.admission import is_taken
 from backend.hub.download import downloaded
 from backend.hub.files import LocalFiles
 from backend.hub.front_matter import read_card
 from backend.hub.names import DEMO, is_local
 from backend.merge import record
-from backend.models.artifacts import BASE_CARD, MANIFEST, Artifact, Training, now, open_artifact, versions
+from backend.model_folder import Kind, has_chat_template, has_tokenizer, is_license, kind_of
+from backend.models.artifacts import (
+    BASE_CARD,
+    MANIFEST,
+    Artifact,
+    Training,
+    now,
+    open_artifact,
+    versions,
+    weights_bytes,
+)
+from backend.models.config import as_kept, is_settings
 from backend.models.demo import demo_artifact
 from backend.models.facts import ModelFacts
-from backend.models.loading import has_chat_template
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
-from backend.publish.base_card import base_card, is_license
+from backend.publish.base_card import base_card
+from backend.quantize.streaming import Plan
 from backend.recipes import Recipe
-
-TEMPLATES = "chat_template.*"
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-COMPANIONS = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-              TEMPLATES, "generation_config.json", "*.model")  # fmt: skip
 
 
 class Base(NamedTuple):
@@ -34,7 +40,7 @@ class Base(NamedTuple):
 
     folder: Path  # whose name its recipe gives, where the Hub has none for it
     origin: Artifact  # what is known of where it came from
-    files: Mapping[str, int]  # bytes of its files
+    files: Mapping[str, int]  # bytes of what is taken of it
     card: Mapping[str, Any]  # the front matter of its card
     weights_bytes: int
     adapters: tuple["Base", ...] = ()  # what was merged into it, from folders
@@ -46,19 +52,17 @@ class Base(NamedTuple):
         chat template too, and where that brought none from the first that has one.
         """
         sources = [*self.adapters, self]
-        first = next((source for source in sources if any(name in source.files for name in TOKENIZERS)), self)
-        taken = dict.fromkeys(first._named(*COMPANIONS), first)
+        first = next((source for source in sources if has_tokenizer(source.files)), self)
+        taken = dict.fromkeys(first._of("vocabulary", "tokenizer", "template", "generation"), first)
         if self.adapters and not has_chat_template(first.folder):
-            other = next((source for source in sources if source._named(TEMPLATES)), self)
-            taken |= dict.fromkeys(other._named(TEMPLATES), other)
-        own = [
-            *self._named("generation_config.json"),
-            *(name for name in self.files if is_license(name, self.files[name])),
-        ]
+            other = next((source for source in sources if source._of("template")), self)
+            taken |= dict.fromkeys(other._of("template"), other)
+        licenses = [name for name in self.files if is_license(name, self.files[name])]
+        own = [*self._of("generation", "processor", "notes"), *licenses]
         return dict.fromkeys(own, self) | taken
 
-    def _named(self, *patterns: str) -> list[str]:
-        return [name for name in self.files if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    def _of(self, *kinds: Kind) -> list[str]:
+        return [name for name in self.files if kind_of(name) in kinds]
 
     def texts(self, recipe: Recipe) -> dict[str, bytes]:
         """Give the files that are written for the result.
@@ -99,20 +103,19 @@ def base_in(folder: Path) -> Base:
     known = (folder / MANIFEST).is_file()
     origin = open_artifact(folder) if known else Artifact(kind="model", stage="fetch", created=now())
     there = LocalFiles(folder)
-    files = {entry.name: entry.size for entry in there.entries() if "/" not in entry.name}
-    return Base(folder, origin, files, read_card(there), _weights_bytes(files))
+    texts = {entry.name: entry.size for entry in there.entries() if is_taken(there, entry)}
+    texts |= {name: len(as_kept(name, (folder / name).read_bytes())) for name in texts if is_settings(name)}
+    return Base(folder, origin, texts, read_card(there), weights_bytes(folder))
 
 
 def base_of(facts: ModelFacts) -> Base:
     """Describe a base model as it will lie here."""
     if is_local(facts.model):
-        return base_in(Path(facts.model))
+        here = base_in(Path(facts.model))
+        return here._replace(files=facts.files, weights_bytes=facts.size) if facts.pickled else here
     origin = demo_artifact() if facts.model == DEMO else downloaded(facts.model, facts.commit)
-    return Base(Path(facts.model), origin, facts.files, facts.card, _weights_bytes(facts.files))
-
-
-def _weights_bytes(files: Mapping[str, int]) -> int:
-    return sum(size for name, size in files.items() if name.endswith(".safetensors"))
+    origin = origin.model_copy(update={"stage": "convert"}) if facts.pickled else origin
+    return Base(Path(facts.model), origin, facts.files, facts.card, facts.size)
 
 
 def accompany(recipe: Recipe, base: Base, output: Path) -> None:
@@ -124,23 +127,29 @@ def accompany(recipe: Recipe, base: Base, output: Path) -> None:
         output: Of the result.
     """
     for name, source in base.copied().items():
-        shutil.copyfile(source.folder / name, output / name)
+        (output / name).parent.mkdir(exist_ok=True)
+        if is_settings(name):
+            (output / name).write_bytes(as_kept(name, (source.folder / name).read_bytes()))
+        else:
+            shutil.copyfile(source.folder / name, output / name)
     for name, content in base.texts(recipe).items():
         (output / name).write_bytes(content)
 
 
-def complete(recipe: Recipe, options: Any, base: Base, output: Path, report: Report) -> Artifact:
+def complete(recipe: Recipe, options: Any, base: Base, plan: Plan, output: Path, report: Report) -> Artifact:
     """Add to weights that are written what belongs beside them, and give what is to be recorded.
 
     Args:
         recipe: What is done.
         options: Of the stage that wrote them.
         base: What they were made from.
+        plan: What became of which tensor.
         output: Their folder.
         report: Its warnings stay with the artifact.
     """
     accompany(recipe, base, output)
-    if not any((output / name).is_file() for name in TOKENIZERS):
+    if not has_tokenizer(base.copied()):
         report.warn("The model came without a tokenizer: it can be neither measured nor chatted with.")
     measured = {"hardware": hardware(), "peak_memory_bytes": peak_memory_bytes(), "warnings": tuple(report.warnings)}
+    measured["quantized_share"] = plan.share
     return base.record(recipe, options).model_copy(update=measured)

@@ -1,4 +1,7 @@
-"""Running the steps of one job: one worker a step, sealed steps skipped, so that a killed job goes on where it was."""
+"""Running the steps of one job: one worker a step, sealed steps skipped, so that a killed job goes on where it was.
+
+A look at a model that lies here already is no step worth a process: the worker of the step after it does both.
+"""
 
 import shutil
 import signal
@@ -13,7 +16,8 @@ from typing import Any
 from backend.disk import PARTIAL, append_line, clear, words
 from backend.errors import JobError, LoginError, SpecError
 from backend.executors.local import Child, environment, last_words
-from backend.jobs.specs import ALONE, ONLINE, Spec, stage_folder, steps, write_spec
+from backend.jobs.converting import CONVERT
+from backend.jobs.specs import ALONE, ONLINE, Spec, only_looks, stage_folder, steps, write_spec
 from backend.models.artifacts import JOURNAL, Artifact, forget_resumed, is_sealed, open_artifact, put_in_place, whole
 from backend.models.machine import memory_bytes
 from backend.settings import Settings
@@ -56,6 +60,7 @@ class Run:
         self._grace = settings.cancel_seconds
         self._hosts = settings.accelerate_config is not None
         self._data = {"WEIGHTSMITH_DATA": str(settings.data.resolve())}
+        self._models = settings.models
         self._machine = machine or threading.Semaphore()
         self._cancel = threading.Event()
 
@@ -82,7 +87,7 @@ class Run:
                 made = whole(stage_folder(self.folder, self._spec, index))
                 if made is None or made.created < newest:
                     made = self._made(index, name, token, listen)
-                if name != "fetch":
+                if name not in ("fetch", CONVERT):
                     newest = max(newest, made.created)
         except OSError as e:
             raise JobError(words(e)) from e
@@ -90,12 +95,18 @@ class Run:
     def _made(self, index: int, name: str, token: str | None, listen: Listen) -> Artifact:
         """Run a step, and return what it has sealed."""
         self._record({"event": "step", "index": index, "name": name}, listen)
-        with self._turn(name, listen):
-            self._step(index, token if name in ONLINE else None, listen)
+        together = self._together(index)
+        with self._turn(steps(self._spec)[together[-1]], listen):
+            self._work(together, token, listen)
         try:
             return open_artifact(stage_folder(self.folder, self._spec, index))
         except SpecError as e:
             raise JobError(f"The step '{name}' ended without a result: see the log, then retry.") from e
+
+    def _together(self, index: int) -> list[int]:
+        """Return the steps that one worker does, from this one on."""
+        follows = index == 0 and only_looks(self._spec, self._models)
+        return [0, 1] if follows and not is_sealed(stage_folder(self.folder, self._spec, 1)) else [index]
 
     @contextmanager
     def _turn(self, name: str, listen: Listen) -> Iterator[None]:
@@ -113,25 +124,29 @@ class Run:
         finally:
             self._machine.release()
 
-    def _step(self, index: int, token: str | None, listen: Listen) -> None:
+    def _work(self, indices: list[int], token: str | None, listen: Listen) -> None:
+        """Have a worker do steps."""
         failures: list[dict[str, Any]] = []
         life = [time.monotonic()]
 
         def hear(event: dict[str, Any]) -> None:
             life[0] = time.monotonic()
+            if event["event"] == "step":
+                event["name"] = steps(self._spec)[event["index"]]
             if event["event"] == "error":
                 failures.append(event)
             elif event["event"] != "beat":
                 self._record(event, listen)
 
-        name = steps(self._spec)[index]
+        name = steps(self._spec)[indices[-1]]
+        numbers = ",".join(map(str, indices))
         child = Child(
-            [sys.executable, "-m", "backend.jobs.worker", str(self.folder), str(index), self._network(name)],
+            [sys.executable, "-m", "backend.jobs.worker", str(self.folder), numbers, self._network(name)],
             environment(self._home, online=name in ONLINE) | self._data,
             self._home,
             self.folder / "log.txt",
             hear,
-            token,
+            token if name in ONLINE else None,
         )
         try:
             code = self._watch(child, name, life)

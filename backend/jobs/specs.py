@@ -4,7 +4,7 @@ A job's folder holds its spec as `<kind>.json` and the sealed output of each ste
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -17,10 +17,6 @@ from backend.hub.names import DEMO, STORED, is_local
 from backend.models.artifacts import is_sealed, open_artifact
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
-from backend.publish.base_card import read_base_card
-from backend.publish.destination import check_outside
-from backend.publish.folder import describe, is_made_elsewhere
-from backend.publish.licenses import check_name
 from backend.recipes import Recipe
 
 
@@ -49,6 +45,7 @@ class Evaluation(Frozen):
     folder: Path = Field(description="The artifact, or a model folder made elsewhere.")
     reference: str = Field(description="As a recipe's base_model.")
     revision: str | None = None
+    converts: Literal[True] | None = Field(None, description="As a recipe's.")
     options: EvaluateOptions
 
     def files(self) -> list[Path]:
@@ -112,6 +109,7 @@ class Fetched(Frozen):
 
     folder: Path = Field(description="Of the model, or of its tokenizer alone.")
     adapters: tuple[Path, ...] = Field((), description="Those that are merged in.")
+    pickled: Path | None = Field(None, description="Where the weights lie that the model is converted from.")
 
 
 RENDERING = ("chat_template", "loss", "max_length")
@@ -133,7 +131,7 @@ NO_JOB = "This job cannot be read: it is damaged, or of another version of Weigh
 ONLINE = ("fetch", "adopt", "publish", "stream")
 """Steps that have the network and the token; all others run in a process with neither."""
 
-ALONE = ("finetune", "merge", "quantize", "evaluate", "check")
+ALONE = ("convert", "finetune", "merge", "quantize", "evaluate", "check")
 """Steps that take the memory of a model or the GPU: one at a time on a machine."""
 
 STREAMED = ("nf4", "fp4", "int8", "cast")
@@ -156,6 +154,11 @@ def publication(
         SpecError: The folder holds nothing that can be published, it is to go into itself, or a license asks another
             name of the repo.
     """
+    from backend.publish.base_card import read_base_card
+    from backend.publish.destination import check_outside
+    from backend.publish.folder import describe, is_made_elsewhere
+    from backend.publish.licenses import check_name
+
     if options.repo_id:
         check_name(options.repo_id, read_base_card(folder).licenses)
     if is_made_elsewhere(folder):
@@ -192,12 +195,18 @@ def steps(spec: Spec) -> tuple[str, ...]:
     if isinstance(spec, Streaming):
         return ("stream",)
     if isinstance(spec, Evaluation):
-        return ("fetch", "evaluate")
+        return ("fetch", *["convert"] * bool(spec.converts), "evaluate")
     if isinstance(spec, Preview):
         return ("fetch", "examine", "render")
     named = tuple(stage.stage for stage in spec.stages)
     unchecked = spec.publish is not None and not spec.publish.insist and "check" not in named
-    return ("fetch", *named, *["check"] * unchecked, *["publish"] * (spec.publish is not None))
+    return (
+        "fetch",
+        *["convert"] * bool(spec.converts),
+        *named,
+        *["check"] * unchecked,
+        *["publish"] * (spec.publish is not None),
+    )
 
 
 def stage_folder(job: Path, spec: Spec, index: int) -> Path:
@@ -245,6 +254,23 @@ def artifacts(job: Path, kinds: tuple[str, ...] = RESULTS) -> list[Path]:
     """Give the sealed artifacts with weights in a job's folder, in the order in which they were made."""
     found = [path for path in (job / "stages").glob("*") if is_sealed(path) and open_artifact(path).kind in kinds]
     return sorted(found, key=lambda path: int(path.name.split("-")[0]))
+
+
+def only_looks(spec: Spec, models: Path) -> bool:
+    """Return whether fetching is a look at a model that lies here whole, and what comes next computes piece by piece.
+
+    Such a look needs no network, and no memory that would be missed afterwards.
+
+    Args:
+        spec: Of the job.
+        models: Where downloaded models lie, and the bundled one.
+    """
+    if not isinstance(spec, Recipe) or not needs_no_network(spec):
+        return False
+    first = spec.stages[0]
+    streamed = first.stage == "merge" or (first.stage == "quantize" and first.method in STREAMED)
+    measured_here = all(stage.dataset is None for stage in spec.stages if stage.stage == "evaluate")
+    return streamed and measured_here and (spec.base_model != DEMO or is_sealed(models / DEMO))
 
 
 def uses_gpu(spec: Spec) -> bool:

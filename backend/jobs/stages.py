@@ -1,4 +1,7 @@
-"""What each step does: sealed inputs in, one sealed folder out. Runs in the worker, never in the app."""
+"""What each step does: sealed inputs in, one sealed folder out. Runs in the worker, never in the app.
+
+A worker does one step, mostly, and imports what that step needs when it begins.
+"""
 
 import json
 import shutil
@@ -12,12 +15,10 @@ from backend.check import CheckOptions, check
 from backend.disk import read_whole
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
-from backend.executors.ranks import launch, processes, world_size
-from backend.finetune.fetch import fetch_dataset, write_sources
+from backend.hub.admission import admit
 from backend.hub.download import fetch_model
-from backend.hub.texts import fetch_text
-from backend.jobs.calibrating import fetch_calibration, windows
-from backend.jobs.previews import preview
+from backend.hub.files import LocalFiles
+from backend.jobs.converting import CONVERT, convert_model, converted
 from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
     MODEL,
@@ -37,10 +38,7 @@ from backend.jobs.specs import (
     steps,
     trained_on,
 )
-from backend.jobs.streaming import compute, transfer
-from backend.jobs.tuning import tune
 from backend.merge import merge, merged
-from backend.merge.hub import fetch_adapters
 from backend.models.artifacts import (
     MANIFEST,
     Artifact,
@@ -52,18 +50,15 @@ from backend.models.artifacts import (
     verify,
     versions,
 )
+from backend.models.config import longest_window
 from backend.models.demo import evaluation_text
+from backend.models.loading import read_config
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
-from backend.publish.folder import adopt
-from backend.publish.push import publish
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
-from backend.quantize.unpacked import is_packed
 from backend.recipes import Recipe
 from backend.serve.engines import is_adapter
-from backend.serve.speed import decode_speed
-from backend.serve.vllm_environment import interpreter
 from backend.settings import load_settings
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.output import Resumable
@@ -87,9 +82,13 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
     name = steps(spec)[index]
     target = stage_folder(job, spec, index)
     if isinstance(spec, Preview):
+        from backend.jobs.previews import preview
+
         preview(job, spec, index, token, report)
     elif name == "fetch":
         _fetch(spec, target, token, report)
+    elif name == CONVERT:
+        _convert(job, spec, target, report)
     elif name == "finetune" and isinstance(spec, Recipe):
         _finetune(job, spec, index, report)
     elif name in ("merge", "quantize") and isinstance(spec, Recipe):
@@ -99,6 +98,8 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
     elif name == "check":
         _check(job, spec, index, report)
     elif name == "stream" and isinstance(spec, Streaming):
+        from backend.jobs.streaming import compute, transfer
+
         if online:
             transfer(job, spec, token, report)
         else:
@@ -115,30 +116,51 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     """Bring the base model and the texts to measure on; the folder says where the model lies."""
     assert isinstance(spec, Recipe | Evaluation)
     model = spec.reference if isinstance(spec, Evaluation) else spec.base_model
-    base = fetch_model(model, spec.revision, load_settings().models, token, report)
+    base = fetch_model(model, spec.revision, load_settings().models, token, report, bool(spec.converts))
     folder = partial(target)
     merging = spec.merging if isinstance(spec, Recipe) else None
-    adapters = fetch_adapters(merging, load_settings().models, token, report) if merging else []
+    adapters: list[Path] = []
+    if merging:
+        from backend.merge.hub import fetch_adapters
+
+        adapters = fetch_adapters(merging, load_settings().models, token, report)
     places = Fetched(folder=base, adapters=tuple(adapters))
+    if spec.converts and admit(LocalFiles(base)).pickled:
+        places = places.model_copy(update={"folder": converted(base, target.parents[1]), "pickled": base})
     (folder / MODEL).write_text(places.model_dump_json(), encoding="utf-8")
     if isinstance(spec, Recipe) and spec.tuning:
+        from backend.finetune.fetch import fetch_dataset, write_sources
+
         sources = fetch_dataset(spec.tuning, folder / "rows", token, report)
         write_sources(folder, sources)
-    if isinstance(spec, Recipe):
+    if isinstance(spec, Recipe) and any(isinstance(stage, CalibratedOptions) for stage in spec.stages):
+        from backend.jobs.calibrating import fetch_calibration
+
         fetch_calibration(spec, folder, token, report)
     for index, options in _evaluations(spec):
         text = _text(spec, options, folder / "download.txt", token, report)
-        if len(text.content.encode()) < options.max_seq_length:  # no token is shorter than a byte
+        length = longest_window(read_config(base), options.max_seq_length)
+        if len(text.content.encode()) < length - 1:  # no token is shorter than a byte; one may stand before the text
             raise SpecError(
-                f"'{text.name}' has {len(text.content.encode())} bytes, too few for one window of"
-                f" {options.max_seq_length} tokens: give a longer text, or a smaller max_seq_length."
+                f"'{text.name}' has {len(text.content.encode())} bytes, too few for one window of {length} tokens: give"
+                " a longer text, or a smaller max_seq_length."
             )
         (folder / f"text-{index}.json").write_text(text.model_dump_json(), encoding="utf-8")
     seal(folder, target, Artifact(kind="model", stage="fetch", created=now()))
 
 
+def _convert(job: Path, spec: Spec, target: Path, report: Report) -> None:
+    """Convert the base model where its weights are pickled; the step's own folder says that this is done."""
+    places = _fetched(job, spec)
+    if places.pickled:
+        convert_model(places.pickled, places.folder, report)
+    seal(partial(target), target, Artifact(kind="model", stage=CONVERT, created=now()))
+
+
 def _adopt(job: Path, spec: Publication, target: Path, token: str | None, report: Report) -> None:
     """Make an artifact of the folder that was named; the step's own folder says that this is done."""
+    from backend.publish.folder import adopt
+
     artifact = spec.artifact(job)
     shutil.rmtree(artifact, ignore_errors=True)  # of a run that was killed between the two
     adopt(spec.folder, artifact, spec.base_model, report, token)
@@ -151,7 +173,7 @@ def _evaluations(spec: Spec) -> Iterator[tuple[int, EvaluateOptions]]:
     elif isinstance(spec, Recipe):
         for i, stage in enumerate(spec.stages):
             if stage.stage == "evaluate":
-                yield i + 1, stage
+                yield i + spec.first, stage
 
 
 def _text(spec: Spec, options: EvaluateOptions, draft: Path, token: str | None, report: Report) -> Text:
@@ -163,6 +185,8 @@ def _text(spec: Spec, options: EvaluateOptions, draft: Path, token: str | None, 
         except (OSError, UnicodeDecodeError) as e:
             raise JobError(f"Could not read the text '{path.name}'. Give a text file in UTF-8.") from e
     if options.dataset or not needs_no_network(spec):
+        from backend.hub.texts import fetch_text
+
         try:
             name = fetch_text(options.dataset or WIKITEXT, draft, token, report)
         except HubError as e:
@@ -182,7 +206,7 @@ def _base(job: Path, spec: Spec) -> Path:
 
 def _adapters(job: Path, spec: Spec) -> list[Path]:
     if isinstance(spec, Recipe) and spec.tuning:
-        return [stage_folder(job, spec, 1)]
+        return [stage_folder(job, spec, spec.first)]
     return list(_fetched(job, spec).adapters)
 
 
@@ -198,7 +222,7 @@ def _fetched(job: Path, spec: Spec) -> Fetched:
 def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[Weights]:
     """Open what a stage works on: the base model, or the merged one, from its folder if that is kept."""
     merging = recipe.merging
-    at = recipe.stages.index(merging) + 1 if merging else 0
+    at = recipe.stages.index(merging) + recipe.first if merging else 0
     kept = merging is not None and merging.keep and index > at
     with Checkpoint.of(stage_folder(job, recipe, at) if kept else _base(job, recipe)) as weights:
         if merging is None or kept:
@@ -210,6 +234,9 @@ def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[
 
 def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     """Train an adapter, in one process or in several."""
+    from backend.executors.ranks import launch, processes, world_size
+    from backend.jobs.tuning import tune
+
     settings = load_settings()
     if world_size() == 1 and processes(settings) > 1:
         launch(job, index, settings, report)
@@ -226,7 +253,7 @@ def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
 
 def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     """Merge or quantize."""
-    options = recipe.stages[index - 1]
+    options = recipe.stages[index - recipe.first]
     assert options.stage in ("merge", "quantize")
     base, target = _base(job, recipe), stage_folder(job, recipe, index)
     folder = partial(target, keep=True)
@@ -235,7 +262,10 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     output = Resumable(folder)
     calibration = None
     with _weights(job, recipe, index, report) as weights:
+        plan = options.plan(weights.tensors, weights.config)
         if isinstance(options, CalibratedOptions):
+            from backend.jobs.calibrating import windows
+
             measured = next((_measured_on(job, recipe, i) for i, _ in _evaluations(recipe)), None)
             read = windows(recipe, options, known, stage_folder(job, recipe, 0), measured, report)
             calibration = read.words
@@ -248,7 +278,7 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
             seal(folder, target, Artifact(kind="checked", stage="merge", created=now()))
             return
     seconds = time.monotonic() - started
-    artifact = complete(recipe, options, known, folder, report)
+    artifact = complete(recipe, options, known, plan, folder, report)
     report.progress("sealing", 0, 1, "files")
     found = {"seconds": round(seconds, 1), "calibration": calibration}
     sealed = seal(folder, target, artifact.model_copy(update=found), output.hashes)
@@ -308,8 +338,10 @@ def _check_options(spec: Spec, index: int) -> CheckOptions:
     """Return how a step checks: as its own stage says; the check before an upload is nobody's stage."""
     if isinstance(spec, Checking):
         return spec.options
-    stage = spec.stages[index - 1] if isinstance(spec, Recipe) and index <= len(spec.stages) else None
-    return stage if isinstance(stage, CheckOptions) else CheckOptions()
+    if isinstance(spec, Recipe) and 0 <= index - spec.first < len(spec.stages):
+        stage = spec.stages[index - spec.first]
+        return stage if isinstance(stage, CheckOptions) else CheckOptions()
+    return CheckOptions()
 
 
 def _to_check(job: Path, spec: Spec) -> list[Path]:
@@ -330,6 +362,10 @@ def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], repo
         timed: What was timed before, by its folder.
         report: Told what is timed.
     """
+    from backend.quantize.unpacked import is_packed
+    from backend.serve.speed import decode_speed
+    from backend.serve.vllm_environment import interpreter
+
     if not is_packed(result) or interpreter() is None:
         return {}
     for folder in (reference, result):
@@ -350,12 +386,14 @@ def _measured_on(job: Path, spec: Spec, index: int) -> Text:
 def _reference(job: Path, spec: Spec, base: Path, result: Path) -> Path:
     """Give what a result is measured against: what it was made from, which is the merged model where there is one."""
     if isinstance(spec, Recipe) and spec.merging:
-        whole = stage_folder(job, spec, spec.stages.index(spec.merging) + 1)
+        whole = stage_folder(job, spec, spec.stages.index(spec.merging) + spec.first)
         return base if whole == result else whole
     return base
 
 
 def _publish(job: Path, spec: Spec, target: Path, token: str | None, report: Report) -> None:
+    from backend.publish.push import publish
+
     if isinstance(spec, Publication):
         folders, options = [spec.artifact(job)], spec.options
     else:

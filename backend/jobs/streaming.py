@@ -19,6 +19,7 @@ from backend.disk import PARTIAL, read_whole, sha256, write_whole
 from backend.errors import AppError, JobError
 from backend.executors.local import Child, environment
 from backend.hub.download import downloaded
+from backend.hub.files import LocalFiles
 from backend.hub.patience import long_patience
 from backend.jobs.relay import ON_DISK, POLL, Arrivals, Departures, Relay
 from backend.jobs.results import base_in, complete
@@ -75,6 +76,8 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
         weights: Weights = stack.enter_context(Checkpoint(arrivals, read_config(relay.base)))
         if merging:
             weights = stack.enter_context(merged(weights, relay.adapters(), merging, report))
+        assert isinstance(options, StreamOptions)
+        plan = options.plan(weights.tensors, weights.config)
         if options.stage == "merge":
             merge(weights, output, options, report)
         elif options.stage == "quantize":
@@ -84,9 +87,11 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
     adapters = tuple(base_in(adapter) for adapter in relay.adapters())
     origin = downloaded(recipe.base_model, recipe.revision)
     base = base_in(relay.base)._replace(origin=origin, weights_bytes=size, adapters=adapters)
-    artifact = complete(recipe, options, base, relay.output, report)
-    beside = [path for path in relay.output.iterdir() if path.suffix != ".safetensors" and path.name != JOURNAL]
-    files = {path.name: File(size=path.stat().st_size, sha256=sha256(path)) for path in beside} | output.files()
+    artifact = complete(recipe, options, base, plan, relay.output, report)
+    here = {entry.name: entry.size for entry in LocalFiles(relay.output).entries() if entry.name != JOURNAL}
+    beside = {name: size for name, size in here.items() if not name.endswith(".safetensors")}
+    files = {name: File(size=size, sha256=sha256(relay.output / name)) for name, size in beside.items()}
+    files |= output.files()
     artifact = artifact.model_copy(update={"files": dict(sorted(files.items())), "seconds": round(seconds, 1)})
     write_manifest(relay.output, artifact)
 

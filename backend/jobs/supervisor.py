@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import get_token
-
 from backend.disk import PARTIAL, clear, forget, lock, read_lines, words
 from backend.errors import AppError, JobError, LoginError
 from backend.executors.local import marker_prefix, sweep
@@ -346,6 +344,8 @@ class Supervisor:
 
     def _token(self, job: Job) -> str | None:
         """Give the token that came with the job; on one's own machine, that of `hf auth login`."""
+        from huggingface_hub import get_token
+
         return self._tokens.get(job.id) or (None if self._settings.on_space else get_token())
 
     def _interrupted(self, job: Job, reason: str) -> None:

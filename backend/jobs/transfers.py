@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from backend.errors import SpecError
 from backend.hub import client
-from backend.hub.admission import INDEX, admit
+from backend.hub.admission import admit
 from backend.hub.download import fetch_file
 from backend.hub.files import Entry, HubFiles, PartlyHere
 from backend.jobs.relay import ON_DISK, POLL, Relay
@@ -33,9 +33,8 @@ def admit_base(recipe: Recipe, relay: Relay, token: str | None) -> Source:
     admitted = admit(files)
     headers = read_headers(files, admitted)
     relay.open(headers)
-    for entry in admitted.files:
-        if entry not in admitted.weights and entry.name != INDEX:
-            fetch_file(files, entry, relay.base, lambda there: None)
+    for entry in admitted.beside:
+        fetch_file(files, entry, relay.base, lambda there: None)
     admit(PartlyHere(files, relay.base), whole=True)
     return Source(files, admitted.weights, headers)
 

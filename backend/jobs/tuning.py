@@ -1,28 +1,31 @@
 """The finetune step: rows are read, rendered and learned from; what comes out is an adapter and how it was made."""
 
 import json
-import shutil
 import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from backend.executors.ranks import rank
+from backend.finetune.chat_templates import CHAT_TEMPLATES
 from backend.finetune.fetch import read_sources
 from backend.finetune.loading import Dataset, load
 from backend.finetune.reader import Reader, literals, open_reader
 from backend.finetune.samples import Sample
 from backend.finetune.survey import Survey, render, survey
 from backend.finetune.training import Outcome, Rows, compute_dtype, finetune
-from backend.jobs.results import Base
-from backend.models.artifacts import BASE_CARD, SURVEY, Artifact, Training, now, versions
+from backend.jobs.results import Base, accompany
+from backend.model_folder import set_stops, set_template
+from backend.models.artifacts import SURVEY, Artifact, Training, now, versions
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
-from backend.publish.base_card import base_card, is_license
 from backend.recipes import Recipe
 
 PROMPTS = 3
 """Questions of the validation rows whose answers are shown at every validation."""
+
+UNORDERED = ("target_modules", "modules_to_save", "exclude_modules")
+"""Settings that PEFT keeps as sets, and so writes in another order each run."""
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "safetensors")
 
@@ -86,25 +89,23 @@ def _question(sample: Sample, tokenizer: Any) -> list[int]:
 
 
 def _complete(folder: Path, base: Base, reader: Reader, recipe: Recipe) -> None:
-    """Make the folder one that can leave this machine: no path in it, no pickle, and what generation needs to stop."""
-    from transformers import GenerationConfig
+    """Make the folder one that can leave this machine: no path in it, no pickle, and what generation needs to stop.
 
+    The base model's own files stay as they are but for a template that was given, and stops that were learned: saved
+    again by a library they would name its version's classes and settings, and it refuses some that others wrote.
+    """
     for name in ("README.md", "training_args.bin"):
         (folder / name).unlink(missing_ok=True)
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = base.origin.base_model or base.folder.name
+    settings |= {name: sorted(value) for name in UNORDERED if isinstance(value := settings.get(name), list)}
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    reader.tokenizer.save_pretrained(folder)
-    known = (base.folder / "generation_config.json").is_file()
-    generation = GenerationConfig.from_pretrained(base.folder) if known else GenerationConfig()
-    generation.eos_token_id = sorted(reader.stops)
-    generation.save_pretrained(folder)
-    for name, size in base.files.items():
-        if is_license(name, size):
-            shutil.copyfile(base.folder / name, folder / name)
-    (folder / BASE_CARD).write_bytes(base_card(base.card, base.weights_bytes))
-    public = recipe.public(base.origin.base_model or base.folder.name)
-    (folder / "recipe.yaml").write_text(public.to_yaml(), encoding="utf-8")
+    accompany(recipe, base, folder)
+    assert recipe.tuning
+    given = CHAT_TEMPLATES.get(recipe.tuning.chat_template)
+    if given and reader.tokenizer.chat_template == given:
+        set_template(folder, given)
+    set_stops(folder, reader.stops)
 
 
 def _artifact(recipe: Recipe, base: Base, data: Dataset, seen: Survey, outcome: Outcome) -> Artifact:

@@ -1,9 +1,9 @@
-"""The worker: one step of one job in a process of its own, described by the job's folder.
+"""The worker: steps of one job in a process of its own, described by the job's folder.
 
-`python -m backend.jobs.worker FOLDER INDEX online|offline|hosts|rank` reads the token, if any, from standard input and
-prints events as JSON lines. A step that does not talk to the Hub gives up the network before anything else is imported:
-a process enters a new network only while it has a single thread, and NumPy starts some. `hosts` keeps it, for machines
-that train together; `rank` is one of several processes of a step and has what its launcher has.
+`python -m backend.jobs.worker FOLDER INDEX[,INDEX] online|offline|hosts|rank` reads the token, if any, from standard
+input and prints events as JSON lines. A step that does not talk to the Hub gives up the network before anything else is
+imported: a process enters a new network only while it has a single thread, and NumPy starts some. `hosts` keeps it, for
+machines that train together; `rank` is one of several processes of a step and has what its launcher has.
 """
 
 import ctypes
@@ -34,10 +34,10 @@ _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 def main() -> int:
     """Run the step; 0, or 1 after an `error` event."""
-    folder, index = Path(sys.argv[1]), int(sys.argv[2])
+    folder, indices = Path(sys.argv[1]), [int(number) for number in sys.argv[2].split(",")]
     token = json.loads(sys.stdin.readline() or "{}").get("token")
     emit = _events()
-    report = Report(emit) if ranks.rank() == 0 else silent()
+    report = _report(emit)
     if sys.argv[3] == ranks.RANK:
         ranks.die_with_the_launcher()
     else:
@@ -46,9 +46,15 @@ def main() -> int:
         report.log(_leave_network())
     threading.Thread(target=_beat, args=(emit,), daemon=True).start()
     from backend.jobs import stages  # noqa: PLC0415 - after the network is given up
+    from backend.models.machine import forget_peak  # noqa: PLC0415
 
     try:
-        stages.run(folder, index, sys.argv[3] == "online", token, report)
+        for index in indices:
+            if index > indices[0]:
+                emit({"event": "step", "index": index})
+                forget_peak()
+                report = _report(emit)
+            stages.run(folder, index, sys.argv[3] == "online", token, report)
     except AppError as e:
         text, login = mask(str(e), [token] if token else []), isinstance(e, LoginError)
     except MemoryError:
@@ -60,6 +66,10 @@ def main() -> int:
         return 0
     emit({"event": "error", "text": text, "login": login})
     return 1
+
+
+def _report(emit: Any) -> Report:
+    return Report(emit) if ranks.rank() == 0 else silent()
 
 
 def _events() -> Any:

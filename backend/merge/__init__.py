@@ -16,7 +16,7 @@ from backend.errors import SpecError
 from backend.hub.files import LocalFiles
 from backend.hub.names import is_local, model_field
 from backend.merge.adapter import Adapter, read_adapter
-from backend.merge.plan import TURNED, Base, Made, Merger, packed, says_tied, vocabulary
+from backend.merge.plan import Base, Made, Merger, packed, vocabulary
 from backend.merge.weights import AdapterFile, MergedWeights, Opened
 from backend.models.artifacts import TRAINED_HERE, Merged
 from backend.models.facts import ModelFacts
@@ -103,6 +103,11 @@ class MergeOptions(StreamOptions):
             raise ValueError("adapter_weights: must be numbers other than 0: leave an adapter out instead")
         return self
 
+    def after(self, quantization: str) -> "MergeOptions":
+        """Return the options with what auto will come to where a training holds the base model so."""
+        known = self.merge_into == "auto" and quantization in ("nf4", "fp4")
+        return self.model_copy(update={"merge_into": quantization}) if known else self
+
     def check(self, facts: ModelFacts) -> None:
         """Refuse a base model that nothing can be merged into, before anything is downloaded.
 
@@ -111,7 +116,7 @@ class MergeOptions(StreamOptions):
         """
         if facts.quant_method:
             raise packed(facts.base_model or Path(facts.model).name, facts.quant_method)
-        if self.merge_into not in ("auto", "original") and facts.model_type in (*TURNED, *UNUSUAL):
+        if self.merge_into not in ("auto", "original") and facts.model_type in UNUSUAL:
             text = f"a model of the type '{facts.model_type}' is merged into its original weights only: choose original"
             raise SpecError(f"merge_into: {text}", {"merge_into": text})
 
@@ -198,11 +203,11 @@ def merged(weights: Weights, folders: Sequence[Path], options: MergeOptions, rep
     model_type, dtype = str(weights.config.get("model_type")), loaded_dtype(weights.config, weights.tensors)
     trained = trained_on(adapters, options)
     if trained.into != "original":
-        if model_type in (*TURNED, *UNUSUAL):
+        if model_type in UNUSUAL:
             raise SpecError(f"'{weights.name}' is of the type '{model_type}': choose merge_into original.")
         weights = Dequantized(weights, trained.into, trained.double, SAFETENSORS[dtype])
     report.log(words(trained, options))
-    base = Base(weights.name, model_type, weights.tensors, says_tied(weights.config))
+    base = Base(weights.name, model_type, weights.tensors)
     made, config = described(base, weights.config, adapters, options)
     with ExitStack() as stack:
         opened = []

@@ -34,7 +34,7 @@ _HARMLESS = _words(
     alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config exclude_modules
     fan_in_fan_out inference_mode init_lora_weights layers_pattern layers_to_transform loftq_config lora_alpha
     lora_dropout lora_ga_config megatron_core modules_to_save peft_type peft_version qalora_group_size r rank_pattern
-    revision runtime_config target_modules task_type use_dora use_rslora
+    revision runtime_config target_modules target_parameters task_type trainable_token_indices use_dora use_rslora
     """
 )
 """Fields that are read here, or that spoke of the training alone."""
@@ -47,7 +47,10 @@ _PART = re.compile(
     r"(\.default)?(?P<end>\.weight)?"
 )
 _SAVED = re.compile(r"(?P<module>.+?)(\.base_layer|\.modules_to_save(\.default)?)?\.(?P<end>weight|bias)")
+_ROWS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(\.default)?")
 _PATTERN = re.compile(r"[\w.\\^$|()\[\],-]*(?:(?<!\))[*+][\w.\\^$|()\[\],-]*){0,3}", re.ASCII)
+
+MAX_PATTERNS = 5000  # PEFT writes one a layer at the most
 
 
 class Lora(NamedTuple):
@@ -65,14 +68,23 @@ class Lora(NamedTuple):
         return self.a.shape[0]
 
 
+class Rows(NamedTuple):
+    """Tokens whose rows take the place of the base model's."""
+
+    tensor: Tensor  # [tokens, width]
+    tokens: tuple[int, ...]
+
+
 class Adapter(NamedTuple):
     """What an adapter says, from its settings and its header alone."""
 
     name: str
     base_model: str | None  # as its author wrote it: a Hub id, or a path of another machine
+    on_folder: bool  # whether it was tuned on a folder of its author's, whose bare name stands there
     header: Header
     loras: dict[str, Lora]  # by the name of the layer in the base model
     saved: dict[str, Tensor]  # by the name of the tensor in the base model that it takes the place of
+    rows: dict[str, Rows]  # by the name of the embedding, or of the output head
     own: frozenset[str]  # those of `saved` that were trained apart from a tensor that they were tied to
     ties: bool  # whether what changes the input embeddings changes a tied output head too
     quantization: dict[str, Any]  # what artifact.json records of QUANTIZATION
@@ -99,10 +111,13 @@ def read_adapter(files: Files, name: str) -> Adapter:
     _check(config, where)
     header = header_from(partial(files.read, WEIGHTS), entries[WEIGHTS].size, WEIGHTS)
     recorded: dict[str, Any] = {}
+    on_folder = False
     if MANIFEST in entries:
-        found = _json(files, MANIFEST, entries[MANIFEST].size).get("options")
+        manifest = _json(files, MANIFEST, entries[MANIFEST].size)
+        found = manifest.get("options")
         recorded = {key: found[key] for key in QUANTIZATION if key in found} if isinstance(found, dict) else {}
-    return _sorted(name, config, header, recorded)
+        on_folder = manifest.get("stage") == "finetune" and manifest.get("base_model") is None
+    return _sorted(name, config, header, recorded)._replace(on_folder=on_folder)
 
 
 def _json(files: Files, file: str, size: int) -> dict[str, Any]:
@@ -126,6 +141,9 @@ def _check(config: dict[str, Any], where: str) -> None:
             raise fault(field, "which cannot be merged here", merge)
     if config.get("bias", "none") not in ("none", "all", "lora_only"):
         raise fault("bias", "which PEFT does not know", "repair the file")
+    parameters = config.get("target_parameters") or []
+    if not isinstance(parameters, list) or not all(str(name).endswith(".weight") for name in parameters):
+        raise fault("target_parameters", "which are no weights of layers, such as experts in one tensor", merge)
     for field in ("rank_pattern", "alpha_pattern"):
         patterns = config.get(field) or {}
         if not isinstance(patterns, dict) or not all(_is_number(value) for value in patterns.values()):
@@ -149,6 +167,7 @@ def _sorted(name: str, config: dict[str, Any], header: Header, recorded: dict[st
     """Sort the tensors of an adapter by the layer that they change."""
     parts: dict[str, dict[str, Tensor]] = {}
     saved: dict[str, Tensor] = {}
+    rows: dict[str, Rows] = {}
     own: set[str] = set()
     wrapped = {str(module) for module in config.get("modules_to_save") or ()}
     for tensor in header.tensors:
@@ -158,6 +177,8 @@ def _sorted(name: str, config: dict[str, Any], header: Header, recorded: dict[st
         if (found := _PART.fullmatch(key)) is not None:
             module = found["module"].removesuffix(".base_layer")
             parts.setdefault(module, {})[found["part"]] = tensor
+        elif (found := _ROWS.fullmatch(key)) is not None:
+            rows[f"{found['module']}.weight"] = _rows(name, config, found["module"], tensor)
         elif ".lora_" not in key and (found := _SAVED.fullmatch(key)) is not None:
             target = f"{found['module']}.{found['end']}"
             saved[target] = tensor
@@ -165,14 +186,27 @@ def _sorted(name: str, config: dict[str, Any], header: Header, recorded: dict[st
                 own.add(target)
         else:
             raise _fault(name, f"holds {quoted(tensor.name)}, which no LoRA has")
-    if not parts and not saved:
+    if not parts and not saved and not rows:
         raise _fault(name, "holds no tensors")
     patterns = {field: _patterns(config.get(field) or {}) for field in ("rank_pattern", "alpha_pattern")}
     settings = config | patterns
     loras = {module: _lora(name, settings, module, found) for module, found in parts.items()}
     base, ties = config.get("base_model_name_or_path"), bool(config.get("ensure_weight_tying"))
     base = base if isinstance(base, str) and base else None
-    return Adapter(name, base, header, loras, saved, frozenset() if ties else frozenset(own), ties, recorded)
+    apart = frozenset() if ties else frozenset(own)
+    return Adapter(name, base, False, header, loras, saved, rows, apart, ties, recorded)
+
+
+def _rows(name: str, config: dict[str, Any], module: str, tensor: Tensor) -> Rows:
+    """Find which tokens the rows are of: a list is of the input embeddings, a dict names its layers."""
+    said = config.get("trainable_token_indices")
+    if isinstance(said, dict):
+        said = next((tokens for layer, tokens in said.items() if f".{module}".endswith(f".{layer}")), None)
+    tokens = tuple(said) if isinstance(said, list) else ()
+    numbers = all(type(token) is int and token >= 0 for token in tokens)
+    if not numbers or len(tensor.shape) != 2 or len(tokens) != tensor.shape[0]:
+        raise _fault(name, f"holds rows of tokens of {quoted(module)} which trainable_token_indices does not number")
+    return Rows(tensor, tokens)
 
 
 def _lora(name: str, config: dict[str, Any], module: str, parts: dict[str, Tensor]) -> Lora:
@@ -199,15 +233,43 @@ def _lora(name: str, config: dict[str, Any], module: str, parts: dict[str, Tenso
     return Lora(a, b, magnitude, scale, embedding)
 
 
-def _patterns(given: dict[str, Any]) -> list[tuple[re.Pattern[str], Any]]:
+class _Linear:
+    """A pattern of a stranger's, matched by RE2, whose time grows with the name's length and no faster."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = f"^{pattern}"
+        self.match("")
+
+    def match(self, name: str) -> bool:
+        """Return whether a name is of this pattern."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        try:
+            return bool(pc.match_substring_regex(pa.scalar(name), self._pattern).as_py())
+        except pa.ArrowInvalid as e:
+            raise re.error(" ".join(str(e).split())[:120], self._pattern) from e
+
+
+Pattern = re.Pattern[str] | _Linear
+
+
+def _patterns(given: dict[str, Any]) -> list[tuple[Pattern, Any]]:
     """Compile patterns as PEFT's get_pattern_key() reads them: each matches the end of a layer's name."""
+    if len(given) > MAX_PATTERNS:
+        raise SpecError(f"'{CONFIG}' has more than {MAX_PATTERNS} patterns: choose another adapter.")
     try:
-        return [(re.compile(rf"(.*\.)?({pattern})$"), value) for pattern, value in given.items()]
+        return [(_compiled(rf"(.*\.)?({pattern})$", pattern), value) for pattern, value in given.items()]
     except re.error as e:
         raise SpecError(f"'{CONFIG}' has the pattern {quoted(e.pattern)}, which is none ({e}): repair the file.") from e
 
 
-def _first(patterns: list[tuple[re.Pattern[str], Any]], module: str, default: Any) -> Any:
+def _compiled(whole: str, pattern: str) -> Pattern:
+    """Compile a plain name as it is: two letters to choose from, forty times over, are a trillion ways already."""
+    return re.compile(whole) if set(pattern).isdisjoint("*+|([") else _Linear(whole)
+
+
+def _first(patterns: list[tuple[Pattern, Any]], module: str, default: Any) -> Any:
     return next((value for pattern, value in patterns if pattern.match(module)), default)
 
 

@@ -3,17 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub.utils._fixes import WeakFileLock
-
 from backend.errors import SpecError
-from backend.hub import client
 from backend.hub.admission import admit_adapter
 from backend.hub.download import download, downloaded, model_folder, take_apart
 from backend.hub.files import HubFiles, LocalFiles
 from backend.hub.names import is_local, parse_model, parse_repo_id
 from backend.merge import MergeOptions, described, trained_on
 from backend.merge.adapter import Adapter, read_adapter
-from backend.merge.plan import Base, says_tied
+from backend.merge.plan import Base
 from backend.models.artifacts import is_sealed
 from backend.models.facts import ModelFacts
 from backend.progress import Report
@@ -35,6 +32,9 @@ def inspect_adapter(name: str, revision: str | None, token: str | None) -> tuple
         SpecError: It is none that can be merged; the file, the field, what to do.
         HubError: The Hub refused or could not be reached.
     """
+
+    from backend.hub import client
+
     if is_local(name):
         files = LocalFiles(Path(name))
         admit_adapter(files)
@@ -63,7 +63,7 @@ def inspect_adapters(options: MergeOptions, facts: ModelFacts, token: str | None
         if not options.other_base:
             _check_base(adapter, facts)
     trained_on(adapters, options)
-    base = Base(facts.base_model or Path(facts.model).name, facts.model_type, facts.tensors, says_tied(facts.config))
+    base = Base(facts.base_model or Path(facts.model).name, facts.model_type, facts.tensors)
     described(base, facts.config, adapters, options)
     return options.model_copy(update={"adapter_revisions": tuple(commit for _, commit in found)})
 
@@ -73,6 +73,8 @@ def _check_base(adapter: Adapter, facts: ModelFacts) -> None:
     try:
         named = parse_repo_id(adapter.base_model or "")
     except ValueError:
+        return
+    if adapter.on_folder:
         return
     if facts.base_model and named.lower() != facts.base_model.lower():
         raise SpecError(
@@ -93,6 +95,9 @@ def base_of(names: Sequence[str], token: str | None) -> str:
     """
     try:
         adapters = [inspect_adapter(parse_model(name, paths=True), None, token)[0] for name in names]
+        if local := next((adapter for adapter in adapters if adapter.on_folder), None):
+            what = f"{quoted(local.name)} was tuned on a local folder, {quoted(local.base_model)}"
+            raise SpecError(f"{what}: give that folder, or the model in it, with --base.")
         bases = {parse_model(adapter.base_model, paths=True) for adapter in adapters if adapter.base_model}
     except ValueError as e:
         raise SpecError(f"The adapter, or the base model in its settings, {e}. Give the base model with --base.") from e
@@ -121,6 +126,8 @@ def fetch_adapters(options: MergeOptions, models_dir: Path, token: str | None, r
 
 
 def _fetch(name: str, revision: str, models_dir: Path, token: str | None, report: Report) -> Path:
+    from huggingface_hub.utils._fixes import WeakFileLock
+
     adapter, commit = inspect_adapter(name, revision, token)
     if is_local(name):
         return Path(name)

@@ -6,19 +6,14 @@ trained; where PEFT's own merge_and_unload() would change a tied tensor for both
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from backend.errors import SpecError
-from backend.merge.adapter import WEIGHTS, Adapter, Lora
-from backend.models.facts import Tensor
+from backend.merge.adapter import WEIGHTS, Adapter, Lora, Rows
+from backend.models.facts import Tensor, input_embeddings, output_head
+from backend.models.families import TRANSPOSED
 from backend.strict_json import quoted
 from backend.weights.floats import FLOATS
-
-TURNED = ("gpt2", "gpt-sw3", "openai-gpt")
-"""Model types that keep the weights of their linear layers as [in, out]."""
-
-_HEADS = ("lm_head.weight", "embed_out.weight")
-_EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "word_embeddings", "tok_embeddings", "tokens_embed", "embeddings")
 
 
 class Save(NamedTuple):
@@ -26,6 +21,14 @@ class Save(NamedTuple):
 
     adapter: int
     tensor: Tensor
+    weight: float
+
+
+class Tokens(NamedTuple):
+    """Rows of a tensor that are replaced, as far as their weight goes."""
+
+    adapter: int
+    rows: Rows
     weight: float
 
 
@@ -43,6 +46,7 @@ class Made(NamedTuple):
     tensor: Tensor
     source: Tensor  # in the base model
     saves: tuple[Save, ...]
+    tokens: tuple[Tokens, ...]
     changes: tuple[Change, ...]
     turned: bool  # whether it is kept as [in, out]
     frees: tuple[Tensor, ...]  # of the base model, which nothing else needs after it
@@ -58,7 +62,6 @@ class Base(NamedTuple):
     name: str
     model_type: str
     tensors: Sequence[Tensor]
-    config_ties: bool  # what tie_word_embeddings says
 
 
 class Merger:
@@ -71,12 +74,12 @@ class Merger:
     def __init__(self, base: Base) -> None:
         self._base = base
         self._stored = {tensor.name: tensor for tensor in base.tensors}
-        named = [t for t in base.tensors if t.name.endswith(".weight") and t.name.split(".")[-2] in _EMBEDDINGS]
-        self.embedding = next((tensor.name for tensor in named if len(tensor.shape) == 2), "")
-        found = next((name for name in _HEADS if name in self._stored), None)
-        self.head = found or _HEADS[0]
-        self.tied = bool(self.embedding) and (base.config_ties or found is None)
+        embedding, head = input_embeddings(base.tensors), output_head(base.tensors)
+        self.embedding = embedding.name if embedding else ""
+        self.head = head.name if head else "lm_head.weight"
+        self.tied = bool(embedding) and head is None  # one that is there counts, whatever the config says
         self._saves: dict[str, list[Save]] = {}
+        self._tokens: dict[str, list[Tokens]] = {}
         self._changes: dict[str, list[Change]] = {}
 
     def add(self, index: int, adapter: Adapter, weight: float) -> None:
@@ -91,6 +94,11 @@ class Merger:
             for target in {place, self.embedding, self.head} if shared else {place}:
                 if all(save.adapter != index for save in self._saves.get(target, ())):
                     self._saves.setdefault(target, []).append(Save(index, tensor, weight))
+        for name, rows in adapter.rows.items():
+            place = self._place(name, adapter)
+            shared = self._is_tied(place) and len(adapter.rows) == 1
+            for target in {self.embedding, self.head} if shared else {place}:
+                self._tokens.setdefault(target, []).append(Tokens(index, rows, weight))
         for module, lora in adapter.loras.items():
             place = self._place(f"{module}.weight", adapter)
             shared = self._is_tied(place) and adapter.ties
@@ -105,30 +113,37 @@ class Merger:
         Raises:
             SpecError: A shape does not fit.
         """
-        apart = self.parts
         made: list[Made] = []
         for tensor in self._base.tensors:
-            if self.tied and tensor.name == self.head:
-                continue
-            both = self.tied and tensor.name == self.embedding
-            stale = (self._stored[self.head],) if both and self.head in self._stored else ()
-            made.append(self._one(tensor.name, tensor, adapters, () if both and apart else (tensor, *stale)))
-            if both and apart:
-                made.append(self._one(self.head, tensor, adapters, (tensor, *stale)))
+            both = self.parts and tensor.name == self.embedding
+            made.append(self._one(tensor.name, tensor, adapters, () if both else (tensor,)))
+            if both:
+                made.append(self._one(self.head, tensor, adapters, (tensor,)))
         return made
 
     @property
     def parts(self) -> bool:
         """Whether an output head that was the input embeddings becomes a tensor of its own."""
         return self.tied and any(
-            found.get(self.head, []) != found.get(self.embedding, []) for found in (self._saves, self._changes)
+            found.get(self.head, []) != found.get(self.embedding, [])
+            for found in (self._saves, self._tokens, self._changes)
         )
 
     def _one(self, name: str, source: Tensor, adapters: Sequence[Adapter], frees: tuple[Tensor, ...]) -> Made:
         saves, changes = tuple(self._saves.get(name, ())), tuple(self._changes.get(name, ()))
         linear = source.is_linear and name not in (self.head, self.embedding)
-        turned = self._base.model_type in TURNED and linear
+        turned = self._base.model_type in TRANSPOSED and linear
+        tokens = tuple(self._tokens.get(name, ()))
         shape = self._shape_saved(name, source, saves, adapters)
+        for found in tokens:
+            rows = max(shape[0], max(found.rows.tokens, default=0) + 1)
+            _fit(
+                shape,
+                (rows, found.rows.tensor.shape[1]),
+                f"{name} (its tokens)",
+                adapters[found.adapter],
+                self._base.name,
+            )
         for change in changes:
             a, b = change.lora.a.shape[1], change.lora.b.shape[0]
             over = turned or change.lora.embedding
@@ -136,7 +151,7 @@ class Merger:
             length = change.lora.magnitude.elements if change.lora.magnitude else b
             _fit((b,), (length,), f"{name} (lora_magnitude_vector)", adapters[change.adapter], self._base.name)
         tensor = source.model_copy(update={"name": name, "shape": shape})
-        return Made(tensor, source, saves, changes, turned, frees)
+        return Made(tensor, source, saves, tokens, changes, turned, frees)
 
     def _shape_saved(
         self, name: str, source: Tensor, saves: tuple[Save, ...], adapters: Sequence[Adapter]
@@ -210,8 +225,3 @@ def _its_base(adapter: Adapter) -> str:
     if adapter.base_model is None:
         return "it was made for another model, choose that one"
     return f"its own settings name {quoted(adapter.base_model)} as its base model, choose that one"
-
-
-def says_tied(config: dict[str, Any]) -> bool:
-    """Whether a config says that the output head is the input embeddings."""
-    return config.get("tie_word_embeddings") is True

@@ -112,7 +112,25 @@ class MergedWeights:
             self._base.release(source)
 
     def _before(self, made: Made, first: int, last: int) -> tuple[Bytes, str]:
-        """Give elements before anything is added: the base model's, or what takes their place, and their type."""
+        """Return elements before anything is added, rows of tokens that were trained among them, and their type."""
+        raw, dtype = self._saved(made, first, last)
+        if not made.tokens:
+            return raw, dtype
+        values, columns = exact(raw, dtype).copy(), made.tensor.shape[1]
+        for adapter, rows, weight in made.tokens:
+            order = np.argsort(rows.tokens, kind="stable")
+            numbers = np.array(rows.tokens)[order]
+            for at in order[slice(*np.searchsorted(numbers, (first // columns, -(-last // columns))))]:
+                start = rows.tokens[at] * columns
+                low, high = max(start, first), min(start + columns, last)
+                moved = int(at) * columns - start
+                trained = self._adapters[adapter].piece(rows.tensor, low + moved, high + moved)
+                row = values[low - first : high - first]
+                row[:] = (1 - weight) * row + weight * exact(trained, rows.tensor.dtype)
+        return values.view(np.uint8), "F64"
+
+    def _saved(self, made: Made, first: int, last: int) -> tuple[Bytes, str]:
+        """Return elements of the base model, or what takes their place, and their type."""
         if len(made.saves) == 1 and made.saves[0].weight == 1:
             save = made.saves[0]
             return self._adapters[save.adapter].piece(save.tensor, first, last), save.tensor.dtype

@@ -143,6 +143,9 @@ class Artifact(Frozen):
     training: Training | None = Field(None, description="How the adapter was trained, or the one that was merged.")
     calibration: str | None = Field(None, description="What a calibrated quantization read, and how much of it.")
     options: dict[str, Any] = Field(default_factory=dict, description="The stage's as run; of ELSEWHERE its files'.")
+    quantized_share: float | None = Field(
+        None, description="Of a mixture whose experts stayed as they were, the share of its parameters that did not."
+    )
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: str | None = None
     seconds: float | None = Field(None, description="Wall time of the stage.")
@@ -340,7 +343,7 @@ def manifest_size(artifact: Artifact, files: Mapping[str, int]) -> int:
 
 def _size(artifact: Artifact) -> int:
     unknown = {"hardware": None, "seconds": None, "peak_memory_bytes": None, "warnings": (), "metrics": None}
-    unknown |= {"check": None}
+    unknown |= {"check": None, "quantized_share": None}
     unknown |= {"merged": None, "training": None, "calibration": None}  # read from the adapters, and from the rows
     return len(_json(artifact.model_copy(update=unknown))) + ROOM
 

@@ -1,14 +1,24 @@
-"""What a model's config.json may say: no code, a known kind of model, numbers within reason."""
+"""What a model's config.json may say: no code, a known kind of model, numbers within reason.
 
+Code that lies beside a type which transformers has itself is left behind, and so are the fields that name it.
+"""
+
+import json
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import SpecError
-from backend.models.families import CAUSAL, QUANT_METHODS, family
-from backend.strict_json import quoted
+from backend.model_folder import MAX_JSON
+from backend.models.families import CAUSAL, QUANT_METHODS, TIED, family
+from backend.models.native import is_native, is_native_tokenizer
+from backend.strict_json import parse_object, quoted
 
 _CODE_KEYS = re.compile(r"auto_map|custom_pipelines|custom_generate|trust_remote_code|_(attn|experts)_implementation.*")
+_LEFT_BEHIND = ("auto_map", "custom_pipelines", "custom_generate")
 _HEADS = ("ForCausalLM", "LMHeadModel")
+_WRAPPER = "ForConditionalGeneration"
 
 HIDDEN = ("hidden_size", "n_embd", "d_model")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -35,7 +45,7 @@ class Config(NamedTuple):
     hidden_size: int
     vocab_size: int
     context_length: int | None
-    tied: bool | None  # None where the config does not say
+    tied: bool  # whether the output head is the input embeddings, unless it lies in the weights too
     quantization: dict[str, Any] | None
     data: dict[str, Any]  # the whole of it
 
@@ -46,28 +56,106 @@ def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
     Raises:
         SpecError: Which field is at fault, and what to do.
     """
+    model_type, own_code = data.get("model_type"), bool(data.get("auto_map"))
+    if isinstance(model_type, str) and model_type in CAUSAL:
+        data = without_code(data, name)
     refuse_code(data, name)
-    model_type = data.get("model_type")
     if not isinstance(model_type, str):
         raise _fault(name, "has no model_type", "choose a model in transformers' format")
     if model_type not in CAUSAL:
         words = family(model_type, set(data))
         what = f"says model_type {quoted(model_type)}, {words or 'which is not known here'}"
-        raise _fault(name, what, "choose a language model that writes text, such as a Llama or Qwen")
-    text = data.get("text_config")
-    fields = {**data, **text} if isinstance(text, dict) else data
+        raise _fault(name, what, "choose a language model that reads and writes text alone, such as a Llama or Qwen")
+    fields = text_fields(data)
     _check_numbers(data, name)
+    architecture = _architecture(data, name)
+    if own_code and not is_native(model_type, architecture):
+        raise _fault(
+            name, f"says architectures: {quoted(architecture)}, a class of the repo's own code, which never runs"
+        )
     return Config(
-        architecture=_architecture(data, name),
+        architecture=architecture,
         model_type=model_type,
         layers=_needed(fields, LAYERS, name),
         hidden_size=_needed(fields, HIDDEN, name),
         vocab_size=_needed(fields, VOCABULARY, name),
-        context_length=_first(fields, CONTEXT),
-        tied=fields["tie_word_embeddings"] if isinstance(fields.get("tie_word_embeddings"), bool) else None,
+        context_length=context_length(data),
+        tied=is_tied(data),
         quantization=_quantization(data, name),
         data=data,
     )
+
+
+def without_code(said: Mapping[str, Any], name: str = "config.json") -> dict[str, Any]:
+    """Return what a settings file says but for the fields that name code beside the model.
+
+    A tokenizer's class that only such code has becomes the one that reads tokenizer.json.
+    """
+    kept = {key: value for key, value in said.items() if key not in _LEFT_BEHIND}
+    own = said.get("auto_map") and said.get("tokenizer_class") and not is_native_tokenizer(said["tokenizer_class"])
+    if name.lower() == "tokenizer_config.json" and own:
+        kept["tokenizer_class"] = "PreTrainedTokenizerFast"
+    return kept
+
+
+def is_settings(name: str) -> bool:
+    """Return whether a file of a model is one of those that may name code: config.json, tokenizer_config.json, …."""
+    return name.lower().endswith("config.json")
+
+
+def as_kept(name: str, raw: bytes) -> bytes:
+    """Return a file's bytes as they are written here: a settings file without the fields that name code."""
+    if not is_settings(name):
+        return raw
+    said = parse_object(raw, name, MAX_JSON)
+    kept = without_code(said, name)
+    return raw if kept == said else json.dumps(kept, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def leave_code_behind(path: Path) -> bytes:
+    """Take what names code out of a file that is written here, and return what it holds then."""
+    raw = path.read_bytes()
+    kept = as_kept(path.name, raw)
+    if kept != raw:
+        path.write_bytes(kept)
+    return kept
+
+
+def context_length(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens that a model reads at most; None where its config does not say, or there is no such number.
+
+    Rotary positions that are stretched reach as many times further; a sliding window bounds a layer, not the model.
+    """
+    fields = text_fields(config)
+    said = _first({name: fields.get(name) or None for name in CONTEXT}, CONTEXT)
+    rope = fields.get("rope_scaling") or fields.get("rope_parameters")
+    if said is None or not isinstance(rope, dict) or "gemma3" in str(fields.get("model_type")):
+        return said  # Gemma 3 says what it reads once stretched
+    factor, before = rope.get("factor"), rope.get("original_max_position_embeddings", said)
+    stretched = rope.get("rope_type", rope.get("type")) in ("linear", "dynamic", "yarn")
+    if not stretched or not isinstance(factor, int | float) or not isinstance(before, int):
+        return said
+    return max(said, int(min(factor, _RANGES[CONTEXT[0]]) * before))
+
+
+def longest_window(config: Mapping[str, Any], asked: int) -> int:
+    """Return the tokens of a window of text: as many as are asked for, if the model reads so many."""
+    return min(asked, context_length(config) or asked)
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Return whether a config says that the output head is the input embeddings, as its model type does by default.
+
+    A head that lies in the weights all the same, with other numbers, was trained apart: transformers keeps it.
+    """
+    said = config.get("tie_word_embeddings", text_fields(config).get("tie_word_embeddings"))
+    return said if isinstance(said, bool) else config.get("model_type") in TIED
+
+
+def text_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config, those of the text model that it nests among them."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else dict(config)
 
 
 def refuse_code(data: Any, name: str, at: str = "") -> None:
@@ -95,11 +183,14 @@ def _architecture(data: dict[str, Any], name: str) -> str:
     names = data.get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise _fault(name, "lists no architectures", "add the class, such as LlamaForCausalLM, or choose another model")
-    if not re.fullmatch(r"[A-Za-z0-9_]{1,100}", names[0]) or not names[0].endswith(_HEADS):
-        raise _fault(
-            name, f"says architectures: {quoted(names[0])}, which writes no text", "choose a model with a …ForCausalLM"
-        )
-    return str(names[0])
+    if re.fullmatch(r"[A-Za-z0-9_]{1,100}", names[0]) and names[0].endswith(_HEADS):
+        return str(names[0])
+    why = "which is not taken here" if names[0].endswith(_WRAPPER) else "which writes no text"
+    remedy = "choose a model with a …ForCausalLM"
+    if isinstance(data.get("text_config"), dict):
+        why = "a language model within one that reads more than text, which is not taken here yet"
+        remedy = "choose its text model alone, whose architecture ends in ForCausalLM"
+    raise _fault(name, f"says architectures: {quoted(names[0])}, {why}", remedy)
 
 
 def _check_numbers(data: dict[str, Any], name: str, at: str = "") -> None:

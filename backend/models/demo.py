@@ -12,8 +12,6 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
-from huggingface_hub.utils._fixes import WeakFileLock
-
 from backend.errors import SpecError
 from backend.hub.front_matter import read_front_matter
 from backend.hub.names import DEMO
@@ -154,6 +152,9 @@ def demo_folder(models_dir: Path, report: Report) -> Path:
     Raises:
         SpecError: The package is not installed.
     """
+
+    from huggingface_hub.utils._fixes import WeakFileLock
+
     gguf = gguf_path()
     target = models_dir / DEMO
     models_dir.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """ModelFacts: what a model is before it is loaded, from its config and safetensors headers alone."""
 
 import math
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
@@ -14,12 +16,31 @@ BITS = {
 }  # fmt: skip
 """Bits an element takes in a safetensors file."""
 
-_NOT_LINEAR = {
-    "embed_tokens", "embed_tokens_per_layer", "embed_positions", "embed_in", "embeddings", "word_embeddings",
-    "tok_embeddings", "tokens_embed", "positions_embed", "encoder_hash_tok_embedding", "wte", "wpe", "w",
-    "lm_head", "embed_out", "output_projection", "decoder", "head", "gate", "router",
+DTYPES = {
+    "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "U8": "uint8", "I8": "int8",
+    "I16": "int16", "I32": "int32", "I64": "int64", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+"""Torch's names of types, by those of safetensors."""
+
+_EMBEDDINGS = {
+    "embed_tokens", "embed_in", "embeddings", "word_embeddings", "tok_embeddings", "tokens_embed", "wte", "w",
+}  # fmt: skip
+"""Last part of the names of a model's input embeddings."""
+
+_HEADS = {"lm_head", "embed_out", "output_projection", "head"}
+"""Last part of the names of a model's output head."""
+
+_NOT_LINEAR = _EMBEDDINGS | _HEADS | {
+    "embed_tokens_per_layer", "embed_positions", "positions_embed", "encoder_hash_tok_embedding", "wpe", "decoder",
+    "gate", "router",
 }  # fmt: skip
 """Last part of the names of two-dimensional weights that are no linear layer, or the output head."""
+
+_FLOATS = ("BF16", "F16", "F32", "F64")
+
+_BLOCK = re.compile(r"(?:[A-Za-z_]\w*\.)+(\d+)\.")
+"""The name of a tensor in a block, which is one of a numbered list."""
 
 
 class Tensor(Frozen):
@@ -45,9 +66,35 @@ class Tensor(Frozen):
         name = self.name.removesuffix(".weight")
         last = name.rsplit(".", 1)[-1]
         # transformers keeps the experts of a mixture in one three-dimensional tensor, and calls none of them linear
-        if self.dtype not in ("BF16", "F16", "F32", "F64"):
+        if self.dtype not in _FLOATS or self.is_expert:
             return False
-        return len(self.shape) == 2 and name != self.name and last not in _NOT_LINEAR and ".experts." not in name
+        return len(self.shape) == 2 and name != self.name and last not in _NOT_LINEAR
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether it is a matrix of a mixture's experts, or all of them in one tensor."""
+        return ".experts." in self.name and len(self.shape) > 1 and self.dtype in _FLOATS
+
+
+def block_of(name: str) -> int:
+    """Return the number of the block that a tensor is in; -1 where it is in none."""
+    found = _BLOCK.match(name)
+    return int(found[1]) if found else -1
+
+
+def input_embeddings(tensors: Iterable[Tensor]) -> Tensor | None:
+    """Return the tensor that turns tokens into numbers, [tokens, width], if it is there."""
+    return _outside(tensors, _EMBEDDINGS)
+
+
+def output_head(tensors: Iterable[Tensor]) -> Tensor | None:
+    """Return the tensor that scores tokens, [tokens, width], if it is there; a tied one need not be."""
+    return _outside(tensors, _HEADS)
+
+
+def _outside(tensors: Iterable[Tensor], last: set[str]) -> Tensor | None:
+    found = [t for t in tensors if len(t.shape) == 2 and t.name.endswith(".weight") and block_of(t.name) < 0]
+    return next((tensor for tensor in found if tensor.name.split(".")[-2] in last), None)
 
 
 class ModelFacts(Frozen):
@@ -67,7 +114,7 @@ class ModelFacts(Frozen):
     hidden_size: int
     vocab_size: int
     context_length: int | None = Field(None, description="Tokens the model was made for.")
-    tied: bool = Field(description="Whether input and output embeddings are one tensor.")
+    tied: bool = Field(description="Whether input embeddings and output head are one tensor.")
     chat_template: bool
     quant_method: str | None = Field(None, description="How it is quantized already, if it is.")
     license: str | None = Field(None, description="From the card or repo; never guessed.")
@@ -77,7 +124,11 @@ class ModelFacts(Frozen):
     gated: bool = False
     private: bool = False
     downloads: int | None = None
+    pickled: int = Field(0, description="Bytes of the pickled weight files that are converted first; 0 where none are.")
+    pickled_memory: int = Field(0, description="Bytes of what is in memory at a time while they are converted.")
     tensors: tuple[Tensor, ...] = Field((), repr=False)
     config: dict[str, Any] = Field(default_factory=dict, repr=False, description="What config.json says.")
-    files: dict[str, int] = Field(default_factory=dict, repr=False, description="Bytes of its files, weights included.")
+    files: dict[str, int] = Field(
+        default_factory=dict, repr=False, description="Bytes of its files as they lie here, weights included."
+    )
     card: dict[Any, Any] = Field(default_factory=dict, repr=False, description="Its card's front matter.")

@@ -24,6 +24,21 @@ CAUSAL = _words(
     """
 )
 
+TIED = _words(
+    """
+    biogpt bloom cohere cohere2 cohere2_moe ctrl ernie4_5 ernie4_5_moe falcon falcon_mamba gemma gemma2 gemma3_text
+    gemma3n_text gemma4_text gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox_japanese granite_swa jetmoe lfm2 lfm2_moe lfm3
+    mamba minicpm3 modernbert-decoder mpt openai-gpt opt recurrent_gemma smollm3 starcoder2 vaultgemma xglm youtu zamba
+    zamba2 zaya
+    """
+)
+"""Those of CAUSAL whose output head is their input embeddings where their config does not say."""
+
+TRANSPOSED = ("gpt2", "gpt-sw3", "openai-gpt")
+"""Model types that keep the weights of their linear layers as [in, out]; quantized ones are kept as [out, in]."""
+
+VISION, WRAPPER = "a vision model", "a language model that reads pictures too, which is not taken here yet"
+
 OTHERS = {
     "an encoder, which writes no text": _words("""
     albert bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie esm eurobert
@@ -35,7 +50,7 @@ OTHERS = {
     bart bigbird_pegasus blenderbot blenderbot-small encoder-decoder fsmt led longt5 m2m_100 marian mbart mt5 mvp
     nllb-moe pegasus pegasus_x plbart prophetnet switch_transformers t5 t5gemma umt5
     """),
-    "a vision model": _words("""
+    VISION: _words("""
     align altclip aria aya_vision beit bit blip blip-2 chameleon clip clipseg cohere2_vision convnext convnextv2 cvt
     deit detr dinov2 dinov3_vit efficientnet emu3 florence2 fuyu gemma3 gemma3n gemma4 git glm4v idefics idefics2
     idefics3 instructblip internvl janus kosmos-2 llama4 llava llava_next llava_onevision mistral3 mllama mobilenet_v2
@@ -67,7 +82,7 @@ def family(model_type: str, config_keys: set[str]) -> str | None:
     """
     for words, types in OTHERS.items():
         if model_type in types:
-            return words
+            return WRAPPER if words == VISION and "text_config" in config_keys else words
     if "vision_config" in config_keys:
-        return "a vision model"
+        return WRAPPER if "text_config" in config_keys else VISION
     return "an audio model" if "audio_config" in config_keys else None

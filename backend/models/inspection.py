@@ -1,26 +1,28 @@
 """Inspect: what a model is, from its config and safetensors headers; no weights, no torch."""
 
+import json
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from backend.errors import SpecError
-from backend.hub import client
-from backend.hub.admission import INDEX, Admitted, admit
+from backend.hub.admission import INDEX, PICKLE_INDEX, Admitted, admit
 from backend.hub.files import Entry, Files, HubFiles, LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_card
 from backend.hub.names import DEMO, is_local
+from backend.models.completeness import check_complete
+from backend.models.config import check_config
 from backend.models.demo import demo_facts
-from backend.models.facts import ModelFacts, Tensor
+from backend.models.facts import DTYPES, ModelFacts, Tensor, output_head
 from backend.strict_json import quoted
-from backend.weights.header import PROBE, Header, header_from
+from backend.weights.conversion import conversion
+from backend.weights.header import PROBE, Allowance, Header, header_from
+from backend.weights.pickled import Pickled, read_pickled
 
-_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "U8": "uint8", "I8": "int8"}
-_DTYPES |= {"I32": "int32", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
-_OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
 _BYTES_A_TENSOR = 160  # what a tensor takes in a header, generously
 
 
@@ -36,6 +38,9 @@ def inspect(model: str, revision: str | None = None, token: str | None = None) -
         SpecError: The model is none that the studio can work on; the file, the field, what to do.
         HubError: The Hub refused or could not be reached.
     """
+
+    from backend.hub import client
+
     if model == DEMO:
         return demo_facts()
     if is_local(model):
@@ -64,62 +69,90 @@ def _local(folder: Path) -> ModelFacts:
 
 def read_tensors(files: Files, admitted: Admitted) -> tuple[Tensor, ...]:
     """Give the tensors of all weight files, checked as read_headers() does."""
-    return tuple(tensor for header in read_headers(files, admitted).values() for tensor in header.tensors)
+    read = read_pickles if admitted.pickled else read_headers
+    return tuple(tensor for file in read(files, admitted).values() for tensor in file.tensors)
 
 
 def read_headers(files: Files, admitted: Admitted) -> dict[str, Header]:
-    """Read and check the headers of all weight files, by name, and that they hold what the index says.
+    """Read and check the headers of all weight files, by name, and that they hold what index and config say.
 
     Raises:
         SpecError: The file and tensor at fault.
     """
-    listed = Counter((admitted.weight_map or {}).values())
+    listed, allowance = Counter((admitted.weight_map or {}).values()), Allowance()
 
     def read(entry: Entry) -> Header:
         probe = 1024 + listed[entry.name] * _BYTES_A_TENSOR if listed else PROBE
-        return header_from(partial(files.read, entry.name), entry.size, entry.name, probe)
+        return header_from(partial(files.read, entry.name), entry.size, entry.name, probe, allowance)
 
+    shards = _each(admitted, read)
+    _check_places({shard: header.tensors for shard, header in shards.items()}, admitted.weight_map or {}, INDEX)
+    check_complete(admitted.config, [tensor for header in shards.values() for tensor in header.tensors])
+    return shards
+
+
+def read_pickles(files: Files, admitted: Admitted) -> dict[str, Pickled]:
+    """Read what pickled weight files hold, as read_headers() does; nothing is unpickled."""
+    found = _each(admitted, lambda entry: read_pickled(partial(files.read, entry.name), entry.size, entry.name))
+    _check_places({file: held.tensors for file, held in found.items()}, admitted.weight_map or {}, PICKLE_INDEX)
+    return found
+
+
+T = TypeVar("T")
+
+
+def _each(admitted: Admitted, read: Callable[[Entry], T]) -> dict[str, T]:
     with ThreadPoolExecutor(8) as pool:  # a 70B has 30 shards, each a round trip
-        shards = dict(zip((e.name for e in admitted.weights), pool.map(read, admitted.weights), strict=True))
+        return dict(zip((e.name for e in admitted.weights), pool.map(read, admitted.weights), strict=True))
+
+
+def _check_places(held: Mapping[str, Iterable[Tensor]], listed: Mapping[str, str], listing: str) -> None:
+    """Refuse a tensor in two files, and an index that names another file than the one that holds a tensor."""
     where: dict[str, str] = {}
-    for shard, header in shards.items():
-        for tensor in header.tensors:
+    for shard, tensors in held.items():
+        for tensor in tensors:
             if where.setdefault(tensor.name, shard) != shard:
                 raise SpecError(
                     f"Tensor {quoted(tensor.name)} is in both {quoted(where[tensor.name])} and {quoted(shard)}: two"
                     " models are mixed here. Choose a complete model."
                 )
-    for name, shard in (admitted.weight_map or {}).items():
+    for name, shard in listed.items():
         if where.get(name) != shard:
             raise SpecError(
-                f"{INDEX!r} lists tensor {quoted(name)} in {quoted(shard)}, which does not hold it: choose a complete"
+                f"{listing!r} lists tensor {quoted(name)} in {quoted(shard)}, which does not hold it: choose a complete"
                 " model."
             )
-    return shards
 
 
 def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) -> ModelFacts:
-    tensors, config, card = read_tensors(files, admitted), admitted.config, read_card(files)
+    config, card = admitted.config, read_card(files)
+    there = {entry.name: entry.size for entry in admitted.files} | admitted.kept
+    pickled = read_pickles(files, admitted) if admitted.pickled else {}
+    planned = conversion(pickled, config.data) if pickled else None
+    tensors = planned.tensors if planned else read_tensors(files, admitted)
+    if planned:
+        config = check_config(json.loads(planned.config))
+        check_complete(config, tensors)
+        there = {entry.name: there[entry.name] for entry in admitted.beside} | planned.files
     license = license_of(card, tags)
     counts: Counter[str] = Counter()
     for tensor in tensors:
         counts[tensor.dtype] += _parameters(tensor, config.quantization)
-    has_head = any(tensor.name.endswith(_OUTPUT_HEADS) for tensor in tensors)
     most = counts.most_common(1)[0][0] if counts else "BF16"
     return ModelFacts(
         model=model,
         architecture=config.architecture,
         model_type=config.model_type,
         parameters=counts.total(),
-        size=sum(entry.size for entry in admitted.weights),
+        size=sum(there[layout.file] for layout in planned.layouts.values()) if planned else _bytes(admitted.weights),
         largest_file=max(entry.size for entry in admitted.weights),
-        download=sum(entry.size for entry in admitted.files),
-        dtype=_DTYPES.get(most, most.lower()),
+        download=_bytes(admitted.files),
+        dtype=DTYPES.get(most, most.lower()),
         layers=config.layers,
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         context_length=config.context_length,
-        tied=not has_head if config.tied is None else config.tied,
+        tied=config.tied and output_head(tensors) is None,
         chat_template=admitted.chat_template,
         quant_method=config.quantization["quant_method"] if config.quantization else None,
         license=license.id,
@@ -128,9 +161,22 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
         languages=languages_of(card),
         tensors=tensors,
         config=config.data,
-        files={entry.name: entry.size for entry in admitted.files},
+        files=there,
+        pickled=_bytes(admitted.weights) if planned else 0,
+        pickled_memory=max(
+            (_in_memory(pickled[e.name], e.size) for e in admitted.weights if e.name in pickled), default=0
+        ),
         card=card,
     )
+
+
+def _in_memory(held: Pickled, size: int) -> int:
+    """Return the bytes that are in memory while a pickled file is converted: a tensor, or all of an old file."""
+    return max((tensor.bytes for tensor in held.tensors), default=0) if held.mapped else size
+
+
+def _bytes(entries: Iterable[Entry]) -> int:
+    return sum(entry.size for entry in entries)
 
 
 def _parameters(tensor: Tensor, quantization: dict[str, Any] | None) -> int:

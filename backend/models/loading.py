@@ -2,13 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from backend.errors import SpecError
+from backend.model_folder import CONFIG, GENERATION, TOKENIZER_CONFIG, settings_in, stops_in
+from backend.models.config import longest_window, without_code
 from backend.progress import Report
+from backend.strict_json import quoted
 
 
 def device() -> str:
@@ -42,14 +45,50 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
         "trust_remote_code": False,
         "local_files_only": True,
         "use_safetensors": True,
+        "generation_config": greedy(folder),
+        "output_loading_info": True,
     }
     try:
         with _progress(report):
-            model = AutoModelForCausalLM.from_pretrained(folder, config=config, **(options | kwargs))
+            model, found = AutoModelForCausalLM.from_pretrained(folder, config=config, **(options | kwargs))
     except (ValueError, KeyError, RuntimeError, OSError) as e:
         text = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise SpecError(f"transformers could not load '{folder.name}': {text} Choose another model.") from e
+    refuse_made_up(found, folder.name)
     return model.eval()
+
+
+def greedy(folder: Path) -> Any:
+    """Return transformers' generation config for a model's likeliest answers: its stops and its penalty alone.
+
+    What else a generation_config.json says is about sampling, and transformers refuses some of what others write there.
+    """
+    from transformers import GenerationConfig
+
+    said = settings_in(folder, CONFIG) | settings_in(folder, GENERATION)
+    kept: dict[str, Any] = {"eos_token_id": sorted(stops_in(folder)) or None}
+    kept |= {name: said[name] for name in ("bos_token_id", "pad_token_id") if type(said.get(name)) is int}
+    penalty = said.get("repetition_penalty")
+    if isinstance(penalty, int | float) and penalty > 0:
+        kept["repetition_penalty"] = penalty
+    return GenerationConfig(**kept)
+
+
+def refuse_made_up(found: Mapping[str, Any], name: str) -> None:
+    """Refuse a model of which transformers has made up weights that it did not find.
+
+    Args:
+        found: What `from_pretrained` gives for `output_loading_info`.
+        name: The model's, for the error.
+
+    Raises:
+        SpecError: Which weight.
+    """
+    if missing := sorted([*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])]):
+        raise SpecError(
+            f"{quoted(missing[0])} is missing in '{name}', and transformers has put random numbers in its place: choose"
+            " a complete model."
+        )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -58,26 +97,40 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         SpecError: It has none that transformers can load.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError, ImportError) as e:
+    except (ValueError, LookupError, OSError, ImportError) as e:
+        if _names_code(folder) and (folder / "tokenizer.json").is_file():
+            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         raise SpecError(f"The tokenizer of '{folder.name}' could not be loaded. Choose a model with one.") from e
 
 
-def has_chat_template(folder: Path) -> bool:
-    """Whether a model folder says how a conversation is written for it."""
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+def _names_code(folder: Path) -> bool:
+    """Return whether a tokenizer's settings name a class of the repo's own code, which never runs."""
+    return "auto_map" in settings_in(folder, TOKENIZER_CONFIG)
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """Return the tokens that a tokenizer puts before every text: some models compute nothing sensible without."""
+    whole = tokenizer("a", add_special_tokens=True)["input_ids"]
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    return list(whole[:at])
+
+
+def window_length(folder: Path, asked: int, report: Report) -> int:
+    """Return the tokens of a window that a model reads, and say so where it reads fewer than are asked for."""
+    length = longest_window(read_config(folder), asked)
+    if length < asked:
+        report.log(f"The model reads {length} tokens at most: the windows have that length.")
+    return length
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json of an admitted folder."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config
+    """Read config.json of an admitted folder, without what names code beside the model."""
+    return without_code(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
 @contextmanager

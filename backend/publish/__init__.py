@@ -55,8 +55,10 @@ class PublishOptions(Frozen):
 
     @model_validator(mode="after")
     def _one_destination(self) -> "PublishOptions":
-        if (self.repo_id is None) == (self.to_folder is None):
-            raise ValueError("give either repo_id or to_folder")
+        if self.repo_id is None and self.to_folder is None:
+            raise ValueError("repo_id: is missing: give repo_id or to_folder")
+        if self.repo_id is not None and self.to_folder is not None:
+            raise ValueError("to_folder: excludes repo_id: give one of them")
         for name in ("update", "gated", "collection"):
             if self.to_folder and getattr(self, name):
                 raise ValueError(f"{name}: is for a repo on the Hub, and a folder was named")

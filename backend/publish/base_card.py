@@ -15,9 +15,6 @@ from backend.models.artifacts import BASE_CARD
 from backend.options import Frozen
 from backend.publish.licenses import IDS
 
-LICENSE_FILE = re.compile(r"(licen[cs]e|notice|use[-_]policy|copying)([-_]\w+)?(\.(md|txt))?", re.IGNORECASE)
-
-_MAX_LICENSE = 1_000_000  # bytes
 _MAX_ITEMS = 200
 _WORD = re.compile(r"[^\s/\\<>{}`|][^\\<>{}`|\r\n]{0,119}")
 _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -91,11 +88,6 @@ def licensed(own: BaseCard, base: Mapping[str, Any]) -> BaseCard:
     """
     found = _base_card(base).model_dump(include={"license", "license_name", "license_link"})
     return own.model_copy(update=found | {"license_of_base": bool(found["license"])})
-
-
-def is_license(name: str, size: int) -> bool:
-    """Whether a file of the base model, of so many bytes, is a text that goes with whatever is made from it."""
-    return LICENSE_FILE.fullmatch(name) is not None and size <= _MAX_LICENSE
 
 
 def read_base_card(folder: Path) -> BaseCard:

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
-
 from backend.disk import read_whole
+from backend.model_folder import kind_of
 from backend.models.artifacts import ELSEWHERE, TRAINED_HERE, Artifact, Check, open_artifact
-from backend.publish.base_card import LICENSE_FILE, BaseCard, read_base_card
+from backend.publish.base_card import BaseCard, read_base_card
 from backend.publish.licenses import check_name, terms
 from backend.publish.loss_plot import LOSS_PLOT
 from backend.publish.markdown import fenced, literal, size
@@ -79,6 +78,9 @@ def build_card(
     Raises:
         SpecError: The folder is not an artifact.
     """
+
+    from huggingface_hub import ModelCard
+
     artifact, base, config = (
         _checked(artifact or open_artifact(folder)),
         base or read_base_card(folder),
@@ -174,6 +176,7 @@ def _weights(artifact: Artifact, base: BaseCard, config: dict[str, Any]) -> dict
     quantization = config.get("quantization_config") or {}
     return {
         "bits": _bits(quantization),
+        "part": f"{artifact.quantized_share:.1%}" if artifact.quantized_share is not None else None,
         "format": literal(quantization["quant_method"]) if quantization.get("quant_method") else None,
         "method": literal(artifact.options["method"]) if artifact.options.get("method") else None,
         "dtype": literal(config.get("dtype") or config.get("torch_dtype") or ""),
@@ -271,7 +274,7 @@ def _license(artifact: Artifact, base: BaseCard) -> dict[str, Any]:
     return {
         "name": literal(base.license_name or ", ".join(base.license)) if base.license else None,
         "link": link if link and link.startswith("https://") else None,
-        "files": [literal(name) for name in sorted(artifact.files) if LICENSE_FILE.fullmatch(name)],
+        "files": [literal(name) for name in sorted(artifact.files) if kind_of(name) == "license"],
         "of_base": base.license_of_base,
         "notices": [literal(each.notice) for each in asked],
         "built_with": [each.built_with for each in asked if each.built_with],

@@ -3,18 +3,17 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub import whoami
-from huggingface_hub.hf_api import ModelInfo
+from typing import TYPE_CHECKING, Any
 
 from backend.errors import AppError, HubError, LoginError, SpecError
-from backend.hub import client
 from backend.hub.names import parse_repo_id
 from backend.hub.patience import HASTY, Patience, status
 from backend.publish import PublishOptions
 from backend.publish.licenses import fitting
 from backend.publish.storage import shortage
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
 
 HUBS_OWN = {".gitattributes"}
 """What the Hub puts into a repo that it makes."""
@@ -32,6 +31,11 @@ def choices(name: str, licenses: Iterable[str], token: str | None) -> list[str]:
         licenses: Ids of those under which the model is passed on, which may ask how its name begins.
         token: Of who chooses.
     """
+
+    from huggingface_hub import whoami
+
+    from backend.hub import client
+
     if not token:
         return []
     try:
@@ -72,6 +76,9 @@ def check_destination(
     Raises:
         SpecError, LoginError, HubError: As publish() does.
     """
+
+    from backend.hub import client
+
     if options.to_folder is not None:
         return check_folder(options.to_folder)
     repo_id, token = check_token(options, token)
@@ -105,6 +112,9 @@ def check_outside(options: PublishOptions, folder: Path) -> None:
 
 def check_token(options: PublishOptions, token: str | None, patience: Patience | None = None) -> tuple[str, str]:
     """Give the repo id and the token, if it is one of somebody who may have repos in that namespace."""
+
+    from backend.hub import client
+
     assert options.repo_id
     could_not = f"Could not publish to '{options.repo_id}'."
     if not token:
@@ -126,12 +136,12 @@ def check_token(options: PublishOptions, token: str | None, patience: Patience |
     raise SpecError(f"{could_not} '{user}' does not belong to '{namespace}': choose from {', '.join(allowed)}.")
 
 
-def can_take(info: ModelInfo, options: PublishOptions) -> bool:
+def can_take(info: "ModelInfo", options: PublishOptions) -> bool:
     """Whether a repo that exists can be taken as if it were new: it is empty, and nobody else sees it unasked."""
     return is_empty(info) and (bool(info.private) or options.private is False)
 
 
-def is_empty(info: ModelInfo) -> bool:
+def is_empty(info: "ModelInfo") -> bool:
     """Whether a repo holds nothing but what the Hub put into it."""
     return {sibling.rfilename for sibling in info.siblings or []} <= HUBS_OWN
 
@@ -146,6 +156,9 @@ def taken(repo_id: str, commit: str) -> SpecError:
 
 def forbidden(repo_id: str, token: str) -> tuple[str, type[HubError]]:
     """Say why the Hub lets nobody write with this token there, and the link where that can be changed."""
+
+    from backend.hub import client
+
     namespace = repo_id.split("/")[0]
     try:
         who = client.ask(lambda: client.api(token).whoami(), repo_id, token)

@@ -17,26 +17,23 @@ from typing import Any, NamedTuple
 
 from backend.disk import scratch, sha256
 from backend.errors import HardwareError, HubError, SpecError
-from backend.hub import client
-from backend.hub.admission import admit, admit_adapter
+from backend.hub.admission import ADAPTER, admit, admit_adapter
 from backend.hub.files import Entry, HubFiles, LocalFiles
 from backend.hub.front_matter import read_card
 from backend.hub.names import parse_repo_id
+from backend.model_folder import MAX_JSON, is_license
 from backend.models.artifacts import BASE_CARD, ELSEWHERE, MANIFEST, Artifact, File, manifest, now, partial, seal
+from backend.models.config import is_settings, without_code
 from backend.models.inspection import inspect
 from backend.progress import Report, silent
-from backend.publish.base_card import LICENSE_FILE, BaseCard, is_license, licensed, own_card
+from backend.publish.base_card import BaseCard, licensed, own_card
 from backend.publish.card import README, written
 from backend.publish.outgoing import outgoing
 from backend.strict_json import parse_object
 from backend.weights.header import read_header
 
-ADAPTER = "adapter_model.safetensors"
-
-_MAX_JSON = 5_000_000  # bytes
 _PICKLED = re.compile(r"(adapter_model|pytorch_model.*)\.bin")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_OWN_TEXTS = re.compile(r"(generation_config|quantize_config)\.json")
 _NAMES_A_PLACE = {
     "config.json": ("_name_or_path",),
     "tokenizer_config.json": ("name_or_path", "tokenizer_file", "special_tokens_map_file"),
@@ -120,12 +117,14 @@ def adopt(folder: Path, target: Path, base_model: str | None, report: Report, to
         HardwareError: There is no room for a copy.
     """
     artifact, taken = describe(folder, base_model), _taken(folder)
-    if others := sorted({entry.name.split("/")[0] for entry in LocalFiles(folder).entries()} - taken.keys()):
+    here = {entry.name for entry in LocalFiles(folder).entries()}
+    if others := sorted({name.split("/")[0] for name in here - taken.keys()}):
         report.log(f"Not published: {', '.join(others)}.")
     draft, hashes = partial(target), {}
     total, done = sum(taken.values()), 0
     for name in taken:
         text = _text(folder, name, artifact)
+        (draft / name).parent.mkdir(exist_ok=True)
         if text is None:
             _link(folder / name, draft / name)
         else:
@@ -218,17 +217,22 @@ def _taken(folder: Path) -> dict[str, int]:
     """Give the files that are published, with their bytes: what makes the model, and its licenses."""
     files = LocalFiles(folder)
     taken: tuple[Entry, ...] = admit_adapter(files) if _is_adapter(folder) else admit(files, whole=True).files
-    own = [e for e in files.entries() if _OWN_TEXTS.fullmatch(e.name) or LICENSE_FILE.fullmatch(e.name)]
+    own = [entry for entry in files.entries() if entry.name == "quantize_config.json"]  # of AutoGPTQ
     found = {entry.name: entry.size for entry in (*taken, *own)}
     return {name: found[name] for name in sorted(found) if not name.lower().startswith("readme")}
 
 
 def _text(folder: Path, name: str, artifact: Artifact) -> bytes | None:
-    """Give a settings file without places of another machine; None where it can stay as it is."""
-    if name not in _NAMES_A_PLACE:
+    """Give a settings file without places of another machine and without code; None where it can stay as it is."""
+    if name not in _NAMES_A_PLACE and not is_settings(name):
         return None
     data = _read(folder, name)
-    kept = {key: value for key, value in data.items() if not (key in _NAMES_A_PLACE[name] and not _id(folder, value))}
+    kept = without_code(data, name)
+    kept = {
+        key: value
+        for key, value in kept.items()
+        if not (key in _NAMES_A_PLACE.get(name, ()) and not _id(folder, value))
+    }
     if name == "config.json":
         kept = _config(folder, kept)
     if name == "adapter_config.json":
@@ -267,6 +271,9 @@ def _id(folder: Path, value: Any) -> str | None:
 
 def _said(folder: Path, artifact: Artifact, token: str | None, report: Report) -> tuple[BaseCard, dict[str, bytes]]:
     """Give what the folder's card says, and the texts of the base model's license where that card names none."""
+
+    from backend.hub import client
+
     said, base = own_card(read_card(LocalFiles(folder))), artifact.base_model
     if said.license or base is None:
         return said, {}
@@ -282,7 +289,7 @@ def _said(folder: Path, artifact: Artifact, token: str | None, report: Report) -
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
-        return dict(parse_object((folder / name).read_bytes(), name, _MAX_JSON))
+        return dict(parse_object((folder / name).read_bytes(), name, MAX_JSON))
     except OSError as e:
         raise SpecError(f"Could not read '{name}' in '{folder.name}'. {e.strerror}: check the file.") from e
 

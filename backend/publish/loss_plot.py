@@ -5,9 +5,13 @@ Drawn with Pillow, twice as large as it is shown: a line is sharp then on any sc
 
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+if TYPE_CHECKING:
+    from PIL import ImageDraw, ImageFont
+
+    Draw = ImageDraw.ImageDraw
+    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 LOSS_PLOT = "training_loss.png"
 """The file's name."""
@@ -51,6 +55,8 @@ def loss_plot(loss: Points, eval_loss: Points) -> bytes:
         loss: Steps with their loss, nats a token.
         eval_loss: The same on the validation rows. Of both together there must be two different steps.
     """
+    from PIL import Image, ImageDraw, ImageFont
+
     lines = [Line("Loss", "#9aa4af", loss), Line("Validation loss", "#4f46e5", eval_loss)]
     lines = [line for line in lines if line.points]
     steps = [step for line in lines for step, _ in line.points]
@@ -73,7 +79,7 @@ def loss_plot(loss: Points, eval_loss: Points) -> bytes:
     return file.getvalue()
 
 
-def _axes(draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, frame: _Frame) -> None:
+def _axes(draw: "Draw", font: "Font", frame: _Frame) -> None:
     for i in range(_TICKS + 1):
         value = frame.low + (frame.high - frame.low) * i / _TICKS
         _, y = frame.at(frame.first, value)
@@ -85,9 +91,7 @@ def _axes(draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.Im
     draw.text((_LEFT + (_WIDTH - _LEFT - _RIGHT) / 2, _HEIGHT - 6), "Step", fill=_INK, font=font, anchor="mb")
 
 
-def _legend(
-    draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, lines: Sequence[Line]
-) -> None:
+def _legend(draw: "Draw", font: "Font", lines: Sequence[Line]) -> None:
     x = float(_LEFT)
     for line in lines:
         draw.line([(x, 34), (x + 44, 34)], fill=line.colour, width=7)

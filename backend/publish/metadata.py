@@ -4,13 +4,14 @@ Keys as the Hub documents them (hub-docs, model-cards.md).
 """
 
 import re
-from typing import Any
-
-from huggingface_hub import EvalResult, ModelCardData
+from typing import TYPE_CHECKING, Any
 
 from backend.models.artifacts import ELSEWHERE, Artifact
 from backend.publish.base_card import BaseCard
 from backend.publish.training import hub_dataset
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
 
 HUB_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -19,8 +20,11 @@ _OWN = re.compile(r"\A\s*---[ \t]*\r?\n.*?\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
-def metadata(artifact: Artifact, base: BaseCard, continues_text: bool, title: str) -> ModelCardData:
+def metadata(artifact: Artifact, base: BaseCard, continues_text: bool, title: str) -> "ModelCardData":
     """Give the front matter of an artifact's card."""
+
+    from huggingface_hub import ModelCardData
+
     found = artifact.stage == ELSEWHERE
     bases = [artifact.base_model] if artifact.base_model else list(base.base_model) if found else []
     relation = _relation(artifact, base) if bases else None
@@ -90,7 +94,9 @@ def _datasets(artifact: Artifact, base: BaseCard) -> list[str]:
     return [name for name in base.datasets if HUB_ID.fullmatch(name)]
 
 
-def _results(artifact: Artifact) -> list[EvalResult] | None:
+def _results(artifact: Artifact) -> "list[EvalResult] | None":
+    from huggingface_hub import EvalResult
+
     metrics = artifact.metrics
     if metrics is None:
         return None

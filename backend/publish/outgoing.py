@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backend.errors import SpecError
+from backend.model_folder import Kind, kind_of
 from backend.models.artifacts import MANIFEST, Artifact, File, manifest, open_artifact, stays_here
-from backend.publish.base_card import LICENSE_FILE
 from backend.publish.card import README, written
 
 WEIGHTS = ".safetensors"
-_BINARY = (WEIGHTS, ".model", ".png")
+_BINARY = re.compile(r".*(\.safetensors|\.png|\.model(\.v\w+)?|\.tokenizer)")
 _KNOWN = re.compile(
-    r"[\w.-]+\.safetensors(\.index\.json)?|(config|generation_config|quantize_config|adapter_config)\.json"
-    r"|tokenizer[\w.-]*\.json|[\w-]+\.model|vocab\.(json|txt)|merges\.txt|(special_tokens_map|added_tokens)\.json"
-    r"|chat_template\.(jinja|json)|recipe\.yaml|training_loss\.png",
+    r"[\w.-]+\.safetensors(\.index\.json)?|(config|quantize_config|adapter_config)\.json|recipe\.yaml"
+    r"|training_loss\.png",
     re.ASCII,
 )
+"""Files of an artifact beside those that go along with its base model's."""
+
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack")
-_FROM_THE_BASE = re.compile(r"(tokenizer\.json|vocab\..*|merges\.txt|added_tokens\.json|chat_template\..*)")
-"""Copied from the base model as they are: a path that stands in one is no path of this machine."""
+_WORDS: tuple[Kind, ...] = ("vocabulary", "template", "license")
+"""Kinds of files in which a path is a word like any other, and no path of this machine."""
 
 _TOKEN = re.compile(r"(?<![A-Za-z0-9_])(?:hf|api_org)_[A-Za-z0-9]{20,}")
 _PATH = re.compile(
@@ -96,7 +97,7 @@ def _check_kind(path: Path, folder: Path, artifact: Artifact) -> None:
         return
     if path.suffix in _PICKLES:
         raise SpecError(f"{where} may hold a pickle, which runs code when it is loaded: publish safetensors only.")
-    if not (_KNOWN.fullmatch(name) or LICENSE_FILE.fullmatch(name)):
+    if not (_KNOWN.fullmatch(name) or kind_of(name)):
         raise SpecError(f"{where} is nothing that a model repo needs: remove it, or make the artifact again.")
     if name not in artifact.files:
         raise SpecError(f"{where} was not made with the artifact: remove it, or make the artifact again.")
@@ -104,7 +105,7 @@ def _check_kind(path: Path, folder: Path, artifact: Artifact) -> None:
 
 def _check_text(name: str, file: OutgoingFile, folder: Path, token: str | None) -> None:
     """Refuse a text with a token or a path of this machine in it, or that is no text."""
-    if name.endswith(_BINARY):
+    if _BINARY.fullmatch(name):
         return
     try:
         text = file.read().decode("utf-8")
@@ -130,7 +131,7 @@ def check_words(name: str, text: str, token: str | None, own: Sequence[str] = ()
         raise SpecError(
             f"'{name}' holds a token of the Hub: remove it, and revoke it at https://huggingface.co/settings/tokens"
         )
-    found = None if _FROM_THE_BASE.fullmatch(name) or LICENSE_FILE.fullmatch(name) else _PATH.search(text)
+    found = None if kind_of(name) in _WORDS else _PATH.search(text)
     named = [found[0]] if found else [path for path in own if path in text]
     if named:
         raise SpecError(f"'{name}' names a path of this machine, '{named[0][:120]}': make the folder again without it.")

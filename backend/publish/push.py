@@ -75,6 +75,7 @@ def _to_folder(files: dict[str, OutgoingFile], target: Path, report: Report) -> 
         target.parent.mkdir(parents=True, exist_ok=True)
         with scratch(target.parent) as draft:
             for name, file in files.items():
+                (draft / name).parent.mkdir(exist_ok=True)
                 if isinstance(file.source, Path):
                     shutil.copyfile(file.source, draft / name)
                 else:

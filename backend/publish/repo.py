@@ -15,8 +15,8 @@ from pydantic import Field
 from backend import __version__
 from backend.errors import AppError, HubError
 from backend.hub import client
-from backend.hub.patience import FAULTS, Patience, patiently, status
-from backend.hub.transport import Unreachable, endpoint
+from backend.hub.patience import Patience, patiently, status
+from backend.hub.transport import FAULTS, Unreachable, endpoint
 from backend.hub.xet import send_ahead
 from backend.options import Frozen
 from backend.progress import Report

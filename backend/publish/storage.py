@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from backend.errors import AppError
-from backend.hub import client
 from backend.hub.patience import HASTY
 from backend.publish.markdown import size
 
@@ -33,6 +32,9 @@ def shortage(namespace: str, to_come: int, token: str) -> str | None:
         to_come: Bytes that are published.
         token: Of who publishes.
     """
+
+    from backend.hub import client
+
     try:
         held = _held(namespace, token)
         if held + to_come <= FREE_BYTES:
@@ -51,6 +53,9 @@ def shortage(namespace: str, to_come: int, token: str) -> str | None:
 
 def _held(namespace: str, token: str) -> int:
     """Count the bytes of a namespace's private repos, as far as the token sees them."""
+
+    from backend.hub import client
+
     api = client.api(token)
 
     def held(listing: Callable[..., Iterable[Any]]) -> int:

@@ -12,7 +12,7 @@ from backend.publish.holdings import Files
 from backend.publish.outgoing import WEIGHTS, check_words
 from backend.strict_json import quoted
 from backend.weights.floats import Bytes, is_finite
-from backend.weights.header import Header, read_header
+from backend.weights.header import Header, read_headers
 
 CHUNK = 4_000_000  # bytes; a multiple of every type's width
 
@@ -34,7 +34,7 @@ def check_weights(files: Files, token: str | None, report: Report) -> None:
         SpecError: The file, the tensor, what to do.
     """
     paths = [f.source for name, f in files.items() if name.endswith(WEIGHTS) and isinstance(f.source, Path)]
-    headers = {path: read_header(path) for path in paths}
+    headers = read_headers(paths)
     total, done = sum(path.stat().st_size for path in paths), 0
     for path, header in headers.items():
         _check_header(path.name, header, token)

@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from backend.model_folder import has_chat_template, has_tokenizer
 from backend.models.artifacts import Artifact
-from backend.models.loading import has_chat_template
 from backend.publish.training import AdapterUse
 from backend.serve.engines import LOADERS, not_in_vllm, on_base, vllm_serves
 
 HERE = "."
 """What stands for the model where its card lies in a folder and not in a repo."""
-
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def loading(
@@ -29,7 +27,7 @@ def loading(
     """
     needed = LOADERS.get((config.get("quantization_config") or {}).get("quant_method", ""), ())
     more = ["peft", *(["bitsandbytes"] if use.quantization else [])] if use else needed
-    own_tokenizer = any((folder / name).is_file() for name in _TOKENIZERS)
+    own_tokenizer = has_tokenizer(path.name for path in folder.iterdir())
     return {
         "model_id": model_id,
         "packages": " ".join(["transformers", "torch", "accelerate", *more]),

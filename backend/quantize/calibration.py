@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import SpecError
+from backend.models.loading import beginning
 
 FEW = 8192
 """Tokens from which a Gram matrix of some thousand inputs begins to mean something."""
@@ -93,14 +94,13 @@ def cut(name: str, tokens: Iterable[list[int]], before: list[int], samples: int,
 
 def text_windows(name: str, text: str, tokenizer: Any, samples: int, length: int) -> Windows:
     """Cut a plain text into windows; see cut()."""
-    before = _before(tokenizer)
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return cut(name, [ids], before, samples, length)
+    return windows_of(name, [ids], tokenizer, samples, length)
 
 
 def windows_of(name: str, tokens: Iterable[list[int]], tokenizer: Any, samples: int, length: int) -> Windows:
     """Cut the tokens of rows, as they are rendered, into windows; see cut()."""
-    return cut(name, tokens, _before(tokenizer), samples, length)
+    return cut(name, tokens, beginning(tokenizer), samples, length)
 
 
 def doubts(windows: Windows, tokenizer: Any, measured_on: str | None) -> list[str]:
@@ -169,11 +169,3 @@ def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=SURE)
-
-
-def _before(tokenizer: Any) -> list[int]:
-    """Give the tokens that the tokenizer puts before a text."""
-    whole = tokenizer("a", add_special_tokens=True)["input_ids"]
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
-    return list(whole[:at])

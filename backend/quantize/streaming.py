@@ -19,11 +19,13 @@ import numpy as np
 from pydantic import Field
 
 from backend.errors import SpecError
-from backend.models.facts import BITS, Tensor
+from backend.models.config import is_tied
+from backend.models.facts import BITS, Tensor, input_embeddings, output_head
+from backend.models.families import TRANSPOSED
 from backend.progress import Report
 from backend.stage import Stage
 from backend.weights.checkpoint import Weights
-from backend.weights.floats import FLOATS, SAFETENSORS, Bytes, cast, is_finite
+from backend.weights.floats import FLOATS, SAFETENSORS, Bytes, cast, is_finite, transposed
 from backend.weights.output import Output
 from backend.weights.writer import INDEX, MAX_SHARD_SIZE, Layout, Slot, Writer, index, lay_out
 
@@ -34,11 +36,6 @@ THREADS = 8
 
 TENSOR_BYTES, SLOT_BYTES = 1000, 1200
 """Of Python's objects for each tensor that is read and each that is written, measured with 20,000 of them."""
-
-TRANSPOSED = ("gpt2", "gpt-sw3", "openai-gpt")
-"""Model types that keep the weights of their linear layers as [in, out]; quantized ones are kept as [out, in]."""
-
-INPUT_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
 
 @dataclass(frozen=True)
@@ -110,11 +107,9 @@ class Source(View):
 
     def _whole(self) -> Callable[[int, int], Bytes]:
         """Transpose the whole tensor; models with such are small: their largest layer has some tens of megabytes."""
-        whole = self.weights.read(self.tensor, 0, self.elements)
-        width = len(whole) // max(self.elements, 1)
-        grid = whole.reshape(*self.tensor.shape, width)
-        turned = np.ascontiguousarray(grid.transpose(1, 0, 2)).reshape(self.elements, width)
-        return lambda first, last: turned[first:last].reshape(-1)
+        turned = transposed(self.weights.read(self.tensor, 0, self.elements), self.tensor.shape)
+        width = len(turned) // max(self.elements, 1)
+        return lambda first, last: turned[first * width : last * width]
 
 
 @cache
@@ -224,6 +219,24 @@ class Plan(NamedTuple):
         return hands + TENSOR_BYTES * self.tensors + SLOT_BYTES * self.slots
 
     @property
+    def share(self) -> float | None:
+        """Share of a mixture's parameters that change, where its experts stay as they are; else None."""
+        work = [pair for part in self.parts for pair in part.work]
+        changed = sum(view.elements for view, form in work if form is not self.plain)
+        left = any(view.tensor.is_expert for view, form in work if form is self.plain)
+        return changed / self.parameters if changed and left else None
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What whoever takes the result for smaller than it is must know."""
+        if self.share is None:
+            return ()
+        return (
+            f"The experts of this mixture are not quantized: {self.share:.1%} of its parameters are, all others stay as"
+            " they are.",
+        )
+
+    @property
     def tensors(self) -> int:
         """Number of the tensors that are read."""
         return sum(len(part.work) for part in self.parts)
@@ -281,10 +294,9 @@ class PlannedOptions(Stage):
         form, turned, plain = self.form(), config.get("model_type") in TRANSPOSED, Plain()
         work: list[tuple[View, Form | Plain]] = []
         for tensor in tensors:
-            if not _tied_copy(tensor, config, tensors):
-                f = plain if form is None or form.skips(tensor) else form
-                dtype = target if tensor.dtype in FLOATS else tensor.dtype
-                work.append((View(tensor, dtype, turned and f is not plain), f))
+            f = plain if form is None or form.skips(tensor) else form
+            dtype = target if tensor.dtype in FLOATS else tensor.dtype
+            work.append((View(tensor, dtype, turned and f is not plain), f))
         slots = [f.slots(view) for view, f in work]
         layouts = lay_out(slots, self.max_shard_size)
         place = {name: layout.file for layout in layouts for name in layout.names}
@@ -340,12 +352,25 @@ def stream(weights: Weights, output: Output, options: StreamOptions, report: Rep
     content = index(planned.layouts, planned.parameters, sum(output.finished.values()))
     if content:
         (output.folder / INDEX).write_bytes(content)
-    (output.folder / "config.json").write_bytes(config_json(weights.config, options.config()))
+    (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, options.config()))
     planned.plain.warn(report)
+    for doubt in planned.doubts:
+        report.warn(doubt)
 
 
-def config_json(config: Mapping[str, Any], changes: Mapping[str, Any]) -> bytes:
-    """Give a config.json with some of its keys changed; None removes a key."""
+def config_json(config: Mapping[str, Any], tensors: Sequence[Tensor], changes: Mapping[str, Any]) -> bytes:
+    """Return a config.json with some of its keys changed.
+
+    An output head that lies in the weights is said to be a tensor of its own: readers other than transformers would
+    take the input embeddings in its place.
+
+    Args:
+        config: Of the model that the result is made from.
+        tensors: Of that model.
+        changes: Values by key; None removes a key.
+    """
+    if is_tied(config) and input_embeddings(tensors) and output_head(tensors):
+        changes = {**changes, "tie_word_embeddings": False}
     merged = {k: v for k, v in {**config, **changes}.items() if v is not None or k not in changes}
     return (json.dumps(merged, indent=2) + "\n").encode()
 
@@ -363,9 +388,3 @@ def loaded_dtype(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> str:
         return str(named)
     first = next((t.dtype for t in tensors if t.dtype in FLOATS), "F32")
     return next((name for name, short in SAFETENSORS.items() if short == first), "float32")
-
-
-def _tied_copy(tensor: Tensor, config: Mapping[str, Any], tensors: Sequence[Tensor]) -> bool:
-    """Whether a tensor is the output head of a model that uses its input embeddings there."""
-    tied = config.get("tie_word_embeddings") is True and tensor.name == "lm_head.weight"
-    return tied and any(t.name.endswith(INPUT_EMBEDDINGS) for t in tensors)

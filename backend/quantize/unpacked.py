@@ -8,12 +8,14 @@ from typing import Any
 
 from backend.errors import SpecError
 from backend.models.facts import Tensor
-from backend.models.loading import device, read_config
+from backend.models.families import TRANSPOSED
+from backend.models.loading import device, greedy, read_config
 from backend.progress import Report
 from backend.quantize import awq, gptq
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.calibrated.skeleton import empty_model, named, put, read
-from backend.quantize.streaming import TRANSPOSED, loaded_dtype
+from backend.quantize.streaming import loaded_dtype
+from backend.strict_json import quoted
 from backend.weights.checkpoint import Checkpoint
 
 _LAST = ("qweight", "qzeros", "scales", "g_idx")
@@ -37,7 +39,6 @@ def load_unpacked(folder: Path, report: Report) -> Any:
         SpecError: It is in another layout than those written here, or transformers cannot make sense of it.
     """
     import torch
-    from transformers import GenerationConfig
 
     config = read_config(folder)
     options = _layout(config.pop("quantization_config"), folder.name)
@@ -45,7 +46,7 @@ def load_unpacked(folder: Path, report: Report) -> Any:
         tensors = {tensor.name: tensor for tensor in weights.tensors}
         dtype = getattr(torch, loaded_dtype(config, weights.tensors))
         model = empty_model(config, dtype, folder.name)
-        names = [name for name, _ in model.named_parameters()]
+        names, missing = [name for name, _ in model.named_parameters()], set[str]()
         for done, name in enumerate(names):
             if tensor := named(tensors, name):
                 values = read(weights, tensor)
@@ -53,14 +54,14 @@ def load_unpacked(folder: Path, report: Report) -> Any:
                 values = _weight(weights, tensors, packed.name.removesuffix(".qweight"), options)
                 values = values.T.contiguous() if config["model_type"] in TRANSPOSED else values
             else:
-                continue  # the output head of a model whose embeddings are used there
+                missing.add(name)  # rightly so if it is the output head of a model whose embeddings are used there
+                continue
             put(model, name, values.to(device(), dtype))
             report.progress("loading weights", done + 1, len(names), "tensors")
-    model.tie_weights()
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    if missing := [name for name, p in model.named_parameters() if p.is_meta]:
-        raise SpecError(f"'{missing[0]}' is missing in '{folder.name}': choose a complete model.")
+    model.tie_weights(missing, recompute_mapping=False)  # a head that is there and differs stays
+    model.generation_config = greedy(folder)
+    if missing:
+        raise SpecError(f"{quoted(min(missing))} is missing in '{folder.name}': choose a complete model.")
     return model
 
 

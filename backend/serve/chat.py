@@ -4,17 +4,22 @@ import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 from pydantic import Field
 
 from backend.errors import JobError
-from backend.models.loading import has_chat_template
+from backend.model_folder import has_chat_template
 from backend.options import Frozen
 from backend.serve.serving import Server
 
+if TYPE_CHECKING:
+    import openai
+
 MAX_CHARACTERS = 200_000  # of a whole conversation; more than any context that is served here
+
+
+MAX_REASON = 300  # characters of a server's own words
 
 
 class ChatOptions(Frozen):
@@ -53,6 +58,9 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
     Raises:
         JobError: The conversation is too long, or the server does not answer.
     """
+
+    import openai
+
     if sum(len(message["content"]) for message in messages) > MAX_CHARACTERS:
         raise JobError(f"The conversation is longer than {MAX_CHARACTERS} characters: start a new one.")
     if not (has_chat_template(server.folder) or (server.base and has_chat_template(server.base))):
@@ -88,18 +96,33 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
                     answer = answer.model_copy(update=known)
         yield answer
     except openai.APIStatusError as e:
-        # vLLM answers 500 in the second before it is found dead
-        remedy = "shorten the talk, or empty the system prompt" if e.status_code < 500 else "ask again"
-        raise JobError(
-            f"The server could not answer this ({e.status_code}): {remedy}; the newest log in servers, in the data"
-            " folder, says more."
-        ) from e
+        raise JobError(_refused(e)) from e
     except openai.APIError as e:
         raise JobError("The server stopped while it answered: ask again when the model is ready.") from e
 
 
-def _client(server: Server) -> openai.OpenAI:
+def _refused(error: "openai.APIStatusError") -> str:
+    """Say why a server did not answer, in its own words where it has some, and what to do."""
+    body = error.body if isinstance(error.body, dict) else {}
+    said = body.get("message") or body.get("detail")
+    if error.status_code == 400 and isinstance(said, str):
+        return (
+            f"The server could not answer this: {said.splitlines()[0][:MAX_REASON]} Shorten the talk, empty the system"
+            " prompt, or lower max_tokens."
+        )
+    # vLLM answers 500 in the second before it is found dead
+    remedy = "shorten the talk, or empty the system prompt" if error.status_code < 500 else "ask again"
+    return (
+        f"The server could not answer this ({error.status_code}): {remedy}; the newest log in servers, in the data"
+        " folder, says more."
+    )
+
+
+def _client(server: Server) -> "openai.OpenAI":
     """Give a client for loopback: no proxy leads there, and to read certificates would delay each answer by 20 ms."""
+
+    import openai
+
     plain = openai.DefaultHttpxClient(verify=False, trust_env=False)
     return openai.OpenAI(base_url=server.base_url, api_key=server.key, max_retries=0, timeout=600, http_client=plain)
 

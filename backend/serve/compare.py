@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -130,9 +131,18 @@ def batch(
 
 
 def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
-    """Write a table as spreadsheets read it."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), quoting=csv.QUOTE_ALL)
-    writer.writeheader()
-    writer.writerows(rows)
+    """Write a table as spreadsheets read it: what a model or a stranger has written is text there, never a formula."""
+    text, names = io.StringIO(), list(rows[0])
+    lines = [names, *([row[name] for name in names] for row in rows)]
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerows([_as_text(cell) for cell in line] for line in lines)
     return text.getvalue()
+
+
+def _as_text(cell: str) -> str:
+    """Put an apostrophe before what a spreadsheet would reckon with, also behind what cannot be seen."""
+    seen = next((c for c in cell if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf")), "")
+    begins = cell[:1] in ("\t", "\r", "\n") or unicodedata.normalize("NFKC", seen) in _FORMULA
+    return f"'{cell}" if begins else cell
+
+
+_FORMULA = ("=", "+", "-", "@")

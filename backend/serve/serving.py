@@ -8,9 +8,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import httpx
 from pydantic import Field
 
 from backend.disk import scratch
@@ -21,6 +20,9 @@ from backend.options import Frozen
 from backend.serve.door import KEY, MODEL
 from backend.serve.engines import ENGINES, kernel
 from backend.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
 
 RESTARTS = 1
 """How often a server that has died is started again by itself."""
@@ -169,6 +171,8 @@ class Serving:
         return self._set("ready", f"{text} {kernel(self._written())}".strip())
 
     def _until_ready(self, child: Child) -> None:
+        import httpx
+
         server, seconds = self._server, self._settings.server_start_seconds
         deadline, header = time.monotonic() + seconds, {"Authorization": f"Bearer {server.key}"}
         while time.monotonic() < deadline:
@@ -198,6 +202,9 @@ class Serving:
 
     def _health(self) -> int | None:
         """Give the status of its health; None where it does not answer."""
+
+        import httpx
+
         with contextlib.suppress(httpx.TransportError):
             return _get(self._server.base_url.removesuffix("/v1") + "/health").status_code
         return None
@@ -230,6 +237,9 @@ class Serving:
         return f"{said[-1][:300]}. All of it is in {place}." if said else f"see {place}."
 
 
-def _get(url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
+def _get(url: str, headers: Mapping[str, str] | None = None) -> "httpx.Response":
     """Ask on loopback, where no proxy leads and no certificate counts: to read those takes 20 ms."""
+
+    import httpx
+
     return httpx.get(url, headers=headers, timeout=5, trust_env=False, verify=False)

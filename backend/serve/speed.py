@@ -4,8 +4,6 @@ import json
 import time
 from pathlib import Path
 
-import httpx
-
 from backend.disk import scratch
 from backend.errors import AppError
 from backend.progress import Report
@@ -30,6 +28,9 @@ def decode_speed(folder: Path, engine: EngineName, settings: Settings, report: R
     Returns:
         Tokens a second, or None where it could not be timed.
     """
+
+    import httpx
+
     report.log(f"Timing '{folder.name}' in {engine}.")
     with scratch(settings.data) as place:
         servers = Servers(settings.model_copy(update={"data": place}))
@@ -47,6 +48,9 @@ def decode_speed(folder: Path, engine: EngineName, settings: Settings, report: R
 
 def _written(server: Server, tokens: int) -> float:
     """Have a server write so many tokens, and give those a second after the first."""
+
+    import httpx
+
     request = {"model": server.model, "prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True, "temperature": 0}
     headers, times = {"Authorization": f"Bearer {server.key}"}, list[float]()
     url = f"{server.base_url}/completions"

@@ -8,13 +8,16 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from starlette.responses import JSONResponse
+from fastapi import HTTPException
 
+from backend.models.config import context_length
+from backend.models.loading import read_config, refuse_made_up
 from backend.serve.door import Door
 
 
@@ -24,6 +27,7 @@ def main(stack: ExitStack) -> None:
     Args:
         stack: Keeps what is needed until then.
     """
+    from transformers import PreTrainedModel
     from transformers.cli.serve import Serve
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
     from transformers.cli.serving.completion import CompletionHandler
@@ -46,6 +50,18 @@ def main(stack: ExitStack) -> None:
     ChatCompletionHandler._valid_params_class.__mutable_keys__ |= {"top_k"}
     for handler in (ChatCompletionHandler, CompletionHandler):
         _give_token_ids(handler)
+        if most := context_length(read_config(folder)):
+            _keep_within(handler, most)
+
+    load = PreTrainedModel.from_pretrained.__func__
+
+    def whole(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model, or nothing where transformers would make up a part of it."""
+        model, found = load(cls, *args, output_loading_info=True, **kwargs)
+        refuse_made_up(found, folder.name)
+        return model
+
+    PreTrainedModel.from_pretrained = classmethod(whole)
 
     class KeyedServe(Serve):  # type: ignore[misc]
         def start_server(self) -> None:
@@ -58,6 +74,8 @@ def main(stack: ExitStack) -> None:
 
 def _give_token_ids(handler: Any) -> None:
     """Have answers that are not streamed hold the tokens of prompt and answer where vLLM puts them."""
+    from starlette.responses import JSONResponse
+
     respond = handler._non_streaming
     handler._valid_params_class.__mutable_keys__ |= {"return_token_ids"}
 
@@ -78,6 +96,23 @@ def _give_token_ids(handler: Any) -> None:
         return JSONResponse(body)
 
     handler._non_streaming = with_ids
+
+
+def _keep_within(handler: Any, most: int) -> None:
+    """Refuse what is longer than a model reads, and end an answer there: beyond its positions its code fails."""
+    for name in ("_streaming", "_non_streaming"):
+        setattr(handler, name, _limited(getattr(handler, name), most))
+
+
+def _limited(respond: Callable[..., Any], most: int) -> Callable[..., Any]:
+    def within(self: Any, *known: Any, **more: Any) -> Any:
+        asked, config = known[4]["input_ids"].shape[-1], known[5]
+        if asked >= most:
+            raise HTTPException(400, f"The talk has {asked} tokens, and the model reads {most} with its answer.")
+        config.max_new_tokens = min(config.max_new_tokens, most - asked)
+        return respond(self, *known, **more)
+
+    return within
 
 
 def _with_base(adapter: Path, base: Path, place: Path) -> Path:

@@ -4,14 +4,13 @@
 built where there is no GPU. One that was not finished does not count, and is made anew.
 """
 
+import os
 import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub.utils._fixes import WeakFileLock
 
 from backend.errors import HardwareError
 from backend.executors.local import ROOT, environment, mask
@@ -49,6 +48,9 @@ def install(report: Report, hardware: str | None = None) -> Path:
     Raises:
         HardwareError: vLLM cannot run here, or could not be installed.
     """
+
+    from huggingface_hub.utils._fixes import WeakFileLock
+
     if hardware is None and (reason := obstacle()):
         raise HardwareError(f"{reason} Everything but GPTQ and AWQ can be chatted with without it.")
     with WeakFileLock(PLACE.with_suffix(".lock")):
@@ -102,7 +104,7 @@ class Installation:
 
 
 def _run(command: list[str], report: Report) -> None:
-    env = environment(PLACE, online=True)
+    env = environment(PLACE, online=True) | {k: v for k, v in os.environ.items() if k.startswith("PIP_")}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         said = ""

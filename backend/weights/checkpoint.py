@@ -14,7 +14,7 @@ from backend.errors import SpecError
 from backend.models.facts import Tensor
 from backend.models.loading import read_config
 from backend.weights.floats import Bytes
-from backend.weights.header import Header, read_header
+from backend.weights.header import Header, read_headers
 from backend.weights.writer import INDEX
 
 
@@ -72,7 +72,7 @@ class Folder:
         self._folder = folder
         single = folder / "model.safetensors"
         paths = [single] if single.is_file() else _shards(folder)
-        self.headers = {path.name: read_header(path) for path in paths}
+        self.headers = {path.name: header for path, header in read_headers(paths).items()}
         self.identity = repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
 
     def open(self, file: str) -> int:

@@ -10,10 +10,11 @@ from threading import Lock
 import numpy as np
 
 from backend.errors import SpecError
-from backend.models.facts import Tensor
+from backend.models.facts import BITS, Tensor
+from backend.models.families import TRANSPOSED
 from backend.models.machine import torch_threads
 from backend.weights.checkpoint import Weights
-from backend.weights.floats import Bytes, Floats, cast, from_float32, is_finite
+from backend.weights.floats import Bytes, Floats, cast, from_float32, is_finite, transposed
 from backend.weights.kernels import BLOCK, CODES, NESTED_BLOCK, dynamic_map, quantize_4bit, quantize_absmax
 
 PIECE = 1 << 20  # elements that the first pass has in hand; a multiple of BLOCK
@@ -34,8 +35,11 @@ class Dequantized:
         self.identity = repr((weights.identity, quant_type, double, dtype))
         self._weights, self._quant_type, self._double, self._dtype = weights, quant_type, double, dtype
         self._stored = {tensor.name: tensor for tensor in weights.tensors}
+        self._turned = weights.config.get("model_type") in TRANSPOSED
         self._scales: dict[str, Floats] = {}
-        self._lock = Lock()
+        self._raw: dict[str, Bytes] = {}  # of a turned tensor, as 4 bits see it: [out, in]
+        self._done: dict[str, Bytes] = {}  # and what they leave of it, as it lies
+        self._lock, self._turning = Lock(), Lock()
         self.tensors: Sequence[Tensor] = tuple(
             tensor.model_copy(update={"dtype": dtype}) if tensor.is_linear else tensor for tensor in weights.tensors
         )
@@ -51,6 +55,13 @@ class Dequantized:
         stored = self._stored[tensor.name]
         if not stored.is_linear:
             return self._weights.read(stored, first, last)
+        if self._turned:
+            width = BITS[self._dtype] // 8
+            return self._turned_back(stored)[first * width : last * width]
+        return self._unpacked(stored, first, last)
+
+    def _unpacked(self, stored: Tensor, first: int, last: int) -> Bytes:
+        """Return what 4 bits leave of elements, in the order in which they are quantized."""
         start = first // BLOCK * BLOCK
         end = min(-(-last // BLOCK) * BLOCK, stored.elements)
         packed, absmax = self._quantize(stored, start, end)
@@ -64,14 +75,31 @@ class Dequantized:
 
     def release(self, tensor: Tensor) -> None:
         """Say that a tensor will not be read again."""
-        self._scales.pop(tensor.name, None)
+        for kept in (self._scales, self._raw, self._done):
+            kept.pop(tensor.name, None)
         self._weights.release(self._stored[tensor.name])
 
     def _quantize(self, tensor: Tensor, first: int, last: int) -> tuple[Bytes, Floats]:
-        raw = cast(self._weights.read(tensor, first, last), tensor.dtype, self._dtype)
+        raw = cast(self._read(tensor, first, last), tensor.dtype, self._dtype)
         if not is_finite(raw, self._dtype):
             raise SpecError(f"'{tensor.name}' holds numbers that are not finite: the model is damaged, choose another.")
         return quantize_4bit(raw, self._dtype, self._quant_type)
+
+    def _read(self, tensor: Tensor, first: int, last: int) -> Bytes:
+        """Read elements in the order in which they are quantized."""
+        if not self._turned:
+            return self._weights.read(tensor, first, last)
+        width = BITS[tensor.dtype] // 8
+        return self._raw[tensor.name][first * width : last * width]
+
+    def _turned_back(self, tensor: Tensor) -> Bytes:
+        """Return what 4 bits leave of a whole tensor that is quantized transposed; models with such are small."""
+        with self._turning:
+            if tensor.name not in self._done:
+                whole = self._weights.read(tensor, 0, tensor.elements)
+                self._raw[tensor.name] = transposed(whole, tensor.shape)
+                self._done[tensor.name] = transposed(self._unpacked(tensor, 0, tensor.elements), tensor.shape[::-1])
+            return self._done[tensor.name]
 
     def _scales_of(self, tensor: Tensor) -> Floats:
         """Give the scales of a whole tensor as double quantization leaves them."""

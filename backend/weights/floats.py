@@ -57,6 +57,12 @@ def from_float32(values: Floats, dtype: str) -> Bytes:
     return rounded.view(np.uint8)
 
 
+def transposed(raw: Bytes, shape: tuple[int, ...]) -> Bytes:
+    """Return the bytes of a matrix of the shape [rows, columns] as [columns, rows]."""
+    grid = raw.reshape(*shape, len(raw) // max(shape[0] * shape[1], 1))
+    return np.ascontiguousarray(grid.transpose(1, 0, 2)).reshape(-1)
+
+
 def cast(raw: Bytes, source: str, target: str) -> Bytes:
     """Cast raw bytes from one type to another; other than floating-point types stay as they are."""
     return raw if source == target or source not in FLOATS else from_float32(to_float32(raw, source), target)

@@ -6,17 +6,48 @@ Format: 8 bytes little-endian length, that many bytes of JSON, then the tensors'
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 from backend.errors import SpecError
 from backend.models.facts import BITS, Tensor
 from backend.strict_json import parse_object, quoted
 
-MAX_HEADER = 100_000_000  # the format's own limit
+MAX_HEADER = 16_000_000  # bytes of one; the format allows 100 MB, the largest model's single file has 12
+MAX_HEADERS = 24_000_000  # bytes of all files of a model
+MAX_TENSORS = 120_000  # of a model; DeepSeek-V3 has 91,991
+MAX_NAME = 500  # characters of a tensor's; what looks for something in names may take the square of it
+_SLACK = 10_000  # braces and brackets in texts of the metadata
 PROBE = 64 * 1024  # bytes of the first read; most headers fit
 LFS_POINTER = b"version https://git-lfs"
+
+
+class Allowance:
+    """What the headers of one model may take together, whichever threads read them."""
+
+    def __init__(self) -> None:
+        self._bytes, self._tensors, self._lock = MAX_HEADERS, MAX_TENSORS, Lock()
+
+    def take(self, name: str, size: int = 0, tensors: int = 0) -> None:
+        """Take bytes, before they are read, or tensors, before they are looked at.
+
+        Args:
+            name: The file's name, for errors.
+            size: Bytes of its header.
+            tensors: That it lists.
+
+        Raises:
+            SpecError: That is more than is left.
+        """
+        with self._lock:
+            self._bytes -= size
+            self._tensors -= tensors
+        if self._bytes < 0:
+            raise _fault(name, f"and the files before it have headers of more than {MAX_HEADERS} bytes together")
+        if self._tensors < 0:
+            raise _fault(name, f"and the files before it hold more than {MAX_TENSORS} tensors")
 
 
 class Header(NamedTuple):
@@ -27,8 +58,12 @@ class Header(NamedTuple):
     metadata: dict[str, str]
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, allowance: Allowance | None = None) -> Header:
     """Read and check the header of a local file.
+
+    Args:
+        path: The file.
+        allowance: Of all files of its model, where there are several.
 
     Raises:
         SpecError: The file is damaged, cut off or hostile; its name and what to do.
@@ -41,12 +76,24 @@ def read_header(path: Path) -> Header:
                 f.seek(start)
                 return f.read(end - start)
 
-            return header_from(read, size, path.name)
+            return header_from(read, size, path.name, allowance=allowance)
     except OSError as e:
         raise SpecError(f"Could not read {quoted(path.name)}. {e.strerror}: check the file.") from e
 
 
-def header_from(read: Callable[[int, int], bytes], file_size: int, name: str, probe: int = PROBE) -> Header:
+def read_headers(paths: Iterable[Path]) -> dict[Path, Header]:
+    """Read and check the headers of all local files of a model; see read_header()."""
+    allowance = Allowance()
+    return {path: read_header(path, allowance) for path in paths}
+
+
+def header_from(
+    read: Callable[[int, int], bytes],
+    file_size: int,
+    name: str,
+    probe: int = PROBE,
+    allowance: Allowance | None = None,
+) -> Header:
     """Read and check a header from wherever the file lies.
 
     Args:
@@ -54,7 +101,9 @@ def header_from(read: Callable[[int, int], bytes], file_size: int, name: str, pr
         file_size: Bytes of the whole file.
         name: The file's name, for errors.
         probe: Bytes of the first read.
+        allowance: Of all files of the model, where there are several.
     """
+    allowance = allowance or Allowance()
     start = read(0, min(probe, file_size))
     if start.startswith(LFS_POINTER):
         raise _fault(name, "is a Git LFS pointer, not weights", "fetch the file itself with `git lfs pull`")
@@ -65,9 +114,13 @@ def header_from(read: Callable[[int, int], bytes], file_size: int, name: str, pr
         raise _fault(name, f"announces a header of {length} bytes; {MAX_HEADER} are allowed")
     if length > file_size - 8:
         raise _fault(name, f"announces a header of {length} bytes but has {file_size} in all", "download it again")
+    allowance.take(name, size=length)
     raw = start[8 : 8 + length]
     if len(raw) < length:
         raw += read(8 + len(raw), 8 + length)
+    # Before anything is built: a tensor is written with one brace and two brackets.
+    tensors = max(raw.count(b"{") - _SLACK, (raw.count(b"[") - _SLACK) // 2, raw.count(b'"data_offsets"'))
+    allowance.take(name, tensors=tensors)
     return parse_header(raw, file_size, name)
 
 
@@ -103,6 +156,8 @@ def parse_header(raw: bytes, file_size: int, name: str) -> Header:
 def _span(entry: Any, tensor: str, name: str) -> tuple[int, int]:
     """Give the offsets of a tensor after checking that type × shape fills them."""
     where = f"tensor {quoted(tensor)}"
+    if len(tensor) > MAX_NAME:
+        raise _fault(name, f"has a {where} whose name is longer than {MAX_NAME} characters")
     if not tensor.isprintable() or tensor != tensor.strip():
         raise _fault(name, f"has a tensor with an unprintable name, {quoted(tensor)}")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:

@@ -190,7 +190,7 @@ def _json_kind(head: bytes, named: Format | None) -> Format | None:
         return "json"
     if not re.match(r'\{\s*["}]', text):
         # the first rows may be faulty; that there are none is said when they are read
-        perhaps = not text or re.search(r"^\s*[\[{]", text, re.MULTILINE)
+        perhaps = not text or any(line.lstrip().startswith(("[", "{")) for line in text.splitlines())
         return named if named in ("json", "jsonl") and perhaps else None
     line, _, rest = text.partition("\n")
     try:

@@ -106,7 +106,7 @@ _MESSAGES = {
     "Expecting property name enclosed in double quotes": "a key is missing or not in double quotes",
 }
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}:]|-?\b(?:NaN|Infinity)\b', re.DOTALL)
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}:]|-?\b(?:NaN|Infinity)\b', re.DOTALL)
 
 
 def _odd(text: str, start: int, end: int) -> BadJson:

@@ -22,7 +22,7 @@ class _Keys:
     def clean(self, row: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
         """Give the row with clean keys."""
         known = self._clean
-        if len(known) > MAX_COLUMNS:
+        if max(len(known), len(row)) > MAX_COLUMNS:
             raise fault(ledger.name, f"Its rows have more than {MAX_COLUMNS} different columns: put them into a list.")
         for key in row:
             if key not in known:

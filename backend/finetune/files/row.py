@@ -1,6 +1,7 @@
 """Row: one record of a file, and what all readers know: the limits, clean column names, places in words."""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TextIO
 
@@ -70,8 +71,8 @@ def clean_names(names: Iterable[str], ledger: Ledger) -> tuple[str, ...]:
         ledger.say("column_names", f"Column names hold what cannot be seen: {', '.join(changed[:10])}.")
     if len(given) > MAX_COLUMNS:
         raise fault(ledger.name, f"It has {len(given)} columns, {MAX_COLUMNS} at the most: check its delimiter.")
-    for name in cleaned:
-        if cleaned.count(name) > 1:
+    for name, count in Counter(cleaned).items():
+        if count > 1:
             first, second = [i for i, other in enumerate(cleaned, 1) if other == name][:2]
             raise fault(
                 ledger.name,

@@ -63,9 +63,15 @@ class Scanner:
 
     def second(self) -> str:
         """Give the character after the next one, spaces left out."""
-        while not (rest := self._buffer[self._at + 1 :].lstrip(" \t\r\n")) and self._more():
-            continue
-        return rest[:1]
+        at = self._at + 1
+        while True:
+            at = _SPACE.match(self._buffer, at).end()  # type: ignore[union-attr]  # it matches nothing too
+            if at < len(self._buffer):
+                return self._buffer[at]
+            done = self._at
+            if not self._more(max(_CHUNK, len(self._buffer) - done)):
+                return ""
+            at -= done
 
     def take(self, mark: str, otherwise: str = "") -> None:
         """Go past a character that must come next."""
@@ -95,7 +101,8 @@ class Scanner:
                 if in_doubt and size < _MOST and self._more(max(_CHUNK, size)):
                     continue
                 raise
-            if end == len(self._buffer) and self._more(_CHUNK):
+            size = len(self._buffer) - self._at
+            if end == len(self._buffer) and size < _MOST and self._more(max(_CHUNK, size)):
                 continue  # a number may go on
             size, self._at = end - self._at, end
             return Value(value, size)

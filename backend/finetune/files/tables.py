@@ -175,7 +175,8 @@ def _is_header(records: list[list[str]]) -> bool:
     first = [clean_name(cell) for cell in records[0]]
     if any(cell.lower() in KNOWN for cell in first):
         return True
-    if any(_SENTENCE.search(cell) or len(cell) > 40 or len(cell.split()) > 4 for cell in first):
+    # Its length first: what looks for a sentence takes the square of it.
+    if any(len(cell) > 40 or len(cell.split()) > 4 or _SENTENCE.search(cell) for cell in first):
         return False
     if not any(first) or any(not cell for cell in first[1:]):
         return False

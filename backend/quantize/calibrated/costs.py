@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
-from backend.models.facts import ModelFacts
+from backend.models.config import longest_window
+from backend.models.facts import ModelFacts, block_of
+from backend.models.families import TRANSPOSED
 from backend.quantize.calibrated.engine import BATCH
-from backend.quantize.calibrated.options import CalibratedOptions, block_of
-from backend.quantize.streaming import TRANSPOSED
+from backend.quantize.calibrated.options import CalibratedOptions
 
 # From the demo model on 2 cores of an AVX-512 server, torch 2.13, transformers 5.23: 32 windows of 512 tokens.
 PROCESS_BYTES = 690_000_000  # Python with torch and transformers
@@ -31,7 +32,7 @@ def calibrated_cost(facts: ModelFacts, options: CalibratedOptions) -> Calibrated
     """
     turned = facts.model_type in TRANSPOSED
     layers = [t for t in facts.tensors if not options.skips(t)]
-    tokens = options.num_calibration_samples * options.max_seq_length
+    tokens = options.num_calibration_samples * longest_window(facts.config, options.max_seq_length)
     blocks: dict[int, int] = {}
     for tensor in facts.tensors:
         blocks[block_of(tensor.name)] = blocks.get(block_of(tensor.name), 0) + tensor.elements

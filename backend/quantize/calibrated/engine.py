@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.errors import SpecError
+from backend.models.families import TRANSPOSED
 from backend.models.machine import give_freed_memory_back
 from backend.progress import Report
 from backend.quantize.calibrated.architectures import Group, architecture_of
@@ -20,12 +21,15 @@ from backend.quantize.calibrated.scales import State, fold_scale, search
 from backend.quantize.calibrated.shards import Numbers, Shards
 from backend.quantize.calibrated.skeleton import Call, Skeleton, as_mapping
 from backend.quantize.calibration import Windows
-from backend.quantize.streaming import TRANSPOSED, config_json
+from backend.quantize.streaming import config_json
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
 
 BATCH = 2048
 """Tokens that go through a block at a time: with twice as many, peak memory is 70 MB more and no second is won."""
+
+ONE_BY_ONE = ("bloom", "xglm")
+"""Model types whose blocks are called with masks or biases of so many windows as go through: noted down of one."""
 
 
 def quantize_blocks(
@@ -59,7 +63,7 @@ def quantize_blocks(
             run.block(index, hidden, call, last=index == total - 1)
         report.progress("quantizing", total, total, "blocks")
     shards.close()
-    (output.folder / "config.json").write_bytes(config_json(weights.config, options.config()))
+    (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, options.config()))
 
 
 class _Run:
@@ -74,6 +78,8 @@ class _Run:
                 f"'{skeleton.config.model_type}' is not known here: its layers are rounded without scale search."
             )
         self._groups = known.groups if known else ()
+        alone = skeleton.config.model_type in ONE_BY_ONE or getattr(skeleton.config, "alibi", False)
+        self._tokens = 1 if alone else BATCH
 
     def block(self, index: int, hidden: Any, call: Call, last: bool) -> None:
         """Quantize a block, write it, and put its outputs in the place of its inputs.
@@ -97,7 +103,7 @@ class _Run:
             state |= {f"{name}.weight": grid.weight() for name, grid in grids.items()}
         if not last:
             self._put(index, state, linears)
-            for first, batch in _batches(hidden):
+            for first, batch in self._batches(hidden):
                 hidden[first : first + len(batch)] = self._forward(index, batch, call).cpu()
         self._skeleton.empty(index)
 
@@ -114,14 +120,20 @@ class _Run:
             block.get_submodule(group.linears[0]).register_forward_pre_hook(found)
             for group, found in zip(groups, statistics, strict=True)
         ]
-        for _, batch in _batches(hidden):
+        for _, batch in self._batches(hidden):
             self._forward(index, batch, call)
         for hook in hooks:
             hook.remove()
         return statistics
 
     def _forward(self, index: int, batch: Any, call: Call) -> Any:
-        return self._skeleton.blocks[index](batch.to(self._skeleton.device), *call.args, **call.kwargs)
+        found = self._skeleton.blocks[index](batch.to(self._skeleton.device), *call.args, **call.kwargs)
+        return found[0] if isinstance(found, tuple | list) else found
+
+    def _batches(self, hidden: Any) -> Any:
+        """Give the windows some at a time, each time with the number of the first."""
+        step = max(self._tokens // hidden.shape[1], 1)
+        return ((first, hidden[first : first + step]) for first in range(0, len(hidden), step))
 
     def _read(self, index: int, linears: list[str]) -> State:
         """Give the block's tensors in float32."""
@@ -173,9 +185,3 @@ def _stacked(state: State, group: Group) -> Any:
     import torch
 
     return torch.cat([state[f"{name}.weight"] for name in group.linears])
-
-
-def _batches(hidden: Any) -> Any:
-    """Give the windows some at a time, each time with the number of the first."""
-    step = max(BATCH // hidden.shape[1], 1)
-    return ((first, hidden[first : first + step]) for first in range(0, len(hidden), step))

@@ -12,11 +12,12 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.errors import SpecError
 from backend.finetune.dataset import DatasetOptions, Encoding, dataset_field
-from backend.models.facts import ModelFacts, Tensor
+from backend.models.facts import ModelFacts, Tensor, block_of
+from backend.models.families import TRANSPOSED
 from backend.options import parse
 from backend.quantize.bitsandbytes import ADVANCED
 from backend.quantize.calibrated.architectures import refuse_experts
-from backend.quantize.streaming import TRANSPOSED, Memory, Plan, PlannedOptions, View
+from backend.quantize.streaming import Memory, Plan, PlannedOptions, View
 from backend.weights.writer import Slot
 
 GROUP_SIZES = (32, 64, 128)
@@ -29,10 +30,6 @@ OF_ROWS = (
     "system_column", "text_column", "template", "system_prompt", "parse_json", "decode_binary", "encoding", "delimiter",
     "header", "quoting", "sample_by",
 )  # fmt: skip
-
-_BLOCK = re.compile(r"(?:[A-Za-z_]\w*\.)+(\d+)\.")
-"""The name of a tensor in a block, which is one of a numbered list."""
-
 
 _NAMES = re.compile(rf"\b(?:{'|'.join(name for name in OF_ROWS if '_' in name)}|(?<=set )(?:header|quoting))\b")
 
@@ -179,6 +176,11 @@ class CalibratedOptions(PlannedOptions):
                 with the sizes that do.
         """
         refuse_experts(facts.config)
+        if facts.model_type == "rwkv":
+            raise SpecError(
+                f"'{facts.model}' is of the type 'rwkv', whose blocks hand on more than one tensor, and gptq and awq go"
+                " through them one by one: choose method nf4 or int8."
+            )
         shapes = self._shapes(facts)
         if not shapes:
             raise SpecError(f"'{facts.model}' has no linear layers in blocks that could be quantized: choose nf4.")
@@ -237,7 +239,7 @@ class CalibratedOptions(PlannedOptions):
 
     def skips(self, tensor: Tensor) -> bool:
         """Whether a tensor stays as it is."""
-        return not (tensor.is_linear and _BLOCK.match(tensor.name))
+        return not (tensor.is_linear and block_of(tensor.name) >= 0)
 
     @abstractmethod
     def slots(self, view: View) -> list[Slot]:
@@ -263,9 +265,3 @@ class CalibratedOptions(PlannedOptions):
             config: What its config.json says.
         """
         return super().plan(sorted(tensors, key=lambda tensor: block_of(tensor.name)), config)
-
-
-def block_of(name: str) -> int:
-    """Give the number of the block that a tensor is in; -1 where it is in none."""
-    found = _BLOCK.match(name)
-    return int(found[1]) if found else -1

@@ -7,9 +7,9 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.models.facts import Tensor
+from backend.models.facts import Tensor, block_of
 from backend.progress import Report
-from backend.quantize.calibrated.options import CalibratedOptions, Grid, block_of
+from backend.quantize.calibrated.options import CalibratedOptions, Grid
 from backend.quantize.streaming import Source, View
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import Bytes, from_float32, to_float32

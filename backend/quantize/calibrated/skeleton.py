@@ -10,17 +10,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from backend.errors import SpecError
-from backend.models.facts import Tensor
+from backend.models.facts import DTYPES, Tensor, block_of
 from backend.models.loading import device
-from backend.quantize.calibrated.options import block_of
 from backend.quantize.streaming import loaded_dtype
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Weights
 
 _RENAMED = {"lm_head.weight": "embed_out.weight"}
 """Parameters that transformers calls otherwise than the checkpoints of GPT-NeoX do."""
-
-_TORCH = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "I32": "int32", "I64": "int64"}
 
 
 class Call(NamedTuple):
@@ -75,14 +72,14 @@ class Skeleton:
         prefix = _prefix(self._model)
         names = [name for name, _ in outside.named_parameters() if block_of(prefix + name) < 0]
         self._fill(outside, names, prefix)
-        recorders = [_Recorder() for _ in self.blocks]
+        recorders = [_Recorder(last=index == len(self.blocks) - 1) for index in range(len(self.blocks))]
         forwards = [block.forward for block in self.blocks]
         inputs = torch.empty(0)
         for block, recorder in zip(self.blocks, recorders, strict=True):
             block.forward = recorder
         with torch.inference_mode():
             for i, window in enumerate(ids):
-                outside(input_ids=torch.from_numpy(window)[None].to(self.device), use_cache=False)
+                self._call(outside, torch.from_numpy(window)[None].to(self.device))
                 first = recorders[0].hidden[0]
                 inputs = inputs if i else torch.empty(len(ids), *first.shape, dtype=self.dtype)
                 inputs[i] = first
@@ -90,6 +87,19 @@ class Skeleton:
             block.forward = forward
         _drop(outside, names)
         return inputs, [recorder.call for recorder in recorders]
+
+    def _call(self, outside: Any, ids: Any) -> None:
+        """Run a model until its last block is called."""
+        try:
+            outside(input_ids=ids, use_cache=False)
+        except _Heard:
+            pass
+        except (ValueError, TypeError, AttributeError, IndexError) as e:
+            kind, name = self.config.model_type, self._weights.name
+            raise SpecError(
+                f"'{name}' is of the type '{kind}', whose blocks hand on more than one tensor, and gptq and awq go"
+                " through them one by one: choose method nf4 or int8."
+            ) from e
 
     def fill(self, index: int) -> dict[str, Tensor]:
         """Read a block's weights into it.
@@ -127,15 +137,22 @@ class Skeleton:
             put(module, name, read(self._weights, tensor).to(self.device, self.dtype))
 
 
-class _Recorder:
-    """Stands for a block: notes what it is called with and gives its input on."""
+class _Heard(Exception):
+    """All blocks have been called: what comes after them is not needed, and some models want tuples from them."""
 
-    def __init__(self) -> None:
+
+class _Recorder:
+    """Stands for a block: notes what it is called with and gives its input on; the last one ends the forward."""
+
+    def __init__(self, last: bool) -> None:
+        self._last = last
         self.hidden: Any = None
         self.call = Call((), {})
 
     def __call__(self, hidden: Any, *args: Any, **kwargs: Any) -> Any:
         self.hidden, self.call = hidden, Call(args, kwargs)
+        if self._last:
+            raise _Heard
         return hidden
 
 
@@ -148,7 +165,7 @@ def read(weights: Weights, tensor: Tensor) -> Any:
     import torch
 
     raw = weights.read(tensor, 0, tensor.elements)
-    values = torch.from_numpy(np.asarray(raw)).view(getattr(torch, _TORCH[tensor.dtype])).reshape(tensor.shape)
+    values = torch.from_numpy(np.asarray(raw)).view(getattr(torch, DTYPES[tensor.dtype])).reshape(tensor.shape)
     if not torch.isfinite(values).all():
         raise SpecError(f"'{tensor.name}' holds numbers that are not finite: the model is damaged, choose another.")
     return values
@@ -166,11 +183,12 @@ def empty_model(config: Mapping[str, Any], dtype: Any, name: str) -> Any:
         SpecError: transformers cannot build it.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, PretrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
-        known = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        said = PretrainedConfig._decode_special_floats(dict(config))  # infinities, which JSON has none of
+        known = CONFIG_MAPPING[config["model_type"]].from_dict(said)
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(known, dtype=dtype)
     except (ValueError, KeyError, TypeError) as e:

@@ -1,27 +1,24 @@
-"""The command `deploy`: this app as a Space of the user's, after it has said what that costs."""
+"""`deploy`: this app as a Space of the user's, after it has said what that costs."""
 
 import sys
 
-from huggingface_hub import get_token
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
-from backend.commands import Command, with_options
+from backend.cli.command import Argument, Command, with_options
+from backend.cli.names import hub_token
 from backend.deploy import DeployOptions
-from backend.deploy.space import deploy, plan
 from backend.errors import SpecError
 from backend.options import parse
 
 
 class _Deploy(Command):
-    """Make this app a Space of yours, or update one that was made so; says first what it costs."""
-
-    space: CliPositionalArg[str] = Field(description=DeployOptions.model_fields["repo_id"].description)
+    space: Argument[str] = Field(description=DeployOptions.model_fields["repo_id"].description)
     yes: bool = Field(False, description="Do not ask: the cost is known.")
 
-    def cli_cmd(self) -> None:
-        """Run it."""
-        options, token = parse(DeployOptions, {"repo_id": self.space, **self.given(DeployOptions)}), get_token()
+    def run(self) -> None:
+        from backend.deploy.space import deploy, plan
+
+        options, token = parse(DeployOptions, {"repo_id": self.space, **self.given(DeployOptions)}), hub_token()
         planned = plan(options, token)
         sys.stderr.write(f"{planned.words}\n")
         if not self.yes:
@@ -45,4 +42,4 @@ def _agree() -> None:
         raise SpecError("Nothing was made.")
 
 
-Deploy = with_options(_Deploy, {"deploy": DeployOptions}, leave_out=("repo_id",))
+COMMAND = with_options(_Deploy, {"deploy": DeployOptions}, leave_out=("repo_id",))

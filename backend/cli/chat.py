@@ -1,0 +1,34 @@
+"""`chat`: one question to a model."""
+
+import sys
+from pathlib import Path
+
+from pydantic import Field
+
+from backend.cli.command import Argument, Command, with_options
+from backend.cli.serve import serving
+from backend.options import parse
+from backend.serve.chat import ChatOptions, stream
+from backend.serve.engines import EngineName
+
+
+class _Chat(Command):
+    folder: Argument[Path] = Field(description="The folder of the model.")
+    prompt: str = Field(description="The question.")
+    base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
+    engine: EngineName = Field("auto", description="What serves the model.")
+
+    def run(self) -> None:
+        options = parse(ChatOptions, self.given(ChatOptions))
+        with serving(self.folder, self.base_model, self.engine) as (server, _):
+            shown, answer = "", None
+            for answer in stream(server, [{"role": "user", "content": self.prompt}], options):
+                if not self.json_:
+                    sys.stdout.write(answer.text[len(shown) :])
+                    sys.stdout.flush()
+                shown = answer.text
+        assert answer
+        self.say(answer.model_dump(), "")
+
+
+COMMAND = with_options(_Chat, {"chat": ChatOptions})

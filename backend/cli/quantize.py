@@ -1,0 +1,26 @@
+"""`quantize`: a model in fewer bits, or in another type."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from backend.cli.command import Argument, Command, with_options
+from backend.cli.names import MODEL_HELP
+from backend.cli.recipe import METHOD_OPTIONS, made, quantization
+from backend.wording import summary, words
+
+
+class _Quantize(Command):
+    model: Argument[str] = Field(description=MODEL_HELP)
+    output: Path = Field(description="The folder to write; it must not exist.")
+    revision: str | None = Field(None, description="Branch, tag or commit of the model.")
+
+    def run(self) -> None:
+        output, artifact = made(quantization(self), self.output)
+        self.say({"output": str(output), **summary(artifact)}, f"{output}\n{words(artifact)}")
+
+
+METHOD = (Literal[tuple(METHOD_OPTIONS)], Field(description="How."))
+
+COMMAND = with_options(_Quantize, METHOD_OPTIONS, method=METHOD)

@@ -1,0 +1,46 @@
+"""`run`: a recipe file."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from backend.cli.command import Argument, Command
+from backend.cli.names import hub_token
+from backend.jobs.foreground import Terminal, check_output, finished, move
+from backend.jobs.preflight import prepare
+from backend.jobs.specs import artifacts, published
+from backend.models.artifacts import open_artifact
+from backend.progress import Report
+from backend.recipes import Recipe, read_recipe
+from backend.settings import load_settings
+from backend.wording import summary, words
+
+
+class _Run(Command):
+    recipe: Argument[Path] = Field(description="The recipe, YAML.")
+    output: Path | None = Field(
+        None,
+        description="The folder to write; by default output/ in the data folder, and none where the model goes from"
+        " repo to repo, shard by shard.",
+    )
+
+    def run(self) -> None:
+        settings = load_settings().writable()
+        recipe = read_recipe(self.recipe)
+        wanted = check_output(self.output) if self.output else None
+        spec = prepare(recipe, settings.data, hub_token(), wanted is not None, Report(Terminal().hear).log)
+        output = wanted or settings.data / "output" / self.recipe.stem
+        if isinstance(spec, Recipe):
+            output = check_output(output)
+        with finished(spec, hub_token(), Terminal().hear, settings) as job:
+            made, done = artifacts(job), published(job, spec)
+            for folder in made:
+                move(folder, output if len(made) == 1 else output / folder.name)
+        folders = [output] if len(made) == 1 else [output / folder.name for folder in made]
+        results = [{"output": str(folder), **summary(open_artifact(folder))} for folder in folders]
+        lines = [f"{folder}\n{words(open_artifact(folder))}" for folder in folders]
+        lines += [f"published to {item['location']}" for item in done]
+        self.say({"artifacts": results, "published": done}, "\n".join(lines))
+
+
+COMMAND = _Run

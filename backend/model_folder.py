@@ -1,0 +1,136 @@
+"""What may lie in a model folder, by its name: what a model's readers open, and what goes along with a result.
+
+The names are those that readers look for: transformers' `vocab_files_names`, chat templates and processors, the
+tokenizers of mistral-common, and vLLM's `generation_config.json`. Code and pickles are never among them.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
+from typing import Any, Literal
+
+from backend.strict_json import parse_object
+
+Kind = Literal["vocabulary", "tokenizer", "template", "processor", "generation", "notes", "license"]
+
+CONFIG, GENERATION, TEMPLATE = "config.json", "generation_config.json", "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+MAX_JSON = 5_000_000  # bytes
+MAX_TOKENIZER = 100_000_000
+MAX_TEXT = 1_000_000  # chat templates, cards, licenses
+
+LIMITS: dict[Kind, int] = {
+    "vocabulary": MAX_TOKENIZER,
+    "tokenizer": MAX_TOKENIZER,
+    "template": MAX_TEXT,
+    "processor": MAX_JSON,
+    "generation": MAX_JSON,
+    "notes": MAX_TEXT,
+    "license": MAX_TEXT,
+}
+"""Bytes that a file of each kind may have."""
+
+_LICENSE = r"(\w+-)?(\w+_)?(licen[cs]es?|notices?|copying|use[-_]policy)([-_]\w+)?(\.(md|txt|rst|lesser))?"
+
+_KINDS: dict[Kind, re.Pattern[str]] = {
+    # what is a tokenizer, alone or with others: sentencepiece, mistral-common's, tiktoken, transformers' own
+    "vocabulary": re.compile(
+        r"[\w.-]+\.model(\.v\w+)?|[\w.-]+\.(tiktoken|tokenizer)|tekken[\w.-]*\.json"
+        r"|tokenizer(\.[\w.-]+)?\.json|[\w-]*vocab(-\w+)?\.(json|txt)|byte_maps\.json",
+        re.ASCII,
+    ),
+    "tokenizer": re.compile(
+        r"tokenizer[\w.-]*\.json|(added_tokens|special_tokens_map|emoji|normalizer)\.json"
+        r"|word_(shape|pronunciation)\.json|(merges|dict)\.txt|bpe\.codes",
+        re.ASCII,
+    ),
+    "template": re.compile(r"chat_template\.json|[\w.-]+\.jinja|(additional_)?chat_templates/[\w.-]+\.jinja", re.ASCII),
+    "processor": re.compile(r"((image_|video_)?(pre)?processor|audio_tokenizer|feature_extractor)_config\.json"),
+    "generation": re.compile(r"generation_config\.json"),
+    # Mistral's: vLLM reads params.json only where consolidated weights lie beside it
+    "notes": re.compile(r"params\.json|SYSTEM_PROMPT\.txt"),
+    "license": re.compile(_LICENSE, re.ASCII | re.IGNORECASE),
+}
+
+
+def kind_of(name: str) -> Kind | None:
+    """Return what kind of file goes along under a name; None for weights, config, card, and what nobody reads.
+
+    Args:
+        name: Relative to the model's folder, with slashes.
+    """
+    return next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(name)), None)
+
+
+def goes_along(name: str, size: int) -> bool:
+    """Return whether a base model's file goes with whatever is made from it, byte for byte.
+
+    Args:
+        name: Relative to the model's folder, with slashes.
+        size: In bytes; a license that is larger than texts are is left out, admission refuses all others.
+    """
+    return kind_of(name) not in (None, "license") or is_license(name, size)
+
+
+def is_license(name: str, size: int) -> bool:
+    """Return whether a file, of so many bytes, is the text of a license or a notice."""
+    return kind_of(name) == "license" and size <= LIMITS["license"]
+
+
+def of_tokenizer(name: str) -> bool:
+    """Return whether a file is part of a tokenizer, its chat templates left aside."""
+    return kind_of(name) in ("vocabulary", "tokenizer")
+
+
+def has_tokenizer(names: Iterable[str]) -> bool:
+    """Return whether there is a tokenizer among files with these names."""
+    return any(kind_of(name) == "vocabulary" for name in names)
+
+
+def settings_in(folder: Path, name: str) -> dict[str, Any]:
+    """Return what a settings file of a model folder says; nothing where there is none."""
+    path = folder / name
+    return parse_object(path.read_bytes(), name, MAX_JSON) if path.is_file() else {}
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Return whether a model folder says how a conversation is written for it."""
+    if (folder / TEMPLATE).is_file() or (folder / "chat_template.json").is_file():
+        return True
+    return bool(settings_in(folder, TOKENIZER_CONFIG).get("chat_template"))
+
+
+def set_template(folder: Path, text: str) -> None:
+    """Put a chat template in place of all that a model folder has."""
+    places = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    for name in places:
+        if kind_of(name) == "template":
+            (folder / name).unlink()
+    (folder / TEMPLATE).write_text(text, encoding="utf-8")
+    settings = settings_in(folder, TOKENIZER_CONFIG)
+    if settings.pop("chat_template", None) is not None:
+        _write(folder, TOKENIZER_CONFIG, settings)
+
+
+def stops_in(folder: Path) -> set[int]:
+    """Return the tokens that end an answer, as a model folder's generation_config.json names them, else its config."""
+    for settings in (settings_in(folder, GENERATION), settings_in(folder, CONFIG)):
+        named = settings.get("eos_token_id")
+        stops = {token for token in (named if isinstance(named, list) else [named]) if type(token) is int}
+        if stops:
+            return stops
+    return set()
+
+
+def set_stops(folder: Path, stops: Set[int]) -> None:
+    """Have a model folder's generation_config.json name the tokens that end an answer; one that does stays as it is."""
+    settings = settings_in(folder, GENERATION)
+    if (folder / GENERATION).is_file() and stops == stops_in(folder):
+        return
+    _write(folder, GENERATION, settings | {"eos_token_id": sorted(stops)})
+
+
+def _write(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+    (folder / name).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

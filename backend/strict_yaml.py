@@ -1,0 +1,78 @@
+"""YAML of strangers: within a depth and a number of values, where each alias counts as all that it stands for."""
+
+from typing import Any
+
+import yaml
+
+MAX_DEPTH = 32
+MAX_VALUES = 30_000
+"""Of a text with every alias written out; a recipe of 10,000 lines has two thirds of them."""
+
+MAX_NUMBER = 100
+"""Characters of a value that is no text: to reckon `1:59:59…` takes a time that grows with the square of its length."""
+
+MAX_KEY = 15
+"""Characters of a key that is no text: longer numbers can be chosen so that all land in one place of a dictionary."""
+
+_TEXT = "tag:yaml.org,2002:str"
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which stops while it reads, before anything is built."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = self._depth = self._deepest = 0
+        self._sizes = dict[int, tuple[int, int]]()  # id of a node → values in it, levels below it
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read a value, or what an alias stands for.
+
+        Raises:
+            YAMLError: That is too much.
+        """
+        alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        before, outer = self._values, self._deepest
+        self._depth += 1
+        self._deepest = self._depth
+        if not alias:
+            self._spend(1, mark)
+        node = super().compose_node(parent, index)
+        if alias and id(node) not in self._sizes:
+            raise yaml.MarkedYAMLError(problem="an alias stands within what it means", problem_mark=mark)
+        if alias:
+            values, levels = self._sizes[id(node)]
+            self._deepest += levels
+            self._spend(values, mark)
+        elif node is not None:
+            self._check_number(node)
+            self._sizes[id(node)] = self._values - before, self._deepest - self._depth
+        self._depth -= 1
+        self._deepest = max(outer, self._deepest)
+        return node
+
+    def _spend(self, values: int, mark: yaml.Mark) -> None:
+        self._values += values
+        if self._values > MAX_VALUES:
+            text = f"it holds more than {MAX_VALUES} values, aliases written out"
+            raise yaml.MarkedYAMLError(problem=text, problem_mark=mark)
+        if self._deepest > MAX_DEPTH:
+            text = f"it nests deeper than {MAX_DEPTH} levels"
+            raise yaml.MarkedYAMLError(problem=text, problem_mark=mark)
+
+    def _check_number(self, node: yaml.Node) -> None:
+        keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        for part, most in ((node, MAX_NUMBER), *((key, MAX_KEY) for key in keys)):
+            if isinstance(part, yaml.ScalarNode) and part.tag != _TEXT and len(part.value) > most:
+                text = f"a number or date has {len(part.value)} characters, {most} at the most here"
+                raise yaml.MarkedYAMLError(problem=text, problem_mark=part.start_mark)
+
+
+def load_yaml(text: str) -> Any:
+    """Read YAML; whoever calls has bounded its length.
+
+    Raises:
+        yaml.YAMLError: It is none, or holds too much.
+        ValueError: It holds a date that is none.
+    """
+    return yaml.load(text, BoundedLoader)

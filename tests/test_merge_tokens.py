@@ -1,0 +1,107 @@
+"""Adapters that train single tokens, or parameters by name, are merged as PEFT merges them, or refused before."""
+
+import json
+
+import pytest
+import torch
+
+from backend.__main__ import main
+from backend.errors import SpecError
+from backend.hub.files import LocalFiles
+from backend.merge.adapter import read_adapter
+from backend.merge.hub import base_of
+from tests.test_merge import merge_to, resaved, save_adapter, save_model, with_peft
+
+NEW = [3, 150, 7]
+
+
+def trained_rows(weights):
+    """Give rows of tokens numbers as after a training."""
+    return {n: torch.randn_like(w) if "trainable_tokens" in n else w for n, w in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("tied", "tokens"),
+    [
+        (False, NEW),
+        (False, {"embed_tokens": NEW, "lm_head": [9]}),
+        (False, {"lm_head": [0, 199]}),
+        (True, NEW),
+        (True, {"embed_tokens": NEW}),
+        (True, {"embed_tokens": NEW, "lm_head": [9]}),
+    ],
+)
+def test_rows_of_tokens_take_the_place_of_the_base_models(tied, tokens, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    base = save_model(tmp_path / "base", dtype=torch.float32, tie_word_embeddings=tied)
+    adapter = save_adapter(base, tmp_path / "a", target_modules=["q_proj"], trainable_token_indices=tokens)
+    resaved(adapter, trained_rows)
+    found, settings = merge_to(tmp_path / "merged", base, adapter)
+    assert settings["tie_word_embeddings"] is ("lm_head.weight" not in found)
+    assert ("lm_head.weight" in found) == (not tied or len(tokens) == 2)
+    text = torch.arange(200)[None]
+    with torch.inference_mode():
+        tuned, before = with_peft(base, adapter)(text).logits, AutoModelForCausalLM.from_pretrained(base)(text).logits
+        after = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(text).logits
+    assert (after - tuned).abs().max() < 1e-4 < (before - tuned).abs().max()
+
+
+def test_rows_of_a_weighted_adapter_are_a_mean_and_layers_are_added_to_them(tmp_path):
+    base = save_model(tmp_path / "base", dtype=torch.float32)
+    adapter = save_adapter(base, tmp_path / "a", target_modules=["q_proj"], trainable_token_indices=NEW)
+    resaved(adapter, trained_rows)
+    before, _ = merge_to(tmp_path / "none", base, save_adapter(base, tmp_path / "b", 1, target_modules=["k_proj"]))
+    whole, _ = merge_to(tmp_path / "whole", base, adapter)
+    half, _ = merge_to(tmp_path / "half", base, adapter, adapter_weights=[0.5])
+    name = "model.embed_tokens.weight"
+    assert torch.allclose(half[name], (before[name] + whole[name]) / 2, atol=1e-6)
+    assert torch.equal(half[name][4:7], before[name][4:7])
+
+
+def test_parameters_of_layers_that_are_named_are_merged(tmp_path):
+    base = save_model(tmp_path / "base", dtype=torch.float32)
+    named = ["self_attn.q_proj.weight", "mlp.up_proj.weight"]
+    adapter = save_adapter(base, tmp_path / "a", target_modules=[], target_parameters=named)
+    found, _ = merge_to(tmp_path / "merged", base, adapter)
+    theirs = with_peft(base, adapter).merge_and_unload().state_dict()
+    assert all(torch.allclose(values, theirs[name], atol=1e-6) for name, values in found.items())
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "such as experts in one tensor: merge it with PEFT"),
+        ({"trainable_token_indices": [1, 2]}, "which trainable_token_indices does not number"),
+        ({"trainable_token_indices": {"wte": NEW}}, "which trainable_token_indices does not number"),
+        ({"trainable_token_indices": [1, 2, "3"]}, "which trainable_token_indices does not number"),
+    ],
+)
+def test_settings_that_do_not_fit_the_tensors_are_refused_when_they_are_read(setting, words, tmp_path):
+    base = save_model(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "a", target_modules=["q_proj"], trainable_token_indices=NEW)
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | setting))
+    with pytest.raises(SpecError, match=words):
+        read_adapter(LocalFiles(adapter), "a")
+
+
+def test_tokens_that_the_base_model_does_not_have_are_refused(tmp_path):
+    base = save_model(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "a", target_modules=["q_proj"], trainable_token_indices=NEW)
+    smaller = save_model(tmp_path / "smaller", vocab_size=100)
+    with pytest.raises(
+        SpecError, match=r"model.embed_tokens.weight \(its tokens\)' of 151 × 48, and 'smaller' has 100"
+    ):
+        merge_to(tmp_path / "merged", smaller, adapter)
+
+
+def test_an_adapter_of_a_local_folder_sends_nobody_to_the_hub(hub, tmp_path, make_adapter, capsys):
+    adapter = make_adapter(base_model=None)
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "my-own"}))
+    with pytest.raises(SpecError, match="was tuned on a local folder, 'my-own': give that folder"):
+        base_of([str(adapter)], None)
+    assert main(["merge", str(adapter), "--output", str(tmp_path / "out")]) == 1
+    assert "with --base" in capsys.readouterr().err
+    assert hub.requests == []
