@@ -214,7 +214,8 @@ def method_name(options: Mapping[str, Any]) -> str:
     """Name what a stage makes: tuned, merged, NF4, or for a cast the type, which is no quantization."""
     if options.get("stage") in _MADE:
         return _MADE[str(options["stage"])]
-    return str(options["dtype"]) if options["method"] == "cast" else str(options["method"]).upper()
+    method = str(options.get("method", "unknown"))
+    return str(options.get("dtype")) if method == "cast" else method.upper()
 
 
 def stage_title(stage: Frozen) -> str:
