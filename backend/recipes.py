@@ -15,7 +15,7 @@ from backend.merge import UNDONE, MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
-from backend.strict_yaml import load_yaml
+from backend.strict_yaml import KeyTwice, load_options
 
 Stage = Annotated[
     FinetuneOptions | MergeOptions | QuantizeOptions | EvaluateOptions | CheckOptions, Field(discriminator="stage")
@@ -25,6 +25,9 @@ Look = EvaluateOptions | CheckOptions
 """Stages that make nothing: they look at what was made before."""
 
 MAX_LENGTH = 1_000_000  # characters
+
+ANCHORS = "x-"
+"""What the keys of a recipe begin with that are there for YAML's anchors alone."""
 
 
 class Recipe(Frozen):
@@ -170,7 +173,8 @@ def parse_recipe(data: Any, where: str = "", paths: bool = False, folder: Path |
     """
     if not isinstance(data, dict):
         raise SpecError(f"{where}A recipe is a mapping with base_model and stages, not a {type(data).__name__}.")
-    return parse(Recipe, data, where, {"paths": paths, "folder": folder})
+    kept = {key: value for key, value in data.items() if not str(key).startswith(ANCHORS)}
+    return parse(Recipe, kept, where, {"paths": paths, "folder": folder})
 
 
 def parse_yaml(text: str, name: str = "The recipe") -> Any:
@@ -186,10 +190,12 @@ def parse_yaml(text: str, name: str = "The recipe") -> Any:
     if len(text) > MAX_LENGTH:
         raise SpecError(f"{name} has {len(text)} characters: that is no recipe.")
     try:
-        return load_yaml(text)
+        return load_options(text)
     except yaml.YAMLError as e:
         at = getattr(e, "problem_mark", None)
         line = f", line {at.line + 1}" if at else ""
+        if isinstance(e, KeyTwice):
+            raise SpecError(f"{name}{line}: {e.problem}.") from e
         raise SpecError(
             f"{name}{line}: this is not YAML. {shortened(getattr(e, 'problem', '') or '', 200)}".strip()
         ) from e
