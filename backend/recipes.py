@@ -7,6 +7,7 @@ import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.check import CheckOptions
+from backend.credentials import holds_token
 from backend.errors import SpecError, shortened
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
@@ -56,6 +57,19 @@ class Recipe(Frozen):
                 raise ValueError(f"stages[{i}].text: a path of this machine: upload the file instead")
         if self.publish and self.publish.to_folder:
             raise ValueError("publish.to_folder: a path of this machine: give repo_id instead")
+        return self
+
+    @model_validator(mode="after")
+    def _no_tokens(self) -> "Recipe":
+        parts = {f"stages[{i}]": stage for i, stage in enumerate(self.stages)}
+        for where, part in {**parts, "publish": self.publish}.items():
+            for name, value in part or ():
+                texts = value if isinstance(value, tuple) else (value,)
+                if any(isinstance(text, str) and holds_token(text) for text in texts):
+                    raise ValueError(
+                        f"{where}.{name}: holds what looks like a token, and goes with what is made: leave it out, and"
+                        " revoke it where it was made"
+                    )
         return self
 
     @model_validator(mode="after")

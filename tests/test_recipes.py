@@ -1,8 +1,11 @@
 """Recipes and option models: every fault at once, each with its field."""
 
+import json
+
 import pytest
 
 from backend.errors import SpecError
+from backend.jobs.preflight import prepare
 from backend.recipes import parse_recipe, parse_yaml, read_recipe
 
 NF4 = {"stage": "quantize", "method": "nf4"}
@@ -213,3 +216,33 @@ def test_keys_for_anchors_alone_are_taken_and_other_strange_keys_are_not():
         parse_recipe(parse_yaml(text.replace("x-common:", "common:")))
     with pytest.raises(SpecError, match="x-note"):
         parse_recipe(parse_yaml(TUNING % "x-note: 1"))
+
+
+@pytest.mark.parametrize(
+    ("field", "token"),
+    [
+        ("system_prompt", "hf_" + "a1B2" * 8),
+        ("template", "sk-proj-" + "a1B2" * 8),
+        ("text_column", "ghp_" + "a1B2" * 9),
+    ],
+)
+def test_a_token_in_a_text_that_the_recipe_carries_is_refused_before_the_work_and_not_repeated(field, token):
+    stage = {"stage": "finetune", "dataset": "acme/rows"}
+    parse_recipe({"base_model": "demo", "stages": [stage | {"system_prompt": "sk-ip hf_x, say ask-me-nothing-more"}]})
+    with pytest.raises(SpecError, match=rf"stages\[0\]\.{field}: holds what looks like a token") as e:
+        parse_recipe({"base_model": "demo", "stages": [stage | {field: f"Use {token} to log in to {{q}}."}]})
+    assert token not in str(e.value)
+
+
+def test_what_could_not_be_published_is_refused_before_the_work(tiny_model, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"Say {i}.", "completion": f"{i}."}) + "\n" for i in range(9)))
+    stage = {"stage": "finetune", "dataset": str(rows), "max_steps": 1}
+    for stages, card, words in (
+        ([stage | {"system_prompt": "Work in /home/me/project alone."}], None, "'recipe.yaml' names a path"),
+        ([stage], "See /home/me/notes.md", "'README.md' names a path"),
+    ):
+        publish = {"to_folder": str(tmp_path / "sent"), "card": card}
+        recipe = {"base_model": str(tiny_model), "stages": stages, "publish": publish}
+        with pytest.raises(SpecError, match=words):
+            prepare(parse_recipe(recipe, paths=True), tmp_path / "data", None)

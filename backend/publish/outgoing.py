@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from backend.credentials import HUB_TOKEN
 from backend.errors import SpecError
 from backend.model_folder import Kind, kind_of
 from backend.models.artifacts import MANIFEST, Artifact, File, manifest, open_artifact, stays_here
@@ -28,7 +29,6 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy"
 _WORDS: tuple[Kind, ...] = ("vocabulary", "template", "license")
 """Kinds of files in which a path is a word like any other, and no path of this machine."""
 
-_TOKEN = re.compile(r"(?<![A-Za-z0-9_])(?:hf|api_org)_[A-Za-z0-9]{20,}")
 _PATH = re.compile(
     r"file://\S+|[A-Za-z]:\\{1,2}Users\\|(?<![\w.:/~-])/"
     r"(?:home|root|tmp|var|Users|mnt|data|work|workspace|content|scratch|opt|srv)/[\w.@+-][^\s\"'<>|`)]*"
@@ -127,7 +127,7 @@ def check_words(name: str, text: str, token: str | None, own: Sequence[str] = ()
     Raises:
         SpecError: What must not leave, and what to do.
     """
-    if _TOKEN.search(text) or (token and token in text):
+    if HUB_TOKEN.search(text) or (token and token in text):
         raise SpecError(
             f"'{name}' holds a token of the Hub: remove it, and revoke it at https://huggingface.co/settings/tokens"
         )
