@@ -3,10 +3,13 @@
 `python -m benchmarks.streaming [FOLDER]` makes models of Llama-3-8B's shapes with random weights under FOLDER, runs
 each contender in a fresh process, one after the other in each round, and writes benchmarks/results/streaming.json. The
 peers run on the smaller model only: they need the memory of the whole model. Times hold the start of Python and its
-imports; sources are in the page cache, results are not forced to the disk, as the peers and `cp` do it.
+imports; sources are in the page cache. The command is `python -m backend quantize` as it is typed: it looks at the
+model, estimates, isolates its worker, hashes the result and forces it to the disk, which the stage alone, the peers and
+`cp` do not.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -85,6 +88,7 @@ def main() -> None:
             source, adapter = make_model(place / size, layers), make_adapter(place / f"{size}-adapter", layers)
             runs: dict[str, Callable[[], dict[str, float]]] = {
                 "cp": lambda s=source: copy(s, place / "out"),
+                "nf4: the command": lambda s=source: run_command(s, place),
                 "nf4: ours": lambda s=source: run_python(QUANTIZE, s, place / "out"),
                 "merge: ours": lambda s=source, a=adapter: run_python(MERGE, s, place / "out", a),
             }
@@ -182,6 +186,22 @@ def run_python(code: str, source: Path, output: Path, *more: Path) -> dict[str, 
     return {"seconds": seconds, "rss_mib": memory["rss"] / 1024, "anonymous_mib": memory["anonymous"] / 1024}
 
 
+def run_command(source: Path, place: Path) -> dict[str, float]:
+    """Quantize as a user types it; give seconds and the largest process's peak memory in MiB."""
+    output = place / "out"
+    shutil.rmtree(output, ignore_errors=True)
+    command = [sys.executable, "-m", "backend", "quantize", str(source), "--method", "nf4", "--output", str(output)]
+    started = time.monotonic()
+    typed = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"WEIGHTSMITH_DATA": str(place / "data")}, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    _, status, usage = os.wait4(typed.pid, 0)
+    seconds = time.monotonic() - started
+    assert status == 0, "the command failed"
+    return {"seconds": seconds, "rss_mib": usage.ru_maxrss / 1024}
+
+
 def copy(source: Path, output: Path) -> dict[str, float]:
     """Copy the source with cp; give seconds."""
     shutil.rmtree(output, ignore_errors=True)
@@ -245,9 +265,16 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
     def median(run: dict[str, Any], key: str) -> float:
         return float(run[key]["median"])
 
-    nf4, peer = small["nf4: ours"], small["nf4: transformers + bitsandbytes"]
+    nf4, peer, command = (small[f"nf4: {name}"] for name in ("ours", "transformers + bitsandbytes", "the command"))
     merge, peft = small["merge: ours"], small["merge: PEFT"]
     return {
+        "nf4, the command: times faster": round(median(peer, "seconds") / median(command, "seconds"), 1),
+        "nf4, the command: times the time of cp, 0.7B": round(
+            median(command, "seconds") / median(small["cp"], "seconds"), 2
+        ),
+        "nf4, the command: times the time of cp, 8B": round(
+            median(large["nf4: the command"], "seconds") / median(large["cp"], "seconds"), 2
+        ),
         "nf4: times faster": round(median(peer, "seconds") / median(nf4, "seconds"), 1),
         "nf4: times less RSS": round(median(peer, "rss_mib") / median(nf4, "rss_mib"), 1),
         "nf4: times less anonymous memory": round(median(peer, "anonymous_mib") / median(nf4, "anonymous_mib"), 1),

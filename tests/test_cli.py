@@ -1,5 +1,6 @@
 """How the command line is read: its help, its flags, and what a command does not load before it begins to work."""
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -187,3 +188,21 @@ def test_the_list_of_commands_is_shown_without_pydantic_and_all_that_comes_with_
 def test_a_command_is_read_without_what_its_work_may_not_need(name):
     absent = HEAVY | ({"numpy", "sqlite3"} if name in WITHOUT_ARRAYS else set())
     assert not loaded(name, *WAYS[name]) & absent
+
+
+WORKED = """
+import sys
+from backend.cli import main
+code = main(sys.argv[1:])
+print("|", *sorted({module.split(".")[0] for module in sys.modules}))
+sys.exit(code)
+"""
+
+
+def test_what_lies_on_this_machine_is_quantized_without_the_hubs_library(tiny_model, tmp_path):
+    argv = ["quantize", str(tiny_model), "--method", "nf4", "--output", str(tmp_path / "nf4")]
+    env = os.environ | {"WEIGHTSMITH_DATA": str(tmp_path / "data")}
+    command = [sys.executable, "-c", WORKED, *argv]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=120)
+    assert (tmp_path / "nf4" / "artifact.json").is_file()
+    assert not set(done.stdout.rpartition("|")[2].split()) & HEAVY

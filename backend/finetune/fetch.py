@@ -69,7 +69,6 @@ def pin(options: Options, token: str | None) -> Options:
     Raises:
         HubError: There is no such data set or revision, or the Hub could not be reached.
     """
-
     from backend.hub import client
 
     if options.dataset == DEMO_DATASET or is_file(options.dataset):

@@ -121,7 +121,6 @@ def open_dataset(wanted: Wanted, suffixes: tuple[str, ...], token: str | None) -
         SpecError: The name is none, or there is no file that can be read.
         HubError: The Hub refused or could not be reached.
     """
-
     from backend.hub import client
 
     try:

@@ -43,16 +43,15 @@ def fetch_model(
         HubError: The Hub refused, could not be reached, or sent something else than it had announced.
         HardwareError: The disk is too small, with both figures.
     """
-
-    from huggingface_hub.utils._fixes import WeakFileLock
-
-    from backend.hub import client
-
     if model == DEMO:
         return demo_folder(models_dir, report)
     if is_local(model):
         check_model(Path(model), converts)
         return Path(model)
+    from huggingface_hub.utils._fixes import WeakFileLock
+
+    from backend.hub import client
+
     client.check_access(model, token)
     files = HubFiles(model, commit or client.resolve(model, None, token), token)
     target = model_folder(models_dir, model, files.commit)
@@ -85,7 +84,6 @@ def fetch_tokenizer(model: str, commit: str | None, models_dir: Path, token: str
     Raises:
         SpecError, HubError, HardwareError: As fetch_model(); a model that it would refuse is refused here.
     """
-
     from huggingface_hub.utils._fixes import WeakFileLock
 
     from backend.hub import client

@@ -54,7 +54,6 @@ def patiently(question: Callable[[], T], patience: Patience) -> T:
     Raises:
         Exception: One of transport.FAULTS, as huggingface_hub raised it.
     """
-
     from backend.hub.transport import FAULTS, reply_within
 
     end = None

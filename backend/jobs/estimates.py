@@ -28,7 +28,6 @@ from backend.quantize.calibrated.costs import calibrated_cost
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.streaming import Plan, PlannedOptions, config_json
 from backend.recipes import Recipe
-from backend.serve.servers import OVERHEAD
 from backend.serve.vllm_environment import interpreter
 from backend.settings import load_settings
 
@@ -242,12 +241,12 @@ def _adapter_files(recipe: Recipe, stage: FinetuneOptions, facts: ModelFacts) ->
 
 
 def _streaming(stage: PlannedOptions, plan: Plan, speed: Calibration) -> Step:
-    """Reckon what writing a model piece by piece needs; what is written is hashed, then forced to the disk."""
+    """Reckon what writing a model piece by piece needs; what is written is hashed while it is forced to the disk."""
     method = getattr(stage, "method", stage.stage)
     changed = sum(view.tensor.bytes for part in plan.parts for view, form in part.work if form is not plan.plain)
     plain = sum(view.tensor.bytes for part in plan.parts for view, form in part.work if form is plan.plain)
     written = sum(plan.files.values())
-    seconds = changed / speed.rate(method) + plain / speed.rate("cast") + written / speed.hash + written / speed.write
+    seconds = changed / speed.rate(method) + plain / speed.rate("cast") + written / min(speed.hash, speed.write)
     seconds += TENSOR_SECONDS * (plan.tensors + plan.slots)
     return Step(stage.stage, speed.worker_bytes + plan.memory, speed.start_seconds + END_SECONDS + seconds)
 
@@ -260,6 +259,8 @@ def _conversion(facts: ModelFacts, speed: Calibration) -> Step:
 
 def _checking(facts: ModelFacts, results: list[dict[str, int]]) -> Step:
     """Reckon what trying each result in its engine needs: a server of it, then its weights in transformers."""
+    from backend.serve.servers import OVERHEAD
+
     engine = "vllm" if interpreter() else "transformers"
     memory = OVERHEAD[engine] + facts.size
     answers = len(results) * (CHECK_SECONDS[engine] + facts.parameters * ANSWER_SECONDS_A_PARAMETER)

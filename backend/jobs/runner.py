@@ -61,6 +61,7 @@ class Run:
         self._hosts = settings.accelerate_config is not None
         self._data = {"WEIGHTSMITH_DATA": str(settings.data.resolve())}
         self._models = settings.models
+        self._sealed: set[int] = set()  # just now, by a worker that ended well
         self._machine = machine or threading.Semaphore()
         self._cancel = threading.Event()
 
@@ -84,7 +85,8 @@ class Run:
             write_spec(self.folder, self._spec)
             newest = ""  # when the last of the steps was made that others follow from
             for index, name in enumerate(steps(self._spec)):
-                made = whole(stage_folder(self.folder, self._spec, index))
+                folder = stage_folder(self.folder, self._spec, index)
+                made = open_artifact(folder) if index in self._sealed else whole(folder)
                 if made is None or made.created < newest:
                     made = self._made(index, name, token, listen)
                 if name not in ("fetch", CONVERT):
@@ -98,6 +100,7 @@ class Run:
         together = self._together(index)
         with self._turn(steps(self._spec)[together[-1]], listen):
             self._work(together, token, listen)
+        self._sealed |= {*together}
         try:
             return open_artifact(stage_folder(self.folder, self._spec, index))
         except SpecError as e:

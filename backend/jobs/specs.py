@@ -265,7 +265,7 @@ def only_looks(spec: Spec, models: Path) -> bool:
         spec: Of the job.
         models: Where downloaded models lie, and the bundled one.
     """
-    if not isinstance(spec, Recipe) or not needs_no_network(spec):
+    if not isinstance(spec, Recipe) or spec.converts or not needs_no_network(spec):
         return False
     first = spec.stages[0]
     streamed = first.stage == "merge" or (first.stage == "quantize" and first.method in STREAMED)

@@ -39,17 +39,7 @@ from backend.jobs.specs import (
     trained_on,
 )
 from backend.merge import merge, merged
-from backend.models.artifacts import (
-    MANIFEST,
-    Artifact,
-    now,
-    open_artifact,
-    partial,
-    record,
-    seal,
-    verify,
-    versions,
-)
+from backend.models.artifacts import MANIFEST, Artifact, now, open_artifact, partial, record, seal, verify, versions
 from backend.models.config import embedded, longest_window
 from backend.models.demo import evaluation_text
 from backend.models.loading import read_config

@@ -32,13 +32,12 @@ def inspect_adapter(name: str, revision: str | None, token: str | None) -> tuple
         SpecError: It is none that can be merged; the file, the field, what to do.
         HubError: The Hub refused or could not be reached.
     """
-
-    from backend.hub import client
-
     if is_local(name):
         files = LocalFiles(Path(name))
         admit_adapter(files)
         return read_adapter(files, Path(name).name), ""
+    from backend.hub import client
+
     commit = client.resolve(name, revision or None, token)
     client.check_access(name, token)
     remote = HubFiles(name, commit, token)

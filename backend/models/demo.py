@@ -152,11 +152,12 @@ def demo_folder(models_dir: Path, report: Report) -> Path:
     Raises:
         SpecError: The package is not installed.
     """
-
-    from huggingface_hub.utils._fixes import WeakFileLock
-
     gguf = gguf_path()
     target = models_dir / DEMO
+    if is_sealed(target):
+        return target
+    from huggingface_hub.utils._fixes import WeakFileLock
+
     models_dir.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(models_dir / f"{DEMO}.lock"):
         if is_sealed(target):

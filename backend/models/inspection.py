@@ -39,12 +39,12 @@ def inspect(model: str, revision: str | None = None, token: str | None = None) -
         HubError: The Hub refused or could not be reached.
     """
 
-    from backend.hub import client
-
     if model == DEMO:
         return demo_facts()
     if is_local(model):
         return _local(Path(model))
+    from backend.hub import client
+
     info = client.model_info(model, revision, token)
     commit = client.commit_of(info, model)
     files = HubFiles(model, commit, token)

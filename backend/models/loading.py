@@ -156,14 +156,6 @@ def _names_code(folder: Path) -> bool:
     return "auto_map" in settings_in(folder, TOKENIZER_CONFIG)
 
 
-def beginning(tokenizer: Any) -> list[int]:
-    """Return the tokens that a tokenizer puts before every text: some models compute nothing sensible without."""
-    whole = tokenizer("a", add_special_tokens=True)["input_ids"]
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
-    return list(whole[:at])
-
-
 def window_length(folder: Path, asked: int, report: Report) -> int:
     """Return the tokens of a window that a model reads, and say so where it reads fewer than are asked for."""
     length = longest_window(read_config(folder), asked)

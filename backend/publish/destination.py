@@ -31,7 +31,6 @@ def choices(name: str, licenses: Iterable[str], token: str | None) -> list[str]:
         licenses: Ids of those under which the model is passed on, which may ask how its name begins.
         token: Of who chooses.
     """
-
     from huggingface_hub import whoami
 
     from backend.hub import client
@@ -76,7 +75,6 @@ def check_destination(
     Raises:
         SpecError, LoginError, HubError: As publish() does.
     """
-
     from backend.hub import client
 
     if options.to_folder is not None:

@@ -32,7 +32,6 @@ def shortage(namespace: str, to_come: int, token: str) -> str | None:
         to_come: Bytes that are published.
         token: Of who publishes.
     """
-
     from backend.hub import client
 
     try:

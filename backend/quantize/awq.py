@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from backend.progress import Report
-from backend.quantize.calibrated.engine import quantize_blocks
 from backend.quantize.calibrated.options import CalibratedOptions, Grid
 from backend.quantize.calibrated.packing import pack_interleaved, unpack_interleaved
 from backend.quantize.calibration import Windows
@@ -95,4 +94,6 @@ class Options(CalibratedOptions):
 
 def quantize(weights: Weights, output: Output, options: Options, windows: Windows, report: Report) -> None:
     """Write a model as an AWQ model."""
+    from backend.quantize.calibrated.engine import quantize_blocks
+
     quantize_blocks(weights, output, options, windows, report)

@@ -13,7 +13,6 @@ from pydantic import Field
 
 from backend.progress import Report
 from backend.quantize.bitsandbytes import ADVANCED
-from backend.quantize.calibrated.engine import quantize_blocks
 from backend.quantize.calibrated.options import CalibratedOptions, Grid
 from backend.quantize.calibrated.packing import pack_rows, unpack_rows
 from backend.quantize.calibration import Windows
@@ -108,6 +107,8 @@ class Options(CalibratedOptions):
 
 def quantize(weights: Weights, output: Output, options: Options, windows: Windows, report: Report) -> None:
     """Write a model as a GPTQ model."""
+    from backend.quantize.calibrated.engine import quantize_blocks
+
     quantize_blocks(weights, output, options, windows, report)
     if (options.bits, options.sym, options.desc_act) not in SERVED:
         report.warn(

@@ -1,15 +1,17 @@
 """The streaming client: OpenAI's own package against the local server."""
 
 import json
+import math
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
-from backend.errors import JobError
+from backend.errors import AppError, JobError
 from backend.model_folder import has_chat_template
+from backend.models.tokens import THINKS, THOUGHT
 from backend.options import Frozen
 from backend.serve.serving import Server
 from backend.serve.stops import Stops
@@ -17,10 +19,13 @@ from backend.serve.stops import Stops
 if TYPE_CHECKING:
     import openai
 
+PACE = 0.2  # seconds between two looks at an answer that is written
 MAX_CHARACTERS = 200_000  # of a whole conversation; more than any context that is served here
 
 
 MAX_REASON = 300  # characters of a server's own words
+
+Shown = TypeVar("Shown")
 
 
 class ChatOptions(Frozen):
@@ -32,10 +37,6 @@ class ChatOptions(Frozen):
     top_k: int | None = Field(None, ge=1, description="Only so many of the likeliest tokens. Empty: as the model says.")
     seed: int | None = Field(None, ge=0, description="The same seed and prompt give the same answer. Empty: random.")
     stop: tuple[str, ...] = Field((), max_length=4, description="The answer ends before any of these texts.")
-
-
-THINKS, THOUGHT = "<think>", "</think>"
-"""Around what a reasoning model says to itself, as most of them write it; so does a server that tells it apart."""
 
 
 class Answer(Frozen):
@@ -59,7 +60,6 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
     Raises:
         JobError: The conversation is too long, or the server does not answer.
     """
-
     import openai
 
     if sum(len(message["content"]) for message in messages) > MAX_CHARACTERS:
@@ -103,6 +103,28 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
         raise JobError(_refused(e)) from e
     except openai.APIError as e:
         raise JobError("The server stopped while it answered: ask again when the model is ready.") from e
+
+
+def paced(answers: Iterator[Shown], seconds: float = PACE) -> Iterator[Shown]:
+    """Give of what grows at most one in so many seconds, and the last: for who takes longer to show it than to get it.
+
+    Args:
+        answers: Each holds all that those before it held.
+        seconds: Between two, counted from when the one before has been taken.
+    """
+    shown, waiting = -math.inf, None
+    try:
+        for waiting in answers:
+            if time.monotonic() - shown >= seconds:
+                taken, waiting = waiting, None
+                yield taken
+                shown = time.monotonic()
+    except AppError:
+        if waiting is not None:
+            yield waiting
+        raise
+    if waiting is not None:
+        yield waiting
 
 
 def _refused(error: "openai.APIStatusError") -> str:

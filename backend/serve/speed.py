@@ -28,7 +28,6 @@ def decode_speed(folder: Path, engine: EngineName, settings: Settings, report: R
     Returns:
         Tokens a second, or None where it could not be timed.
     """
-
     import httpx
 
     report.log(f"Timing '{folder.name}' in {engine}.")

@@ -48,7 +48,6 @@ def install(report: Report, hardware: str | None = None) -> Path:
     Raises:
         HardwareError: vLLM cannot run here, or could not be installed.
     """
-
     from huggingface_hub.utils._fixes import WeakFileLock
 
     if hardware is None and (reason := obstacle()):

@@ -1,9 +1,10 @@
 """Where shards are written: a folder that remembers which are finished, so that a killed run goes on after them."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from backend.disk import read_whole, sha256, write_whole
+from backend.disk import fsync, read_whole, sha256, write_whole
 from backend.models.artifacts import JOURNAL
 from backend.options import Frozen
 
@@ -106,7 +107,10 @@ class Resumable(Output):
     def finish(self, file: str, tensor_bytes: int) -> None:
         """Remember a shard of which every byte is written."""
         super().finish(file, tensor_bytes)
-        self.hashes[file] = sha256(self.folder / file)
+        with ThreadPoolExecutor(1) as beside:  # the disk works while the processor hashes
+            forced = beside.submit(fsync, self.folder / file)
+            self.hashes[file] = sha256(self.folder / file)
+            forced.result()
         self._remember()
 
     def mark(self, part: str, digest: str) -> None:
