@@ -4,9 +4,9 @@ import re
 import reprlib
 from collections.abc import Mapping
 from threading import RLock
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from backend.errors import MAX_TEXT, SpecError, shortened
@@ -26,13 +26,27 @@ COMMON_OPTIONS = ("stage", "method")
 _BUILDING = RLock()
 
 
+def _word(value: Any) -> Any:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)]
+"""On, off, or as suits the machine; true and false are taken too, as TRL's own options of these names have them."""
+
+
 class Frozen(BaseModel):
     """An option model: each option is described once, here; form, flags, recipe and card come from it.
 
     A field marked `json_schema_extra={"advanced": True}` is folded away under "more options" in the page.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, defer_build=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        str_strip_whitespace=True,
+        defer_build=True,
+        coerce_numbers_to_str=True,  # a file's name, a commit or a title may be all digits
+    )
 
     @classmethod
     def model_rebuild(cls, *, _parent_namespace_depth: int = 2, **how: Any) -> bool | None:

@@ -7,6 +7,7 @@ import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.check import CheckOptions
+from backend.credentials import holds_token
 from backend.errors import SpecError, shortened
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
@@ -15,7 +16,7 @@ from backend.merge import UNDONE, MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
-from backend.strict_yaml import load_yaml
+from backend.strict_yaml import KeyTwice, load_options
 
 Stage = Annotated[
     FinetuneOptions | MergeOptions | QuantizeOptions | EvaluateOptions | CheckOptions, Field(discriminator="stage")
@@ -25,6 +26,9 @@ Look = EvaluateOptions | CheckOptions
 """Stages that make nothing: they look at what was made before."""
 
 MAX_LENGTH = 1_000_000  # characters
+
+ANCHORS = "x-"
+"""What the keys of a recipe begin with that are there for YAML's anchors alone."""
 
 
 class Recipe(Frozen):
@@ -53,6 +57,19 @@ class Recipe(Frozen):
                 raise ValueError(f"stages[{i}].text: a path of this machine: upload the file instead")
         if self.publish and self.publish.to_folder:
             raise ValueError("publish.to_folder: a path of this machine: give repo_id instead")
+        return self
+
+    @model_validator(mode="after")
+    def _no_tokens(self) -> "Recipe":
+        parts = {f"stages[{i}]": stage for i, stage in enumerate(self.stages)}
+        for where, part in {**parts, "publish": self.publish}.items():
+            for name, value in part or ():
+                texts = value if isinstance(value, tuple) else (value,)
+                if any(isinstance(text, str) and holds_token(text) for text in texts):
+                    raise ValueError(
+                        f"{where}.{name}: holds what looks like a token, and goes with what is made: leave it out, and"
+                        " revoke it where it was made"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -170,7 +187,8 @@ def parse_recipe(data: Any, where: str = "", paths: bool = False, folder: Path |
     """
     if not isinstance(data, dict):
         raise SpecError(f"{where}A recipe is a mapping with base_model and stages, not a {type(data).__name__}.")
-    return parse(Recipe, data, where, {"paths": paths, "folder": folder})
+    kept = {key: value for key, value in data.items() if not str(key).startswith(ANCHORS)}
+    return parse(Recipe, kept, where, {"paths": paths, "folder": folder})
 
 
 def parse_yaml(text: str, name: str = "The recipe") -> Any:
@@ -186,10 +204,12 @@ def parse_yaml(text: str, name: str = "The recipe") -> Any:
     if len(text) > MAX_LENGTH:
         raise SpecError(f"{name} has {len(text)} characters: that is no recipe.")
     try:
-        return load_yaml(text)
+        return load_options(text)
     except yaml.YAMLError as e:
         at = getattr(e, "problem_mark", None)
         line = f", line {at.line + 1}" if at else ""
+        if isinstance(e, KeyTwice):
+            raise SpecError(f"{name}{line}: {e.problem}.") from e
         raise SpecError(
             f"{name}{line}: this is not YAML. {shortened(getattr(e, 'problem', '') or '', 200)}".strip()
         ) from e

@@ -1,8 +1,11 @@
 """YAML of strangers: within a depth and a number of values, where each alias counts as all that it stands for."""
 
+import re
 from typing import Any
 
 import yaml
+
+from backend.strict_json import quoted
 
 MAX_DEPTH = 32
 MAX_VALUES = 30_000
@@ -14,7 +17,15 @@ MAX_NUMBER = 100
 MAX_KEY = 15
 """Characters of a key that is no text: longer numbers can be chosen so that all land in one place of a dictionary."""
 
-_TEXT = "tag:yaml.org,2002:str"
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+_PLAIN = (
+    ("tag:yaml.org,2002:bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("tag:yaml.org,2002:null", "~|null|Null|NULL", "~nN"),
+    ("tag:yaml.org,2002:null", "", ""),
+    ("tag:yaml.org,2002:int", "[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    (_MERGE, "<<", "<"),
+)
+"""Which plain values are what, by a pattern, and the letters that they begin with."""
 
 
 class BoundedLoader(yaml.SafeLoader):
@@ -68,6 +79,43 @@ class BoundedLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=text, problem_mark=part.start_mark)
 
 
+class KeyTwice(yaml.MarkedYAMLError):
+    """A mapping has a key twice, of which YAML's readers take the last without a word."""
+
+
+def _more_than_text() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """Return which plain values are more than text, by the letter that they begin with, as PyYAML asks for it."""
+    found = dict[str, list[tuple[str, re.Pattern[str]]]]()
+    for tag, pattern, letters in _PLAIN:
+        for letter in letters or ("",):
+            found.setdefault(letter, []).append((tag, re.compile(rf"(?:{pattern})\Z")))
+    return found
+
+
+class OptionsLoader(BoundedLoader):
+    """Reads what people write as options: no key twice, and words and numbers as YAML 1.2 has them.
+
+    `off`, `2026-11-30`, `1e-4`, `010` and `1_000` stay the texts that they are: a field makes of them what it takes.
+    """
+
+    yaml_implicit_resolvers = _more_than_text()
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Read a mapping.
+
+        Raises:
+            YAMLError: A key stands there twice.
+        """
+        node = super().compose_mapping_node(anchor)
+        first = dict[tuple[str, str], int]()  # the line of each key
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE):
+            if (line := first.get((key.tag, key.value))) is not None:
+                text = f"the key {quoted(key.value)} stands twice, first in line {line + 1}: leave one of them out"
+                raise KeyTwice(problem=text, problem_mark=key.start_mark)
+            first[key.tag, key.value] = key.start_mark.line
+        return node
+
+
 def load_yaml(text: str) -> Any:
     """Read YAML; whoever calls has bounded its length.
 
@@ -76,3 +124,13 @@ def load_yaml(text: str) -> Any:
         ValueError: It holds a date that is none.
     """
     return yaml.load(text, BoundedLoader)
+
+
+def load_options(text: str) -> Any:
+    """Read YAML that holds options, as OptionsLoader does; whoever calls has bounded its length.
+
+    Raises:
+        KeyTwice: A key stands twice.
+        yaml.YAMLError: It is no YAML, or holds too much.
+    """
+    return yaml.load(text, OptionsLoader)

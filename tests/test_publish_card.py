@@ -15,6 +15,7 @@ from backend.models.artifacts import TRAINED_HERE, Answer, Merged, Metrics, open
 from backend.progress import silent
 from backend.publish.base_card import BaseCard, read_base_card
 from backend.publish.card import build_card
+from backend.publish.languages import CODES, hub_languages
 from backend.publish.markdown import literal
 from backend.publish.metadata import split_card
 from backend.quantize import nf4
@@ -401,3 +402,32 @@ def test_the_lines_that_load_an_adapter_run(
 
 def test_a_card_is_split_where_its_front_matter_ends_and_nowhere_before() -> None:
     assert split_card("---\ntags:\n- odd---\n---\n\n# Title\n\n---\n") == ("tags:\n- odd---", "# Title\n\n---\n")
+
+
+@pytest.mark.parametrize(
+    ("named", "taken"),
+    [
+        (["English", "zh-CN", "en", "code"], ["en", "zh", "code"]),
+        (["pt_BR", "EN", "fil", "eng"], ["pt", "en", "fil", "eng"]),
+        (["English, French and German"], ["en", "fr", "de"]),
+        (["Chinese (Simplified)", "zh-Hans", "multilingual"], ["zh", "multilingual"]),
+        (["jp", "cn", "日本語", "français"], ["ja", "zh", "fr"]),
+        (["no", "nb-NO", "Norwegian"], ["no", "nb"]),
+        (["all of them", "Klingonese", "x", "e n", "12", "-", ""], []),
+    ],
+)
+def test_a_card_names_languages_as_the_hub_takes_them(named: list[str], taken: list[str]) -> None:
+    assert hub_languages(named) == taken
+    assert all(re.fullmatch(r"[a-z]{2,3}|code|multilingual", code) for code in [*taken, *CODES.values()])
+
+
+def test_what_the_hub_would_refuse_of_a_bases_card_is_turned_round_or_left_out(make_artifact: Make) -> None:
+    card = (
+        "---\nlicense: Apache 2.0\nlanguage: [English, zh-CN, Klingonese]\n"
+        "datasets: [acme/rows, /home/me/rows, a--b/c, .hidden, squad, a/b/c]\ntags: [chat, 3, '']\n---\n"
+    )
+    found = front_matter(build_card(make_artifact(card=card), None))
+    assert found["language"] == ["en", "zh"]
+    assert found["datasets"] == ["acme/rows", "squad"]
+    assert found["license"] == "other"
+    assert found["tags"] == ["chat", "weightsmith"]

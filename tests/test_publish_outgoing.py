@@ -30,7 +30,7 @@ ME = "hf_write"
         ("NOTICE", b"of hf_write", "revoke it at"),
         ("config.json", b'{"_name_or_path": "/home/me/models/tiny"}', "'/home/me/models/tiny'"),
         ("recipe.yaml", b"base_model: /tmp/x/tiny\n", "'/tmp/x/tiny'"),
-        ("tokenizer_config.json", b'{"name_or_path": "C:\\\\Users\\\\me"}', "names a path"),
+        ("quantize_config.json", b'{"name_or_path": "C:\\\\Users\\\\me"}', "names a path"),
     ],
 )
 def test_what_must_not_leave_is_refused_by_name(
@@ -111,3 +111,15 @@ def test_weights_are_looked_at_before_anything_is_made(hub: LoopbackHub, make_ar
     with pytest.raises(SpecError, match=words[bad]):
         publish(make_artifact(quantize=harm), NEW, ME, silent())
     assert not hub.repos
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json", "special_tokens_map.json"])
+def test_a_place_of_its_author_in_a_file_of_the_hubs_base_model_does_not_keep_the_result_here(
+    name: str, make_artifact: Make
+) -> None:
+    files = {name: json.dumps({"name_or_path": "/home/author/checkpoints/7"})}
+    assert name in outgoing(make_artifact(extra=files))
+    with pytest.raises(SpecError, match="names a path of this machine"):
+        outgoing(make_artifact("of a folder", extra=files, base_model=None, revision=None))
+    with pytest.raises(SpecError, match="holds a token of the Hub"):
+        outgoing(make_artifact("with a token", extra={name: json.dumps({"x": "hf_" + "a1B2" * 8})}))

@@ -1,9 +1,12 @@
 """Recipes and option models: every fault at once, each with its field."""
 
+import json
+
 import pytest
 
 from backend.errors import SpecError
-from backend.recipes import parse_recipe, read_recipe
+from backend.jobs.preflight import prepare
+from backend.recipes import parse_recipe, parse_yaml, read_recipe
 
 NF4 = {"stage": "quantize", "method": "nf4"}
 
@@ -145,3 +148,101 @@ def test_a_name_that_is_no_model_is_refused_in_words(name, words):
 def test_an_address_on_the_hub_is_its_model():
     recipe = parse_recipe({"base_model": "https://huggingface.co/me/model/tree/main", "stages": [NF4]})
     assert recipe.base_model == "me/model"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "first"),
+    [
+        ("base_model: demo\nstages: []\nbase_model: other/one\n", 3, "base_model", 1),
+        ("stages:\n- stage: quantize\n  method: nf4\n  'method': int8\n", 4, "method", 3),
+        ('{"base_model": "demo", "stages": [{"stage": "finetune",\n"r": 4,\n"r": 8}]}', 3, "r", 2),
+        ("publish:\n  repo_id: a/b\n  private: true\n  repo_id: a/c\n", 4, "repo_id", 2),
+        ("x-a: &a {r: 4}\nstages:\n- <<: *a\n  r: 8\n  r: 9\n", 5, "r", 4),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_line(text, line, key, first):
+    with pytest.raises(SpecError) as e:
+        parse_yaml(text, "'recipe.yaml'")
+    assert str(e.value).startswith(f"'recipe.yaml', line {line}: the key '{key}' stands twice, first in line {first}:")
+
+
+def test_a_key_may_stand_again_where_a_merged_mapping_has_it():
+    found = parse_yaml("x-a: &a {r: 4, seed: 1}\nb: {<<: *a, r: 8}\nc: {<<: [*a], seed: 2}\n")
+    assert (found["b"], found["c"]) == ({"r": 8, "seed": 1}, {"r": 4, "seed": 2})
+
+
+TUNING = "base_model: demo\nstages:\n- {stage: finetune, dataset: acme/rows, %s}\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "option", "read"),
+    [
+        ("gradient_checkpointing: off", "gradient_checkpointing", "off"),
+        ("gradient_checkpointing: true", "gradient_checkpointing", "on"),
+        ("tf32: false", "tf32", "off"),
+        ("packing: yes", "packing", True),
+        ("packing: off", "packing", False),
+        ("learning_rate: 1e-4", "learning_rate", 1e-4),
+        ("learning_rate: 2E-4", "learning_rate", 2e-4),
+        ("max_steps: 1_000", "max_steps", 1000),
+        ("seed: 010", "seed", 10),
+        ("seed: 0", "seed", 0),
+        ("config: 2024-01-02", "config", "2024-01-02"),
+        ("config: no", "config", "no"),
+        ("config: 007", "config", "007"),
+        ("config: 12e4567", "config", "12e4567"),
+        ("revision: 1234567", "revision", "1234567"),
+        ("config: 1:30", "config", "1:30"),
+        ("config: ~", "config", None),
+        ("config:", "config", None),
+    ],
+)  # fmt: skip
+def test_words_and_numbers_of_a_recipe_mean_what_they_say(written, option, read):
+    found = getattr(parse_recipe(parse_yaml(TUNING % written)).tuning, option)
+    assert found == read
+    assert type(found) is type(read)
+
+
+def test_a_recipe_that_is_written_reads_as_the_same_recipe():
+    text = TUNING % "gradient_checkpointing: off, learning_rate: 1e-5, config: '010', revision: '2024-01-02'"
+    recipe = parse_recipe(parse_yaml(text))
+    assert parse_recipe(parse_yaml(recipe.to_yaml())) == recipe
+
+
+def test_keys_for_anchors_alone_are_taken_and_other_strange_keys_are_not():
+    text = "x-common: &common {max_steps: 3}\nx-: 1\n" + TUNING % "<<: *common"
+    assert parse_recipe(parse_yaml(text)).tuning.max_steps == 3
+    with pytest.raises(SpecError, match="common"):
+        parse_recipe(parse_yaml(text.replace("x-common:", "common:")))
+    with pytest.raises(SpecError, match="x-note"):
+        parse_recipe(parse_yaml(TUNING % "x-note: 1"))
+
+
+@pytest.mark.parametrize(
+    ("field", "token"),
+    [
+        ("system_prompt", "hf_" + "a1B2" * 8),
+        ("template", "sk-proj-" + "a1B2" * 8),
+        ("text_column", "ghp_" + "a1B2" * 9),
+    ],
+)
+def test_a_token_in_a_text_that_the_recipe_carries_is_refused_before_the_work_and_not_repeated(field, token):
+    stage = {"stage": "finetune", "dataset": "acme/rows"}
+    parse_recipe({"base_model": "demo", "stages": [stage | {"system_prompt": "sk-ip hf_x, say ask-me-nothing-more"}]})
+    with pytest.raises(SpecError, match=rf"stages\[0\]\.{field}: holds what looks like a token") as e:
+        parse_recipe({"base_model": "demo", "stages": [stage | {field: f"Use {token} to log in to {{q}}."}]})
+    assert token not in str(e.value)
+
+
+def test_what_could_not_be_published_is_refused_before_the_work(tiny_model, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"Say {i}.", "completion": f"{i}."}) + "\n" for i in range(9)))
+    stage = {"stage": "finetune", "dataset": str(rows), "max_steps": 1}
+    for stages, card, words in (
+        ([stage | {"system_prompt": "Work in /home/me/project alone."}], None, "'recipe.yaml' names a path"),
+        ([stage], "See /home/me/notes.md", "'README.md' names a path"),
+    ):
+        publish = {"to_folder": str(tmp_path / "sent"), "card": card}
+        recipe = {"base_model": str(tiny_model), "stages": stages, "publish": publish}
+        with pytest.raises(SpecError, match=words):
+            prepare(parse_recipe(recipe, paths=True), tmp_path / "data", None)

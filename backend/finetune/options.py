@@ -9,6 +9,7 @@ from backend.errors import SpecError
 from backend.finetune.dataset import DatasetOptions
 from backend.models.facts import ModelFacts
 from backend.models.machine import gpus
+from backend.options import Switch
 from backend.stage import Stage
 
 ADVANCED: dict[str, Any] = {"advanced": True}
@@ -106,7 +107,7 @@ class FinetuneOptions(DatasetOptions, Stage):
         description="Which tokens are learned. auto: answers alone; of plain text, all.",
         json_schema_extra=ADVANCED,
     )
-    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+    gradient_checkpointing: Switch = Field(
         "auto",
         description="Compute layers twice to save memory. auto: on a GPU, not on a CPU.",
         json_schema_extra=ADVANCED,
@@ -114,7 +115,7 @@ class FinetuneOptions(DatasetOptions, Stage):
     optim: Literal["auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "adamw_8bit", "sgd"] = Field(
         "auto", description="auto: paged_adamw_8bit on a GPU, adamw_torch on a CPU.", json_schema_extra=ADVANCED
     )
-    tf32: Literal["auto", "on", "off"] = Field(
+    tf32: Switch = Field(
         "auto",
         description="Multiply what is in float32 with 10 bits less: faster on a GPU. auto: where the hardware has it.",
         json_schema_extra=ADVANCED,

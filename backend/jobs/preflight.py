@@ -63,10 +63,13 @@ def prepare(
     if recipe.publish:
         from backend.publish.destination import check_destination
         from backend.publish.licenses import check_name
+        from backend.publish.outgoing import check_words
 
         if recipe.publish.repo_id:
             check_name(recipe.publish.repo_id, [name for name in (facts.license, facts.license_name) if name])
         check_destination(recipe.publish, token, needed.output_bytes, tell)
+        check_words("recipe.yaml", recipe.public(facts.base_model or Path(facts.model).name).to_yaml(), token)
+        check_words("README.md", recipe.publish.card or "", token)
     return Streaming(recipe=recipe) if streams(recipe, facts, data, keep) else recipe
 
 

@@ -6,8 +6,10 @@ Keys as the Hub documents them (hub-docs, model-cards.md).
 import re
 from typing import TYPE_CHECKING, Any
 
+from backend.hub.names import parse_repo_id
 from backend.models.artifacts import ELSEWHERE, Artifact
 from backend.publish.base_card import BaseCard
+from backend.publish.languages import hub_languages
 from backend.publish.training import hub_dataset
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def metadata(artifact: Artifact, base: BaseCard, continues_text: bool, title: st
         license=_scalar(base.license),
         license_name=base.license_name,
         license_link=license_link(base, artifact),
-        language=list(base.language) or None,
+        language=hub_languages(base.language) or None,
         datasets=_datasets(artifact, base) or None,
         library_name="peft" if artifact.kind == "adapter" else "transformers",
         pipeline_tag="text-generation" if continues_text else None,
@@ -91,7 +93,15 @@ def _datasets(artifact: Artifact, base: BaseCard) -> list[str]:
     if (artifact.kind == "adapter" and artifact.stage != ELSEWHERE) or artifact.merged:
         found = hub_dataset(artifact.training)
         return [found] if found else []
-    return [name for name in base.datasets if HUB_ID.fullmatch(name)]
+    return [name for name in base.datasets if _is_id(name)]
+
+
+def _is_id(name: str) -> bool:
+    """Return whether the Hub takes a name for a repo's id: it refuses the whole commit for another."""
+    try:
+        return parse_repo_id(name) == name
+    except ValueError:
+        return False
 
 
 def _results(artifact: Artifact) -> "list[EvalResult] | None":

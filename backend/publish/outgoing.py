@@ -10,9 +10,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from backend.credentials import HUB_TOKEN
 from backend.errors import SpecError
 from backend.model_folder import Kind, kind_of
-from backend.models.artifacts import MANIFEST, Artifact, File, manifest, open_artifact, stays_here
+from backend.models.artifacts import ELSEWHERE, MANIFEST, Artifact, File, manifest, open_artifact, stays_here
 from backend.publish.card import README, written
 
 WEIGHTS = ".safetensors"
@@ -28,7 +29,6 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy"
 _WORDS: tuple[Kind, ...] = ("vocabulary", "template", "license")
 """Kinds of files in which a path is a word like any other, and no path of this machine."""
 
-_TOKEN = re.compile(r"(?<![A-Za-z0-9_])(?:hf|api_org)_[A-Za-z0-9]{20,}")
 _PATH = re.compile(
     r"file://\S+|[A-Za-z]:\\{1,2}Users\\|(?<![\w.:/~-])/"
     r"(?:home|root|tmp|var|Users|mnt|data|work|workspace|content|scratch|opt|srv)/[\w.@+-][^\s\"'<>|`)]*"
@@ -83,8 +83,9 @@ def outgoing(
     entries = {name: File(size=file.size, sha256=file.sha256) for name, file in sorted(files.items())}
     # so that it opens as an artifact wherever it is downloaded
     files[MANIFEST] = _made(manifest(artifact.model_copy(update={"files": entries})))
+    public = artifact.stage != ELSEWHERE and artifact.base_model is not None
     for name, file in files.items():
-        _check_text(name, file, folder.resolve(), token)
+        _check_text(name, file, folder.resolve(), token, public and kind_of(name) is not None)
     return dict(sorted(files.items()))
 
 
@@ -103,19 +104,27 @@ def _check_kind(path: Path, folder: Path, artifact: Artifact) -> None:
         raise SpecError(f"{where} was not made with the artifact: remove it, or make the artifact again.")
 
 
-def _check_text(name: str, file: OutgoingFile, folder: Path, token: str | None) -> None:
-    """Refuse a text with a token or a path of this machine in it, or that is no text."""
+def _check_text(name: str, file: OutgoingFile, folder: Path, token: str | None, known: bool) -> None:
+    """Refuse a text with a token or a path of this machine in it, or that is no text.
+
+    Args:
+        name: Of the file.
+        file: Of an artifact.
+        folder: The artifact's.
+        token: What publishes.
+        known: Whether the file is the base model's on the Hub, which has it already, its author's places included.
+    """
     if _BINARY.fullmatch(name):
         return
     try:
-        text = file.read().decode("utf-8")
+        text = file.read().decode("utf-8", "replace" if known else "strict")
     except UnicodeDecodeError as e:
         raise SpecError(f"'{name}' is not text (UTF-8), as a file of this name is: make the folder again.") from e
     own = [str(path) for path in (folder.parent, Path.cwd()) if len(path.parts) > 2]
-    check_words(name, text, token, own)
+    check_words(name, text, token, own, known or kind_of(name) in _WORDS)
 
 
-def check_words(name: str, text: str, token: str | None, own: Sequence[str] = ()) -> None:
+def check_words(name: str, text: str, token: str | None, own: Sequence[str] = (), known: bool = False) -> None:
     """Refuse a text with a token or a path of this machine in it.
 
     Args:
@@ -123,15 +132,16 @@ def check_words(name: str, text: str, token: str | None, own: Sequence[str] = ()
         text: The text.
         token: What publishes.
         own: Paths that are none of anybody else's.
+        known: Whether other paths are words like any other.
 
     Raises:
         SpecError: What must not leave, and what to do.
     """
-    if _TOKEN.search(text) or (token and token in text):
+    if HUB_TOKEN.search(text) or (token and token in text):
         raise SpecError(
             f"'{name}' holds a token of the Hub: remove it, and revoke it at https://huggingface.co/settings/tokens"
         )
-    found = None if kind_of(name) in _WORDS else _PATH.search(text)
+    found = None if known else _PATH.search(text)
     named = [found[0]] if found else [path for path in own if path in text]
     if named:
         raise SpecError(f"'{name}' names a path of this machine, '{named[0][:120]}': make the folder again without it.")
