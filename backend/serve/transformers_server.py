@@ -16,6 +16,8 @@ from typing import Any
 
 from fastapi import HTTPException
 
+from backend.errors import SpecError
+from backend.models.chat_template import in_words
 from backend.models.config import context_length
 from backend.models.loading import read_config, refuse_made_up
 from backend.serve.door import Door
@@ -27,7 +29,7 @@ def main(stack: ExitStack) -> None:
     Args:
         stack: Keeps what is needed until then.
     """
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.cli.serve import Serve
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
     from transformers.cli.serving.completion import CompletionHandler
@@ -53,6 +55,17 @@ def main(stack: ExitStack) -> None:
         if most := context_length(read_config(folder)):
             _keep_within(handler, most)
 
+    write = PreTrainedTokenizerBase.apply_chat_template
+
+    def worded(*args: Any, **kwargs: Any) -> Any:
+        """Answer in a sentence where the chat template does not take a talk."""
+        try:
+            with in_words():
+                return write(*args, **kwargs)
+        except SpecError as e:
+            raise HTTPException(400, str(e)) from e
+
+    PreTrainedTokenizerBase.apply_chat_template = worded
     load = PreTrainedModel.from_pretrained.__func__
 
     def whole(cls: Any, *args: Any, **kwargs: Any) -> Any:
