@@ -29,7 +29,7 @@ def main(stack: ExitStack) -> None:
     Args:
         stack: Keeps what is needed until then.
     """
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
     from transformers.cli.serve import Serve
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
     from transformers.cli.serving.completion import CompletionHandler
@@ -55,17 +55,7 @@ def main(stack: ExitStack) -> None:
         if most := context_length(read_config(folder)):
             _keep_within(handler, most)
 
-    write = PreTrainedTokenizerBase.apply_chat_template
-
-    def worded(*args: Any, **kwargs: Any) -> Any:
-        """Answer in a sentence where the chat template does not take a talk."""
-        try:
-            with in_words():
-                return write(*args, **kwargs)
-        except SpecError as e:
-            raise HTTPException(400, str(e)) from e
-
-    PreTrainedTokenizerBase.apply_chat_template = worded
+    _word_refusals()
     load = PreTrainedModel.from_pretrained.__func__
 
     def whole(cls: Any, *args: Any, **kwargs: Any) -> Any:
@@ -83,6 +73,22 @@ def main(stack: ExitStack) -> None:
             self.server.run()
 
     KeyedServe(force_model=folder.name, host="127.0.0.1", port=port, device=device, non_blocking=True)
+
+
+def _word_refusals() -> None:
+    """Have the server answer in a sentence where the chat template does not take a talk."""
+    from transformers import PreTrainedTokenizerBase
+
+    write = PreTrainedTokenizerBase.apply_chat_template
+
+    def worded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with in_words():
+                return write(*args, **kwargs)
+        except SpecError as e:
+            raise HTTPException(400, str(e)) from e
+
+    PreTrainedTokenizerBase.apply_chat_template = worded
 
 
 def _give_token_ids(handler: Any) -> None:
