@@ -3,7 +3,8 @@
 A template is a Jinja program of the model's author, so what it may raise is what a program may raise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from backend.errors import SpecError
@@ -43,8 +44,6 @@ def chat_text(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Any] | None
         TemplateRefusal: The template does not take this conversation; why.
         SpecError: The template takes none: it is not valid Jinja, or none of several is the default.
     """
-    from jinja2 import TemplateError, TemplateSyntaxError
-
     named = tokenizer.chat_template
     if isinstance(named, dict) and "default" not in named and not (tools and "tool_use" in named):
         names = ", ".join(quoted(name, 40) for name in sorted(named)[:10])
@@ -52,12 +51,21 @@ def chat_text(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Any] | None
             f"The model has chat templates named {names} and none named 'default': name one of them so, or choose"
             " another model."
         )
-    try:
+    with in_words():
         return str(
             tokenizer.apply_chat_template(
                 list(turns), tools=list(tools) if tools else None, tokenize=False, add_generation_prompt=prompt
             )
         )
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Put what a template raises into words; see chat_text()."""
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    try:
+        yield
     except TemplateSyntaxError as e:
         raise SpecError(
             f"The model's chat template is not valid Jinja (line {e.lineno}: {_line(e.message)}): repair it, or choose"
