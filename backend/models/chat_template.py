@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.errors import SpecError
+from backend.models.bounded import TakesTooMuch, bounded
 from backend.strict_json import quoted
 
 Turn = Mapping[str, Any]
 """A message as templates take it: role, content, and what else it has."""
+
+MAX_TEXT, GROWTH = 1_000_000, 20
+"""Characters that a template writes at the most, and as often as it may repeat what the conversation holds besides."""
 
 _WHY = 200  # characters of what a template says when it refuses
 
@@ -53,11 +57,14 @@ def chat_text(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Any] | None
             " another model."
         )
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                list(turns), tools=list(tools) if tools else None, tokenize=False, add_generation_prompt=prompt
+        with bounded():
+            text = str(
+                tokenizer.apply_chat_template(
+                    list(turns), tools=list(tools) if tools else None, tokenize=False, add_generation_prompt=prompt
+                )
             )
-        )
+    except TakesTooMuch as e:
+        raise SpecError(f"The model's chat template takes {e} for one conversation: choose another model.") from e
     except TemplateSyntaxError as e:
         raise SpecError(
             f"The model's chat template is not valid Jinja (line {e.lineno}: {_line(e.message)}): repair it, or choose"
@@ -65,6 +72,13 @@ def chat_text(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Any] | None
         ) from e
     except (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         raise TemplateRefusal(_line(str(e)) or type(e).__name__) from e
+    most = MAX_TEXT + GROWTH * sum(len(str(turn)) for turn in turns)
+    if len(text) > most:
+        raise SpecError(
+            f"The model's chat template writes {len(text)} characters for one conversation, {most} at the most: choose"
+            " another model."
+        )
+    return text
 
 
 def check_template(tokenizer: Any, tools: bool = False) -> None:
