@@ -8,10 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from backend.errors import SpecError
+from backend.models.bounded import TakesTooMuch, bounded
 from backend.strict_json import quoted
 
 Turn = Mapping[str, Any]
 """A message as templates take it: role, content, and what else it has."""
+
+MAX_TEXT, GROWTH = 1_000_000, 20
+"""Characters that a template writes at the most, and as often as it may repeat what the conversation holds besides."""
 
 _WHY = 200  # characters of what a template says when it refuses
 
@@ -52,20 +56,30 @@ def chat_text(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Any] | None
             " another model."
         )
     with in_words():
-        return str(
+        text = str(
             tokenizer.apply_chat_template(
                 list(turns), tools=list(tools) if tools else None, tokenize=False, add_generation_prompt=prompt
             )
         )
+    most = MAX_TEXT + GROWTH * sum(len(str(turn)) for turn in turns)
+    if len(text) > most:
+        raise SpecError(
+            f"The model's chat template writes {len(text)} characters for one conversation, {most} at the most: choose"
+            " another model."
+        )
+    return text
 
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Put what a template raises into words; see chat_text()."""
+    """Bound what a template takes, and put what it raises into words; see chat_text()."""
     from jinja2 import TemplateError, TemplateSyntaxError
 
     try:
-        yield
+        with bounded():
+            yield
+    except TakesTooMuch as e:
+        raise SpecError(f"The model's chat template takes {e} for one conversation: choose another model.") from e
     except TemplateSyntaxError as e:
         raise SpecError(
             f"The model's chat template is not valid Jinja (line {e.lineno}: {_line(e.message)}): repair it, or choose"
