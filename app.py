@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# After each event Gradio makes a table of the last 10,000, for a page that is closed here.
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**12))
 if os.getenv("SPACE_ID"):
     # Gradio believes that it is on a Space only when this is set; a Docker Space does not set it.
     os.environ.setdefault("SYSTEM", "spaces")

@@ -17,6 +17,7 @@ from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import PROMPTS
 from backend.model_folder import has_chat_template
 from backend.models.artifacts import Check
+from backend.models.chat_template import chat_text
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
@@ -60,14 +61,15 @@ def check(folder: Path, base: Path | None, options: CheckOptions, settings: Sett
         report: Told how far it is.
     """
     try:
+        prompts = _prompts(folder, base)
         engine, answers = _answers(folder, base, options, settings, report)
     except AppError as e:
         return Check(passed=False, prompts=len(PROMPTS), reason=str(e))
     found = {"engine": engine, "prompts": len(PROMPTS), "convention": CONVENTION}
-    gaps = _gaps(folder, base, answers, report)
-    if gaps is None:
+    if [answer.read for answer in answers] != prompts:
         words = "reads a prompt as other tokens than its tokenizer and chat template write"
         return Check(passed=False, reason=f"{engine} {words}.", **found)
+    gaps = _gaps(folder, base, answers, report)
     found |= {"tokens": len(gaps)}
     if not gaps:
         return Check(passed=False, reason=f"{engine} answered none of {len(PROMPTS)} prompts.", **found)
@@ -145,18 +147,26 @@ def _continued(prompt: str) -> str:
     return f"Question: {prompt}\nAnswer:"
 
 
-def _gaps(folder: Path, base: Path | None, answers: list[_Answer], report: Report) -> list[float] | None:
-    """Give how much likelier than each token that was written the likeliest one is to the weights, in nats.
+def _prompts(folder: Path, base: Path | None) -> list[list[int]]:
+    """Return the tokens of each prompt, as a model should read it.
 
-    None where the engine has read other tokens than the tokenizer writes.
+    Raises:
+        SpecError: Its tokenizer or its chat template will not do.
     """
+    tokenizer = load_tokenizer(folder if has_chat_template(folder) else _whole(folder, base))
+    return [_tokens(tokenizer, prompt, _talks(folder, base)) for prompt in PROMPTS]
+
+
+def _whole(folder: Path, base: Path | None) -> Path:
+    """Return the folder with the whole model: of an adapter its base model's."""
+    return base if base and is_adapter(folder) else folder
+
+
+def _gaps(folder: Path, base: Path | None, answers: list[_Answer], report: Report) -> list[float]:
+    """Give how much likelier than each token that was written the likeliest one is to the weights, in nats."""
     import torch
 
-    whole = base if base and is_adapter(folder) else folder
-    tokenizer = load_tokenizer(folder if has_chat_template(folder) or whole == folder else whole)
-    for prompt, answer in zip(PROMPTS, answers, strict=True):
-        if answer.read != _tokens(tokenizer, prompt, _talks(folder, base)):
-            return None
+    whole = _whole(folder, base)
     model = (load_unpacked if is_packed(whole) else load_causal_lm)(whole, report)
     if whole != folder:
         model = _with_adapter(model, folder)
@@ -177,10 +187,7 @@ def _tokens(tokenizer: Any, prompt: str, talks: bool) -> list[int]:
     """Give the tokens of a prompt, as a model reads it."""
     text, special = _continued(prompt), True
     if talks:
-        text, special = (
-            tokenizer.apply_chat_template([_turn(prompt)], tokenize=False, add_generation_prompt=True),
-            False,
-        )
+        text, special = chat_text(tokenizer, [_turn(prompt)], prompt=True), False
     ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
     return ids
 

@@ -110,7 +110,7 @@ def replace_folder(folder: Path, target: Path) -> None:
 
 def forget(place: Path, pattern: str, days: float) -> None:
     """Remove what matches in a folder and was not changed for some days, such as half a download."""
-    for path in place.glob(pattern):
+    for path in [*place.glob(pattern)]:
         with suppress(OSError):  # gone meanwhile
             newest = max(each.stat().st_mtime for each in (path, *path.rglob("*")))
             if time.time() - newest > days * 86_400:

@@ -16,8 +16,17 @@ from pydantic import Field, model_validator
 
 from backend.errors import SpecError
 from backend.models.artifacts import Answer, Metrics
+from backend.models.chat_template import chat_text
 from backend.models.config import context_length
-from backend.models.loading import beginning, load_causal_lm, load_tokenizer, read_config, window_length
+from backend.models.loading import (
+    check_embedded,
+    load_causal_lm,
+    load_tokenizer,
+    pad_within,
+    read_config,
+    window_length,
+)
+from backend.models.tokens import around
 from backend.options import Frozen
 from backend.progress import Report
 from backend.quantize.unpacked import is_packed, load_unpacked
@@ -103,16 +112,10 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
 
     before, windows = _windows(reference, text, options, report)
     length, first = len(windows[0]), max(len(before), 1)  # nobody guesses the first token, nor what always stands there
-    models = []
-    for folder, what in ((reference, "reference"), (result, "model")):
-        report.log(f"Loading the {what} '{folder.name}'.")
-        models.append((load_unpacked if is_packed(folder) else load_causal_lm)(folder, report))
-    vocabularies = [model.config.get_text_config().vocab_size for model in models]
-    if vocabularies[0] != vocabularies[1]:
-        raise SpecError(
-            f"'{result.name}' has a vocabulary of {vocabularies[1]} tokens, its reference {vocabularies[0]}: give the"
-            " model that it was made from as the reference."
-        )
+    models = _load(reference, result, report)
+    vocabulary = models[0].config.get_text_config().vocab_size
+    if (largest := max(map(max, windows))) >= vocabulary:
+        check_embedded(load_tokenizer(reference), largest, vocabulary, reference.name)
     sums = _Sums()
     total = len(windows) * (length - first)
     report.progress("measuring", 0, total, "tokens")
@@ -134,17 +137,29 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
     return metrics.model_copy(update=answers)
 
 
+def _load(reference: Path, result: Path, report: Report) -> list[Any]:
+    """Load the reference and the result, which must have one vocabulary."""
+    models = []
+    for folder, what in ((reference, "reference"), (result, "model")):
+        report.log(f"Loading the {what} '{folder.name}'.")
+        models.append((load_unpacked if is_packed(folder) else load_causal_lm)(folder, report))
+    vocabularies = [model.config.get_text_config().vocab_size for model in models]
+    if vocabularies[0] != vocabularies[1]:
+        raise SpecError(
+            f"'{result.name}' has a vocabulary of {vocabularies[1]} tokens, its reference {vocabularies[0]}: give the"
+            " model that it was made from as the reference."
+        )
+    return models
+
+
 def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, Any]:
     """Have both models answer the prompts, greedily, and time each of them on one."""
     tokenizer = load_tokenizer(reference)
     tokenizer.padding_side = "left"
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    asked = [f"Question: {prompt}\nAnswer:" for prompt in PROMPTS]
-    if tokenizer.chat_template:
-        turns = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
-        asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    pad_within(tokenizer, models[0].config.get_text_config().vocab_size)
+    asked, talks = _asked(tokenizer, report)
     found, speeds = [], []
-    batch = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
+    batch = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=not talks)
     needed, limit = batch["input_ids"].shape[1] + ANSWER_TOKENS, context_length(read_config(reference))
     if limit and needed > limit:
         report.log(f"Prompts with their answers have {needed} tokens, and the model reads {limit}: none is asked.")
@@ -154,7 +169,7 @@ def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, An
         batch = batch.to(model.device)
         written = _write(model, batch, ANSWER_TOKENS)
         found.append(tokenizer.batch_decode(written, skip_special_tokens=True))
-        alone = tokenizer(asked[:1], return_tensors="pt", add_special_tokens=not tokenizer.chat_template)
+        alone = tokenizer(asked[:1], return_tensors="pt", add_special_tokens=not talks)
         speeds.append(writing_speed(model, alone.to(model.device)))
     pairs = zip(PROMPTS, *found, strict=True)
     return {
@@ -162,6 +177,16 @@ def _answers(reference: Path, models: list[Any], report: Report) -> dict[str, An
         "reference_tokens_per_second": round(speeds[0], 2),
         "tokens_per_second": round(speeds[1], 2),
     }
+
+
+def _asked(tokenizer: Any, report: Report) -> tuple[list[str], bool]:
+    """Return the prompts as the model reads them, and whether they went through its chat template."""
+    if tokenizer.chat_template:
+        try:
+            return [chat_text(tokenizer, [{"role": "user", "content": p}], prompt=True) for p in PROMPTS], True
+        except SpecError as e:  # what was measured before is kept
+            report.warn(f"{e} The prompts were asked without it.")
+    return [f"Question: {prompt}\nAnswer:" for prompt in PROMPTS], False
 
 
 def _shown(answer: str) -> str:
@@ -204,7 +229,7 @@ def _windows(
         What every window begins with; the windows.
     """
     tokenizer = load_tokenizer(reference)
-    before = beginning(tokenizer)
+    before = around(tokenizer).before
     ids: list[int] = tokenizer(text.content, add_special_tokens=False, verbose=False)["input_ids"]
     length = window_length(reference, options.max_seq_length, report)
     step = length - len(before)

@@ -97,9 +97,20 @@ def settings_in(folder: Path, name: str) -> dict[str, Any]:
 
 def has_chat_template(folder: Path) -> bool:
     """Return whether a model folder says how a conversation is written for it."""
-    if (folder / TEMPLATE).is_file() or (folder / "chat_template.json").is_file():
-        return True
-    return bool(settings_in(folder, TOKENIZER_CONFIG).get("chat_template"))
+    return bool(template_in(folder) or settings_in(folder, TOKENIZER_CONFIG).get("chat_template"))
+
+
+def template_in(folder: Path) -> str | None:
+    """Return the chat template of a model folder, the default one where it has several; None where it has none."""
+    if (folder / TEMPLATE).is_file():
+        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    for name in (TOKENIZER_CONFIG, "chat_template.json"):
+        found = settings_in(folder, name).get("chat_template")
+        if isinstance(found, list):
+            found = next((t.get("template") for t in found if isinstance(t, dict) and t.get("name") == "default"), None)
+        if isinstance(found, str) and found:
+            return found
+    return None
 
 
 def set_template(folder: Path, text: str) -> None:

@@ -73,6 +73,7 @@ def counts(survey: Survey) -> dict[str, int]:
     return {
         "cut at max_length": survey.truncated,
         "left out, for nothing of them would be learned": survey.masked,
+        "left out, for the chat template does not take them": survey.refused,
         "without a token that ends the answer": survey.endless,
     }
 
@@ -132,7 +133,7 @@ def _findings(findings: Iterable[Finding]) -> str:
 
 def reach(seen: Seen) -> str:
     """Say which of the rows were rendered."""
-    rendered = seen.survey.rows + seen.survey.masked if seen.survey else 0
+    rendered = seen.survey.looked_at if seen.survey else 0
     every = seen.examination.train if seen.examination else rendered
     if rendered < every:
         return f"Counted on the first {rendered:,} of {every:,} rows."

@@ -23,6 +23,7 @@ from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Renderer, stops_of
 from backend.finetune.samples import Message, Sample
 from backend.finetune.training import Rows, finetune
+from backend.model_folder import stops_in
 from backend.models.artifacts import versions
 from backend.models.demo import demo_folder
 from backend.models.machine import hardware
@@ -80,11 +81,11 @@ def child(what: str, model: Path, output: Path | None, seed: int) -> dict[str, f
 
 def ours(model: Path, output: Path, seed: int) -> dict[str, float]:
     """Tune with the defaults of FinetuneOptions, through what a job calls."""
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer
 
     options = FinetuneOptions(**LEARNING | LORA | {"warmup_ratio": WARMUP_RATIO, "seed": seed})
     tokenizer = AutoTokenizer.from_pretrained(model)
-    stops = stops_of(tokenizer, GenerationConfig.from_pretrained(model))
+    stops = stops_of(tokenizer, stops_in(model))
     renderer = Renderer(tokenizer, options.loss, options.max_length, stops)
     rows = [
         renderer.render(Sample(i, (Message("user", pair.question), Message("assistant", pair.answer))))

@@ -76,6 +76,7 @@ TABLE = {
     "/login/huggingface": ELSEWHERE,
     "/login/callback": BACK,
     "/logout": BACK,
+    "/changes": EVERYBODYS,
     **dict.fromkeys(UNUSED.split(), CLOSED),
     **{path + slash: CLOSED for path in UNUSED_WITH_AND_WITHOUT_SLASH.split() for slash in ("", "/")},
 }

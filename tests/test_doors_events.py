@@ -39,12 +39,13 @@ rows-source.input begin, rows-upload.upload begin, calibration-source.input begi
 """,
     MINE: """
 job-list.input pick, select wire_chat_tab.enter, select wire_publish_tab.enter, select _wire_rows.enter,
-tick _wire_results.tick, tick _wire_rows.tick, model-facts.change again, load _wire_load.load_jobs,
-publish-artifact.change offer
+hear-rows.click tick, hear-calibration.click tick, hear-jobs.click look, model-facts.change again,
+load _wire_load.load_jobs, publish-artifact.change offer
 """,
     OWNER: """
 job-keep.click keep, job-cancel.click cancel, job-delete.click delete, chat-artifact.input look,
-tick wire_chat_tab.look, then wire_chat_tab.look, chat-unload.click unload, publish-artifact.input pick,
+hear-server.click look, hear-training.click train, hear-log.click read, hear-publications.click follow,
+then wire_chat_tab.look, chat-unload.click unload, publish-artifact.input pick,
 publish-repo.change edit,
 job-merge.click to_merge, job-publish.click to_publish, deploy-ask.click ask, deploy-agree.click agree
 """,
@@ -65,7 +66,7 @@ KINDS = {event.strip(): kind for kind, events in EVENTS.items() for event in eve
 def with_annas_names(house, fn):
     """Give an event's inputs with every name of Anna's that it could be given, as though Gradio let them through."""
     page, text = house.page, {"recipe-yaml": "base_model: demo", "model-hits": "demo", "chat-input": "Hello?"}
-    ticks = [fn for fn in page.fns.values() if name(page, fn) == "tick _wire_rows.tick"]
+    ticks = [fn for fn in page.fns.values() if name(page, fn) == "hear-rows.click tick"]
     states = {event(page, "job-keep.click keep").inputs[0]: house.done} | {fn.inputs[0]: house.preview for fn in ticks}
     states[event(page, "then standing").inputs[1]] = demo_facts()
     states[next(block for block in event(page, "model-merge.click merge").inputs if block.value is None
@@ -194,10 +195,24 @@ def test_no_event_happens_in_a_session_of_annas_but_for_anna(space):
     assert space.state_of_anna() == before
 
 
-@pytest.mark.parametrize("wanted", ["job-list.input pick", "load _wire_load.load_jobs", "tick wire_chat_tab.look"])
+@pytest.mark.parametrize("wanted", ["job-list.input pick", "load _wire_load.load_jobs", "hear-server.click look"])
 def test_what_is_annas_is_shown_to_anna(space, wanted):
     shown = told(space, event(space.page, wanted), profile("anna"))
-    assert CANARY in shown if wanted != "tick wire_chat_tab.look" else "not loaded" in shown
+    assert CANARY in shown if wanted != "hear-server.click look" else "not loaded" in shown
+
+
+@pytest.mark.parametrize("wanted", ["chat-send.click ask", "chat-box.retry retry", "chat-box.edit edit"])
+def test_a_question_that_nobody_answered_goes_back_where_it_was_typed(space, wanted):
+    fn = event(space.page, wanted)
+    given = with_annas_names(space, fn)
+    talk = next(block for block in given if block.elem_id == "chat-box")
+    text = next(block for block in given if block.elem_id == "chat-input")
+    shown = {}
+    for update in call(fn, given, profile("anna")):
+        shown |= update
+    assert "not loaded" in str(shown)
+    assert shown[talk] == (given[talk] if wanted == "chat-send.click ask" else [])
+    assert shown[text] == ("hello" if wanted == "chat-box.edit edit" else "Hello?")
 
 
 def test_a_model_that_two_have_loaded_is_unloaded_by_neither(space, monkeypatch):

@@ -1,5 +1,6 @@
 """The quality figures, compared with a float64 computation that keeps everything."""
 
+import shutil
 import time
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from backend.errors import SpecError
 from backend.evaluate import ANSWER_TOKENS, PROMPTS, EvaluateOptions, Text, measure, writing_speed
 from backend.models.loading import load_causal_lm, load_tokenizer
-from backend.progress import silent
+from backend.progress import Report, silent
 from backend.quantize import nf4
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
@@ -102,3 +103,55 @@ def test_no_more_windows_are_read_than_asked_for(tiny_model):
     found = measure(tiny_model, tiny_model, PROSE, EvaluateOptions(max_seq_length=16, num_samples=3), silent())
     assert found.tokens == 3 * 15
     assert "3 non-overlapping windows of 16 tokens" in found.convention
+
+
+@pytest.fixture
+def begun(tiny_model, tmp_path):
+    """Give the tiny model with a tokenizer that puts tokens before every text."""
+    from tokenizers.processors import TemplateProcessing
+
+    def make(*before, after=""):
+        folder = shutil.copytree(tiny_model, tmp_path / "begun")
+        tokenizer = load_tokenizer(folder)
+        special = {token: tokenizer.convert_tokens_to_ids(token) for token in (*before, *after.split())}
+        template = " ".join([*before, "$A", *after.split()])
+        tokenizer._tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=list(special.items()))
+        tokenizer.save_pretrained(folder)
+        return folder, [special[token] for token in before]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(["<|im_start|>"], ""), (["<pad>", "<|im_start|>"], ""), ([], "<|im_end|>"), (["<|im_start|>"], "<|im_end|>")],
+)
+def test_every_window_begins_as_the_tokenizer_begins_a_text(begun, before, after):
+    folder, ids = begun(*before, after=after)
+    found = measure(folder, folder, PROSE, EvaluateOptions(max_seq_length=32, num_samples=4, answers=False), silent())
+    model, first = load_causal_lm(folder, silent()), max(len(ids), 1)
+    text = load_tokenizer(folder)(PROSE.content, add_special_tokens=False)["input_ids"]
+    step, losses = 32 - len(ids), []
+    for start in range(0, 4 * step, step):
+        window = torch.tensor([[*ids, *text[start : start + step]]])
+        with torch.inference_mode():
+            scores = model(window).logits[0, first - 1 : -1].double().log_softmax(-1)
+        losses.append(-scores.gather(1, window[0, first:, None]))
+    assert found.tokens == 4 * (32 - first) == sum(map(len, losses))
+    assert found.reference_perplexity == pytest.approx(torch.cat(losses).mean().exp().item(), rel=1e-3)
+    assert ("begun with" in found.convention) == bool(before)
+
+
+def test_a_model_of_few_positions_is_measured_in_them_and_asked_nothing(tiny_model, tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path / "short"
+    GPT2LMHeadModel(GPT2Config(vocab_size=256, n_positions=40, n_embd=32, n_layer=1, n_head=2)).save_pretrained(folder)
+    load_tokenizer(tiny_model).save_pretrained(folder)
+    said = []
+    report = Report(lambda event: said.append(event.get("text", "")))
+    found = measure(folder, folder, PROSE, EvaluateOptions(), report)
+    assert "windows of 40 tokens" in found.convention
+    assert found.answers == ()
+    assert "The model reads 40 tokens at most: the windows have that length." in said
+    assert any("the model reads 40: none is asked" in text for text in said)

@@ -15,6 +15,7 @@ from backend.finetune.demo_data import pairs, write_demo
 from backend.finetune.files.rows import Source
 from backend.finetune.loading import Dataset, examine, load
 from backend.finetune.samples import Message, find_literals
+from backend.models.tokens import Control
 from backend.options import parse
 
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -150,8 +151,8 @@ def turns(*given: tuple[str, Any]) -> dict[str, Any]:
     ("row", "words"),
     [
         (
-            turns(("user", "x"), ("tool", "y"), ("assistant", "z")),
-            r"the role 'tool' is unknown in 1 of 2 rows \(row 2\)",
+            turns(("user", "x"), ("wizard", "y"), ("assistant", "z")),
+            r"the role 'wizard' is unknown in 1 of 2 rows \(row 2\)",
         ),
         (turns(("user", "x")), "has no assistant turn"),
         (turns(("user", "x"), ("assistant", "y"), ("user", "z")), "ends with the user"),
@@ -186,17 +187,16 @@ def test_what_messages_carry_besides_is_said(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "q"}]
     row = {"messages": [{"role": "user", "content": parts, "name": "me"}, {**CHAT[1], "weight": 0, "x": None}]}
     read = opened(tmp_path, row)
-    assert [s.messages for s in read.train()] == [(USER, ASSISTANT)]
+    assert [s.messages for s in read.train()] == [(USER, ASSISTANT._replace(more='{"weight": 0}'))]
     said = " ".join(finding.text for finding in read.examination.findings)
     assert "messages have 'name', which is not used" in said
-    assert "'weight'" in said
     assert "'x'" not in said
 
 
 def test_special_tokens_in_the_text_are_found(tmp_path: Path) -> None:
     rows = [{"prompt": f"q{i}" + "<|im_end|>" * (i % 2), "completion": "a"} for i in range(4)]
     read = opened(tmp_path, *rows)
-    found = find_literals(read.train(), ["<|im_end|>", "<s>", ""], "rows.jsonl")
+    found = find_literals(read.train(), Control(frozenset({"<|im_end|>", "<s>"}), frozenset()), "rows.jsonl")
     assert [(f.kind, f.rows, f.count) for f in found] == [("special_token", (2, 4), 2)]
 
 

@@ -60,7 +60,9 @@ def test_finetune_writes_an_adapter_that_peft_loads(adapter, tiny_model):
     assert artifact.training.stopped is None
     assert artifact.options["bnb_4bit_quant_type"] == "nf4"
     assert artifact.options["bnb_4bit_compute_dtype"] == "bfloat16"
-    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == tiny_model.name
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == tiny_model.name
+    assert settings["target_modules"] == sorted(settings["target_modules"])
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
     assert any(p.abs().sum() > 0 for name, p in model.named_parameters() if "lora_B" in name)
 

@@ -4,6 +4,7 @@ import pytest
 
 from backend.errors import SpecError
 from backend.finetune.chat_templates import CHAT_TEMPLATES, give_template
+from backend.finetune.findings import Ledger
 from backend.finetune.rendering import IGNORED, Renderer, stops_of
 from backend.finetune.samples import Message, Sample
 from backend.finetune.survey import render, survey
@@ -80,7 +81,7 @@ def test_special_tokens_that_somebody_typed_are_letters(tokenizer):
 def test_a_row_that_is_too_long_is_cut_and_one_without_an_answer_left_is_left_out(tokenizer):
     long = Sample(1, (Message("user", "word " * 100), Message("assistant", "Yes.")))
     short = Sample(2, (Message("user", "Hi"), Message("assistant", "Yes. " * 200)))
-    rows, masked = render([long, short], renderer(tokenizer, max_length=64))
+    rows, masked = render([long, short], renderer(tokenizer, max_length=64), Ledger("rows"))
     assert (masked, [row.row for row in rows]) == (1, [2])
     assert len(rows[0].input_ids) == 64
     seen = survey(rows, masked, tokenizer)
@@ -99,5 +100,7 @@ def test_a_model_without_a_template_asks_for_one(tokenizer):
 def test_a_row_that_the_template_refuses_is_named(tokenizer):
     made = renderer(tokenizer)
     tokenizer.chat_template = "{{ raise_exception('Roles must alternate') }}"
-    with pytest.raises(SpecError, match=r"Row 7 .*Roles must alternate"):
-        made.render(Sample(7, TURNS))
+    ledger = Ledger("rows")
+    assert render([Sample(7, TURNS)], made, ledger) == ([], 0)
+    [said] = ledger.findings(1, drop=False)
+    assert "does not take the conversation (Roles must alternate) in 1 of 1 rows (row 7): change it" in said.text

@@ -3,11 +3,13 @@
 import json
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,10 @@ from backend.disk import write_whole
 from backend.errors import JobError
 from backend.executors.local import ROOT
 from backend.jobs.store import UNFINISHED, JobState, Store
+from backend.jobs.supervisor import Supervisor
 from backend.models.artifacts import Artifact, is_sealed, now, partial, seal
 from backend.recipes import parse_recipe
+from backend.settings import Settings
 
 RECIPE = parse_recipe({"base_model": "demo", "stages": [{"stage": "quantize", "method": "nf4"}]})
 
@@ -100,10 +104,12 @@ def test_an_artifact_is_sealed_or_not_wherever_the_disk_ends(tmp_path: Path) -> 
 FULL = """
 import json, os, shutil, sys, time
 from pathlib import Path
+from typing import Any
 from backend.errors import JobError
 from backend.jobs.store import UNFINISHED
 from backend.jobs.supervisor import Supervisor
 from backend.recipes import parse_recipe
+from backend.settings import Settings
 from backend.serve.servers import Servers
 from backend.settings import Settings
 data, ballast = Path(sys.argv[1]), Path(sys.argv[1]) / "ballast"
@@ -157,3 +163,48 @@ def test_on_a_disk_that_is_full_a_job_ends_in_words_and_goes_on_when_there_is_ro
     assert [end[1] for end in ends].count("error") >= 3
     assert all(len(end[2].splitlines()) == 1 and "free" in end[2] for end in ends if end[1] == "error")
     assert [each[1:] for each in again] == [["completed", None, 1]] * len(room)
+
+
+class Refusing(Store):
+    """A table on a disk that can be full; what SQLite says then was seen on a disk that was."""
+
+    full: str | None = None
+
+    def _refuse(self, name: str) -> None:
+        if self.full in (name, "everything"):
+            raise sqlite3.OperationalError("database or disk is full")
+
+
+def _guarded(name: str) -> Any:
+    def call(self: Refusing, *given: Any, **more: Any) -> Any:
+        self._refuse(name)
+        return getattr(Store, name)(self, *given, **more)
+
+    return call
+
+
+SITES = ("claim", "_write", "update", "finish", "has", "get", "_read")
+for site in SITES:
+    setattr(Refusing, site, _guarded(site))
+
+
+@pytest.mark.parametrize("site", [*SITES, "everything"])
+def test_no_job_stays_running_with_nobody_at_it_whatever_the_disk_refuses(site: str, tmp_path: Path) -> None:
+    supervisor = Supervisor(Settings(data=tmp_path, cancel_seconds=0.1))
+    supervisor._lanes = []  # the test takes the jobs itself
+    supervisor.start()
+    supervisor._store.close()
+    store = supervisor._store = Refusing(tmp_path / "jobs.sqlite")
+    first, second = (supervisor.submit(RECIPE, "me", None) for _ in range(2))
+    job = supervisor._next(("recipe",))
+    assert job
+    supervisor.cancel(job.id, "me")  # so that it ends at once
+    store.full = site
+    with suppress(sqlite3.Error):
+        supervisor._run(job)
+    taken = [supervisor._next(("recipe",))]
+    store.full = None
+    taken += [supervisor._next(("recipe",)) for _ in range(2)]
+    assert store.get(first).state in (JobState.CANCELED, JobState.ERROR)
+    assert [each.id for each in taken if each] == [second]
+    supervisor.stop()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from backend.disk import PREFIX
@@ -23,6 +24,7 @@ from backend.recipes import parse_recipe
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from ui.job_view import row, view
+from ui.jobs_tab import build_jobs_tab
 from ui.studio import Studio
 
 RECIPE = parse_recipe({"base_model": "demo", "stages": [{"stage": "quantize", "method": "nf4"}]})
@@ -261,6 +263,26 @@ def test_an_adapter_is_offered_although_what_came_behind_it_failed(
     studio = Studio(settings, supervisor, Servers(settings))
     assert [result.folder for result in studio.results("me")] == [adapter]
     assert studio.results_of(supervisor.get(job_id, "me"), "me")[0].artifact.kind == "adapter"
+
+
+def test_the_page_shows_what_is_damaged_and_what_can_be_done(
+    settings: Settings, open_supervisor: Callable[[], Supervisor]
+) -> None:
+    supervisor = open_supervisor()
+    bad, lost = (supervisor.submit(RECIPE, "me", None) for _ in range(2))
+    with rows_of(settings) as db:
+        db.execute("UPDATE jobs SET kind = 'dream' WHERE id = ?", (bad,))
+        db.execute("UPDATE jobs SET state = 'completed', finished = 1.0 WHERE id = ?", (lost,))
+    begun(settings.jobs / lost)  # but for what it fetched
+    studio = Studio(settings, supervisor, Servers(settings))
+    with gr.Blocks():
+        tab = build_jobs_tab(studio)
+    shown = {job_id: tab.show("me", job_id) for job_id in (bad, lost)}
+    assert "cannot be read" in shown[bad][tab.view]
+    assert [shown[bad][button]["visible"] for button in (tab.retry, tab.delete)] == [False, True]
+    assert "Damaged on this disk: fetch." in shown[lost][tab.view]
+    assert shown[lost][tab.retry]["visible"]
+    assert [model.job.id for model in studio.models("me")] == [lost]
 
 
 def test_a_command_that_failed_says_where_what_it_has_made_stays(settings: Settings, tiny_model: Path) -> None:

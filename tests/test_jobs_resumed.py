@@ -29,12 +29,9 @@ def test_what_is_damaged_of_a_job_is_made_again_with_what_came_after_it(settings
     assert run() == []
     stages = folder / "stages"
     for torn, again in {
-        stages / "0-fetch" / MANIFEST: ["fetch"],
         stages / "0-fetch" / "model.json": ["fetch"],
         folder / "recipe.json": [],
-        stages / "1-quantize" / "config.json": ["quantize", "evaluate"],
         stages / "1-quantize" / MANIFEST: ["quantize", "evaluate"],
-        stages / "2-evaluate" / MANIFEST: ["evaluate"],
     }.items():
         data = torn.read_bytes()
         torn.write_bytes(data[: len(data.rstrip()) // 2] + b"?" * (len(data) - len(data.rstrip()) // 2))

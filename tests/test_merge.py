@@ -279,6 +279,7 @@ def test_tokens_that_an_adapter_brings_are_counted_in_the_config(tmp_path):
     [
         *((case, into) for case in ("plain", "dora", "embeddings") for into in ("original", "nf4")),
         ("turned with dora", "original"),
+        ("turned with dora", "nf4"),
     ],
 )
 def test_what_is_read_does_not_depend_on_how(case, into, tmp_path):

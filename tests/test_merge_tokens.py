@@ -68,10 +68,37 @@ def test_parameters_of_layers_that_are_named_are_merged(tmp_path):
     assert all(torch.allclose(values, theirs[name], atol=1e-6) for name, values in found.items())
 
 
+EXPERTS = {"num_local_experts": 4, "intermediate_size": 40}
+MORE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 12}
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [("mixtral", EXPERTS), ("qwen3_moe", MORE), ("olmoe", MORE)])
+@pytest.mark.parametrize("targets", [["gate_up_proj", "down_proj"], ["gate_up_proj"], ["down_proj"]])
+def test_experts_that_are_named_as_parameters_are_merged_one_by_one(kind, sizes, targets, tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    common = {"vocab_size": 64, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **common | sizes, num_key_value_heads=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    named = [f"mlp.experts.{target}" for target in targets]
+    adapter = save_adapter(tmp_path / "base", tmp_path / "a", target_modules=["q_proj"], target_parameters=named)
+    merge_to(tmp_path / "merged", tmp_path / "base", adapter)
+    theirs = with_peft(tmp_path / "base", adapter).merge_and_unload().state_dict()
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base").state_dict()
+    assert all(torch.allclose(values, theirs[name], atol=1e-6) for name, values in found.items())
+    changed = {name.rpartition(".")[2] for name, values in found.items() if not torch.equal(values, plain[name])}
+    assert {*targets} <= changed
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "such as experts in one tensor: merge it with PEFT"),
+        (
+            {"target_parameters": ["mlp.router.scale"]},
+            "neither weights of layers nor a mixture's experts: merge it with",
+        ),
         ({"trainable_token_indices": [1, 2]}, "which trainable_token_indices does not number"),
         ({"trainable_token_indices": {"wte": NEW}}, "which trainable_token_indices does not number"),
         ({"trainable_token_indices": [1, 2, "3"]}, "which trainable_token_indices does not number"),

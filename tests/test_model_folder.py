@@ -1,14 +1,17 @@
 """What goes along with a result: every file that a reader of the base model opens, byte for byte, and nothing else."""
 
+import base64
 import json
 import re
 import shutil
+import struct
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from backend.__main__ import main
+from backend.errors import SpecError
 from backend.hub.admission import admit, admit_adapter
 from backend.hub.files import LocalFiles
 from backend.model_folder import (
@@ -226,3 +229,57 @@ def test_a_given_template_takes_the_place_of_all_that_the_base_has(base: Path) -
         "chat_template.jinja"
     ]
     assert has_chat_template(base)
+
+
+def sentencepiece(*texts: str) -> bytes:
+    """Return a sentencepiece model of bytes and some pieces, as its format has it: a BPE with byte fallback."""
+
+    def part(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def piece(text: str, score: float, kind: int) -> bytes:
+        return part(1, part(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
+
+    special = piece("<unk>", 0, 2) + piece("<s>", 0, 3) + piece("</s>", 0, 3)
+    letters = b"".join(piece(f"<0x{i:02X}>", 0, 6) for i in range(256))
+    words = b"".join(piece(text, -float(i), 1) for i, text in enumerate(texts))
+    return special + letters + words + part(2, b"\x18\x02\x98\x02\x01")
+
+
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [("tokenizer.model", "Llama"), ("tokenizer.model", "Gemma"), ("tokenizer.model", "CodeLlama")],
+)
+def test_a_tokenizer_of_sentencepiece_alone_is_read(name: str, of: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(sentencepiece("▁", "h", "e", "l", "o", "he"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": of.lower()}))
+    settings = {"tokenizer_class": f"{of}Tokenizer", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.is_fast
+    assert tokenizer.decode(tokenizer("hello", add_special_tokens=False)["input_ids"]) == "hello"
+
+
+TIKTOKEN = b"".join(b"%s %d\n" % (base64.b64encode(bytes([i])), i) for i in range(256))
+
+
+@pytest.mark.parametrize(
+    ("files", "model_type", "words"),
+    [
+        ({"tokenizer.model": TIKTOKEN}, "llama", "with the package tiktoken: install that"),
+        ({"qwen.tiktoken": TIKTOKEN}, "qwen2", "gives no tokens"),
+        ({"tekken.json": COMPANIONS["tekken.json"]}, "mistral", "gives no tokens"),
+        ({"vocab.json": b"{}", "merges.txt": b""}, "biogpt", "the package sacremoses"),
+        ({}, "llama", "Choose a model with one."),
+    ],
+    ids=["tiktoken", "tiktoken of Qwen", "tekken", "a slow one", "none"],
+)
+def test_a_tokenizer_that_cannot_be_read_says_in_a_sentence_what_it_wants(
+    files: dict[str, bytes], model_type: str, words: str, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(SpecError, match=r"^The tokenizer of '[^'\n]+'[^\n]*\.$") as e:
+        load_tokenizer(tmp_path)
+    assert words in str(e.value)

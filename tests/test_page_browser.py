@@ -1,6 +1,7 @@
 """The page as a person uses it: a real app, real jobs, Debian's Chromium."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -164,6 +165,15 @@ def test_the_whole_way_from_a_model_to_a_published_card(app, page):
     assert str(app.data) not in card
     strangers = {address for address in page.asked if not address.startswith((app.url, "data:", "blob:"))}
     assert not strangers
+
+
+def test_a_page_where_nothing_happens_asks_whether_anything_is_new_and_nothing_more(page):
+    page.wait_for_function("performance.getEntriesByName(location.origin + '/changes?since=').length > 0")
+    page.wait_for_timeout(2000)  # what opening the page has begun has ended
+    begun = len(page.asked)
+    page.wait_for_timeout(5000)
+    asked = {re.sub(r"since=\w+", "since=", address) for address in page.asked[begun:]}
+    assert asked == {page.url + "changes?since="}
 
 
 def test_a_job_can_be_canceled_from_the_page(app, page):

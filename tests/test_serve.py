@@ -191,3 +191,17 @@ def test_a_model_made_for_offloading_wants_a_gpu(tmp_path):
 def test_a_conversation_longer_than_any_context_is_refused():
     with pytest.raises(JobError, match="start a new one"):
         next(stream(None, [{"role": "user", "content": "x" * 200_001}], SHORT))
+
+
+@pytest.mark.real
+def test_a_talk_longer_than_the_model_reads_is_called_so_and_answers_end_there(servers, tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "short")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    servers.open(folder, "transformers")
+    server = servers.wait(folder, 90)
+    with pytest.raises(JobError, match=r"The talk has \d+ tokens, and the model reads 64 .* [Ss]horten the talk"):
+        list(stream(server, [{"role": "user", "content": "hello " * 20}], SHORT))
+    answer = list(stream(server, HELLO, ChatOptions(max_tokens=512, temperature=0)))[-1]
+    assert answer.context <= 64
+    assert servers.status(folder).live

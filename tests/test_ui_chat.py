@@ -82,6 +82,7 @@ def test_where_vllm_is_missing_its_install_is_offered_and_watched(studio, packed
     shown = tab.show_server(packed)
     assert (shown[tab.install]["visible"], shown[tab.load]["visible"]) == (True, False)
     assert "not installed yet" in shown[tab.status]
+    heard = [studio.served("local")]
     go_on = threading.Event()
 
     def install(report):
@@ -93,9 +94,11 @@ def test_where_vllm_is_missing_its_install_is_offered_and_watched(studio, packed
     studio.vllm.begin()
     shown = tab.show_server(packed)
     assert not shown[tab.install]["visible"]
-    assert shown[tab.timer].active
+    heard.append(studio.served("local"))
     go_on.set()
     studio.vllm._thread.join()
+    assert studio.served("local") not in heard
+    assert heard[0] != heard[1]
     shown = tab.show_server(packed)
     assert shown[tab.install]["visible"]
     assert "no space left" in shown[tab.status]

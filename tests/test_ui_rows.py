@@ -17,7 +17,7 @@ from backend.finetune.options import FinetuneOptions
 from backend.finetune.survey import Piece, Survey
 from backend.jobs.previews import Seen
 from backend.jobs.specs import Preview
-from backend.jobs.store import Job, JobState
+from backend.jobs.store import UNFINISHED, Job, JobState
 from backend.jobs.supervisor import Supervisor
 from backend.models.demo import demo_facts
 from backend.options import parse
@@ -210,12 +210,11 @@ def test_findings_are_shown_before_the_rows_are_rendered(looking: Looking, tmp_p
     upload.write_bytes(GOOD)
     typed = given(looking.rows, source=UPLOAD, upload=str(upload)) | {looking.job: None}
     job_id = looking.look(typed, demo_facts(), "me", None)[looking.job]
-    stood, told, ticking = None, [], True
-    while ticking:
+    stood, told = None, []
+    while stood is None or stood[1] in UNFINISHED:
         updates = looking.tick(job_id, "me", stood)
-        ticking = updates[looking.timer].active
-        if looking.stood in updates:
-            stood = updates[looking.stood]
+        stood = updates[looking.stood]
+        if looking.rows.panel in updates:
             told.append((updates[looking.rows.panel], updates.get(looking.rows.sight)))
         time.sleep(0.05)
     found = next(i for i, (text, _) in enumerate(told) if "prompt → user" in text)

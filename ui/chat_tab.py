@@ -7,10 +7,12 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import AppError, SpecError
+from backend.models.tokens import THINKS, THOUGHT
 from backend.options import parse
-from backend.serve.chat import THINKS, THOUGHT, Answer, ChatOptions, stream, usage
+from backend.serve.chat import Answer, ChatOptions, paced, stream, usage
 from backend.serve.engines import wants_vllm
 from backend.serve.serving import ServerStatus
+from ui.changes import hear
 from ui.compare import Compare, build_compare, wire_compare
 from ui.errors import shown
 from ui.events import QUIET
@@ -46,7 +48,6 @@ class ChatTab:
     install: gr.Button
     unload: gr.Button
     status: gr.HTML
-    timer: gr.Timer
     talk: gr.Chatbot
     speed: gr.HTML
     text: gr.Textbox
@@ -74,7 +75,6 @@ class ChatTab:
             self.talk,
             self.text,
             self.send,
-            self.timer,
             self.usage,
         ]
 
@@ -107,7 +107,6 @@ class ChatTab:
             self.talk: gr.update(placeholder=_ASK if ready else _LOAD_FIRST),
             self.text: gr.update(interactive=ready, placeholder=_TYPE_HERE if ready else "Load the model first"),
             self.send: gr.update(interactive=ready),
-            self.timer: gr.Timer(active=state == "starting"),
             self.usage: self._usage(model) if ready and model else _UNSERVED,
         }
 
@@ -151,7 +150,7 @@ def build_chat_tab(studio: Studio) -> ChatTab:
         compare = build_compare(studio)
     kept = gr.BrowserState([], storage_key="weightsmith-talk", secret="weightsmith")
     return ChatTab(
-        studio, empty, room, artifact, load, install, unload, status, gr.Timer(1, active=False), talk, speed, text,
+        studio, empty, room, artifact, load, install, unload, status, talk, speed, text,
         send, stop, clear, save, system, options, kept, compare, asked,
     )  # fmt: skip
 
@@ -196,7 +195,7 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
     tab.artifact.input(look, tab.artifact, tab.server_outputs(), **QUIET).then(
         _cleared, None, [tab.talk, tab.speed], **QUIET
     )
-    tab.timer.tick(look, tab.artifact, tab.server_outputs(), **QUIET)
+    hear("server", look, [tab.artifact], tab.server_outputs())
     tab.load.click(load, tab.artifact, tab.server_outputs(), **QUIET)
     tab.install.click(install, tab.artifact, tab.server_outputs(), **QUIET)
     tab.unload.click(unload, tab.artifact, tab.server_outputs(), **QUIET)
@@ -218,13 +217,15 @@ def _wire_talk(tab: ChatTab, look: Callable[..., Updates]) -> None:
         shown_ = [*before, {"role": "user", "content": question}]
         first = [{"role": "system", "content": system}] if system else []
         yield {tab.talk: shown_, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
+        told: Messages = []
         try:
             with studio.servers.in_use(model.folder):
-                for answer in stream(studio.servers.current(model.folder), [*first, *plain(shown_)], options):
-                    told = {"role": "assistant", "content": answer.text}
-                    yield {tab.talk: [*shown_, told], tab.speed: speed(answer)}
+                for answer in paced(stream(studio.servers.current(model.folder), [*first, *plain(shown_)], options)):
+                    told = [{"role": "assistant", "content": answer.text}]
+                    yield {tab.talk: [*shown_, *told], tab.speed: speed(answer)}
         except AppError:
-            yield {tab.text: question, **_speaking(tab, False)}
+            # without an answer the question stands where it can be sent again, and not twice in the talk
+            yield {tab.talk: [*shown_, *told] if told else before, tab.text: question, **_speaking(tab, False)}
             raise
         yield _speaking(tab, False)
 

@@ -10,8 +10,9 @@ import gradio as gr
 
 from backend.errors import SpecError
 from backend.models.machine import gpus
+from backend.models.tokens import THINKS, THOUGHT
 from backend.options import parse
-from backend.serve.chat import THINKS, THOUGHT, ChatOptions
+from backend.serve.chat import ChatOptions, paced
 from backend.serve.compare import MOST, Reply, as_csv, batch, compare, differences, read_prompts
 from ui.errors import shown
 from ui.events import QUIET
@@ -120,7 +121,7 @@ def wire_compare(tab: Compare, options: OptionForm, system: gr.Textbox) -> None:
         replies = dict[str, Reply]()
         try:
             said = (given[system] or "").strip()
-            for replies in compare(studio.servers, models, question, said, sampling, seconds):
+            for replies in paced(compare(studio.servers, models, question, said, sampling, seconds)):
                 yield {tab.board: board(replies, hidden)}
         finally:
             ended = _busy(tab, False)

@@ -35,13 +35,13 @@ OPEN = {
     "GET": re.compile(
         r"/|/theme\.css|/favicon\.ico|/robots\.txt|/(assets|static)/.+"
         r"|/gradio_api/(app_id|queue/data|upload_progress|heartbeat/\w+|file=.+)"
-        r"|/login/(huggingface|callback)|/logout|/artifacts/.+"
+        r"|/login/(huggingface|callback)|/logout|/artifacts/.+|/changes"
     ),
     "POST": re.compile(r"/gradio_api/(queue/join|cancel|upload)"),
 }
 """The routes that the page uses. All others of Gradio's are closed, and so is whatever its next version brings."""
 
-_GUARDED = ("/gradio_api/", "/artifacts/")
+_GUARDED = ("/gradio_api/", "/artifacts/", "/changes")
 _JOIN, _UPLOAD, _FILE, _HEARTBEAT = (
     "/gradio_api/queue/join",
     "/gradio_api/upload",

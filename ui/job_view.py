@@ -55,9 +55,14 @@ def view(job: Job) -> str:
     what, whereof = title(job)
     return (
         f'<section class="panel job" data-state="{job.state}"><header><h2>{escape(what)} · {escape(whereof)}</h2>'
-        f'<p id="job-state">{escape(_STATES[job.state])}{escape(_timing(job))}</p></header>'
-        f'<ol class="marks">{steps}</ol>{_bar(job)}{_error(job)}</section>'
+        f'<p id="job-state" data-standing="{job.id}">{escape(standing(job))}</p></header>'
+        f'<ol class="marks">{steps}</ol><div data-going="{job.id}">{going(job)}</div>{_error(job)}</section>'
     )
+
+
+def standing(job: Job) -> str:
+    """Say how a job stands, and since when."""
+    return _STATES[job.state] + _timing(job)
 
 
 def sizes(results: Sequence[Result], before: int | None) -> str:
@@ -129,7 +134,8 @@ def _step(job: Job, index: int, name: str) -> str:
     return f'<li class="{mark}"><span aria-hidden="true">{_MARKS[mark]}</span>{escape(name)}</li>'
 
 
-def _bar(job: Job) -> str:
+def going(job: Job) -> str:
+    """Write how far a job is, while it runs; the page puts it in the place of what it wrote before."""
     return bar(job.progress, _phase(job), "job-bar") if job.state == JobState.RUNNING else ""
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState
+from ui.changes import hear
 from ui.errors import shown, warning
 from ui.events import QUIET
 from ui.format import lead
@@ -86,11 +87,15 @@ class JobsTab:
             self.cancel: gr.update(visible=job.state in UNFINISHED),
             self.delete: gr.update(visible=job.state not in UNFINISHED),
             self.retry: gr.update(visible=(job.state in _CAN_RETRY and job.kind != UNREADABLE) or bool(lost)),
-            **self._course(job, owner),
+            **self.course(job, owner),
             **self._outcome(job, owner),
         }
 
-    def _course(self, job: Job, owner: str) -> Updates:
+    def training_outputs(self) -> list[Any]:
+        """What course() changes."""
+        return [self.training, self.answers, self.keep]
+
+    def course(self, job: Job, owner: str) -> Updates:
         """Show how a job's training goes."""
         supervisor = self.studio.supervisor
         course, stopping = supervisor.course(job.id, owner), supervisor.stopping(job.id, owner)
@@ -153,7 +158,7 @@ def build_jobs_tab(studio: Studio) -> JobsTab:
     )  # fmt: skip
 
 
-def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
+def wire_jobs_tab(tab: JobsTab, token: gr.Textbox) -> None:
     """Connect what happens inside the tab."""
     studio = tab.studio
 
@@ -184,7 +189,7 @@ def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
         if asked := tab.question.put(studio.supervisor.get(job_id, owner).read_spec(), owner, agreed):
             return asked
         studio.supervisor.retry(job_id, owner, token)
-        return tab.show(owner, job_id) | tab.question.hidden() | {timer: gr.Timer(active=True)}
+        return tab.show(owner, job_id) | tab.question.hidden()
 
     @shown()
     def retry(job_id: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
@@ -196,9 +201,26 @@ def wire_jobs_tab(tab: JobsTab, timer: gr.Timer, token: gr.Textbox) -> None:
         token = hub_token(studio.settings, oauth, typed)
         return again(job_id, require_member(studio.settings, profile), token, agreed=True)
 
+    @shown()
+    def look(job_id: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        return tab.show(visitor(studio.settings, profile), job_id)
+
+    @shown()
+    def train(job_id: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        return tab.course(studio.supervisor.get(job_id, owner), owner) if job_id else {tab.training: gr.skip()}
+
+    @shown()
+    def read(job_id: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        return {tab.log: studio.supervisor.log(job_id, owner) if job_id else ""}
+
+    hear("jobs", look, [tab.job], tab.outputs())
+    hear("training", train, [tab.job], tab.training_outputs())
+    hear("log", read, [tab.job], [tab.log])
     tab.jobs.input(pick, tab.jobs, tab.outputs(), **QUIET)
     tab.keep.click(keep, tab.job, tab.outputs(), **QUIET)
     tab.cancel.click(cancel, tab.job, tab.outputs(), **QUIET)
     tab.delete.click(delete, tab.jobs, tab.outputs(), js=_SURE, **QUIET)
-    tab.retry.click(retry, [tab.job, token], [*tab.outputs(), timer], **QUIET)
-    tab.question.unload.click(unload, [tab.job, token], [*tab.outputs(), timer], **QUIET)
+    tab.retry.click(retry, [tab.job, token], tab.outputs(), **QUIET)
+    tab.question.unload.click(unload, [tab.job, token], tab.outputs(), **QUIET)

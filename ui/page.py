@@ -12,9 +12,9 @@ from backend.errors import AppError
 from backend.finetune.presets import PresetName
 from backend.jobs.preflight import prepare
 from backend.jobs.specs import RENDERING
-from backend.jobs.store import UNFINISHED
 from backend.models.demo import first_model
 from backend.models.facts import ModelFacts
+from ui.changes import hear, listen
 from ui.chat_tab import build_chat_tab, wire_chat_tab
 from ui.data_tab import build_data_tab
 from ui.deploy import build_deploy
@@ -70,9 +70,9 @@ def build_page(studio: Studio) -> gr.Blocks:
     """Build the page; nothing of the machine or the Hub is asked before it is shown."""
     with gr.Blocks(title="Weightsmith", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         bench = build_parts(studio)
-        wire_jobs_tab(bench.jobs, bench.timer, bench.publish.token)
+        wire_jobs_tab(bench.jobs, bench.publish.token)
         wire_chat_tab(bench.chat, bench.chat_door)
-        wire_publish_tab(bench.publish, bench.publish_door, bench.timer)
+        wire_publish_tab(bench.publish, bench.publish_door)
         _wire_model(bench)
         _wire_recipe(bench)
         _wire_rows(bench, bench.looking, lambda given: bool(given[bench.recipe.tuning.wanted]))
@@ -114,9 +114,8 @@ def build_parts(studio: Studio) -> Workbench:
     return Workbench(
         studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, data_door, chat_door, publish_door,
         looking, hearing,
-        gr.Timer(1, active=False),
         # A fixed key and secret: what the browser remembers outlives a restart. It never holds a token.
-        gr.BrowserState(None, storage_key="weightsmith-recipe", secret="weightsmith"), gr.State({}),
+        gr.BrowserState(None, storage_key="weightsmith-recipe", secret="weightsmith"),
     )  # fmt: skip
 
 
@@ -249,7 +248,7 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[dict[Any, A
         chosen.then(bench.changed, bench.inputs(), bench.outputs(), **QUIET)
         chosen.then(look, inputs, looking.outputs(), **QUIET)
     gr.on([bench.model.card.change, *others], again, inputs, looking.outputs(), **LATEST)
-    looking.timer.tick(tick, [looking.job, looking.stood], looking.outputs(), **QUIET)
+    hear(looking.rows.purpose.name, tick, [looking.job, looking.stood], looking.outputs())
 
 
 def _left(field: Any) -> list[Any]:
@@ -270,7 +269,7 @@ def _wire_start(bench: Workbench) -> None:
             return {sidebar.note: "", **asked}
         job_id = studio.supervisor.submit(recipe, owner, token)
         shown_ = {sidebar.note: "".join(map(warning, told)), **sidebar.question.hidden(), **jobs.show(owner, job_id)}
-        return {bench.tabs: gr.Tabs(selected="jobs"), bench.timer: gr.Timer(active=True), **shown_}
+        return {bench.tabs: gr.Tabs(selected="jobs"), **shown_}
 
     @shown(sidebar.note)
     def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
@@ -280,13 +279,13 @@ def _wire_start(bench: Workbench) -> None:
     def unload(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
         return begin(given, require_member(studio.settings, profile), oauth, agreed=True)
 
-    outputs = [sidebar.note, *sidebar.question.outputs(), bench.tabs, bench.timer, *jobs.outputs()]
+    outputs = [sidebar.note, *sidebar.question.outputs(), bench.tabs, *jobs.outputs()]
     for button, handler in ((sidebar.start, start), (sidebar.question.unload, unload)):
         button.click(handler, bench.inputs(), outputs, show_progress_on=sidebar.summary, **BUSY)
 
 
 def _wire_results(bench: Workbench) -> None:
-    """From a finished job to the tabs that use its result, and what the clock shows meanwhile."""
+    """From a finished job to the tabs that use its result."""
     studio, jobs, chat, publish = bench.studio, bench.jobs, bench.chat, bench.publish
 
     @shown()
@@ -312,17 +311,11 @@ def _wire_results(bench: Workbench) -> None:
         result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
         return bench.merge_tuned(result, method, hub_token(studio.settings, oauth, typed))
 
-    @shown()
-    def tick(job_id: str, key: str | None, seen: dict[int, str], profile: gr.OAuthProfile | None) -> Updates:
-        return bench.tick(visitor(studio.settings, profile), job_id, key, seen)
-
     jobs.chat.click(to_chat, jobs.job, [*chat.outputs(), bench.tabs], **QUIET)
     asked, taken = [jobs.job, bench.recipe.method, publish.token], [*bench.filled(), bench.tabs]
     merged = jobs.merge.click(to_merge, asked, taken, **QUIET)
     merged.then(bench.refresh, bench.inputs(), bench.outputs(), **QUIET)
     jobs.publish.click(to_publish, [jobs.job, publish.repo], [*publish.outputs(), bench.tabs], **QUIET)
-    ticked = [*jobs.outputs(), publish.insist, publish.result, bench.timer, bench.seen]
-    bench.timer.tick(tick, [jobs.job, publish.artifact, bench.seen], ticked, **QUIET)
 
 
 def _wire_load(page: gr.Blocks, bench: Workbench) -> None:
@@ -331,9 +324,7 @@ def _wire_load(page: gr.Blocks, bench: Workbench) -> None:
 
     @shown()
     def load_jobs(job_id: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        owner = visitor(studio.settings, profile)
-        live = any(job.state in UNFINISHED for job in studio.supervisor.list(owner)) if owner else False
-        return jobs.show(owner, job_id) | {bench.timer: gr.Timer(active=live)}
+        return jobs.show(visitor(studio.settings, profile), job_id)
 
     @shown(model.note)
     def load_recipe(remembered: dict[str, Any] | None, oauth: gr.OAuthToken | None) -> Updates:
@@ -343,6 +334,7 @@ def _wire_load(page: gr.Blocks, bench: Workbench) -> None:
             return model.choose_demo()
 
     page.load(None, None, None, js=_KEEP_TAB, **QUIET)
-    page.load(load_jobs, jobs.job, [*jobs.outputs(), bench.timer], **QUIET)
+    listen(page)
+    page.load(load_jobs, jobs.job, jobs.outputs(), **QUIET)
     loaded = page.load(load_recipe, bench.remembered, bench.filled(), **QUIET)
     loaded.then(bench.refresh, bench.inputs(), bench.outputs(), **QUIET)

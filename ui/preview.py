@@ -41,7 +41,6 @@ class Looking:
         job: The visitor's preview.
         stood: How far it was when it was shown last.
         survey: What it saw, for what a training will cost.
-        timer: Runs while it does.
     """
 
     studio: Studio
@@ -51,7 +50,6 @@ class Looking:
     job: gr.State
     stood: gr.State
     survey: gr.State
-    timer: gr.Timer
 
     def inputs(self) -> set[Any]:
         """What look() reads."""
@@ -61,7 +59,7 @@ class Looking:
         """What look() and show() change."""
         rows = self.rows
         shown = [rows.panel, rows.sight, *rows.questions.values(), *rows.form.components]
-        return [self.job, self.stood, self.survey, self.timer, *shown]
+        return [self.job, self.stood, self.survey, *shown]
 
     def look(self, given: dict[Any, Any], facts: ModelFacts | None, owner: str, token: str | None) -> Updates:
         """Begin to look at the rows that the form names, if they are not what is looked at already."""
@@ -77,9 +75,11 @@ class Looking:
         return both(self.rows.mark({}), self.show(job_id, owner, None)) | {self.job: job_id}
 
     def tick(self, job_id: str | None, owner: str | None, stood: Any) -> Updates:
-        """Show how far a preview is by now."""
+        """Show how far a preview is by now; one that has ended stays as it is, whatever another window looks at."""
+        if job_id is None or (stood and stood[1] not in UNFINISHED):
+            return {self.job: job_id}
         try:
-            return self.show(job_id, owner, stood) if job_id and owner else self._clear()
+            return self.show(job_id, owner, stood) if owner else self._clear()
         except JobError:
             words = "Other rows are looked at in another window of yours: press the button to look at these again."
             return self._clear() | {self.rows.panel: fault(words)}
@@ -93,7 +93,7 @@ class Looking:
         job = self.studio.supervisor.get(job_id, owner)
         stands = (job.id, job.state.value, job.step)
         if stands == stood:
-            return {self.timer: gr.Timer(active=job.state in UNFINISHED)}
+            return {self.stood: stands}
         seen = self.studio.supervisor.seen(job_id, owner)
         rows = self.rows
         updates: Updates = {rows.panel: panel(job, seen, rows.questions), self.stood: stands, **rows.ask(seen)}
@@ -102,7 +102,7 @@ class Looking:
             updates |= rows.offer(seen)
         if seen.survey or job.state not in UNFINISHED:
             updates[rows.sight] = sight(seen)
-        return {**updates, self.timer: gr.Timer(active=job.state in UNFINISHED)}
+        return updates
 
     def _refuse(self, error: AppError) -> Updates:
         """Show why there is nothing to look at, beside its field where it has one."""
@@ -116,7 +116,6 @@ class Looking:
         return {
             self.job: None,
             self.survey: None,
-            self.timer: gr.Timer(active=False),
             self.rows.panel: nothing(self.rows.purpose.nothing),
             **empty,
         }
@@ -133,7 +132,7 @@ class Looking:
 def build_looking(studio: Studio, rows: RowsForm, others: Iterable[Component], ask: Ask) -> Looking:
     """Build what is not seen, inside the open Blocks."""
     states = gr.State(None), gr.State(None), gr.State(None)
-    return Looking(studio, rows, tuple(others), ask, *states, gr.Timer(0.5, active=False))
+    return Looking(studio, rows, tuple(others), ask, *states)
 
 
 def learning(studio: Studio, rows: RowsForm, rendering: dict[str, Component]) -> Ask:

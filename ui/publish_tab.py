@@ -19,6 +19,7 @@ from backend.publish.base_card import read_base_card
 from backend.publish.destination import check_destination
 from backend.publish.folder import preview
 from backend.publish.licenses import fitting
+from ui.changes import hear
 from ui.errors import shown, warning
 from ui.events import LATEST, QUIET
 from ui.format import lead, size
@@ -235,7 +236,7 @@ def build_publish_tab(studio: Studio) -> PublishTab:
     )
 
 
-def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
+def wire_publish_tab(tab: PublishTab, door: gr.Tab) -> None:
     """Connect what happens inside the tab, and opening it."""
     studio = tab.studio
 
@@ -260,6 +261,11 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
         token = hub_token(studio.settings, oauth, given[tab.token])
         return tab.offer(given, visitor(studio.settings, profile), token)
 
+    @shown()
+    def follow(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
+        owner = require_owner(studio.settings, profile)
+        return tab.progress(studio.result(key, owner), owner) if key else {tab.result: gr.skip()}
+
     def begin(given: dict[Any, Any], owner: str, oauth: gr.OAuthToken | None, agreed: bool) -> Updates:
         going = tab.destinations(given, owner)
         result, options = going[0]
@@ -277,7 +283,7 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
             studio.supervisor.publish(each.folder, place, owner, token)
         folder = gr.skip() if options.repo_id else str(_free(tab.shelf / _name(result), options.to_folder))
         told = tab.question.hidden() | tab.progress(result, owner)
-        return {tab.note: "".join(map(warning, warned)), timer: gr.Timer(active=True), tab.folder: folder, **told}
+        return {tab.note: "".join(map(warning, warned)), tab.folder: folder, **told}
 
     @shown(tab.note)
     def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
@@ -289,6 +295,7 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
 
     named = {tab.artifact, tab.repo, tab.variants, *tab.contents.form}
     form = {*named, tab.where, tab.folder, *tab.hub.components, tab.token, tab.insist}
+    hear("publications", follow, [tab.artifact], [tab.insist, tab.result])
     door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **QUIET)
     tab.artifact.input(pick, [tab.artifact, tab.repo], tab.chosen(), **QUIET)
     said = [tab.repo.change, tab.variants.input, tab.contents.text.blur]
@@ -307,7 +314,7 @@ def wire_publish_tab(tab: PublishTab, door: gr.Tab, timer: gr.Timer) -> None:
     )
     # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
     tab.start.click(None, None, [tab.note, tab.result], js="() => ['', '']", **QUIET)
-    begun = [tab.note, timer, tab.insist, tab.result, tab.folder, *tab.question.outputs()]
+    begun = [tab.note, tab.insist, tab.result, tab.folder, *tab.question.outputs()]
     tab.start.click(start, form, begun, **QUIET)
     tab.question.unload.click(unload, form, begun, **QUIET)
 

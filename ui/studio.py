@@ -104,6 +104,12 @@ class Studio:
         others = self.talking.get(folder.resolve(), set()) if self.servers.status(folder).live else set()
         self.talking[folder.resolve()] = {*others, owner}
 
+    def served(self, owner: str) -> list[tuple[Any, ...]]:
+        """Return how the servers stand that an owner uses, and on one's own machine the installation of vLLM."""
+        used = [folder for folder, owners in [*self.talking.items()] if owner in owners]
+        told: list[tuple[Any, ...]] = [(folder, *self.servers.status(folder).model_dump().values()) for folder in used]
+        return told if self.shared else [*told, (self.vllm.text, self.vllm.installs)]
+
     def unload(self, model: "Model", owner: str) -> None:
         """Stop the server of a model.
 
@@ -208,7 +214,8 @@ def method_name(options: Mapping[str, Any]) -> str:
     """Name what a stage makes: tuned, merged, NF4, or for a cast the type, which is no quantization."""
     if options.get("stage") in _MADE:
         return _MADE[str(options["stage"])]
-    return str(options["dtype"]) if options["method"] == "cast" else str(options["method"]).upper()
+    method = str(options.get("method", "unknown"))
+    return str(options.get("dtype")) if method == "cast" else method.upper()
 
 
 def stage_title(stage: Frozen) -> str:

@@ -4,6 +4,7 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.middleware.sessions import SessionMiddleware
 
+from ui.changes import add_changes
 from ui.doors import Doors
 from ui.downloads import add_downloads
 from ui.launch import Launch
@@ -27,6 +28,7 @@ def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_downloads(app, studio)
+    add_changes(app, studio)
     gr.mount_gradio_app(
         app,
         page,

@@ -8,7 +8,6 @@ import gradio as gr
 
 from backend.errors import SpecError
 from backend.finetune.dataset import DEMO_DATASET
-from backend.jobs.store import UNFINISHED
 from backend.models.facts import ModelFacts
 from backend.recipes import Recipe, parse_recipe
 from ui.chat_tab import ChatTab
@@ -45,7 +44,6 @@ class Workbench:
         looking: Shows the rows that are learned from.
         hearing: Shows what calibration reads.
         remembered: The recipe that the browser keeps.
-        seen: What the clock showed last.
     """
 
     studio: Studio
@@ -62,9 +60,7 @@ class Workbench:
     publish_door: gr.Tab
     looking: Looking
     hearing: Looking
-    timer: gr.Timer
     remembered: gr.BrowserState
-    seen: gr.State
 
     @property
     def paths(self) -> bool:
@@ -229,16 +225,6 @@ class Workbench:
         found = self.model.choose(recipe.base_model, recipe.revision or "", token) | self.model.no_hits()
         shown = {self.recipe.pasted: None, self.recipe.note: "", self.tabs: gr.Tabs(selected="recipe")}
         return {**found, **self.recipe.take(str(result.folder), method), **shown}
-
-    def tick(self, owner: str | None, job_id: str | None, key: str | None, seen: dict[int, str]) -> Updates:
-        """Show how far things are; only what has changed since the last tick is sent."""
-        live = any(job.state in UNFINISHED for job in self.studio.supervisor.list(owner)) if owner else False
-        updates = self.jobs.show(owner, job_id)
-        if owner and key:
-            updates |= self.publish.progress(self.studio.result(key, owner), owner)
-        now = {component._id: repr(value) for component, value in updates.items()}
-        changed = {c: value for c, value in updates.items() if seen.get(c._id) != now[c._id]}
-        return changed | {self.seen: now, self.timer: gr.Timer(active=live)}
 
 
 def _as_typed(recipe: Recipe, uploads: Uploads) -> Recipe:

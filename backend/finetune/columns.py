@@ -14,14 +14,18 @@ from backend.finetune.dataset import DatasetOptions
 from backend.finetune.files.content import TURN
 from backend.finetune.files.row import Row
 from backend.finetune.findings import Ledger
-from backend.finetune.names import ASSISTANT, CONTEXT, INPUT, MESSAGES, SYSTEM, TEXT, USER
+from backend.finetune.names import ASSISTANT, CONTEXT, INPUT, MESSAGES, SYSTEM, TEXT, TOOLS, USER
 from backend.finetune.template import check_columns, placeholders
+from backend.finetune.turns import turns_of
 from backend.options import Frozen
 from backend.strict_json import quoted
 
 Layout = Literal[
     "messages", "conversations", "prompt_completion", "alpaca", "question_answer", "text", "template", "columns"
 ]
+
+
+CONVERSATION_AS_JSON = "conversation as JSON"
 
 
 class Column(Frozen):
@@ -43,11 +47,13 @@ class Mapping(Frozen):
     assistant: str | None = None
     text: str | None = None
     template: str | None = None
+    tools: str | None = None
+    whole: Literal["user", "assistant"] | None = Field(None, description="The side that repeats the other in each row.")
 
     @property
     def used(self) -> tuple[str, ...]:
         """The columns that are read."""
-        named = (self.messages, self.system, self.user, self.context, self.assistant, self.text)
+        named = (self.messages, self.tools, self.system, self.user, self.context, self.assistant, self.text)
         return (*(name for name in named if name), *(placeholders(self.template) if self.template else ()))
 
     @property
@@ -57,7 +63,7 @@ class Mapping(Frozen):
         return ", ".join(parts)
 
 
-ROLES_SHOWN = ("messages", "system", "template", "user", "context", "assistant", "text")
+ROLES_SHOWN = ("messages", "tools", "system", "template", "user", "context", "assistant", "text")
 
 
 def describe(rows: Sequence[Row], names: Iterable[str]) -> tuple[Column, ...]:
@@ -79,10 +85,10 @@ def kind_of(value: Any) -> str:
     """Say what a value is."""
     if value is None:
         return "empty"
-    if is_conversation(value):
+    if turns_of(value):
         return "conversation"
     if isinstance(value, str) and type(value) is str:
-        return "conversation as JSON" if _WRITTEN.match(value) else "text"
+        return CONVERSATION_AS_JSON if _WRITTEN.match(value) else "text"
     for kind, name in ((bool, "true or false"), (list, "list"), (dict, "object"), (bytes, "binary")):
         if isinstance(value, kind):
             return name
@@ -90,11 +96,6 @@ def kind_of(value: Any) -> str:
 
 
 _WRITTEN = re.compile(rf"""\s*\[\s*\{{.{{0,200}}['"](?:{"|".join(sorted(TURN))})['"]""", re.DOTALL)
-
-
-def is_conversation(value: Any) -> bool:
-    """Whether a value is a list of turns."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool(TURN & value[0].keys())
 
 
 def shown(value: Any, length: int = 120) -> str:
@@ -130,8 +131,26 @@ def find_mapping(columns: Sequence[Column], options: DatasetOptions, ledger: Led
     if faults:
         return None
     mapping = _by_options(options) or _recognized(columns, options, ledger, hint)
-    overlay = {"system": options.system_column, "context": options.context_column}
+    overlay = {"system": options.system_column, "context": options.context_column, "tools": _tools(columns)}
     return mapping.model_copy(update={k: v for k, v in overlay.items() if v}) if mapping else None
+
+
+def repeating(mapping: Mapping, rows: Iterable[Row]) -> Literal["user", "assistant"] | None:
+    """Return which side of a pair holds the other too, in each of some rows; one row alone may do so by chance."""
+    values = [row.values for row in rows if row.values]
+    pairs = [(row.get(mapping.user or ""), row.get(mapping.assistant or "")) for row in values]
+    texts = [(a.strip(), b.strip()) for a, b in pairs if type(a) is str and type(b) is str and a.strip() and b.strip()]
+    if len(texts) < 2 or any(user == assistant for user, assistant in texts):
+        return None
+    if all(assistant.startswith(user) for user, assistant in texts):
+        return "assistant"
+    return "user" if all(user.endswith(assistant) for user, assistant in texts) else None
+
+
+def _tools(columns: Iterable[Column]) -> str | None:
+    """Return the column with the functions that may be called: schemas, or their JSON."""
+    listed = (c for c in columns if c.name.lower() in TOOLS and c.kind in ("list", "object", "text"))
+    return next((c.name for c in listed if c.example.lstrip()[:1] in ("[", "{")), None)
 
 
 def _given(options: DatasetOptions) -> dict[str, str]:
@@ -174,7 +193,7 @@ def _conversation(
     if not found:
         return None
     column = found[0]
-    if column.kind == "conversation as JSON" and not options.parse_json:
+    if column.kind == CONVERSATION_AS_JSON and not options.parse_json:
         text = f"The column {quoted(column.name)} holds conversations written as JSON text: set parse_json to true."
         ledger.say("json_text", text, "parse_json", asks=True)
     layout: Layout = "conversations" if column.name.lower() == "conversations" else "messages"

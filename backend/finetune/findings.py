@@ -142,6 +142,11 @@ class Ledger:
             counts[kind] = counts.get(kind, 0) + group.count
         return counts
 
+    @property
+    def count(self) -> int:
+        """Rows that cannot be used."""
+        return sum(self.reasons().values())
+
     def unusable(self, total: int) -> SpecError:
         """Give the error for a data set of which no row is left."""
         why = [f"{group.words(total)}: {group.remedy}." for group in self._faulty.values()]

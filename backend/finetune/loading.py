@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 from pydantic import ConfigDict, Field
 
-from backend.finetune.columns import Column, Mapping, describe, find_mapping
+from backend.finetune.columns import Column, Mapping, describe, find_mapping, repeating
 from backend.finetune.convert import Converter, kept
 from backend.finetune.dataset import DatasetOptions
+from backend.finetune.files.row import Row
 from backend.finetune.files.rows import Rows, Source
 from backend.finetune.findings import Finding, Ledger, refusal
 from backend.finetune.samples import Sample
@@ -69,6 +70,11 @@ class Dataset:
     def __init__(self, options: DatasetOptions, surveys: tuple[_Survey, ...], held_out: Set[int]) -> None:
         self._options, self._surveys, self._held_out = options, surveys, held_out
         self.examination = _examination(options, surveys, held_out)
+
+    @property
+    def drops(self) -> bool:
+        """Whether rows that cannot be used are left out."""
+        return self._options.on_fault == "drop"
 
     def train(self) -> Iterator[Sample]:
         """Give the samples to learn from, in the order of their rows."""
@@ -140,6 +146,7 @@ def _survey(source: Source, options: DatasetOptions) -> _Survey:
     mapping = find_mapping(columns, options, asked, hint) if readable else None
     if mapping:
         _check_left_out(mapping, rows, ledger)
+        mapping = _told_apart(mapping, head, ledger)
     unclear = any(f.asks and f.kind in ("columns", "json_text", "binary") for f in ledger.said.values())
     converter = Converter(mapping, options, ledger) if mapping and not unclear else None
     total, names, samples, preview = 0, dict[str, None](), Counter[int](), list[Sample]()
@@ -157,6 +164,16 @@ def _survey(source: Source, options: DatasetOptions) -> _Survey:
     if mapping:
         _say_ignored(mapping, names, ledger)
     return _Survey(rows, mapping, ledger, columns, total, samples, tuple(preview))
+
+
+def _told_apart(mapping: Mapping, head: Iterable[Row], ledger: Ledger) -> Mapping:
+    """Note where one side of a pair holds the other too, which is not to be read twice."""
+    whole = repeating(mapping, head)
+    if whole:
+        other = "assistant" if whole == "user" else "user"
+        names = quoted(getattr(mapping, whole)), quoted(getattr(mapping, other))
+        ledger.say("repeats", f"{names[0]} holds the text of {names[1]} in every row: it is read once.")
+    return mapping.model_copy(update={"whole": whole})
 
 
 def _check_left_out(mapping: Mapping, rows: Rows, ledger: Ledger) -> None:

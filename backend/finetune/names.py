@@ -23,6 +23,7 @@ USER = ("prompt", "question", "instruction", "query", "user", "human", "problem"
 ASSISTANT = ("completion", "answer", "response", "output", "assistant", "reply", "solution")
 SYSTEM = ("system", "system_prompt")
 CONTEXT = ("context", "passage", "document", "documents", "article", "paragraph", "background", "evidence")
+TOOLS = ("tools", "functions")
 TEXT = "text"
 INPUT = "input"
 

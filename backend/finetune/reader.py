@@ -1,6 +1,5 @@
 """The model as a reader of rows: its own tokenizer, chat template and stops, for a training and for its preview."""
 
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,8 +34,9 @@ def open_reader(folder: Path, data: Dataset, options: FinetuneOptions) -> Reader
     """
     tokenizer = load_tokenizer(folder)
     stops = stops_of(tokenizer, stops_in(folder))
-    if any(sample.messages for sample in islice(data.train(), 1)):
-        give_template(tokenizer, options.chat_template, "The base model")
+    first = next(data.train(), None)
+    if first and first.messages:
+        give_template(tokenizer, options.chat_template, "The base model", bool(first.tools))
         if tokenizer.eos_token_id is not None:
             stops.add(tokenizer.eos_token_id)
     return Reader(tokenizer, stops, Renderer(tokenizer, options.loss, options.max_length, stops))
@@ -44,4 +44,4 @@ def open_reader(folder: Path, data: Dataset, options: FinetuneOptions) -> Reader
 
 def literals(data: Dataset, reader: Reader) -> tuple[Finding, ...]:
     """Find the model's special tokens where somebody has typed them into the rows."""
-    return find_literals(data.train(), reader.tokenizer.all_special_tokens, data.examination.name)
+    return find_literals(data.train(), reader.renderer.control, data.examination.name)

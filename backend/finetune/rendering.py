@@ -1,26 +1,25 @@
 """Rendering: from samples to the tokens that the model sees, and which of them count for the loss.
 
 An answer counts with the token that ends it, so that the tuned model stops; what the chat template puts around it does
-not. Where an answer lies is found by rendering the conversation up to it: what comes then is the answer. Special tokens
-that somebody has typed into a text are encoded as the letters they are.
+not. Plain text counts whole and is read as it stands: a conversation that is rendered already keeps its tokens.
 """
 
-import re
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from backend.errors import SpecError
-from backend.finetune.samples import Message, Sample
+from backend.finetune.answers import Ends, Span
+from backend.finetune.conversation import Conversation, after_answer, template_of
+from backend.finetune.samples import Sample
+from backend.models.tokens import any_of, around, control_tokens
 
 IGNORED = -100
 """The label of a token that does not count, as PyTorch's cross entropy has it."""
 
 Loss = Literal["auto", "assistant", "completion", "all"]
 
-_MARK = "\ue000{}\ue001"  # private use: stands for a special token that somebody has typed
-_MARKED = re.compile("\ue000(\\d+)\ue001")
-
-Span = tuple[int, int]
+_BLANKS = 4
+"""Tokens of blanks that may stand behind the one that ends a text."""
 
 
 class Rendered(NamedTuple):
@@ -65,102 +64,77 @@ class Renderer:
                             " another model.")  # fmt: skip
         self._tokenizer, self._loss, self._max_length = tokenizer, loss, max_length
         self._stops = frozenset(stops)
-        self._special = sorted({text for text in tokenizer.all_special_tokens if text}, key=len, reverse=True)
-        self._typed = re.compile("|".join(map(re.escape, self._special)) or r"(?!)")
+        self._around = around(tokenizer)
+        self.control = control_tokens(tokenizer)
+        ends = tuple(text for text in tokenizer.convert_ids_to_tokens(sorted(self._stops)) if text)
+        self._ends = Ends(any_of(ends), any_of(self.control.special | self.control.markup))
+        self._template = template_of(tokenizer, self.control, ends)
 
     def render(self, sample: Sample) -> Rendered:
         """Render a row.
 
         Raises:
-            SpecError: The chat template does not take it; the row and why.
+            TemplateRefusal: The chat template does not take it; why.
         """
-        if sample.messages:
-            text = self._conversation(sample.messages, sample.row)
-            ids, places = self._tokens(text, add_special_tokens=False)
-            spans = [(0, len(text))] if self._loss == "all" else self._answers(sample, text)
-        else:
-            text = self._marked(sample.text or "")
-            ids, places = self._tokens(text, add_special_tokens=True)
-            spans = [(0, len(text))]
-            if self._tokenizer.eos_token_id is not None and ids[-1:] != [self._tokenizer.eos_token_id]:
-                ids, places = [*ids, self._tokenizer.eos_token_id], [*places, (len(text) - 1, len(text))]
-        labels = [
-            token if any(first <= start < last and end > start for first, last in spans) else IGNORED
-            for token, (start, end) in zip(ids, places, strict=True)
-        ]
+        ids, labels = self._conversation(sample) if sample.messages else self._plain(sample.text or "")
         learned = [label for label in labels if label != IGNORED]
-        ends = bool(learned) and learned[-1] in self._stops
+        ends = bool(learned) and self._stopped(learned)
         cut = max(len(ids) - self._max_length, 0)
         return Rendered(sample.row, ids[: self._max_length], labels[: self._max_length], ends, cut)
 
-    def _conversation(self, messages: tuple[Message, ...], row: int, prompt: bool = False) -> str:
-        from jinja2 import TemplateError
+    def _plain(self, text: str) -> tuple[list[int], list[int]]:
+        """Return the tokens of a text, as every tokenizer reads it, begun and ended once; all but the first count."""
+        before, after = self._around
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if before and ids[: len(before)] == before:
+            ids = ids[len(before) :]  # it is rendered already
+        if not self._stopped(ids):
+            eos = self._tokenizer.eos_token_id
+            ids = ids + after
+            ids = ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
+        return [*before, *ids], [*[IGNORED] * len(before), *ids]
 
-        turns = [{"role": message.role, "content": self._marked(message.content)} for message in messages]
-        try:
-            return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt))
-        except (TemplateError, ValueError, TypeError) as e:
-            why = " ".join(str(e).split()) or type(e).__name__
-            raise SpecError(f"Row {row} does not go through the model's chat template. {why}: change the row, or leave"
-                            " it out.") from e  # fmt: skip
+    def _stopped(self, ids: list[int]) -> bool:
+        """Return whether tokens end with one that stops generation, and at most blanks behind it."""
+        for count in range(1, min(len(ids), _BLANKS) + 1):
+            if ids[-count] in self._stops:
+                return count == 1 or not self._tokenizer.decode(ids[1 - count :]).strip()
+        return False
 
-    def _answers(self, sample: Sample, text: str) -> list[Span]:
-        """Give where the answers that count lie in a rendered conversation."""
-        answers = [i for i, message in enumerate(sample.messages) if message.role == "assistant"]
+    def _conversation(self, sample: Sample) -> tuple[list[int], list[int]]:
+        """Return the tokens of a conversation, and their labels."""
+        talk = Conversation(self._template, sample)
+        if self._loss == "all":
+            ids, _ = self._tokens(talk.text(), talk.breaker)
+            return ids, ids
+        text, spans = talk.answers(self._wanted(sample), self._ends)
+        ids, places = self._tokens(text, talk.breaker)
+        return ids, _labels(ids, places, spans)
+
+    def _wanted(self, sample: Sample) -> list[int]:
+        """Return which messages are answers that count."""
+        answers = [i for i, m in enumerate(sample.messages) if m.role == "assistant" and m.fields.get("weight") != 0]
         if self._loss == "completion":
-            answers = answers[-1:]
-        elif sample.prompt is not None:
-            answers = [i for i in answers if i >= sample.prompt]
-        spans, position = [], 0
-        for i in answers:
-            before = self._conversation(sample.messages[:i], sample.row, prompt=True)
-            after = self._conversation(sample.messages[: i + 1], sample.row)
-            if after.startswith(before) and text.startswith(after):
-                first, last = len(before), len(after)
-            else:  # a template that writes earlier turns differently once there are later ones
-                content = self._marked(sample.messages[i].content).strip()
-                first = text.find(content, position)
-                last = first + len(content)
-                if first < 0:
-                    continue
-            last = self._end(text, first, last)
-            spans.append((first, last))
-            position = last
-        return spans
+            return answers[-1:]
+        return [i for i in answers if i >= (sample.prompt or 0)]
 
-    def _end(self, text: str, first: int, last: int) -> int:
-        """Move the end of an answer to just behind the token that stops generation."""
-        for special in self._typed.finditer(text, first):
-            if special.start() > last + 1:
-                break
-            if self._tokenizer.convert_tokens_to_ids(special[0]) in self._stops:
-                return special.end()
-        return first + len(text[first:last].rstrip())
+    def _tokens(self, text: str, breaker: str) -> tuple[list[int], list[Span]]:
+        """Return the tokens of a text, but for those of its breakers, and where they lie in it."""
+        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        kept = [(token, place) for token, place in pairs if breaker not in text[slice(*place)]]
+        return [token for token, _ in kept], [place for _, place in kept]
 
-    def _marked(self, content: str) -> str:
-        return self._typed.sub(lambda found: _MARK.format(self._special.index(found[0])), content)
 
-    def _tokens(self, text: str, add_special_tokens: bool) -> tuple[list[int], list[Span]]:
-        """Tokenize a text with marks; places are those in it."""
-        ids: list[int] = []
-        places: list[Span] = []
-        at = 0
-        for mark in (*_MARKED.finditer(text), None):
-            piece = text[at : mark.start() if mark else len(text)]
-            if piece or (at == 0 and add_special_tokens):
-                found = self._tokenizer(
-                    piece, add_special_tokens=add_special_tokens and at == 0, return_offsets_mapping=True
-                )
-                ids += found["input_ids"]
-                places += [(at + start, at + end) for start, end in found["offset_mapping"]]
-            if mark:
-                typed = self._tokenizer(
-                    self._special[int(mark[1])], add_special_tokens=False, split_special_tokens=True
-                )["input_ids"]
-                ids += typed
-                places += [mark.span()] * len(typed)
-                at = mark.end()
-        return ids, places
+def _labels(ids: list[int], places: list[Span], spans: list[Span]) -> list[int]:
+    """Return the tokens that lie in the spans, at least in part, and IGNORED for all others."""
+    labels, at = [], 0
+    for token, (start, end) in zip(ids, places, strict=True):
+        while at < len(spans) and spans[at][1] <= start:
+            at += 1
+        counts = at < len(spans) and start < spans[at][1] and end > max(spans[at][0], start)
+        labels.append(token if counts else IGNORED)
+    return labels
 
 
 def stops_of(tokenizer: Any, named: Iterable[int]) -> set[int]:
@@ -173,9 +147,9 @@ def stops_of(tokenizer: Any, named: Iterable[int]) -> set[int]:
     stops = set(named)
     if tokenizer.eos_token_id is not None:
         stops.add(tokenizer.eos_token_id)
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
-        rest = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition("ANSWER")[2]
-        ids = tokenizer(rest, add_special_tokens=False)["input_ids"]
-        stops |= {token for token in ids[:1] if token in tokenizer.all_special_ids}
-    return stops
+    control = control_tokens(tokenizer)
+    ids = tokenizer(after_answer(tokenizer), add_special_tokens=False)["input_ids"]
+    written = tokenizer.convert_ids_to_tokens(ids[:1])
+    return stops | {
+        token for token, text in zip(ids, written, strict=False) if text in control.special | control.markup
+    }

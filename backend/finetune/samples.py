@@ -1,13 +1,16 @@
 """Samples: what is learned from, conversations or plain text."""
 
+import json
+from collections import Counter
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from backend.finetune.findings import SHOWN, Finding, listed
+from backend.models.tokens import Control
 from backend.strict_json import quoted
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 _MARK = "\0"
 
 
@@ -15,7 +18,13 @@ class Message(NamedTuple):
     """One turn."""
 
     role: str  # one of ROLES
-    content: str
+    content: str  # may be empty where tools are called
+    more: str = ""  # JSON of the fields that it has besides: tool_calls, tool_call_id, name, reasoning_content, weight
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Its fields besides role and content."""
+        return dict(json.loads(self.more)) if self.more else {}
 
 
 class Sample(NamedTuple):
@@ -25,35 +34,39 @@ class Sample(NamedTuple):
     messages: tuple[Message, ...] = ()
     text: str | None = None  # where there are no messages
     prompt: int | None = None  # messages that are the prompt; None: every assistant turn is learned
+    tools: str = ""  # JSON of the functions that may be called, a list of schemas
 
     @property
     def digest(self) -> int:
         """64 bits that are the same for samples with the same contents."""
-        parts = (self.text,) if self.text is not None else (part for message in self.messages for part in message)
+        said = [self.text] if self.text is not None else [part for message in self.messages for part in message]
+        parts = [part for part in (*said, self.tools) if part]  # so that what has no tools keeps the digest it had
         hashed = blake2b(_MARK.join(parts).encode("utf-8", "surrogatepass"), digest_size=8)
         return int.from_bytes(hashed.digest(), "big")
 
 
-def find_literals(samples: Iterable[Sample], literals: Iterable[str], name: str) -> tuple[Finding, ...]:
-    """Find texts, such as a tokenizer's special tokens, that stand in the rows themselves.
+def find_literals(samples: Iterable[Sample], control: Control, name: str) -> tuple[Finding, ...]:
+    """Find tokens that steer a model where somebody has typed them into a conversation.
 
     Args:
-        samples: To look through, once.
-        literals: What to look for.
+        samples: To look through, once; plain text is read as it stands.
+        control: The model's; in answers thoughts and tool calls are marked on purpose.
         name: The data set's, for the sentence.
 
     Returns:
-        A finding for each literal that is there.
+        A finding for each that is there.
     """
-    wanted = [literal for literal in dict.fromkeys(literals) if literal]
-    rows: dict[str, list[int]] = {literal: [] for literal in wanted}
-    counts = dict.fromkeys(wanted, 0)
+    anywhere, in_answers = control.pattern(), control.pattern(answers=True)
+    rows: dict[str, list[int]] = {}
+    counts = Counter[str]()
     for sample in samples:
-        texts = [sample.text] if sample.text is not None else [message.content for message in sample.messages]
-        for literal in wanted:
-            if any(literal in text for text in texts):
-                counts[literal] += 1
-                rows[literal] += [sample.row] if len(rows[literal]) < SHOWN else []
+        found = dict[str, None]()
+        for message in sample.messages:
+            found |= dict.fromkeys((in_answers if message.role == "assistant" else anywhere).findall(message.content))
+        counts.update(found.keys())
+        for literal in found:
+            rows.setdefault(literal, []).append(sample.row)
+            del rows[literal][SHOWN:]
     return tuple(
         Finding(
             kind="special_token",
@@ -63,5 +76,4 @@ def find_literals(samples: Iterable[Sample], literals: Iterable[str], name: str)
             count=count,
         )
         for literal, count in counts.items()
-        if count
     )

@@ -1,12 +1,14 @@
 """What the model will see: rendered rows counted and shown before anything is trained on them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from backend.finetune.findings import Ledger
 from backend.finetune.rendering import IGNORED, Rendered, Renderer
 from backend.finetune.samples import Sample
+from backend.models.chat_template import TemplateRefusal
 from backend.options import Frozen
 
 SHOWN = 10
@@ -31,9 +33,15 @@ class Survey(Frozen):
     longest: int = Field(description="Tokens of the longest row, before anything is cut.")
     truncated: int = Field(description="Rows cut at max_length.")
     masked: int = Field(description="Rows left out, because no token of them would count.")
+    refused: int = Field(0, description="Rows left out, because the chat template does not take them.")
     endless: int = Field(description="Rows whose answer ends without a token that stops generation.")
     histogram: tuple[tuple[int, int], ...] = Field(description="Upper end in tokens, and rows up to it.")
     samples: tuple[tuple[Piece, ...], ...] = Field(description="The first rows as the model sees them.")
+
+    @property
+    def looked_at(self) -> int:
+        """Rows that were rendered, or should have been."""
+        return self.rows + self.masked + self.refused
 
     @property
     def words(self) -> str:
@@ -42,26 +50,38 @@ class Survey(Frozen):
         faults = {
             "cut at max_length": self.truncated,
             "left out because nothing of them would be learned": self.masked,
+            "left out because the chat template does not take them": self.refused,
             "without a token that ends the answer": self.endless,
         }
         said = [f"{count} {'is' if count == 1 else 'are'} {what}" for what, count in faults.items() if count]
         return f"{text} {', '.join(said)[:1].upper()}{', '.join(said)[1:]}." if said else text
 
 
-def render(samples: Iterable[Sample], renderer: Renderer) -> tuple[list[Rendered], int]:
-    """Render rows; give those that something can be learned from, and how many others there were."""
-    rendered = [renderer.render(sample) for sample in samples]
-    kept = [row for row in rendered if row.learned]
-    return kept, len(rendered) - len(kept)
+def rendered(samples: Iterable[Sample], renderer: Renderer, ledger: Ledger) -> Iterator[Rendered]:
+    """Give rows as the model sees them; the ledger is told of those that the chat template does not take."""
+    for sample in samples:
+        try:
+            yield renderer.render(sample)
+        except TemplateRefusal as e:
+            text = f"the chat template does not take the conversation ({e.why})"
+            ledger.faulty("chat_template", sample.row, text, "change it")
 
 
-def survey(rows: Sequence[Rendered], masked: int, tokenizer: Any) -> Survey:
+def render(samples: Iterable[Sample], renderer: Renderer, ledger: Ledger) -> tuple[list[Rendered], int]:
+    """Render rows; give those that something can be learned from, and how many others there were; see rendered()."""
+    rows = list(rendered(samples, renderer, ledger))
+    kept = [row for row in rows if row.learned]
+    return kept, len(rows) - len(kept)
+
+
+def survey(rows: Sequence[Rendered], masked: int, tokenizer: Any, refused: int = 0) -> Survey:
     """Count rendered rows and show the first.
 
     Args:
         rows: That are trained on.
-        masked: Rows that were left out.
+        masked: Rows that were left out, for nothing of them would be learned.
         tokenizer: That they were rendered with.
+        refused: Rows that the chat template does not take.
     """
     lengths = [len(row.input_ids) for row in rows]
     whole = [len(row.input_ids) + row.cut for row in rows]
@@ -74,6 +94,7 @@ def survey(rows: Sequence[Rendered], masked: int, tokenizer: Any) -> Survey:
         longest=max(whole, default=0),
         truncated=sum(row.cut > 0 for row in rows),
         masked=masked,
+        refused=refused,
         endless=sum(not row.ends for row in rows),
         histogram=tuple((end, sum(end - step < n <= end for n in lengths)) for end in ends),
         samples=tuple(_pieces(row, tokenizer) for row in rows[:SHOWN]),

@@ -18,9 +18,9 @@ from backend.finetune.course import STOP
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Rendered
 from backend.models.artifacts import CHECKPOINTS, LOGS
-from backend.models.config import context_length
+from backend.models.config import context_length, embedded
 from backend.models.inspection import inspect
-from backend.models.loading import device, load_causal_lm
+from backend.models.loading import check_embedded, device, load_causal_lm, pad_within, read_config
 from backend.models.machine import gpu_bytes, memory_bytes
 from backend.progress import Report
 
@@ -77,6 +77,10 @@ def finetune(base: Path, rows: Rows, tokenizer: Any, output: Path, options: Fine
 
     if not rows.train:
         raise SpecError("No row is left to learn from: see what was dropped, and why.")
+    read = embedded(read_config(base))
+    largest = max(max(row.input_ids, default=0) for row in (*rows.train, *rows.validation))
+    check_embedded(tokenizer, largest, read, base.name)
+    pad_within(tokenizer, read or len(tokenizer))
     model = _load(base, options, report)
     try:
         return _train(model, tokenizer, rows, output, options, report)

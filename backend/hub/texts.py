@@ -10,11 +10,13 @@ from tempfile import TemporaryDirectory
 
 from backend.errors import SpecError
 from backend.hub.datasets import SPLITS, Wanted, check_room, choose, download, open_dataset, within_limit
+from backend.parquet import read_batches, read_schema
 from backend.progress import Report
 from backend.strict_json import quoted
 
 MAX_DOWNLOAD = 200_000_000
 MAX_TEXT = 1_000_000_000  # bytes of UTF-8; Parquet can unpack to a thousand times its size
+MAX_ROW = 100_000_000  # bytes of one text
 SUFFIXES = (".parquet", ".jsonl", ".txt")
 _HOW = "give id:config:split, with one of"
 
@@ -61,16 +63,19 @@ def _rows(path: Path) -> Iterator[str]:
 
 def _parquet_rows(path: Path) -> Iterator[str]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-            column = _text_column(texts, schema.names, path.name)
-            for batch in file.iter_batches(1024, columns=[column]):
-                yield from (value or "" for value in batch.column(0).to_pylist())
-    except (pa.ArrowException, OSError) as e:
+        schema, _ = read_schema(path)
+        texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+        column = _text_column(texts, schema.names, path.name)
+        for batch in read_batches(path, [column], 1024, MAX_ROW):
+            if batch.too_large:
+                raise MemoryError
+            yield from (value or "" for value in batch.rows.column(0).to_pylist())
+    except MemoryError as e:
+        words = f"{quoted(path.name)} holds a text of more than {MAX_ROW // 10**6} MB, or unpacks to too much"
+        raise SpecError(f"{words}: choose another data set.") from e
+    except (pa.ArrowException, OSError, ValueError) as e:
         raise SpecError(f"{quoted(path.name)} cannot be read as Parquet: choose another data set.") from e
 
 

@@ -1,18 +1,21 @@
 """What a calibrated quantization reads: the rows that it names, rows trained on, or embedded prose."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from backend.disk import scratch
 from backend.errors import SpecError
 from backend.evaluate import Text
 from backend.finetune.fetch import fetch_dataset, read_sources, write_sources
+from backend.finetune.findings import Finding, Ledger, refusal
 from backend.finetune.loading import Dataset, load
 from backend.finetune.rendering import Renderer
+from backend.finetune.survey import rendered
 from backend.jobs.results import Base
-from backend.model_folder import kind_of
 from backend.models.demo import TEXT, calibration_text
-from backend.models.loading import load_tokenizer, window_length
+from backend.models.loading import check_embedded, load_tokenizer, window_length
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
 from backend.quantize.calibration import Windows, check_apart, doubts, text_windows, windows_of
@@ -61,13 +64,16 @@ def windows(
     Raises:
         SpecError: There is too little, rows leave a question open, or quality is measured on the same text.
     """
-    copied = base.copied()
-    tokenizer = load_tokenizer(
-        next((source.folder for name, source in copied.items() if kind_of(name) == "vocabulary"), base.folder)
-    )
+    with scratch(Path(tempfile.gettempdir())) as place:
+        (place / base.folder.name).mkdir()
+        base.copy(place / base.folder.name)
+        tokenizer = load_tokenizer(place / base.folder.name)
     samples = options.num_calibration_samples
     length = window_length(base.folder, options.max_seq_length, report)
-    found = cut_rows(_rows(recipe, options, fetched), tokenizer, samples, length)
+    found, said = cut_rows(_rows(recipe, options, fetched), tokenizer, samples, length)
+    check_embedded(tokenizer, int(found.ids.max()), base.rows, base.folder.name)
+    for finding in said:
+        report.warn(finding.text)
     report.log(f"Calibrating on {found.words}, {found.ids.size} in all{fewer(len(found.ids), samples)}.")
     if measured:
         check_apart(found, tokenizer, measured.content)
@@ -81,7 +87,7 @@ def fewer(windows: int, asked: int) -> str:
     return f"; {asked} were asked for, there is no more text" if windows < asked else ""
 
 
-def cut_rows(data: Dataset | None, tokenizer: Any, samples: int, length: int) -> Windows:
+def cut_rows(data: Dataset | None, tokenizer: Any, samples: int, length: int) -> tuple[Windows, tuple[Finding, ...]]:
     """Cut rows into windows, or where there are none the embedded prose.
 
     Args:
@@ -90,12 +96,25 @@ def cut_rows(data: Dataset | None, tokenizer: Any, samples: int, length: int) ->
         samples: Windows at the most.
         length: Tokens in a window.
 
+    Returns:
+        The windows, and what is to be said of rows that were left out.
+
     Raises:
-        SpecError: There is not enough for one window.
+        SpecError: There is not enough for one window, or the chat template takes no row, or not each that it should.
     """
     if data is None:
-        return text_windows(EMBEDDED, calibration_text(), tokenizer, samples, length)
-    return windows_of(data.examination.name, _tokens(data, tokenizer), tokenizer, samples, length)
+        return text_windows(EMBEDDED, calibration_text(), tokenizer, samples, length), ()
+    ledger, total = Ledger(data.examination.name), data.examination.train
+    try:
+        found = windows_of(data.examination.name, _tokens(data, tokenizer, ledger), tokenizer, samples, length)
+    except SpecError:
+        if ledger.count == total:
+            raise ledger.unusable(total) from None
+        raise
+    said = ledger.findings(total, data.drops)
+    if said and not data.drops:
+        raise refusal(said)
+    return found, said
 
 
 def _rows(recipe: Recipe, options: CalibratedOptions, fetched: Path) -> Dataset | None:
@@ -108,12 +127,16 @@ def _rows(recipe: Recipe, options: CalibratedOptions, fetched: Path) -> Dataset 
     return load(read_sources(fetched).train, recipe.tuning) if recipe.tuning else None
 
 
-def _tokens(data: Dataset, tokenizer: Any) -> Iterator[list[int]]:
-    """Give the tokens of each row: conversations through the chat template, where there is one; texts follow on."""
+def _tokens(data: Dataset, tokenizer: Any, ledger: Ledger) -> Iterator[list[int]]:
+    """Give the tokens of each row: conversations through the chat template, where there is one; texts follow on.
+
+    Raises:
+        SpecError: The chat template takes no conversation at all.
+    """
     renderer = Renderer(tokenizer, "all", _UNCUT, ())
     for sample in data.train():
         if sample.messages and tokenizer.chat_template:
-            yield renderer.render(sample).input_ids
+            yield from (row.input_ids for row in rendered([sample], renderer, ledger))
         else:
             text = sample.text or "\n\n".join(message.content for message in sample.messages)
             yield tokenizer(text + "\n\n", add_special_tokens=False, verbose=False)["input_ids"]

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from backend.disk import PARTIAL, lock
+from backend.disk import PARTIAL, fsync, lock
 from backend.errors import AppError, JobError, SpecError
 from backend.executors.local import marker_prefix, sweep
 from backend.finetune.course import STOP
@@ -149,9 +149,12 @@ def move(folder: Path, output: Path) -> None:
             folder.rename(draft)
         except OSError:  # another disk
             shutil.copytree(folder, draft)
+            for path in draft.rglob("*"):
+                fsync(path)
         if output.is_dir():
             output.rmdir()
         draft.rename(output)
+        fsync(output.parent)
     except OSError as e:
         shutil.rmtree(draft, ignore_errors=True)
         reason = e.strerror or "not every file could be copied"

@@ -14,7 +14,7 @@ from backend.disk import read_whole, write_whole
 from backend.errors import JobError, SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.fetch import SOURCES, fetch_dataset, pin, read_sources, splits_of, write_sources
-from backend.finetune.findings import Finding
+from backend.finetune.findings import Finding, Ledger
 from backend.finetune.loading import Dataset, Examination, examine, load
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.reader import literals, open_reader
@@ -74,7 +74,7 @@ class Seen(Frozen):
         """The survey reckoned for all rows, where only the first were rendered."""
         if not (self.survey and self.examination and self.survey.rows):
             return self.survey
-        times = self.examination.train / (self.survey.rows + self.survey.masked)
+        times = self.examination.train / self.survey.looked_at
         counts = {name: round(times * getattr(self.survey, name)) for name in ("rows", "tokens", "learned_tokens")}
         return self.survey.model_copy(update=counts)
 
@@ -211,25 +211,29 @@ def _render(spec: Preview, fetched: Path, folder: Path, report: Report) -> None:
         return
     try:
         reader = open_reader(base, data, spec.options)
-        rows, masked = render(islice(data.train(), MAX_RENDERED), reader.renderer)
     except SpecError as e:
         _ask(folder, e, next(iter(e.faults), None))
         return
-    (folder / FINDINGS).write_bytes(_FINDINGS.dump_json(literals(data, reader)))
-    (folder / SURVEY).write_text(survey(rows, masked, reader.tokenizer).model_dump_json(), encoding="utf-8")
+    ledger = Ledger(data.examination.name)
+    rows, masked = render(islice(data.train(), MAX_RENDERED), reader.renderer, ledger)
+    seen = survey(rows, masked, reader.tokenizer, ledger.count)
+    said = ledger.findings(seen.looked_at, spec.options.on_fault == "drop")
+    (folder / FINDINGS).write_bytes(_FINDINGS.dump_json((*said, *literals(data, reader))))
+    (folder / SURVEY).write_text(seen.model_dump_json(), encoding="utf-8")
     report.progress("rendering", 1, 1, "data sets")
 
 
 def _cut(cut: Cut, data: Dataset | None, base: Path, folder: Path) -> None:
     """Cut what calibration would read into windows."""
     tokenizer, samples = load_tokenizer(base), cut.num_calibration_samples
-    found = cut_rows(data, tokenizer, samples, longest_window(read_config(base), cut.max_seq_length))
+    found, said = cut_rows(data, tokenizer, samples, longest_window(read_config(base), cut.max_seq_length))
     windows, length = found.ids.shape
     measured = _measured(cut.measured_on)
     if measured:
         check_apart(found, tokenizer, measured)
-    said = tuple(doubts(found, tokenizer, measured))
-    reading = Reading(name=found.name, windows=windows, length=length, asked=samples, doubts=said)
+    (folder / FINDINGS).write_bytes(_FINDINGS.dump_json(said))
+    doubtful = tuple(doubts(found, tokenizer, measured))
+    reading = Reading(name=found.name, windows=windows, length=length, asked=samples, doubts=doubtful)
     (folder / READING).write_text(reading.model_dump_json(), encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from backend.hub.files import LocalFiles
 from backend.hub.front_matter import read_card
 from backend.hub.names import DEMO, is_local
 from backend.merge import record
-from backend.model_folder import Kind, has_chat_template, has_tokenizer, is_license, kind_of
+from backend.model_folder import Kind, has_tokenizer, is_license, kind_of, set_template, template_in
 from backend.models.artifacts import (
     BASE_CARD,
     MANIFEST,
@@ -28,11 +28,16 @@ from backend.models.artifacts import (
 from backend.models.config import as_kept, is_settings
 from backend.models.demo import demo_artifact
 from backend.models.facts import ModelFacts
+from backend.models.known_tokens import known_tokens
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
 from backend.publish.base_card import base_card
 from backend.quantize.streaming import Plan
 from backend.recipes import Recipe
+from backend.strict_json import quoted
+
+NAMED = 5
+"""Tokens that a warning names at most."""
 
 
 class Base(NamedTuple):
@@ -44,22 +49,55 @@ class Base(NamedTuple):
     card: Mapping[str, Any]  # the front matter of its card
     weights_bytes: int
     adapters: tuple["Base", ...] = ()  # what was merged into it, from folders
+    rows: int | None = None  # tokens for which the result has embeddings, once that is known
 
     def copied(self) -> dict[str, "Base"]:
         """Say which files go into the result as they are, and which of these models each is of.
 
-        Saving a tokenizer again through a library can change it. It comes whole from the first adapter that has one; a
-        chat template too, and where that brought none from the first that has one.
+        Saving a tokenizer again through a library can change it. It comes whole from here, or from the first adapter
+        with one where that has other tokens; a chat template from the first adapter that has another.
         """
-        sources = [*self.adapters, self]
-        first = next((source for source in sources if has_tokenizer(source.files)), self)
-        taken = dict.fromkeys(first._of("vocabulary", "tokenizer", "template", "generation"), first)
-        if self.adapters and not has_chat_template(first.folder):
-            other = next((source for source in sources if source._of("template")), self)
-            taken |= dict.fromkeys(other._of("template"), other)
+        spoken, told = self._tokenizer(), self._template()
         licenses = [name for name in self.files if is_license(name, self.files[name])]
-        own = [*self._of("generation", "processor", "notes"), *licenses]
-        return dict.fromkeys(own, self) | taken
+        taken = dict.fromkeys([*self._of("generation", "processor", "notes"), *licenses], self)
+        for adapter in reversed(self.adapters):
+            taken |= dict.fromkeys(adapter._of("generation"), adapter)
+        taken |= dict.fromkeys(spoken._of("vocabulary", "tokenizer"), spoken)
+        return taken | dict.fromkeys(told._of("template"), told)
+
+    def copy(self, output: Path) -> list[str]:
+        """Put the files that go into the result as they are into its folder, and name them."""
+        copied, told = self.copied(), self._template()
+        for name, source in copied.items():
+            (output / name).parent.mkdir(exist_ok=True)
+            if is_settings(name):
+                (output / name).write_bytes(as_kept(name, (source.folder / name).read_bytes()))
+            else:
+                shutil.copyfile(source.folder / name, output / name)
+        text = template_in(told.folder)
+        if text is not None and template_in(output) != text:  # it stands among the settings of a tokenizer
+            set_template(output, text)
+        return list(copied)
+
+    def lost(self) -> dict[str, int]:
+        """Return the tokens of the adapters' tokenizers for which the result has no embeddings, with their numbers."""
+        rows = self.rows
+        found = [known_tokens(adapter.folder) for adapter in self.adapters if rows and has_tokenizer(adapter.files)]
+        return {text: number for tokens in found for text, number in tokens.beyond(rows or 0).items()}
+
+    def _tokenizer(self) -> "Base":
+        adapter = next((adapter for adapter in self.adapters if has_tokenizer(adapter.files)), None)
+        if adapter is None or not has_tokenizer(self.files):
+            return adapter or self
+        tokens = known_tokens(adapter.folder)
+        fits = self.rows is None or not tokens.beyond(self.rows)
+        return adapter if fits and tokens.differs_from(known_tokens(self.folder)) else self
+
+    def _template(self) -> "Base":
+        if not self.adapters:
+            return self
+        known = template_in(self.folder)
+        return next((a for a in self.adapters if template_in(a.folder) not in (None, known)), self)
 
     def _of(self, *kinds: Kind) -> list[str]:
         return [name for name in self.files if kind_of(name) in kinds]
@@ -118,22 +156,18 @@ def base_of(facts: ModelFacts) -> Base:
     return Base(Path(facts.model), origin, facts.files, facts.card, facts.size)
 
 
-def accompany(recipe: Recipe, base: Base, output: Path) -> None:
-    """Put beside a result's weights what is known from its base model and its recipe.
+def accompany(recipe: Recipe, base: Base, output: Path) -> list[str]:
+    """Put beside a result's weights what is known from its base model and its recipe, and name what was copied.
 
     Args:
         recipe: What is done.
         base: What it is done to.
         output: Of the result.
     """
-    for name, source in base.copied().items():
-        (output / name).parent.mkdir(exist_ok=True)
-        if is_settings(name):
-            (output / name).write_bytes(as_kept(name, (source.folder / name).read_bytes()))
-        else:
-            shutil.copyfile(source.folder / name, output / name)
+    copied = base.copy(output)
     for name, content in base.texts(recipe).items():
         (output / name).write_bytes(content)
+    return copied
 
 
 def complete(recipe: Recipe, options: Any, base: Base, plan: Plan, output: Path, report: Report) -> Artifact:
@@ -147,9 +181,14 @@ def complete(recipe: Recipe, options: Any, base: Base, plan: Plan, output: Path,
         output: Their folder.
         report: Its warnings stay with the artifact.
     """
-    accompany(recipe, base, output)
-    if not has_tokenizer(base.copied()):
+    if not has_tokenizer(accompany(recipe, base, output)):
         report.warn("The model came without a tokenizer: it can be neither measured nor chatted with.")
+    if lost := base.lost():
+        names = ", ".join(f"{quoted(text)} (token {number})" for text, number in list(lost.items())[:NAMED])
+        report.warn(
+            f"The adapter's tokenizer has {names}, and the model has {base.rows} embeddings: it cannot read such a"
+            " token. The base model's tokenizer stays."
+        )
     measured = {"hardware": hardware(), "peak_memory_bytes": peak_memory_bytes(), "warnings": tuple(report.warnings)}
     measured["quantized_share"] = plan.share
     return base.record(recipe, options).model_copy(update=measured)

@@ -40,7 +40,7 @@ from backend.jobs.specs import (
 )
 from backend.merge import merge, merged
 from backend.models.artifacts import MANIFEST, Artifact, now, open_artifact, partial, record, seal, verify, versions
-from backend.models.config import longest_window
+from backend.models.config import embedded, longest_window
 from backend.models.demo import evaluation_text
 from backend.models.loading import read_config
 from backend.models.machine import hardware, peak_memory_bytes
@@ -252,6 +252,7 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     output = Resumable(folder)
     calibration = None
     with _weights(job, recipe, index, report) as weights:
+        known = known._replace(rows=embedded(weights.config))
         plan = options.plan(weights.tensors, weights.config)
         if isinstance(options, CalibratedOptions):
             from backend.jobs.calibrating import windows

@@ -29,6 +29,7 @@ from backend.jobs.transfers import Bar, Fetcher, Sender, admit_base
 from backend.merge import merge, merged
 from backend.merge.hub import fetch_adapters
 from backend.models.artifacts import JOURNAL, Artifact, File, now, seal, write_manifest
+from backend.models.config import embedded
 from backend.models.loading import read_config
 from backend.progress import Report
 from backend.publish.destination import check_token
@@ -82,11 +83,12 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
             merge(weights, output, options, report)
         elif options.stage == "quantize":
             METHODS[options.method].quantize(weights, output, options, report)
+        rows = embedded(weights.config)
     seconds = time.monotonic() - started
     size = sum(max((end for _, end in header.offsets.values()), default=0) for header in arrivals.headers.values())
     adapters = tuple(base_in(adapter) for adapter in relay.adapters())
     origin = downloaded(recipe.base_model, recipe.revision)
-    base = base_in(relay.base)._replace(origin=origin, weights_bytes=size, adapters=adapters)
+    base = base_in(relay.base)._replace(origin=origin, weights_bytes=size, adapters=adapters, rows=rows)
     artifact = complete(recipe, options, base, plan, relay.output, report)
     here = {entry.name: entry.size for entry in LocalFiles(relay.output).entries() if entry.name != JOURNAL}
     beside = {name: size for name, size in here.items() if not name.endswith(".safetensors")}

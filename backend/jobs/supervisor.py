@@ -7,6 +7,7 @@ import re
 import shutil
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -52,10 +53,12 @@ class Supervisor:
         self.uploads = Uploads(settings)
         self._tokens: dict[str, str] = {}
         self._progress: dict[str, dict[str, Any]] = {}
+        self._said = Counter[str]()
         self._wake = threading.Condition()
         self._closing = threading.Event()
         self._running: dict[str, Run] = {}
-        self._turn = threading.Lock()  # held while a job leaves the queue: it is canceled there, or its run is
+        self._begun: set[str] = set()  # jobs that this app has begun, until their end is noted
+        self._turn = threading.RLock()  # held while a job leaves the queue: it is canceled there, or its run is
         self._machine = threading.Semaphore()
         self._lanes = [threading.Thread(target=self._loop, args=(kinds,), daemon=True) for kinds in LANES]
         self._lanes.append(threading.Thread(target=self._keep_clean, daemon=True))
@@ -195,7 +198,7 @@ class Supervisor:
         """Delete what nobody needs any more: uploads that no job reads, since one that is completed is never retried,
         and what killed processes left long ago.
         """
-        for place, left in ((self._settings.models, f"*/*{PARTIAL}"), (self._home / "servers", "*")):
+        for place, left in ((self._settings.models, f"**/*{PARTIAL}"), (self._home / "servers", "*")):
             forget(place, left, LEFT_DAYS)
         forget(self._home, f"*{PARTIAL}", LEFT_DAYS)
         jobs = self._store.in_state(*(state for state in JobState if state != JobState.COMPLETED))
@@ -204,6 +207,10 @@ class Supervisor:
     def get(self, job_id: str, owner: str) -> Job:
         """Give a job with its progress."""
         return self._with_progress(self._store.get(job_id, owner))
+
+    def said(self, job_id: str) -> int:
+        """Count what a running job has logged and measured."""
+        return self._said[job_id]
 
     def uses_gpu(self) -> bool:
         """Whether anybody's job computes on the GPU, or waits to."""
@@ -272,12 +279,15 @@ class Supervisor:
     def _next(self, kinds: Sequence[str]) -> Job | None:
         """Take the next job out of the queue; None where there is none, or the table cannot be written just now."""
         with suppress(sqlite3.Error), self._turn:
+            for ended in self._begun - self._running.keys():  # whose end could not be noted
+                self._leave(ended)
             job = self._store.claim(kinds)
             if job and job.kind == UNREADABLE:
                 self._store.finish(job.id, JobState.ERROR, job.error)
             elif job:
                 place = self._settings.jobs / job.id
                 self._running[job.id] = Run(place, job.read_spec(), self._home, self._settings, self._machine)
+                self._begun.add(job.id)
                 return job
         return None
 
@@ -317,23 +327,27 @@ class Supervisor:
             self._store.finish(job.id, JobState.WAITING_FOR_LOGIN, str(e))
         except AppError as e:
             self._store.finish(job.id, JobState.ERROR, str(e))
+        except OSError as e:
+            self._store.finish(job.id, JobState.ERROR, words(e))
         else:
             self._store.finish(job.id, JobState.COMPLETED)
         finally:
             self._running.pop(job.id, None)
             self._progress.pop(job.id, None)
-            if self._store.has(job.id):
-                self._leave(job.id)
-            else:
-                self._discard(job.id)
+            self._said.pop(job.id, None)
+            self._leave(job.id)
 
     def _leave(self, job_id: str) -> None:
-        """See that a job that has ended says so, and that its token goes with it."""
-        state = self._store.get(job_id).state
-        if state == JobState.RUNNING:
-            self._store.finish(job_id, JobState.ERROR, "The studio failed at this job: retry it, or report it.")
-        if state != JobState.QUEUED:  # a job that goes on by itself goes on with its token
-            self._tokens.pop(job_id, None)
+        """See that a job that has ended says so, that its token goes with it, and its folder if it was deleted."""
+        if not self._store.has(job_id):
+            self._discard(job_id)
+        else:
+            state = self._store.get(job_id).state
+            if state == JobState.RUNNING:
+                self._store.finish(job_id, JobState.ERROR, "The studio failed at this job: retry it, or report it.")
+            if state != JobState.QUEUED:  # a job that goes on by itself goes on with its token
+                self._tokens.pop(job_id, None)
+        self._begun.discard(job_id)
 
     def _token(self, job: Job) -> str | None:
         """Give the token that came with the job; on one's own machine, that of `hf auth login`."""
@@ -353,7 +367,13 @@ class Supervisor:
         elif event["event"] == "step":
             self._progress.pop(job_id, None)
             self._store.update(job_id, step=event["index"])
+        if event["event"] != "progress":
+            self._said[job_id] += 1
+
+    def all(self, owner: str) -> list[Job]:
+        """Return an owner's jobs, the newest first, and what looks at rows for them."""
+        return [self._with_progress(job) for job in self._store.of(owner)]
 
     def list(self, owner: str) -> list[Job]:
         """Give an owner's jobs, the newest first; a preview is none to them."""
-        return [self._with_progress(job) for job in self._store.of(owner) if job.kind != PREVIEW]
+        return [job for job in self.all(owner) if job.kind != PREVIEW]

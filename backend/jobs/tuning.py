@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Set
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,15 @@ from typing import Any
 from backend.executors.ranks import rank
 from backend.finetune.chat_templates import CHAT_TEMPLATES
 from backend.finetune.fetch import read_sources
+from backend.finetune.findings import Ledger, refusal
 from backend.finetune.loading import Dataset, load
 from backend.finetune.reader import Reader, literals, open_reader
-from backend.finetune.samples import Sample
 from backend.finetune.survey import Survey, render, survey
 from backend.finetune.training import Outcome, Rows, compute_dtype, finetune
 from backend.jobs.results import Base, accompany
 from backend.model_folder import set_stops, set_template
 from backend.models.artifacts import SURVEY, Artifact, Training, now, versions
+from backend.models.chat_template import TemplateRefusal, chat_text
 from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
 from backend.recipes import Recipe
@@ -54,7 +57,7 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
     for finding in data.examination.findings:
         report.log(finding.text)
     reader = open_reader(base.folder, data, options)
-    rows, seen = _rows(data, reader, report)
+    rows, seen = _rows(data, reader, options.on_fault == "drop", report)
     if rank() == 0:
         (folder / SURVEY).write_text(seen.model_dump_json(), encoding="utf-8")
     started = time.monotonic()
@@ -67,25 +70,40 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
     return _artifact(recipe, base, data, seen, outcome).model_copy(update=measured)
 
 
-def _rows(data: Dataset, reader: Reader, report: Report) -> tuple[Rows, Survey]:
-    """Render what is trained on and measured on, and say what the model will see."""
+def _rows(data: Dataset, reader: Reader, drop: bool, report: Report) -> tuple[Rows, Survey]:
+    """Render what is trained on and measured on, and say what the model will see.
+
+    Raises:
+        SpecError: The chat template does not take a row, and such rows are not to be dropped; or none is left.
+    """
     for finding in literals(data, reader):
         report.warn(finding.text)
-    train, masked = render(data.train(), reader.renderer)
-    validation, _ = render(data.validation(), reader.renderer)
-    seen = survey(train, masked, reader.tokenizer)
+    ledger, held_out = Ledger(data.examination.name), Ledger(f"{data.examination.name}, validation")
+    train, masked = render(data.train(), reader.renderer, ledger)
+    validation, left_out = render(data.validation(), reader.renderer, held_out)
+    seen = survey(train, masked, reader.tokenizer, ledger.count)
+    said = [*ledger.findings(seen.looked_at, drop),
+            *held_out.findings(len(validation) + left_out + held_out.count, drop)]  # fmt: skip
+    if not drop and said:
+        raise refusal(said)
+    if not train and ledger.count:
+        raise ledger.unusable(seen.looked_at)
+    for finding in said:
+        report.warn(finding.text)
     report.log(f"The model will see {seen.words}")
-    asked = islice((s for s in data.validation() if len(s.messages) > 1), PROMPTS)
-    prompts = [(sample.messages[-2].content, _question(sample, reader.tokenizer)) for sample in asked]
-    return Rows(train, validation, prompts), seen
+    return Rows(train, validation, _questions(data, {row.row for row in validation}, reader.tokenizer)), seen
 
 
-def _question(sample: Sample, tokenizer: Any) -> list[int]:
-    """Give the tokens of a conversation up to its last answer."""
-    turns = [{"role": message.role, "content": message.content} for message in sample.messages[:-1]]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+def _questions(data: Dataset, rows: Set[int], tokenizer: Any) -> list[tuple[str, list[int]]]:
+    """Return the last questions of some validation rows, and the tokens of the conversations that ask them."""
+    found = []
+    asked = (s for s in data.validation() if s.row in rows and len(s.messages) > 1 and not s.tools)
+    for sample in islice(asked, PROMPTS):
+        turns = [{"role": message.role, "content": message.content} for message in sample.messages[:-1]]
+        with suppress(TemplateRefusal):  # it may not take a conversation that does not end with an answer
+            text = chat_text(tokenizer, turns, prompt=True)
+            found.append((turns[-1]["content"], tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return found
 
 
 def _complete(folder: Path, base: Base, reader: Reader, recipe: Recipe) -> None:
@@ -103,8 +121,9 @@ def _complete(folder: Path, base: Base, reader: Reader, recipe: Recipe) -> None:
     accompany(recipe, base, folder)
     assert recipe.tuning
     given = CHAT_TEMPLATES.get(recipe.tuning.chat_template)
-    if given and reader.tokenizer.chat_template == given:
-        set_template(folder, given)
+    written = str(reader.tokenizer.chat_template)
+    if given and written.endswith(given):
+        set_template(folder, written)
     set_stops(folder, reader.stops)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from backend.errors import SpecError
 from backend.hub.files import Files
+from backend.merge.experts import is_parameter, parameter_of
 from backend.models.artifacts import MANIFEST
 from backend.models.facts import Tensor
 from backend.strict_json import parse_object, quoted
@@ -61,11 +62,18 @@ class Lora(NamedTuple):
     magnitude: Tensor | None
     scale: float
     embedding: bool  # A is [rank, tokens], B [width, rank]
+    experts: int = 1  # that A and B hold, see backend.merge.experts
+    part: tuple[int, int, int] = (0, 0, 0)  # of several: which one, its first row and the one after its last
 
     @property
     def rank(self) -> int:
         """The inner dimension."""
-        return self.a.shape[0]
+        return self.a.shape[0] // self.experts
+
+    @property
+    def outputs(self) -> int:
+        """Rows of what is added."""
+        return self.b.shape[0] if self.experts == 1 else self.part[2] - self.part[1]
 
 
 class Rows(NamedTuple):
@@ -142,8 +150,8 @@ def _check(config: dict[str, Any], where: str) -> None:
     if config.get("bias", "none") not in ("none", "all", "lora_only"):
         raise fault("bias", "which PEFT does not know", "repair the file")
     parameters = config.get("target_parameters") or []
-    if not isinstance(parameters, list) or not all(str(name).endswith(".weight") for name in parameters):
-        raise fault("target_parameters", "which are no weights of layers, such as experts in one tensor", merge)
+    if not isinstance(parameters, list) or not all(is_parameter(p) or str(p).endswith(".weight") for p in parameters):
+        raise fault("target_parameters", "which are neither weights of layers nor a mixture's experts", merge)
     for field in ("rank_pattern", "alpha_pattern"):
         patterns = config.get(field) or {}
         if not isinstance(patterns, dict) or not all(_is_number(value) for value in patterns.values()):
@@ -168,6 +176,7 @@ def _sorted(name: str, config: dict[str, Any], header: Header, recorded: dict[st
     parts: dict[str, dict[str, Tensor]] = {}
     saved: dict[str, Tensor] = {}
     rows: dict[str, Rows] = {}
+    targets = config.get("target_parameters") or ()
     own: set[str] = set()
     wrapped = {str(module) for module in config.get("modules_to_save") or ()}
     for tensor in header.tensors:
@@ -175,7 +184,7 @@ def _sorted(name: str, config: dict[str, Any], header: Header, recorded: dict[st
         if tensor.dtype not in FLOATS:
             raise _fault(name, f"holds {quoted(tensor.name)} as {tensor.dtype}, which are no floating-point numbers")
         if (found := _PART.fullmatch(key)) is not None:
-            module = found["module"].removesuffix(".base_layer")
+            module = parameter_of(found["module"], targets) or found["module"].removesuffix(".base_layer")
             parts.setdefault(module, {})[found["part"]] = tensor
         elif (found := _ROWS.fullmatch(key)) is not None:
             rows[f"{found['module']}.weight"] = _rows(name, config, found["module"], tensor)
@@ -221,7 +230,9 @@ def _lora(name: str, config: dict[str, Any], module: str, parts: dict[str, Tenso
     alpha = _first(config["alpha_pattern"], module, config.get("lora_alpha", 8))
     if len(a.shape) != 2 or len(b.shape) != 2 or not a.elements or not b.elements:
         raise _fault(name, f"holds for {quoted(module)} matrices of the shapes {list(a.shape)} and {list(b.shape)}")
-    if not a.shape[0] == b.shape[1] == rank:
+    stacked = is_parameter(module) and type(rank) is int and rank > 0
+    experts = max(a.shape[0] // rank, 1) if stacked else 1
+    if not a.shape[0] == b.shape[1] == rank * experts:
         raise _fault(
             name,
             f"holds for {quoted(module)} matrices of the ranks {a.shape[0]} and {b.shape[1]}, and {CONFIG} says {rank}",
@@ -230,7 +241,7 @@ def _lora(name: str, config: dict[str, Any], module: str, parts: dict[str, Tenso
         verb = "holds" if magnitude else "lacks"
         raise _fault(name, f"{verb} a lora_magnitude_vector of {quoted(module)}, unlike use_dora in {CONFIG}")
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return Lora(a, b, magnitude, scale, embedding)
+    return Lora(a, b, magnitude, scale, embedding, experts)
 
 
 class _Linear:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from backend.errors import SpecError
 from backend.merge.adapter import WEIGHTS, Adapter, Lora, Rows
+from backend.merge.experts import is_parameter, pieces
 from backend.models.facts import Tensor, input_embeddings, output_head
 from backend.models.families import TRANSPOSED
 from backend.strict_json import quoted
@@ -100,12 +101,29 @@ class Merger:
             for target in {self.embedding, self.head} if shared else {place}:
                 self._tokens.setdefault(target, []).append(Tokens(index, rows, weight))
         for module, lora in adapter.loras.items():
+            if is_parameter(module):
+                self._add_experts(index, adapter, module, weight)
+                continue
             place = self._place(f"{module}.weight", adapter)
             shared = self._is_tied(place) and adapter.ties
             if shared and not lora.embedding and any(other.embedding for other in adapter.loras.values()):
                 continue  # PEFT writes the matrices of the embeddings once more, turned
             for target in {self.embedding, self.head} if shared else {place}:
                 self._changes.setdefault(target, []).append(Change(index, lora, weight))
+
+    def _add_experts(self, index: int, adapter: Adapter, parameter: str, weight: float) -> None:
+        """Take the changes of a mixture's experts, which lie here one by one."""
+        lora, short = adapter.loras[parameter], parameter.partition(".")[2]
+        if parameter in self._stored or short in self._stored:
+            raise SpecError(
+                f"{quoted(self._base.name)} keeps its experts in one tensor, {quoted(parameter)}, and only experts that"
+                " lie one by one are merged into: merge it with PEFT, and choose the merged model."
+            )
+        for expert in range(lora.experts):
+            for names, first, last in pieces(parameter, expert, lora.b.shape[0]):
+                known = next((name for name in names if name in self._stored), names[0])
+                change = Change(index, lora._replace(part=(expert, first, last)), weight)
+                self._changes.setdefault(self._place(known, adapter), []).append(change)
 
     def made(self, adapters: Sequence[Adapter]) -> list[Made]:
         """Give the tensors of the merged model, in the base model's order.
@@ -145,7 +163,7 @@ class Merger:
                 self._base.name,
             )
         for change in changes:
-            a, b = change.lora.a.shape[1], change.lora.b.shape[0]
+            a, b = change.lora.a.shape[1], change.lora.outputs
             over = turned or change.lora.embedding
             _fit(shape, (a, b) if over else (b, a), name, adapters[change.adapter], self._base.name)
             length = change.lora.magnitude.elements if change.lora.magnitude else b

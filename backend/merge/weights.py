@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backend.errors import SpecError
-from backend.merge.adapter import WEIGHTS, Adapter
+from backend.merge.adapter import WEIGHTS, Adapter, Lora
 from backend.merge.plan import Made
 from backend.models.facts import BITS, Tensor
 from backend.strict_json import quoted
@@ -53,6 +53,16 @@ class Opened(NamedTuple):
         """
         values = to_float32(self.piece(tensor, 0, tensor.elements), tensor.dtype)
         return values.reshape(tensor.shape)
+
+    def factors(self, lora: Lora) -> tuple[Doubles, Doubles]:
+        """Read the matrices of a layer, or of one expert among those that they hold: [rank, in], [out, rank]."""
+        if lora.experts == 1:
+            return self.matrix(lora.a).astype(np.float64), self.matrix(lora.b).astype(np.float64)
+        (expert, first, last), rank, inputs, columns = lora.part, lora.rank, lora.a.shape[1], lora.b.shape[1]
+        a = self.piece(lora.a, expert * rank * inputs, (expert + 1) * rank * inputs)
+        b = to_float32(self.piece(lora.b, first * columns, last * columns), lora.b.dtype)
+        mine = b.reshape(last - first, rank, lora.experts)[:, :, expert]
+        return exact(a, lora.a.dtype).reshape(rank, inputs), mine.astype(np.float64)
 
     def piece(self, tensor: Tensor, first: int, last: int) -> Bytes:
         """Read elements of a tensor."""
@@ -167,7 +177,7 @@ class MergedWeights:
         for change in made.changes:
             over = made.turned or change.lora.embedding
             opened, lora = self._adapters[change.adapter], change.lora
-            a, b = (opened.matrix(matrix).astype(np.float64) for matrix in (lora.a, lora.b))
+            a, b = opened.factors(lora)
             scale: Any = lora.scale
             if lora.magnitude is not None:
                 lengths = self._lengths(made, _thin(a, b * lora.scale, over), over)

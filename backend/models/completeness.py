@@ -1,7 +1,8 @@
 """Whether weights hold what their config speaks of, from headers alone: transformers makes up what is missing.
 
 Of the model types in BLOCKS each matrix is known by name and shape. Of all others: the embeddings, the output head, as
-many blocks and experts as the config says, and no block that lacks something which another of its kind has.
+many blocks and experts as the config says, no block that lacks something which another of its kind has, and no matrix
+between numbers that the config does not name.
 """
 
 import re
@@ -21,6 +22,14 @@ _UNEVEN = frozenset(
     ("gemma3n_text", "gemma4_text", "gpt_neox_japanese", "modernbert-decoder", "rwkv", "zamba", "zamba2", "zaya")
 )
 """Model types of which some blocks use what lies in others, or have less than those."""
+
+_ROUNDED = ("lfm2", "lfm2_moe", "lfm3")
+"""Model types whose feed-forward is as wide as a rule makes of the config."""
+
+_MATRIX = re.compile(
+    r"(.*\.)?((mlp|feed_forward|ffn)\.(?P<feed>gate_proj|up_proj|down_proj|fc1|fc2|w1|w2|w3|c_fc|fc_in|fc_out)"
+    r"|(self_attn|attn|attention)\.([qkvo]_proj|out_proj))\.weight"
+)
 
 _BUFFER = re.compile(r"(.*\.)?(rotary_emb\..*|inv_freq|masked_bias|attn\.bias|attention\.bias)")
 """What older versions saved and no model reads any more, of some blocks or all."""
@@ -86,6 +95,8 @@ def check_complete(config: Config, tensors: Sequence[Tensor]) -> None:
     known = BLOCKS.get(config.model_type)
     if known is not None:
         _check_known(config, known, inside, tensors, packed)
+    elif not packed and config.model_type not in (*_UNEVEN, *_ROUNDED):
+        _check_plausible(config, inside)
     if config.model_type not in _UNEVEN:
         _check_even(config, inside, packed)
 
@@ -157,6 +168,32 @@ def _check_known(
     behind = any(f".{t.name}".endswith(f".{norm}.weight") for t in tensors if block_of(t.name) < 0)
     if not behind and config.model_type != "opt":
         raise _missing(f"the norm behind the layers, '{norm}.weight',")
+
+
+def _check_plausible(config: Config, blocks: Mapping[int, Mapping[str, Tensor]]) -> None:
+    """Refuse a matrix that does not lead from or to the hidden size, or a feed-forward of a width that nobody named."""
+    hidden, feed = config.hidden_size, _sizes(config)["F"]
+    named = {hidden, 4 * hidden, *_numbers(config.data)}
+    named |= {2 * number for number in named if number >= hidden}
+    for inside in blocks.values():
+        for name, tensor in inside.items():
+            found = _MATRIX.fullmatch(name) if len(tensor.shape) == 2 and not tensor.is_expert else None
+            if found is None:
+                continue
+            unnamed = feed and found["feed"] and not named.issuperset(tensor.shape)
+            if hidden not in tensor.shape or unnamed:
+                raise _other_shape(
+                    tensor, f"hidden_size = {hidden}" + (f", intermediate_size = {feed}" if feed else "")
+                )
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """Give every whole number in a config."""
+    if isinstance(value, dict | list):
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(child)
+    elif type(value) is int:
+        yield value
 
 
 def _check_even(config: Config, blocks: Mapping[int, Mapping[str, Tensor]], packed: bool) -> None:

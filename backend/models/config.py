@@ -86,6 +86,12 @@ def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
     )
 
 
+def embedded(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens for which a model has embeddings, as its config says; None where it does not."""
+    text = config.get("text_config")
+    return _first({**config, **text} if isinstance(text, dict) else dict(config), VOCABULARY)
+
+
 def without_code(said: Mapping[str, Any], name: str = "config.json") -> dict[str, Any]:
     """Return what a settings file says but for the fields that name code beside the model.
 

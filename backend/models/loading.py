@@ -4,14 +4,18 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from backend.errors import SpecError
-from backend.model_folder import CONFIG, GENERATION, TOKENIZER_CONFIG, settings_in, stops_in
+from backend.model_folder import CONFIG, GENERATION, TOKENIZER_CONFIG, has_tokenizer, settings_in, stops_in
 from backend.models.config import longest_window, without_code
 from backend.progress import Report
 from backend.strict_json import quoted
+
+_READERS = ("tiktoken", "sentencepiece", "sacremoses", "mistral_common", "rjieba", "fugashi", "rhoknp", "pythainlp")
+"""Packages that transformers reads some tokenizers with."""
 
 
 def device() -> str:
@@ -100,24 +104,56 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, LookupError, OSError, ImportError) as e:
         if _names_code(folder) and (folder / "tokenizer.json").is_file():
             return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        raise SpecError(f"The tokenizer of '{folder.name}' could not be loaded. Choose a model with one.") from e
+        raise SpecError(f"The tokenizer of '{folder.name}' could not be loaded. {_remedy(e, folder)}") from e
+    if not tokenizer("a b", add_special_tokens=False)["input_ids"]:  # of files that it does not know it makes none
+        raise SpecError(
+            f"The tokenizer of '{folder.name}' gives no tokens: its files are of a kind that transformers does not"
+            " read. Choose a model with a tokenizer.json."
+        )
+    return tokenizer
+
+
+def _remedy(error: Exception, folder: Path) -> str:
+    """Say what to do where a tokenizer cannot be loaded: name the package that it wants, if it is one."""
+    lacks = next((name for name in _READERS if name in str(error) and find_spec(name) is None), None)
+    if lacks and has_tokenizer(path.name for path in folder.iterdir()):
+        return f"transformers reads it with the package {lacks}: install that, or choose a model with a tokenizer.json."
+    return "Choose a model with one."
+
+
+def pad_within(tokenizer: Any, rows: int) -> None:
+    """Have a tokenizer fill up with a token that a model with so many embeddings can read."""
+    known = (tokenizer.pad_token, tokenizer.eos_token, tokenizer.convert_ids_to_tokens(0))
+    tokenizer.pad_token = next(t for t in known if t is not None and tokenizer.convert_tokens_to_ids(t) < rows)
+
+
+def check_embedded(tokenizer: Any, largest: int, rows: int | None, name: str) -> None:
+    """Refuse a text with a token that a model has no embedding for.
+
+    Args:
+        tokenizer: That gave the text's tokens.
+        largest: Number of the last of them.
+        rows: Embeddings of the model; None where nobody knows.
+        name: What the error calls the model.
+
+    Raises:
+        SpecError: The token, and what to do.
+    """
+    if rows is not None and largest >= rows:
+        text = tokenizer.convert_ids_to_tokens(largest)
+        raise SpecError(
+            f"The tokenizer of '{name}' has {quoted(text)} as token {largest}, and the model has {rows} embeddings:"
+            " give the model that the tokenizer belongs to, or take the token out of the text."
+        )
 
 
 def _names_code(folder: Path) -> bool:
     """Return whether a tokenizer's settings name a class of the repo's own code, which never runs."""
     return "auto_map" in settings_in(folder, TOKENIZER_CONFIG)
-
-
-def beginning(tokenizer: Any) -> list[int]:
-    """Return the tokens that a tokenizer puts before every text: some models compute nothing sensible without."""
-    whole = tokenizer("a", add_special_tokens=True)["input_ids"]
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
-    return list(whole[:at])
 
 
 def window_length(folder: Path, asked: int, report: Report) -> int:

@@ -3,12 +3,12 @@
 Whatever a user or the Hub wrote reaches the template as an escaped value, never as template text.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from backend.disk import read_whole
 from backend.model_folder import kind_of
 from backend.models.artifacts import ELSEWHERE, TRAINED_HERE, Artifact, Check, open_artifact
 from backend.publish.base_card import BaseCard, read_base_card
@@ -285,8 +285,4 @@ def _continues_text(folder: Path, config: dict[str, Any]) -> bool:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    return read_whole(path, dict[str, Any]) or {}

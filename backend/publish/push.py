@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from backend.disk import scratch, sha256
+from backend.disk import fsync, scratch, sha256
 from backend.errors import HardwareError, SpecError
 from backend.hub.patience import long_patience
 from backend.models.artifacts import open_artifact, verify
@@ -82,10 +82,12 @@ def _to_folder(files: dict[str, OutgoingFile], target: Path, report: Report) -> 
                     (draft / name).write_bytes(file.read())
                 if sha256(draft / name) != file.sha256:
                     raise HardwareError(f"'{name}' was not written as it is: check the disk of '{target}'.")
+                fsync(draft / name)
                 done += file.size
                 report.progress("publishing", done, total, "bytes")
             draft.chmod(0o755)
             draft.rename(target)
+            fsync(target.parent)
     except OSError as e:
         raise HardwareError(
             f"Could not publish to '{target}'. {e.strerror}: choose a folder that can be written, with"

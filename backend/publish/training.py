@@ -1,12 +1,12 @@
 """What a card says of a training and of the adapter that it made: rows, losses, and the base model that it goes on."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from backend.disk import read_whole
 from backend.finetune.course import of_steps
 from backend.models.artifacts import ELSEWHERE, METRICS, Artifact, Training
 from backend.publish.loss_plot import loss_plot
@@ -138,11 +138,7 @@ def _named_base(folder: Path) -> str | None:
 
 
 def _adapter_config(folder: Path) -> dict[str, Any]:
-    try:
-        data = json.loads((folder / "adapter_config.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    return read_whole(folder / "adapter_config.json", dict[str, Any]) or {}
 
 
 def _data(training: Training) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import SpecError
-from backend.models.loading import beginning
+from backend.models.tokens import around
 
 FEW = 8192
 """Tokens from which a Gram matrix of some thousand inputs begins to mean something."""
@@ -100,7 +100,9 @@ def text_windows(name: str, text: str, tokenizer: Any, samples: int, length: int
 
 def windows_of(name: str, tokens: Iterable[list[int]], tokenizer: Any, samples: int, length: int) -> Windows:
     """Cut the tokens of rows, as they are rendered, into windows; see cut()."""
-    return cut(name, tokens, beginning(tokenizer), samples, length)
+    before = around(tokenizer).before
+    bare = (ids[len(before) :] if before and ids[: len(before)] == before else ids for ids in tokens)
+    return cut(name, bare, before, samples, length)
 
 
 def doubts(windows: Windows, tokenizer: Any, measured_on: str | None) -> list[str]:

@@ -236,6 +236,12 @@ class Plan(NamedTuple):
             " they are.",
         )
 
+    def warn(self, report: Report) -> None:
+        """Say what float16 could not hold, and what is doubtful."""
+        self.plain.warn(report)
+        for doubt in self.doubts:
+            report.warn(doubt)
+
     @property
     def tensors(self) -> int:
         """Number of the tensors that are read."""
@@ -353,9 +359,7 @@ def stream(weights: Weights, output: Output, options: StreamOptions, report: Rep
     if content:
         (output.folder / INDEX).write_bytes(content)
     (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, options.config()))
-    planned.plain.warn(report)
-    for doubt in planned.doubts:
-        report.warn(doubt)
+    planned.warn(report)
 
 
 def config_json(config: Mapping[str, Any], tensors: Sequence[Tensor], changes: Mapping[str, Any]) -> bytes:

@@ -1,25 +1,31 @@
 """The streaming client: OpenAI's own package against the local server."""
 
 import json
+import math
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
-from backend.errors import JobError
+from backend.errors import AppError, JobError
 from backend.model_folder import has_chat_template
+from backend.models.tokens import THINKS, THOUGHT
 from backend.options import Frozen
 from backend.serve.serving import Server
+from backend.serve.stops import Stops
 
 if TYPE_CHECKING:
     import openai
 
+PACE = 0.2  # seconds between two looks at an answer that is written
 MAX_CHARACTERS = 200_000  # of a whole conversation; more than any context that is served here
 
 
 MAX_REASON = 300  # characters of a server's own words
+
+Shown = TypeVar("Shown")
 
 
 class ChatOptions(Frozen):
@@ -31,10 +37,6 @@ class ChatOptions(Frozen):
     top_k: int | None = Field(None, ge=1, description="Only so many of the likeliest tokens. Empty: as the model says.")
     seed: int | None = Field(None, ge=0, description="The same seed and prompt give the same answer. Empty: random.")
     stop: tuple[str, ...] = Field((), max_length=4, description="The answer ends before any of these texts.")
-
-
-THINKS, THOUGHT = "<think>", "</think>"
-"""Around what a reasoning model says to itself, as most of them write it; so does a server that tells it apart."""
 
 
 class Answer(Frozen):
@@ -68,8 +70,9 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
             " for chat."
         )
     started, first, count, text, thinking = time.monotonic(), None, 0, "", False
-    said = options.model_dump(exclude_none=True, exclude={"top_k", "stop"})
-    request: dict[str, Any] = {"model": server.model, "messages": messages, **said}
+    said, thoughts = Stops(options.stop), Stops(options.stop)
+    request: dict[str, Any] = {"model": server.model, "messages": messages}
+    request |= options.model_dump(exclude_none=True, exclude={"top_k", "stop"})
     request["stream_options"] = {"include_usage": True}
     request |= {"stop": list(options.stop)} if options.stop else {}
     request |= {"extra_body": {"top_k": options.top_k}} if options.top_k else {}  # no field of OpenAI's own
@@ -78,13 +81,15 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
         with _client(server) as client, client.chat.completions.create(stream=True, **request) as chunks:
             for chunk in chunks:
                 delta = chunk.choices[0].delta if chunk.choices else None
-                thought, piece = getattr(delta, "reasoning", None), delta.content if delta else None
+                piece = said.take((delta.content if delta else None) or "")
+                thought = thoughts.take(getattr(delta, "reasoning", None) or "")
+                thought += thoughts.rest() if piece else ""
                 if thought or piece:
                     now = time.monotonic()
                     first = first or now
                     count += 1
-                    text += THINKS * (bool(thought) and not text) + (thought or "")
-                    text += THOUGHT * (thinking and bool(piece)) + (piece or "")
+                    text += THINKS * (bool(thought) and not text) + thought
+                    text += THOUGHT * (thinking and bool(piece)) + piece
                     thinking = not piece and (thinking or bool(thought))
                     speed = (count - 1) / (now - first) if now > first else None
                     told = {"seconds_to_first_token": first - started, "tokens_per_second": speed}
@@ -93,11 +98,33 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
                 if chunk.usage:
                     known = {"tokens": chunk.usage.completion_tokens, "context": chunk.usage.total_tokens}
                     answer = answer.model_copy(update=known)
-        yield answer
+        yield answer.model_copy(update={"text": text + thoughts.rest() + said.rest()})
     except openai.APIStatusError as e:
         raise JobError(_refused(e)) from e
     except openai.APIError as e:
         raise JobError("The server stopped while it answered: ask again when the model is ready.") from e
+
+
+def paced(answers: Iterator[Shown], seconds: float = PACE) -> Iterator[Shown]:
+    """Give of what grows at most one in so many seconds, and the last: for who takes longer to show it than to get it.
+
+    Args:
+        answers: Each holds all that those before it held.
+        seconds: Between two, counted from when the one before has been taken.
+    """
+    shown, waiting = -math.inf, None
+    try:
+        for waiting in answers:
+            if time.monotonic() - shown >= seconds:
+                taken, waiting = waiting, None
+                yield taken
+                shown = time.monotonic()
+    except AppError:
+        if waiting is not None:
+            yield waiting
+        raise
+    if waiting is not None:
+        yield waiting
 
 
 def _refused(error: "openai.APIStatusError") -> str:

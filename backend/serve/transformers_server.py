@@ -27,7 +27,6 @@ def main(stack: ExitStack) -> None:
     Args:
         stack: Keeps what is needed until then.
     """
-    from transformers import PreTrainedModel
     from transformers.cli.serve import Serve
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
     from transformers.cli.serving.completion import CompletionHandler
@@ -53,15 +52,7 @@ def main(stack: ExitStack) -> None:
         if most := context_length(read_config(folder)):
             _keep_within(handler, most)
 
-    load = PreTrainedModel.from_pretrained.__func__
-
-    def whole(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a model, or nothing where transformers would make up a part of it."""
-        model, found = load(cls, *args, output_loading_info=True, **kwargs)
-        refuse_made_up(found, folder.name)
-        return model
-
-    PreTrainedModel.from_pretrained = classmethod(whole)
+    _load_whole_models_alone(folder.name)
 
     class KeyedServe(Serve):  # type: ignore[misc]
         def start_server(self) -> None:
@@ -96,6 +87,20 @@ def _give_token_ids(handler: Any) -> None:
         return JSONResponse(body)
 
     handler._non_streaming = with_ids
+
+
+def _load_whole_models_alone(name: str) -> None:
+    """Have the server fail where transformers would make up a part of its model."""
+    from transformers import PreTrainedModel
+
+    load = PreTrainedModel.from_pretrained.__func__
+
+    def whole(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        model, found = load(cls, *args, output_loading_info=True, **kwargs)
+        refuse_made_up(found, name)
+        return model
+
+    PreTrainedModel.from_pretrained = classmethod(whole)
 
 
 def _keep_within(handler: Any, most: int) -> None:

@@ -197,12 +197,10 @@ def _json_kind(head: bytes, named: Format | None) -> Format | None:
         first = json.loads(line)
     except (ValueError, RecursionError):
         return named if named in ("jsonl", "csv", "tsv") else "json"
-    return "jsonl" if rest.strip() or not any(map(is_rows, first.values())) else "json"
-
-
-def is_rows(value: object) -> bool:
-    """Whether a value is a list of rows, and not a conversation, which is a list of turns."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not TURN & value[0].keys()
+    lists = [value for value in first.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    # beside a conversation, which is a list of turns, others are of the same row: its tools
+    holds_rows = bool(lists) and not any(TURN & value[0].keys() for value in lists)
+    return "json" if holds_rows and not rest.strip() else "jsonl"
 
 
 TURN = frozenset({"role", "from"})

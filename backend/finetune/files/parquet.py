@@ -9,8 +9,10 @@ from backend.finetune.dataset import DatasetOptions
 from backend.finetune.files.content import DataFile
 from backend.finetune.files.row import MAX_ROW, Row, clean_names, no_rows, too_large
 from backend.finetune.findings import Ledger, fault
+from backend.parquet import MEMORY, read_batches, read_schema
 from backend.strict_json import quoted
 
+_LARGEST = 4 * MAX_ROW  # bytes; a character has four at the most
 _BATCH = 64  # rows; a dictionary can make a row a thousand times as large as the file
 _UNREADABLE = ("map<", "union", "extension<", "interval", "run_end_encoded")
 
@@ -29,12 +31,9 @@ class ParquetRows:
     """Columns that are not read, and their types."""
 
     def __init__(self, file: DataFile, options: DatasetOptions, ledger: Ledger) -> None:
-        import pyarrow.parquet as pq
-
         self._file = file
-        with _in_words(file.name), pq.ParquetFile(file.path) as parquet:
-            self.total = int(parquet.metadata.num_rows)
-            schema = parquet.schema_arrow
+        with _in_words(file.name):
+            schema, self.total = read_schema(file.path)
         self._names = list(schema.names)
         self.columns = clean_names(self._names, ledger)
         kinds = {name: str(field.type) for name, field in zip(self.columns, schema, strict=True)}
@@ -52,14 +51,16 @@ class ParquetRows:
 
     def rows(self, ledger: Ledger) -> Iterator[Row]:
         """Read all rows."""
-        import pyarrow.parquet as pq
-
         read = [old for old, new in zip(self._names, self.columns, strict=True) if new not in self.left_out]
         names = [new for new in self.columns if new not in self.left_out]
         numbers = itertools.count(1)
-        with _in_words(self._file.name), pq.ParquetFile(self._file.path) as parquet:
-            for batch in parquet.iter_batches(_BATCH, columns=read):
-                yield from self._batch(batch, names, numbers, ledger)
+        with _in_words(self._file.name):
+            for batch in read_batches(self._file.path, read, _BATCH, _LARGEST):
+                if batch.too_large:
+                    number = next(numbers)
+                    too_large(ledger, number, 0, batch.too_large)
+                    yield Row(number, 0, None)
+                yield from self._batch(batch.rows, names, numbers, ledger)
 
     def _batch(self, batch: Any, names: list[str], numbers: Iterator[int], ledger: Ledger) -> Iterator[Row]:
         if batch.nbytes <= MAX_ROW:  # none of its rows can be larger
@@ -90,5 +91,8 @@ def _in_words(name: str) -> Iterator[None]:
 
     try:
         yield
+    except MemoryError as e:
+        much = f"It unpacks to more than {MEMORY / 1e9:.0f} GB at a time"
+        raise fault(name, f"{much}: take out its largest rows, or write smaller pages.") from e
     except (pa.ArrowException, OSError, ValueError) as e:  # ValueError: dates that Python has not
         raise fault(name, "This Parquet file is damaged, encrypted or too new to be read: upload it again.") from e

@@ -14,6 +14,9 @@ from backend.finetune.names import KNOWN
 from backend.strict_json import quoted
 
 _SAMPLE = 50  # records that the delimiter and the header are judged by
+_SAID = re.compile(r'"?sep=([,;\t|])"?(?:\r\n?|\n)', re.IGNORECASE)
+"""A first line by which Excel is told the delimiter."""
+
 _SENTENCE = re.compile(r"[.?!:;]$|\d{4}-\d\d|^\W*[\d.,]+\W*$")
 
 
@@ -32,10 +35,14 @@ class Delimited:
         self._file, self._quoting = file, options.quoting
         with file.text("") as stream:
             text = stream.read(HEAD)
+        said = _SAID.match(text)
+        self._said = bool(said)
+        text = text[said.end() :] if said else text
         if not text.strip():
             raise no_rows(file.name, text.count("\n"))
         usual = "tab" if file.format == "tsv" else "comma"
-        self.delimiter = options.delimiter or self._sniff(text, usual)
+        named = next((name for name, mark in DELIMITERS.items() if said and mark == said[1]), None)
+        self.delimiter = options.delimiter or named or self._sniff(text, usual)
         if self.delimiter != usual and not options.delimiter:
             ledger.say("delimiter", f"Its fields are separated by a {self.delimiter}.", "delimiter")
         records = self._sample(text, self.delimiter)
@@ -86,6 +93,8 @@ class Delimited:
         number, width = 0, len(self.columns)
         with self._file.text("") as stream:
             lines = _Lines(stream, self._file.name)
+            if self._said:
+                next(lines)
             reader, header = self._reader(lines, self.delimiter, strict=True), self.header
             while (fields := self._record(reader, lines, number + (not header))) is not None:
                 if not any(fields) and (width > 1 or not fields) and len(fields) <= 1:

@@ -1,0 +1,91 @@
+"""A model's own chat template: what it makes of a conversation, or in one sentence why it makes nothing of it.
+
+A template is a Jinja program of the model's author, so what it may raise is what a program may raise.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backend.errors import SpecError
+from backend.strict_json import quoted
+
+Turn = Mapping[str, Any]
+"""A message as templates take it: role, content, and what else it has."""
+
+_WHY = 200  # characters of what a template says when it refuses
+
+
+class TemplateRefusal(SpecError):
+    """The chat template does not take this conversation; it may take another.
+
+    Args:
+        why: In its own words.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"The model's chat template does not take the conversation ({why}): repair the template, or choose another"
+            " model."
+        )
+        self.why = why
+
+
+def chat_text(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Any] | None = None, prompt: bool = False) -> str:
+    """Return a conversation as the model's chat template writes it.
+
+    Args:
+        tokenizer: Of transformers, with a chat template.
+        turns: The messages, at least one.
+        tools: The functions that the model may call, as JSON schemas.
+        prompt: Whether the beginning of an answer is to follow.
+
+    Raises:
+        TemplateRefusal: The template does not take this conversation; why.
+        SpecError: The template takes none: it is not valid Jinja, or none of several is the default.
+    """
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    named = tokenizer.chat_template
+    if isinstance(named, dict) and "default" not in named and not (tools and "tool_use" in named):
+        names = ", ".join(quoted(name, 40) for name in sorted(named)[:10])
+        raise SpecError(
+            f"The model has chat templates named {names} and none named 'default': name one of them so, or choose"
+            " another model."
+        )
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                list(turns), tools=list(tools) if tools else None, tokenize=False, add_generation_prompt=prompt
+            )
+        )
+    except TemplateSyntaxError as e:
+        raise SpecError(
+            f"The model's chat template is not valid Jinja (line {e.lineno}: {_line(e.message)}): repair it, or choose"
+            " another model."
+        ) from e
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise TemplateRefusal(_line(str(e)) or type(e).__name__) from e
+
+
+def check_template(tokenizer: Any, tools: bool = False) -> None:
+    """Refuse a chat template that takes no conversation at all.
+
+    Args:
+        tokenizer: Of transformers, with a chat template.
+        tools: Whether the conversations have tools.
+
+    Raises:
+        SpecError: What is wrong with it.
+    """
+    try:
+        chat_text(tokenizer, [{"role": "user", "content": "Q"}], [_TOOL] if tools else None)
+    except TemplateRefusal:
+        return  # of this conversation, which says nothing of others
+
+
+_TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
+
+
+def _line(text: str | None) -> str:
+    said = " ".join((text or "").split()).rstrip(".:")
+    return said if len(said) <= _WHY else said[:_WHY] + "…"

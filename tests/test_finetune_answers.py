@@ -1,0 +1,172 @@
+"""What is learned of a conversation under the templates of many model families: the answer's words and its end."""
+
+import json
+from typing import Any
+
+import pytest
+
+from backend.finetune.answers import Ends, Talk
+from backend.finetune.conversation import MOST_PARTS
+from backend.finetune.marks import Marks
+from backend.finetune.rendering import IGNORED, Rendered, Renderer, stops_of
+from backend.finetune.samples import Message, Sample
+from backend.models.chat_template import TemplateRefusal
+from backend.models.tokens import any_of
+from tests.tokenizers_made import CHATML, CHATML_TOKENS, FAMILIES, INST, family_tokenizer, make_tokenizer
+
+CALL = {"tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome", "days": 3}}}]}
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Tells it", "parameters": {}}}]
+
+
+def rendered(tokenizer: Any, *turns: tuple[str, ...], tools: list[Any] | None = None, loss: str = "auto") -> Rendered:
+    messages = tuple(Message(*turn) for turn in turns)
+    sample = Sample(1, messages, tools=json.dumps(tools) if tools else "")
+    return Renderer(tokenizer, loss, 4000, stops_of(tokenizer, ())).render(sample)  # type: ignore[arg-type]
+
+
+def learned(tokenizer: Any, row: Rendered) -> list[str]:
+    runs: list[list[int]] = []
+    for i, label in enumerate(row.labels):
+        if label != IGNORED:
+            if i == 0 or row.labels[i - 1] == IGNORED:
+                runs.append([])
+            runs[-1].append(label)
+    return [tokenizer.decode(run) for run in runs]
+
+
+def answers(tokenizer: Any, *turns: tuple[str, ...], **given: Any) -> list[str]:
+    return learned(tokenizer, rendered(tokenizer, *turns, **given))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_whose_words_stand_in_the_question_is_learned_with_its_end(family: str) -> None:
+    tokenizer = family_tokenizer(family)
+    row = rendered(tokenizer, ("user", "yes or no: is a yes a no?"), ("assistant", "yes"), ("user", "yes?"),
+                   ("assistant", " no "))  # fmt: skip
+    first, last = learned(tokenizer, row)
+    assert first.rpartition("yes")[2].strip() in {*FAMILIES[family], "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"}
+    assert last.endswith(FAMILIES[family][0])
+    assert ("?" in first + last, row.ends) == (False, True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_thoughts_of_the_last_answer_are_learned_and_no_row_drops_out(family: str) -> None:
+    tokenizer = family_tokenizer(family)
+    talk = [("user", "q1"), ("assistant", "<think>\nt1\n</think>\n\na1"), ("user", "q2")]
+    first, last = answers(tokenizer, *talk, ("assistant", "<think>\nt2\n</think>\n\na2"))
+    assert "a1" in first
+    assert last.index("t2") < last.index("a2")
+    assert last.endswith(FAMILIES[family][0])
+    assert "q" not in first + last
+    [field] = answers(tokenizer, ("user", "q1"), ("assistant", "a1", json.dumps({"reasoning_content": "t1"})))
+    assert field.index("t1") < field.index("a1")
+
+
+def test_an_answer_behind_stripped_thoughts_goes_on_from_the_prompt_of_the_template() -> None:
+    tokenizer = family_tokenizer("deepseek_r1_distill")
+    row = rendered(tokenizer, ("user", "q"), ("assistant", "<think>\nt\n</think>\n\na"))
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "q"}], tokenize=False,
+                                           add_generation_prompt=True)  # fmt: skip
+    assert tokenizer.decode(row.input_ids) == prompt + "t\n</think>\n\na<｜end▁of▁sentence｜>"
+    assert learned(tokenizer, row) == ["t\n</think>\n\na<｜end▁of▁sentence｜>"]
+
+
+@pytest.mark.parametrize("system", [(), (("system", "Be [brief]."),)])
+def test_a_template_that_trims_and_merges_the_system_prompt_is_followed(system: tuple[tuple[str, str], ...]) -> None:
+    tokenizer = make_tokenizer(("</s>", "<s>"), INST, bos_token="<s>")
+    talk = [*system, ("user", " brief? "), ("assistant", "\nbrief\n"), ("user", "x"), ("assistant", "y ")]
+    assert [text.strip() for text in answers(tokenizer, *talk)] == ["brief </s>", "y </s>"]
+
+
+def test_a_template_that_looks_at_how_contents_begin_is_followed() -> None:
+    looks = "{% if m.role == 'user' and m.content.startswith('q') %}ask: {% endif %}"
+    tokenizer = make_tokenizer(template=CHATML.replace("{{ m.content }}", looks + "{{ m.content }}"))
+    row = rendered(tokenizer, ("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2"))
+    assert learned(tokenizer, row) == ["a1<|im_end|>", "a2<|im_end|>"]
+    assert tokenizer.decode(row.input_ids).count("ask: q") == 2
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama3_1", "gptoss", "deepseekv3"])
+def test_calls_of_tools_are_learned_whole_and_their_results_are_not(family: str) -> None:
+    tokenizer = family_tokenizer(family)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"]})
+    call, answer = answers(tokenizer, ("user", "weather?"), ("assistant", "", json.dumps(CALL)),
+                           ("tool", "sunny", '{"name": "weather"}'), ("assistant", "It is."), tools=TOOLS)  # fmt: skip
+    assert '{"city": "Rome", "days": 3}' in call
+    assert "weather" in call
+    assert call.endswith((*FAMILIES[family][:2], "<｜end▁of▁sentence｜>"))
+    assert "It is." in answer
+    assert "sunny" not in call + answer
+
+
+def test_a_call_without_words_and_without_an_end_is_learned_as_far_as_it_goes() -> None:
+    template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{% for call in m.tool_calls or [] %}"
+        "<call>{{ call.function.name }}({{ call.function.arguments | tojson }})</call>{% endfor %}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    tokenizer = make_tokenizer(("</s>",), template)
+    bare = {"tool_calls": [{"type": "function", "function": {"name": "now", "arguments": {}}}]}
+    found = answers(tokenizer, ("user", "when?"), ("assistant", "", json.dumps(bare)), ("tool", "noon"),
+                    ("assistant", "Noon."))  # fmt: skip
+    assert found == [" <call>now({})</call>", " Noon."]
+
+
+@pytest.mark.parametrize(
+    ("turns", "words"),
+    [
+        ([("user", "q"), ("assistant", "", json.dumps(CALL)), ("tool", "x"), ("assistant", "a")], "write tool calls"),
+        ([("user", "q"), ("assistant", "a"), ("tool", "result"), ("assistant", "b")], "leaves out message 3, of tool"),
+    ],
+)
+def test_a_template_that_loses_a_part_of_the_row_does_not_take_it(turns: list[Any], words: str) -> None:
+    silent = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'tool' %}")
+    with pytest.raises(TemplateRefusal, match=words):
+        rendered(make_tokenizer(template=silent), *turns)
+
+
+def test_answers_of_no_weight_are_not_learned() -> None:
+    talk = [("user", "q1"), ("assistant", "a1", '{"weight": 0}'), ("user", "q2"), ("assistant", "a2")]
+    assert answers(make_tokenizer(), *talk) == ["a2<|im_end|>"]
+
+
+def test_marks_that_stand_in_the_rows_themselves_are_not_used() -> None:
+    odd = chr(0xF0000) + "icon" + chr(0xF0003)
+    row = rendered(make_tokenizer(), ("user", odd), ("assistant", odd))
+    assert learned(make_tokenizer(), row) == [f"{odd}<|im_end|>"]
+    with pytest.raises(TemplateRefusal, match="private planes"):
+        rendered(make_tokenizer(), ("user", odd), ("assistant", chr(0x100000)))
+
+
+def test_a_row_of_many_turns_is_rendered_a_few_times() -> None:
+    tokenizer, calls = make_tokenizer(), []
+    apply = tokenizer.apply_chat_template
+    renderer = Renderer(tokenizer, "auto", 10**9, stops_of(tokenizer, ()))
+    tokenizer.apply_chat_template = lambda turns, **given: calls.append(len(turns)) or apply(turns, **given)
+    turns = tuple(Message(role, f"{role} {i}") for i in range(1000) for role in ("user", "assistant"))
+    assert renderer.render(Sample(1, turns)).labels.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1000
+    assert len(calls) <= 3
+    calls.clear()
+    marked = "{% if m.role == 'user' and m.content.startswith('user') %}!{% endif %}{{ m.content }}"
+    tokenizer.chat_template = CHATML.replace("{{ m.content }}", marked)
+    with pytest.raises(TemplateRefusal, match="rendered alone"):
+        renderer.render(Sample(1, turns))
+    assert len(calls) <= MOST_PARTS + 3
+
+
+def test_marks_stand_inside_blanks_and_outside_the_tags_of_thoughts() -> None:
+    marks = Marks(["text"])
+    marked = marks.mark(" <think>\n why \n</think>\n\n words ", 3)
+    assert marks.plain(marked) == " <think>\n why \n</think>\n\n words "
+    text, places = marks.find(marked)
+    assert [text[a.at : b.at] for a, b in zip(places[::2], places[1::2], strict=True)] == ["why", "words"]
+    assert [(place.message, place.thought) for place in places[::2]] == [(3, True), (3, False)]
+    assert marks.mark("why\n</think>\n\nwords", 0)[0] == marks.mark("<think>why</think>", 0).removeprefix("<think>")[0]
+
+
+def test_the_token_that_begins_messages_ends_no_answer() -> None:
+    marks = Marks([])
+    written = "".join(f"<a>{marks.mark(word, i)}" for i, word in enumerate(("q", "yes", "q")))
+    text, places = marks.find(written)
+    talk = Talk(text, places, [Message("user", "q")] * 3, Ends(any_of([]), any_of((*CHATML_TOKENS, "<a>"))))
+    assert [text[slice(*span)] for span in talk.spans([1], lambda i: "<a>", lambda i: "")] == ["yes"]
