@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from backend.executors.local import ROOT
-from backend.models.artifacts import versions
+from backend.models.artifacts import open_artifact, versions
 from backend.models.machine import hardware
 from backend.weights.output import Output
 from backend.weights.writer import INDEX, Slot, Writer, index, lay_out
@@ -187,19 +187,17 @@ def run_python(code: str, source: Path, output: Path, *more: Path) -> dict[str, 
 
 
 def run_command(source: Path, place: Path) -> dict[str, float]:
-    """Quantize as a user types it; give seconds and the largest process's peak memory in MiB."""
+    """Quantize as a user types it; give seconds, and the peak memory in MiB of the process that computes."""
     output = place / "out"
     shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, "-m", "backend", "quantize", str(source), "--method", "nf4", "--output", str(output)]
+    env = os.environ | {"WEIGHTSMITH_DATA": str(place / "data")}
     started = time.monotonic()
-    typed = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"WEIGHTSMITH_DATA": str(place / "data")}, stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    _, status, usage = os.wait4(typed.pid, 0)
+    subprocess.run(command, check=True, cwd=ROOT, env=env, capture_output=True)
     seconds = time.monotonic() - started
-    assert status == 0, "the command failed"
-    return {"seconds": seconds, "rss_mib": usage.ru_maxrss / 1024}
+    peak = open_artifact(output).peak_memory_bytes
+    assert peak
+    return {"seconds": seconds, "rss_mib": peak / 2**20}
 
 
 def copy(source: Path, output: Path) -> dict[str, float]:

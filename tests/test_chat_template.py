@@ -1,12 +1,14 @@
 """Chat templates that will not do: one sentence that names what is wrong, wherever one is used, and nothing lost."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backend.__main__ import main
 from backend.check import CheckOptions, check
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
@@ -174,8 +176,6 @@ def test_calibration_drops_what_the_template_refuses_or_says_that_it_may(tiny_mo
 def test_a_training_goes_on_without_the_rows_that_the_template_refuses(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from backend.__main__ import main
-
     monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
     strict = model(tiny_model, tmp_path / "m", STRICT)
     opened(tmp_path, *ROWS)
@@ -186,3 +186,17 @@ def test_a_training_goes_on_without_the_rows_that_the_template_refuses(
     assert main([*argv, "--on-fault", "drop"]) == 0
     assert "Alternate!" in capsys.readouterr().err
     assert json.loads((tmp_path / "a" / "artifact.json").read_text())["training"]["rows"] == 6
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("case", ["a block that another closes", "it raises"])
+def test_a_chat_says_what_is_wrong_with_the_template(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    template, words = (NONE | THIS)[case]
+    broken = model(tiny_model, tmp_path / "m", template)
+    assert main(["chat", str(broken), "--prompt", "hi", "--engine", "transformers"]) == 1
+    said = capsys.readouterr().err
+    assert re.search(words, said)
+    assert "Shorten the talk" not in said

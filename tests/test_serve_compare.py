@@ -11,6 +11,7 @@ from backend.errors import JobError
 from backend.serve import engines
 from backend.serve.chat import Answer
 from backend.serve.compare import MAX_PROMPTS, Reply, as_csv, differences, read_prompts
+from tests.steps import steps
 from ui.compare import board, standings
 
 
@@ -21,6 +22,38 @@ def test_what_differs_is_marked_by_words():
     ]  # fmt: skip
     assert differences("", "New.") == [("New.", True)]
     assert "".join(text for text, _ in differences("a b c", "c  b\na")) == "c  b\na"
+
+
+@pytest.mark.parametrize(
+    "kind", ["the same words", "other words", "turned round", "one word", "blanks", "a long insert"]
+)
+def test_the_steps_of_comparing_grow_with_the_answers_and_no_faster(kind):
+    def texts(count):
+        words = [f"w{i}" for i in range(count)]
+        other = {
+            "the same words": words, "other words": [f"v{i}" for i in range(count)], "turned round": words[::-1],
+            "one word": ["a"] * count, "blanks": [""] * count,
+            "a long insert": [*words[:9], *["b"] * count, *words[9:]],
+        }[kind]  # fmt: skip
+        return " ".join(words), " ".join(other)
+
+    once, twice = (steps(lambda count=count: differences(*texts(count)))[0] for count in (2000, 4000))
+    assert twice < 2.3 * once
+    assert once < 400 * 2000
+    assert "".join(text for text, _ in differences(*texts(300))) == texts(300)[1]
+
+
+def test_what_differs_is_marked_among_words_that_repeat():
+    first = "the cat and the dog and the bird " * 30
+    other = first.replace("dog", "fox", 1)
+    assert [text for text, differs in differences(first, other) if differs] == ["fox"]
+
+
+def test_an_answer_is_marked_when_it_has_ended():
+    answers = {"a": Reply(answer=Answer(text="Paris")), "b": Reply(answer=Answer(text="Rome"), growing=True)}
+    assert "<mark>" not in board(answers, hidden=False)
+    ended = answers | {"b": answers["b"].model_copy(update={"growing": False})}
+    assert "<mark>Rome</mark>" in board(ended, hidden=False)
 
 
 @pytest.mark.parametrize(

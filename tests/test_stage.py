@@ -10,8 +10,7 @@ from backend.check import CheckOptions
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.jobs.foreground import identity
-from backend.jobs.specs import Checking, Evaluation, Preview, Publication, Spec, needs_no_network
-from backend.jobs.stages import _check_options
+from backend.jobs.specs import Checking, Evaluation, Preview, Publication, Spec, check_options, needs_no_network
 from backend.merge import MergeOptions
 from backend.publish import PublishOptions
 from backend.quantize import METHODS
@@ -99,8 +98,8 @@ def test_each_check_runs_with_its_own_options() -> None:
     nf4 = {"stage": "quantize", "method": "nf4"}
     checks = [{"stage": "check", "engine": "transformers"}, {"stage": "check", "engine": "vllm"}]
     made = parse_recipe({"base_model": "demo", "stages": [nf4, *checks], "publish": {"repo_id": "me/x"}})
-    assert [_check_options(made, index).engine for index in (2, 3)] == ["transformers", "vllm"]
+    assert [check_options(made, index).engine for index in (2, 3)] == ["transformers", "vllm"]
     without = parse_recipe({"base_model": "demo", "stages": [nf4], "publish": {"repo_id": "me/x"}})
-    assert _check_options(without, 2) == CheckOptions()
+    assert check_options(without, 2) == CheckOptions()
     checking = Checking(folder=Path("/x"), options=CheckOptions(engine="vllm"))
-    assert _check_options(checking, 0).engine == "vllm"
+    assert check_options(checking, 0).engine == "vllm"

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,13 @@ def _said(reply: Reply, first: str | None) -> str:
     if reply.answer is None:
         return '<p class="quiet">Waits for its turn.</p>'
     text = reply.answer.text.replace(THINKS, "").replace(THOUGHT, "\n")
-    if first is None:
+    if first is None or reply.growing:
         return f"<p>{escape(text)}</p>"
+    return _marked(first, text)
+
+
+@lru_cache(maxsize=8)  # it stays so while the next model writes, piece by piece
+def _marked(first: str, text: str) -> str:
     pieces = differences(first, text)
     return f"<p>{''.join(f'<mark>{escape(p)}</mark>' if differs else escape(p) for p, differs in pieces)}</p>"
 

@@ -109,7 +109,8 @@ def build_model_tab(studio: Studio) -> ModelTab:
     gr.HTML(
         lead(
             "Choose a model",
-            "Any causal language model with safetensors weights. The bundled one needs no network and no account.",
+            "Any causal language model with safetensors weights, or pytorch_model.bin. The bundled one needs no network"
+            " and no account.",
         )
     )
     with gr.Row(elem_classes=["ask"]):

@@ -59,7 +59,6 @@ def fetch_model(
     with WeakFileLock(target.with_name(f"{files.commit}.lock")):
         if is_sealed(target):
             return target
-        shutil.rmtree(target, ignore_errors=True)  # a sealed folder that somebody has damaged
         admitted = admit(files)
         if admitted.pickled:
             _check_converts(model, converts)

@@ -17,7 +17,7 @@ class Hit(Frozen):
 
 
 def search(query: str, limit: int = 20, token: str | None = None) -> list[Hit]:
-    """Find causal language models with safetensors weights, the most downloaded first.
+    """Find causal language models, the most downloaded first.
 
     Args:
         query: A part of the id; empty finds the most downloaded of all.
@@ -32,7 +32,7 @@ def search(query: str, limit: int = 20, token: str | None = None) -> list[Hit]:
             client.api(token).list_models(
                 search=query.strip()[:96] or None,
                 pipeline_tag="text-generation",
-                filter=["safetensors", "transformers"],
+                filter="transformers",
                 sort="downloads",
                 limit=limit,
                 expand=["downloads", "likes", "gated", "lastModified"],

@@ -57,7 +57,6 @@ def _convert(source: Path, target: Path, report: Report) -> None:
     folder = partial(target, keep=True)
     output = Resumable(folder)
     convert(source, pickled, conversion(pickled, admitted.config.data), output, report)
-    output.close()
     for entry in admitted.beside:
         if entry.name != "config.json":
             (folder / entry.name).write_bytes(as_kept(entry.name, (source / entry.name).read_bytes()))

@@ -35,7 +35,7 @@ from backend.settings import load_settings
 END_SECONDS = 0.2  # of a step: until it is noticed, and nothing of it is left
 TENSOR_SECONDS = 3.5e-5  # of Python's own for each tensor that is read, and each that is written
 DEMO_BYTES, DEMO_SECONDS = 1_000_000_000, 18.0  # making its folder, with transformers
-CONVERT_BYTES, CONVERT_SECONDS = 330_000_000, 3.0  # Python with torch
+CONVERT_BYTES, CONVERT_SECONDS = 250_000_000, 3.0  # Python with torch
 EVALUATE_BYTES = 540_000_000  # Python with torch, transformers and bitsandbytes
 ROWS_BYTES = 24  # for each of the compared rows and token of the vocabulary: six copies in float32
 COPIES_BYTES = 160  # for each token of a window and number that it is in a layer

@@ -17,7 +17,7 @@ from backend.disk import PARTIAL, append_line, clear, words
 from backend.errors import JobError, LoginError, SpecError
 from backend.executors.local import Child, environment, last_words
 from backend.jobs.converting import CONVERT
-from backend.jobs.specs import ALONE, ONLINE, Spec, only_looks, stage_folder, steps, write_spec
+from backend.jobs.specs import ALONE, ONLINE, Preview, Spec, only_looks, stage_folder, steps, write_spec
 from backend.models.artifacts import JOURNAL, Artifact, forget_resumed, is_sealed, open_artifact, put_in_place, whole
 from backend.models.machine import memory_bytes
 from backend.settings import Settings
@@ -26,6 +26,9 @@ EVENTS = "events.jsonl"
 
 LEAST_FREE = 1_000_000
 """Bytes; where less is free, what failed in a library's own way failed for want of room."""
+
+LOOK = 1800.0
+"""Seconds that a step of a look at rows may take: a tokenizer that never ends beats, too, and all others wait."""
 
 LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
 
@@ -159,6 +162,9 @@ class Run:
         if failures:
             text = failures[0]["text"]
             raise LoginError(text) if failures[0]["login"] else JobError(text)
+        if code == 128 + signal.SIGXCPU:
+            text = "The model's chat template takes too long for one conversation: choose another model."
+            raise JobError(text)
         if code > 128:
             raise Interrupted(_killed(name, code - 128))
         if code:
@@ -174,9 +180,15 @@ class Run:
         return "hosts" if name == "finetune" and self._hosts else "offline"
 
     def _watch(self, child: Child, name: str, life: list[float]) -> int:
+        started = time.monotonic()
         while (code := child.wait(0.1)) is None:
             if self._cancel.is_set():
                 raise Canceled("The job was canceled.")
+            if isinstance(self._spec, Preview) and time.monotonic() - started > LOOK:
+                raise JobError(
+                    f"The look at the rows was ended after {LOOK:.0f} s: look at a slice of them, such as train[:1000],"
+                    " or choose another model."
+                )
             if time.monotonic() - life[0] > LEASE:
                 raise Interrupted(f"The step '{name}' gave no sign of life for {LEASE:.0f} s and was stopped.")
         if self._cancel.is_set() and code:

@@ -280,6 +280,16 @@ def uses_gpu(spec: Spec) -> bool:
     return calibrated or not {"finetune", "evaluate", "check"}.isdisjoint(steps(spec))
 
 
+def check_options(spec: Spec, index: int) -> CheckOptions:
+    """Return how a step checks: as its own stage says; the check before an upload is nobody's stage."""
+    if isinstance(spec, Checking):
+        return spec.options
+    if isinstance(spec, Recipe) and 0 <= index - spec.first < len(spec.stages):
+        stage = spec.stages[index - spec.first]
+        return stage if isinstance(stage, CheckOptions) else CheckOptions()
+    return CheckOptions()
+
+
 def trained_on(adapter: Path) -> Path | None:
     """Give the folder of the model that an adapter of a job was trained on, if it is still here."""
     return base_folder(adapter.parent.parent)

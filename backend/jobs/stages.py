@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from backend.check import CheckOptions, check
+from backend.check import check
 from backend.disk import read_whole
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
@@ -32,6 +32,7 @@ from backend.jobs.specs import (
     Spec,
     Streaming,
     artifacts,
+    check_options,
     needs_no_network,
     read_spec,
     stage_folder,
@@ -312,7 +313,7 @@ def _evaluate(job: Path, spec: Spec, index: int, report: Report) -> None:
 
 def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
     """Try what a recipe has made, or the folder that was named, in the engine that serves it; see backend.check."""
-    found, options = None, _check_options(spec, index)
+    found, options = None, check_options(spec, index)
     for folder in _to_check(job, spec):
         known = verify(folder) if (folder / MANIFEST).is_file() else None
         base = spec.base if isinstance(spec, Checking | Publication) else None
@@ -323,16 +324,6 @@ def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
         report.log(f"{folder.name}: {checked(found)}")
     target = stage_folder(job, spec, index)
     seal(partial(target), target, Artifact(kind="checked", stage="check", check=found, created=now()))
-
-
-def _check_options(spec: Spec, index: int) -> CheckOptions:
-    """Return how a step checks: as its own stage says; the check before an upload is nobody's stage."""
-    if isinstance(spec, Checking):
-        return spec.options
-    if isinstance(spec, Recipe) and 0 <= index - spec.first < len(spec.stages):
-        stage = spec.stages[index - spec.first]
-        return stage if isinstance(stage, CheckOptions) else CheckOptions()
-    return CheckOptions()
 
 
 def _to_check(job: Path, spec: Spec) -> list[Path]:

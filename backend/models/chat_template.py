@@ -3,14 +3,19 @@
 A template is a Jinja program of the model's author, so what it may raise is what a program may raise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from backend.errors import SpecError
+from backend.models.bounded import TakesTooMuch, bounded
 from backend.strict_json import quoted
 
 Turn = Mapping[str, Any]
 """A message as templates take it: role, content, and what else it has."""
+
+MAX_TEXT, GROWTH = 1_000_000, 20
+"""Characters that a template writes at the most, and as often as it may repeat what the conversation holds besides."""
 
 _WHY = 200  # characters of what a template says when it refuses
 
@@ -43,8 +48,6 @@ def chat_text(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Any] | None
         TemplateRefusal: The template does not take this conversation; why.
         SpecError: The template takes none: it is not valid Jinja, or none of several is the default.
     """
-    from jinja2 import TemplateError, TemplateSyntaxError
-
     named = tokenizer.chat_template
     if isinstance(named, dict) and "default" not in named and not (tools and "tool_use" in named):
         names = ", ".join(quoted(name, 40) for name in sorted(named)[:10])
@@ -52,12 +55,31 @@ def chat_text(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Any] | None
             f"The model has chat templates named {names} and none named 'default': name one of them so, or choose"
             " another model."
         )
-    try:
-        return str(
+    with in_words():
+        text = str(
             tokenizer.apply_chat_template(
                 list(turns), tools=list(tools) if tools else None, tokenize=False, add_generation_prompt=prompt
             )
         )
+    most = MAX_TEXT + GROWTH * sum(len(str(turn)) for turn in turns)
+    if len(text) > most:
+        raise SpecError(
+            f"The model's chat template writes {len(text)} characters for one conversation, {most} at the most: choose"
+            " another model."
+        )
+    return text
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Bound what a template takes, and put what it raises into words; see chat_text()."""
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    try:
+        with bounded():
+            yield
+    except TakesTooMuch as e:
+        raise SpecError(f"The model's chat template takes {e} for one conversation: choose another model.") from e
     except TemplateSyntaxError as e:
         raise SpecError(
             f"The model's chat template is not valid Jinja (line {e.lineno}: {_line(e.message)}): repair it, or choose"

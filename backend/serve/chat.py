@@ -132,10 +132,10 @@ def _refused(error: "openai.APIStatusError") -> str:
     body = error.body if isinstance(error.body, dict) else {}
     said = body.get("message") or body.get("detail")
     if error.status_code == 400 and isinstance(said, str):
-        return (
-            f"The server could not answer this: {said.splitlines()[0][:MAX_REASON]} Shorten the talk, empty the system"
-            " prompt, or lower max_tokens."
-        )
+        reason = f"The server could not answer this: {said.splitlines()[0][:MAX_REASON]}"
+        if "chat template" in reason:
+            return reason
+        return f"{reason} Shorten the talk, empty the system prompt, or lower max_tokens."
     # vLLM answers 500 in the second before it is found dead
     remedy = "shorten the talk, or empty the system prompt" if error.status_code < 500 else "ask again"
     return (

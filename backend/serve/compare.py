@@ -5,7 +5,10 @@ import difflib
 import io
 import re
 import unicodedata
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from pydantic import Field
@@ -18,6 +21,9 @@ from backend.serve.servers import Servers
 MOST = 3
 """Models that are compared at a time."""
 
+SHORT = 40
+"""Words between two that stand once in each text, up to which every way to read them is tried."""
+
 MAX_PROMPTS = 500
 MAX_PROMPT_BYTES = 1_000_000  # of the file
 
@@ -26,6 +32,7 @@ class Reply(Frozen):
     """What one model has said so far."""
 
     answer: Answer | None = Field(None, description="None before it begins.")
+    growing: bool = Field(False, description="Whether more of it may come.")
     engine: str | None = None
     memory_bytes: int | None = Field(
         None, description="Of its server, once it has answered: on the GPU where there is one, if that can be told."
@@ -56,11 +63,12 @@ def compare(
             server = servers.wait(folder, seconds)
             with servers.in_use(folder):
                 for answer in stream(server, turns, options):
-                    replies[name] = Reply(answer=answer, engine=server.engine)
+                    replies[name] = Reply(answer=answer, growing=True, engine=server.engine)
                     yield dict(replies)
-            replies[name] = replies[name].model_copy(update={"memory_bytes": servers.memory_bytes(folder)})
+            ended = {"growing": False, "memory_bytes": servers.memory_bytes(folder)}
+            replies[name] = replies[name].model_copy(update=ended)
         except AppError as e:
-            replies[name] = replies[name].model_copy(update={"error": str(e)})
+            replies[name] = replies[name].model_copy(update={"growing": False, "error": str(e)})
         yield dict(replies)
 
 
@@ -75,9 +83,62 @@ def differences(first: str, other: str) -> list[tuple[str, bool]]:
         Pieces of `other`, in order, and whether they are not in `first` there.
     """
     before, after = _words(first), _words(other)
-    blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    pieces = [("".join(after[start:end]), kind != "equal") for kind, _, _, start, end in blocks]
-    return [(text, differs) for text, differs in pieces if text]
+    pieces = list[tuple[str, bool]]()
+    for (start, last), (begin, end) in _gaps(before, after):
+        same = _alike(before[start:last], after[begin:end])
+        for text, differs in same:
+            if pieces and pieces[-1][1] == differs:
+                pieces[-1] = pieces[-1][0] + text, differs
+            elif text:
+                pieces.append((text, differs))
+    return pieces
+
+
+Span = tuple[int, int]
+
+
+def _gaps(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[Span, Span]]:
+    """Cut two texts at the words that stand once in each and in the same order, in steps that grow with n log n.
+
+    This is what Bram Cohen's patience diff does; each part begins with such a word.
+    """
+    places = [_once(before), _once(after)]
+    shared = sorted((at, places[1][word]) for word, at in places[0].items() if word in places[1])
+    starts = [(0, 0), *_rising(shared), (len(before), len(after))]
+    for (start, begin), (last, end) in pairwise(starts):
+        yield (start, last), (begin, end)
+
+
+def _once(words: Sequence[str]) -> dict[str, int]:
+    counts = Counter(words)
+    return {word: at for at, word in enumerate(words) if counts[word] == 1}
+
+
+def _rising(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the longest part of pairs in which the second numbers rise, too."""
+    ends, piles, below = list[int](), list[int](), list[int]()  # of each pile its top, by number and by place
+    for place, (_, number) in enumerate(pairs):
+        pile = bisect_left(ends, number)
+        below.append(piles[pile - 1] if pile else -1)
+        ends[pile : pile + 1] = [number]
+        piles[pile : pile + 1] = [place]
+    found, place = list[tuple[int, int]](), piles[-1] if piles else -1
+    while place >= 0:
+        found.append(pairs[place])
+        place = below[place]
+    return found[::-1]
+
+
+def _alike(before: Sequence[str], after: Sequence[str]) -> list[tuple[str, bool]]:
+    """Compare two short texts word by word; of longer ones what they begin and end with."""
+    if max(len(before), len(after)) <= SHORT:
+        blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+        return [("".join(after[start:end]), kind != "equal") for kind, _, _, start, end in blocks]
+    most = min(len(before), len(after))
+    first = next((i for i in range(most) if before[i] != after[i]), most)
+    last = next((i for i in range(most - first) if before[-1 - i] != after[-1 - i]), most - first)
+    middle = len(after) - last
+    return [("".join(after[:first]), False), ("".join(after[first:middle]), True), ("".join(after[middle:]), False)]
 
 
 def _words(text: str) -> list[str]:

@@ -16,6 +16,8 @@ from typing import Any
 
 from fastapi import HTTPException
 
+from backend.errors import SpecError
+from backend.models.chat_template import in_words
 from backend.models.config import context_length
 from backend.models.loading import read_config, refuse_made_up
 from backend.serve.door import Door
@@ -53,6 +55,7 @@ def main(stack: ExitStack) -> None:
             _keep_within(handler, most)
 
     _load_whole_models_alone(folder.name)
+    _word_refusals()
 
     class KeyedServe(Serve):  # type: ignore[misc]
         def start_server(self) -> None:
@@ -61,6 +64,22 @@ def main(stack: ExitStack) -> None:
             self.server.run()
 
     KeyedServe(force_model=folder.name, host="127.0.0.1", port=port, device=device, non_blocking=True)
+
+
+def _word_refusals() -> None:
+    """Have the server answer in a sentence where the chat template does not take a talk."""
+    from transformers import PreTrainedTokenizerBase
+
+    write = PreTrainedTokenizerBase.apply_chat_template
+
+    def worded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with in_words():
+                return write(*args, **kwargs)
+        except SpecError as e:
+            raise HTTPException(400, str(e)) from e
+
+    PreTrainedTokenizerBase.apply_chat_template = worded
 
 
 def _give_token_ids(handler: Any) -> None:
