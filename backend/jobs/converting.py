@@ -9,14 +9,13 @@ from pathlib import Path
 from backend.hub.admission import admit
 from backend.hub.download import PICKLED, check_model
 from backend.hub.files import LocalFiles
+from backend.jobs.specs import CONVERT
 from backend.models.artifacts import MANIFEST, Artifact, is_sealed, now, open_artifact, partial, seal
 from backend.models.config import as_kept
 from backend.models.inspection import read_pickles
 from backend.progress import Report
 from backend.weights.conversion import conversion, convert
 from backend.weights.output import Resumable
-
-CONVERT = "convert"
 
 
 def converted(source: Path, job: Path) -> Path:

@@ -16,8 +16,7 @@ from typing import Any
 from backend.disk import PARTIAL, append_line, clear, words
 from backend.errors import JobError, LoginError, SpecError
 from backend.executors.local import Child, environment, last_words
-from backend.jobs.converting import CONVERT
-from backend.jobs.specs import ALONE, ONLINE, Preview, Spec, only_looks, stage_folder, steps, write_spec
+from backend.jobs.specs import ALONE, CONVERT, ONLINE, Preview, Spec, only_looks, stage_folder, steps, write_spec
 from backend.models.artifacts import JOURNAL, Artifact, forget_resumed, is_sealed, open_artifact, put_in_place, whole
 from backend.models.machine import memory_bytes
 from backend.settings import Settings

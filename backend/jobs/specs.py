@@ -128,10 +128,13 @@ KINDS: dict[str, type[Spec]] = {
 
 NO_JOB = "This job cannot be read: it is damaged, or of another version of Weightsmith. Delete it."
 
+CONVERT = "convert"
+"""The step that makes safetensors of pickled weights."""
+
 ONLINE = ("fetch", "adopt", "publish", "stream")
 """Steps that have the network and the token; all others run in a process with neither."""
 
-ALONE = ("convert", "finetune", "merge", "quantize", "evaluate", "check")
+ALONE = (CONVERT, "finetune", "merge", "quantize", "evaluate", "check")
 """Steps that take the memory of a model or the GPU: one at a time on a machine."""
 
 STREAMED = ("nf4", "fp4", "int8", "cast")
@@ -195,14 +198,14 @@ def steps(spec: Spec) -> tuple[str, ...]:
     if isinstance(spec, Streaming):
         return ("stream",)
     if isinstance(spec, Evaluation):
-        return ("fetch", *["convert"] * bool(spec.converts), "evaluate")
+        return ("fetch", *[CONVERT] * bool(spec.converts), "evaluate")
     if isinstance(spec, Preview):
         return ("fetch", "examine", "render")
     named = tuple(stage.stage for stage in spec.stages)
     unchecked = spec.publish is not None and not spec.publish.insist and "check" not in named
     return (
         "fetch",
-        *["convert"] * bool(spec.converts),
+        *[CONVERT] * bool(spec.converts),
         *named,
         *["check"] * unchecked,
         *["publish"] * (spec.publish is not None),

@@ -18,9 +18,10 @@ from backend.evaluate import EvaluateOptions, Text, measure
 from backend.hub.admission import admit
 from backend.hub.download import fetch_model
 from backend.hub.files import LocalFiles
-from backend.jobs.converting import CONVERT, convert_model, converted
+from backend.jobs.converting import convert_model, converted
 from backend.jobs.results import base_in, complete
 from backend.jobs.specs import (
+    CONVERT,
     MODEL,
     MODELS,
     PUBLISHED,
