@@ -48,6 +48,16 @@ def test_a_sharded_model_is_admitted_shard_by_shard(tmp_path: Path) -> None:
     assert set(admitted.weight_map.values()) == {e.name for e in admitted.weights}
 
 
+def test_the_index_of_a_mixture_of_hundreds_of_experts_may_have_9_megabytes(tmp_path: Path) -> None:
+    model = sharded(paper_model())
+    listed = json.loads(model["model.safetensors.index.json"])["weight_map"]
+    shard = next(iter(listed.values()))
+    listed |= {f"model.layers.{i // 1000}.mlp.experts.{i % 1000}.down_proj.weight": shard for i in range(103_000)}
+    model["model.safetensors.index.json"] = json.dumps({"weight_map": listed})
+    assert len(model["model.safetensors.index.json"]) > 9_000_000
+    assert admit(LocalFiles(write(tmp_path, model))).weight_map == listed
+
+
 def test_a_chat_template_may_lie_in_its_own_file_or_be_missing(tmp_path: Path) -> None:
     bare = paper_model(tokenizer_config__json={})
     assert not admit(LocalFiles(write(tmp_path / "bare", bare))).chat_template

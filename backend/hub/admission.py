@@ -14,6 +14,7 @@ from backend.models.config import Config, as_kept, check_config, refuse_code, wi
 from backend.models.native import is_native_tokenizer
 from backend.strict_json import parse_object, quoted
 
+MAX_INDEX = 20_000_000  # bytes; mixtures of hundreds of experts have 9 MB
 MAX_SHARDS = 1000  # each is asked for its header; the largest models have some hundred
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -139,7 +140,7 @@ def _no_weights(names: list[str]) -> SpecError:
 
 def _weight_map(files: Files, entries: dict[str, Entry], listing: str) -> dict[str, str]:
     """Read the index; like transformers, a single file is taken before an index."""
-    weight_map = _json(files, entries[listing]).get("weight_map")
+    weight_map = _json(files, entries[listing], MAX_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise _fault(listing, "has no weight_map")
     names = _PICKLED_SHARD if listing == PICKLE_INDEX else _SHARD
