@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from backend.errors import JobError
-from backend.jobs.specs import Preview
+from backend.jobs.specs import Preview, Publication
 from backend.jobs.store import JobState
 from backend.jobs.supervisor import Supervisor
 from backend.recipes import parse_recipe
@@ -22,6 +22,7 @@ from ui.studio import Studio
 from ui.users import LOCAL
 
 NF4 = parse_recipe({"base_model": "demo", "stages": [{"stage": "quantize", "method": "nf4"}]})
+UPLOAD = Publication.model_validate({"folder": "/made", "options": {"repo_id": "me/made"}})
 LOOK = Preview.model_validate({"base_model": "demo", "options": {"stage": "finetune", "dataset": "demo"}})
 
 
@@ -59,16 +60,10 @@ def runs(studio):
     return job_id
 
 
-def publication(studio):
-    studio.supervisor._store.add(NF4, LOCAL)
-    [job] = studio.supervisor.all(LOCAL)
-    studio.supervisor._store.update(job.id, kind="publication")
-
-
 NEWS = {
     "a job that waits": (lambda studio: studio.supervisor.submit(NF4, LOCAL, None), {"jobs"}),
     "a look at rows": (lambda studio: studio.supervisor.preview(LOOK, LOCAL, None), {"rows", "calibration"}),
-    "a publication": (publication, {"jobs", "publications"}),
+    "a publication": (lambda studio: studio.supervisor._store.add(UPLOAD, LOCAL), {"jobs", "publications"}),
     "a server": (lambda studio: studio.join(Path("/m"), LOCAL), {"server"}),
     "the installation of vLLM": (lambda studio: setattr(studio.vllm, "_said", "Installing vLLM."), {"server"}),
 }
