@@ -9,19 +9,19 @@ in which they come, so that whoever reads the file meets them in the order of th
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backend.models.facts import BITS
 from backend.weights.output import Output
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Data = bytes | NDArray[Any]
+
 MAX_SHARD_SIZE = 5_000_000_000  # bytes; transformers' default is "5GB"
 INDEX = "model.safetensors.index.json"
 ALIGN = 4096  # of the first tensor, so that pieces fill whole pages of the disk
-
-
-Data = bytes | NDArray[Any]
 
 
 class Slot(NamedTuple):
@@ -153,7 +153,7 @@ class Writer:
         output.begin(layout.file)
         self._file = os.open(output.folder / layout.file, os.O_WRONLY | os.O_CREAT | (0 if more else os.O_TRUNC), 0o644)
 
-    def write(self, name: str, data: Data, offset: int = 0) -> None:
+    def write(self, name: str, data: "Data", offset: int = 0) -> None:
         """Write part of a tensor.
 
         Args:
@@ -175,7 +175,7 @@ class Writer:
         self._output.finish(self._layout.file, self._layout.fixed + given)
 
 
-def _write_all(file: int, data: Data, at: int) -> None:
+def _write_all(file: int, data: "Data", at: int) -> None:
     left = memoryview(data).cast("B")  # type: ignore[arg-type]  # NumPy's stubs do not say that arrays are buffers
     while left:
         done = os.pwrite(file, left, at)
