@@ -1,6 +1,8 @@
 """Weights that lack what their config speaks of are refused from their headers; what is whole is not."""
 
 import json
+import tracemalloc
+from contextlib import suppress
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from backend.models.config import check_config
 from backend.models.facts import Tensor, block_of
 from backend.models.loading import load_causal_lm, refuse_made_up
 from backend.progress import silent
+from tests.paper_models import CONFIG
 
 COMMON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 GATED = {"num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 8}
@@ -120,6 +123,21 @@ def test_other_sizes_than_the_config_says_are_refused(whole, tmp_path, fields, w
 def test_norms_that_all_layers_lack_are_missed(whole, tmp_path):
     with pytest.raises(SpecError, match="is missing in the weights"):
         check_model(changed(whole, tmp_path / "m", without("norm.weight", "ln_1.weight", "ln_f.weight")))
+
+
+@pytest.mark.parametrize("number", ["999999999", "9" * 20, "9" * 5000])
+@pytest.mark.parametrize("place", ["more.{}.weight", "model.layers.0.experts.{}.weight"])
+def test_numbers_in_names_decide_over_no_memory(number, place):
+    layer = {"input_layernorm": (64,), "self_attn.q_proj": (64, 64)}
+    shapes = {f"model.layers.{i}.{name}.weight": shape for i in (0, 1) for name, shape in layer.items()}
+    shapes |= {"model.embed_tokens.weight": (256, 64), "lm_head.weight": (256, 64), place.format(number): (8, 64)}
+    config = check_config(CONFIG | {"model_type": "arcee"})
+    tracemalloc.start()
+    with suppress(SpecError):
+        check_complete(config, [Tensor(name=name, dtype="BF16", shape=shape) for name, shape in shapes.items()])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2_000_000
 
 
 @pytest.mark.parametrize("whole", ["llama"], indirect=True)

@@ -17,7 +17,7 @@ from backend.strict_json import quoted
 
 Size = int | None  # None: the config does not say, so that nothing is compared
 
-_EXPERT = re.compile(r"(.*\bexperts\.)(\d+)(\..*)")
+_EXPERT = re.compile(r"(.*\bexperts\.)(\d{1,9})(\..*)")
 _UNEVEN = frozenset(
     ("gemma3n_text", "gemma4_text", "gpt_neox_japanese", "modernbert-decoder", "rwkv", "zamba", "zamba2", "zaya")
 )
@@ -138,10 +138,10 @@ def _check_experts(config: Config, blocks: Mapping[int, Mapping[str, Tensor]]) -
         for name in inside:
             if found := _EXPERT.fullmatch(name):
                 parts[found[1] + "{}" + found[3]].add(int(found[2]))
-        there = max((max(numbers) + 1 for numbers in parts.values()), default=0)
+        wanted = set(range(count)) if count else set[int]().union(*parts.values())
         for name, numbers in parts.items():
-            if absent := set(range(count or there)) - numbers:
-                raise _missing(f"{name.format(min(absent))!r} of layer {index}")
+            if absent := wanted - numbers:
+                raise _missing(f"{quoted(name.replace('{}', str(min(absent)), 1))} of layer {index}")
         for name, tensor in inside.items():
             if count and ".experts." in f".{name}" and len(tensor.shape) == 3 and tensor.shape[0] < count:
                 raise _other_shape(tensor, f"{count} experts")
@@ -161,7 +161,7 @@ def _check_known(
         for name, letters in known.items():
             tensor = inside.get(f"{name}.weight")
             if tensor is None and name not in modules:
-                raise _missing(f"{name + '.weight'!r} of layer {index}")
+                raise _missing(f"{quoted(name + '.weight')} of layer {index}")
             if tensor is not None and not packed:
                 _check_shape(tensor, tuple(sizes[letter] for letter in letters))
     norm = _LAST_NORM.get(config.model_type, "norm")
@@ -209,7 +209,7 @@ def _check_even(config: Config, blocks: Mapping[int, Mapping[str, Tensor]], pack
         contents = [names for names, _ in Counter(held.values()).most_common(_KINDS)]
         for index, names in held.items():
             if fuller := next((other for other in contents if names < other), None):
-                raise _missing(f"{min(fuller - names)!r} of layer {index}")
+                raise _missing(f"{quoted(min(fuller - names))} of layer {index}")
 
 
 def _module(name: str) -> str:

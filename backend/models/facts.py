@@ -39,7 +39,7 @@ _NOT_LINEAR = _EMBEDDINGS | _HEADS | {
 
 _FLOATS = ("BF16", "F16", "F32", "F64")
 
-_BLOCK = re.compile(r"(?:[A-Za-z_]\w*\.)+(\d+)\.")
+_BLOCK = re.compile(r"(?:[A-Za-z_]\w*\.)+(\d{1,9})\.")
 """The name of a tensor in a block, which is one of a numbered list."""
 
 
