@@ -90,6 +90,9 @@ class _Paint(Command):
     walls: Argument[list[Path]] = Field(description="What is painted.")
     k: int | None = Field(None, description="A letter.")
 
+    def run(self):
+        self.say(self.model_dump(), "painted")
+
 
 PAINT = with_options(_Paint, {"wide": Wide, "narrow": Narrow})
 

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from abc import abstractmethod
 from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,9 +40,9 @@ class Command(BaseModel):
 
     json_: bool = Field(False, description="Print one JSON object and nothing else.")
 
+    @abstractmethod
     def run(self) -> None:
         """Do what the command is for."""
-        raise NotImplementedError
 
     def given(self, *models: type[Frozen]) -> dict[str, Any]:
         """Return the options of these models that were typed."""
