@@ -132,6 +132,8 @@ def _plain(kind: Any) -> Any:
         return pa.struct([(field.name, _plain(field.type)) for field in kind])
     if pa.types.is_list(kind):
         return pa.list_(_plain(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain(kind.value_type), kind.list_size)
     return pa.large_list(_plain(kind.value_type)) if pa.types.is_large_list(kind) else kind
 
 

@@ -213,8 +213,8 @@ def parse_yaml(text: str, name: str = "The recipe") -> Any:
         raise SpecError(
             f"{name}{line}: this is not YAML. {shortened(getattr(e, 'problem', '') or '', 200)}".strip()
         ) from e
-    except (RecursionError, ValueError) as e:  # brackets without end; a date that is none
-        raise SpecError(f"{name} is not YAML that a recipe could be: {str(e) or 'it is nested too deep'}.") from e
+    except RecursionError as e:  # brackets without end
+        raise SpecError(f"{name} is not YAML that a recipe could be: it is nested too deep.") from e
 
 
 def read_recipe(path: Path) -> Recipe:

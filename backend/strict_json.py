@@ -1,11 +1,15 @@
 """JSON of strangers: within a size, without duplicate keys, NaN, infinities or deep nesting."""
 
 import json
+import re
 from typing import Any
 
 from backend.errors import SpecError
 
 MAX_DEPTH = 32
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Half of a letter, of which only a pair is text: nothing that was told to be UTF-8 can hold or send one."""
 
 
 def parse_json(raw: bytes, name: str, max_bytes: int) -> Any:
@@ -32,6 +36,8 @@ def parse_json(raw: bytes, name: str, max_bytes: int) -> Any:
     except ValueError as e:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise SpecError(f"{quoted(name)} is not valid JSON ({_why(e)}): choose another model or repair it.") from e
     _check_depth(data, name)
+    if _SURROGATE.search(raw):
+        _check_text(data, name)
     return data
 
 
@@ -76,6 +82,15 @@ def _check_depth(data: Any, name: str) -> None:
         if not level:
             return
     raise _too_deep(name)
+
+
+def _check_text(data: Any, name: str) -> None:
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as e:
+        raise SpecError(
+            f"{quoted(name)} holds half of a letter that takes two: choose another model or repair it."
+        ) from e
 
 
 def _children(node: dict[str, Any] | list[Any]) -> list[Any]:

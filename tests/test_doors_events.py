@@ -40,6 +40,7 @@ rows-source.input begin, rows-upload.upload begin, calibration-source.input begi
     MINE: """
 job-list.input pick, select wire_chat_tab.enter, select wire_publish_tab.enter, select _wire_rows.enter,
 hear-rows.click tick, hear-calibration.click tick, hear-jobs.click look, model-facts.change again,
+change _wire_rows.tick,
 load _wire_load.load_jobs, publish-artifact.change offer
 """,
     OWNER: """
@@ -148,6 +149,16 @@ def test_an_event_that_the_page_does_not_have_is_told_so(space, index):
     assert anna.ask("POST", "/gradio_api/queue/join", json=asked)[0] == 404
 
 
+@pytest.mark.parametrize("route", ["queue/join", "cancel"])
+@pytest.mark.parametrize("wrong", [{"data": "x" * 100_000}, {"trigger_id": "x" * 100_000}, {"data": {"a": "x" * 9000}}])
+def test_what_gradio_cannot_read_is_not_repeated(space, route, wrong):
+    anna = identities(space)["anna"]
+    asked = {"fn_index": 0, "data": [], "session_hash": anna.session, **wrong}
+    status, said = anna.ask("POST", f"/gradio_api/{route}", json=asked)
+    assert status == 422
+    assert len(said) < 200
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -159,6 +170,8 @@ def test_an_event_that_the_page_does_not_have_is_told_so(space, index):
         {"data": [], "fn_index": 1.5},
         {"data": [], "fn_index": True},
         {"data": [], "event_id": "e" * 65},
+        {"data": ["half of \ud83d\ude00: \ud83d"]},
+        {"data": [], "event_data": {"\udc00": 1}},
         {"data": [[[]] * 100_001]},
         {"data": json.loads("[" * 40 + "]" * 40)},
     ],
@@ -166,7 +179,8 @@ def test_an_event_that_the_page_does_not_have_is_told_so(space, index):
 def test_an_event_whose_names_or_values_are_none_is_refused_and_not_remembered(space, body):
     doors = Doors(None, space.studio.settings, None, lambda event: None, lambda who: ())
     before = len(doors._belongings._sessions)
-    assert identities(space)["anna"].ask("POST", "/gradio_api/queue/join", json=body)[0] in (400, 404, 413)
+    said = json.dumps(body)
+    assert identities(space)["anna"].ask("POST", "/gradio_api/queue/join", content=said)[0] in (400, 404, 413)
     assert len(doors._belongings._sessions) == before
 
 

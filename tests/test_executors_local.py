@@ -55,7 +55,8 @@ def test_a_token_comes_on_standard_input_and_nowhere_else(tmp_path, monkeypatch)
 
 def test_a_child_inherits_what_the_machine_needs_and_no_variable_beyond(tmp_path, monkeypatch):
     needed = ("PATH", "LC_ALL", "TZ", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NCCL_DEBUG",
-              "VLLM_CPU_KVCACHE_SPACE", "WEIGHTSMITH_NUM_PROCESSES", "MASTER_ADDR")  # fmt: skip
+              "VLLM_CPU_KVCACHE_SPACE", "WEIGHTSMITH_NUM_PROCESSES", "MASTER_ADDR", "CC", "CPLUS_INCLUDE_PATH",
+              "CONDA_PREFIX", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "GPU_DEVICE_ORDINAL", "NCCL_IB_PKEY")  # fmt: skip
     secret = ("PGPASSFILE", "NPM_AUTH", "SENTRY_DSN", "AZURE_CONNECTION_STRING", "KUBECONFIG", "LC_GITHUB_PAT",
               "WEIGHTSMITH_PASSWORD", "VLLM_API_KEY", "WEIGHTSMITH_OTHER", "TORCH_AUTH", "http_proxy",
               "HF_ENDPOINT")  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from backend.disk import PREFIX
+from backend.disk import PREFIX, lock
 from backend.errors import JobError
 from backend.jobs.foreground import finished, identity
 from backend.jobs.runner import tidy
@@ -283,6 +283,21 @@ def test_the_page_shows_what_is_damaged_and_what_can_be_done(
     assert "Damaged on this disk: fetch." in shown[lost][tab.view]
     assert shown[lost][tab.retry]["visible"]
     assert [model.job.id for model in studio.models("me")] == [lost]
+
+
+def test_what_is_no_folder_of_a_run_ends_no_command(settings: Settings) -> None:
+    runs = settings.data / "runs"
+    (runs / "of long ago" / "run.lock").mkdir(parents=True)
+    (runs / ".DS_Store").write_bytes(b"")
+    (runs / "gone").symlink_to(settings.data / "nowhere")
+    for path in (runs / "of long ago", runs / ".DS_Store"):
+        os.utime(path, (0, 0))
+    folder = runs / hashlib.sha256(identity(RECIPE).encode()).hexdigest()[:16]
+    folder.mkdir()
+    again = finished(RECIPE, None, lambda event: None, settings)
+    with lock(folder / "run.lock"), pytest.raises(JobError, match="already runs"), again:
+        pytest.fail("it ran twice")
+    assert {path.name for path in runs.iterdir()} == {"of long ago", ".DS_Store", "gone", folder.name}
 
 
 def test_a_command_that_failed_says_where_what_it_has_made_stays(settings: Settings, tiny_model: Path) -> None:

@@ -164,6 +164,26 @@ def test_the_password_lets_in_and_a_wrong_one_slows(network):
     assert Visitor(network, cookie, Host="evil.example").ask("GET", "/")[0] == 403
 
 
+FORM = b'--a\r\nContent-Disposition: form-data; name="%s"\r\n\r\nx\r\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"password=x"),
+        ("multipart/form-data; boundary=a", FORM % b'password"; filename="x' + b"--a--"),
+        ("multipart/form-data; boundary=a", FORM % b"a" + FORM % b"b" + FORM % b"password" + b"--a--"),
+        ("application/x-www-form-urlencoded", b"a=1&b=2&password=x"),
+    ],
+)
+def test_what_is_no_form_with_a_password_is_told_so_and_is_no_guess(network, kind, body):
+    visitor = Visitor(network, Origin="http://studio.lan")
+    before = network.launch._failures
+    reply = visitor.http.post("/enter", content=body, headers={"Content-Type": kind})
+    assert (reply.status_code, network.launch._failures) == (400, before)
+    assert "This is no form." in reply.text
+
+
 def test_another_website_cannot_try_passwords(network):
     visitor = Visitor(network, Origin="https://evil.example")
     assert visitor.http.post("/enter", data={"password": PASSWORD}).status_code == 403
@@ -186,6 +206,12 @@ def enter(launch, word, wait=None, **headers):
         "headers": [(name.encode(), value.encode()) for name, value in given.items()], "server": ("127.0.0.1", 7860),
     }  # fmt: skip
     return launch.answer(Request(scope, receive))
+
+
+def test_a_name_that_leads_nowhere_is_repeated_in_a_line_at_most(network):
+    reply = Visitor(network, Host="x" * 20_000).http.get("/")
+    assert reply.status_code == 403
+    assert len(reply.text) < 300
 
 
 @pytest.mark.parametrize("right", [0, 1, 29])

@@ -40,6 +40,10 @@ BOMBS = {
         "completion": ["b"] * 64,
     },
     "a list of the same": lambda: {"messages": repeated(20_000, "y" * 20_000), "completion": ["b"]},
+    "a list of one length of the same": lambda: {
+        "messages": pa.FixedSizeListArray.from_arrays(repeated(20_000, "y" * 20_000).values, 20_000),
+        "completion": ["b"],
+    },
     "numbers without end": lambda: {
         "text": ["a"],
         "ids": pa.ListArray.from_arrays(pa.array([0, 10**7], pa.int32()), pa.repeat(pa.scalar(1, pa.int64()), 10**7)),
@@ -101,6 +105,20 @@ def test_damaged_pages_are_said_to_be_damaged(tmp_path, at):
     path.write_bytes(raw)
     with pytest.raises(SpecError, match=r"damaged|unpacks"):
         looked_at(path)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([1], pa.timestamp("ns", "Europe/Nowhere")),
+        pa.array([2**30], pa.date32()),
+        pa.array([2**62], pa.duration("s")),
+        pa.array([2**62], pa.timestamp("ms")),
+    ],
+)
+def test_a_time_that_python_has_not_is_said_in_a_sentence(tmp_path, column):
+    with pytest.raises(SpecError, match=r"'rows.parquet'.* damaged"):
+        looked_at(written(tmp_path, {"text": ["a row"], "when": column}))
 
 
 def test_text_to_measure_on_is_bounded_in_the_same_way(tmp_path):

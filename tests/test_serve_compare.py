@@ -1,16 +1,21 @@
 """Comparing models: where answers differ, files of questions, and real servers that answer the same question."""
 
+import contextlib
 import csv
 import io
 import json
+import weakref
+from collections import deque
+from pathlib import Path
 
 import pytest
 
 from backend.__main__ import main
 from backend.errors import JobError
+from backend.serve import compare as comparing
 from backend.serve import engines
-from backend.serve.chat import Answer
-from backend.serve.compare import MAX_PROMPTS, Reply, as_csv, differences, read_prompts
+from backend.serve.chat import Answer, ChatOptions
+from backend.serve.compare import MAX_PROMPTS, PROMPT, Reply, as_csv, batch, differences, read_prompts
 from tests.steps import steps
 from ui.compare import board, standings
 
@@ -107,6 +112,64 @@ def test_the_board_shows_text_as_text_and_hides_names_until_the_vote():
     assert standings({"nf4": [1, 3], "gptq": [2, 3]}).index("gptq") < standings({"nf4": [1, 3], "gptq": [2, 3]}).index(
         "nf4"
     )
+
+
+class Answering:
+    """Servers of models that are ready, but for one that ends before its turn.
+
+    Args:
+        failing: Its folder.
+    """
+
+    def __init__(self, failing):
+        self.failing = failing
+
+    def open(self, folder):
+        pass
+
+    def wait(self, folder, seconds):
+        if folder == self.failing:
+            raise JobError("It was killed.")
+        return folder
+
+    def in_use(self, folder):
+        return contextlib.nullcontext()
+
+
+def growing(folder, turns, options):
+    """Answer a question in pieces, and see that nobody keeps them all."""
+    pieces = []
+    for end in range(1, 9):
+        answer = Answer(text=f"{folder.name}: {turns[0]['content']}"[: 4 * end])
+        pieces.append(weakref.ref(answer))
+        yield answer
+        del answer
+        assert sum(piece() is not None for piece in pieces) <= 2
+
+
+@pytest.mark.parametrize("failing", [None, "b", "c"])
+def test_what_was_answered_before_a_server_failed_is_in_the_table(monkeypatch, failing):
+    monkeypatch.setattr(comparing, "stream", growing)
+    models, rows = {name: Path(name) for name in "abc"}, [{PROMPT: "one"}, {PROMPT: "two"}]
+    with pytest.raises(JobError) if failing else contextlib.nullcontext():
+        deque(batch(Answering(Path(failing or "none")), models, rows, ChatOptions(), 1))
+    begun = "abc"[: "abc".index(failing) if failing else 3]
+    assert list(csv.DictReader(io.StringIO(as_csv(rows)))) == [
+        {PROMPT: said, **{name: f"{name}: {said}" for name in begun}} for said in ("one", "two")
+    ]
+
+
+@pytest.mark.parametrize("letter", ["\u2028", "\x85", "\x0b", "\x1c"])
+def test_a_question_ends_where_its_line_does(tmp_path, letter):
+    (tmp_path / "questions.txt").write_text(f"one{letter}and a half\r\ntwo\n", encoding="utf-8")
+    assert read_prompts(tmp_path / "questions.txt") == [f"one{letter}and a half", "two"]
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_the_work(tiny_model, tiny_tied_model, tmp_path, capsys):
+    (tmp_path / "questions.txt").write_text("one")
+    asked = ["compare", str(tiny_model), str(tiny_tied_model), "--prompts", str(tmp_path / "questions.txt")]
+    assert main([*asked, "--output", str(tmp_path / "nowhere" / "table.csv")]) == 1
+    assert "nowhere/table.csv" in capsys.readouterr().err
 
 
 @pytest.mark.real

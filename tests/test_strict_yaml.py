@@ -53,6 +53,19 @@ def test_what_only_older_yaml_takes_for_a_number_is_a_text_in_a_recipe_and_nothi
 
 
 @pytest.mark.parametrize(
+    "value",
+    ["!!timestamp soon", "!!bool maybe", "!!bool ''", "!!int ''", "!!int _", "!!float ''", "!!float x", "!!int 0x",
+     "2024-99-99", "!<tag:yaml.org,2002:timestamp> 2", "{a: [!!timestamp x]}", "{? !!bool maybe : 1}"],
+)  # fmt: skip
+def test_a_value_that_is_not_what_its_tag_says_is_a_fault_in_words(value):
+    assert read_front_matter(f"---\nlicense: {value}\n---\n") == {}
+    if "!" in value:
+        with pytest.raises(SpecError, match=r"line 1.* is no ") as e:
+            parse_yaml(f"base_model: {value}")
+        assert len(str(e.value)) < 200
+
+
+@pytest.mark.parametrize(
     "unit",
     ["x: [1, 2]\n", "# note\n", "- {a: b, c: 'd'}\n", '- "a\\n \\u00e9"\n', "- &a x\n- *a\n", "- |\n   a\n    b\n"],
 )

@@ -5,15 +5,17 @@ A file is whole or it is missing; nothing of a half one is believed, and no read
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from contextlib import suppress
+from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from backend.disk import append_line, lock, read_lines
-from backend.errors import AppError
+from backend.errors import AppError, JobError
 from backend.finetune.checkpoints import SEAL, newest_sealed, seal_checkpoint
 from backend.finetune.course import read_course
 from backend.finetune.fetch import SOURCES, read_sources
@@ -225,6 +227,34 @@ def test_a_torn_table_is_said_to_be_one_or_read(cut: str, tmp_path: Path) -> Non
     with suppress(AppError):
         again = Store(tmp_path / "jobs.sqlite")
         assert again.of("me") == [] or cut == "last byte missing"
+        again.close()
+
+
+def test_a_table_with_a_flipped_byte_is_said_to_be_torn_or_hides_no_other_job(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite"
+    store = Store(path)
+    first, other = (store.add(parse_recipe(RECIPE), "me") for _ in range(2))
+    created = store.get(first).created
+    store.close()
+    whole = path.read_bytes()
+    column, index, number = whole.index(b"owner"), whole.rindex(first.encode()), struct.pack(">d", created)
+    damages = {
+        "a letter of a column": whole[:column] + b"\xff" + whole[column + 1 :],
+        "another name of a column": whole[:column] + b"O_ner" + whole[column + 5 :],
+        "an index": whole[:index] + b"g" + whole[index + 1 :],
+        "a time": whole.replace(number, struct.pack(">d", nan)),
+    }
+    for damage, content in damages.items():
+        path.write_bytes(content)
+        if "column" in damage:
+            with pytest.raises(JobError, match="move it away"):
+                Store(path)
+            continue
+        again = Store(path)
+        assert {job.id for job in again.of("me")} == again.ids() == {first, other}, damage
+        assert again.get(first).id == first
+        again.delete(first)
+        assert again.ids() == {other}
         again.close()
 
 

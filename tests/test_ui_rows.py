@@ -194,6 +194,12 @@ def test_an_upload_is_looked_at_where_it_stays_and_nothing_is_done_twice(looking
     assert "another window" in looking.tick(begun[looking.job], "me", None)[looking.rows.panel]
 
 
+def test_a_look_that_begins_while_another_is_shown_is_not_forgotten(looking: Looking) -> None:
+    ended = ("a job", "completed", 2)
+    for job_id, stood in ((None, None), (None, ended), ("a job", ended)):
+        assert looking.job not in looking.tick(job_id, "me", stood)
+
+
 def test_what_is_wrong_with_a_field_stands_beside_it_and_nothing_is_looked_at(looking: Looking) -> None:
     typed = given(looking.rows, split="[:", validation_size=-1) | {looking.job: None}
     refused = looking.look(typed, demo_facts(), "me", None)

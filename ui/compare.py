@@ -9,13 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from backend.errors import SpecError
+from backend.errors import AppError, SpecError
 from backend.models.machine import gpus
 from backend.models.tokens import THINKS, THOUGHT
 from backend.options import parse
 from backend.serve.chat import ChatOptions, paced
-from backend.serve.compare import MOST, Reply, as_csv, batch, compare, differences, read_prompts
-from ui.errors import shown
+from backend.serve.compare import MOST, PROMPT, Reply, as_csv, batch, compare, differences, read_prompts
+from ui.errors import fault, shown
 from ui.events import QUIET
 from ui.format import escape, part, size
 from ui.forms import OptionForm, Updates
@@ -145,15 +145,15 @@ def wire_compare(tab: Compare, options: OptionForm, system: gr.Textbox) -> None:
     def many(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
         owner = require_member(studio.settings, profile)
         models, sampling = chosen(given, owner), parse(ChatOptions, options.values(given))
-        rows = [{"prompt": prompt} for prompt in read_prompts(Path(given[tab.file]))]
+        rows = [{PROMPT: prompt} for prompt in read_prompts(Path(given[tab.file]))]
         yield {tab.save: gr.update(visible=False), **_busy(tab, True)}
-        seconds = studio.settings.server_start_seconds
+        seconds, ended = studio.settings.server_start_seconds, _busy(tab, False)
         try:
             for done in batch(studio.servers, models, rows, sampling, seconds):
                 yield {tab.note: f'<p class="quiet">{done} of {len(rows) * len(models)} answers.</p>'}
-        finally:
-            ended = _busy(tab, False)
-        yield {**ended, tab.table: as_csv(rows), tab.save: gr.update(visible=True)}
+        except AppError as e:
+            ended |= {tab.note: fault(e)}
+        yield {**ended, tab.table: as_csv(rows), tab.save: gr.update(visible=len(rows[0]) > 1)}
 
     inputs = {tab.models, tab.blind, tab.prompt, tab.file, system, *options.components}
     outputs = [tab.note, tab.board, tab.vote, tab.order, tab.save, tab.table, tab.ask, tab.stop]

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.errors import LoginError
 from backend.settings import Settings
+from backend.strict_json import quoted
 from ui.belongings import Belongings
 from ui.format import size
 from ui.launch import Launch
@@ -191,7 +192,7 @@ class Doors:
         except ValueError:
             address = None
         if address is None or (self._settings.loopback and not address.is_loopback):
-            raise Refused(403, f"The studio is not known as '{name}': set WEIGHTSMITH_HOSTS to that name.")
+            raise Refused(403, f"The studio is not known as {quoted(name)}: set WEIGHTSMITH_HOSTS to that name.")
 
     def _check_origin(self, request: Request) -> None:
         """Refuse what a page of another website sends with the visitor's cookie."""

@@ -11,6 +11,8 @@ import secrets
 import time
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -65,6 +67,8 @@ class Launch:
                 given = str(form.get("password", ""))
         except TimeoutError:
             return self._page(408)
+        except (HTTPException, MultiPartException):
+            return self._page(400, "This is no form.")
         # No await from here on: of forms that arrive together the second finds that the first was wrong.
         wait = self._next - time.monotonic()
         if wait > 0:

@@ -249,6 +249,8 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[dict[Any, A
         chosen.then(look, inputs, looking.outputs(), **QUIET)
     gr.on([bench.model.card.change, *others], again, inputs, looking.outputs(), **LATEST)
     hear(looking.rows.purpose.name, tick, [looking.job, looking.stood], looking.outputs())
+    # What has ended before it was known here is told no more.
+    looking.job.change(tick, [looking.job, looking.stood], looking.outputs(), **QUIET)
 
 
 def _left(field: Any) -> list[Any]:

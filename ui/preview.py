@@ -77,7 +77,7 @@ class Looking:
     def tick(self, job_id: str | None, owner: str | None, stood: Any) -> Updates:
         """Show how far a preview is by now; one that has ended stays as it is, whatever another window looks at."""
         if job_id is None or (stood and stood[1] not in UNFINISHED):
-            return {self.job: job_id}
+            return {self.stood: gr.skip()}
         try:
             return self.show(job_id, owner, stood) if owner else self._clear()
         except JobError:

@@ -1,7 +1,9 @@
 """Web: the page as an ASGI app, behind its doors."""
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from starlette.middleware.sessions import SessionMiddleware
 
 from ui.changes import add_changes
@@ -39,6 +41,7 @@ def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
         max_file_size=settings.max_upload_bytes,
         ssr_mode=False,
         enable_monitoring=False,
+        app_kwargs={"exception_handlers": {RequestValidationError: _refuse}},
         theme=theme(),
         css_paths=[CSS],
     )
@@ -46,6 +49,11 @@ def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
     app.add_middleware(Doors, settings=settings, launch=launch, **known)
     _read_sign_in_first(app)
     return app
+
+
+async def _refuse(request: Request, error: Exception) -> JSONResponse:
+    """Say that a request is none that the page makes; FastAPI would repeat the whole of it."""
+    return JSONResponse({"detail": "This is no request of the page."}, 422)
 
 
 def _read_sign_in_first(app: FastAPI) -> None:

@@ -11,7 +11,7 @@ from backend.cli.names import admitted, fetched
 from backend.errors import SpecError
 from backend.options import parse
 from backend.serve.chat import ChatOptions
-from backend.serve.compare import MOST, as_csv, batch, compare, read_prompts
+from backend.serve.compare import MOST, PROMPT, as_csv, batch, compare, last, read_prompts
 from backend.serve.engines import is_adapter
 from backend.serve.servers import Servers
 from backend.settings import load_settings
@@ -43,14 +43,15 @@ class _Compare(Command):
         if not 2 <= len(self.folders) <= MOST:
             raise SpecError(f"Give the folders of two models, or of up to {MOST}.")
         names = [folder.name for folder in self.folders]
-        shown = names if len(set(names)) == len(names) else [str(folder) for folder in self.folders]
+        if len({PROMPT, *names}) <= len(names):
+            names = [str(folder.resolve()) for folder in self.folders]
         folders = [
             folder.resolve() if self.base_model and is_adapter(folder) else admitted(folder) for folder in self.folders
         ]
-        return dict(zip(shown, folders, strict=True))
+        return dict(zip(names, folders, strict=True))
 
     def _once(self: Any, servers: Servers, models: dict[str, Path], options: ChatOptions, seconds: float) -> None:
-        *_, replies = compare(servers, models, self.prompt, "", options, seconds)
+        replies = last(compare(servers, models, self.prompt, "", options, seconds))
         told = [
             f"== {name}\n{reply.error or (reply.answer.text if reply.answer else '')}"
             for name, reply in replies.items()
@@ -58,10 +59,18 @@ class _Compare(Command):
         self.say({name: reply.model_dump(mode="json") for name, reply in replies.items()}, "\n\n".join(told))
 
     def _table(self: Any, servers: Servers, models: dict[str, Path], options: ChatOptions, seconds: float) -> None:
-        rows = [{"prompt": prompt} for prompt in read_prompts(self.prompts)]
-        for done in batch(servers, models, rows, options, seconds):
-            sys.stderr.write(f"\r{done} of {len(rows) * len(models)} answers")
-        sys.stderr.write("\n")
+        rows = [{PROMPT: prompt} for prompt in read_prompts(self.prompts)]
+        if self.output:
+            self.output.open("a").close()  # refused before the work where it cannot be written
+        try:
+            for done in batch(servers, models, rows, options, seconds):
+                sys.stderr.write(f"\r{done} of {len(rows) * len(models)} answers")
+        finally:  # what was answered before something failed is worth as much as it was
+            sys.stderr.write("\n")
+            if len(rows[0]) > 1:
+                self._save(rows)
+
+    def _save(self: Any, rows: list[dict[str, str]]) -> None:
         if self.output:
             self.output.write_text(as_csv(rows), encoding="utf-8")
         self.say({"rows": rows}, f"Written to {self.output}" if self.output else as_csv(rows).rstrip())

@@ -34,7 +34,7 @@ def read_front_matter(text: str) -> dict[str, Any]:
     found = _BLOCK.match(text)
     try:
         data = load_yaml(found[1]) if found else None
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-99-99
+    except (yaml.YAMLError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 

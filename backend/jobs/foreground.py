@@ -111,9 +111,10 @@ def identity(spec: Spec) -> str:
 def _forget(runs: Path) -> None:
     """Remove what failed runs of long ago left."""
     for folder in runs.iterdir():
-        if time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400:
-            with suppress(JobError), lock(folder / "run.lock"):
-                shutil.rmtree(folder, ignore_errors=True)
+        with suppress(JobError, OSError):  # in use, gone meanwhile, or no folder
+            if time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400:
+                with lock(folder / "run.lock"):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_output(output: Path) -> Path:

@@ -87,6 +87,8 @@ CREATE TABLE IF NOT EXISTS jobs (
 ) STRICT
 """
 
+_COLUMNS = ", ".join(name for name in Job.model_fields if name != "progress")
+
 
 class Store:
     """The table; every method is one transaction and may be called from any thread.
@@ -106,8 +108,10 @@ class Store:
         try:
             for statement in ("PRAGMA journal_mode=DELETE", "PRAGMA synchronous=FULL", _SCHEMA):
                 self._db.execute(statement)
-            self.ids()
-        except sqlite3.DatabaseError as e:
+            if self._db.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
+                self._db.execute("REINDEX")  # a damaged index finds no row, or stops whoever asks for one
+            self.in_state(*JobState)
+        except (sqlite3.DatabaseError, ValueError) as e:  # a damaged name of a column, or a row without an id
             raise JobError(f"The job table '{path.name}' cannot be read ({e}): move it away to begin a new one.") from e
 
     def close(self) -> None:
@@ -174,13 +178,13 @@ class Store:
             SELECT id FROM jobs AS j WHERE state = 'queued' AND kind IN ({", ".join("?" * len(kinds))}) ORDER BY
             (SELECT count(*) FROM jobs AS o WHERE o.owner = j.owner AND o.started > j.created), created LIMIT 1
         """
-        taken = f"UPDATE jobs SET state = 'running', started = coalesce(started, ?) WHERE id = ({chosen}) RETURNING *"
+        taken = "UPDATE jobs SET state = 'running', started = coalesce(started, ?) WHERE id ="
         with self._lock:
             self._catch_up()
             if self._late:
                 return None
             try:
-                row = self._db.execute(taken, (time.time(), *kinds)).fetchone()
+                row = self._db.execute(f"{taken} ({chosen}) RETURNING {_COLUMNS}", (time.time(), *kinds)).fetchone()
             except sqlite3.Error:
                 return None
         return _job(dict(row)) if row else None
@@ -228,7 +232,7 @@ class Store:
     def _read(self, which: str, *values: str) -> list[dict[str, Any]]:
         """Return rows as they are meant to be: with what could not be written yet."""
         with self._lock:
-            rows = [dict(row) for row in self._db.execute(f"SELECT * FROM jobs {which}", values)]
+            rows = [dict(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM jobs {which}", values)]
             changes = [self._late.get(row["id"], {}) for row in rows]
         return [row | change for row, change in zip(rows, changes, strict=True) if change is not None]
 
@@ -241,7 +245,8 @@ def _job(row: dict[str, Any]) -> Job:
             return job
     except (JobError, TypeError, ValueError, RecursionError):
         pass
-    found = {"id": row["id"], "owner": row["owner"], "created": min(max(row["created"], 0.0), time.time())}
+    created = row["created"] or 0.0  # SQLite reads a damaged number as none
+    found = {"id": row["id"], "owner": row["owner"], "created": min(max(created, 0.0), time.time())}
     return Job(**found, kind=UNREADABLE, spec={}, state=JobState.ERROR, steps=(), error=NO_JOB)
 
 

@@ -6,7 +6,7 @@ import io
 import re
 import unicodedata
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from backend.errors import AppError, JobError
 from backend.options import Frozen
-from backend.serve.chat import Answer, ChatOptions, stream
+from backend.serve.chat import Answer, ChatOptions, Shown, stream
 from backend.serve.servers import Servers
 
 MOST = 3
@@ -23,6 +23,9 @@ MOST = 3
 
 SHORT = 40
 """Words between two that stand once in each text, up to which every way to read them is tried."""
+
+PROMPT = "prompt"
+"""The column of a table of answers that holds the questions."""
 
 MAX_PROMPTS = 500
 MAX_PROMPT_BYTES = 1_000_000  # of the file
@@ -155,7 +158,7 @@ def read_prompts(file: Path) -> list[str]:
     if file.stat().st_size > MAX_PROMPT_BYTES:
         raise JobError(f"'{name}' has more than {MAX_PROMPT_BYTES // 10**6} MB: give a part of it.")
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as e:
         raise JobError(f"'{name}' is no text in UTF-8: save it as one, with one question a line.") from e
     prompts = [line.strip() for line in lines if line.strip()]
@@ -174,7 +177,8 @@ def batch(
     Args:
         servers: As compare() takes them.
         models: Likewise.
-        rows: The table: each row holds its `prompt`, and gets by each model's name its answer.
+        rows: The table: each row holds its PROMPT, and gets by the name of each model that is ready its answer,
+            which is empty until it comes.
         options: Sampling, the same for all.
         seconds: How long a server may take to start.
 
@@ -184,11 +188,17 @@ def batch(
     for number, (name, folder) in enumerate(models.items()):
         servers.open(folder)
         server = servers.wait(folder, seconds)
+        for row in rows:
+            row[name] = ""
         with servers.in_use(folder):
             for done, row in enumerate(rows, 1):
-                *_, answer = stream(server, [{"role": "user", "content": row["prompt"]}], options)
-                row[name] = answer.text
+                row[name] = last(stream(server, [{"role": "user", "content": row[PROMPT]}], options)).text
                 yield number * len(rows) + done
+
+
+def last(answers: Iterator[Shown]) -> Shown:
+    """Return the last of what grows, and keep none of those before it."""
+    return deque(answers, maxlen=1).pop()
 
 
 def as_csv(rows: Sequence[Mapping[str, str]]) -> str:

@@ -94,5 +94,5 @@ def _in_words(name: str) -> Iterator[None]:
     except MemoryError as e:
         much = f"It unpacks to more than {MEMORY / 1e9:.0f} GB at a time"
         raise fault(name, f"{much}: take out its largest rows, or write smaller pages.") from e
-    except (pa.ArrowException, OSError, ValueError) as e:  # ValueError: dates that Python has not
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as e:  # dates and zones Python has not
         raise fault(name, "This Parquet file is damaged, encrypted or too new to be read: upload it again.") from e
