@@ -62,6 +62,18 @@ class BoundedLoader(yaml.SafeLoader):
         self._deepest = max(outer, self._deepest)
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Build a value.
+
+        Raises:
+            YAMLError: It is not what its tag says, such as `!!int x` or the 31st of February.
+        """
+        try:
+            return super().construct_object(node, deep)
+        except (AttributeError, LookupError, ValueError) as e:
+            text = f"{quoted(node.value)} is not what its tag says"
+            raise yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark) from e
+
     def _spend(self, values: int, mark: yaml.Mark) -> None:
         self._values += values
         if self._values > MAX_VALUES:
@@ -121,7 +133,6 @@ def load_yaml(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: It is none, or holds too much.
-        ValueError: It holds a date that is none.
     """
     return yaml.load(text, BoundedLoader)
 

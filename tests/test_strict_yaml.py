@@ -5,7 +5,7 @@ import yaml
 
 from backend import strict_yaml
 from backend.errors import SpecError
-from backend.hub.front_matter import read_front_matter
+from backend.hub.front_matter import languages_of, read_front_matter
 from backend.recipes import MAX_LENGTH, parse_recipe, parse_yaml
 from backend.strict_yaml import MAX_DEPTH, load_yaml
 from tests.steps import steps
@@ -50,6 +50,37 @@ def test_what_only_older_yaml_takes_for_a_number_is_a_text_in_a_recipe_and_nothi
     assert count < 100 * len(value) + 10_000_000
     assert parse_yaml(f"a: {value}") == {"a": value}
     assert read_front_matter(f"---\na: {value}\n---\n") in ({}, {"a": value})
+
+
+@pytest.mark.parametrize(
+    "value", ["!!bool maybe", "!!int ''", "!!int x", "!!float ''", "!!float 1:x", "!!timestamp soon", "2024-99-99"]
+)
+def test_a_value_that_is_not_what_its_tag_says_is_named_with_its_line(value):
+    if value.startswith("!!"):
+        with pytest.raises(SpecError, match=r"line 2: this is not YAML\. .* is not what its tag says"):
+            parse_yaml(f"a: 1\nb: {value}\n")
+    assert read_front_matter(f"---\nlicense: mit\nb: {value}\n---\n") == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("no", ("no",)), ("[no, en]", ("no", "en")), ("en", ("en",)), ("{}", ())]
+)
+def test_norwegian_is_a_language_alone_and_among_others(written, read):
+    assert languages_of(read_front_matter(f"---\nlanguage: {written}\n---\n")) == read
+
+
+def test_a_fault_speaks_of_lists_and_mappings_not_of_what_python_calls_them():
+    stages = "base_model: demo\nstages:\n- {stage: finetune, target_modules: all-linear}\n- merge\n"
+    with pytest.raises(SpecError) as e:
+        parse_recipe(parse_yaml(stages))
+    assert "target_modules: must be a list, as in [a, b] (got 'all-linear')" in str(e.value)
+    assert "stages[1]: must be a mapping (got 'merge')" in str(e.value)
+
+
+@pytest.mark.parametrize("letter", ["\0", "\a", "\x1b"])
+def test_letters_that_yaml_does_not_take_are_said_to_be_the_fault(letter):
+    with pytest.raises(SpecError, match="special characters are not allowed"):
+        parse_yaml(f"a: b{letter}")
 
 
 @pytest.mark.parametrize(

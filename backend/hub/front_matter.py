@@ -34,7 +34,7 @@ def read_front_matter(text: str) -> dict[str, Any]:
     found = _BLOCK.match(text)
     try:
         data = load_yaml(found[1]) if found else None
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-99-99
+    except (yaml.YAMLError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -52,7 +52,8 @@ def languages_of(card: Mapping[str, Any]) -> tuple[str, ...]:
     YAML reads a bare `no`, Norwegian, as false.
     """
     found = card.get("language")
-    return _texts(["no" if item is False else item for item in found] if isinstance(found, list) else found)
+    listed = found if isinstance(found, list) else [found]
+    return _texts(["no" if item is False else item for item in listed])
 
 
 def _texts(value: Any) -> tuple[str, ...]:
