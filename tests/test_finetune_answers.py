@@ -133,6 +133,7 @@ def test_an_answer_that_the_template_leaves_open_ends_with_the_models_own_end(cl
     row = Renderer(tokenizer, "auto", 4000, stops).render(Sample(1, messages))
     assert learned(tokenizer, row) == expected
     assert (row.ends, row.input_ids[-1]) == (True, tokenizer.eos_token_id)
+    assert Renderer(tokenizer, "all", 4000, stops).render(Sample(1, messages)).labels[-1] == tokenizer.eos_token_id
     cut = Renderer(tokenizer, "auto", len(row.input_ids) - 1, stops).render(Sample(1, messages))
     assert (cut.cut, cut.labels[-1] in stops) == (1, False)
 
@@ -172,6 +173,31 @@ def test_thoughts_in_a_field_that_a_template_does_not_know_stand_before_the_word
     thought = json.dumps({"reasoning_content": "t"})
     talk = [("user", "q"), ("assistant", "a", thought), ("user", "q"), ("assistant", "a", thought)]
     assert answers(make_tokenizer(template=template), *talk) == [f"{expected}<|im_end|>"] * 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "{{ f.arguments }}",
+        "{{ f.arguments | string }}",
+        "{{ f.name + ': ' + f.arguments }}",
+        "{{ f.arguments | tojson }}",
+    ],
+)
+def test_arguments_of_calls_are_json_however_a_template_wants_them(call: str) -> None:
+    calls = (
+        "{% for c in m.tool_calls or [] %}{% set f = c.function %}<call>{{ f.name }} " + call + "</call>{% endfor %}"
+    )
+    tokenizer = make_tokenizer(template=CHATML.replace("{{ m.content }}", "{{ m.content }}" + calls))
+    [found] = answers(tokenizer, ("user", "weather?"), ("assistant", "Wait.", json.dumps(CALL)))
+    assert found.startswith("Wait.<call>weather ")
+    assert found.endswith('{"city": "Rome", "days": 3}</call><|im_end|>')
+    alike = {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"it's": 1}}}]}
+    assert answers(tokenizer, ("user", "q"), ("assistant", "", json.dumps(alike)))[0].count('{"it\'s": 1}') == 1
+    twice = "{{ f.arguments }}{{ f.arguments.items() }}"
+    tokenizer.chat_template = tokenizer.chat_template.replace(call, twice)
+    with pytest.raises(TemplateRefusal, match="as Python does"):
+        rendered(tokenizer, ("user", "weather?"), ("assistant", "", json.dumps(CALL)))
 
 
 @pytest.mark.parametrize(

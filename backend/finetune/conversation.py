@@ -173,15 +173,24 @@ class Conversation:
         pairs = list(zip(self._turns, self._marked, strict=True))[:count]
         turns = [marked if turn["role"] in roles else turn for turn, marked in pairs]
         try:
-            return chat_text(self._template.tokenizer, turns, self._tools, prompt)
+            return self._with_calls(turns, prompt)
         except TemplateRefusal as e:
             refusal = e
         if not any("tool_calls" in turn for turn in turns):
             raise refusal
         try:  # some templates want the arguments of calls as JSON
-            return chat_text(self._template.tokenizer, [_as_json(turn) for turn in turns], self._tools, prompt)
+            return self._with_calls([_as_json(turn) for turn in turns], prompt)
         except TemplateRefusal:
             raise refusal from None
+
+    def _with_calls(self, turns: Sequence[dict[str, Any]], prompt: bool) -> str:
+        """Return what the template writes, which is not what Python calls the arguments of a call."""
+        text = chat_text(self._template.tokenizer, turns, self._tools, prompt)
+        given = [call["function"]["arguments"] for turn in turns for call in turn.get("tool_calls", ())]
+        objects = [arguments for arguments in given if isinstance(arguments, dict)]
+        if any(str(each) in text for each in objects if str(each) != json.dumps(each, ensure_ascii=False)):
+            raise TemplateRefusal("it writes the arguments of tool calls as Python does, not as JSON")
+        return text
 
     def _speller(self, role: str) -> Callable[[str], str]:
         return lambda text: self._marks.spelled(text, self._spellings[role])

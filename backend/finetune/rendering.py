@@ -107,7 +107,7 @@ class Renderer:
         talk = Conversation(self._template, sample)
         if self._loss == "all":
             ids, _ = self._tokens(talk.text(), talk.breaker)
-            return ids, ids
+            return self._closed(ids, ids)
         text, spans = talk.answers(self._wanted(sample), self._ends)
         ids, places = self._tokens(text, talk.breaker)
         return self._closed(ids, _labels(ids, places, spans))
@@ -119,10 +119,9 @@ class Renderer:
         """
         eos = self._tokenizer.eos_token_id
         end = max((i + 1 for i, label in enumerate(labels) if label != IGNORED), default=0)
-        if eos is None or not end or self._tokenizer.decode(ids[end:]).strip():
+        if eos is None or not end or self._stopped(labels[:end]) or self._tokenizer.decode(ids[end:]).strip():
             return ids, labels
-        last = self._tokenizer.convert_ids_to_tokens(labels[end - 1])
-        if last in self.control.special or self._stopped(labels[:end]):
+        if self._tokenizer.convert_ids_to_tokens(labels[end - 1]) in self.control.special:
             return ids, labels
         return [*ids[:end], eos], [*labels[:end], eos]
 
