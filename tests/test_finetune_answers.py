@@ -200,6 +200,23 @@ def test_arguments_of_calls_are_json_however_a_template_wants_them(call: str) ->
         rendered(tokenizer, ("user", "weather?"), ("assistant", "", json.dumps(CALL)))
 
 
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_5_think", "deepseek_r1_distill", "gptoss", "llama3_1"])
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("The tag <think> opens and </think> closes.", ["The tag <think> opens and </think> closes."]),
+        ("<think>t</think> a <think>u</think> b", ["t", "a <think>u</think> b"]),
+        ("t</think> a </think> b", ["t", "a </think> b"]),
+        ("<think>t <think> u</think> a", ["u", "a"]),
+    ],
+)
+def test_only_the_thoughts_that_an_answer_begins_with_are_thoughts(family: str, answer: str, words: list[str]) -> None:
+    tokenizer = family_tokenizer(family)
+    earlier, last = answers(tokenizer, ("user", "q"), ("assistant", answer), ("user", "q"), ("assistant", answer))
+    assert all(part in last for part in words)
+    assert words[-1] in earlier
+
+
 @pytest.mark.parametrize(
     ("turns", "words"),
     [

@@ -15,10 +15,13 @@ from backend.finetune.answers import Ask, Ends, Span, Talk
 from backend.finetune.marks import Marks
 from backend.finetune.samples import ROLES, Message, Sample
 from backend.models.chat_template import TemplateRefusal, chat_text
-from backend.models.tokens import THINKS, THOUGHT, Control
+from backend.models.tokens import THINKS, THOUGHT, Control, any_of
 
 MOST_PARTS = 200
 """Beginnings of a conversation that are rendered for one row; few are needed, whatever the row."""
+
+
+_TAGS = any_of((THINKS, THOUGHT))
 
 
 class Template(NamedTuple):
@@ -200,6 +203,9 @@ class Conversation:
         content, end = _without_end(message.content, self._template.stops) if message.role == "assistant" else (
             message.content, "")  # fmt: skip
         content = spell(content) + ("" if self._template.closes else end)
+        if message.role == "assistant" and not self._template.whole:
+            at = _thought_end(content)
+            content = content[:at] + self._marks.spelled(content[at:], _TAGS)
         fields = {name: value for name, value in message.fields.items() if name != "weight"}
         if self._template.parts and message.role == "assistant" and content.lstrip().startswith(THINKS):
             thought, there, words = content.lstrip().removeprefix(THINKS).partition(THOUGHT)
@@ -243,6 +249,18 @@ def _tried(tokenizer: Any, answer: dict[str, str]) -> str:
 def _as_content(thought: str, words: str) -> str:
     """Return thoughts and words as one content."""
     return f"{THINKS}\n{thought}\n{THOUGHT}\n\n{words}"
+
+
+def _thought_end(text: str) -> int:
+    """Return where the thoughts end that an answer begins with; templates take later tags for the same, and cut there.
+
+    They may have been opened by the prompt, and may lack their end.
+    """
+    before, closed, _ = text.partition(THOUGHT)
+    opened = text.lstrip().startswith(THINKS)
+    if closed and (opened or THINKS not in before):
+        return len(before) + len(THOUGHT)
+    return text.find(THINKS) + len(THINKS) if opened else 0
 
 
 def _without_end(text: str, stops: Collection[str]) -> tuple[str, str]:
