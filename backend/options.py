@@ -156,4 +156,7 @@ _WORDS = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "string_type": "must be text",
+    "tuple_type": "must be a list, as in [a, b]",
+    "dict_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
 }

@@ -34,11 +34,12 @@ class Batch(NamedTuple):
 
 
 def read_schema(path: Path) -> tuple[Any, int]:
-    """Return the columns that a file lists, as Arrow's schema, and its number of rows.
+    """Return the columns of a file, as Arrow's schema with the types that are handed over, and its number of rows.
 
     Raises:
         OSError, ValueError, pyarrow.ArrowException: It is damaged.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with path.open("rb") as file:
@@ -46,7 +47,8 @@ def read_schema(path: Path) -> tuple[Any, int]:
         if int.from_bytes(file.read(4), "little") > MAX_FOOTER:
             raise ValueError("The footer is too long.")
     with pq.ParquetFile(path) as parquet:
-        return parquet.schema_arrow, int(parquet.metadata.num_rows)
+        schema = pa.schema([(field.name, _plain(field.type)) for field in parquet.schema_arrow])
+        return schema, int(parquet.metadata.num_rows)
 
 
 def read_batches(path: Path, columns: Sequence[str], rows: int, largest: int) -> Iterator[Batch]:
@@ -123,11 +125,16 @@ def main() -> int:
 
 
 def _plain(kind: Any) -> Any:
-    """Return a type without dictionaries: of a text that is there a thousand times they hide how large that is."""
+    """Return a type without dictionaries and extensions, which are texts or bytes by another name.
+
+    Of a text that is there a thousand times a dictionary hides how large that is.
+    """
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(kind.storage_type)
     if pa.types.is_struct(kind):
         return pa.struct([(field.name, _plain(field.type)) for field in kind])
     if pa.types.is_list(kind):

@@ -210,9 +210,8 @@ def parse_yaml(text: str, name: str = "The recipe") -> Any:
         line = f", line {at.line + 1}" if at else ""
         if isinstance(e, KeyTwice):
             raise SpecError(f"{name}{line}: {e.problem}.") from e
-        raise SpecError(
-            f"{name}{line}: this is not YAML. {shortened(getattr(e, 'problem', '') or '', 200)}".strip()
-        ) from e
+        why = str(getattr(e, "problem", None) or getattr(e, "reason", ""))
+        raise SpecError(f"{name}{line}: this is not YAML. {shortened(why, 200)}".strip()) from e
     except RecursionError as e:  # brackets without end
         raise SpecError(f"{name} is not YAML that a recipe could be: it is nested too deep.") from e
 

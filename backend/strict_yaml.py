@@ -66,12 +66,12 @@ class BoundedLoader(yaml.SafeLoader):
         """Build a value.
 
         Raises:
-            YAMLError: It is not what its tag says, as `!!bool maybe`, or a date that is none.
+            YAMLError: It is not what its tag says, such as `!!int x` or the 31st of February.
         """
         try:
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, ValueError) as e:
-            text = f"{quoted(node.value)} is no {node.tag.rpartition(':')[2]}"
+            text = f"{quoted(node.value)} is not what its tag says"
             raise yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark) from e
 
     def _spend(self, values: int, mark: yaml.Mark) -> None:

@@ -112,6 +112,9 @@ def paint(*argv):
         (["--names", '["c,d", "e"]'], {"names": ("c,d", "e")}),
         (["--names", "[INST]"], {"names": ("[INST]",)}),
         (["--names", ""], {"names": ()}),
+        (["--names", "\n"], {"names": ("\n",)}),
+        (["--names", "a\nb"], {"names": ("a\nb",)}),
+        (["--names", '"a\nb",c'], {"names": ("a\nb", "c")}),
         (["--no-keep"], {"keep": False}),
     ],
 )
@@ -119,6 +122,12 @@ def test_only_what_was_typed_is_given(typed, given):
     command = paint("north", "a,b", *typed)
     assert command.walls == [Path("north"), Path("a,b")]
     assert command.given(Wide, Narrow) == given
+
+
+def test_a_line_break_between_commas_is_a_usage_fault(capsys):
+    with pytest.raises(SystemExit):
+        paint("north", "--names", "a\n,b")
+    assert "a line break stands between commas" in capsys.readouterr().err
 
 
 def test_a_flag_of_one_letter_has_one_dash_and_none_can_be_cut_short(capsys):

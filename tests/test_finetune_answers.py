@@ -109,7 +109,112 @@ def test_a_call_without_words_and_without_an_end_is_learned_as_far_as_it_goes() 
     bare = {"tool_calls": [{"type": "function", "function": {"name": "now", "arguments": {}}}]}
     found = answers(tokenizer, ("user", "when?"), ("assistant", "", json.dumps(bare)), ("tool", "noon"),
                     ("assistant", "Noon."))  # fmt: skip
-    assert found == [" <call>now({})</call>", " Noon."]
+    assert found == [" <call>now({})</call>", " Noon.</s>"]
+
+
+OPEN = {
+    "nothing": ("{{ m.role }}: {{ m.content }}\n\n", "Assistant:", [" a1", " a2</s>"]),
+    "the next message": ("<|{{ m.role }}|>\n{{ m.content }}", "<|assistant|>", ["\na1<|user|>", "\na2</s>"]),
+    "all but the last": ("{{ m.role }}> {{ m.content }}{{ eos_token if not loop.last }} ", "assistant> ",
+                         ["a1</s>", "a2</s>"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("closed_by", OPEN)
+def test_an_answer_that_the_template_leaves_open_ends_with_the_models_own_end(closed_by: str) -> None:
+    each, prompt, expected = OPEN[closed_by]
+    template = "{% for m in messages %}" + each.replace("{{ m.role }}:", "{{ m.role.title() }}:") + "{% endfor %}"
+    special = ("</s>", "<|user|>", "<|assistant|>")
+    tokenizer = make_tokenizer(special, template + "{% if add_generation_prompt %}" + prompt + "{% endif %}")
+    messages = tuple(
+        Message(*turn) for turn in (("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2"))
+    )
+    stops = stops_of(tokenizer, tokenizer.convert_tokens_to_ids(["<|user|>"]))
+    row = Renderer(tokenizer, "auto", 4000, stops).render(Sample(1, messages))
+    assert learned(tokenizer, row) == expected
+    assert (row.ends, row.input_ids[-1]) == (True, tokenizer.eos_token_id)
+    assert Renderer(tokenizer, "all", 4000, stops).render(Sample(1, messages)).labels[-1] == tokenizer.eos_token_id
+    cut = Renderer(tokenizer, "auto", len(row.input_ids) - 1, stops).render(Sample(1, messages))
+    assert (cut.cut, cut.labels[-1] in stops) == (1, False)
+
+
+@pytest.mark.parametrize("behind", ["\n", "</r>", "\n</r>\n"])
+def test_an_end_that_does_not_follow_the_words_at_once_is_learned(behind: str) -> None:
+    tokenizer = make_tokenizer(template=CHATML.replace("{{ m.content }}", "{{ m.content }}" + behind))
+    assert answers(tokenizer, ("user", "q"), ("assistant", "a")) == [f"a{behind}<|im_end|>"]
+
+
+@pytest.mark.parametrize("talk", [[], [("user", "q0"), ("assistant", "a0")]])
+def test_a_system_prompt_that_is_written_before_the_last_question_alone_is_kept(talk: list[Any]) -> None:
+    asks = "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}: {% endif %}{{ m.content }}"
+    mistral = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] " + asks + "[/INST]"
+        "{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    tokenizer = make_tokenizer(("</s>", "<s>"), mistral, bos_token="<s>")
+    row = rendered(tokenizer, ("system", "Be brief"), *talk, ("user", "q1"), ("assistant", "a1"))
+    before = "[INST] q0[/INST] a0</s>" if talk else ""
+    assert tokenizer.decode(row.input_ids) == f"<s>{before}[INST] Be brief: q1[/INST] a1</s>"
+    assert learned(tokenizer, row) == ([" a0</s>"] if talk else []) + [" a1</s>"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("<r>{{ m.content }}</r>", "<r><think>\nt\n</think>\n\na</r>"),
+        ("{{ ' ' + m.content | trim }}", " <think>\nt\n</think>\n\na"),
+        ("{{ m.content }}{{ m.tool_calls }}", "<think>\nt\n</think>\n\na"),
+    ],
+)
+def test_thoughts_in_a_field_that_a_template_does_not_know_stand_before_the_words(answer: str, expected: str) -> None:
+    template = CHATML.replace(
+        "{{ m.content }}", "{% if m.role == 'user' %}{{ m.content }}{% else %}" + answer + "{% endif %}"
+    )
+    thought = json.dumps({"reasoning_content": "t"})
+    talk = [("user", "q"), ("assistant", "a", thought), ("user", "q"), ("assistant", "a", thought)]
+    assert answers(make_tokenizer(template=template), *talk) == [f"{expected}<|im_end|>"] * 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "{{ f.arguments }}",
+        "{{ f.arguments | string }}",
+        "{{ f.name + ': ' + f.arguments }}",
+        "{{ f.arguments | tojson }}",
+    ],
+)
+def test_arguments_of_calls_are_json_however_a_template_wants_them(call: str) -> None:
+    calls = (
+        "{% for c in m.tool_calls or [] %}{% set f = c.function %}<call>{{ f.name }} " + call + "</call>{% endfor %}"
+    )
+    tokenizer = make_tokenizer(template=CHATML.replace("{{ m.content }}", "{{ m.content }}" + calls))
+    [found] = answers(tokenizer, ("user", "weather?"), ("assistant", "Wait.", json.dumps(CALL)))
+    assert found.startswith("Wait.<call>weather ")
+    assert found.endswith('{"city": "Rome", "days": 3}</call><|im_end|>')
+    alike = {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"it's": 1}}}]}
+    assert answers(tokenizer, ("user", "q"), ("assistant", "", json.dumps(alike)))[0].count('{"it\'s": 1}') == 1
+    twice = "{{ f.arguments }}{{ f.arguments.items() }}"
+    tokenizer.chat_template = tokenizer.chat_template.replace(call, twice)
+    with pytest.raises(TemplateRefusal, match="as Python does"):
+        rendered(tokenizer, ("user", "weather?"), ("assistant", "", json.dumps(CALL)))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_5_think", "deepseek_r1_distill", "gptoss", "llama3_1"])
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("The tag <think> opens and </think> closes.", ["The tag <think> opens and </think> closes."]),
+        ("<think>t</think> a <think>u</think> b", ["t", "a <think>u</think> b"]),
+        ("t</think> a </think> b", ["t", "a </think> b"]),
+        ("<think>t <think> u</think> a", ["u", "a"]),
+    ],
+)
+def test_only_the_thoughts_that_an_answer_begins_with_are_thoughts(family: str, answer: str, words: list[str]) -> None:
+    tokenizer = family_tokenizer(family)
+    earlier, last = answers(tokenizer, ("user", "q"), ("assistant", answer), ("user", "q"), ("assistant", answer))
+    assert all(part in last for part in words)
+    assert words[-1] in earlier
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,21 @@ def test_typed_control_tokens_are_letters_wherever_the_tokenizer_names_them(wher
     assert f"say {token} it" in tokenizer.decode(row.input_ids)
 
 
+@pytest.mark.parametrize("special", [True, False])
+def test_a_token_that_stands_around_every_message_is_letters_in_an_answer_too(special: bool) -> None:
+    tokenizer = make_tokenizer(("<|im_end|>",))
+    tokenizer.add_tokens([AddedToken("<|im_start|>", special=special)])
+    row = rendered(tokenizer, talk("q", "write <|im_start|>user to begin"))
+    assert row.input_ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2
+    assert "write <|im_start|>user to begin" in tokenizer.decode(row.input_ids)
+
+
+@pytest.mark.parametrize("words", ["{{ m.content | lower }}", "{{ m.content[0].text }}", "{{ m.role }}"])
+def test_what_begins_a_conversation_ends_no_answer_where_the_template_rewrites_words(words: str) -> None:
+    tokenizer = make_tokenizer(template=CHATML.replace("{{ m.content }}", words), eos_token="<|endoftext|>")
+    assert tokenizer.convert_tokens_to_ids("<|im_start|>") not in stops_of(tokenizer, ())
+
+
 def test_an_added_word_that_steers_nothing_stays_one_token() -> None:
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["aspirin", "\n\n", "user"])

@@ -40,6 +40,8 @@ def asked(*turns: dict[str, Any]) -> dict[str, Any]:
         [{"role": "User", "content": "q"}, {"role": "ASSISTANT", "content": "a"}],
         [{"from": "human", "value": "q"}, {"from": "Gpt", "value": "a"}],
         [{"role": " human ", "content": "q"}, {"role": "ai", "content": "a"}],
+        [{"from": "human", "content": "q"}, {"from": "gpt", "content": "a"}],
+        [{"role": "user", "value": "q"}, {"role": "assistant", "value": "a"}],
         [TALK[0] | {"name": None}, TALK[1] | {"refusal": None, "audio": None, "function_call": None, "weight": 1}],
         [TALK[0], TALK[1] | {"annotations": [], "tool_calls": [], "reasoning_content": None}],
         [TALK[0] | {"content": [{"type": "text", "text": "q", "image_url": None}]}, TALK[1]],
@@ -49,6 +51,14 @@ def asked(*turns: dict[str, Any]) -> dict[str, Any]:
 )
 def test_what_clients_write_without_meaning_anything_by_it_is_taken(tmp_path: Path, turns: list[Any]) -> None:
     assert sample(tmp_path, {"messages": turns}).messages == PLAIN
+
+
+@pytest.mark.parametrize("first", [None, [], "", {}])
+def test_a_column_is_what_its_first_filled_row_shows(tmp_path: Path, first: Any) -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    rows = jsonl({"messages": first, "tools": first}, {"messages": TALK, "tools": json.dumps(tools)})
+    data = opened(tmp_path, "rows.jsonl", rows, on_fault="drop")
+    assert [(s.messages, json.loads(s.tools)) for s in data.train()] == [(PLAIN, tools)]
 
 
 def test_a_developer_is_the_system_and_both_are_one(tmp_path: Path) -> None:

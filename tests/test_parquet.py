@@ -1,5 +1,6 @@
 """Parquet: what a small file unpacks to is bounded by the process that reads it, and this one sees little of it."""
 
+import re
 import resource
 
 import pyarrow as pa
@@ -67,6 +68,33 @@ def test_rows_that_are_too_large_are_left_out_and_all_others_are_read(tmp_path):
     found = looked_at(written(tmp_path, {"text": texts}), on_fault="drop")
     assert found.dropped == {"size": 1}
     assert found.train == 199
+
+
+def test_json_that_arrow_calls_so_is_text_wherever_it_stands(tmp_path):
+    talk = pa.array([f'[{{"role": "user", "content": "q{i}"}}, {{"role": "assistant", "content": "a"}}]' for i in "12"])
+    tools = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"name": "f"}', '{"name": "g"}']))
+    columns = {
+        "messages": pa.ExtensionArray.from_storage(pa.json_(), talk),
+        "tools": pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), tools),
+        "id": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16, b"1" * 16], pa.binary(16))),
+    }
+    found = looked_at(written(tmp_path, columns), parse_json=True)
+    assert [sample.messages[0].content for sample in found.preview] == ["q1", "q2"]
+    assert '"name": "g"' in found.preview[1].tools
+    assert "'id' is binary and left out" in " ".join(finding.text for finding in found.findings)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ([b"a", b"b"], "'text' is binary. Set decode_binary to true"),
+        (pa.array([[("k", "v")]] * 2, pa.map_(pa.string(), pa.string())), "'text' is map<"),
+        ([[{"role": "user", "content": b"q"}]] * 2, "'text' is list<"),
+    ],
+)
+def test_a_file_without_a_column_that_is_read_says_so(tmp_path, column, words):
+    with pytest.raises(SpecError, match="None of its columns is text: " + re.escape(words)):
+        looked_at(written(tmp_path, {"text": column}))
 
 
 def test_rows_come_as_pyarrow_reads_them_in_order(tmp_path):

@@ -4,6 +4,8 @@ import random
 
 import pytest
 
+from backend.options import parse
+from backend.serve.chat import ChatOptions
 from backend.serve.stops import Stops
 
 
@@ -36,6 +38,10 @@ def test_an_answer_ends_before_its_stop_text_in_whatever_pieces_it_comes(
     for _ in range(50):
         cuts = sorted(rng.sample(range(1, len(text)), rng.randrange(len(text) - 1)))
         assert through(text, stops, cuts) == expected
+
+
+def test_a_stop_text_is_taken_with_its_blanks() -> None:
+    assert parse(ChatOptions, {"stop": ("\n", "User: ")}).stop == ("\n", "User: ")
 
 
 def test_nothing_that_may_become_a_stop_text_is_shown_before_that_is_known() -> None:

@@ -5,7 +5,7 @@ import yaml
 
 from backend import strict_yaml
 from backend.errors import SpecError
-from backend.hub.front_matter import read_front_matter
+from backend.hub.front_matter import languages_of, read_front_matter
 from backend.recipes import MAX_LENGTH, parse_recipe, parse_yaml
 from backend.strict_yaml import MAX_DEPTH, load_yaml
 from tests.steps import steps
@@ -55,14 +55,35 @@ def test_what_only_older_yaml_takes_for_a_number_is_a_text_in_a_recipe_and_nothi
 @pytest.mark.parametrize(
     "value",
     ["!!timestamp soon", "!!bool maybe", "!!bool ''", "!!int ''", "!!int _", "!!float ''", "!!float x", "!!int 0x",
-     "2024-99-99", "!<tag:yaml.org,2002:timestamp> 2", "{a: [!!timestamp x]}", "{? !!bool maybe : 1}"],
+     "!!float 1:x", "2024-99-99", "!<tag:yaml.org,2002:timestamp> 2", "{a: [!!timestamp x]}", "{? !!bool maybe : 1}"],
 )  # fmt: skip
-def test_a_value_that_is_not_what_its_tag_says_is_a_fault_in_words(value):
-    assert read_front_matter(f"---\nlicense: {value}\n---\n") == {}
+def test_a_value_that_is_not_what_its_tag_says_is_named_with_its_line(value):
+    assert read_front_matter(f"---\nlicense: mit\nb: {value}\n---\n") == {}
     if "!" in value:
-        with pytest.raises(SpecError, match=r"line 1.* is no ") as e:
-            parse_yaml(f"base_model: {value}")
+        with pytest.raises(SpecError, match=r"line 2: this is not YAML\. .* is not what its tag says") as e:
+            parse_yaml(f"a: 1\nb: {value}\n")
         assert len(str(e.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("no", ("no",)), ("[no, en]", ("no", "en")), ("en", ("en",)), ("{}", ())]
+)
+def test_norwegian_is_a_language_alone_and_among_others(written, read):
+    assert languages_of(read_front_matter(f"---\nlanguage: {written}\n---\n")) == read
+
+
+def test_a_fault_speaks_of_lists_and_mappings_not_of_what_python_calls_them():
+    stages = "base_model: demo\nstages:\n- {stage: finetune, target_modules: all-linear}\n- merge\n"
+    with pytest.raises(SpecError) as e:
+        parse_recipe(parse_yaml(stages))
+    assert "target_modules: must be a list, as in [a, b] (got 'all-linear')" in str(e.value)
+    assert "stages[1]: must be a mapping (got 'merge')" in str(e.value)
+
+
+@pytest.mark.parametrize("letter", ["\0", "\a", "\x1b"])
+def test_letters_that_yaml_does_not_take_are_said_to_be_the_fault(letter):
+    with pytest.raises(SpecError, match="special characters are not allowed"):
+        parse_yaml(f"a: b{letter}")
 
 
 @pytest.mark.parametrize(

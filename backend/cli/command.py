@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from abc import abstractmethod
-from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -185,7 +185,12 @@ def _listed(text: str) -> list[str]:
     if text.startswith("["):
         with suppress(ValueError):  # such as [INST], which is one value
             return [str(value) for value in json.loads(text)]
-    return next(csv.reader([text], skipinitialspace=True), [])
+    if not {",", '"'} & set(text):
+        return [text] if text else []
+    try:
+        return next(csv.reader([text], skipinitialspace=True))
+    except csv.Error as e:
+        raise ArgumentTypeError("a line break stands between commas: put quotes around it, or write JSON") from e
 
 
 def _shown(field: FieldInfo) -> str:

@@ -76,9 +76,13 @@ def describe(rows: Sequence[Row], names: Iterable[str]) -> tuple[Column, ...]:
     examples: dict[str, Any] = dict.fromkeys(names)
     for row in rows:
         for name, value in (row.values or {}).items():
-            if examples.get(name) is None:
+            if examples.get(name) in _EMPTY:
                 examples[name] = value
     return tuple(Column(name=n, kind=kind_of(v), example=shown(v)) for n, v in examples.items())
+
+
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
+"""Values that do not show what the others of their column are."""
 
 
 def kind_of(value: Any) -> str:

@@ -15,10 +15,13 @@ from backend.finetune.answers import Ask, Ends, Span, Talk
 from backend.finetune.marks import Marks
 from backend.finetune.samples import ROLES, Message, Sample
 from backend.models.chat_template import TemplateRefusal, chat_text
-from backend.models.tokens import THINKS, THOUGHT, Control
+from backend.models.tokens import THINKS, THOUGHT, Control, any_of
 
 MOST_PARTS = 200
 """Beginnings of a conversation that are rendered for one row; few are needed, whatever the row."""
+
+
+_TAGS = any_of((THINKS, THOUGHT))
 
 
 class Template(NamedTuple):
@@ -30,6 +33,7 @@ class Template(NamedTuple):
         stops: Texts of the tokens that stop generation.
         closes: Whether the template itself ends an answer with one of these.
         parts: Whether it wants thoughts as a field of their own, and would take them for words in a content.
+        whole: Whether it knows no such field, and writes thoughts that stand in a content.
     """
 
     tokenizer: Any
@@ -37,6 +41,7 @@ class Template(NamedTuple):
     stops: tuple[str, ...]
     closes: bool
     parts: bool
+    whole: bool
 
 
 class Conversation:
@@ -84,11 +89,18 @@ class Conversation:
             TemplateRefusal: It does not take the conversation, or leaves out a part of it.
         """
         roles, marked = self._faithfully()
-        text, places = self._marks.find(self._with_thoughts(marked, wanted, roles))
-        talk = Talk(text, places, self._messages, ends)
+        marked = self._with_thoughts(marked, wanted, roles)
+        text, talk = self._talk(marked, ends)
+        if talk.lost(roles):
+            text, talk = self._talk(self._behind_prompt(marked, roles), ends)
         if lost := talk.lost(roles):
             raise TemplateRefusal(lost)
         return text, talk.spans(wanted, self._headers(roles), lambda i: self._tail(i + 1, roles))
+
+    def _talk(self, marked: str, ends: Ends) -> tuple[str, Talk]:
+        """Return a marked text without its marks, and as a conversation."""
+        text, places = self._marks.find(marked)
+        return text, Talk(text, places, self._messages, ends)
 
     def _faithfully(self) -> tuple[Collection[str], str]:
         """Return the roles whose marked messages the template writes as it does plain ones, and what it writes."""
@@ -107,7 +119,7 @@ class Conversation:
         last = len(self._messages) - 1
         turn = self._turns[last]
         thought, content = str(turn.get("reasoning_content", "")), str(turn["content"])
-        said = f"{THINKS}\n{thought}\n{THOUGHT}\n\n{content}" if thought else content
+        said = _as_content(thought, content) if thought else content
         if last not in wanted or "tool_calls" in turn or self._marks.has_thought(marked, last):
             return marked
         if not self._marks.has_thought(self._marks.mark(said, last), last):
@@ -119,6 +131,19 @@ class Conversation:
         if prompt.rstrip().endswith(THINKS):
             said = said.lstrip().removeprefix(THINKS).lstrip("\n")
         return prompt + self._marks.mark(said, last) + self._marks.after(marked, last)
+
+    def _behind_prompt(self, marked: str, roles: Collection[str]) -> str:
+        """Return a marked text as it stands behind the prompt for its last answer.
+
+        Mistral's templates write a system prompt before a question that nothing follows, and nowhere else.
+        """
+        last = len(self._messages) - 1
+        try:
+            prompt = self._written(last, roles, prompt=True)
+        except TemplateRefusal:
+            return marked
+        begun, whole = (self._marks.after(text, last - 1) for text in (prompt, marked))
+        return prompt + whole.removeprefix(begun) if begun and whole.startswith(begun) else marked
 
     def _headers(self, roles: Collection[str]) -> Ask:
         """Return what gives the template's beginning of an answer, as it stands behind the message before it."""
@@ -151,15 +176,24 @@ class Conversation:
         pairs = list(zip(self._turns, self._marked, strict=True))[:count]
         turns = [marked if turn["role"] in roles else turn for turn, marked in pairs]
         try:
-            return chat_text(self._template.tokenizer, turns, self._tools, prompt)
+            return self._with_calls(turns, prompt)
         except TemplateRefusal as e:
             refusal = e
         if not any("tool_calls" in turn for turn in turns):
             raise refusal
         try:  # some templates want the arguments of calls as JSON
-            return chat_text(self._template.tokenizer, [_as_json(turn) for turn in turns], self._tools, prompt)
+            return self._with_calls([_as_json(turn) for turn in turns], prompt)
         except TemplateRefusal:
             raise refusal from None
+
+    def _with_calls(self, turns: Sequence[dict[str, Any]], prompt: bool) -> str:
+        """Return what the template writes, which is not what Python calls the arguments of a call."""
+        text = chat_text(self._template.tokenizer, turns, self._tools, prompt)
+        given = [call["function"]["arguments"] for turn in turns for call in turn.get("tool_calls", ())]
+        objects = [arguments for arguments in given if isinstance(arguments, dict)]
+        if any(str(each) in text for each in objects if str(each) != json.dumps(each, ensure_ascii=False)):
+            raise TemplateRefusal("it writes the arguments of tool calls as Python does, not as JSON")
+        return text
 
     def _speller(self, role: str) -> Callable[[str], str]:
         return lambda text: self._marks.spelled(text, self._spellings[role])
@@ -169,11 +203,16 @@ class Conversation:
         content, end = _without_end(message.content, self._template.stops) if message.role == "assistant" else (
             message.content, "")  # fmt: skip
         content = spell(content) + ("" if self._template.closes else end)
+        if message.role == "assistant" and not self._template.whole:
+            at = _thought_end(content)
+            content = content[:at] + self._marks.spelled(content[at:], _TAGS)
         fields = {name: value for name, value in message.fields.items() if name != "weight"}
         if self._template.parts and message.role == "assistant" and content.lstrip().startswith(THINKS):
             thought, there, words = content.lstrip().removeprefix(THINKS).partition(THOUGHT)
             if there and "reasoning_content" not in fields:
                 content, fields["reasoning_content"] = words.strip(), thought.strip()
+        if self._template.whole and "reasoning_content" in fields and "tool_calls" not in fields:
+            content = _as_content(fields.pop("reasoning_content"), content)
         return {"role": message.role, "content": content, **_strings(fields, spell)}
 
 
@@ -187,14 +226,15 @@ def template_of(tokenizer: Any, control: Control, stops: tuple[str, ...]) -> Tem
     """
     closes = any(stop in after_answer(tokenizer) for stop in stops)
     apart = _tried(tokenizer, {"content": "ANSWER", "reasoning_content": "WHY"})
-    within = _tried(tokenizer, {"content": f"{THINKS}\nWHY\n{THOUGHT}\n\nANSWER"})
+    within = _tried(tokenizer, {"content": _as_content("WHY", "ANSWER")})
     parts = "WHY" in apart and (THINKS not in apart or within.count(THINKS) > apart.count(THINKS))
-    return Template(tokenizer, control, stops, closes, parts)
+    return Template(tokenizer, control, stops, closes, parts, whole="WHY" in within and "WHY" not in apart)
 
 
 def after_answer(tokenizer: Any) -> str:
     """Return what a chat template writes behind an answer; nothing where it takes no conversation."""
-    return _tried(tokenizer, {"content": "ANSWER"}).rpartition("ANSWER")[2]
+    _, found, after = _tried(tokenizer, {"content": "ANSWER"}).rpartition("ANSWER")
+    return after if found else ""
 
 
 def _tried(tokenizer: Any, answer: dict[str, str]) -> str:
@@ -204,6 +244,23 @@ def _tried(tokenizer: Any, answer: dict[str, str]) -> str:
         return chat_text(tokenizer, turns) if tokenizer.chat_template else ""
     except SpecError:
         return ""
+
+
+def _as_content(thought: str, words: str) -> str:
+    """Return thoughts and words as one content."""
+    return f"{THINKS}\n{thought}\n{THOUGHT}\n\n{words}"
+
+
+def _thought_end(text: str) -> int:
+    """Return where the thoughts end that an answer begins with; templates take later tags for the same, and cut there.
+
+    They may have been opened by the prompt, and may lack their end.
+    """
+    before, closed, _ = text.partition(THOUGHT)
+    opened = text.lstrip().startswith(THINKS)
+    if closed and (opened or THINKS not in before):
+        return len(before) + len(THOUGHT)
+    return text.find(THINKS) + len(THINKS) if opened else 0
 
 
 def _without_end(text: str, stops: Collection[str]) -> tuple[str, str]:

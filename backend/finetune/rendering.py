@@ -5,6 +5,7 @@ not. Plain text counts whole and is read as it stands: a conversation that is re
 """
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from backend.errors import SpecError
@@ -106,10 +107,23 @@ class Renderer:
         talk = Conversation(self._template, sample)
         if self._loss == "all":
             ids, _ = self._tokens(talk.text(), talk.breaker)
-            return ids, ids
+            return self._closed(ids, ids)
         text, spans = talk.answers(self._wanted(sample), self._ends)
         ids, places = self._tokens(text, talk.breaker)
-        return ids, _labels(ids, places, spans)
+        return self._closed(ids, _labels(ids, places, spans))
+
+    def _closed(self, ids: list[int], labels: list[int]) -> tuple[list[int], list[int]]:
+        """Return a conversation and its labels, ended where the template leaves the last answer open, as GLM-4's does.
+
+        The model's end of text stands in place of the blanks behind the answer then, and counts.
+        """
+        eos = self._tokenizer.eos_token_id
+        end = max((i + 1 for i, label in enumerate(labels) if label != IGNORED), default=0)
+        if eos is None or not end or self._stopped(labels[:end]) or self._tokenizer.decode(ids[end:]).strip():
+            return ids, labels
+        if self._tokenizer.convert_ids_to_tokens(labels[end - 1]) in self.control.special:
+            return ids, labels
+        return [*ids[:end], eos], [*labels[:end], eos]
 
     def _wanted(self, sample: Sample) -> list[int]:
         """Return which messages are answers that count."""
@@ -148,8 +162,7 @@ def stops_of(tokenizer: Any, named: Iterable[int]) -> set[int]:
     if tokenizer.eos_token_id is not None:
         stops.add(tokenizer.eos_token_id)
     control = control_tokens(tokenizer)
+    steer = control.special | control.markup
     ids = tokenizer(after_answer(tokenizer), add_special_tokens=False)["input_ids"]
-    written = tokenizer.convert_ids_to_tokens(ids[:1])
-    return stops | {
-        token for token, text in zip(ids, written, strict=False) if text in control.special | control.markup
-    }
+    written = zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
+    return stops | set(islice((token for token, text in written if text in steer), 1))

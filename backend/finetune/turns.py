@@ -25,7 +25,7 @@ _ALIASES = {
 _CALLS = ("function_call", "tool_call")
 """Roles of LLaMA-Factory's ShareGPT whose text is the JSON of a call."""
 
-_PAIRS = (("role", "content"), ("from", "value"))
+_PAIRS = (("role", "content"), ("from", "value"), ("role", "value"), ("from", "content"))
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _TEXTS: tuple[Any, ...] = (None, "text", "input_text", "output_text")
 """What a part of a content calls itself where it is text."""

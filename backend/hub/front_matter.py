@@ -52,7 +52,8 @@ def languages_of(card: Mapping[str, Any]) -> tuple[str, ...]:
     YAML reads a bare `no`, Norwegian, as false.
     """
     found = card.get("language")
-    return _texts(["no" if item is False else item for item in found] if isinstance(found, list) else found)
+    listed = found if isinstance(found, list) else [found]
+    return _texts(["no" if item is False else item for item in listed])
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from backend.evaluate import Text
 from backend.finetune.fetch import fetch_dataset, read_sources, write_sources
 from backend.finetune.findings import Finding, Ledger, refusal
 from backend.finetune.loading import Dataset, load
-from backend.finetune.rendering import Renderer
+from backend.finetune.rendering import Renderer, stops_of
 from backend.finetune.survey import rendered
 from backend.jobs.results import Base
 from backend.models.demo import TEXT, calibration_text
@@ -133,7 +133,7 @@ def _tokens(data: Dataset, tokenizer: Any, ledger: Ledger) -> Iterator[list[int]
     Raises:
         SpecError: The chat template takes no conversation at all.
     """
-    renderer = Renderer(tokenizer, "all", _UNCUT, ())
+    renderer = Renderer(tokenizer, "all", _UNCUT, stops_of(tokenizer, ()))
     for sample in data.train():
         if sample.messages and tokenizer.chat_template:
             yield from (row.input_ids for row in rendered([sample], renderer, ledger))

@@ -1,7 +1,7 @@
 """What a tokenizer does to a text by itself, and which of its tokens steer a model.
 
 A token steers where it is special, or where the chat template writes it: transformers names such tokens among the
-special ones, among the added ones, or both.
+special ones, among the added ones, or both. What the template writes around plain words is as good as special.
 """
 
 import re
@@ -26,8 +26,8 @@ class Control(NamedTuple):
     """The texts of the tokens that steer a model.
 
     Attributes:
-        special: Those that the tokenizer calls special.
-        markup: Those that the chat template writes though they are not: tags of thoughts and tool calls, mostly.
+        special: Those that the tokenizer calls special, or that stand around the messages of every conversation.
+        markup: Others that the chat template knows: tags of thoughts and tool calls, mostly.
     """
 
     special: frozenset[str]
@@ -64,19 +64,18 @@ def control_tokens(tokenizer: Any) -> Control:
     """
     added = list(tokenizer.added_tokens_decoder.values())
     special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
-    written = _written(tokenizer)
-    markup = {t.content for t in added if t.content in written and t.content.strip() and not t.content.isalnum()}
+    template = tokenizer.chat_template or ""
+    said, talk = "\n".join(template.values()) if isinstance(template, dict) else str(template), _talk(tokenizer)
+    signs = [t.content for t in added if t.content.strip() and not t.content.isalnum()]
+    special |= {sign for sign in signs if sign in talk} - {THINKS, THOUGHT}
+    markup = {sign for sign in signs if sign in said or sign in talk}
     return Control(frozenset(special - {""}), frozenset(markup - special))
 
 
-def _written(tokenizer: Any) -> str:
-    """Return what a chat template says, and what it writes where it puts its tokens together."""
-    template = tokenizer.chat_template
-    if not template:
-        return ""
-    said = "\n".join(template.values()) if isinstance(template, dict) else str(template)
+def _talk(tokenizer: Any) -> str:
+    """Return what a chat template writes of a plain conversation; nothing where it takes none."""
     turns = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
     try:
-        return said + chat_text(tokenizer, turns, prompt=True)
+        return chat_text(tokenizer, turns, prompt=True) if tokenizer.chat_template else ""
     except SpecError:
-        return said
+        return ""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from backend.errors import AppError, JobError
 from backend.model_folder import has_chat_template
@@ -30,6 +30,8 @@ Shown = TypeVar("Shown")
 
 class ChatOptions(Frozen):
     """How an answer is sampled; names are the API's."""
+
+    model_config = ConfigDict(str_strip_whitespace=False)  # an answer may end at a line break
 
     max_tokens: int = Field(512, ge=1, le=32768, description="Tokens an answer may have at the most.")
     temperature: float = Field(0.7, ge=0, le=2, description="0: always the likeliest token. Higher: more varied.")
@@ -70,11 +72,12 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
             " for chat."
         )
     started, first, count, text, thinking = time.monotonic(), None, 0, "", False
-    said, thoughts = Stops(options.stop), Stops(options.stop)
+    stops = [text for text in options.stop if text]
+    said, thoughts = Stops(stops), Stops(stops)
     request: dict[str, Any] = {"model": server.model, "messages": messages}
     request |= options.model_dump(exclude_none=True, exclude={"top_k", "stop"})
     request["stream_options"] = {"include_usage": True}
-    request |= {"stop": list(options.stop)} if options.stop else {}
+    request |= {"stop": stops} if stops else {}
     request |= {"extra_body": {"top_k": options.top_k}} if options.top_k else {}  # no field of OpenAI's own
     answer = Answer(text="")
     try:

@@ -45,6 +45,10 @@ class ParquetRows:
             text = f"The column {quoted(name)} is binary and left out; set decode_binary to true to read it as UTF-8."
             ledger.say("binary", text, "decode_binary")
         self.left_out = binary | other
+        if self.total and len(self.left_out) == len(self.columns):
+            hint = " Set decode_binary to true if bytes are text." if binary else ""
+            shown = ", ".join(f"{quoted(name)} is {kind[:80]}" for name, kind in list(self.left_out.items())[:10])
+            raise fault(file.name, f"None of its columns is text: {shown}.{hint}", "decode_binary" if binary else None)
         if not self.total:
             shown = ", ".join(map(quoted, self.columns[:10]))
             raise no_rows(file.name, what=f" in the columns {shown}" if shown else "")

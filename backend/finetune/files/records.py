@@ -116,7 +116,10 @@ class JsonArray:
             else:
                 yield from self._array(scanner, ledger)
             if not scanner.cut and scanner.peek():
-                raise scanner.fault("something stands behind the end", "if each line is a row, name the file .jsonl")
+                raise scanner.fault(
+                    "something stands behind the end",
+                    "if each line is a row, make it an object and name the file .jsonl",
+                )
 
     def _array(self, scanner: Scanner, ledger: Ledger) -> Iterator[Row]:
         keys, number = _Keys(), 0
