@@ -168,7 +168,7 @@ def _check(config: dict[str, Any], where: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _sorted(name: str, config: dict[str, Any], header: Header, recorded: dict[str, Any]) -> Adapter:
