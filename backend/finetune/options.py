@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from backend.errors import SpecError
 from backend.finetune.dataset import DatasetOptions
 from backend.models.facts import ModelFacts
+from backend.models.families import MULTIPLIED
 from backend.models.machine import gpus
 from backend.options import Switch
 from backend.stage import Stage
@@ -173,9 +174,13 @@ class FinetuneOptions(DatasetOptions, Stage):
         """Refuse what does not fit the model or this machine, before anything is downloaded.
 
         Raises:
-            SpecError: A module to adapt is not in the model; a package that was chosen is not installed here.
+            SpecError: A module to adapt is not in the model; the model is not quantized by transformers; a package that
+                was chosen is not installed here.
         """
         self._check_machine()
+        if self.quantization != "none" and facts.model_type in ("falcon", *MULTIPLIED):
+            text = f"transformers does not load a model of the type '{facts.model_type}' so: choose none"
+            raise SpecError(f"quantization: {text} (got {self.quantization})", {"quantization": text})
         linears = sorted({tensor.name.split(".")[-2] for tensor in facts.tensors if tensor.is_linear})
         if self.target_modules != ("all-linear",):
             for module in self.target_modules:
