@@ -208,7 +208,9 @@ def _sorted(name: str, config: dict[str, Any], header: Header, recorded: dict[st
 
 def _ties(config: dict[str, Any], header: Header) -> bool:
     """Return whether PEFT kept embeddings and head one: asked to, it does where they have the names that it knows."""
-    known = any(f".{module}." in f".{tensor.name}" for tensor in header.tensors for module in ("embed_tokens", "lm_head"))
+    known = any(
+        f".{module}." in f".{tensor.name}" for tensor in header.tensors for module in ("embed_tokens", "lm_head")
+    )
     return bool(config.get("ensure_weight_tying")) and known
 
 
