@@ -1,4 +1,4 @@
-"""JSON of strangers: within a size, without duplicate keys, NaN, infinities or deep nesting."""
+"""JSON of strangers: within a size, without duplicate keys, NaN, numbers too large to be any, or deep nesting."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def parse_json(raw: bytes, name: str, max_bytes: int) -> Any:
         )
     try:
         data = json.loads(
-            raw.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+            raw.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite
         )
     except RecursionError as e:
         raise _too_deep(name) from e
@@ -64,8 +64,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return data
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+def _constant(name: str) -> float:
+    if name == "NaN":
+        raise ValueError(f"{name} is no JSON number")
+    return float(name)  # Mamba's configs bound a time by infinity, as Python writes it
 
 
 def _finite(text: str) -> float:

@@ -6,11 +6,17 @@ import pytest
 import torch
 
 from backend.__main__ import main
+from backend.errors import SpecError
 from backend.jobs.estimates import estimate
 from backend.models.artifacts import open_artifact
 from backend.models.inspection import inspect
+from backend.models.loading import load_causal_lm
+from backend.progress import silent
 from backend.publish.card import build_card
+from backend.quantize import METHODS
 from backend.recipes import parse_recipe
+from backend.weights.checkpoint import Checkpoint
+from backend.weights.output import Output
 from backend.wording import needs
 from ui.sidebar import _costs
 
@@ -20,6 +26,7 @@ KINDS = {
     "mixtral": {"num_local_experts": 4},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": 16},
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "llama": {},
 }
 
@@ -44,6 +51,30 @@ def test_the_estimate_says_what_share_of_a_mixture_is_quantized(model, method, t
     told = model.name != "llama" and method != "cast"
     assert (words in needs(needed)) == told
     assert (words in _costs(recipe, facts, tmp_path, None)) == told
+
+
+def test_what_is_quantized_of_a_mixture_is_what_transformers_loads(model, tmp_path):
+    with Checkpoint.of(model) as weights:
+        METHODS["nf4"].quantize(weights, Output(tmp_path), METHODS["nf4"].Options(), silent())
+    tokens = torch.arange(2, 22)[None]
+    with torch.inference_mode():
+        before, after = (load_causal_lm(folder, silent())(tokens).logits.float() for folder in (model, tmp_path))
+    assert (after - before).abs().max() < 0.7 * before.abs().max()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "ernie4_5_moe"])
+def test_blocks_of_integers_are_refused_of_every_mixture(kind, tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    given = KINDS.get(kind, {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 64})
+    config = AutoConfig.for_model(kind, **SIZES | given)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    facts, options = inspect(str(tmp_path)), METHODS["gptq"].Options(group_size=32)
+    if kind == "llama":
+        options.check(facts)
+    else:
+        with pytest.raises(SpecError, match=f"^'{kind}' is a mixture of experts"):
+            options.check(facts)
 
 
 @pytest.mark.parametrize("model", ["qwen3_moe"], indirect=True)

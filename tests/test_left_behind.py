@@ -118,6 +118,28 @@ def test_a_class_is_the_same_in_whatever_case_it_is_written(tmp_path: Path, arch
     assert "auto_map" not in admit(LocalFiles(write(tmp_path, paper_model(fields)))).config.data
 
 
+@pytest.mark.parametrize(
+    ("model_type", "architecture", "taken"),
+    [
+        ("internlm3", "InternLM3ForCausalLM", True),
+        ("iquestcoder", "IQuestCoderForCausalLM", True),
+        ("internlm3", "InternLM3LoopForCausalLM", False),
+        ("llama", "OwnForCausalLM", False),
+    ],
+)
+def test_a_type_that_transformers_reads_with_the_class_of_another_is_known(
+    tmp_path: Path, model_type: str, architecture: str, taken: bool
+) -> None:
+    files = LocalFiles(
+        write(tmp_path, paper_model(OWN_MODEL | {"model_type": model_type, "architectures": [architecture]}))
+    )
+    if taken:
+        assert admit(files).config.model_type == model_type
+    else:
+        with pytest.raises(SpecError, match="a class of the repo's own code, which never runs"):
+            admit(files)
+
+
 def test_a_tokenizer_is_taken_where_transformers_has_its_class_and_no_file_of_its_own_is_needed(tmp_path: Path) -> None:
     settings = OWN_TOKENIZER | {"tokenizer_class": "LlamaTokenizer"}
     model = paper_model(tokenizer_config__json=settings, tokenizer__json=None, tokenizer__model=b"x")

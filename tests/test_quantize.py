@@ -273,8 +273,7 @@ def test_the_names_of_linear_layers_are_right_for_every_architecture():
     from transformers.quantizers.base import get_keys_to_not_convert
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    from backend.models.families import CAUSAL
-    from backend.quantize.bitsandbytes import UNUSUAL
+    from backend.models.families import CAUSAL, UNUSUAL
 
     wrong, seen = {}, 0
     for model_type in sorted(set(CAUSAL) - set(UNUSUAL)):

@@ -7,14 +7,30 @@ from pydantic import Field, model_validator
 
 from backend.errors import SpecError
 from backend.finetune.dataset import DatasetOptions
-from backend.models.facts import ModelFacts
+from backend.models.facts import ModelFacts, Tensor
+from backend.models.families import MULTIPLIED
 from backend.models.machine import gpus
 from backend.options import Switch
 from backend.stage import Stage
 
 ADVANCED: dict[str, Any] = {"advanced": True}
 
+ALL_LINEAR = ("all-linear",)
+
+EXPERTS = frozenset(("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"))
+"""Names that PEFT takes for the experts of a mixture, wherever they stand; it trains experts without dropout alone."""
+
+MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+"""Model types of which PEFT refuses to train out_proj."""
+
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_min_lr"]
+
+
+def adaptable(facts: ModelFacts) -> list[Tensor]:
+    """Return the weights of the linear layers that can get an adapter: the experts of a mixture get none."""
+    left = EXPERTS if any(tensor.is_expert for tensor in facts.tensors) else frozenset[str]()
+    left |= {"out_proj"} if facts.model_type in MAMBA else set()
+    return [tensor for tensor in facts.tensors if tensor.is_linear and tensor.name.split(".")[-2] not in left]
 
 
 class FinetuneOptions(DatasetOptions, Stage):
@@ -55,7 +71,7 @@ class FinetuneOptions(DatasetOptions, Stage):
         "none", description="Which biases are trained too.", json_schema_extra=ADVANCED
     )
     target_modules: tuple[str, ...] = Field(
-        ("all-linear",),
+        ALL_LINEAR,
         min_length=1,
         description="Layers that get an adapter: all-linear, or names that the model has, such as q_proj.",
         json_schema_extra=ADVANCED,
@@ -173,11 +189,15 @@ class FinetuneOptions(DatasetOptions, Stage):
         """Refuse what does not fit the model or this machine, before anything is downloaded.
 
         Raises:
-            SpecError: A module to adapt is not in the model; a package that was chosen is not installed here.
+            SpecError: A module to adapt is not in the model; the model is not quantized by transformers; a package that
+                was chosen is not installed here.
         """
         self._check_machine()
-        linears = sorted({tensor.name.split(".")[-2] for tensor in facts.tensors if tensor.is_linear})
-        if self.target_modules != ("all-linear",):
+        if self.quantization != "none" and facts.model_type in ("falcon", *MULTIPLIED):
+            text = f"transformers does not load a model of the type '{facts.model_type}' so: choose none"
+            raise SpecError(f"quantization: {text} (got {self.quantization})", {"quantization": text})
+        linears = sorted({tensor.name.split(".")[-2] for tensor in adaptable(facts)})
+        if self.target_modules != ALL_LINEAR:
             for module in self.target_modules:
                 if module not in linears:
                     text = f"'{module}' is no linear layer of the model: choose among {', '.join(linears)}"

@@ -20,8 +20,9 @@ from backend.merge.plan import Base, Made, Merger, packed, vocabulary
 from backend.merge.weights import AdapterFile, MergedWeights, Opened
 from backend.models.artifacts import TRAINED_HERE, Merged
 from backend.models.facts import ModelFacts
+from backend.models.families import UNUSUAL
 from backend.progress import Report
-from backend.quantize.bitsandbytes import ADVANCED, UNUSUAL, Dtype
+from backend.quantize.bitsandbytes import ADVANCED, Dtype
 from backend.quantize.streaming import StreamOptions, loaded_dtype, stream
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.dequantized import Dequantized

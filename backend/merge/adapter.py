@@ -168,7 +168,7 @@ def _check(config: dict[str, Any], where: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _sorted(name: str, config: dict[str, Any], header: Header, recorded: dict[str, Any]) -> Adapter:
@@ -200,10 +200,18 @@ def _sorted(name: str, config: dict[str, Any], header: Header, recorded: dict[st
     patterns = {field: _patterns(config.get(field) or {}) for field in ("rank_pattern", "alpha_pattern")}
     settings = config | patterns
     loras = {module: _lora(name, settings, module, found) for module, found in parts.items()}
-    base, ties = config.get("base_model_name_or_path"), bool(config.get("ensure_weight_tying"))
+    base, ties = config.get("base_model_name_or_path"), _ties(config, header)
     base = base if isinstance(base, str) and base else None
     apart = frozenset() if ties else frozenset(own)
     return Adapter(name, base, False, header, loras, saved, rows, apart, ties, recorded)
+
+
+def _ties(config: dict[str, Any], header: Header) -> bool:
+    """Return whether PEFT kept embeddings and head one: asked to, it does where they have the names that it knows."""
+    known = any(
+        f".{module}." in f".{tensor.name}" for tensor in header.tensors for module in ("embed_tokens", "lm_head")
+    )
+    return bool(config.get("ensure_weight_tying")) and known
 
 
 def _rows(name: str, config: dict[str, Any], module: str, tensor: Tensor) -> Rows:

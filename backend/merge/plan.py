@@ -11,7 +11,7 @@ from typing import NamedTuple
 from backend.errors import SpecError
 from backend.merge.adapter import WEIGHTS, Adapter, Lora, Rows
 from backend.merge.experts import is_parameter, pieces
-from backend.models.facts import Tensor, input_embeddings, output_head
+from backend.models.facts import HEADS, Tensor, input_embeddings, output_head
 from backend.models.families import TRANSPOSED
 from backend.strict_json import quoted
 from backend.weights.floats import FLOATS
@@ -189,7 +189,8 @@ class Merger:
         short = target.partition(".")[2]
         names = (target, short, f"model.{target}", f"transformer.{target}")
         found = next((name for name in names if name in self._stored), None)
-        if found is None and self.tied and self.head in names:
+        is_head = target.removesuffix(".weight").rpartition(".")[2] in HEADS  # checkpoints of GPT-NeoX: embed_out
+        if found is None and is_head and (self.tied or self.head in self._stored):
             found = self.head
         if found is None:
             raise SpecError(

@@ -143,7 +143,8 @@ def _check_experts(config: Config, blocks: Mapping[int, Mapping[str, Tensor]]) -
             if absent := wanted - numbers:
                 raise _missing(f"{quoted(name.replace('{}', str(min(absent)), 1))} of layer {index}")
         for name, tensor in inside.items():
-            if count and ".experts." in f".{name}" and len(tensor.shape) == 3 and tensor.shape[0] < count:
+            held = ".experts." in f".{name}" or tensor.is_expert
+            if count and held and len(tensor.shape) == 3 and tensor.shape[0] < count:
                 raise _other_shape(tensor, f"{count} experts")
 
 

@@ -20,7 +20,7 @@ _LEFT_BEHIND = ("auto_map", "custom_pipelines", "custom_generate")
 _HEADS = ("ForCausalLM", "LMHeadModel")
 _WRAPPER = "ForConditionalGeneration"
 
-HIDDEN = ("hidden_size", "n_embd", "d_model")
+HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 VOCABULARY = ("vocab_size",)
 CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")

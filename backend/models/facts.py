@@ -28,14 +28,17 @@ _EMBEDDINGS = {
 }  # fmt: skip
 """Last part of the names of a model's input embeddings."""
 
-_HEADS = {"lm_head", "embed_out", "output_projection", "head"}
+HEADS = {"lm_head", "embed_out", "output_projection", "head"}
 """Last part of the names of a model's output head."""
 
-_NOT_LINEAR = _EMBEDDINGS | _HEADS | {
+_NOT_LINEAR = _EMBEDDINGS | HEADS | {
     "embed_tokens_per_layer", "embed_positions", "positions_embed", "encoder_hash_tok_embedding", "wpe", "decoder",
     "gate", "router",
 }  # fmt: skip
 """Last part of the names of two-dimensional weights that are no linear layer, or the output head."""
+
+_STACKED = (".input_linear.weight", ".output_linear.weight")
+"""Ends of the names of tensors that hold all experts of Granite's and JetMoe's mixtures."""
 
 _FLOATS = ("BF16", "F16", "F32", "F64")
 
@@ -64,7 +67,7 @@ class Tensor(Frozen):
     def is_linear(self) -> bool:
         """Whether it is the weight of a linear layer between the embeddings and the output head."""
         name = self.name.removesuffix(".weight")
-        last = name.rsplit(".", 1)[-1]
+        last = name.removesuffix(".layer").rsplit(".", 1)[-1]  # a router of Granite's is called router.layer
         # transformers keeps the experts of a mixture in one three-dimensional tensor, and calls none of them linear
         if self.dtype not in _FLOATS or self.is_expert:
             return False
@@ -73,7 +76,8 @@ class Tensor(Frozen):
     @property
     def is_expert(self) -> bool:
         """Whether it is a matrix of a mixture's experts, or all of them in one tensor."""
-        return ".experts." in self.name and len(self.shape) > 1 and self.dtype in _FLOATS
+        stacked = len(self.shape) == 3 and self.name.endswith(_STACKED)
+        return (".experts." in self.name or stacked) and len(self.shape) > 1 and self.dtype in _FLOATS
 
 
 def block_of(name: str) -> int:
@@ -89,7 +93,7 @@ def input_embeddings(tensors: Iterable[Tensor]) -> Tensor | None:
 
 def output_head(tensors: Iterable[Tensor]) -> Tensor | None:
     """Return the tensor that scores tokens, [tokens, width], if it is there; a tied one need not be."""
-    return _outside(tensors, _HEADS)
+    return _outside(tensors, HEADS)
 
 
 def _outside(tensors: Iterable[Tensor], last: set[str]) -> Tensor | None:

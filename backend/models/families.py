@@ -37,6 +37,12 @@ TIED = _words(
 TRANSPOSED = ("gpt2", "gpt-sw3", "openai-gpt")
 """Model types that keep the weights of their linear layers as [in, out]; quantized ones are kept as [out, in]."""
 
+UNUSUAL = ("afmoe", "deepseek_v4", "falcon", "jetmoe", "zamba", "zamba2")
+"""Model types whose linear layers are classes of their own, are shared, or are not where their names say."""
+
+MULTIPLIED = dict.fromkeys(("falcon_mamba", "jamba", "mamba"), "dt_proj")
+"""A linear layer, by model type, whose weight transformers multiplies by without calling it: it stays in 16 bit."""
+
 VISION, WRAPPER = "a vision model", "a language model that reads pictures too, which is not taken here yet"
 
 OTHERS = {

@@ -59,6 +59,7 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
         text = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise SpecError(f"transformers could not load '{folder.name}': {text} Choose another model.") from e
     refuse_made_up(found, folder.name)
+    leave_kernels(model)
     return model.eval()
 
 
@@ -93,6 +94,14 @@ def refuse_made_up(found: Mapping[str, Any], name: str) -> None:
             f"{quoted(missing[0])} is missing in '{name}', and transformers has put random numbers in its place: choose"
             " a complete model."
         )
+
+
+def leave_kernels(model: Any) -> None:
+    """Keep layers in 4 bits from bitsandbytes' kernel for CPUs where their sizes are none that it can take."""
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            fits = module.out_features % 32 == 0 and module.in_features % 64 == 0
+            module.support_avx512bf16_for_cpu = fits
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -13,12 +13,16 @@ _ANY_TOKENIZER = ("PreTrainedTokenizer", "TokenizersBackend")
 def is_native(model_type: str, architecture: str) -> bool:
     """Return whether a class is what transformers itself makes of a model type; letters' case does not count.
 
+    Of a type that it reads with the class of another one, a class is taken that is called after the type.
+
     Args:
         model_type: As a config says.
         architecture: The class that the config names.
     """
-    classes = _causal().get(model_type, ())
-    return not _causal() or _plain(architecture) in map(_plain, classes)
+    classes = [_plain(name) for name in _causal().get(model_type, ())]
+    own, named = _plain(model_type), _plain(architecture)
+    borrowed = named == f"{own}forcausallm" and not any(name.startswith(own) for name in classes)
+    return not _causal() or named in classes or (bool(classes) and borrowed)
 
 
 def is_native_tokenizer(name: object) -> bool:

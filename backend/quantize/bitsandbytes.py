@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from backend.errors import SpecError
-from backend.models.facts import ModelFacts, Tensor
+from backend.models.facts import HEADS, ModelFacts, Tensor
+from backend.models.families import MULTIPLIED, UNUSUAL
 from backend.models.machine import torch_threads
 from backend.quantize.streaming import Memory, Source, StreamOptions, View
 from backend.weights.floats import SAFETENSORS, Bytes
@@ -24,9 +25,6 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 ADVANCED: dict[str, Any] = {"advanced": True}
 
-UNUSUAL = ("afmoe", "deepseek_v4", "falcon", "jetmoe", "zamba", "zamba2")
-"""Model types whose linear layers are classes of their own, are shared, or are not where their names say."""
-
 LONGEST_OFFSET = 1.1754943508222875e-38
 """A float32 that takes as many characters in JSON as any."""
 
@@ -36,7 +34,8 @@ class BitsAndBytesOptions(StreamOptions):
 
     llm_int8_skip_modules: tuple[str, ...] | None = Field(
         None,
-        description="Modules that stay in 16 bit, by name, such as lm_head. Empty: the output head, as upstream does.",
+        description="Linear layers that stay in 16 bit, as the output head always does, by the last part of their"
+        " names, such as down_proj.",
         json_schema_extra=ADVANCED,
     )
 
@@ -54,11 +53,16 @@ class BitsAndBytesOptions(StreamOptions):
         linears = [tensor for tensor in facts.tensors if tensor.is_linear]
         if not linears:
             raise SpecError(f"'{facts.model}' has no linear layers that could be quantized: choose another model.")
-        names = {part for tensor in facts.tensors for part in tensor.name.split(".")} | {"lm_head"}
+        whole = MULTIPLIED.get(facts.model_type)
+        if whole and any(whole in tensor.name.split(".") for tensor in linears if not self.skips(tensor)):
+            text = (
+                f"a model of the type '{facts.model_type}' multiplies by the weight of '{whole}' itself: give {whole}"
+            )
+            raise SpecError(f"llm_int8_skip_modules: {text}", {"llm_int8_skip_modules": text})
+        known = {tensor.name.split(".")[-2] for tensor in linears}
         for module in self.llm_int8_skip_modules or ():
-            if module.rsplit(".", 1)[-1] not in names:
-                known = ", ".join(sorted({tensor.name.split(".")[-2] for tensor in linears}))
-                text = f"'{module}' is no module of the model: choose among {known}"
+            if module not in known | HEADS:  # a part of a path means other layers to each of those who read the result
+                text = f"'{module}' is no linear layer of the model: choose among {', '.join(sorted(known))}"
                 raise SpecError(f"llm_int8_skip_modules: {text}", {"llm_int8_skip_modules": text})
 
     def skips(self, tensor: Tensor) -> bool:
@@ -75,7 +79,10 @@ class BitsAndBytesOptions(StreamOptions):
 
     def quantization_config(self) -> dict[str, Any]:
         """Give what differs from BitsAndBytesConfig's defaults."""
-        return {"llm_int8_skip_modules": list(self.llm_int8_skip_modules or ()) or None}
+        given = self.llm_int8_skip_modules or ()
+        # where modules are given, transformers does not know by itself that a head is not quantized
+        heads = sorted({*HEADS, "decoder"}.difference(given)) if given else []
+        return {"llm_int8_skip_modules": [*given, *heads] or None}
 
 
 class FourBitOptions(BitsAndBytesOptions):

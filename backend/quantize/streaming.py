@@ -366,7 +366,7 @@ def config_json(config: Mapping[str, Any], tensors: Sequence[Tensor], changes: M
     """Return a config.json with some of its keys changed.
 
     An output head that lies in the weights is said to be a tensor of its own: readers other than transformers would
-    take the input embeddings in its place.
+    take the input embeddings in its place. The type is said too: readers would take that of the first scales.
 
     Args:
         config: Of the model that the result is made from.
@@ -375,6 +375,8 @@ def config_json(config: Mapping[str, Any], tensors: Sequence[Tensor], changes: M
     """
     if is_tied(config) and input_embeddings(tensors) and output_head(tensors):
         changes = {**changes, "tie_word_embeddings": False}
+    if _named_dtype(config) is None:
+        changes = {"dtype": loaded_dtype(config, tensors), "torch_dtype": None, **changes}
     merged = {k: v for k, v in {**config, **changes}.items() if v is not None or k not in changes}
     return (json.dumps(merged, indent=2) + "\n").encode()
 
@@ -385,10 +387,15 @@ def _description(weights: Weights, planned: Plan) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _named_dtype(config: Mapping[str, Any]) -> str | None:
+    """Return the type that a config names, if models are computed in it."""
+    named = config.get("dtype") or config.get("torch_dtype")
+    return named if isinstance(named, str) and named in SAFETENSORS else None
+
+
 def loaded_dtype(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> str:
     """Give the type that transformers loads a model in: the config's, else that of its first tensor."""
-    named = config.get("dtype") or config.get("torch_dtype")
-    if named in SAFETENSORS:
-        return str(named)
+    if (named := _named_dtype(config)) is not None:
+        return named
     first = next((t.dtype for t in tensors if t.dtype in FLOATS), "F32")
     return next((name for name, short in SAFETENSORS.items() if short == first), "float32")

@@ -19,7 +19,7 @@ from fastapi import HTTPException
 from backend.errors import SpecError
 from backend.models.chat_template import in_words
 from backend.models.config import context_length
-from backend.models.loading import read_config, refuse_made_up
+from backend.models.loading import leave_kernels, read_config, refuse_made_up
 from backend.serve.door import Door
 
 
@@ -109,7 +109,7 @@ def _give_token_ids(handler: Any) -> None:
 
 
 def _load_whole_models_alone(name: str) -> None:
-    """Have the server fail where transformers would make up a part of its model."""
+    """Have the server fail where transformers would make up a part of its model, and compute the rest."""
     from transformers import PreTrainedModel
 
     load = PreTrainedModel.from_pretrained.__func__
@@ -117,6 +117,7 @@ def _load_whole_models_alone(name: str) -> None:
     def whole(cls: Any, *args: Any, **kwargs: Any) -> Any:
         model, found = load(cls, *args, output_loading_info=True, **kwargs)
         refuse_made_up(found, name)
+        leave_kernels(model)
         return model
 
     PreTrainedModel.from_pretrained = classmethod(whole)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import SpecError
+from backend.models.facts import ModelFacts
 from backend.strict_json import quoted
 
 Rows = NDArray[np.int64]
@@ -66,15 +67,16 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
     return make(config) if make else None
 
 
-def refuse_experts(config: Mapping[str, Any]) -> None:
+def refuse_experts(facts: ModelFacts) -> None:
     """Refuse a mixture of experts.
 
     Raises:
         SpecError: It is one.
     """
-    if any(config.get(name) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
+    said = any(facts.config.get(name) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+    if said or any(tensor.is_expert for tensor in facts.tensors):
         raise SpecError(
-            f"{quoted(config.get('model_type'))} is a mixture of experts, which gptq and awq do not take yet: choose"
+            f"{quoted(facts.model_type)} is a mixture of experts, which gptq and awq do not take yet: choose"
             " method nf4 or int8."
         )
 

@@ -175,7 +175,7 @@ class CalibratedOptions(PlannedOptions):
             SpecError: A mixture of experts; no linear layers in blocks; a layer that the group size does not divide,
                 with the sizes that do.
         """
-        refuse_experts(facts.config)
+        refuse_experts(facts)
         if facts.model_type == "rwkv":
             raise SpecError(
                 f"'{facts.model}' is of the type 'rwkv', whose blocks hand on more than one tensor, and gptq and awq go"
