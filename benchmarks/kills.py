@@ -244,7 +244,7 @@ class Stage:
 
     def mid_answer(self) -> Kill:
         """Kill while an answer comes."""
-        answer = stream(self.answers(), LONG, ChatOptions(max_tokens=1000, temperature=0))
+        answer = stream(self.answers(), LONG, ChatOptions(max_tokens=3500, temperature=0))
         for _ in range(self._chance.randint(1, PIECES)):
             next(answer)
         return self.kill("answer", lambda: deque(answer))

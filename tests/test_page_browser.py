@@ -105,6 +105,7 @@ def tab(page, name):
 
 def choose(page, field, option):
     """Pick an option of a dropdown; another one's list may still be closing."""
+    page.locator(f"{field} input").evaluate("field => field.scrollIntoView({ block: 'center' })")  # the list needs room
     page.locator(f"{field} input").click()
     page.locator(field).get_by_role("option", name=option).click()
 
