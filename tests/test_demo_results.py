@@ -179,7 +179,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 base, output = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(base)
 groups = {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "group", "group_size": 32}}}
-apply_quantization_config(model, QuantizationConfig(config_groups=groups, ignore=["lm_head", "re:.*(q|k|v|o|gate|up)_proj"]))
+ignored = ["lm_head", "re:.*(q|k|v|o|gate|up)_proj"]
+apply_quantization_config(model, QuantizationConfig(config_groups=groups, ignore=ignored))
 for module in filter(is_module_quantized, model.modules()):
     settings = module.quantization_scheme.weights
     module.weight_scale.data, _ = compute_dynamic_scales_and_zp(module.weight.data, settings, module)
