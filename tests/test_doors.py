@@ -307,6 +307,14 @@ def test_a_sign_in_that_has_expired_is_none(space):
     assert Visitor(space, cookie).ask("GET", f"/gradio_api/file={space.file}")[0] == 404
 
 
+def test_no_proxy_keeps_what_is_annas_for_others(space):
+    anna = Visitor(space, space.cookies["anna"])
+    for path in ("/", "/changes", f"/artifacts/{space.key}/model.safetensors", f"/gradio_api/file={space.file}"):
+        reply = anna.http.get(path)
+        assert reply.status_code == 200
+        assert {"private", "no-store"} & set(reply.headers["cache-control"].split(", ")), path
+
+
 EDGE, INNER = "203.0.114.7", "10.16.3.80"
 
 

@@ -290,6 +290,7 @@ class Doors:
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "same-origin"
                 headers["Cross-Origin-Resource-Policy"] = "same-origin"
+                headers.setdefault("Cache-Control", "private")  # a proxy of many visitors knows no cookie
             await send(message)
 
         return send_with_headers
