@@ -192,3 +192,19 @@ def test_a_hub_that_is_not_there_is_named_within_seconds_also_while_paging():
         [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=20
     )
     assert "127.0.0.1:9 cannot be reached" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ALL_PROXY", "socks5://user:secret@127.0.0.1:9", "pip install socksio"),
+        ("https_proxy", "socks5h://127.0.0.1:9", "pip install socksio"),
+        ("HTTPS_PROXY", "gopher://user:secret@127.0.0.1", "check HTTPS_PROXY"),
+        ("SSL_CERT_FILE", "/nowhere/roots.pem", "SSL_CERT_FILE"),
+    ],
+)
+def test_a_way_to_the_hub_that_the_environment_names_in_vain_is_said_in_a_sentence(monkeypatch, name, value, words):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(HubError, match=words) as e:
+        transport._client()
+    assert "secret" not in str(e.value)
