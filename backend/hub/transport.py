@@ -87,11 +87,6 @@ def _client() -> httpx2.Client:
     hooks = {"request": [hf_request_event_hook, _stay_outside]}
     try:
         return Client(event_hooks=hooks, follow_redirects=True, timeout=None)
-    except ImportError as e:
-        raise HubError(
-            "The Hub cannot be reached through a SOCKS proxy as it is: pip install socksio, or name an HTTP proxy in"
-            " HTTPS_PROXY and unset ALL_PROXY."
-        ) from e
     except (OSError, ValueError) as e:  # its text may repeat a proxy's password
         raise HubError(
             "The Hub cannot be reached as the environment says: check HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE."
