@@ -3,6 +3,7 @@
 A route that is not in the table here fails: whoever adds one says who is answered what.
 """
 
+import asyncio
 import re
 import shutil
 import socket
@@ -26,6 +27,7 @@ from tests.house import (
     space_of_anna,
 )
 from tests.test_jobs import until
+from ui import doors
 from ui.users import may_run
 
 space = pytest.fixture(scope="module")(space_of_anna)
@@ -303,6 +305,71 @@ def test_only_who_presses_the_button_is_signed_in_or_out(space, site, mode, show
 def test_a_sign_in_that_has_expired_is_none(space):
     cookie = space.provider.sign_in(space.url, SPACE_HOST, "anna", TOKENS["anna"], seconds=-1)
     assert Visitor(space, cookie).ask("GET", f"/gradio_api/file={space.file}")[0] == 404
+
+
+def test_no_proxy_keeps_what_is_annas_for_others(space):
+    anna = Visitor(space, space.cookies["anna"])
+    for path in ("/", "/changes", f"/artifacts/{space.key}/model.safetensors", f"/gradio_api/file={space.file}"):
+        reply = anna.http.get(path)
+        assert reply.status_code == 200
+        assert {"private", "no-store"} & set(reply.headers["cache-control"].split(", ")), path
+
+
+EDGE, INNER = "203.0.114.7", "10.16.3.80"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        (EDGE, EDGE, True),
+        (EDGE, "203.0.114.8", False),
+        (f"{EDGE}, {INNER}", f"203.0.114.8, {INNER}", False),
+        (f"{EDGE}, {INNER}", f"{EDGE}, 10.16.3.81", True),
+        (f"1.1.1.1, {EDGE}", f"8.8.8.8, {EDGE}", True),
+        (f"2606:4700::1111, {INNER}", f"2606:4700::1112, {INNER}", False),
+        (INNER, INNER, True),
+        ("", "", True),
+        ("unknown", "unknown", True),
+        ("1.1.1.1," * 4000 + EDGE, EDGE, True),
+    ],
+)
+def test_a_stranger_has_so_many_streams_wherever_the_proxies_stand(space, monkeypatch, first, second, together):
+    monkeypatch.setattr(doors, "_MOST_STREAMS", 1)
+    answered = []
+
+    async def answer(said):
+        answered.append(said.get("status"))
+
+    async def both():
+        open_, ends = asyncio.Event(), asyncio.Event()
+
+        async def streaming(scope, receive, send):
+            open_.set()
+            await ends.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        door = doors.Doors(streaming, space.studio.settings, None, lambda event: None, lambda who: ())
+        scopes = [_stream_of(forwarded) for forwarded in (first, second)]
+        held = asyncio.create_task(door(scopes[0], None, answer))
+        await open_.wait()
+        other = asyncio.create_task(door(scopes[1], None, answer))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        ends.set()
+        await asyncio.gather(held, other)
+        assert not door._streams
+
+    asyncio.run(both())
+    assert (429 in answered) == together
+
+
+def _stream_of(forwarded):
+    headers = {"host": SPACE_HOST, "x-forwarded-for": forwarded}
+    return {
+        "type": "http", "method": "GET", "path": "/gradio_api/heartbeat/abc", "query_string": b"", "scheme": "http",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "client": (INNER, 1), "server": ("127.0.0.1", 7860), "session": {},
+    }  # fmt: skip
 
 
 def test_the_hub_alone_may_frame_the_page_and_no_other_host_is_loaded_from(space):

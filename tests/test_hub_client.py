@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 
+import httpx
 import pytest
 from huggingface_hub import constants
 
@@ -192,3 +193,25 @@ def test_a_hub_that_is_not_there_is_named_within_seconds_also_while_paging():
         [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=20
     )
     assert "127.0.0.1:9 cannot be reached" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTPS_PROXY", "gopher://user:secret@127.0.0.1"),
+        ("all_proxy", "socks6://user:secret@127.0.0.1"),
+        ("SSL_CERT_FILE", "/nowhere/secret.pem"),
+    ],
+)
+def test_a_way_to_the_hub_that_the_environment_names_in_vain_is_said_in_a_sentence(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(HubError, match="check HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE") as e:
+        transport._client()
+    assert "secret" not in str(e.value)
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+def test_a_socks_proxy_is_taken_also_by_what_gradio_makes_as_it_is_imported(monkeypatch, scheme):
+    monkeypatch.setenv("ALL_PROXY", f"{scheme}://127.0.0.1:9")
+    transport._client().close()
+    httpx.Client().close()

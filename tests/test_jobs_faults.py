@@ -200,6 +200,22 @@ def test_a_step_that_was_killed_before_it_got_its_name_is_done(tmp_path: Path) -
     assert sorted(path.name for path in target.iterdir()) == [MANIFEST, "model.safetensors"]
 
 
+def test_a_folder_that_cannot_be_tidied_keeps_no_app_from_starting(
+    settings: Settings, open_supervisor: Callable[[], Supervisor]
+) -> None:
+    store = Store(settings.data / "jobs.sqlite")
+    job_id = store.add(RECIPE, "me")
+    store.finish(job_id, JobState.ERROR)
+    store.close()
+    target = stage_folder(settings.jobs / job_id, RECIPE, 1)
+    draft = partial(target)
+    draft.rename(target.with_name("kept"))
+    seal(target.with_name("kept"), draft, Artifact(kind="quantized", stage="quantize", created=now()))
+    target.write_text("no folder has a place here, as on a disk that is full")
+    assert open_supervisor().get(job_id, "me").state == JobState.ERROR
+    assert is_sealed(draft)
+
+
 def test_what_is_sealed_takes_the_place_of_what_is_damaged_and_not_before(tmp_path: Path) -> None:
     target = stage_folder(tmp_path, RECIPE, 1)
     for text in ("first", "second"):

@@ -108,9 +108,10 @@ _LISTEN = """() => {
   });
   const show = (versions) => Object.keys(seen).forEach((what) => {
     const { version = '', at = 0 } = known[what] ?? {}, now = versions[what] ?? '';
-    if (now === version || !visible(seen[what]) || (what === 'training' && ago(at) < LEAST)) return;
+    const button = document.getElementById(`hear-${what}`);  // there is none before the page is drawn
+    if (now === version || !button || !visible(seen[what]) || (what === 'training' && ago(at) < LEAST)) return;
     known[what] = { version: now, at: Date.now() };
-    document.getElementById(`hear-${what}`)?.click();
+    button.click();
   });
   let told = { versions: {}, running: {} };
   const ask = async () => {

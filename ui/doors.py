@@ -51,6 +51,7 @@ _JOIN, _UPLOAD, _FILE, _HEARTBEAT = (
 )
 _STREAMS = ("/gradio_api/queue/data", _HEARTBEAT)
 _MOST_STREAMS = 60  # of one visitor; a page that is open has two
+_HOPS = 5  # between a visitor and a Space, at the most
 _ICONS = f"{Path(gr.__file__).parent}/icons/"
 
 _SIGN = ("/login/", "/logout")
@@ -289,6 +290,7 @@ class Doors:
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "same-origin"
                 headers["Cross-Origin-Resource-Policy"] = "same-origin"
+                headers.setdefault("Cache-Control", "private")  # a proxy of many visitors knows no cookie
             await send(message)
 
         return send_with_headers
@@ -303,9 +305,20 @@ def _name(host: str) -> str:
 
 
 def _address(request: Request) -> str:
-    """Return where an anonymous visitor of a Space comes from, as the Hub's proxy says, which adds to what it got."""
-    told = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-    return f"from {told[:60] or (request.client.host if request.client else '')}"
+    """Return where an anonymous visitor of a Space comes from, as the Hub's proxies say: each adds whom it heard.
+
+    The last of the open network is the visitor; behind it stand the proxies, and before it what the visitor made up.
+    """
+    told = [part.strip() for part in request.headers.get("x-forwarded-for", "").rsplit(",", _HOPS)[-_HOPS:]]
+    near = request.client.host if request.client else ""
+    return f"from {next(filter(_is_public, reversed(told)), told[-1][:60] or near)}"
+
+
+def _is_public(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_global
+    except ValueError:
+        return False
 
 
 def _whole(request: Request) -> Receive:

@@ -79,12 +79,18 @@ def endpoint() -> str:
 
 
 def _client() -> httpx2.Client:
-    """Make the HTTP client of huggingface_hub; it drops the token when a redirect leaves the host."""
-    return Client(
-        event_hooks={"request": [hf_request_event_hook, _stay_outside]},
-        follow_redirects=True,
-        timeout=None,
-    )
+    """Make the HTTP client of huggingface_hub; it drops the token when a redirect leaves the host.
+
+    Raises:
+        HubError: The environment names a proxy or certificates that cannot be used.
+    """
+    hooks = {"request": [hf_request_event_hook, _stay_outside]}
+    try:
+        return Client(event_hooks=hooks, follow_redirects=True, timeout=None)
+    except (OSError, ValueError) as e:  # its text may repeat a proxy's password
+        raise HubError(
+            "The Hub cannot be reached as the environment says: check HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE."
+        ) from e
 
 
 def _stay_outside(request: httpx2.Request) -> None:

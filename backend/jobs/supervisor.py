@@ -80,7 +80,8 @@ class Supervisor:
         self._remove_strays(known)
         clear(self._home)
         for folder in self._settings.jobs.iterdir():
-            tidy(folder)
+            with suppress(OSError):  # a full disk: it is tidied when there is room
+                tidy(folder)
         for job in self._store.in_state(JobState.RUNNING, JobState.INTERRUPTED):
             self._interrupted(job, "The studio was stopped while this job ran.")
         for lane in self._lanes:

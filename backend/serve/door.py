@@ -92,6 +92,7 @@ def wrong(body: bytes, asked: str, model: str) -> str | None:
     """
     try:
         request = json.loads(body)
+        json.dumps(request, ensure_ascii=False).encode()  # no tokenizer takes half of a letter
     except (ValueError, RecursionError):
         return "The request is no JSON."
     if not isinstance(request, dict):
