@@ -7,7 +7,7 @@ import math
 from itertools import product
 from typing import Any, NamedTuple
 
-from backend.finetune.options import FinetuneOptions
+from backend.finetune.options import ALL_LINEAR, FinetuneOptions, adaptable
 from backend.finetune.slices import parse_split
 from backend.finetune.survey import Survey
 from backend.models.facts import ModelFacts, Tensor
@@ -110,8 +110,8 @@ def rows_of(options: FinetuneOptions) -> float:
 
 def adapted(facts: ModelFacts, options: FinetuneOptions) -> list[Tensor]:
     """Give the weights of the layers that get an adapter."""
-    linears = [tensor for tensor in facts.tensors if tensor.is_linear]
-    if options.target_modules == ("all-linear",):
+    linears = adaptable(facts)
+    if options.target_modules == ALL_LINEAR:
         return linears
     return [tensor for tensor in linears if tensor.name.split(".")[-2] in options.target_modules]
 

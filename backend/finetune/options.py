@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from backend.errors import SpecError
 from backend.finetune.dataset import DatasetOptions
-from backend.models.facts import ModelFacts
+from backend.models.facts import ModelFacts, Tensor
 from backend.models.families import MULTIPLIED
 from backend.models.machine import gpus
 from backend.options import Switch
@@ -15,7 +15,22 @@ from backend.stage import Stage
 
 ADVANCED: dict[str, Any] = {"advanced": True}
 
+ALL_LINEAR = ("all-linear",)
+
+EXPERTS = frozenset(("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"))
+"""Names that PEFT takes for the experts of a mixture, wherever they stand; it trains experts without dropout alone."""
+
+MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+"""Model types of which PEFT refuses to train out_proj."""
+
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_min_lr"]
+
+
+def adaptable(facts: ModelFacts) -> list[Tensor]:
+    """Return the weights of the linear layers that can get an adapter: the experts of a mixture get none."""
+    left = EXPERTS if any(tensor.is_expert for tensor in facts.tensors) else frozenset[str]()
+    left |= {"out_proj"} if facts.model_type in MAMBA else set()
+    return [tensor for tensor in facts.tensors if tensor.is_linear and tensor.name.split(".")[-2] not in left]
 
 
 class FinetuneOptions(DatasetOptions, Stage):
@@ -56,9 +71,10 @@ class FinetuneOptions(DatasetOptions, Stage):
         "none", description="Which biases are trained too.", json_schema_extra=ADVANCED
     )
     target_modules: tuple[str, ...] = Field(
-        ("all-linear",),
+        ALL_LINEAR,
         min_length=1,
-        description="Layers that get an adapter: all-linear, or names that the model has, such as q_proj.",
+        description="Layers that get an adapter: all-linear, or names that the model has, such as q_proj. The experts of a"
+        " mixture get none.",
         json_schema_extra=ADVANCED,
     )
     use_rslora: bool = Field(
@@ -181,8 +197,8 @@ class FinetuneOptions(DatasetOptions, Stage):
         if self.quantization != "none" and facts.model_type in ("falcon", *MULTIPLIED):
             text = f"transformers does not load a model of the type '{facts.model_type}' so: choose none"
             raise SpecError(f"quantization: {text} (got {self.quantization})", {"quantization": text})
-        linears = sorted({tensor.name.split(".")[-2] for tensor in facts.tensors if tensor.is_linear})
-        if self.target_modules != ("all-linear",):
+        linears = sorted({tensor.name.split(".")[-2] for tensor in adaptable(facts)})
+        if self.target_modules != ALL_LINEAR:
             for module in self.target_modules:
                 if module not in linears:
                     text = f"'{module}' is no linear layer of the model: choose among {', '.join(linears)}"

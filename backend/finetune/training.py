@@ -15,10 +15,11 @@ from backend.executors.ranks import rank, world_size
 from backend.finetune import costs
 from backend.finetune.checkpoints import newest_sealed, read_losses, step_of
 from backend.finetune.course import STOP
-from backend.finetune.options import FinetuneOptions
+from backend.finetune.options import ALL_LINEAR, MAMBA, FinetuneOptions, adaptable
 from backend.finetune.rendering import Rendered
 from backend.models.artifacts import CHECKPOINTS, LOGS
 from backend.models.config import context_length, embedded
+from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.models.loading import check_embedded, device, load_causal_lm, pad_within, read_config
 from backend.models.machine import gpu_bytes, memory_bytes
@@ -82,6 +83,7 @@ def finetune(base: Path, rows: Rows, tokenizer: Any, output: Path, options: Fine
     check_embedded(tokenizer, largest, read, base.name)
     pad_within(tokenizer, read or len(tokenizer))
     model = _load(base, options, report)
+    options = _targeted(options, inspect(str(base.resolve())))
     try:
         return _train(model, tokenizer, rows, output, options, report)
     except (torch.OutOfMemoryError, MemoryError) as e:
@@ -127,6 +129,8 @@ def _load(base: Path, options: FinetuneOptions, report: Report) -> Any:
         kwargs["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     model = load_causal_lm(base, report, **kwargs)
     model.config.use_cache = False
+    if getattr(model.config, "num_local_experts", None) == 0:  # a dense Granite 4, whose routers TRL would balance
+        model.config.router_aux_loss_coef = 0.0
     parameters = inspect(str(base.resolve())).parameters
     if options.quantization in ("nf4", "fp4") and device() == "cpu" and costs.unpacks(parameters, memory_bytes()):
         _unpack(model, dtype)
@@ -134,6 +138,15 @@ def _load(base: Path, options: FinetuneOptions, report: Report) -> Any:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
+
+
+def _targeted(options: FinetuneOptions, facts: ModelFacts) -> FinetuneOptions:
+    """Return the options with names in place of all-linear, where PEFT understands more by that than can be trained."""
+    names = {tensor.name.split(".")[-2] for tensor in adaptable(facts)}
+    usual = not any(tensor.is_expert for tensor in facts.tensors) and facts.model_type not in MAMBA
+    if usual or options.target_modules != ALL_LINEAR:
+        return options
+    return options.model_copy(update={"target_modules": tuple(sorted(names))})
 
 
 def _unpack(model: Any, dtype: Any) -> None:
@@ -164,10 +177,11 @@ def compute_dtype(options: FinetuneOptions) -> str:
     return "bfloat16" if device() == "cpu" or torch.cuda.is_bf16_supported() else "float16"
 
 
-def _attention(options: FinetuneOptions) -> str:
+def _attention(options: FinetuneOptions) -> str | None:
+    """Return what attention is computed with; None: what transformers chooses, since not every model has all."""
     if options.attn_implementation != "auto":
         return options.attn_implementation
-    return "flash_attention_2" if device() != "cpu" and find_spec("flash_attn") else "sdpa"
+    return "flash_attention_2" if device() != "cpu" and find_spec("flash_attn") else None
 
 
 def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: FinetuneOptions, report: Report) -> Outcome:
@@ -233,7 +247,7 @@ def lora(options: FinetuneOptions) -> dict[str, Any]:
     targets = options.target_modules
     return {
         "task_type": "CAUSAL_LM",
-        "target_modules": "all-linear" if targets == ("all-linear",) else list(targets),
+        "target_modules": "all-linear" if targets == ALL_LINEAR else list(targets),
         **{name: getattr(options, name) for name in
            ("r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora")},
     }  # fmt: skip
@@ -299,6 +313,9 @@ def _side_by_side(model: Any, rows: Rows, options: FinetuneOptions, report: Repo
         return False
     if batch > costs.SIDE_BY_SIDE_TOKENS and not flash:
         report.log("Rows are padded: together they are too long to lie side by side without flash attention.")
+        return False
+    if any(isinstance(module, torch.nn.Conv1d) for module in model.modules()):
+        report.log("Rows are padded: this model has layers that would hear of rows that lie side by side before them.")
         return False
     if flash:
         return True
