@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from backend.strict_json import parse_object
 
@@ -125,11 +125,16 @@ def set_template(folder: Path, text: str) -> None:
         _write(folder, TOKENIZER_CONFIG, settings)
 
 
+def is_token(value: Any) -> TypeGuard[int]:
+    """Return whether a setting is the number of a token; some write -1 where there is none."""
+    return type(value) is int and 0 <= value < 2**31
+
+
 def stops_in(folder: Path) -> set[int]:
     """Return the tokens that end an answer, as a model folder's generation_config.json names them, else its config."""
     for settings in (settings_in(folder, GENERATION), settings_in(folder, CONFIG)):
         named = settings.get("eos_token_id")
-        stops = {token for token in (named if isinstance(named, list) else [named]) if type(token) is int}
+        stops = {token for token in (named if isinstance(named, list) else [named]) if is_token(token)}
         if stops:
             return stops
     return set()

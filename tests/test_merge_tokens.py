@@ -92,6 +92,22 @@ def test_experts_that_are_named_as_parameters_are_merged_one_by_one(kind, sizes,
     assert {*targets} <= changed
 
 
+@pytest.mark.parametrize(("kind", "sizes"), [("mixtral", EXPERTS), ("qwen3_moe", MORE), ("olmoe", MORE)])
+def test_all_that_peft_calls_linear_of_a_mixture_is_merged(kind, sizes, tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    common = {"vocab_size": 64, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **common | sizes, num_key_value_heads=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    adapter = save_adapter(tmp_path / "base", tmp_path / "a", target_modules="all-linear")
+    assert "gate.weight" in json.loads((adapter / "adapter_config.json").read_text())["target_parameters"]
+    merge_to(tmp_path / "merged", tmp_path / "base", adapter)
+    theirs = with_peft(tmp_path / "base", adapter).merge_and_unload().state_dict()
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
+    assert all(torch.allclose(values, theirs[name], atol=1e-6) for name, values in found.items())
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

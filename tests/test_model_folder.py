@@ -205,7 +205,12 @@ def test_stops_are_read_from_the_generation_config_or_else_from_the_config(tmp_p
     assert stops_in(tmp_path) == {7}
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": null}')
     assert stops_in(tmp_path) == {7}
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 4]}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": -1}')
+    assert stops_in(tmp_path) == {7}
+    (tmp_path / "generation_config.json").write_text(
+        f'{{"eos_token_id": [2, -1, {2**40}, true, 4], "pad_token_id": -1}}'
+    )
+    assert greedy(tmp_path).pad_token_id is None
     assert stops_in(tmp_path) == {2, 4}
 
 

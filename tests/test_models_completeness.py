@@ -77,6 +77,26 @@ def test_any_one_matrix_of_a_layer_that_is_missing_is_named(whole, tmp_path):
             check_model(changed(whole, tmp_path / str(index), without(name)))
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "module."),
+        ("", "_orig_mod."),
+        ("", "base_model.model."),
+        ("layers.0.", "layers.0._orig_mod."),
+        ("layers.1.", "layers.1._fsdp_wrapped_module."),
+        ("o_proj.", "o_proj.base_layer."),
+    ],
+)
+@pytest.mark.parametrize("whole", ["llama", "stablelm", "cohere"], indirect=True)
+def test_names_that_something_around_the_model_gave_are_refused(whole, before, after, tmp_path):
+    def renamed(tensors):
+        return {name.replace(before, after, 1): tensor for name, tensor in tensors.items()}
+
+    with pytest.raises(SpecError, match=f"^'.*{after}.*' is a name that something around the model gave"):
+        check_model(changed(whole, tmp_path / "m", renamed))
+
+
 def test_embeddings_and_head_must_be_there(whole, tmp_path):
     embeddings = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
     with pytest.raises(SpecError, match=r"input embeddings is missing|output head is missing"):

@@ -73,7 +73,8 @@ class FinetuneOptions(DatasetOptions, Stage):
     target_modules: tuple[str, ...] = Field(
         ALL_LINEAR,
         min_length=1,
-        description="Layers that get an adapter: all-linear, or names that the model has, such as q_proj.",
+        description="Layers that get an adapter: all-linear, or names that the model has, such as q_proj. The experts"
+        " of a mixture get none.",
         json_schema_extra=ADVANCED,
     )
     use_rslora: bool = Field(

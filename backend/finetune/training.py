@@ -129,6 +129,8 @@ def _load(base: Path, options: FinetuneOptions, report: Report) -> Any:
         kwargs["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     model = load_causal_lm(base, report, **kwargs)
     model.config.use_cache = False
+    if getattr(model.config, "num_local_experts", None) == 0:  # a dense Granite 4, whose routers TRL would balance
+        model.config.router_aux_loss_coef = 0.0
     parameters = inspect(str(base.resolve())).parameters
     if options.quantization in ("nf4", "fp4") and device() == "cpu" and costs.unpacks(parameters, memory_bytes()):
         _unpack(model, dtype)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from backend.errors import SpecError
 from backend.hub.files import Files
-from backend.merge.experts import is_parameter, parameter_of
+from backend.merge.experts import is_parameter, is_target, parameter_of
 from backend.models.artifacts import MANIFEST
 from backend.models.facts import Tensor
 from backend.strict_json import parse_object, quoted
@@ -150,7 +150,7 @@ def _check(config: dict[str, Any], where: str) -> None:
     if config.get("bias", "none") not in ("none", "all", "lora_only"):
         raise fault("bias", "which PEFT does not know", "repair the file")
     parameters = config.get("target_parameters") or []
-    if not isinstance(parameters, list) or not all(is_parameter(p) or str(p).endswith(".weight") for p in parameters):
+    if not isinstance(parameters, list) or not all(map(is_target, parameters)):
         raise fault("target_parameters", "which are neither weights of layers nor a mixture's experts", merge)
     for field in ("rank_pattern", "alpha_pattern"):
         patterns = config.get(field) or {}

@@ -16,8 +16,13 @@ _PIECES = {"gate_up_proj": (("gate_proj", "w1"), ("up_proj", "w3")), "down_proj"
 
 
 def is_parameter(name: Any) -> bool:
-    """Return whether one of target_parameters names experts that can be merged."""
+    """Return whether the name of a parameter is that of experts that can be merged."""
     return str(name).rpartition(".")[2] in PARAMETERS and "experts" in str(name).split(".")
+
+
+def is_target(name: Any) -> bool:
+    """Return whether one of target_parameters can be merged; PEFT's all-linear names experts by the last part alone."""
+    return is_parameter(name) or name in PARAMETERS or str(name).endswith(".weight")
 
 
 def parameter_of(module: str, targets: Collection[str]) -> str | None:
@@ -28,6 +33,8 @@ def parameter_of(module: str, targets: Collection[str]) -> str | None:
         targets: target_parameters.
     """
     bare = module.partition(".base_layer")[0]
+    if not f".{bare}".endswith(".experts"):
+        return None
     adapted = [name for name in PARAMETERS if any(f".{bare}.{name}".endswith(f".{target}") for target in targets)]
     depth = module.count(".base_layer")
     return f"{bare}.{adapted[-1 - depth]}" if depth < len(adapted) else None

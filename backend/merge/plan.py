@@ -187,7 +187,8 @@ class Merger:
     def _place(self, target: str, adapter: Adapter) -> str:
         """Find a tensor by the name that an adapter knows it by: with or without the name of the model in the model."""
         short = target.partition(".")[2]
-        names = (target, short, f"model.{target}", f"transformer.{target}")
+        router = target.replace(".mlp.gate.", ".block_sparse_moe.gate.")  # as checkpoints of Mixtral call it
+        names = (target, short, f"model.{target}", f"transformer.{target}", router)
         found = next((name for name in names if name in self._stored), None)
         is_head = target.removesuffix(".weight").rpartition(".")[2] in HEADS  # checkpoints of GPT-NeoX: embed_out
         if found is None and is_head and (self.tied or self.head in self._stored):

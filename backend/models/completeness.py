@@ -34,6 +34,12 @@ _MATRIX = re.compile(
 _BUFFER = re.compile(r"(.*\.)?(rotary_emb\..*|inv_freq|masked_bias|attn\.bias|attention\.bias)")
 """What older versions saved and no model reads any more, of some blocks or all."""
 
+_WRAPPED = re.compile(
+    r"(module|base_model)\..*"
+    r"|(.*\.)?(_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer|lora_[AB])\..*"
+)
+"""Names of tensors that were saved with what lay around the model: several processes, torch.compile(), PEFT."""
+
 _KINDS = 16
 """Different contents that blocks are compared with at most: hybrids have two or three."""
 
@@ -83,6 +89,11 @@ def check_complete(config: Config, tensors: Sequence[Tensor]) -> None:
         SpecError: What is missing, or has another shape than the config says.
     """
     packed = config.quantization is not None
+    if wrapped := next((tensor.name for tensor in tensors if _WRAPPED.fullmatch(tensor.name)), None):
+        raise SpecError(
+            f"{quoted(wrapped)} is a name that something around the model gave, and transformers would put random"
+            " numbers in the place of what it has: save the model itself, or choose another."
+        )
     _check_embeddings(config, tensors, packed)
     blocks = _blocks(config, tensors)
     if absent := set(range(config.layers)) - blocks.keys():

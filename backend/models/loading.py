@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import SpecError
-from backend.model_folder import CONFIG, GENERATION, TOKENIZER_CONFIG, has_tokenizer, settings_in, stops_in
+from backend.model_folder import CONFIG, GENERATION, TOKENIZER_CONFIG, has_tokenizer, is_token, settings_in, stops_in
 from backend.models.config import longest_window, without_code
 from backend.progress import Report
 from backend.strict_json import quoted
@@ -72,7 +72,7 @@ def greedy(folder: Path) -> Any:
 
     said = settings_in(folder, CONFIG) | settings_in(folder, GENERATION)
     kept: dict[str, Any] = {"eos_token_id": sorted(stops_in(folder)) or None}
-    kept |= {name: said[name] for name in ("bos_token_id", "pad_token_id") if type(said.get(name)) is int}
+    kept |= {name: said[name] for name in ("bos_token_id", "pad_token_id") if is_token(said.get(name))}
     penalty = said.get("repetition_penalty")
     if isinstance(penalty, int | float) and penalty > 0:
         kept["repetition_penalty"] = penalty

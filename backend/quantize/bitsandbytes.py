@@ -81,7 +81,7 @@ class BitsAndBytesOptions(StreamOptions):
         """Give what differs from BitsAndBytesConfig's defaults."""
         given = self.llm_int8_skip_modules or ()
         # where modules are given, transformers does not know by itself that a head is not quantized
-        heads = sorted({*HEADS, "decoder"}.difference(given)) if given else []
+        heads = sorted({*HEADS, "decoder"}.difference(given)) if given and "lm_head" not in given else []
         return {"llm_int8_skip_modules": [*given, *heads] or None}
 
 
