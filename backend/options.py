@@ -157,6 +157,5 @@ _WORDS = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "tuple_type": "must be a list, as in [a, b]",
-    "dict_type": "must be a mapping",
     "model_attributes_type": "must be a mapping",
 }
