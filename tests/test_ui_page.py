@@ -389,7 +389,8 @@ def test_what_is_wrong_with_a_merge_stands_beside_its_field(
 def test_what_does_not_fit_the_model_stands_beside_its_field_too(bench: Workbench) -> None:
     typed = {"merging": True, "merge-adapters": "me/law", "quantize-nf4-llm_int8_skip_modules": "nonsense"}
     updates = bench.refresh(given(bench, **typed))
-    assert "'nonsense' is no linear layer of the model" in updates[bench.recipe.forms["nf4"].fields["llm_int8_skip_modules"]]["info"]
+    field = bench.recipe.forms["nf4"].fields["llm_int8_skip_modules"]
+    assert "'nonsense' is no linear layer of the model" in updates[field]["info"]
 
 
 def test_an_adapter_may_be_a_folder_on_ones_own_machine_only(
