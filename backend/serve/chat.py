@@ -24,6 +24,8 @@ MAX_CHARACTERS = 200_000  # of a whole conversation; more than any context that 
 
 
 MAX_REASON = 300  # characters of a server's own words
+_CUT = ("abort", "error")  # reasons for which an answer ends that is none
+_STOPPED = "The server stopped while it answered: ask again when the model is ready."
 
 Shown = TypeVar("Shown")
 
@@ -79,11 +81,12 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
     request["stream_options"] = {"include_usage": True}
     request |= {"stop": stops} if stops else {}
     request |= {"extra_body": {"top_k": options.top_k}} if options.top_k else {}  # no field of OpenAI's own
-    answer = Answer(text="")
+    answer, reason = Answer(text=""), None
     try:
         with _client(server) as client, client.chat.completions.create(stream=True, **request) as chunks:
             for chunk in chunks:
                 delta = chunk.choices[0].delta if chunk.choices else None
+                reason = (chunk.choices[0].finish_reason if chunk.choices else None) or reason
                 piece = said.take((delta.content if delta else None) or "")
                 thought = thoughts.take(getattr(delta, "reasoning", None) or "")
                 thought += thoughts.rest() if piece else ""
@@ -101,11 +104,13 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
                 if chunk.usage:
                     known = {"tokens": chunk.usage.completion_tokens, "context": chunk.usage.total_tokens}
                     answer = answer.model_copy(update=known)
+        if reason is None or reason in _CUT:  # a server that dies may close its reply as if all had been said
+            raise JobError(_STOPPED)
         yield answer.model_copy(update={"text": text + thoughts.rest() + said.rest()})
     except openai.APIStatusError as e:
         raise JobError(_refused(e)) from e
     except openai.APIError as e:
-        raise JobError("The server stopped while it answered: ask again when the model is ready.") from e
+        raise JobError(_STOPPED) from e
 
 
 def paced(answers: Iterator[Shown], seconds: float = PACE) -> Iterator[Shown]:
