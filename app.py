@@ -22,9 +22,9 @@ if os.getenv("SPACE_ID"):
 
 from backend.disk import scratch
 from backend.errors import AppError, JobError
-from backend.jobs.calibration import calibrate
-from backend.jobs.specs import trained_on
+from backend.jobs.job import trained_on
 from backend.jobs.supervisor import Supervisor
+from backend.machine.speeds import calibrate
 from backend.serve.servers import Servers
 from backend.settings import Settings, load_settings
 from ui.connections import allow_files, server

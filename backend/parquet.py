@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backend.executors.local import ROOT, environment
+from backend.processes.child import ROOT, environment
 
 MEMORY = 1_000_000_000
 """Bytes that the process may take; a page of 1,024 texts of 100 kB, as pyarrow writes them, takes a fifth."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Self
 
-from backend.hub.names import DEMO, is_local
+from backend.hub.ids import DEMO, is_local
 from backend.options import Frozen
 
 

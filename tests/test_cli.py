@@ -12,8 +12,8 @@ from pydantic import Field
 
 from backend.cli import COMMANDS, main
 from backend.cli.command import Argument, Command, read, with_options
-from backend.executors.local import ROOT
 from backend.options import Frozen
+from backend.processes.child import ROOT
 
 
 def help_of(capsys, *argv):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from backend.__main__ import main
-from backend.models.artifacts import verify
+from backend.artifacts.artifact import verify
 
 pytestmark = pytest.mark.real
 

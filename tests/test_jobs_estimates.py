@@ -5,20 +5,22 @@ import shutil
 
 import pytest
 
+from backend.artifacts.artifact import MANIFEST, Metrics, open_artifact, record
 from backend.errors import HardwareError
 from backend.evaluate import EvaluateOptions
 from backend.hub import download
-from backend.jobs import calibration, estimates, stages
-from backend.jobs.calibration import CALIBRATION, Calibration, calibrate, read_calibration, write_calibration
-from backend.jobs.estimates import check_room, estimate
 from backend.jobs.foreground import finished
-from backend.jobs.specs import stage_folder, write_spec
-from backend.models.artifacts import MANIFEST, Metrics, open_artifact, record
+from backend.jobs.job import stage_folder, write_spec
+from backend.machine import speeds
+from backend.machine.speeds import CALIBRATION, Calibration, calibrate, read_calibration, write_calibration
 from backend.models.demo import demo_facts
 from backend.models.inspection import inspect
 from backend.progress import silent
 from backend.recipes import parse_recipe
 from backend.settings import Settings
+from backend.stages import estimate as estimates
+from backend.stages import run
+from backend.stages.estimate import check_room, estimate
 from tests.test_quantize import CASES, llama, save
 
 CARD = "---\nlicense: other\nlicense_name: acme-ü\nlanguage: [en, no]\ntags: [chat]\n2: 3\n---\n# Tiny\n"
@@ -62,7 +64,7 @@ def made(recipe, job):
     job.mkdir()
     write_spec(job, recipe)
     for index in range(len(recipe.stages) + 1):
-        stages.run(job, index, index == 0, None, silent())
+        run.run(job, index, index == 0, None, silent())
     return [stage_folder(job, recipe, index) for index in range(1, len(recipe.stages) + 1)]
 
 
@@ -226,7 +228,7 @@ def test_a_damaged_calibration_is_none(content, data):
 
 def test_a_calibration_of_another_machine_is_none(data, monkeypatch):
     data.mkdir()
-    write_calibration(data, Calibration(machine=calibration.machine()))
+    write_calibration(data, Calibration(machine=speeds.machine()))
     assert read_calibration(data)
-    monkeypatch.setattr(calibration, "processor", lambda: "another")
+    monkeypatch.setattr(speeds, "processor", lambda: "another")
     assert read_calibration(data) is None

@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
+from backend.artifacts.artifact import CHECKPOINTS, JOURNAL, MANIFEST, verify
 from backend.finetune.checkpoints import is_sealed
 from backend.jobs.runner import Run
 from backend.jobs.store import JobState
-from backend.models.artifacts import CHECKPOINTS, JOURNAL, MANIFEST, verify
 from backend.recipes import parse_recipe
 from tests.test_jobs import caught, finished, measured_recipe, recipe, settings, supervisor, until  # noqa: F401 - fixtures
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backend.errors import SpecError
-from backend.executors.local import ROOT
 from backend.models.facts import ModelFacts, Tensor
+from backend.processes.child import ROOT
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.weights.checkpoint import Checkpoint

@@ -14,11 +14,11 @@ from backend.options import parse
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.quantize.calibrated.architectures import architecture_of
+from backend.quantize.calibrated.channel_scales import fold_scale
+from backend.quantize.calibrated.empty_model import Skeleton
 from backend.quantize.calibrated.options import Grid
-from backend.quantize.calibrated.scales import fold_scale
-from backend.quantize.calibrated.skeleton import Skeleton
-from backend.quantize.calibration import Windows, check_apart, cut, doubts, text_windows
-from backend.quantize.unpacked import load_unpacked
+from backend.quantize.calibrated.windows import Windows, check_apart, cut, doubts, text_windows
+from backend.quantize.packed import load_unpacked
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output, Resumable
 

@@ -7,7 +7,7 @@ from importlib import import_module
 import yaml
 
 from backend.cli import COMMANDS
-from backend.executors.local import ROOT
+from backend.processes.child import ROOT
 from backend.quantize import METHODS
 from backend.settings import Settings
 

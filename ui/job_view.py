@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.jobs.specs import Checking, Evaluation, Preview, Publication, Streaming
+from backend.artifacts.artifact import Check
+from backend.cli.words import checked
+from backend.jobs.job import Checking, Evaluation, Preview, Publication, Streaming
 from backend.jobs.store import UNREADABLE, Job, JobState
-from backend.models.artifacts import Check
 from backend.recipes import Recipe
-from backend.wording import checked
 from ui.downloads import address
 from ui.format import ago, duration, escape, percent, size
 from ui.progress import bar, share

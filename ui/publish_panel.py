@@ -18,15 +18,15 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
+from backend.artifacts.artifact import weights_bytes
+from backend.cli.words import checked
 from backend.errors import LoginError
-from backend.models.artifacts import weights_bytes
 from backend.options import parse
 from backend.progress import Report
 from backend.publish import PublishOptions
+from backend.publish.adopt import Preview, preview
 from backend.publish.destination import check_destination
-from backend.publish.folder import Preview, preview
 from backend.publish.push import publish
-from backend.wording import checked
 from ui.errors import shown, warning
 from ui.events import LATEST, QUIET
 from ui.format import escape, size

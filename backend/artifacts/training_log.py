@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backend.artifacts.artifact import METRICS, SAMPLES
 from backend.disk import read_lines
-from backend.models.artifacts import METRICS, SAMPLES
 
 STOP = "stop"
 """File in the job's folder: the training ends after the step that it is at, and keeps what was learned."""

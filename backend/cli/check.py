@@ -4,16 +4,16 @@ from pathlib import Path
 
 from pydantic import Field
 
+from backend.artifacts.artifact import open_artifact
 from backend.check import CheckOptions
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import admitted, existing, fetched, hub_token
+from backend.cli.words import checked
 from backend.errors import JobError
 from backend.jobs.foreground import Terminal, finished
-from backend.jobs.specs import Checking, stage_folder
-from backend.models.artifacts import open_artifact
+from backend.jobs.job import Checking, stage_folder
 from backend.options import parse
 from backend.settings import load_settings
-from backend.wording import checked
 
 
 class _Check(Command):

@@ -8,13 +8,13 @@ from pydantic import Field
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP, hub_token
 from backend.cli.recipe import METHOD_OPTIONS, quantization
+from backend.cli.words import model_words, needs
 from backend.errors import SpecError
-from backend.jobs.calibration import calibrate
-from backend.jobs.estimates import estimate
+from backend.machine.speeds import calibrate
 from backend.models.inspection import inspect
 from backend.recipes import Recipe, read_recipe
 from backend.settings import load_settings
-from backend.wording import model_words, needs
+from backend.stages.estimate import estimate
 
 
 class _Estimate(Command):

@@ -5,18 +5,18 @@ from typing import Any
 
 from pydantic import Field
 
+from backend.artifacts.artifact import open_artifact
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP, admitted, hub_token, local_or_id
+from backend.cli.words import quality
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
-from backend.jobs.estimates import converts
 from backend.jobs.foreground import Terminal, finished
-from backend.jobs.specs import Evaluation, stage_folder, steps
-from backend.models.artifacts import open_artifact
+from backend.jobs.job import Evaluation, stage_folder, steps
 from backend.models.inspection import inspect
 from backend.options import parse
 from backend.settings import load_settings
-from backend.wording import quality
+from backend.stages.estimate import converts
 
 
 class _Evaluate(Command):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from backend.errors import SpecError
-from backend.hub.names import parse_model
+from backend.hub.ids import parse_model
 from backend.progress import silent
 from backend.settings import Settings
 

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from backend.models.artifacts import Artifact, Check, Training
+from backend.artifacts.artifact import Artifact, Check, Training
 from backend.models.facts import ModelFacts
 
 if TYPE_CHECKING:
-    from backend.jobs.estimates import Estimate
+    from backend.stages.estimate import Estimate
 
 
 def model_words(facts: ModelFacts) -> str:

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files.content import TURN
-from backend.finetune.files.row import Row
-from backend.finetune.findings import Ledger
-from backend.finetune.names import ASSISTANT, CONTEXT, INPUT, MESSAGES, SYSTEM, TEXT, TOOLS, USER
-from backend.finetune.template import check_columns, placeholders
+from backend.data.options import DatasetOptions
+from backend.data.files.content import TURN
+from backend.data.files.row import Row
+from backend.data.findings import Ledger
+from backend.data.synonyms import ASSISTANT, CONTEXT, INPUT, MESSAGES, SYSTEM, TEXT, TOOLS, USER
+from backend.data.template import check_columns, placeholders
 from backend.finetune.turns import turns_of
 from backend.options import Frozen
 from backend.strict_json import quoted

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
-from backend.finetune.columns import CONVERSATION_AS_JSON, Mapping, kind_of
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files.decoder import BadJson, Decoder
-from backend.finetune.files.row import MAX_ROW, Number, Row
-from backend.finetune.findings import Ledger
-from backend.finetune.samples import Message, Sample
-from backend.finetune.template import fill, filled_size, placeholders
+from backend.data.columns import CONVERSATION_AS_JSON, Mapping, kind_of
+from backend.data.options import DatasetOptions
+from backend.data.files.decoder import BadJson, Decoder
+from backend.data.files.row import MAX_ROW, Number, Row
+from backend.data.findings import Ledger
+from backend.data.samples import Message, Sample
+from backend.data.template import fill, filled_size, placeholders
 from backend.finetune.turns import TurnReader, Unusable, turns_of
 from backend.strict_json import quoted
 

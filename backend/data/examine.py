@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from pydantic import ConfigDict, Field
 
-from backend.finetune.columns import Column, Mapping, describe, find_mapping, repeating
-from backend.finetune.convert import Converter, kept
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files.row import Row
-from backend.finetune.files.rows import Rows, Source
-from backend.finetune.findings import Finding, Ledger, refusal
-from backend.finetune.samples import Sample
+from backend.data.columns import Column, Mapping, describe, find_mapping, repeating
+from backend.data.convert import Converter, kept
+from backend.data.options import DatasetOptions
+from backend.data.files.row import Row
+from backend.data.files.rows import Rows, Source
+from backend.data.findings import Finding, Ledger, refusal
+from backend.data.samples import Sample
 from backend.options import Frozen
 from backend.strict_json import quoted
 

@@ -7,11 +7,11 @@ from pydantic import TypeAdapter
 
 from backend.disk import read_whole, write_whole
 from backend.errors import SpecError
-from backend.finetune.dataset import DEMO_DATASET, DatasetOptions, is_file
-from backend.finetune.demo_data import NAME, write_demo
-from backend.finetune.files.rows import Source
-from backend.finetune.names import SUFFIXES
-from backend.finetune.slices import parse_split
+from backend.data.options import DEMO_DATASET, DatasetOptions, is_file
+from backend.data.demo import NAME, write_demo
+from backend.data.files.rows import Source
+from backend.data.synonyms import SUFFIXES
+from backend.data.slices import parse_split
 from backend.hub.datasets import Wanted, fetch_files, open_dataset
 from backend.progress import Report
 from backend.strict_json import quoted

@@ -6,10 +6,10 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic.config import JsonDict
 
-from backend.finetune.names import SUFFIXES
-from backend.finetune.slices import parse_split
-from backend.finetune.template import placeholders
-from backend.hub.names import parse_repo_id
+from backend.data.synonyms import SUFFIXES
+from backend.data.slices import parse_split
+from backend.data.template import placeholders
+from backend.hub.ids import parse_repo_id
 from backend.options import Frozen
 
 DEMO_DATASET = "demo"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from backend.finetune.findings import SHOWN, Finding, listed
+from backend.data.findings import SHOWN, Finding, listed
 from backend.models.tokens import Control
 from backend.strict_json import quoted
 

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from backend.hub.names import parse_repo_id
+from backend.hub.ids import parse_repo_id
 from backend.options import Frozen
 from backend.settings import PREFIX, Settings
 

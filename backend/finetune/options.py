@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from backend.data.options import DatasetOptions
 from backend.errors import SpecError
-from backend.finetune.dataset import DatasetOptions
+from backend.machine.hardware import gpus
 from backend.models.facts import ModelFacts, Tensor
 from backend.models.families import MULTIPLIED
-from backend.models.machine import gpus
 from backend.options import Switch
 from backend.stage import Stage
 

@@ -10,19 +10,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backend.artifacts.artifact import CHECKPOINTS, LOGS
+from backend.artifacts.training_log import STOP
 from backend.errors import HardwareError, JobError, SpecError
-from backend.executors.ranks import rank, world_size
 from backend.finetune import costs
 from backend.finetune.checkpoints import newest_sealed, read_losses, step_of
-from backend.finetune.course import STOP
 from backend.finetune.options import ALL_LINEAR, MAMBA, FinetuneOptions, adaptable
 from backend.finetune.rendering import Rendered
-from backend.models.artifacts import CHECKPOINTS, LOGS
+from backend.machine.hardware import gpu_bytes, memory_bytes
 from backend.models.config import context_length, embedded
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.models.loading import check_embedded, device, load_causal_lm, pad_within, read_config
-from backend.models.machine import gpu_bytes, memory_bytes
+from backend.processes.ranks import rank, world_size
 from backend.progress import Report
 
 EVALUATIONS = 10
@@ -188,7 +188,7 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     from datasets import Dataset
     from peft import LoraConfig
 
-    from backend.finetune.trainer import MAX_NOT_FINITE, Tuner, Watch  # noqa: PLC0415 - imports trl
+    from backend.finetune.sft_trainer import MAX_NOT_FINITE, Tuner, Watch  # noqa: PLC0415 - imports trl
 
     os.environ |= {name: str(output / LOGS) for name in ("TENSORBOARD_LOGGING_DIR", "TRACKIO_DIR")}
     side_by_side = _side_by_side(model, rows, options, report)

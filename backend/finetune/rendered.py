@@ -5,9 +5,9 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from backend.finetune.findings import Ledger
+from backend.data.findings import Ledger
+from backend.data.samples import Sample
 from backend.finetune.rendering import IGNORED, Rendered, Renderer
-from backend.finetune.samples import Sample
 from backend.models.chat_template import TemplateRefusal
 from backend.options import Frozen
 

@@ -15,12 +15,12 @@ import torch
 from transformers import Trainer, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
+from backend.artifacts.artifact import JOURNAL, METRICS, SAMPLES
+from backend.artifacts.training_log import of_steps
 from backend.disk import append_line, write_whole
 from backend.finetune.checkpoints import LOSSES, forget, seal_checkpoint
 from backend.finetune.costs import LOGITS
-from backend.finetune.course import of_steps
 from backend.finetune.rendering import IGNORED
-from backend.models.artifacts import JOURNAL, METRICS, SAMPLES
 from backend.progress import Report
 
 MAX_NOT_FINITE = 5

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-from backend.finetune.files.content import TURN
-from backend.finetune.files.decoder import BadJson, Decoder
-from backend.finetune.files.row import Number
-from backend.finetune.samples import ROLES, Message
+from backend.data.files.content import TURN
+from backend.data.files.decoder import BadJson, Decoder
+from backend.data.files.row import Number
+from backend.data.samples import ROLES, Message
 from backend.strict_json import MAX_DEPTH, quoted
 
 MAX_TURNS = 10_000

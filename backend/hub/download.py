@@ -5,12 +5,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from backend.artifacts.artifact import Artifact, is_sealed, now, seal, versions
 from backend.disk import PARTIAL, sha256
 from backend.errors import HardwareError, HubError, SpecError
-from backend.hub.admission import admit
 from backend.hub.files import Entry, HubFiles, LocalFiles, PartlyHere
-from backend.hub.names import DEMO, is_local
-from backend.models.artifacts import Artifact, is_sealed, now, seal, versions
+from backend.hub.ids import DEMO, is_local
+from backend.models.admission import admit
 from backend.models.config import is_settings, leave_code_behind
 from backend.models.demo import demo_folder
 from backend.models.inspection import read_tensors

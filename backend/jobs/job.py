@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from backend.artifacts.artifact import is_sealed, open_artifact
 from backend.check import CheckOptions
 from backend.disk import read_whole, write_whole
 from backend.errors import JobError, SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
-from backend.hub.names import DEMO, STORED, is_local
-from backend.models.artifacts import is_sealed, open_artifact
+from backend.hub.ids import DEMO, STORED, is_local
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.recipes import Recipe
@@ -157,10 +157,10 @@ def publication(
         SpecError: The folder holds nothing that can be published, it is to go into itself, or a license asks another
             name of the repo.
     """
-    from backend.publish.base_card import read_base_card
+    from backend.publish.adopt import describe, is_made_elsewhere
+    from backend.publish.card.base_card import read_base_card
+    from backend.publish.card.licenses import check_name
     from backend.publish.destination import check_outside
-    from backend.publish.folder import describe, is_made_elsewhere
-    from backend.publish.licenses import check_name
 
     if options.repo_id:
         check_name(options.repo_id, read_base_card(folder).licenses)

@@ -9,9 +9,9 @@ from pydantic import Field, PositiveFloat
 
 from backend import __version__
 from backend.disk import read_whole, write_whole
-from backend.executors.local import Child, environment
-from backend.models.machine import processor
+from backend.machine.hardware import processor
 from backend.options import Frozen
+from backend.processes.child import Child, environment
 
 CALIBRATION = "calibration.json"
 
@@ -64,7 +64,7 @@ def calibrate(data: Path) -> Calibration:
     if found := read_calibration(data):
         return found
     home = data.resolve()
-    command = [sys.executable, "-m", "backend.jobs.measuring", str(home), str(time.monotonic())]
+    command = [sys.executable, "-m", "backend.stages.measure_speeds", str(home), str(time.monotonic())]
     child = Child(command, environment(home, online=False), home, Path(os.devnull))
     try:
         child.wait(LONGEST)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from backend.errors import AdapterError, SpecError
 from backend.hub.files import Entry, Files
-from backend.hub.names import parse_repo_id
+from backend.hub.ids import parse_repo_id
 from backend.model_folder import CONFIG, LIMITS, MAX_JSON, MAX_TEXT, TEMPLATE, TOKENIZER_CONFIG, goes_along, kind_of
 from backend.models.config import Config, as_kept, check_config, refuse_code, without_code
 from backend.models.native import is_native_tokenizer

@@ -12,10 +12,10 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+from backend.artifacts.artifact import Artifact, is_sealed, now, partial, seal, versions
 from backend.errors import SpecError
 from backend.hub.front_matter import read_front_matter
-from backend.hub.names import DEMO
-from backend.models.artifacts import Artifact, is_sealed, now, partial, seal, versions
+from backend.hub.ids import DEMO
 from backend.models.facts import ModelFacts, Tensor
 from backend.models.loading import read_config
 from backend.progress import Report

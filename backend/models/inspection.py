@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from backend.errors import SpecError
-from backend.hub.admission import INDEX, PICKLE_INDEX, Admitted, admit
 from backend.hub.files import Entry, Files, HubFiles, LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_card
-from backend.hub.names import DEMO, is_local
+from backend.hub.ids import DEMO, is_local
+from backend.models.admission import INDEX, PICKLE_INDEX, Admitted, admit
 from backend.models.completeness import check_complete
 from backend.models.config import check_config
 from backend.models.demo import demo_facts

@@ -1,1 +1,1 @@
-"""Where a job's processes run: on this machine, for now in `local`."""
+"""Child processes: started, heard and ended, with all that they start."""

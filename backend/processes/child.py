@@ -181,7 +181,7 @@ class Child:
         death, self._life = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "backend.executors.shim", str(death), *command],
+                [sys.executable, "-m", "backend.processes.shim", str(death), *command],
                 env={**env, MARKER: self._mark},
                 cwd=ROOT,
                 stdin=subprocess.PIPE,

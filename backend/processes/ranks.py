@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from backend.errors import JobError
-from backend.executors.local import Child, last_words
-from backend.models.machine import gpus, torch_threads
+from backend.machine.hardware import gpus, torch_threads
+from backend.processes.child import Child, last_words
 from backend.progress import Report
 from backend.settings import Settings
 

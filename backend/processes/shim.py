@@ -1,6 +1,6 @@
 """The shim between the app and a child: when the app dies, however it dies, all that bears the child's mark dies too.
 
-`python -m backend.executors.shim FD COMMAND…` runs COMMAND in the group that the shim leads and holds the reading end
+`python -m backend.processes.shim FD COMMAND…` runs COMMAND in the group that the shim leads and holds the reading end
 of a pipe whose other end only the app has. The pipe's end of file is the app's death. Of all ways to start a child
 this one left nothing behind; PR_SET_PDEATHSIG and plain new sessions did.
 """
@@ -25,7 +25,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold tokens and data
     threading.Thread(target=_die_with_the_app, args=(death,), daemon=True).start()
     command_id = os.posix_spawnp(command[0], command, os.environ, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
-    from backend.executors import local  # noqa: F401, PLC0415 - for the sweep, while the command starts
+    from backend.processes import child  # noqa: F401, PLC0415 - for the sweep, while the command starts
 
     code = os.waitstatus_to_exitcode(os.waitpid(command_id, 0)[1])
     os.killpg(0, signal.SIGTERM)  # whatever the command left in the group; the shim itself stays
@@ -43,7 +43,7 @@ def _die_with_the_app(death: int) -> None:
 
 
 def _sweep() -> None:
-    from backend.executors.local import MARKER, sweep  # noqa: PLC0415 - see main()
+    from backend.processes.child import MARKER, sweep  # noqa: PLC0415 - see main()
 
     sweep(os.environ[MARKER], os.getpid())
 

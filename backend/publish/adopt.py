@@ -15,20 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backend.artifacts.artifact import BASE_CARD, ELSEWHERE, MANIFEST, Artifact, File, manifest, now, partial, seal
 from backend.disk import scratch, sha256
 from backend.errors import HardwareError, HubError, SpecError
-from backend.hub.admission import ADAPTER, admit, admit_adapter
 from backend.hub.files import Entry, HubFiles, LocalFiles
 from backend.hub.front_matter import read_card
-from backend.hub.names import parse_repo_id
+from backend.hub.ids import parse_repo_id
 from backend.model_folder import MAX_JSON, is_license
-from backend.models.artifacts import BASE_CARD, ELSEWHERE, MANIFEST, Artifact, File, manifest, now, partial, seal
+from backend.models.admission import ADAPTER, admit, admit_adapter
 from backend.models.config import is_settings, without_code
 from backend.models.inspection import inspect
 from backend.progress import Report, silent
-from backend.publish.base_card import BaseCard, licensed, own_card
-from backend.publish.card import README, written
-from backend.publish.outgoing import outgoing
+from backend.publish.card.base_card import BaseCard, licensed, own_card
+from backend.publish.card.card import README, written
+from backend.publish.files import outgoing
 from backend.strict_json import parse_object
 from backend.weights.header import read_header
 

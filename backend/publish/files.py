@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from backend.artifacts.artifact import ELSEWHERE, MANIFEST, Artifact, File, manifest, open_artifact, stays_here
 from backend.credentials import HUB_TOKEN
 from backend.errors import SpecError
 from backend.model_folder import Kind, kind_of
-from backend.models.artifacts import ELSEWHERE, MANIFEST, Artifact, File, manifest, open_artifact, stays_here
-from backend.publish.card import README, written
+from backend.publish.card.card import README, written
 
 WEIGHTS = ".safetensors"
 _BINARY = re.compile(r".*(\.safetensors|\.png|\.model(\.v\w+)?|\.tokenizer)")

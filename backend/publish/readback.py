@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from huggingface_hub.hf_api import RepoFile
 
 from backend.publish.destination import HUBS_OWN
-from backend.publish.outgoing import OutgoingFile
+from backend.publish.files import OutgoingFile
 
 Files = Mapping[str, OutgoingFile]
 

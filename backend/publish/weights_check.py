@@ -8,8 +8,8 @@ import numpy as np
 from backend.errors import SpecError
 from backend.models.facts import Tensor
 from backend.progress import Report
-from backend.publish.holdings import Files
-from backend.publish.outgoing import WEIGHTS, check_words
+from backend.publish.files import WEIGHTS, check_words
+from backend.publish.readback import Files
 from backend.strict_json import quoted
 from backend.weights.floats import Bytes, is_finite
 from backend.weights.header import Header, read_headers

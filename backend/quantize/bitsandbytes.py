@@ -11,12 +11,12 @@ import numpy as np
 from pydantic import Field
 
 from backend.errors import SpecError
+from backend.machine.hardware import torch_threads
 from backend.models.facts import HEADS, ModelFacts, Tensor
 from backend.models.families import MULTIPLIED, UNUSUAL
-from backend.models.machine import torch_threads
-from backend.quantize.streaming import Memory, Source, StreamOptions, View
 from backend.weights.floats import SAFETENSORS, Bytes
 from backend.weights.kernels import BLOCK, CODES, NESTED_BLOCK, dynamic_map, quantize_4bit, quantize_absmax
+from backend.weights.rewrite import Memory, Source, StreamOptions, View
 from backend.weights.writer import Slot, Writer
 
 TORCH = {short: name for name, short in SAFETENSORS.items()}

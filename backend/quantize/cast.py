@@ -7,9 +7,9 @@ from pydantic import Field
 from backend.models.facts import ModelFacts
 from backend.progress import Report
 from backend.quantize.bitsandbytes import Dtype
-from backend.quantize.streaming import StreamOptions, stream
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
+from backend.weights.rewrite import StreamOptions, stream
 
 TITLE = "Cast · 16 or 32 bit"
 SUMMARY = "The same weights in another floating-point type, without quantization."

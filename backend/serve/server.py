@@ -14,11 +14,11 @@ from pydantic import Field
 
 from backend.disk import scratch
 from backend.errors import AppError, JobError
-from backend.executors.local import Child, environment
-from backend.models.machine import gpus
+from backend.machine.hardware import gpus
 from backend.options import Frozen
-from backend.serve.door import KEY, MODEL
-from backend.serve.engines import ENGINES, kernel
+from backend.processes.child import Child, environment
+from backend.serve.engine import ENGINES, kernel
+from backend.serve.guard import KEY, MODEL
 from backend.settings import Settings
 
 if TYPE_CHECKING:

@@ -5,21 +5,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from backend.data.examine import Dataset, load
+from backend.data.fetch import fetch_dataset, read_sources, write_sources
+from backend.data.findings import Finding, Ledger, refusal
 from backend.disk import scratch
 from backend.errors import SpecError
 from backend.evaluate import Text
-from backend.finetune.fetch import fetch_dataset, read_sources, write_sources
-from backend.finetune.findings import Finding, Ledger, refusal
-from backend.finetune.loading import Dataset, load
+from backend.finetune.rendered import rendered
 from backend.finetune.rendering import Renderer, stops_of
-from backend.finetune.survey import rendered
-from backend.jobs.results import Base
 from backend.models.demo import TEXT, calibration_text
 from backend.models.loading import check_embedded, load_tokenizer, window_length
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
-from backend.quantize.calibration import Windows, check_apart, doubts, text_windows, windows_of
+from backend.quantize.calibrated.windows import Windows, check_apart, doubts, text_windows, windows_of
 from backend.recipes import Recipe
+from backend.stages.companions import Base
 
 EMBEDDED = f"{TEXT}, every second topic"
 

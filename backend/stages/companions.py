@@ -8,14 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backend.hub.admission import is_taken
-from backend.hub.download import downloaded
-from backend.hub.files import LocalFiles
-from backend.hub.front_matter import read_card
-from backend.hub.names import DEMO, is_local
-from backend.merge import record
-from backend.model_folder import Kind, has_tokenizer, is_license, kind_of, set_template, template_in
-from backend.models.artifacts import (
+from backend.artifacts.artifact import (
     BASE_CARD,
     MANIFEST,
     Artifact,
@@ -25,16 +18,23 @@ from backend.models.artifacts import (
     versions,
     weights_bytes,
 )
+from backend.hub.download import downloaded
+from backend.hub.files import LocalFiles
+from backend.hub.front_matter import read_card
+from backend.hub.ids import DEMO, is_local
+from backend.machine.hardware import hardware, peak_memory_bytes
+from backend.merge import record
+from backend.model_folder import Kind, has_tokenizer, is_license, kind_of, set_template, template_in
+from backend.models.admission import is_taken
 from backend.models.config import as_kept, is_settings
 from backend.models.demo import demo_artifact
 from backend.models.facts import ModelFacts
 from backend.models.known_tokens import known_tokens
-from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
-from backend.publish.base_card import base_card
-from backend.quantize.streaming import Plan
+from backend.publish.card.base_card import base_card
 from backend.recipes import Recipe
 from backend.strict_json import quoted
+from backend.weights.rewrite import Plan
 
 NAMED = 5
 """Tokens that a warning names at most."""

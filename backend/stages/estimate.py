@@ -5,31 +5,31 @@ from typing import NamedTuple
 
 from pydantic import Field
 
+from backend.artifacts.artifact import MANIFEST, is_sealed, manifest_size
 from backend.errors import HardwareError
 from backend.evaluate import ROWS, EvaluateOptions
-from backend.executors.ranks import processes
 from backend.finetune.costs import Machine, TrainingCost, adapter_parameters, sizes_of, training_cost, way_out
 from backend.finetune.options import FinetuneOptions
-from backend.finetune.survey import Survey
+from backend.finetune.rendered import Survey
 from backend.hub.download import check_disk, model_folder, size_words
-from backend.hub.names import DEMO, is_local
-from backend.jobs.calibration import Calibration, read_calibration
-from backend.jobs.relay import ON_DISK
-from backend.jobs.results import base_of
-from backend.jobs.specs import can_stream
-from backend.jobs.specs import steps as recipe_steps
-from backend.models.artifacts import MANIFEST, is_sealed, manifest_size
+from backend.hub.ids import DEMO, is_local
+from backend.jobs.job import can_stream
+from backend.jobs.job import steps as recipe_steps
+from backend.machine.hardware import gpu_bytes, memory_bytes
+from backend.machine.speeds import Calibration, read_calibration
 from backend.models.config import longest_window
 from backend.models.demo import facts_of
 from backend.models.facts import ModelFacts
-from backend.models.machine import gpu_bytes, memory_bytes
 from backend.options import Frozen
+from backend.processes.ranks import processes
 from backend.quantize.calibrated.costs import calibrated_cost
 from backend.quantize.calibrated.options import CalibratedOptions
-from backend.quantize.streaming import Plan, PlannedOptions, config_json
 from backend.recipes import Recipe
-from backend.serve.vllm_environment import interpreter
+from backend.serve.engines.vllm_environment import interpreter
 from backend.settings import load_settings
+from backend.stages.companions import base_of
+from backend.stages.stream.handover import ON_DISK
+from backend.weights.rewrite import Plan, PlannedOptions, config_json
 
 # Measured with the demo model on 2 cores of an AVX-512 server, torch 2.13 and transformers 5.23.
 END_SECONDS = 0.2  # of a step: until it is noticed, and nothing of it is left

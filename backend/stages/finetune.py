@@ -8,21 +8,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from backend.executors.ranks import rank
+from backend.artifacts.artifact import SURVEY, Artifact, Training, now, versions
+from backend.data.examine import Dataset, load
+from backend.data.fetch import read_sources
+from backend.data.findings import Ledger, refusal
 from backend.finetune.chat_templates import CHAT_TEMPLATES
-from backend.finetune.fetch import read_sources
-from backend.finetune.findings import Ledger, refusal
-from backend.finetune.loading import Dataset, load
+from backend.finetune.qlora import Outcome, Rows, compute_dtype, finetune
 from backend.finetune.reader import Reader, literals, open_reader
-from backend.finetune.survey import Survey, render, survey
-from backend.finetune.training import Outcome, Rows, compute_dtype, finetune
-from backend.jobs.results import Base, accompany
+from backend.finetune.rendered import Survey, render, survey
+from backend.machine.hardware import hardware, peak_memory_bytes
 from backend.model_folder import set_stops, set_template
-from backend.models.artifacts import SURVEY, Artifact, Training, now, versions
 from backend.models.chat_template import TemplateRefusal, chat_text
-from backend.models.machine import hardware, peak_memory_bytes
+from backend.processes.ranks import rank
 from backend.progress import Report
 from backend.recipes import Recipe
+from backend.stages.companions import Base, accompany
 
 PROMPTS = 3
 """Questions of the validation rows whose answers are shown at every validation."""

@@ -1,6 +1,6 @@
 """Measuring this machine for its calibration: the real code on a model of one layer, in the data folder.
 
-`python -m backend.jobs.measuring DATA STARTED`; STARTED is the monotonic clock's time when it was started.
+`python -m backend.stages.measure_speeds DATA STARTED`; STARTED is the monotonic clock's time when it was started.
 """
 
 import json
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-import backend.jobs.stages  # noqa: F401 - what a worker has imported when its stage begins
+import backend.stages.run  # noqa: F401 - what a worker has imported when its stage begins
 from backend.disk import scratch, sha256
-from backend.jobs.calibration import Calibration, machine, write_calibration
-from backend.models.machine import peak_memory_bytes
+from backend.machine.hardware import peak_memory_bytes
+from backend.machine.speeds import Calibration, machine, write_calibration
 from backend.progress import silent
 from backend.quantize import METHODS
-from backend.quantize.streaming import StreamOptions
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
+from backend.weights.rewrite import StreamOptions
 from backend.weights.writer import Slot, Writer, lay_out
 
 NICENESS = 5  # a worker's: what else runs on the machine slows it as much

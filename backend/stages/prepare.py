@@ -4,19 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from backend.artifacts.artifact import is_sealed, open_artifact
+from backend.data.options import DEMO_DATASET, is_file
 from backend.errors import SpecError
-from backend.finetune.dataset import DEMO_DATASET, is_file
 from backend.finetune.options import FinetuneOptions
-from backend.hub.names import is_local
-from backend.jobs.estimates import check_room, converts, estimate, streams
-from backend.jobs.specs import Streaming
+from backend.hub.ids import is_local
+from backend.jobs.job import Streaming
 from backend.merge import UNDONE
-from backend.models.artifacts import is_sealed, open_artifact
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.progress import silent
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
 from backend.recipes import Recipe, Stage
+from backend.stages.estimate import check_room, converts, estimate, streams
 
 
 def prepare(
@@ -61,9 +61,9 @@ def prepare(
     needed = estimate(recipe, facts, data, keep)
     check_room(needed, facts, data)
     if recipe.publish:
+        from backend.publish.card.licenses import check_name
         from backend.publish.destination import check_destination
-        from backend.publish.licenses import check_name
-        from backend.publish.outgoing import check_words
+        from backend.publish.files import check_words
 
         if recipe.publish.repo_id:
             check_name(recipe.publish.repo_id, [name for name in (facts.license, facts.license_name) if name])
@@ -75,7 +75,7 @@ def prepare(
 
 def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> None:
     """Refuse a quantized base; one in GPTQ is tuned by PEFT where GPTQModel computes its layers."""
-    from backend.serve.engines import missing_packages
+    from backend.serve.engine import missing_packages
 
     if quant_method == "gptq" and not missing_packages("gptq"):
         if options.quantization == "none":
@@ -92,8 +92,8 @@ def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> N
 def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
     """Check a stage against the model's headers, and pin the adapters or the data set that it names to a commit."""
     if stage.stage == "finetune":
-        from backend.finetune.fetch import fetch_dataset, pin
-        from backend.finetune.loading import load
+        from backend.data.examine import load
+        from backend.data.fetch import fetch_dataset, pin
 
         stage.check(facts)
         if stage.dataset == DEMO_DATASET or is_file(stage.dataset):
@@ -105,7 +105,7 @@ def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
         return stage.model_copy(update={"calibration_revision": _calibration_commit(stage, token)})
     if stage.stage != "merge":
         return stage
-    from backend.merge.hub import inspect_adapters
+    from backend.merge.on_hub import inspect_adapters
 
     stage.check(facts)
     return inspect_adapters(stage, facts, token) if stage.adapters else stage
@@ -115,8 +115,8 @@ def _calibration_commit(stage: CalibratedOptions, token: str | None) -> str | No
     """Read the rows of this machine that a quantization calibrates on, or give the commit of its data set."""
     if not stage.calibration:
         return None
-    from backend.finetune.fetch import fetch_dataset, pin
-    from backend.finetune.loading import load
+    from backend.data.examine import load
+    from backend.data.fetch import fetch_dataset, pin
 
     rows = stage.rows()
     try:

@@ -11,16 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from backend.artifacts.artifact import MANIFEST, Artifact, now, open_artifact, partial, record, seal, verify, versions
 from backend.check import check
+from backend.cli.words import checked
 from backend.disk import read_whole
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
-from backend.hub.admission import admit
 from backend.hub.download import fetch_model
 from backend.hub.files import LocalFiles
-from backend.jobs.converting import convert_model, converted
-from backend.jobs.results import base_in, complete
-from backend.jobs.specs import (
+from backend.jobs.job import (
     CONVERT,
     MODEL,
     MODELS,
@@ -40,21 +39,22 @@ from backend.jobs.specs import (
     steps,
     trained_on,
 )
+from backend.machine.hardware import hardware, peak_memory_bytes
 from backend.merge import merge, merged
-from backend.models.artifacts import MANIFEST, Artifact, now, open_artifact, partial, record, seal, verify, versions
+from backend.models.admission import admit
 from backend.models.config import embedded, longest_window
 from backend.models.demo import evaluation_text
 from backend.models.loading import read_config
-from backend.models.machine import hardware, peak_memory_bytes
 from backend.progress import Report
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe
-from backend.serve.engines import is_adapter
+from backend.serve.engine import is_adapter
 from backend.settings import load_settings
+from backend.stages.companions import base_in, complete
+from backend.stages.convert import convert_model, converted
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.output import Resumable
-from backend.wording import checked
 
 WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
 EMBEDDED = "pydoc_data.topics, every second topic (English prose that ships with CPython)"
@@ -90,7 +90,7 @@ def run(job: Path, index: int, online: bool, token: str | None, report: Report) 
     elif name == "check":
         _check(job, spec, index, report)
     elif name == "stream" and isinstance(spec, Streaming):
-        from backend.jobs.streaming import compute, transfer
+        from backend.stages.stream.stream import compute, transfer
 
         if online:
             transfer(job, spec, token, report)
@@ -113,7 +113,7 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
     merging = spec.merging if isinstance(spec, Recipe) else None
     adapters: list[Path] = []
     if merging:
-        from backend.merge.hub import fetch_adapters
+        from backend.merge.on_hub import fetch_adapters
 
         adapters = fetch_adapters(merging, load_settings().models, token, report)
     places = Fetched(folder=base, adapters=tuple(adapters))
@@ -121,12 +121,12 @@ def _fetch(spec: Spec, target: Path, token: str | None, report: Report) -> None:
         places = places.model_copy(update={"folder": converted(base, target.parents[1]), "pickled": base})
     (folder / MODEL).write_text(places.model_dump_json(), encoding="utf-8")
     if isinstance(spec, Recipe) and spec.tuning:
-        from backend.finetune.fetch import fetch_dataset, write_sources
+        from backend.data.fetch import fetch_dataset, write_sources
 
         sources = fetch_dataset(spec.tuning, folder / "rows", token, report)
         write_sources(folder, sources)
     if isinstance(spec, Recipe) and any(isinstance(stage, CalibratedOptions) for stage in spec.stages):
-        from backend.jobs.calibrating import fetch_calibration
+        from backend.stages.calibration_data import fetch_calibration
 
         fetch_calibration(spec, folder, token, report)
     for index, options in _evaluations(spec):
@@ -151,7 +151,7 @@ def _convert(job: Path, spec: Spec, target: Path, report: Report) -> None:
 
 def _adopt(job: Path, spec: Publication, target: Path, token: str | None, report: Report) -> None:
     """Make an artifact of the folder that was named; the step's own folder says that this is done."""
-    from backend.publish.folder import adopt
+    from backend.publish.adopt import adopt
 
     artifact = spec.artifact(job)
     shutil.rmtree(artifact, ignore_errors=True)  # of a run that was killed between the two
@@ -226,8 +226,8 @@ def _weights(job: Path, recipe: Recipe, index: int, report: Report) -> Iterator[
 
 def _finetune(job: Path, recipe: Recipe, index: int, report: Report) -> None:
     """Train an adapter, in one process or in several."""
-    from backend.executors.ranks import launch, processes, world_size
-    from backend.jobs.tuning import tune
+    from backend.processes.ranks import launch, processes, world_size
+    from backend.stages.finetune import tune
 
     settings = load_settings()
     if world_size() == 1 and processes(settings) > 1:
@@ -257,7 +257,7 @@ def _make(job: Path, recipe: Recipe, index: int, report: Report) -> None:
         known = known._replace(rows=embedded(weights.config))
         plan = options.plan(weights.tensors, weights.config)
         if isinstance(options, CalibratedOptions):
-            from backend.jobs.calibrating import windows
+            from backend.stages.calibration_data import windows
 
             measured = next((_measured_on(job, recipe, i) for i, _ in _evaluations(recipe)), None)
             read = windows(recipe, options, known, stage_folder(job, recipe, 0), measured, report)
@@ -345,9 +345,9 @@ def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], repo
         timed: What was timed before, by its folder.
         report: Told what is timed.
     """
-    from backend.quantize.unpacked import is_packed
+    from backend.quantize.packed import is_packed
+    from backend.serve.engines.vllm_environment import interpreter
     from backend.serve.speed import decode_speed
-    from backend.serve.vllm_environment import interpreter
 
     if not is_packed(result) or interpreter() is None:
         return {}

@@ -10,9 +10,9 @@ from threading import Lock
 import numpy as np
 
 from backend.errors import SpecError
+from backend.machine.hardware import torch_threads
 from backend.models.facts import BITS, Tensor
 from backend.models.families import TRANSPOSED
-from backend.models.machine import torch_threads
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import Bytes, Floats, cast, from_float32, is_finite, transposed
 from backend.weights.kernels import BLOCK, CODES, NESTED_BLOCK, dynamic_map, quantize_4bit, quantize_absmax

@@ -4,8 +4,8 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from backend.artifacts.artifact import JOURNAL
 from backend.disk import fsync, read_whole, sha256, write_whole
-from backend.models.artifacts import JOURNAL
 from backend.options import Frozen
 
 SHARD = ".safetensors"

@@ -10,11 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files.encoding import MARKS, Guess, find_encoding
-from backend.finetune.files.unpacking import MAX_BYTES, open_bytes
-from backend.finetune.findings import Ledger, fault
-from backend.finetune.names import SUFFIXES, Format
+from backend.data.options import DatasetOptions
+from backend.data.files.encoding import MARKS, Guess, find_encoding
+from backend.data.files.unpacking import MAX_BYTES, open_bytes
+from backend.data.findings import Ledger, fault
+from backend.data.synonyms import SUFFIXES, Format
 from backend.strict_json import quoted
 
 HEAD = 1 << 16

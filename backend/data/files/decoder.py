@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from backend.finetune.files.row import Number
+from backend.data.files.row import Number
 from backend.strict_json import quoted
 
 

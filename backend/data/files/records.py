@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from backend.finetune.files.content import TURN, DataFile
-from backend.finetune.files.decoder import BadJson, CutOff, Decoder
-from backend.finetune.files.row import MAX_COLUMNS, MAX_ROW, Lines, Row, clean_name, cut_off, no_rows, place, too_large
-from backend.finetune.files.scanner import Scanner
-from backend.finetune.findings import Ledger, fault
+from backend.data.files.content import TURN, DataFile
+from backend.data.files.decoder import BadJson, CutOff, Decoder
+from backend.data.files.row import MAX_COLUMNS, MAX_ROW, Lines, Row, clean_name, cut_off, no_rows, place, too_large
+from backend.data.files.scanner import Scanner
+from backend.data.findings import Ledger, fault
 from backend.strict_json import quoted
 
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TextIO
 
-from backend.finetune.findings import Ledger, fault
+from backend.data.findings import Ledger, fault
 from backend.strict_json import quoted
 
 MAX_ROW = 4_000_000  # characters of one row; a million tokens, more than any model here reads

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from pydantic import Field
 
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files.content import DataFile, open_data
-from backend.finetune.files.parquet import ParquetRows
-from backend.finetune.files.records import JsonArray, JsonLines
-from backend.finetune.files.row import MAX_ROWS, Row
-from backend.finetune.files.tables import Delimited
-from backend.finetune.files.text import PlainText
-from backend.finetune.findings import Ledger, fault
-from backend.finetune.slices import parse_split
+from backend.data.options import DatasetOptions
+from backend.data.files.content import DataFile, open_data
+from backend.data.files.parquet import ParquetRows
+from backend.data.files.records import JsonArray, JsonLines
+from backend.data.files.row import MAX_ROWS, Row
+from backend.data.files.tables import Delimited
+from backend.data.files.text import PlainText
+from backend.data.findings import Ledger, fault
+from backend.data.slices import parse_split
 from backend.options import Frozen
 
 MAX_TEXT = 2_000_000_000  # characters of all rows; Parquet can unpack to a thousand times its size

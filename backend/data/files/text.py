@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files.content import DataFile
-from backend.finetune.files.row import MAX_ROW, Lines, Row, no_rows, too_large
-from backend.finetune.findings import Ledger
-from backend.finetune.names import TEXT
+from backend.data.options import DatasetOptions
+from backend.data.files.content import DataFile
+from backend.data.files.row import MAX_ROW, Lines, Row, no_rows, too_large
+from backend.data.findings import Ledger
+from backend.data.synonyms import TEXT
 
 
 class PlainText:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from backend.errors import SpecError
-from backend.finetune.findings import fault
+from backend.data.findings import fault
 
 MAX_BYTES = 1_000_000_000  # of a file, unpacked
 MAX_EXPANSION = 20  # times its packed size; text packs to a fifth or a tenth

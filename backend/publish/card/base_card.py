@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from backend.artifacts.artifact import BASE_CARD
 from backend.errors import SpecError
 from backend.hub.files import LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_card
-from backend.models.artifacts import BASE_CARD
 from backend.options import Frozen
-from backend.publish.licenses import IDS
+from backend.publish.card.licenses import IDS
 
 _MAX_ITEMS = 200
 _WORD = re.compile(r"[^\s/\\<>{}`|][^\\<>{}`|\r\n]{0,119}")

@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from backend.artifacts.artifact import ELSEWHERE, TRAINED_HERE, Artifact, Check, open_artifact
 from backend.disk import read_whole
 from backend.model_folder import kind_of
-from backend.models.artifacts import ELSEWHERE, TRAINED_HERE, Artifact, Check, open_artifact
-from backend.publish.base_card import BaseCard, read_base_card
-from backend.publish.licenses import check_name, terms
-from backend.publish.loss_plot import LOSS_PLOT
-from backend.publish.markdown import fenced, literal, size
-from backend.publish.metadata import HUB_ID, REPO_ID, is_lora, license_link, metadata, with_body
-from backend.publish.training import adapter_use, is_causal_lm, needs_a_file, plot, trained
-from backend.publish.use import HERE, loading
+from backend.publish.card.base_card import BaseCard, read_base_card
+from backend.publish.card.licenses import check_name, terms
+from backend.publish.card.loss_plot import LOSS_PLOT
+from backend.publish.card.markdown import fenced, literal, size
+from backend.publish.card.metadata import HUB_ID, REPO_ID, is_lora, license_link, metadata, with_body
+from backend.publish.card.training import adapter_use, is_causal_lm, needs_a_file, plot, trained
+from backend.publish.card.usage import HERE, loading
 
-TEMPLATE = Path(__file__).parents[2] / "templates" / "model_card.md.j2"
+TEMPLATE = Path(__file__).parents[3] / "templates" / "model_card.md.j2"
 
 WORDS = {"nf4": "NF4", "fp4": "FP4"}
 """What the weights that adapters were merged into had been quantized to."""

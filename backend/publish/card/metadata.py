@@ -6,11 +6,11 @@ Keys as the Hub documents them (hub-docs, model-cards.md).
 import re
 from typing import TYPE_CHECKING, Any
 
-from backend.hub.names import parse_repo_id
-from backend.models.artifacts import ELSEWHERE, Artifact
-from backend.publish.base_card import BaseCard
-from backend.publish.languages import hub_languages
-from backend.publish.training import hub_dataset
+from backend.artifacts.artifact import ELSEWHERE, Artifact
+from backend.hub.ids import parse_repo_id
+from backend.publish.card.base_card import BaseCard
+from backend.publish.card.languages import hub_languages
+from backend.publish.card.training import hub_dataset
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData

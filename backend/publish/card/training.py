@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from backend.artifacts.artifact import ELSEWHERE, METRICS, Artifact, Training
+from backend.artifacts.training_log import of_steps
 from backend.disk import read_whole
-from backend.finetune.course import of_steps
-from backend.models.artifacts import ELSEWHERE, METRICS, Artifact, Training
-from backend.publish.loss_plot import loss_plot
-from backend.publish.markdown import literal
+from backend.publish.card.loss_plot import loss_plot
+from backend.publish.card.markdown import literal
 
 Measured = Literal["loss", "eval_loss"]
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from backend.artifacts.artifact import Artifact
 from backend.model_folder import has_chat_template, has_tokenizer
-from backend.models.artifacts import Artifact
-from backend.publish.training import AdapterUse
-from backend.serve.engines import LOADERS, not_in_vllm, on_base, vllm_serves
+from backend.publish.card.training import AdapterUse
+from backend.serve.engine import LOADERS, not_in_vllm, on_base, vllm_serves
 
 HERE = "."
 """What stands for the model where its card lies in a folder and not in a repo."""

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from backend.models.facts import Tensor, block_of
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions, Grid
-from backend.quantize.streaming import Source, View
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import Bytes, from_float32, to_float32
 from backend.weights.output import Output
+from backend.weights.rewrite import Source, View
 from backend.weights.writer import INDEX, Slot, Writer, index
 
 OUTSIDE = -1

@@ -12,9 +12,9 @@ import numpy as np
 from backend.errors import SpecError
 from backend.models.facts import DTYPES, Tensor, block_of
 from backend.models.loading import device
-from backend.quantize.streaming import loaded_dtype
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Weights
+from backend.weights.rewrite import loaded_dtype
 
 _RENAMED = {"lm_head.weight": "embed_out.weight"}
 """Parameters that transformers calls otherwise than the checkpoints of GPT-NeoX do."""

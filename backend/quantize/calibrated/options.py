@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from backend.data.options import DatasetOptions, Encoding, dataset_field
 from backend.errors import SpecError
-from backend.finetune.dataset import DatasetOptions, Encoding, dataset_field
 from backend.models.facts import ModelFacts, Tensor, block_of
 from backend.models.families import TRANSPOSED
 from backend.options import parse
 from backend.quantize.bitsandbytes import ADVANCED
 from backend.quantize.calibrated.architectures import refuse_experts
-from backend.quantize.streaming import Memory, Plan, PlannedOptions, View
+from backend.weights.rewrite import Memory, Plan, PlannedOptions, View
 from backend.weights.writer import Slot
 
 GROUP_SIZES = (32, 64, 128)

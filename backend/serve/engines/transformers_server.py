@@ -1,5 +1,6 @@
-"""`transformers serve` behind the door: `python -m backend.serve.transformers_server FOLDER PORT DEVICE [BASE]`.
+"""`transformers serve` behind the guard.
 
+`python -m backend.serve.engines.transformers_server FOLDER PORT DEVICE [BASE]` serves a folder.
 FOLDER may hold an adapter, of which BASE is the model that it was trained on.
 """
 
@@ -20,7 +21,7 @@ from backend.errors import SpecError
 from backend.models.chat_template import in_words
 from backend.models.config import context_length
 from backend.models.loading import leave_kernels, read_config, refuse_made_up
-from backend.serve.door import Door
+from backend.serve.guard import Door
 
 
 def main(stack: ExitStack) -> None:

@@ -1,7 +1,7 @@
 """vLLM's environment: what it needs excludes what the app needs, so it has a Python of its own beside the app.
 
-`python -m backend.serve.vllm_environment [gpu|cpu]` makes it, for this machine or the one that is named: an image is
-built where there is no GPU. One that was not finished does not count, and is made anew.
+`python -m backend.serve.engines.vllm_environment [gpu|cpu]` makes it, for this machine or the one that is named: an
+image is built where there is no GPU. One that was not finished does not count, and is made anew.
 """
 
 import os
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import HardwareError
-from backend.executors.local import ROOT, environment, mask
-from backend.models.machine import gpus, processor_flags
+from backend.machine.hardware import gpus, processor_flags
+from backend.processes.child import ROOT, environment, mask
 from backend.progress import Report
 
 PLACE = ROOT / ".venv-vllm"

@@ -15,31 +15,31 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from backend.artifacts.artifact import JOURNAL, Artifact, File, now, seal, write_manifest
 from backend.disk import PARTIAL, read_whole, sha256, write_whole
 from backend.errors import AppError, JobError
-from backend.executors.local import Child, environment
 from backend.hub.download import downloaded
 from backend.hub.files import LocalFiles
 from backend.hub.patience import long_patience
-from backend.jobs.relay import ON_DISK, POLL, Arrivals, Departures, Relay
-from backend.jobs.results import base_in, complete
+from backend.jobs.job import PUBLISHED, Streaming, stage_folder
 from backend.jobs.runner import LEASE
-from backend.jobs.specs import PUBLISHED, Streaming, stage_folder
-from backend.jobs.transfers import Bar, Fetcher, Sender, admit_base
 from backend.merge import merge, merged
-from backend.merge.hub import fetch_adapters
-from backend.models.artifacts import JOURNAL, Artifact, File, now, seal, write_manifest
+from backend.merge.on_hub import fetch_adapters
 from backend.models.config import embedded
 from backend.models.loading import read_config
+from backend.processes.child import Child, environment
 from backend.progress import Report
 from backend.publish.destination import check_token
-from backend.publish.outgoing import outgoing
+from backend.publish.files import outgoing
 from backend.publish.repo import Published, Repo
 from backend.quantize import METHODS
-from backend.quantize.streaming import StreamOptions
 from backend.recipes import Recipe
 from backend.settings import load_settings
+from backend.stages.companions import base_in, complete
+from backend.stages.stream.handover import ON_DISK, POLL, Arrivals, Departures, Relay
+from backend.stages.stream.transfer import Bar, Fetcher, Sender, admit_base
 from backend.weights.checkpoint import Checkpoint, Weights
+from backend.weights.rewrite import StreamOptions
 
 GRACE = 0.5  # seconds that it may take to end by itself
 

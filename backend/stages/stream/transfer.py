@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 from backend.errors import SpecError
 from backend.hub import client
-from backend.hub.admission import admit
 from backend.hub.download import fetch_file
 from backend.hub.files import Entry, HubFiles, PartlyHere
-from backend.jobs.relay import ON_DISK, POLL, Relay
+from backend.models.admission import admit
 from backend.models.inspection import read_headers
 from backend.progress import Report
 from backend.publish.repo import Repo
 from backend.recipes import Recipe
+from backend.stages.stream.handover import ON_DISK, POLL, Relay
 from backend.strict_json import quoted
 from backend.weights.header import Header, read_header
 
