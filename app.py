@@ -24,9 +24,9 @@ from backend.disk import scratch
 from backend.errors import AppError, JobError
 from backend.jobs.job import trained_on
 from backend.jobs.supervisor import Supervisor
-from backend.machine.speeds import calibrate
 from backend.serve.servers import Servers
 from backend.settings import Settings, load_settings
+from backend.stages.estimate import calibrate
 from ui.connections import allow_files, server
 from ui.launch import Launch
 from ui.studio import Studio

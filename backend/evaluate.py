@@ -16,16 +16,10 @@ from pydantic import Field, model_validator
 
 from backend.artifacts.artifact import Answer, Metrics
 from backend.errors import SpecError
+from backend.model_folder import read_config
 from backend.models.chat_template import chat_text
 from backend.models.config import context_length
-from backend.models.loading import (
-    check_embedded,
-    load_causal_lm,
-    load_tokenizer,
-    pad_within,
-    read_config,
-    window_length,
-)
+from backend.models.loading import check_embedded, load_causal_lm, load_tokenizer, pad_within, window_length
 from backend.models.tokens import around
 from backend.options import Frozen
 from backend.progress import Report

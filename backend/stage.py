@@ -11,6 +11,7 @@ from backend.options import Frozen
 class Stage(Frozen):
     """The base of the option models that a recipe is made of."""
 
+    stage: str
     NAMES: ClassVar[tuple[str, ...]] = ()
     """Fields that may name a file or a folder of this machine, by its absolute path, beside what they else name."""
 

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from backend.artifacts.artifact import open_artifact, versions
+from backend.artifacts.artifact import versions
+from backend.artifacts.sealing import open_artifact
 from backend.machine.hardware import hardware
 from backend.processes.child import ROOT
 from backend.weights.output import Output

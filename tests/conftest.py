@@ -191,7 +191,8 @@ def artifact_maker(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
             quantize: Writes other weights; they take the place of the tiny model's.
             fields: Of Artifact.
         """
-        from backend.artifacts.artifact import Artifact, seal
+        from backend.artifacts.artifact import Artifact
+        from backend.artifacts.sealing import seal
         from backend.recipes import parse_recipe, parse_yaml
         from backend.stages.companions import accompany, base_in
 
@@ -241,7 +242,8 @@ def make_adapter(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
         import numpy as np
         from safetensors.numpy import save_file
 
-        from backend.artifacts.artifact import Artifact, seal
+        from backend.artifacts.artifact import Artifact
+        from backend.artifacts.sealing import seal
         from backend.publish.card.base_card import base_card
         from backend.recipes import parse_yaml
 

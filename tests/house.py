@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 import app as entry
-from backend.artifacts.artifact import Artifact, now, partial, seal
+from backend.artifacts.artifact import Artifact, now
+from backend.artifacts.sealing import partial, seal
 from backend.jobs.job import Preview
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor

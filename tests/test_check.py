@@ -9,7 +9,8 @@ import pytest
 
 from backend import check as checking
 from backend.__main__ import main
-from backend.artifacts.artifact import Check, open_artifact, record
+from backend.artifacts.artifact import Check
+from backend.artifacts.sealing import open_artifact, record
 from backend.check import CheckOptions, check
 from backend.errors import JobError, SpecError
 from backend.jobs.job import publication, steps

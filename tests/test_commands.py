@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backend.__main__ import main
-from backend.artifacts.artifact import open_artifact
+from backend.artifacts.sealing import open_artifact
 from backend.jobs.foreground import identity
 from backend.processes.child import ROOT
 from backend.recipes import parse_recipe

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from backend.__main__ import main
-from backend.artifacts.artifact import verify
+from backend.artifacts.sealing import verify
 
 pytestmark = pytest.mark.real
 

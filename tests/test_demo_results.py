@@ -17,7 +17,7 @@ from peft import PeftModel
 from playwright.sync_api import expect
 
 from backend.__main__ import main
-from backend.artifacts.artifact import open_artifact
+from backend.artifacts.sealing import open_artifact
 from backend.evaluate import EvaluateOptions, Text, measure
 from backend.jobs.store import UNFINISHED, JobState
 from backend.jobs.supervisor import Supervisor

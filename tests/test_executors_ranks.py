@@ -9,7 +9,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from backend.artifacts.artifact import open_artifact
+from backend.artifacts.sealing import open_artifact
 from backend.errors import JobError
 from backend.finetune.costs import steps_of
 from backend.finetune.options import FinetuneOptions

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from backend.__main__ import main
-from backend.artifacts.artifact import open_artifact
+from backend.artifacts.sealing import open_artifact
 from backend.cli.words import needs
 from backend.errors import SpecError
 from backend.models.inspection import inspect

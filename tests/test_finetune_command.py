@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from backend.__main__ import main
-from backend.artifacts.artifact import TRAINED_HERE, UNPUBLISHED, open_artifact
+from backend.artifacts.artifact import TRAINED_HERE, UNPUBLISHED
+from backend.artifacts.sealing import open_artifact
 from backend.errors import SpecError
 from backend.finetune.options import FinetuneOptions
 from backend.machine.hardware import gpus

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from backend.artifacts.artifact import Artifact, is_sealed, now, partial, seal
+from backend.artifacts.artifact import Artifact, now
+from backend.artifacts.sealing import is_sealed, partial, seal
 from backend.disk import write_whole
 from backend.errors import JobError
 from backend.jobs.store import JobState, Store

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from backend.artifacts.artifact import JOURNAL, MANIFEST, Artifact, now, open_artifact, partial, seal, verify
+from backend.artifacts.artifact import MANIFEST, Artifact, now
+from backend.artifacts.sealing import open_artifact, partial, seal, verify
 from backend.artifacts.training_log import STOP
+from backend.disk import JOURNAL
 from backend.errors import JobError, SpecError
 from backend.jobs.foreground import stoppable
 from backend.jobs.job import stage_folder

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from backend.__main__ import main
-from backend.artifacts.artifact import open_artifact
+from backend.artifacts.sealing import open_artifact
 from backend.publish.card.card import build_card
 
 pytestmark = pytest.mark.real

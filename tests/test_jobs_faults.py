@@ -12,8 +12,9 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from backend.artifacts.artifact import CHECKPOINTS, JOURNAL, MANIFEST, Artifact, is_sealed, now, partial, seal
-from backend.disk import PREFIX, lock
+from backend.artifacts.artifact import CHECKPOINTS, MANIFEST, Artifact, now
+from backend.artifacts.sealing import is_sealed, partial, seal
+from backend.disk import JOURNAL, PREFIX, lock
 from backend.errors import JobError
 from backend.jobs.foreground import finished, identity
 from backend.jobs.job import KINDS, MODEL, Fetched, stage_folder, write_spec

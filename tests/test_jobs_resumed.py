@@ -5,7 +5,9 @@ import signal
 
 import pytest
 
-from backend.artifacts.artifact import CHECKPOINTS, JOURNAL, MANIFEST, verify
+from backend.artifacts.artifact import CHECKPOINTS, MANIFEST
+from backend.artifacts.sealing import verify
+from backend.disk import JOURNAL
 from backend.finetune.checkpoints import is_sealed
 from backend.jobs.runner import Run
 from backend.jobs.store import JobState

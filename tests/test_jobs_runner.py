@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from backend.artifacts.artifact import Artifact, now, open_artifact, partial, seal
+from backend.artifacts.artifact import Artifact, now
+from backend.artifacts.sealing import open_artifact, partial, seal
 from backend.hub.ids import DEMO
 from backend.jobs.foreground import finished
 from backend.jobs.job import only_looks

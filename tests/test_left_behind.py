@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from backend.__main__ import main
-from backend.artifacts.artifact import MANIFEST, verify
+from backend.artifacts.artifact import MANIFEST
+from backend.artifacts.sealing import verify
 from backend.errors import SpecError
-from backend.hub.download import fetch_model, fetch_tokenizer
 from backend.hub.files import LocalFiles
 from backend.models.admission import admit, admit_adapter
+from backend.models.fetch import fetch_model, fetch_tokenizer
 from backend.models.inspection import inspect
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import silent

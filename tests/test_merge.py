@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backend.__main__ import main
-from backend.artifacts.artifact import open_artifact
+from backend.artifacts.sealing import open_artifact
 from backend.errors import SpecError
 from backend.merge import MergeOptions, merge, merged, record
 from backend.models.demo import demo_folder, evaluation_text

@@ -12,7 +12,7 @@ import time
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from backend.artifacts.artifact import verify
+from backend.artifacts.sealing import verify
 from backend.data.examine import load
 from backend.data.files.rows import Source
 from backend.data.options import DatasetOptions

@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from backend.__main__ import main
-from backend.artifacts.artifact import open_artifact, verify
+from backend.artifacts.sealing import open_artifact, verify
 from backend.errors import SpecError
-from backend.hub.download import PICKLED, fetch_model, fetch_tokenizer
 from backend.hub.files import LocalFiles
 from backend.jobs.job import Streaming, can_stream, steps
+from backend.models.fetch import PICKLED, fetch_model, fetch_tokenizer
 from backend.models.inspection import inspect
 from backend.progress import Report, silent
 from backend.recipes import parse_recipe

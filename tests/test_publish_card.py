@@ -10,7 +10,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from backend.artifacts.artifact import TRAINED_HERE, Answer, Merged, Metrics, open_artifact
+from backend.artifacts.artifact import TRAINED_HERE, Answer, Merged, Metrics
+from backend.artifacts.sealing import open_artifact
 from backend.progress import silent
 from backend.publish.card.base_card import BaseCard, read_base_card
 from backend.publish.card.card import build_card

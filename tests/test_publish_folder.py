@@ -13,7 +13,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from backend.artifacts.artifact import Check, is_sealed, open_artifact, record, verify
+from backend.artifacts.artifact import Check
+from backend.artifacts.sealing import is_sealed, open_artifact, record, verify
 from backend.disk import sha256
 from backend.errors import SpecError
 from backend.jobs.job import publication, stage_folder, steps, write_spec

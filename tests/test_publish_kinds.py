@@ -14,7 +14,8 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from backend.artifacts.artifact import TRAINED_HERE, Merged, open_artifact
+from backend.artifacts.artifact import TRAINED_HERE, Merged
+from backend.artifacts.sealing import open_artifact
 from backend.errors import SpecError
 from backend.jobs.job import publication
 from backend.progress import silent

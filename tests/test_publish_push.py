@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from backend.artifacts.artifact import UNPUBLISHED, open_artifact, verify
+from backend.artifacts.artifact import UNPUBLISHED
+from backend.artifacts.sealing import open_artifact, verify
 from backend.disk import PREFIX
 from backend.errors import HubError, LoginError, SpecError
 from backend.hub import client

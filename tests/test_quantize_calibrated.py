@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from backend.errors import SpecError
-from backend.models.facts import ModelFacts, Tensor
+from backend.models.facts import ModelFacts
 from backend.models.loading import device, load_tokenizer
 from backend.options import parse
 from backend.progress import silent
@@ -21,6 +21,7 @@ from backend.quantize.calibrated.windows import Windows, check_apart, cut, doubt
 from backend.quantize.packed import load_unpacked
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output, Resumable
+from backend.weights.tensor import Tensor
 
 SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
 SIZES |= {"num_attention_heads": 4, "max_position_embeddings": 64}

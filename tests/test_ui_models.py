@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from backend.artifacts.artifact import Artifact, now, partial, seal
+from backend.artifacts.artifact import Artifact, now
+from backend.artifacts.sealing import partial, seal
 from backend.errors import JobError, SpecError
 from backend.jobs.job import uses_gpu
 from backend.jobs.store import JobState, Store

@@ -12,7 +12,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from backend.artifacts.artifact import Artifact, File, Merged, Metrics, now, partial, seal
+from backend.artifacts.artifact import Artifact, File, Merged, Metrics, now
+from backend.artifacts.sealing import partial, seal
 from backend.errors import HubError, SpecError
 from backend.finetune.rendered import Survey
 from backend.jobs.job import Streaming, stage_folder

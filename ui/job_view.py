@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backend.artifacts.artifact import Check
-from backend.cli.words import checked
 from backend.jobs.job import Checking, Evaluation, Preview, Publication, Streaming
 from backend.jobs.store import UNREADABLE, Job, JobState
 from backend.recipes import Recipe
@@ -101,7 +100,7 @@ def _files(result: Result) -> str:
 
 def _check(result: Result, check: Check) -> str:
     """Say what came of trying a result in its engine."""
-    text = f"{result.title}: {checked(check)}"
+    text = f"{result.title}: {check.words}"
     return f'<p class="{"quiet" if check.passed else "warn"}">{escape(text)}</p>'
 
 

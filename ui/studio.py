@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import Artifact, Training, open_artifact, weights_bytes
+from backend.artifacts.artifact import Artifact, Training
+from backend.artifacts.sealing import open_artifact
 from backend.errors import JobError, SpecError
 from backend.hub.ids import DEMO
 from backend.jobs.job import MODELS, Spec, base_folder, trained_on, uses_gpu
 from backend.jobs.store import Job
 from backend.jobs.supervisor import Supervisor
 from backend.machine.hardware import gpus
+from backend.model_folder import weights_bytes
 from backend.models.demo import BASE_MODEL
 from backend.options import Frozen
 from backend.serve.engines.vllm_environment import Installation

@@ -5,10 +5,9 @@ from typing import Any
 
 from pydantic import Field
 
-from backend.artifacts.artifact import open_artifact
+from backend.artifacts.sealing import open_artifact
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP, admitted, hub_token, local_or_id
-from backend.cli.words import quality
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.jobs.foreground import Terminal, finished
@@ -36,7 +35,7 @@ class _Evaluate(Command):
         with finished(spec, hub_token(), Terminal().hear, settings) as job:
             metrics = open_artifact(stage_folder(job, spec, len(steps(spec)) - 1)).metrics
         assert metrics
-        self.say(metrics.model_dump(), quality(metrics.model_dump()))
+        self.say(metrics.model_dump(), metrics.words)
 
 
 def absolute_text(options: dict[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from backend.artifacts.artifact import weights_bytes
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import existing, fetched, hub_token, local_or_id
 from backend.errors import SpecError
 from backend.hub.ids import DEMO, is_local
 from backend.jobs.foreground import Terminal, check_output, finished
 from backend.jobs.job import publication, published, steps
+from backend.model_folder import weights_bytes
 from backend.options import parse
 from backend.progress import Report
 from backend.publish import PublishOptions

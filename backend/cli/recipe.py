@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import Artifact, open_artifact
+from backend.artifacts.artifact import Artifact
+from backend.artifacts.sealing import open_artifact
 from backend.cli.command import Command
 from backend.cli.names import hub_token
 from backend.jobs.foreground import Terminal, check_output, finished, move

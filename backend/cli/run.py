@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from backend.artifacts.artifact import open_artifact
+from backend.artifacts.sealing import open_artifact
 from backend.cli.command import Argument, Command
 from backend.cli.names import hub_token
 from backend.cli.words import summary, words

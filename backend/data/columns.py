@@ -16,7 +16,7 @@ from backend.data.files.row import Row
 from backend.data.findings import Ledger
 from backend.data.synonyms import ASSISTANT, CONTEXT, INPUT, MESSAGES, SYSTEM, TEXT, TOOLS, USER
 from backend.data.template import check_columns, placeholders
-from backend.finetune.turns import turns_of
+from backend.data.turns import turns_of
 from backend.options import Frozen
 from backend.strict_json import quoted
 

@@ -11,7 +11,7 @@ from backend.data.files.row import MAX_ROW, Number, Row
 from backend.data.findings import Ledger
 from backend.data.samples import Message, Sample
 from backend.data.template import fill, filled_size, placeholders
-from backend.finetune.turns import TurnReader, Unusable, turns_of
+from backend.data.turns import TurnReader, Unusable, turns_of
 from backend.strict_json import quoted
 
 

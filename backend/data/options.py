@@ -10,7 +10,7 @@ from backend.data.synonyms import SUFFIXES
 from backend.data.slices import parse_split
 from backend.data.template import placeholders
 from backend.hub.ids import parse_repo_id
-from backend.options import Frozen
+from backend.options import ADVANCED, Frozen
 
 DEMO_DATASET = "demo"
 
@@ -21,7 +21,6 @@ Encoding = Literal[
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 
-_ADVANCED: JsonDict = {"advanced": True}
 
 
 class DatasetOptions(Frozen):
@@ -41,37 +40,37 @@ class DatasetOptions(Frozen):
     revision: str | None = Field(
         None,
         description="Branch, tag or commit of the Hub data set.",
-        json_schema_extra=_ADVANCED,
+        json_schema_extra=ADVANCED,
     )
     messages_column: str | None = Field(
-        None, description="Column that holds whole conversations. Empty: recognized.", json_schema_extra=_ADVANCED
+        None, description="Column that holds whole conversations. Empty: recognized.", json_schema_extra=ADVANCED
     )
     user_column: str | None = Field(
-        None, description="Column that holds what the user says. Empty: recognized.", json_schema_extra=_ADVANCED
+        None, description="Column that holds what the user says. Empty: recognized.", json_schema_extra=ADVANCED
     )
     assistant_column: str | None = Field(
         None,
         description="Column that holds the answer that is learned. Empty: recognized.",
-        json_schema_extra=_ADVANCED,
+        json_schema_extra=ADVANCED,
     )
     context_column: str | None = Field(
         None,
         description="Column put below the user's words where it is not empty, such as a passage to answer from.",
-        json_schema_extra=_ADVANCED,
+        json_schema_extra=ADVANCED,
     )
     system_column: str | None = Field(
-        None, description="Column that holds a system prompt for each row.", json_schema_extra=_ADVANCED
+        None, description="Column that holds a system prompt for each row.", json_schema_extra=ADVANCED
     )
     text_column: str | None = Field(
         None,
         description="Column of plain text, learned as it stands, without a chat template.",
-        json_schema_extra=_ADVANCED,
+        json_schema_extra=ADVANCED,
     )
     template: str | None = Field(
         None,
         description="Text made of columns, as in 'Translate: {english}': the user's words beside assistant_column, else"
         " the whole text. {{ and }} are braces.",
-        json_schema_extra=_ADVANCED,
+        json_schema_extra=ADVANCED,
     )
     system_prompt: str | None = Field(
         None, max_length=20_000, description="Put before conversations that have none; it costs its tokens in each."
@@ -82,40 +81,40 @@ class DatasetOptions(Frozen):
     drop_duplicates: bool = Field(
         False,
         description="Keep one of rows that are the same; repeated rows are learned more strongly.",
-        json_schema_extra=_ADVANCED,
+        json_schema_extra=ADVANCED,
     )
     allow_identical: bool = Field(
         False,
         description="Go on with a single row, rows that are all the same, or validation rows that are trained on.",
-        json_schema_extra=_ADVANCED,
+        json_schema_extra=ADVANCED,
     )
     parse_json: bool = Field(
-        False, description="Read conversations that are written as JSON in a text column.", json_schema_extra=_ADVANCED
+        False, description="Read conversations that are written as JSON in a text column.", json_schema_extra=ADVANCED
     )
     decode_binary: bool = Field(
-        False, description="Read binary Parquet columns as UTF-8 text.", json_schema_extra=_ADVANCED
+        False, description="Read binary Parquet columns as UTF-8 text.", json_schema_extra=ADVANCED
     )
     encoding: Encoding | None = Field(
-        None, description="How the file writes letters. Empty: recognized, or asked.", json_schema_extra=_ADVANCED
+        None, description="How the file writes letters. Empty: recognized, or asked.", json_schema_extra=ADVANCED
     )
     delimiter: Literal["comma", "semicolon", "tab", "pipe"] | None = Field(
-        None, description="What stands between a CSV file's fields. Empty: recognized.", json_schema_extra=_ADVANCED
+        None, description="What stands between a CSV file's fields. Empty: recognized.", json_schema_extra=ADVANCED
     )
     header: bool | None = Field(
         None,
         description="Whether a CSV file's first row names the columns. Empty: recognized, or asked.",
-        json_schema_extra=_ADVANCED,
+        json_schema_extra=ADVANCED,
     )
     quoting: bool = Field(
         True,
         description="Whether double quotes enclose a CSV file's fields; off, they are plain text.",
-        json_schema_extra=_ADVANCED,
+        json_schema_extra=ADVANCED,
     )
     # `datasets` says line; but a line of a text file is rarely a text of its own
     sample_by: Literal["paragraph", "line", "document"] = Field(
         "paragraph",
         description="What one row of a plain text file is; a paragraph ends at a blank line.",
-        json_schema_extra=_ADVANCED,
+        json_schema_extra=ADVANCED,
     )
     validation_size: float = Field(
         0.0,
@@ -126,10 +125,10 @@ class DatasetOptions(Frozen):
     validation_dataset: str | None = Field(
         None,
         description="Another file or Hub id to measure on; all of dataset is trained on.",
-        json_schema_extra={"file": True, **_ADVANCED},
+        json_schema_extra={"file": True, **ADVANCED},
     )
     validation_split: str | None = Field(
-        None, description="A split to measure on, such as test or test[:100].", json_schema_extra=_ADVANCED
+        None, description="A split to measure on, such as test or test[:100].", json_schema_extra=ADVANCED
     )
 
     @field_validator("dataset", "validation_dataset")

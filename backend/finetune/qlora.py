@@ -18,10 +18,11 @@ from backend.finetune.checkpoints import newest_sealed, read_losses, step_of
 from backend.finetune.options import ALL_LINEAR, MAMBA, FinetuneOptions, adaptable
 from backend.finetune.rendering import Rendered
 from backend.machine.hardware import gpu_bytes, memory_bytes
+from backend.model_folder import read_config
 from backend.models.config import context_length, embedded
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
-from backend.models.loading import check_embedded, device, load_causal_lm, pad_within, read_config
+from backend.models.loading import check_embedded, device, load_causal_lm, pad_within
 from backend.processes.ranks import rank, world_size
 from backend.progress import Report
 

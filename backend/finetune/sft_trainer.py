@@ -15,9 +15,9 @@ import torch
 from transformers import Trainer, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
-from backend.artifacts.artifact import JOURNAL, METRICS, SAMPLES
+from backend.artifacts.artifact import METRICS, SAMPLES
 from backend.artifacts.training_log import of_steps
-from backend.disk import append_line, write_whole
+from backend.disk import JOURNAL, append_line, write_whole
 from backend.finetune.checkpoints import LOSSES, forget, seal_checkpoint
 from backend.finetune.costs import LOGITS
 from backend.finetune.rendering import IGNORED

@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import JOURNAL, is_sealed
+from backend.artifacts.sealing import is_sealed
 from backend.artifacts.training_log import STOP
-from backend.disk import PARTIAL, fsync, lock
+from backend.disk import JOURNAL, PARTIAL, fsync, lock
 from backend.errors import AppError, JobError, SpecError
 from backend.jobs.job import Preview, Spec, artifacts
 from backend.jobs.runner import Listen, Run

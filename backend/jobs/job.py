@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from backend.artifacts.artifact import is_sealed, open_artifact
+from backend.artifacts.sealing import is_sealed, open_artifact
 from backend.check import CheckOptions
 from backend.disk import read_whole, write_whole
 from backend.errors import JobError, SpecError

@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import METRICS, is_sealed
+from backend.artifacts.artifact import METRICS
+from backend.artifacts.sealing import is_sealed
 from backend.artifacts.training_log import STOP, Course, read_course
 from backend.disk import PARTIAL, clear, forget, lock, read_lines, words
 from backend.errors import AppError, JobError, LoginError

@@ -1,8 +1,6 @@
-"""Calibration: how fast this machine is, measured once and kept as `calibration.json` in the data folder."""
+"""Speeds: how fast this machine is, measured once and kept as `speeds.json` in the data folder."""
 
 import os
-import sys
-import time
 from pathlib import Path
 
 from pydantic import Field, PositiveFloat
@@ -11,14 +9,11 @@ from backend import __version__
 from backend.disk import read_whole, write_whole
 from backend.machine.hardware import processor
 from backend.options import Frozen
-from backend.processes.child import Child, environment
 
-CALIBRATION = "calibration.json"
-
-LONGEST = 60.0  # seconds that measuring may take: the loops may have to be compiled first
+SPEEDS = "speeds.json"
 
 
-class Calibration(Frozen):
+class Speeds(Frozen):
     """What a stage's time is reckoned from; rates in bytes a second, of what is read where nothing else is said.
 
     The defaults serve until it is measured: 2 cores of an AVX-512 server with an SSD.
@@ -44,30 +39,12 @@ def machine() -> str:
     return f"{__version__}, {processor()}, {len(os.sched_getaffinity(0))} threads"
 
 
-def read_calibration(data: Path) -> Calibration | None:
+def read_speeds(data: Path) -> Speeds | None:
     """Give what was measured on this machine; None where nothing was, or the file is damaged."""
-    found = read_whole(data / CALIBRATION, Calibration)
+    found = read_whole(data / SPEEDS, Speeds)
     return found if found and found.machine == machine() and "cast" in found.methods else None
 
 
-def write_calibration(data: Path, measured: Calibration) -> None:
+def write_speeds(data: Path, measured: Speeds) -> None:
     """Keep what was measured: whole or not at all."""
-    write_whole(data / CALIBRATION, measured.model_dump_json(indent=2))
-
-
-def calibrate(data: Path) -> Calibration:
-    """Give what was measured on this machine, in a process of its own if it was not yet; else the defaults.
-
-    Args:
-        data: The data folder, which exists: its disk is what is measured.
-    """
-    if found := read_calibration(data):
-        return found
-    home = data.resolve()
-    command = [sys.executable, "-m", "backend.stages.measure_speeds", str(home), str(time.monotonic())]
-    child = Child(command, environment(home, online=False), home, Path(os.devnull))
-    try:
-        child.wait(LONGEST)
-    finally:
-        child.stop(0)
-    return read_calibration(data) or Calibration()
+    write_whole(data / SPEEDS, measured.model_dump_json(indent=2))

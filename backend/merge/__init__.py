@@ -21,13 +21,13 @@ from backend.merge.plan import Base, Made, Merger, packed, vocabulary
 from backend.merge.weights import AdapterFile, MergedWeights, Opened
 from backend.models.facts import ModelFacts
 from backend.models.families import UNUSUAL
+from backend.models.rewriting import Dtype, StreamOptions, loaded_dtype, stream
+from backend.options import ADVANCED
 from backend.progress import Report
-from backend.quantize.bitsandbytes import ADVANCED, Dtype
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.dequantized import Dequantized
 from backend.weights.floats import SAFETENSORS
 from backend.weights.output import Output
-from backend.weights.rewrite import StreamOptions, loaded_dtype, stream
 
 TITLE = "Merge"
 SUMMARY = "Adapters and their base model become one model, which needs no PEFT to load."
@@ -47,7 +47,7 @@ class MergeOptions(StreamOptions):
 
     NAMES = ("adapters",)
 
-    stage: Literal["merge"] = "merge"  # type: ignore[assignment]
+    stage: Literal["merge"] = "merge"
     adapters: tuple[str, ...] = Field(
         (),
         description="LoRA adapters, by Hub id; on your own machine folders too. Several are added up. Empty: the one"

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.artifacts.artifact import is_sealed
+from backend.artifacts.sealing import is_sealed
 from backend.errors import SpecError
-from backend.hub.download import download, downloaded, model_folder, take_apart
 from backend.hub.files import HubFiles, LocalFiles
 from backend.hub.ids import is_local, parse_model, parse_repo_id
 from backend.merge import MergeOptions, described, trained_on
@@ -13,6 +12,7 @@ from backend.merge.adapter import Adapter, read_adapter
 from backend.merge.plan import Base
 from backend.models.admission import admit_adapter
 from backend.models.facts import ModelFacts
+from backend.models.fetch import download, downloaded, model_folder, take_apart
 from backend.progress import Report
 from backend.strict_json import quoted
 

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backend.artifacts.artifact import BASE_CARD, ELSEWHERE, MANIFEST, Artifact, File, manifest, now, partial, seal
+from backend.artifacts.artifact import BASE_CARD, ELSEWHERE, MANIFEST, Artifact, File, now
+from backend.artifacts.sealing import manifest, partial, seal
 from backend.disk import scratch, sha256
 from backend.errors import HardwareError, HubError, SpecError
 from backend.hub.files import Entry, HubFiles, LocalFiles

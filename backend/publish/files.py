@@ -10,7 +10,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from backend.artifacts.artifact import ELSEWHERE, MANIFEST, Artifact, File, manifest, open_artifact, stays_here
+from backend.artifacts.artifact import ELSEWHERE, MANIFEST, Artifact, File, stays_here
+from backend.artifacts.sealing import manifest, open_artifact
 from backend.credentials import HUB_TOKEN
 from backend.errors import SpecError
 from backend.model_folder import Kind, kind_of

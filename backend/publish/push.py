@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from backend.artifacts.artifact import open_artifact, verify
+from backend.artifacts.sealing import open_artifact, verify
 from backend.disk import fsync, scratch, sha256
 from backend.errors import HardwareError, SpecError
 from backend.hub.patience import long_patience

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from backend.errors import SpecError
-from backend.models.facts import Tensor
 from backend.progress import Report
 from backend.publish.files import WEIGHTS, check_words
 from backend.publish.readback import Files
 from backend.strict_json import quoted
 from backend.weights.floats import Bytes, is_finite
 from backend.weights.header import Header, read_headers
+from backend.weights.tensor import Tensor
 
 CHUNK = 4_000_000  # bytes; a multiple of every type's width
 

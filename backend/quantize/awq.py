@@ -17,7 +17,7 @@ from backend.quantize.calibrated.packing import pack_interleaved, unpack_interle
 from backend.quantize.calibrated.windows import Windows
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
-from backend.weights.rewrite import View
+from backend.weights.view import View
 from backend.weights.writer import Slot
 
 TITLE = "AWQ · 4 bit"

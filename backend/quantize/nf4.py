@@ -2,11 +2,11 @@
 
 from typing import Literal
 
+from backend.models.rewriting import stream
 from backend.progress import Report
 from backend.quantize.bitsandbytes import FourBitOptions
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
-from backend.weights.rewrite import stream
 
 TITLE = "NF4 · 4 bit"
 SUMMARY = "A quarter of the size, on a grid made for the weights of language models. Needs no calibration data."

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import SpecError
-from backend.models.facts import Tensor
-from backend.models.families import TRANSPOSED
-from backend.models.loading import device, greedy, read_config
+from backend.model_folder import read_config
+from backend.models.loading import device, greedy
+from backend.models.rewriting import loaded_dtype
 from backend.progress import Report
 from backend.quantize import awq, gptq
 from backend.quantize.calibrated.empty_model import empty_model, named, put, read
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Checkpoint
-from backend.weights.rewrite import loaded_dtype
+from backend.weights.tensor import TRANSPOSED, Tensor
 
 _LAST = ("qweight", "qzeros", "scales", "g_idx")
 _OPTIONS: dict[str, type[CalibratedOptions]] = {"gptq": gptq.Options, "awq": awq.Options}

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from backend.artifacts.artifact import weights_bytes
 from backend.errors import JobError
 from backend.machine.hardware import available_bytes, gpu_memory_bytes, gpus
+from backend.model_folder import weights_bytes
 from backend.processes.child import marked, marker_prefix
 from backend.serve.engine import EngineName, choose, is_adapter
 from backend.serve.server import Server, ServerStatus, Serving

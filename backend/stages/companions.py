@@ -8,33 +8,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backend.artifacts.artifact import (
-    BASE_CARD,
-    MANIFEST,
-    Artifact,
-    Training,
-    now,
-    open_artifact,
-    versions,
-    weights_bytes,
-)
-from backend.hub.download import downloaded
+from backend.artifacts.artifact import BASE_CARD, MANIFEST, Artifact, Training, now, versions
+from backend.artifacts.sealing import open_artifact
 from backend.hub.files import LocalFiles
 from backend.hub.front_matter import read_card
 from backend.hub.ids import DEMO, is_local
 from backend.machine.hardware import hardware, peak_memory_bytes
 from backend.merge import record
-from backend.model_folder import Kind, has_tokenizer, is_license, kind_of, set_template, template_in
+from backend.model_folder import Kind, has_tokenizer, is_license, kind_of, set_template, template_in, weights_bytes
 from backend.models.admission import is_taken
 from backend.models.config import as_kept, is_settings
 from backend.models.demo import demo_artifact
 from backend.models.facts import ModelFacts
+from backend.models.fetch import downloaded
 from backend.models.known_tokens import known_tokens
 from backend.progress import Report
 from backend.publish.card.base_card import base_card
 from backend.recipes import Recipe
 from backend.strict_json import quoted
-from backend.weights.rewrite import Plan
+from backend.weights.plan import Plan
 
 NAMED = 5
 """Tokens that a warning names at most."""

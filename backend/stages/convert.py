@@ -6,12 +6,13 @@ It runs where there is neither network nor token. A download is replaced; a fold
 import shutil
 from pathlib import Path
 
-from backend.artifacts.artifact import MANIFEST, Artifact, is_sealed, now, open_artifact, partial, seal
-from backend.hub.download import PICKLED, check_model
+from backend.artifacts.artifact import MANIFEST, Artifact, now
+from backend.artifacts.sealing import is_sealed, open_artifact, partial, seal
 from backend.hub.files import LocalFiles
 from backend.jobs.job import CONVERT
 from backend.models.admission import admit
 from backend.models.config import as_kept
+from backend.models.fetch import PICKLED, check_model
 from backend.models.inspection import read_pickles
 from backend.progress import Report
 from backend.weights.conversion import conversion, convert

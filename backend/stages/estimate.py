@@ -1,26 +1,33 @@
 """What a recipe will need, before anything runs: bytes from the headers, memory and time from what was measured."""
 
+import os
+import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import Field
 
-from backend.artifacts.artifact import MANIFEST, is_sealed, manifest_size
+from backend.artifacts.artifact import MANIFEST
+from backend.artifacts.sealing import is_sealed, manifest_size
 from backend.errors import HardwareError
 from backend.evaluate import ROWS, EvaluateOptions
 from backend.finetune.costs import Machine, TrainingCost, adapter_parameters, sizes_of, training_cost, way_out
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendered import Survey
-from backend.hub.download import check_disk, model_folder, size_words
 from backend.hub.ids import DEMO, is_local
+from backend.hub.transfer import check_disk, size_words
 from backend.jobs.job import can_stream
 from backend.jobs.job import steps as recipe_steps
 from backend.machine.hardware import gpu_bytes, memory_bytes
-from backend.machine.speeds import Calibration, read_calibration
+from backend.machine.speeds import Speeds, read_speeds
 from backend.models.config import longest_window
 from backend.models.demo import facts_of
 from backend.models.facts import ModelFacts
+from backend.models.fetch import model_folder
+from backend.models.rewriting import PlannedOptions, config_json
 from backend.options import Frozen
+from backend.processes.child import Child, environment
 from backend.processes.ranks import processes
 from backend.quantize.calibrated.costs import calibrated_cost
 from backend.quantize.calibrated.options import CalibratedOptions
@@ -29,7 +36,7 @@ from backend.serve.engines.vllm_environment import interpreter
 from backend.settings import load_settings
 from backend.stages.companions import base_of
 from backend.stages.stream.handover import ON_DISK
-from backend.weights.rewrite import Plan, PlannedOptions, config_json
+from backend.weights.plan import Plan
 
 # Measured with the demo model on 2 cores of an AVX-512 server, torch 2.13 and transformers 5.23.
 END_SECONDS = 0.2  # of a step: until it is noticed, and nothing of it is left
@@ -98,7 +105,7 @@ def estimate(
     if facts.model == DEMO and is_sealed(data.resolve() / "models" / DEMO):
         facts = facts_of(data.resolve() / "models" / DEMO)
     fetched = _fetched(facts, data.resolve() / "models")
-    speed = read_calibration(data) or Calibration()
+    speed = read_speeds(data) or Speeds()
     recipe = recipe.model_copy(update={"converts": converts(facts, data) or None})
     results, steps, doubts = _stages(recipe, facts, fetched > 0, speed)
     if recipe.converts:
@@ -162,7 +169,7 @@ def check_room(needed: Estimate, facts: ModelFacts, data: Path) -> None:
 
 
 def _stages(
-    recipe: Recipe, facts: ModelFacts, fetching: bool, speed: Calibration
+    recipe: Recipe, facts: ModelFacts, fetching: bool, speed: Speeds
 ) -> tuple[dict[str, dict[str, int]], list[Step], tuple[str, ...]]:
     """Give the bytes of the files of each result, by its folder, what each step needs, and what is doubtful."""
     around = speed.start_seconds + END_SECONDS
@@ -240,7 +247,7 @@ def _adapter_files(recipe: Recipe, stage: FinetuneOptions, facts: ModelFacts) ->
     return files | {name: len(content) for name, content in base.texts(recipe).items()}
 
 
-def _streaming(stage: PlannedOptions, plan: Plan, speed: Calibration) -> Step:
+def _streaming(stage: PlannedOptions, plan: Plan, speed: Speeds) -> Step:
     """Reckon what writing a model piece by piece needs; what is written is hashed while it is forced to the disk."""
     method = getattr(stage, "method", stage.stage)
     changed = sum(view.tensor.bytes for part in plan.parts for view, form in part.work if form is not plan.plain)
@@ -251,7 +258,7 @@ def _streaming(stage: PlannedOptions, plan: Plan, speed: Calibration) -> Step:
     return Step(stage.stage, speed.worker_bytes + plan.memory, speed.start_seconds + END_SECONDS + seconds)
 
 
-def _conversion(facts: ModelFacts, speed: Calibration) -> Step:
+def _conversion(facts: ModelFacts, speed: Speeds) -> Step:
     """Reckon what pickled weights need to become safetensors: they are read, written, hashed and forced to the disk."""
     seconds = CONVERT_SECONDS + facts.size * (1 / speed.rate("cast") + 1 / speed.hash + 1 / speed.write)
     return Step("convert", CONVERT_BYTES + facts.pickled_memory, speed.start_seconds + END_SECONDS + seconds)
@@ -285,3 +292,24 @@ def _evaluation(options: EvaluateOptions, facts: ModelFacts, results: list[dict[
     copies = COPIES_BYTES * length * facts.hidden_size
     memory = EVALUATE_BYTES + facts.size + largest + logits + copies
     return Step("evaluate", memory, EVALUATE_SECONDS + forward)
+
+
+LONGEST = 60.0  # seconds that measuring may take: the loops may have to be compiled first
+
+
+def measured_speeds(data: Path) -> Speeds:
+    """Give what was measured on this machine, in a process of its own if it was not yet; else the defaults.
+
+    Args:
+        data: The data folder, which exists: its disk is what is measured.
+    """
+    if found := read_speeds(data):
+        return found
+    home = data.resolve()
+    command = [sys.executable, "-m", "backend.stages.measure_speeds", str(home), str(time.monotonic())]
+    child = Child(command, environment(home, online=False), home, Path(os.devnull))
+    try:
+        child.wait(LONGEST)
+    finally:
+        child.stop(0)
+    return read_speeds(data) or Speeds()

@@ -1,4 +1,4 @@
-"""Measuring this machine for its calibration: the real code on a model of one layer, in the data folder.
+"""Measuring how fast this machine is: the real code on a model of one layer, in the data folder.
 
 `python -m backend.stages.measure_speeds DATA STARTED`; STARTED is the monotonic clock's time when it was started.
 """
@@ -16,12 +16,12 @@ import numpy as np
 import backend.stages.run  # noqa: F401 - what a worker has imported when its stage begins
 from backend.disk import scratch, sha256
 from backend.machine.hardware import peak_memory_bytes
-from backend.machine.speeds import Calibration, machine, write_calibration
+from backend.machine.speeds import Speeds, machine, write_speeds
+from backend.models.rewriting import StreamOptions
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
-from backend.weights.rewrite import StreamOptions
 from backend.weights.writer import Slot, Writer, lay_out
 
 NICENESS = 5  # a worker's: what else runs on the machine slows it as much
@@ -31,7 +31,7 @@ WARM = 64  # of the layer that the loops are loaded with
 
 
 def main(data: Path, started: float) -> None:
-    """Measure, and write the calibration."""
+    """Measure, and write the speeds."""
     begun = time.monotonic() - started
     os.nice(NICENESS)
     with scratch(data) as place:
@@ -41,7 +41,7 @@ def main(data: Path, started: float) -> None:
             _run(method, small)
         memory = peak_memory_bytes()
         size = (large / "model.safetensors").stat().st_size
-        measured = Calibration(
+        measured = Speeds(
             machine=machine(),
             start_seconds=begun,
             worker_bytes=memory,
@@ -49,7 +49,7 @@ def main(data: Path, started: float) -> None:
             hash=size / _hashing(large),
             write=size / _syncing(large),
         )
-    write_calibration(data, measured)
+    write_speeds(data, measured)
 
 
 def _model(folder: Path, side: int) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from backend.artifacts.artifact import is_sealed, open_artifact
+from backend.artifacts.sealing import is_sealed, open_artifact
 from backend.data.options import DEMO_DATASET, is_file
 from backend.errors import SpecError
 from backend.finetune.options import FinetuneOptions

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import MANIFEST, Artifact, now, open_artifact, partial, record, seal, verify, versions
+from backend.artifacts.artifact import MANIFEST, Artifact, now, versions
+from backend.artifacts.sealing import open_artifact, partial, record, seal, verify
 from backend.check import check
-from backend.cli.words import checked
 from backend.disk import read_whole
 from backend.errors import HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
-from backend.hub.download import fetch_model
 from backend.hub.files import LocalFiles
 from backend.jobs.job import (
     CONVERT,
@@ -41,10 +40,11 @@ from backend.jobs.job import (
 )
 from backend.machine.hardware import hardware, peak_memory_bytes
 from backend.merge import merge, merged
+from backend.model_folder import read_config
 from backend.models.admission import admit
 from backend.models.config import embedded, longest_window
 from backend.models.demo import evaluation_text
-from backend.models.loading import read_config
+from backend.models.fetch import fetch_model
 from backend.progress import Report
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
@@ -322,7 +322,7 @@ def _check(job: Path, spec: Spec, index: int, report: Report) -> None:
         found = check(folder, base, options, load_settings(), report)
         if known:
             record(folder, check=found)
-        report.log(f"{folder.name}: {checked(found)}")
+        report.log(f"{folder.name}: {found.words}")
     target = stage_folder(job, spec, index)
     seal(partial(target), target, Artifact(kind="checked", stage="check", check=found, created=now()))
 

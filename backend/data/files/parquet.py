@@ -9,7 +9,7 @@ from backend.data.options import DatasetOptions
 from backend.data.files.content import DataFile
 from backend.data.files.row import MAX_ROW, Row, clean_names, no_rows, too_large
 from backend.data.findings import Ledger, fault
-from backend.parquet import MEMORY, read_batches, read_schema
+from backend.processes.parquet import MEMORY, read_batches, read_schema
 from backend.strict_json import quoted
 
 _LARGEST = 4 * MAX_ROW  # bytes; a character has four at the most

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import ELSEWHERE, TRAINED_HERE, Artifact, Check, open_artifact
+from backend.artifacts.artifact import ELSEWHERE, TRAINED_HERE, Artifact, Check
+from backend.artifacts.sealing import open_artifact
 from backend.disk import read_whole
 from backend.model_folder import kind_of
 from backend.publish.card.base_card import BaseCard, read_base_card

@@ -7,13 +7,13 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.models.facts import Tensor, block_of
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions, Grid
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import Bytes, from_float32, to_float32
 from backend.weights.output import Output
-from backend.weights.rewrite import Source, View
+from backend.weights.tensor import Tensor, block_of
+from backend.weights.view import Source, View
 from backend.weights.writer import INDEX, Slot, Writer, index
 
 OUTSIDE = -1

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from backend.errors import SpecError
-from backend.models.facts import DTYPES, Tensor, block_of
 from backend.models.loading import device
+from backend.models.rewriting import loaded_dtype
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Weights
-from backend.weights.rewrite import loaded_dtype
+from backend.weights.tensor import DTYPES, Tensor, block_of
 
 _RENAMED = {"lm_head.weight": "embed_out.weight"}
 """Parameters that transformers calls otherwise than the checkpoints of GPT-NeoX do."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from backend.errors import SpecError
 from backend.machine.hardware import give_freed_memory_back
-from backend.models.families import TRANSPOSED
+from backend.models.rewriting import config_json
 from backend.progress import Report
 from backend.quantize.calibrated.architectures import Group, architecture_of
 from backend.quantize.calibrated.block_files import Numbers, Shards
@@ -23,7 +23,7 @@ from backend.quantize.calibrated.refit_scales import refine
 from backend.quantize.calibrated.windows import Windows
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
-from backend.weights.rewrite import config_json
+from backend.weights.tensor import TRANSPOSED
 
 BATCH = 2048
 """Tokens that go through a block at a time: with twice as many, peak memory is 70 MB more and no second is won."""

@@ -18,9 +18,10 @@ from typing import Any
 from fastapi import HTTPException
 
 from backend.errors import SpecError
+from backend.model_folder import read_config
 from backend.models.chat_template import in_words
 from backend.models.config import context_length
-from backend.models.loading import leave_kernels, read_config, refuse_made_up
+from backend.models.loading import leave_kernels, refuse_made_up
 from backend.serve.guard import Door
 
 

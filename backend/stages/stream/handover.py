@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from backend.artifacts.artifact import JOURNAL, MANIFEST, Artifact, File
-from backend.disk import read_whole, write_whole
+from backend.artifacts.artifact import MANIFEST, Artifact, File
+from backend.disk import JOURNAL, read_whole, write_whole
 from backend.weights.header import Header
 from backend.weights.output import Resumable, read_journal
 

@@ -15,18 +15,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import JOURNAL, Artifact, File, now, seal, write_manifest
-from backend.disk import PARTIAL, read_whole, sha256, write_whole
+from backend.artifacts.artifact import Artifact, File, now
+from backend.artifacts.sealing import seal, write_manifest
+from backend.disk import JOURNAL, PARTIAL, read_whole, sha256, write_whole
 from backend.errors import AppError, JobError
-from backend.hub.download import downloaded
 from backend.hub.files import LocalFiles
 from backend.hub.patience import long_patience
 from backend.jobs.job import PUBLISHED, Streaming, stage_folder
 from backend.jobs.runner import LEASE
 from backend.merge import merge, merged
 from backend.merge.on_hub import fetch_adapters
+from backend.model_folder import read_config
 from backend.models.config import embedded
-from backend.models.loading import read_config
+from backend.models.fetch import downloaded
+from backend.models.rewriting import StreamOptions
 from backend.processes.child import Child, environment
 from backend.progress import Report
 from backend.publish.destination import check_token
@@ -39,7 +41,6 @@ from backend.stages.companions import base_in, complete
 from backend.stages.stream.handover import ON_DISK, POLL, Arrivals, Departures, Relay
 from backend.stages.stream.transfer import Bar, Fetcher, Sender, admit_base
 from backend.weights.checkpoint import Checkpoint, Weights
-from backend.weights.rewrite import StreamOptions
 
 GRACE = 0.5  # seconds that it may take to end by itself
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from backend.errors import SpecError
 from backend.hub import client
-from backend.hub.download import fetch_file
 from backend.hub.files import Entry, HubFiles, PartlyHere
+from backend.hub.transfer import fetch_file
 from backend.models.admission import admit
 from backend.models.inspection import read_headers
 from backend.progress import Report

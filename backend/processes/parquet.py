@@ -1,7 +1,7 @@
 """Parquet, read by a process of its own, whose memory bounds what a file unpacks to.
 
 A page of 28 kB can hold a cell of 900 MB, and neither the footer nor a page's head need say so truly: what reads a file
-finds out by doing it. `python -m backend.parquet` is that process; it writes Arrow's stream format.
+finds out by doing it. `python -m backend.processes.parquet` is that process; it writes Arrow's stream format.
 """
 
 import json
@@ -68,7 +68,7 @@ def read_batches(path: Path, columns: Sequence[str], rows: int, largest: int) ->
 
     alone = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "backend.parquet"],
+        [sys.executable, "-m", "backend.processes.parquet"],
         env=environment(path.parent, online=False) | alone,
         cwd=ROOT,
         stdin=subprocess.PIPE,
