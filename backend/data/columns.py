@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from backend.data.options import DatasetOptions
 from backend.data.files.content import TURN
 from backend.data.files.row import Row
 from backend.data.findings import Ledger
+from backend.data.options import DatasetOptions
 from backend.data.synonyms import ASSISTANT, CONTEXT, INPUT, MESSAGES, SYSTEM, TEXT, TOOLS, USER
 from backend.data.template import check_columns, placeholders
 from backend.data.turns import turns_of

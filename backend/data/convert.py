@@ -5,10 +5,10 @@ from decimal import Decimal
 from typing import Any
 
 from backend.data.columns import CONVERSATION_AS_JSON, Mapping, kind_of
-from backend.data.options import DatasetOptions
 from backend.data.files.decoder import BadJson, Decoder
 from backend.data.files.row import MAX_ROW, Number, Row
 from backend.data.findings import Ledger
+from backend.data.options import DatasetOptions
 from backend.data.samples import Message, Sample
 from backend.data.template import fill, filled_size, placeholders
 from backend.data.turns import TurnReader, Unusable, turns_of

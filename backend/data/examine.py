@@ -14,10 +14,10 @@ from pydantic import ConfigDict, Field
 
 from backend.data.columns import Column, Mapping, describe, find_mapping, repeating
 from backend.data.convert import Converter, kept
-from backend.data.options import DatasetOptions
 from backend.data.files.row import Row
 from backend.data.files.rows import Rows, Source
 from backend.data.findings import Finding, Ledger, refusal
+from backend.data.options import DatasetOptions
 from backend.data.samples import Sample
 from backend.options import Frozen
 from backend.strict_json import quoted

@@ -5,13 +5,13 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
 
-from backend.disk import read_whole, write_whole
-from backend.errors import SpecError
-from backend.data.options import DEMO_DATASET, DatasetOptions, is_file
 from backend.data.demo import NAME, write_demo
 from backend.data.files.rows import Source
-from backend.data.synonyms import SUFFIXES
+from backend.data.options import DEMO_DATASET, DatasetOptions, is_file
 from backend.data.slices import parse_split
+from backend.data.synonyms import SUFFIXES
+from backend.disk import read_whole, write_whole
+from backend.errors import SpecError
 from backend.hub.datasets import Wanted, fetch_files, open_dataset
 from backend.progress import Report
 from backend.strict_json import quoted

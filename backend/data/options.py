@@ -4,10 +4,9 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
-from pydantic.config import JsonDict
 
-from backend.data.synonyms import SUFFIXES
 from backend.data.slices import parse_split
+from backend.data.synonyms import SUFFIXES
 from backend.data.template import placeholders
 from backend.hub.ids import parse_repo_id
 from backend.options import ADVANCED, Frozen
@@ -20,7 +19,6 @@ Encoding = Literal[
 ]  # fmt: skip
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
-
 
 
 class DatasetOptions(Frozen):

@@ -10,10 +10,10 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
-from backend.data.options import DatasetOptions
 from backend.data.files.encoding import MARKS, Guess, find_encoding
 from backend.data.files.unpacking import MAX_BYTES, open_bytes
 from backend.data.findings import Ledger, fault
+from backend.data.options import DatasetOptions
 from backend.data.synonyms import SUFFIXES, Format
 from backend.strict_json import quoted
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from backend.data.options import DatasetOptions
 from backend.data.files.content import DataFile
 from backend.data.files.row import MAX_ROW, Row, clean_names, no_rows, too_large
 from backend.data.findings import Ledger, fault
+from backend.data.options import DatasetOptions
 from backend.processes.parquet import MEMORY, read_batches, read_schema
 from backend.strict_json import quoted
 

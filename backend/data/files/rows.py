@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pydantic import Field
 
-from backend.data.options import DatasetOptions
 from backend.data.files.content import DataFile, open_data
 from backend.data.files.parquet import ParquetRows
 from backend.data.files.records import JsonArray, JsonLines
@@ -16,6 +15,7 @@ from backend.data.files.row import MAX_ROWS, Row
 from backend.data.files.tables import Delimited
 from backend.data.files.text import PlainText
 from backend.data.findings import Ledger, fault
+from backend.data.options import DatasetOptions
 from backend.data.slices import parse_split
 from backend.options import Frozen
 

@@ -3,10 +3,10 @@
 import re
 from typing import Any, NamedTuple, TextIO
 
-from backend.errors import SpecError
 from backend.data.files.decoder import BadJson, CutOff, Decoder
 from backend.data.files.row import MAX_ROW, cut_off
 from backend.data.findings import Ledger, fault
+from backend.errors import SpecError
 
 _MARGIN = 64  # characters; an error that near to the end of what is read may be due to the end
 _CHUNK = 1 << 16

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator
 from typing import TextIO
 
-from backend.errors import SpecError
-from backend.data.options import DELIMITERS, DatasetOptions
 from backend.data.files.content import HEAD, DataFile
 from backend.data.files.row import MAX_ROW, Row, clean_name, clean_names, no_rows, place
 from backend.data.findings import Ledger, fault
+from backend.data.options import DELIMITERS, DatasetOptions
 from backend.data.synonyms import KNOWN
+from backend.errors import SpecError
 from backend.strict_json import quoted
 
 _SAMPLE = 50  # records that the delimiter and the header are judged by

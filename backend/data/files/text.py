@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from backend.data.options import DatasetOptions
 from backend.data.files.content import DataFile
 from backend.data.files.row import MAX_ROW, Lines, Row, no_rows, too_large
 from backend.data.findings import Ledger
+from backend.data.options import DatasetOptions
 from backend.data.synonyms import TEXT
 
 

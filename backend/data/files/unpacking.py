@@ -6,8 +6,8 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from backend.errors import SpecError
 from backend.data.findings import fault
+from backend.errors import SpecError
 
 MAX_BYTES = 1_000_000_000  # of a file, unpacked
 MAX_EXPANSION = 20  # times its packed size; text packs to a fifth or a tenth
