@@ -27,8 +27,8 @@ from backend.jobs.supervisor import Supervisor
 from backend.serve.servers import Servers
 from backend.settings import Settings, load_settings
 from backend.stages.estimate import measured_speeds
-from ui.connections import allow_files, server
-from ui.launch import Launch
+from ui.access.connections import allow_files, server
+from ui.access.launch import Launch
 from ui.studio import Studio
 from ui.web import web_app
 

@@ -41,7 +41,7 @@ from backend.recipes import parse_recipe
 from backend.serve.engine import ENGINES, Engine
 from backend.serve.guard import Door
 from backend.settings import Settings, load_settings
-from ui.users import LOCAL
+from ui.visitor import LOCAL
 
 SESSIONS, CHATS = 50, 5
 TOKENS, PACE = 300, 30.0  # of an answer, and a second

@@ -7,7 +7,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
-from ui.publish_panel import publish_panel
+from ui.publish.panel import publish_panel
 
 
 def build(folder: str) -> gr.Blocks:

@@ -25,8 +25,8 @@ from backend.recipes import parse_recipe
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from tests.openid import OpenId
-from ui.connections import server
-from ui.launch import Launch
+from ui.access.connections import server
+from ui.access.launch import Launch
 from ui.studio import Studio
 
 CANARY = "canary-of-anna"

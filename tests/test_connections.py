@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from tests.test_jobs import until
-from ui import connections
-from ui.connections import allow_files, most_connections, server
+from ui.access import connections
+from ui.access.connections import allow_files, most_connections, server
 
 ASKED = []
 

@@ -32,7 +32,7 @@ from backend.serve.engines.vllm_environment import interpreter
 from backend.settings import Settings
 from tests.card_lines import OVERLAY, run_python, served
 from tests.test_page_browser import App, choose, chromium, page, tab  # noqa: F401 - fixtures
-from ui.users import LOCAL
+from ui.visitor import LOCAL
 
 pytestmark = pytest.mark.real
 

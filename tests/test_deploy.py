@@ -26,7 +26,7 @@ from backend.serve.servers import Servers
 from backend.settings import Settings
 from tests.test_page_browser import CHROMIUM, FLAGS, choose, free_port
 from tests.typed import fails, succeeds
-from ui.deploy import build_deploy
+from ui.publish.deploy import build_deploy
 from ui.studio import Studio
 
 
@@ -51,7 +51,9 @@ def test_a_new_space_is_private_and_holds_in_one_commit_what_runs(hub, capsys):
     assert hub.repos["spaces", "me/studio"].private
     made, commit = hub.commits("me/studio", "spaces")
     assert (commit.parent, commit.oid) == (made.oid, done["commit"])
-    assert {"app.py", "README.md", "LICENSE", "requirements.txt", "ui/page.css", "backend/deploy/space.py"} <= set(held)
+    assert {"app.py", "README.md", "LICENSE", "requirements.txt", "ui/kit/page.css", "backend/deploy/space.py"} <= set(
+        held
+    )
     assert {name.split("/")[0] for name in held} == {*deploy_files.PARTS, "README.md"}
     assert not [name for name in held if name.endswith((".pyc", ".png"))]
     assert all(held[name] == (ROOT / name).read_bytes() for name in held if name != "README.md")

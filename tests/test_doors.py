@@ -27,8 +27,8 @@ from tests.house import (
     space_of_anna,
 )
 from tests.test_jobs import until
-from ui import doors
-from ui.users import may_run
+from ui.access import guard
+from ui.visitor import may_run
 
 space = pytest.fixture(scope="module")(space_of_anna)
 
@@ -334,7 +334,7 @@ EDGE, INNER = "203.0.114.7", "10.16.3.80"
     ],
 )
 def test_a_stranger_has_so_many_streams_wherever_the_proxies_stand(space, monkeypatch, first, second, together):
-    monkeypatch.setattr(doors, "_MOST_STREAMS", 1)
+    monkeypatch.setattr(guard, "_MOST_STREAMS", 1)
     answered = []
 
     async def answer(said):
@@ -348,7 +348,7 @@ def test_a_stranger_has_so_many_streams_wherever_the_proxies_stand(space, monkey
             await ends.wait()
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
-        door = doors.Doors(streaming, space.studio.settings, None, lambda event: None, lambda who: ())
+        door = guard.Guard(streaming, space.studio.settings, None, lambda event: None, lambda who: ())
         scopes = [_stream_of(forwarded) for forwarded in (first, second)]
         held = asyncio.create_task(door(scopes[0], None, answer))
         await open_.wait()

@@ -14,8 +14,8 @@ from backend.serve.server import ServerStatus
 from tests.house import CANARY, call, event, identities, name, profile, space_of_anna
 from tests.steps import steps
 from tests.test_doors import DUPLICATE, SIGN_IN
-from ui.doors import Doors
-from ui.said import read_event
+from ui.access.browser_event import read_event
+from ui.access.guard import Guard
 
 space = pytest.fixture(scope="module")(space_of_anna)
 
@@ -177,11 +177,11 @@ def test_what_gradio_cannot_read_is_not_repeated(space, route, wrong):
     ],
 )
 def test_an_event_whose_names_or_values_are_none_is_refused_and_not_remembered(space, body):
-    doors = Doors(None, space.studio.settings, None, lambda event: None, lambda who: ())
-    before = len(doors._belongings._sessions)
+    guard = Guard(None, space.studio.settings, None, lambda event: None, lambda who: ())
+    before = len(guard._ownership._sessions)
     said = json.dumps(body)
     assert identities(space)["anna"].ask("POST", "/gradio_api/queue/join", content=said)[0] in (400, 404, 413)
-    assert len(doors._belongings._sessions) == before
+    assert len(guard._ownership._sessions) == before
 
 
 @pytest.mark.parametrize("part", ['{"path":""}', "[1]", '"a"', "1e9", '{"a":{"b":[]}}'])

@@ -18,7 +18,7 @@ from backend.recipes import parse_recipe
 from backend.stages.estimate import estimate
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
-from ui.sidebar import _costs
+from ui.recipe.sidebar import _costs
 
 SIZES = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2}

@@ -22,8 +22,8 @@ from backend.errors import SpecError
 from backend.merge.adapter import MAX_PATTERNS, _first, _patterns
 from backend.options import parse
 from backend.processes.child import mask
-from ui.errors import fault
-from ui.outgoing import _PICTURE
+from ui.kit.errors import fault
+from ui.publish.fields import _PICTURE
 
 
 def looked_at(tmp_path, name, content, **options):
@@ -127,7 +127,7 @@ def test_what_the_page_shows_is_looked_through_once():
 def patterns():
     """Give every regular expression of the project that is written down as a text."""
     root = Path(__file__).parent.parent
-    for path in sorted([*root.glob("backend/**/*.py"), *root.glob("ui/*.py")]):
+    for path in sorted([*root.glob("backend/**/*.py"), *root.glob("ui/**/*.py")]):
         for found in re.finditer(r"\bre\.\w+\(\s*r?(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')", path.read_text()):
             yield path.relative_to(root), found[1][1:-1]
 

@@ -24,8 +24,8 @@ from backend.jobs.supervisor import LANES, LEFT_DAYS, Supervisor
 from backend.recipes import parse_recipe
 from backend.serve.servers import Servers
 from backend.settings import Settings
-from ui.job_view import row, view
-from ui.jobs_tab import build_jobs_tab
+from ui.jobs.job import row, view
+from ui.jobs.tab import build_jobs_tab
 from ui.studio import Studio
 
 RECIPE = parse_recipe({"base_model": "demo", "stages": [{"stage": "quantize", "method": "nf4"}]})

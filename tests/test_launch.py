@@ -10,7 +10,7 @@ from backend.errors import SpecError
 from backend.settings import Settings, load_settings
 from tests.house import CANARY, Visitor, event, furnished, routes
 from tests.test_doors import TABLE, sample
-from ui.launch import Launch
+from ui.access.launch import Launch
 
 PASSWORD = "correct horse"
 

@@ -14,7 +14,7 @@ from backend.processes.child import ROOT
 from backend.publish.card.metadata import split_card
 from examples.publish_app import build
 from tests.test_page_browser import CHROMIUM, FLAGS, free_port
-from ui.publish_panel import publish_panel
+from ui.publish.panel import publish_panel
 
 
 @pytest.fixture

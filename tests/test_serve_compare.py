@@ -17,7 +17,7 @@ from backend.serve import engine
 from backend.serve.chat import Answer, ChatOptions
 from backend.serve.compare import MAX_PROMPTS, PROMPT, Reply, as_csv, batch, differences, read_prompts
 from tests.steps import steps
-from ui.compare import board, standings
+from ui.chat.compare import board, standings
 
 
 def test_what_differs_is_marked_by_words():

@@ -35,7 +35,7 @@ from backend.settings import Settings
 from backend.stages.stream.handover import Departures, Relay
 from backend.weights.compiled import signed, unsigned
 from backend.weights.output import Resumable
-from ui.launch import Launch
+from ui.access.launch import Launch
 
 RECIPE = {"base_model": "demo", "stages": [{"stage": "quantize", "method": "nf4"}], "publish": {"repo_id": "me/x"}}
 

@@ -19,7 +19,7 @@ from backend.settings import Settings
 from ui.changes import SEEN, add_changes
 from ui.page import build_page
 from ui.studio import Studio
-from ui.users import LOCAL
+from ui.visitor import LOCAL
 
 NF4 = parse_recipe({"base_model": "demo", "stages": [{"stage": "quantize", "method": "nf4"}]})
 UPLOAD = Publication.model_validate({"folder": "/made", "options": {"repo_id": "me/made"}})

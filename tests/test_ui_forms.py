@@ -9,7 +9,7 @@ from backend.merge import MergeOptions
 from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.quantize import METHODS
 from backend.serve.chat import ChatOptions
-from ui.forms import OptionForm, can_show, label, option_form
+from ui.kit.forms import OptionForm, can_show, label, option_form
 
 MODELS = [EvaluateOptions, ChatOptions, FinetuneOptions, *(module.Options for module in METHODS.values())]
 

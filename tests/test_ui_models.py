@@ -22,9 +22,9 @@ from backend.serve.servers import Servers
 from backend.settings import Settings
 from ui import studio as studios
 from ui.page import _wire_start, build_parts
+from ui.recipe_state import Workbench
 from ui.studio import Studio
-from ui.users import LOCAL
-from ui.workbench import Workbench
+from ui.visitor import LOCAL
 
 NF4, GPTQ = {"stage": "quantize", "method": "nf4"}, {"stage": "quantize", "method": "gptq"}
 EVALUATE = {"stage": "evaluate", "max_seq_length": 32, "num_samples": 1}

@@ -28,18 +28,18 @@ from backend.settings import Settings
 from backend.stages import estimate
 from tests.house import call, event
 from tests.loopback_hub import LoopbackHub
-from ui.data_tab import DATASET, UPLOAD
-from ui.errors import shown
-from ui.job_view import view
+from ui.data.rows_form import HUB as HUB_ROWS
+from ui.data.tab import DATASET, UPLOAD
+from ui.jobs.job import view
+from ui.jobs.report import report
+from ui.jobs.variants import variants
+from ui.kit.errors import shown
 from ui.page import _wire_start, build_page, build_parts
-from ui.publish_tab import FOLDER, HUB
-from ui.recipe_tab import UNQUANTIZED
-from ui.report import report
-from ui.rows import HUB as HUB_ROWS
+from ui.publish.tab import FOLDER, HUB
+from ui.recipe.tab import UNQUANTIZED
+from ui.recipe_state import Workbench
 from ui.studio import Result, Studio
-from ui.users import LOCAL, require_owner, visitor
-from ui.variants import variants
-from ui.workbench import Workbench
+from ui.visitor import LOCAL, require_owner, visitor
 
 ROOT = Path(__file__).parent.parent
 

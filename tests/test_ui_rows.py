@@ -25,9 +25,9 @@ from backend.preview import view
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from tests.row_examples import GOOD, PAIRS, jsonl
-from ui.examination import panel, sight
-from ui.preview import Looking, build_looking, learning
-from ui.rows import HUB, LEARNING, UPLOAD, USUAL, RowsForm, build_rows
+from ui.data.findings import panel, sight
+from ui.data.look import Looking, build_looking, learning
+from ui.data.rows_form import HUB, LEARNING, UPLOAD, USUAL, RowsForm, build_rows
 from ui.studio import Studio
 
 

@@ -7,8 +7,8 @@ import pytest
 from backend.artifacts.artifact import Training
 from backend.artifacts.training_log import Course
 from backend.jobs.store import Job, JobState
-from ui.plot import POINTS, SMALL, Frame, Line, plot, thinned
-from ui.training_view import answers, training
+from ui.jobs.training import answers, training
+from ui.kit.plot import POINTS, SMALL, Frame, Line, plot, thinned
 
 FIGURES = [
     {"step": 0, "epoch": 0, "eval_loss": 4.575, "tokens_per_second": 0.0, "memory_bytes": 10**9},

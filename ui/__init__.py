@@ -1,1 +1,1 @@
-"""The page: one module a tab; with app.py the only importer of gradio."""
+"""The page: one folder a tab; with app.py the only importer of gradio."""

@@ -16,10 +16,10 @@ from fastapi.responses import JSONResponse
 
 from backend.jobs.store import Job, JobState
 from backend.jobs.supervisor import PREVIEW
-from ui.events import LATEST, QUIET
-from ui.job_view import going, row, standing
+from ui.jobs.job import going, row, standing
+from ui.kit.events import LATEST, QUIET
 from ui.studio import Studio
-from ui.users import profile_of, visitor
+from ui.visitor import profile_of, visitor
 
 SEEN = {
     "jobs": "#job-view",

@@ -15,21 +15,21 @@ from backend.models.demo import first_model
 from backend.models.facts import ModelFacts
 from backend.stages.prepare import prepare
 from ui.changes import hear, listen
-from ui.chat_tab import build_chat_tab, wire_chat_tab
-from ui.data_tab import build_data_tab
-from ui.deploy import build_deploy
-from ui.errors import shown, warning
-from ui.events import BUSY, LATEST, QUIET
-from ui.forms import Updates
-from ui.jobs_tab import build_jobs_tab, wire_jobs_tab
-from ui.model_tab import build_model_tab, standing
-from ui.preview import Looking, build_looking, calibrating, learning
-from ui.publish_tab import build_publish_tab, wire_publish_tab
-from ui.recipe_tab import build_recipe_tab
-from ui.sidebar import build_sidebar
+from ui.chat.tab import build_chat_tab, wire_chat_tab
+from ui.data.look import Looking, build_looking, calibrating, learning
+from ui.data.tab import build_data_tab
+from ui.jobs.tab import build_jobs_tab, wire_jobs_tab
+from ui.kit.errors import shown, warning
+from ui.kit.events import BUSY, LATEST, QUIET
+from ui.kit.forms import Updates
+from ui.model.tab import build_model_tab, standing
+from ui.publish.deploy import build_deploy
+from ui.publish.tab import build_publish_tab, wire_publish_tab
+from ui.recipe.sidebar import build_sidebar
+from ui.recipe.tab import build_recipe_tab
+from ui.recipe_state import Workbench
 from ui.studio import Studio
-from ui.users import can_sign_in, hub_token, require_alone, require_member, require_owner, visitor
-from ui.workbench import Workbench
+from ui.visitor import can_sign_in, hub_token, require_alone, require_member, require_owner, visitor
 
 # Gradio builds the page anew when the app has been away. Which tab was open is known to this browser tab alone.
 _KEEP_TAB = """() => {

@@ -10,9 +10,15 @@ from backend.data.options import DEMO_DATASET
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
 from backend.recipes import Recipe, parse_recipe
-from ui.chat_tab import ChatTab
-from ui.data_tab import DataTab
-from ui.draft import (
+from ui.chat.tab import ChatTab
+from ui.data.look import Looking
+from ui.data.rows_form import USUAL
+from ui.data.tab import DataTab
+from ui.jobs.tab import JobsTab
+from ui.kit.forms import Updates, both
+from ui.model.tab import ModelTab
+from ui.publish.tab import PublishTab
+from ui.recipe.draft import (
     NO_UPLOADS,
     Draft,
     Uploads,
@@ -23,17 +29,11 @@ from ui.draft import (
     suits,
     with_uploads,
 )
-from ui.forms import Updates, both
-from ui.jobs_tab import JobsTab
-from ui.model_tab import ModelTab
-from ui.preview import Looking
-from ui.publish_tab import PublishTab
-from ui.recipe_tab import RecipeTab, is_calibrated
-from ui.rows import USUAL
-from ui.sidebar import Sidebar, empty, faulty, summary
+from ui.recipe.finetune import Price
+from ui.recipe.sidebar import Sidebar, empty, faulty, summary
+from ui.recipe.tab import RecipeTab, is_calibrated
 from ui.studio import Result, Studio
-from ui.tuning import Price
-from ui.users import alone
+from ui.visitor import alone
 
 
 @dataclass(frozen=True)

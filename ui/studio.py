@@ -19,8 +19,8 @@ from backend.options import Frozen
 from backend.serve.engines.vllm_environment import Installation
 from backend.serve.servers import Servers
 from backend.settings import Settings
-from ui.format import ago, size
-from ui.users import alone
+from ui.kit.format import ago, size
+from ui.visitor import alone
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.middleware.sessions import SessionMiddleware
 
+from ui.access.downloads import add_downloads
+from ui.access.guard import Guard
+from ui.access.launch import Launch
 from ui.changes import add_changes
-from ui.doors import Doors
-from ui.downloads import add_downloads
-from ui.launch import Launch
+from ui.kit.theme import CSS, theme
 from ui.page import build_page
 from ui.studio import Studio
-from ui.theme import CSS, theme
 
 
 def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
@@ -46,7 +46,7 @@ def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
         css_paths=[CSS],
     )
     known = {"session_of": session_of, "kept": kept, "knows": page.fns.__contains__}
-    app.add_middleware(Doors, settings=settings, launch=launch, **known)
+    app.add_middleware(Guard, settings=settings, launch=launch, **known)
     _read_sign_in_first(app)
     return app
 

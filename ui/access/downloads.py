@@ -5,7 +5,7 @@ from fastapi.responses import FileResponse
 
 from backend.errors import AppError
 from ui.studio import Result, Studio
-from ui.users import profile_of, visitor
+from ui.visitor import profile_of, visitor
 
 
 def add_downloads(app: FastAPI, studio: Studio) -> None:

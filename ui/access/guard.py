@@ -1,4 +1,4 @@
-"""Doors: what a request must be before it reaches the page, and what the browser is told to refuse.
+"""Guard: what a request must be before it reaches the page, and what the browser is told to refuse.
 
 Gradio alone lets any website call with a visitor's session, and any visitor read what another has uploaded.
 """
@@ -24,11 +24,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backend.errors import LoginError
 from backend.settings import Settings
 from backend.strict_json import quoted
-from ui.belongings import Belongings
-from ui.format import size
-from ui.launch import Launch
-from ui.said import Refused, Said, is_name, read_event
-from ui.users import Profile, may_run, profile_of, require_member, visitor
+from ui.access.browser_event import Refused, Said, is_name, read_event
+from ui.access.launch import Launch
+from ui.access.ownership import Ownership
+from ui.kit.format import size
+from ui.visitor import Profile, may_run, profile_of, require_member, visitor
 
 HUB = "huggingface.co"
 
@@ -73,7 +73,7 @@ _POLICY = (
 )
 
 
-class Doors:
+class Guard:
     """The ASGI layer in front of everything; answers stream through it.
 
     Args:
@@ -98,7 +98,7 @@ class Doors:
         self._session_of, self._kept, self._knows = session_of, kept, knows
         self._streams = Counter[str]()
         self._readers = ThreadPoolExecutor(_READERS, "events")
-        self._belongings = Belongings()
+        self._ownership = Ownership()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or hand it on."""
@@ -168,7 +168,7 @@ class Doors:
             raise Refused(403, str(e)) from e
         self._check_sessions([request.query_params.get("upload_id")], who)
         length = self._check_length(request, self._settings.max_upload_bytes + _FORM)
-        most, taken = self._settings.upload_quota_bytes, self._belongings.taken(who, self._kept(who))
+        most, taken = self._settings.upload_quota_bytes, self._ownership.taken(who, self._kept(who))
         if most is not None and taken + length > most + _FORM:
             raise Refused(
                 413,
@@ -177,7 +177,7 @@ class Doors:
                 " is gone.",
             )
         # No await until here: of two uploads at once the second finds the first on its way.
-        with self._belongings.coming(length, who) as arrived:
+        with self._ownership.coming(length, who) as arrived:
             await self._app(request.scope, _whole(request), self._noting(request, send, who, arrived))
 
     def _check_host(self, request: Request) -> None:
@@ -244,18 +244,18 @@ class Doors:
             raise Refused(404, "There is no such event.")
         if path == _JOIN and said.index is not None and not self._knows(said.index):
             raise Refused(404, "There is no such event: reload the page.")
-        if not all(self._belongings.has_file(path, who) for path in said.paths):
+        if not all(self._ownership.has_file(path, who) for path in said.paths):
             raise Refused(404, "There is no such file: upload it again.")
 
     def _check_sessions(self, sessions: list[Any], who: str | None) -> None:
         named = [session for session in sessions if session is not None]
-        if not all(is_name(session) and self._belongings.enter(session, who) for session in named):
+        if not all(is_name(session) and self._ownership.enter(session, who) for session in named):
             raise Refused(404, "There is no such session: reload the page.")
 
     def _check_file(self, path: str, who: str | None) -> None:
         """Refuse a file that the visitor has not uploaded; Gradio's own icons are everybody's."""
         icon = path.startswith(_ICONS) and "/" not in path.removeprefix(_ICONS)
-        if not icon and not self._belongings.has_file(path, who):
+        if not icon and not self._ownership.has_file(path, who):
             raise Refused(404, "There is nothing here.")
 
     def _noting(self, request: Request, send: Send, who: str, arrived: Callable[[], None]) -> Send:
@@ -273,7 +273,7 @@ class Doors:
             if message.get("more_body"):
                 return
             if started[0]["status"] == 200:
-                self._belongings.add_files(json.loads(bytes(said)), who)
+                self._ownership.add_files(json.loads(bytes(said)), who)
             arrived()
             await send(started[0])
             await send({"type": "http.response.body", "body": bytes(said)})

@@ -1,4 +1,4 @@
-"""Belongings: whose the sessions and the uploads are that Gradio knows by a name alone."""
+"""Ownership: whose the sessions and the uploads are that Gradio knows by a name alone."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +9,7 @@ from typing import Any
 _MOST = 100_000  # names that are remembered; Gradio itself keeps 10,000 sessions, and an upload for an hour
 
 
-class Belongings:
+class Ownership:
     """Remembers who came with a name first."""
 
     def __init__(self) -> None:

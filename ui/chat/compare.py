@@ -15,12 +15,12 @@ from backend.models.tokens import THINKS, THOUGHT
 from backend.options import parse
 from backend.serve.chat import ChatOptions, paced
 from backend.serve.compare import MOST, PROMPT, Reply, as_csv, batch, compare, differences, read_prompts
-from ui.errors import fault, shown
-from ui.events import QUIET
-from ui.format import escape, part, size
-from ui.forms import OptionForm, Updates
+from ui.kit.errors import fault, shown
+from ui.kit.events import QUIET
+from ui.kit.format import escape, part, size
+from ui.kit.forms import OptionForm, Updates
 from ui.studio import Model, Studio
-from ui.users import require_member
+from ui.visitor import require_member
 
 _LETTERS = "ABC"
 _TIE = "tie"

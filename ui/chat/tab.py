@@ -13,13 +13,13 @@ from backend.serve.chat import Answer, ChatOptions, paced, stream, usage
 from backend.serve.engine import wants_vllm
 from backend.serve.server import ServerStatus
 from ui.changes import hear
-from ui.compare import Compare, build_compare, wire_compare
-from ui.errors import shown
-from ui.events import QUIET
-from ui.format import escape, escape_code, lead
-from ui.forms import OptionForm, Updates, label, option_form
+from ui.chat.compare import Compare, build_compare, wire_compare
+from ui.kit.errors import shown
+from ui.kit.events import QUIET
+from ui.kit.format import escape, escape_code, lead
+from ui.kit.forms import OptionForm, Updates, label, option_form
 from ui.studio import Model, Studio
-from ui.users import alone, require_alone, require_member, require_owner, visitor
+from ui.visitor import alone, require_alone, require_member, require_owner, visitor
 
 _EMPTY = (
     '<section class="panel empty"><h2>Nothing to chat with yet</h2><p>Press <b>Start</b> beside your recipe. When the'

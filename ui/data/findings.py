@@ -9,8 +9,8 @@ from backend.jobs.previews import Reading, Seen
 from backend.jobs.store import UNFINISHED, Job
 from backend.preview import SHOWN_COLUMNS, counts, dropped, reach, recognized, shortened, taken_for
 from backend.stages.calibration_data import fewer
-from ui.errors import fault
-from ui.format import escape, part, plural
+from ui.kit.errors import fault
+from ui.kit.format import escape, part, plural
 
 _PHASES = ("Fetching the rows", "Looking through the rows", "Rendering them as the model will see them")
 _CUTTING = (*_PHASES[:2], "Cutting it into windows of tokens")

@@ -16,14 +16,14 @@ from backend.jobs.job import Cut, Preview
 from backend.jobs.store import UNFINISHED
 from backend.models.facts import ModelFacts
 from backend.options import parse
-from ui.data_tab import DataTab
-from ui.errors import fault
-from ui.examination import nothing, panel, sight
-from ui.forms import Updates, both
-from ui.recipe_tab import RecipeTab
-from ui.rows import USUAL, RowsForm
+from ui.data.findings import nothing, panel, sight
+from ui.data.rows_form import USUAL, RowsForm
+from ui.data.tab import DataTab
+from ui.kit.errors import fault
+from ui.kit.forms import Updates, both
+from ui.recipe.tab import RecipeTab
 from ui.studio import Studio
-from ui.users import alone
+from ui.visitor import alone
 
 Ask = Callable[[dict[Any, Any], ModelFacts, str, str | None], Preview]
 """Gives what is to be looked at: from the values of the page, the model, and who asks, with their token."""

@@ -9,10 +9,10 @@ from gradio.components import Component
 from backend.data.columns import Mapping
 from backend.data.options import DEMO_DATASET, DatasetOptions, is_file
 from backend.jobs.previews import Seen
-from ui.errors import fault
-from ui.examination import nothing, question
-from ui.format import part
-from ui.forms import OptionForm, Updates, both, option_field
+from ui.data.findings import nothing, question
+from ui.kit.errors import fault
+from ui.kit.format import part
+from ui.kit.forms import OptionForm, Updates, both, option_field
 
 USUAL, UPLOAD, HUB = "usual", "upload", "hub"
 

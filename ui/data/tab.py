@@ -6,11 +6,11 @@ from typing import Any
 import gradio as gr
 
 from backend.evaluate import EvaluateOptions
-from ui.errors import fault
-from ui.events import QUIET
-from ui.format import lead, part
-from ui.forms import OptionForm, Updates, option_form
-from ui.rows import CALIBRATING, LEARNING, RowsForm, build_rows
+from ui.data.rows_form import CALIBRATING, LEARNING, RowsForm, build_rows
+from ui.kit.errors import fault
+from ui.kit.events import QUIET
+from ui.kit.format import lead, part
+from ui.kit.forms import OptionForm, Updates, option_form
 
 AUTOMATIC, DATASET, UPLOAD = "automatic", "dataset", "upload"
 

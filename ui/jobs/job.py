@@ -7,11 +7,11 @@ from backend.artifacts.artifact import Check
 from backend.jobs.job import Checking, Evaluation, Preview, Publication, Streaming
 from backend.jobs.store import UNREADABLE, Job, JobState
 from backend.recipes import Recipe
-from ui.downloads import address
-from ui.format import ago, duration, escape, percent, size
-from ui.progress import bar, share
+from ui.access.downloads import address
+from ui.jobs.variants import variant_name
+from ui.kit.format import ago, duration, escape, percent, size
+from ui.kit.progress import bar, share
 from ui.studio import Result, model_name, stage_title, way
-from ui.variants import variant_name
 
 _STATES = {
     JobState.QUEUED: "Waiting for its turn",

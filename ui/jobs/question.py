@@ -6,9 +6,9 @@ from typing import Any
 import gradio as gr
 
 from backend.jobs.job import Spec
-from ui.errors import warning
-from ui.events import QUIET
-from ui.forms import Updates
+from ui.kit.errors import warning
+from ui.kit.events import QUIET
+from ui.kit.forms import Updates
 from ui.studio import Studio
 
 

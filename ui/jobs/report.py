@@ -1,7 +1,7 @@
 """The quality report: what evaluate measured, as a table under one plain sentence."""
 
 from backend.artifacts.artifact import Metrics
-from ui.format import escape, percent
+from ui.kit.format import escape, percent
 from ui.studio import Result
 
 # KL in nats a token. On the demo model NF4 has 0.28 and picks another token 26 times in 100; calibrated 4 bit has 0.09.

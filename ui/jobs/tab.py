@@ -7,18 +7,18 @@ import gradio as gr
 
 from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState
 from ui.changes import hear
-from ui.errors import shown, warning
-from ui.events import QUIET
-from ui.format import lead
-from ui.forms import Updates
-from ui.job_view import adapter_alone, row, sizes, view
-from ui.outgoing import published
-from ui.question import Question, build_question
-from ui.report import report
+from ui.jobs.job import adapter_alone, row, sizes, view
+from ui.jobs.question import Question, build_question
+from ui.jobs.report import report
+from ui.jobs.training import answers, training
+from ui.jobs.variants import variants
+from ui.kit.errors import shown, warning
+from ui.kit.events import QUIET
+from ui.kit.format import lead
+from ui.kit.forms import Updates
+from ui.publish.fields import published
 from ui.studio import Studio
-from ui.training_view import answers, training
-from ui.users import hub_token, require_member, require_owner, visitor
-from ui.variants import variants
+from ui.visitor import hub_token, require_member, require_owner, visitor
 
 _CAN_RETRY = (JobState.ERROR, JobState.CANCELED, JobState.INTERRUPTED, JobState.WAITING_FOR_LOGIN)
 _SURE = "(job) => confirm('Delete this job and everything that it made?') ? job : null"

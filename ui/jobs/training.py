@@ -8,8 +8,8 @@ from backend.artifacts.artifact import Training
 from backend.artifacts.training_log import Course
 from backend.jobs.store import Job
 from backend.machine.hardware import gpus
-from ui.format import count, duration, escape, size
-from ui.plot import SMALL, Line, number, plot
+from ui.kit.format import count, duration, escape, size
+from ui.kit.plot import SMALL, Line, number, plot
 
 SHOWN = 5
 """Answers to one question that are shown: the first, the last, and some between."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.artifacts.artifact import Metrics
-from ui.format import escape, percent, size
-from ui.plot import ticks
+from ui.kit.format import escape, percent, size
+from ui.kit.plot import ticks
 from ui.studio import Result, method_name
 
 WIDTH, HEIGHT = 640, 280

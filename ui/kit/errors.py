@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import AppError
-from ui.format import escape
+from ui.kit.format import escape
 
 
 def shown(

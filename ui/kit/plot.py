@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ui.format import escape
+from ui.kit.format import escape
 
 LARGE, SMALL = (480, 190), (300, 150)
 """Sizes of a plot, about as many pixels as a narrow page gives it; its letters grow with it."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ui.format import count, duration, escape, size
+from ui.kit.format import count, duration, escape, size
 
 
 def bar(progress: Mapping[str, Any] | None, phase: str, name: str) -> str:

@@ -14,9 +14,9 @@ from backend.models.inspection import inspect
 from backend.quantize import METHODS
 from backend.recipes import Recipe
 from backend.stages.estimate import estimate
-from ui.errors import fault
-from ui.format import count, duration, escape, lead, size, times
-from ui.forms import Updates
+from ui.kit.errors import fault
+from ui.kit.format import count, duration, escape, lead, size, times
+from ui.kit.forms import Updates
 from ui.studio import Studio
 
 _HITS = 12

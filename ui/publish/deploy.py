@@ -10,13 +10,13 @@ from backend.deploy import ZERO_GPU, DeployOptions
 from backend.deploy.space import Plan, deploy, plan
 from backend.errors import LoginError, SpecError
 from backend.options import parse
-from ui.errors import shown
-from ui.events import BUSY, QUIET
-from ui.format import escape
-from ui.forms import OptionForm, Updates, option_field, option_form
-from ui.outgoing import link, token_box
+from ui.kit.errors import shown
+from ui.kit.events import BUSY, QUIET
+from ui.kit.format import escape
+from ui.kit.forms import OptionForm, Updates, option_field, option_form
+from ui.publish.fields import link, token_box
 from ui.studio import Studio
-from ui.users import alone, hub_token, require_owner
+from ui.visitor import alone, hub_token, require_owner
 
 _SECRETS = "secrets"  # their values come from the environment of this process, which is not every visitor's
 _HARDWARE = [("as it is, or the free one", ""), *(str(item.value) for item in SpaceHardware if item.value != ZERO_GPU)]

@@ -15,9 +15,9 @@ from backend.publish.adopt import Preview
 from backend.publish.card.base_card import read_base_card
 from backend.publish.card.metadata import split_card
 from backend.publish.destination import choices
-from ui.events import QUIET
-from ui.format import escape, size
-from ui.forms import OptionForm, Updates, option_form
+from ui.kit.events import QUIET
+from ui.kit.format import escape, size
+from ui.kit.forms import OptionForm, Updates, option_form
 
 # Enter would put the first repo that holds what was typed in its place; so it does only for who went to it by arrow.
 _TYPED_STAYS = """() => document.addEventListener('keydown', (event) => {

@@ -26,13 +26,13 @@ from backend.publish import PublishOptions
 from backend.publish.adopt import Preview, preview
 from backend.publish.destination import check_destination
 from backend.publish.push import publish
-from ui.errors import shown, warning
-from ui.events import LATEST, QUIET
-from ui.format import escape, size
-from ui.forms import Updates
-from ui.outgoing import Contents, HubFields, build_contents, build_hub_fields, published, token_box
-from ui.progress import bar
-from ui.users import can_sign_in
+from ui.kit.errors import shown, warning
+from ui.kit.events import LATEST, QUIET
+from ui.kit.format import escape, size
+from ui.kit.forms import Updates
+from ui.kit.progress import bar
+from ui.publish.fields import Contents, HubFields, build_contents, build_hub_fields, published, token_box
+from ui.visitor import can_sign_in
 
 _STYLE = """<style>
 .publish-panel table { width: 100%; } .publish-panel th { text-align: left; } .publish-panel td { text-align: right; }

@@ -20,16 +20,16 @@ from backend.publish.card.base_card import read_base_card
 from backend.publish.card.licenses import fitting
 from backend.publish.destination import check_destination
 from ui.changes import hear
-from ui.errors import shown, warning
-from ui.events import LATEST, QUIET
-from ui.format import lead, size
-from ui.forms import Updates
-from ui.job_view import view
-from ui.outgoing import Contents, HubFields, build_contents, build_hub_fields, published, token_box
-from ui.question import Question, build_question
+from ui.jobs.job import view
+from ui.jobs.question import Question, build_question
+from ui.jobs.variants import variant_name
+from ui.kit.errors import shown, warning
+from ui.kit.events import LATEST, QUIET
+from ui.kit.format import lead, size
+from ui.kit.forms import Updates
+from ui.publish.fields import Contents, HubFields, build_contents, build_hub_fields, published, token_box
 from ui.studio import Result, Studio, model_name
-from ui.users import alone, hub_token, require_member, require_owner, visitor
-from ui.variants import variant_name
+from ui.visitor import alone, hub_token, require_member, require_owner, visitor
 
 FOLDER, HUB = "folder", "hub"
 

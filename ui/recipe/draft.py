@@ -14,8 +14,8 @@ from backend.merge import MergeOptions
 from backend.models.facts import ModelFacts
 from backend.quantize.calibrated.options import OF_ROWS, ROWS, CalibratedOptions
 from backend.recipes import Recipe, parse_recipe, parse_yaml
-from ui.forms import can_show
-from ui.rows import can_show_rows
+from ui.data.rows_form import can_show_rows
+from ui.kit.forms import can_show
 
 
 class Uploads(NamedTuple):

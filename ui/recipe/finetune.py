@@ -15,8 +15,8 @@ from backend.models.facts import ModelFacts
 from backend.options import parse
 from backend.recipes import Recipe
 from backend.stages.estimate import estimate
-from ui.format import duration, escape, size
-from ui.forms import OptionForm, Updates, option_form
+from ui.kit.format import duration, escape, size
+from ui.kit.forms import OptionForm, Updates, option_form
 
 OF_THE_ROWS = tuple(DatasetOptions.model_fields)
 """Fields that the Data tab asks for."""

@@ -13,12 +13,12 @@ from backend.models.facts import ModelFacts
 from backend.quantize import METHODS
 from backend.recipes import Recipe, Stage
 from backend.stages.estimate import Estimate, check_room, converts, estimate
-from ui.errors import fault, warning
-from ui.format import duration, escape, plural, size
-from ui.forms import label
-from ui.question import Question, build_question
+from ui.jobs.question import Question, build_question
+from ui.jobs.variants import grid
+from ui.kit.errors import fault, warning
+from ui.kit.format import duration, escape, plural, size
+from ui.kit.forms import label
 from ui.studio import Studio, stage_title, way
-from ui.variants import grid
 
 CONVERTING = ("Convert the weights", "pickled, to safetensors")
 

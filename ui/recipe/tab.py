@@ -12,12 +12,12 @@ from backend.models.facts import ModelFacts
 from backend.options import Frozen, parse
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
-from ui.draft import Parts
-from ui.events import QUIET
-from ui.format import lead, part
-from ui.forms import OptionForm, Updates, both, label, option_form
-from ui.tuning import Tuning, build_tuning
-from ui.variants import NAMED, variant_name
+from ui.jobs.variants import NAMED, variant_name
+from ui.kit.events import QUIET
+from ui.kit.format import lead, part
+from ui.kit.forms import OptionForm, Updates, both, label, option_form
+from ui.recipe.draft import Parts
+from ui.recipe.finetune import Tuning, build_tuning
 
 UNQUANTIZED = "none"
 

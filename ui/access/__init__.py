@@ -1,0 +1,1 @@
+"""Who may send what to the page, and how long they may take."""

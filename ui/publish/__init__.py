@@ -1,0 +1,1 @@
+"""The Publish tab, and the panel that any Gradio app can have."""
