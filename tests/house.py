@@ -176,15 +176,6 @@ def routes(app, prefix=""):
             yield from routes(route.app, prefix + route.path)
 
 
-def name(page, fn):
-    """Name an event by its first trigger and its handler; where the trigger has no id, by where the handler is."""
-    component, event = fn.targets[0]
-    whose = getattr(page.blocks.get(component), "elem_id", None)
-    if whose or not fn.fn:
-        return f"{whose or ''}.{event} {fn.name if fn.fn else '-'}"
-    return f"{event} {fn.fn.__qualname__.replace('.<locals>', '')}"
-
-
 def call(fn, given, profile):
     """Call an event's handler as Gradio does, but with values that Gradio might not let through.
 
@@ -222,13 +213,13 @@ def space_of_anna(tmp_path_factory):
             anna = Visitor(house, house.cookies["anna"])
             house.file = anna.upload("rows.jsonl", CANARY.encode(), "annas0upload")
             anna.session = house.lasting
-            assert CANARY in anna.press(event(house.page, "load _wire_load.load_jobs"), [None])
+            assert CANARY in anna.press(event(house.page, "jobs_load"), [None])
             yield house
     provider.stop()
 
 
 def event(page, wanted):
-    return next(fn for fn in page.fns.values() if name(page, fn) == wanted)
+    return next(fn for fn in page.fns.values() if fn.api_name == wanted)
 
 
 def profile(user):

@@ -28,7 +28,7 @@ from tests.house import (
 )
 from tests.test_jobs import until
 from ui.access import guard
-from ui.visitor import may_run
+from ui.visitor import visitor as visitor_from
 
 space = pytest.fixture(scope="module")(space_of_anna)
 
@@ -91,7 +91,7 @@ def sample(house, path):
         next((assets / folder).rglob("*.js")).relative_to(assets / folder) for folder in ("assets", "static")
     )
     joined = {
-        "fn_index": event(house.page, "load _wire_load.load_jobs")._id,
+        "fn_index": event(house.page, "jobs_load")._id,
         "data": [None],
         "session_hash": house.lasting,
     }
@@ -272,7 +272,7 @@ def begun_uploads(space):
 )
 def test_only_the_page_itself_speaks_for_its_visitor(space, headers, status):
     anna = Visitor(space, space.cookies["anna"], **headers)
-    data = {"fn_index": event(space.page, "then list")._id, "data": [], "session_hash": anna.session}
+    data = {"fn_index": event(space.page, "chat_forget")._id, "data": [], "session_hash": anna.session}
     assert anna.ask("POST", "/gradio_api/queue/join", json=data)[0] == status
     assert anna.ask("GET", f"/gradio_api/queue/data?session_hash={anna.session}")[0] == status
 
@@ -381,9 +381,9 @@ def test_the_hub_alone_may_frame_the_page_and_no_other_host_is_loaded_from(space
 @pytest.mark.parametrize("members", ["*", "ANNA ben-org", "carl"])
 def test_who_may_run_jobs_is_a_setting(space, monkeypatch, members):
     monkeypatch.setenv("WEIGHTSMITH_MEMBERS", members)
-    allowed = {user for user in TOKENS if may_run(load_settings(), profile(user))}
+    allowed = {user for user in TOKENS if visitor_from(load_settings(), profile(user)).may_run}
     assert allowed == {"*": {"anna", "ben", "carl"}, "ANNA ben-org": {"anna", "ben"}, "carl": {"carl"}}[members]
-    assert not may_run(load_settings(), None)
+    assert not visitor_from(load_settings(), None).may_run
 
 
 def test_by_default_the_owner_of_the_space_runs_jobs(space, monkeypatch):

@@ -23,7 +23,7 @@ def home(tmp_path_factory):
         anna = Visitor(house, house.cookie)
         house.file = anna.upload("rows.jsonl", CANARY.encode(), "annas0upload")
         anna.session = house.lasting
-        assert CANARY in anna.press(event(house.page, "load _wire_load.load_jobs"), [None])
+        assert CANARY in anna.press(event(house.page, "jobs_load"), [None])
         yield house
 
 

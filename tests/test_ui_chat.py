@@ -17,7 +17,8 @@ from backend.serve.engines import vllm_environment
 from backend.serve.server import Server
 from backend.serve.servers import Servers
 from backend.settings import Settings
-from ui.chat.tab import build_chat_tab, plain, speed, up_to
+from ui.chat.events import plain, speed, up_to
+from ui.chat.tab import build_chat_tab
 from ui.studio import Studio
 
 TALK = [

@@ -21,7 +21,8 @@ from backend.serve import servers as pool
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from ui import studio as studios
-from ui.page import _wire_start, build_parts
+from ui.page import build_parts
+from ui.recipe.events import wire_sidebar
 from ui.recipe_state import Workbench
 from ui.studio import Studio
 from ui.visitor import LOCAL
@@ -127,7 +128,7 @@ def pressing(studio: Studio) -> tuple[Workbench, Any]:
     """Give a page, and what presses the button that a handler of this name belongs to."""
     with gr.Blocks() as page:
         bench = build_parts(studio)
-        _wire_start(bench)
+        wire_sidebar(bench)
     values = {component: getattr(component, "value", None) for component in bench.inputs()}
     values |= {bench.model.facts: demo_facts(), bench.recipe.pasted: None}
     handlers = {fn.name: fn.fn for fn in page.fns.values()}

@@ -34,12 +34,13 @@ from ui.jobs.job import view
 from ui.jobs.report import report
 from ui.jobs.variants import variants
 from ui.kit.errors import shown
-from ui.page import _wire_start, build_page, build_parts
+from ui.page import build_page, build_parts
 from ui.publish.tab import FOLDER, HUB
+from ui.recipe.events import wire_sidebar
 from ui.recipe.tab import UNQUANTIZED
 from ui.recipe_state import Workbench
 from ui.studio import Result, Studio
-from ui.visitor import LOCAL, require_owner, visitor
+from ui.visitor import LOCAL, visitor
 
 ROOT = Path(__file__).parent.parent
 
@@ -159,7 +160,7 @@ def test_a_pasted_recipe_fills_the_forms_and_gives_itself_back(bench: Workbench,
 def test_tuning_is_the_way_to_a_model_or_to_an_adapter_alone(bench: Workbench) -> None:
     begun = bench.recipe.begin(True, "", "nf4")
     tuned = given(bench) | values(begun)
-    assert begun[bench.recipe.tuning.room]["visible"]
+    assert begun[bench.recipe.finetuning.room]["visible"]
     stages = [stage.stage for stage in bench.draft_recipe(tuned).stages]
     assert stages == ["finetune", "merge", "quantize", "evaluate"]
     alone = tuned | {bench.recipe.merging: False}
@@ -179,7 +180,7 @@ def test_adapters_made_elsewhere_are_no_matter_of_a_recipe_that_tunes(bench: Wor
 
 
 def test_a_preset_fills_the_form_and_a_change_is_of_no_preset(bench: Workbench) -> None:
-    tuning = bench.recipe.tuning
+    tuning = bench.recipe.finetuning
     filled = given(bench, tuning=True) | values(tuning.take("quick-look", demo_facts()))
     told = bench.refresh(filled | {tuning.form.fields["seed"]: 7})
     assert told[tuning.preset]["value"] == "quick-look"
@@ -197,9 +198,9 @@ def test_each_preset_says_what_it_costs_for_this_model_and_these_rows(bench: Wor
     few, many = given(bench, tuning=True, **{"rows-split": "train[:40]"}), given(bench, tuning=True)
     for page, words in ((few, "train[:40]"), (many, "bundled questions")):
         updates = bench.refresh(page)
-        told = {name: text for text, name in updates[bench.recipe.tuning.preset]["choices"]}
+        told = {name: text for text, name in updates[bench.recipe.finetuning.preset]["choices"]}
         assert all(re.search(r"About .+ and \d.+B of memory\.", text) for text in told.values())
-        assert words in updates[bench.recipe.tuning.rows]
+        assert words in updates[bench.recipe.finetuning.rows]
         page["told"] = told
     assert few["told"]["thorough"] != many["told"]["thorough"]
 
@@ -210,7 +211,7 @@ def test_rows_that_were_looked_at_are_what_the_costs_are_reckoned_from(bench: Wo
     told = {}
     for survey in (None, long):
         updates = bench.refresh(given(bench, tuning=True) | {bench.looking.survey: survey})
-        told[survey is None] = updates[bench.recipe.tuning.preset]["choices"][1][0], updates[bench.sidebar.summary]
+        told[survey is None] = updates[bench.recipe.finetuning.preset]["choices"][1][0], updates[bench.sidebar.summary]
     assert " min and " in told[True][0]
     assert re.search(r"About \d+ h", told[False][0])
     assert re.search(r"about \d+ h", told[False][1])
@@ -275,7 +276,7 @@ def test_rows_are_asked_for_where_something_learns_from_them(bench: Workbench) -
     for tuning in (True, False):
         updates = bench.refresh(given(bench, tuning=tuning))
         assert updates[bench.data.rows.room]["visible"] == tuning
-        assert updates[bench.data.untuned]["visible"] == (not tuning)
+        assert updates[bench.data.untrained]["visible"] == (not tuning)
 
 
 def test_what_calibration_reads_is_asked_for_where_something_is_calibrated(bench: Workbench) -> None:
@@ -539,16 +540,16 @@ def test_after_a_reload_an_upload_is_asked_for_again_and_nothing_starts_on_anoth
 def test_on_a_space_the_owner_is_the_accounts_id_and_strangers_are_told_to_sign_in(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert require_owner(studio.settings, None) == "local"
+    assert visitor(studio.settings, None).known() == "local"
     monkeypatch.setenv("SPACE_ID", "me/studio")
     monkeypatch.setenv("OAUTH_CLIENT_ID", "x")
-    assert visitor(studio.settings, None) is None
+    assert visitor(studio.settings, None).owner is None
     with pytest.raises(Exception, match="sign in with Hugging Face"):
-        require_owner(studio.settings, None)
+        visitor(studio.settings, None).known()
     profile = gr.OAuthProfile(
         {"sub": "42", "name": "Me", "preferred_username": "me", "profile": "https://x", "picture": "https://x"}
     )
-    assert require_owner(studio.settings, profile) == "42"
+    assert visitor(studio.settings, profile).known() == "42"
 
 
 def test_a_name_alone_is_a_folder_of_the_data_folder(bench: Workbench, tmp_path: Path) -> None:
@@ -639,7 +640,7 @@ def test_an_adapter_alone_leads_on_to_its_merge_or_on_a_shared_page_says_the_way
         told = bench.jobs.show("anna", job_id)
         assert told[bench.jobs.merge]["visible"]
         assert "merged into the model first" in told[bench.jobs.result]["value"]
-        taken = bench.merge_tuned(studio.results("anna")[0], "int8", None)
+        taken = bench.merge_finetuned(studio.results("anna")[0], "int8", None)
         assert set(taken) <= {*bench.filled(), bench.tabs}
         recipe = bench.draft_recipe(given(bench, tuning=True) | values(taken))
         assert [stage.stage for stage in recipe.stages] == ["merge", "quantize", "evaluate"]
@@ -713,7 +714,7 @@ def test_the_hub_as_the_destination_offers_repos_and_a_full_storage_is_told(
         return {block.elem_id: value for block, value in call(fn, given, None).items()}
 
     try:
-        offer = "publish-artifact.change offer"
+        offer = "publish_offer"
         named = {"publish-artifact": key, "publish-where": HUB}
         offered = ["anna/SmolLM2-135M-Instruct-nf4", "acme/SmolLM2-135M-Instruct-nf4"]
         assert told(offer, **named) == {"publish-repo": gr.update(choices=offered)}
@@ -721,7 +722,7 @@ def test_the_hub_as_the_destination_offers_repos_and_a_full_storage_is_told(
         assert told(offer, **named | {"publish-where": FOLDER}) == {"publish-repo": gr.skip()}
         assert told(offer, **{"publish-where": HUB}) == {"publish-repo": gr.skip()}
         assert len(hub.requests) == asked
-        started = told("publish-start.click start", **named, **{"publish-repo": offered[1]})
+        started = told("publish_start", **named, **{"publish-repo": offered[1]})
         assert "holds 100 GB in private repos and 7 bytes are to come" in html.unescape(started["publish-note"])
         assert studio.supervisor.list(LOCAL)[0].spec["options"]["repo_id"] == offered[1]
     finally:
@@ -736,7 +737,7 @@ def test_the_start_of_a_recipe_that_publishes_tells_a_full_storage_beside_it(
     monkeypatch.setenv("HF_TOKEN", "hf_write")
     with gr.Blocks() as page:
         bench = build_parts(studio)
-        _wire_start(bench)
+        wire_sidebar(bench)
     recipe = {"base_model": "acme/tiny", "stages": [{"stage": "quantize", "method": "nf4"}]}
     known = {bench.model.facts: inspect("acme/tiny", None, None)}
     studio.supervisor._lanes = []  # nobody does what waits
@@ -744,7 +745,7 @@ def test_the_start_of_a_recipe_that_publishes_tells_a_full_storage_beside_it(
     try:
         for publish, words in (({}, ""), ({"publish": {"repo_id": "me/new"}}, "holds 100 GB in private repos and")):
             typed = given(bench) | known | {bench.recipe.pasted: recipe | publish}
-            note = call(event(page, "start.click start"), typed, None)[bench.sidebar.note]
+            note = call(event(page, "recipe_start"), typed, None)[bench.sidebar.note]
             assert (words in note, bool(note)) == (True, bool(words))
         assert len(studio.supervisor.list(LOCAL)) == 2
     finally:

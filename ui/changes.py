@@ -19,7 +19,7 @@ from backend.jobs.supervisor import PREVIEW
 from ui.jobs.job import going, row, standing
 from ui.kit.events import LATEST, QUIET
 from ui.studio import Studio
-from ui.visitor import profile_of, visitor
+from ui.visitor import visitor_of
 
 SEEN = {
     "jobs": "#job-view",
@@ -39,7 +39,7 @@ def add_changes(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/changes")
     def changes(request: Request, since: str = "") -> Response:
-        owner = visitor(studio.settings, profile_of(request.scope))
+        owner = visitor_of(studio.settings, request.scope).owner
         told = {"app": started, **(_of(studio, owner) if owner else {"versions": {}, "running": {}})}
         version = _version(told)
         return Response(status_code=204) if since == version else JSONResponse({"version": version, **told})
@@ -76,7 +76,7 @@ def _version(what: Any) -> str:
 
 def listen(page: gr.Blocks) -> None:
     """Have an open page ask what is new; inside the open Blocks."""
-    page.load(None, None, None, js=_LISTEN % json.dumps(SEEN), **QUIET)
+    page.load(None, None, None, js=_LISTEN % json.dumps(SEEN), api_name="listen", **QUIET)
 
 
 def hear(what: str, handler: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
@@ -88,7 +88,9 @@ def hear(what: str, handler: Callable[..., Any], inputs: list[Any], outputs: lis
         inputs: Of the handler.
         outputs: Of the handler.
     """
-    gr.Button(visible="hidden", elem_id=f"hear-{what}").click(handler, inputs, outputs, **LATEST)
+    gr.Button(visible="hidden", elem_id=f"hear-{what}").click(
+        handler, inputs, outputs, api_name=f"hear_{what}", **LATEST
+    )
 
 
 _LISTEN = """() => {

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from backend.data.options import DEMO_DATASET
 from backend.errors import SpecError
@@ -15,7 +16,8 @@ from ui.data.look import Looking
 from ui.data.rows_form import USUAL
 from ui.data.tab import DataTab
 from ui.jobs.tab import JobsTab
-from ui.kit.forms import Updates, both
+from ui.kit.events import QUIET
+from ui.kit.forms import Given, Updates, both
 from ui.model.tab import ModelTab
 from ui.publish.tab import PublishTab
 from ui.recipe.draft import (
@@ -63,8 +65,13 @@ class Workbench:
     remembered: gr.BrowserState
 
     @property
+    def token(self) -> gr.Textbox:
+        """The token that every tab uses."""
+        return self.publish.token
+
+    @property
     def paths(self) -> bool:
-        """Whether recipes may name folders of this machine."""
+        """Return whether recipes may name folders of this machine."""
         return alone(self.studio.settings)
 
     @property
@@ -75,14 +82,14 @@ class Workbench:
 
     def inputs(self) -> set[Any]:
         """What the recipe is read from."""
-        text, pasted, token = self.recipe.text, self.recipe.pasted, self.publish.token
-        shown = {self.looking.survey, self.recipe.tuning.preset}
+        text, pasted, token = self.recipe.text, self.recipe.pasted, self.token
+        shown = {self.looking.survey, self.recipe.finetuning.preset}
         return {self.model.facts, self.model.revision, text, pasted, token, *shown, *self.form}
 
     def outputs(self) -> list[Any]:
         """What refresh() changes."""
         data, recipe = self.data, self.recipe
-        told = [recipe.tuning.preset, recipe.tuning.rows, *data.switched()]
+        told = [recipe.finetuning.preset, recipe.finetuning.rows, *data.switched()]
         forms = (data.form, data.rows.form, data.calibration.form)
         fields = [*(component for form in forms for component in form.components), *recipe.fields]
         return [self.sidebar.summary, self.sidebar.start, self.remembered, recipe.text, recipe.pasted, *told, *fields]
@@ -93,22 +100,31 @@ class Workbench:
         of_data = [*data.components, data.note, *data.rows.outputs(), *data.calibration.outputs()]
         return [*self.model.outputs(), *of_data, *recipe.outputs(), recipe.pasted, recipe.note]
 
-    def changed(self, given: dict[Any, Any]) -> Updates:
+    def refresh_after(self, event: Dependency, name: str) -> None:
+        """Show the recipe anew once an event of this name has happened; inside the open Blocks."""
+        event.then(self.refresh, self.inputs(), self.outputs(), api_name=f"{name}_refresh", **QUIET)
+
+    def change_after(self, event: Dependency, name: str) -> None:
+        """Show the recipe anew once an event of this name has set something; inside the open Blocks."""
+        event.then(self.changed, self.inputs(), self.outputs(), api_name=f"{name}_changed", **QUIET)
+
+    def changed(self, given: Given) -> Updates:
         """Show the recipe as the forms have it now that somebody has set something: a pasted one is left."""
         return self.refresh({**given, self.recipe.pasted: None}) | {self.recipe.pasted: None}
 
-    def refresh(self, given: dict[Any, Any]) -> Updates:
+    def refresh(self, given: Given) -> Updates:
         """Show the recipe as the forms have it now, or beside each field why there is none."""
         facts = given[self.model.facts]
-        shown = self.data.switch(given[self.recipe.tuning.wanted], self.recipe.calibrates(given))
+        shown = self.data.switch(given[self.recipe.finetuning.wanted], self.recipe.calibrates(given))
         marks = self._mark(given, {}) | shown
         if facts is None:
             return marks | {self.sidebar.summary: empty(), self.sidebar.start: gr.update(interactive=False)}
         draft, survey = self.draft(given), given[self.looking.survey]
         if "finetune" in draft.stages:
-            tuning, rows = self.recipe.tuning, {"dataset": draft.uploads.rows} if draft.uploads.rows else {}
+            finetuning = self.recipe.finetuning
+            rows = {"dataset": draft.uploads.rows} if draft.uploads.rows else {}
             values = draft.stages["finetune"] | rows
-            marks |= tuning.tell(values, given[tuning.preset], Price(facts, self.studio.settings.data, survey))
+            marks |= finetuning.tell(values, given[finetuning.preset], Price(facts, self.studio.settings.data, survey))
         try:
             recipe = self.draft_recipe(given)
             suits(recipe, facts)
@@ -122,7 +138,7 @@ class Workbench:
             self.remembered: _memory(recipe, draft.uploads),
         }
 
-    def _mark(self, given: dict[Any, Any], faults: dict[str, dict[str, str]]) -> Updates:
+    def _mark(self, given: Given, faults: dict[str, dict[str, str]]) -> Updates:
         """Show faults by stage beside the fields of every tab."""
         data = self.data
         of_data = data.form.mark(faults.get("evaluate", {})) | data.rows.mark(faults.get("finetune", {}))
@@ -130,8 +146,8 @@ class Workbench:
         of_data |= data.calibration.mark({name: text for found in read for name, text in found.items()})
         return of_data | self.recipe.mark(given, faults)
 
-    def draft_recipe(self, given: dict[Any, Any]) -> Recipe:
-        """Give the recipe that stands: the pasted one, or that of the forms.
+    def draft_recipe(self, given: Given) -> Recipe:
+        """Return the recipe that stands: the pasted one, or that of the forms.
 
         Raises:
             SpecError: Every fault, each with its field.
@@ -150,7 +166,7 @@ class Workbench:
             raise SpecError("\n".join(missing.values()), missing)
         return draft.recipe(self.paths)
 
-    def draft(self, given: dict[Any, Any]) -> Draft:
+    def draft(self, given: Given) -> Draft:
         """Read the forms."""
         facts: ModelFacts = given[self.model.facts]
         stages, data = self.recipe.stages(given), self.data
@@ -167,8 +183,8 @@ class Workbench:
         uploads = Uploads(data.text(given), data.rows.upload(given), data.calibration.upload(given))
         return Draft(facts.model, facts.commit, stages, uploads)
 
-    def stored_recipe(self, given: dict[Any, Any], owner: str) -> Recipe:
-        """Give the recipe for an owner's job: what was uploaded is kept where it stays.
+    def stored_recipe(self, given: Given, owner: str) -> Recipe:
+        """Return the recipe for an owner's job: what was uploaded is kept where it stays.
 
         Raises:
             SpecError: Every fault, each with its field.
@@ -180,7 +196,7 @@ class Workbench:
         uploads = self.studio.supervisor.uploads
         return with_uploads(recipe, Uploads(*(path and str(uploads.keep(Path(path), owner)) for path in used)))
 
-    def apply(self, given: dict[Any, Any], token: str | None) -> Updates:
+    def apply(self, given: Given, token: str | None) -> Updates:
         """Take a pasted recipe: into the forms where they can show it, as it stands where they cannot."""
         return self.fill(read_yaml(given[self.recipe.text], self.paths), token)
 
@@ -210,7 +226,7 @@ class Workbench:
         filled |= self.data.calibration.fill(known.calibration) if known.calibration else {}
         return {**found, **filled, self.recipe.pasted: None, self.recipe.note: ""}
 
-    def merge(self, given: dict[Any, Any], token: str | None) -> Updates:
+    def merge(self, given: Given, token: str | None) -> Updates:
         """Choose the base model of the adapter that was named as a model, and merge the adapter first."""
         adapter, base = given[self.model.adapter]
         found = self.model.choose(base, "", token) | self.model.no_hits()
@@ -218,7 +234,7 @@ class Workbench:
         shown = {self.recipe.pasted: None, self.recipe.note: "", self.tabs: gr.Tabs(selected="recipe")}
         return {**found, **taken, **shown}
 
-    def merge_tuned(self, result: Result, method: str, token: str | None) -> Updates:
+    def merge_finetuned(self, result: Result, method: str, token: str | None) -> Updates:
         """Choose the model that an adapter was trained on, and merge the adapter first."""
         recipe = result.job.read_spec()
         assert isinstance(recipe, Recipe)
@@ -228,12 +244,12 @@ class Workbench:
 
 
 def _as_typed(recipe: Recipe, uploads: Uploads) -> Recipe:
-    """Give a recipe as its author may read it: what is its own where it lies, of an upload the name."""
+    """Return a recipe as its author may read it: what is its own where it lies, of an upload the name."""
     return with_uploads(recipe, uploads.used(recipe).names)
 
 
 def _memory(recipe: Recipe, uploads: Uploads) -> dict[str, Any]:
-    """Give what the browser remembers: the recipe, and of uploads the names alone."""
+    """Return what the browser remembers: the recipe, and of uploads the names alone."""
     used = uploads.used(recipe)
     data = with_uploads(recipe, used.names).model_dump(mode="json", exclude_none=True)
     uploaded = {"evaluate": used.text and "text", "finetune": used.rows and "dataset"}

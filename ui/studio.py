@@ -38,7 +38,7 @@ class Result:
 
     @property
     def answers(self) -> bool:
-        """Whether one can chat with it: with an adapter where the model that it was trained on is still here."""
+        """Return whether one can chat with it: with an adapter where the model that it was trained on is still here."""
         return self.artifact.kind in MODELS or (self.artifact.kind == "adapter" and trained_on(self.folder) is not None)
 
     @property
@@ -133,17 +133,17 @@ class Studio:
         self.supervisor.delete(job_id, owner)
 
     def results(self, owner: str) -> list[Result]:
-        """Give everything that an owner's jobs have made, newest first."""
+        """Return everything that an owner's jobs have made, newest first."""
         jobs = [job for job in self.supervisor.list(owner) if job.kind == "recipe"]
         return [result for job in jobs for result in reversed(self.results_of(job, owner))]
 
     def results_of(self, job: Job, owner: str) -> list[Result]:
-        """Give what one job has made, in the order in which it made it."""
+        """Return what one job has made, in the order in which it made it."""
         folders = self.supervisor.artifacts(job.id, owner) if job.kind == "recipe" else []
         return [Result(job, folder, open_artifact(folder)) for folder in folders]
 
     def models(self, owner: str) -> list[Model]:
-        """Give what an owner can chat with, newest first, then the models that it was made from, each once."""
+        """Return what an owner can chat with, newest first, then the models that it was made from, each once."""
         bases = dict[Path, Base]()
         for job in self.supervisor.list(owner):
             folder = base_folder(self.settings.jobs / job.id) if job.kind == "recipe" else None
@@ -163,7 +163,7 @@ class Studio:
         return Base(job, folder)
 
     def in_the_way(self, spec: Spec, owner: str) -> list[Model]:
-        """Give the models on the GPU that a job needs; none where it needs no GPU, or there is none.
+        """Return the models on the GPU that a job needs; none where it needs no GPU, or there is none.
 
         Raises:
             JobError: One of them is another visitor's.
@@ -179,16 +179,16 @@ class Studio:
         return [own[folder] for folder in live]
 
     def trained(self, job: Job, owner: str) -> Training | None:
-        """Give what is recorded of a job's training, once it is done."""
+        """Return what is recorded of a job's training, once it is done."""
         return next((r.artifact.training for r in self.results_of(job, owner) if r.artifact.kind == "adapter"), None)
 
     @property
     def shared(self) -> bool:
-        """Whether strangers use the page too: no recipe names a folder there, not even of one's own adapter."""
+        """Return whether strangers use the page too: no recipe names a folder there, not even of one's own adapter."""
         return not alone(self.settings)
 
     def original_bytes(self, job: Job) -> int | None:
-        """Give the size of the weights that a job began with, if they are still here."""
+        """Return the size of the weights that a job began with, if they are still here."""
         base = base_folder(self.settings.jobs / job.id)
         return weights_bytes(base) or None if base else None
 
@@ -239,5 +239,5 @@ def way(stages: Sequence[Frozen]) -> str:
 
 
 def model_name(model: str) -> str:
-    """Give the short name of a base model."""
+    """Return the short name of a base model."""
     return (BASE_MODEL if model == DEMO else model).rstrip("/").rsplit("/", 1)[-1]

@@ -22,7 +22,9 @@ def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
         studio: The backend.
         launch: Lets in who started the app; None on a Space.
     """
-    settings, page, kept = studio.settings, build_page(studio), studio.supervisor.uploads.of
+    settings = studio.settings
+    page = build_page(studio)
+    kept = studio.supervisor.uploads.of
 
     def session_of(event_id: str) -> str | None:  # Gradio cancels by an event's name alone, whoever says it
         event = page._queue.event_ids_to_events.get(event_id)
@@ -45,8 +47,9 @@ def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
         theme=theme(),
         css_paths=[CSS],
     )
-    known = {"session_of": session_of, "kept": kept, "knows": page.fns.__contains__}
-    app.add_middleware(Guard, settings=settings, launch=launch, **known)
+    app.add_middleware(
+        Guard, settings=settings, launch=launch, session_of=session_of, kept=kept, knows=page.fns.__contains__
+    )
     _read_sign_in_first(app)
     return app
 

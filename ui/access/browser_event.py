@@ -30,7 +30,7 @@ class Said(NamedTuple):
 
     session: Any  # as it came; see is_name()
     event: str | None  # of the queue, where one is canceled
-    index: int | None  # of what happens in the page
+    number: int | None  # of what happens in the page
     paths: tuple[str, ...]
 
 

@@ -64,7 +64,7 @@ class Connection(H11Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered."""
+        """Return whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _look(self) -> None:
@@ -100,5 +100,6 @@ def server(app: ASGIApp, **options: Any) -> uvicorn.Server:
         app: What answers.
         options: Of uvicorn.
     """
-    limits = {"http": Connection, "h11_max_incomplete_event_size": _HEAD_BYTES, "backlog": _AT_ONCE}
-    return uvicorn.Server(uvicorn.Config(app, **limits, **options))
+    return uvicorn.Server(
+        uvicorn.Config(app, http=Connection, h11_max_incomplete_event_size=_HEAD_BYTES, backlog=_AT_ONCE, **options)
+    )

@@ -5,7 +5,7 @@ from fastapi.responses import FileResponse
 
 from backend.errors import AppError
 from ui.studio import Result, Studio
-from ui.visitor import profile_of, visitor
+from ui.visitor import visitor_of
 
 
 def add_downloads(app: FastAPI, studio: Studio) -> None:
@@ -13,7 +13,7 @@ def add_downloads(app: FastAPI, studio: Studio) -> None:
 
     @app.api_route("/artifacts/{job}/{step}/{name:path}", methods=["GET", "HEAD"])
     def download(job: str, step: str, name: str, request: Request) -> FileResponse:
-        owner = visitor(studio.settings, profile_of(request.scope))
+        owner = visitor_of(studio.settings, request.scope).owner
         try:
             result = studio.result(f"{job}/{step}", owner) if owner else None
         except AppError:
@@ -24,5 +24,5 @@ def add_downloads(app: FastAPI, studio: Studio) -> None:
 
 
 def address(result: Result, name: str) -> str:
-    """Give where a file of a result is downloaded."""
+    """Return where a file of a result is downloaded."""
     return f"/artifacts/{result.key}/{name}"

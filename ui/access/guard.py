@@ -28,7 +28,7 @@ from ui.access.browser_event import Refused, Said, is_name, read_event
 from ui.access.launch import Launch
 from ui.access.ownership import Ownership
 from ui.kit.format import size
-from ui.visitor import Profile, may_run, profile_of, require_member, visitor
+from ui.visitor import Visitor, visitor_of
 
 HUB = "huggingface.co"
 
@@ -128,12 +128,12 @@ class Guard:
         method = "GET" if request.method == "HEAD" else request.method
         if method not in OPEN or not OPEN[method].fullmatch(path):
             raise Refused(404, "There is nothing here.")
-        profile = profile_of(scope)
-        who = visitor(self._settings, profile)
+        visitor = visitor_of(self._settings, scope)
+        who = visitor.owner
         if path == _UPLOAD:
-            return await self._take(request, send, profile)
+            return await self._take(request, send, visitor)
         if method == "POST":
-            self._check_length(request, _MOST_JSON if may_run(self._settings, profile) else _MOST_JSON_OF_STRANGERS)
+            self._check_length(request, _MOST_JSON if visitor.may_run else _MOST_JSON_OF_STRANGERS)
             body = await self._body(request)
             # Not in the event loop: it is everybody's, and what is read here somebody has made up.
             said = await asyncio.get_running_loop().run_in_executor(self._readers, read_event, body)
@@ -160,10 +160,10 @@ class Guard:
             if not self._streams[whose]:
                 del self._streams[whose]
 
-    async def _take(self, request: Request, send: Send, profile: Profile | None) -> None:
+    async def _take(self, request: Request, send: Send, visitor: Visitor) -> None:
         """Let an upload in, if its sender may and there is room for it beside what is theirs already."""
         try:
-            who = require_member(self._settings, profile)
+            who = visitor.member()
         except LoginError as e:
             raise Refused(403, str(e)) from e
         self._check_sessions([request.query_params.get("upload_id")], who)
@@ -242,7 +242,7 @@ class Guard:
         self._check_sessions([said.session], who)
         if said.event is not None and self._session_of(said.event) not in (None, said.session):
             raise Refused(404, "There is no such event.")
-        if path == _JOIN and said.index is not None and not self._knows(said.index):
+        if path == _JOIN and said.number is not None and not self._knows(said.number):
             raise Refused(404, "There is no such event: reload the page.")
         if not all(self._ownership.has_file(path, who) for path in said.paths):
             raise Refused(404, "There is no such file: upload it again.")
@@ -297,7 +297,7 @@ class Guard:
 
 
 def _name(host: str) -> str:
-    """Give the name or address in a Host header, without the port and the brackets of an IPv6 address."""
+    """Return the name or address in a Host header, without the port and the brackets of an IPv6 address."""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
@@ -322,7 +322,7 @@ def _is_public(address: str) -> bool:
 
 
 def _whole(request: Request) -> Receive:
-    """Give an upload's body to its end; one that is broken off ends as no form does.
+    """Return an upload's body to its end; one that is broken off ends as no form does.
 
     Of a malformed form Gradio deletes what it has written. Half a file of who hangs up it would forget, on the disk.
     """
@@ -346,7 +346,7 @@ def _whole(request: Request) -> Receive:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """Give a body that was read once more; after it comes what comes, such as that the visitor has gone."""
+    """Return a body that was read once more; after it comes what comes, such as that the visitor has gone."""
     given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:

@@ -49,7 +49,7 @@ class Launch:
         return f"http://{host}:{self._settings.port}/?key={self._key}"
 
     async def answer(self, request: Request) -> Response | None:
-        """Give what a browser is told that was not let in, or is being so; None where it was."""
+        """Return what a browser is told that was not let in, or is being so; None where it was."""
         known = _same(request.cookies.get(self._cookie, ""), self._pass)
         if request.method == "GET" and request.scope["path"] == "/" and "key" in request.query_params:
             right = known or _same(request.query_params["key"], self._key)
@@ -115,7 +115,7 @@ def _same(given: str, wanted: str) -> bool:
 
 
 def _secret(data: Path) -> bytes:
-    """Give what this folder's cookies are made of: it outlives a restart, so that open pages do."""
+    """Return what this folder's cookies are made of: it outlives a restart, so that open pages do."""
     path = data / "cookie.key"
     kept = path.read_bytes() if path.is_file() else b""
     if len(kept) != _SECRET_BYTES:  # cut by a crash, it could be guessed

@@ -18,7 +18,7 @@ class Ownership:
         self._coming = dict[object, tuple[str, int]]()
 
     def enter(self, session: str, who: str | None) -> bool:
-        """Whether a visitor may use a session; it belongs to the first who uses it signed in.
+        """Return whether a visitor may use a session; it belongs to the first who uses it signed in.
 
         Args:
             session: The name that the browser drew.
@@ -36,7 +36,7 @@ class Ownership:
         _limit(self._files)
 
     def has_file(self, path: str, who: str | None) -> bool:
-        """Whether a visitor has uploaded the file that lies there."""
+        """Return whether a visitor has uploaded the file that lies there."""
         return who is not None and (path, who) in self._files
 
     @contextmanager
@@ -54,7 +54,7 @@ class Ownership:
             arrived()
 
     def taken(self, who: str, kept: Iterable[Path]) -> int:
-        """Give the bytes that a visitor's uploads take here, those on their way included.
+        """Return the bytes that a visitor's uploads take here, those on their way included.
 
         Args:
             who: The visitor.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from backend.errors import AppError, SpecError
 from backend.machine.hardware import gpus
@@ -18,9 +19,9 @@ from backend.serve.compare import MOST, PROMPT, Reply, as_csv, batch, compare, d
 from ui.kit.errors import fault, shown
 from ui.kit.events import QUIET
 from ui.kit.format import escape, part, size
-from ui.kit.forms import OptionForm, Updates
+from ui.kit.forms import Given, OptionForm, Updates
 from ui.studio import Model, Studio
-from ui.visitor import require_member
+from ui.visitor import Visitor, handler
 
 _LETTERS = "ABC"
 _TIE = "tie"
@@ -97,40 +98,13 @@ def build_compare(studio: Studio) -> Compare:
 
 def wire_compare(tab: Compare, options: OptionForm, system: gr.Textbox) -> None:
     """Connect what happens inside it; how answers are sampled is said where one chats."""
-    studio = tab.studio
+    settings = tab.studio.settings
 
-    def chosen(given: dict[Any, Any], owner: str) -> dict[str, Path]:
-        keys = given[tab.models] or []
-        if len(keys) < 2:
-            raise SpecError("Choose two or three models to compare.")
-        models = [studio.model(key, owner) for key in keys]
-        titles = [model.title for model in models]
-        for model in models:
-            studio.join(model.folder, owner)
-        return {_named(model, titles): model.folder for model in models}
-
-    @shown(tab.note)
-    def ask(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
-        owner, question = require_member(studio.settings, profile), (given[tab.prompt] or "").strip()
-        models, sampling = chosen(given, owner), parse(ChatOptions, options.values(given))
-        if not question:
-            raise SpecError("Write a question for all of them.")
-        if given[tab.blind]:
-            models = dict(random.sample(list(models.items()), len(models)))
-        hidden, seconds = bool(given[tab.blind]), studio.settings.server_start_seconds
-        yield {tab.note: "", tab.vote: gr.update(visible=False, value=None), tab.order: (), **_busy(tab, True)}
-        replies = dict[str, Reply]()
-        try:
-            said = (given[system] or "").strip()
-            for replies in paced(compare(studio.servers, models, question, said, sampling, seconds)):
-                yield {tab.board: board(replies, hidden)}
-        finally:
-            ended = _busy(tab, False)
-        answered = [name for name, reply in replies.items() if reply.answer and not reply.error]
-        if hidden and len(answered) == len(replies):
-            letters = [(_LETTERS[i], name) for i, name in enumerate(replies)]
-            ended |= {tab.vote: gr.update(choices=[*letters, ("none is better", _TIE)], value=None, visible=True)}
-        yield {**ended, tab.order: tuple(replies.items())}
+    @handler(settings, tab.note)
+    def ask(given: Given, who: Visitor) -> Iterator[Updates]:
+        owner = who.member()
+        models = _chosen(tab, given, owner)
+        yield from _ask(tab, given, models, parse(ChatOptions, options.values(given)), (given[system] or "").strip())
 
     @shown(tab.note)
     def vote(best: str, order: tuple[tuple[str, Reply], ...], tally: dict[str, list[int]] | None) -> Updates:
@@ -138,31 +112,73 @@ def wire_compare(tab: Compare, options: OptionForm, system: gr.Textbox) -> None:
         for name, _ in order:
             votes = counted.setdefault(name, [0, 0])
             counted[name] = [votes[0] + (name == best), votes[1] + 1]
-        shown_ = {tab.board: board(dict(order), hidden=False), tab.vote: gr.update(visible=False)}
-        return {**shown_, tab.tally: counted, tab.note: standings(counted)}
+        seen: Updates = {tab.board: board(dict(order), hidden=False), tab.vote: gr.update(visible=False)}
+        return {**seen, tab.tally: counted, tab.note: standings(counted)}
 
-    @shown(tab.note)
-    def many(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Iterator[Updates]:
-        owner = require_member(studio.settings, profile)
-        models, sampling = chosen(given, owner), parse(ChatOptions, options.values(given))
-        rows = [{PROMPT: prompt} for prompt in read_prompts(Path(given[tab.file]))]
-        yield {tab.save: gr.update(visible=False), **_busy(tab, True)}
-        seconds, ended = studio.settings.server_start_seconds, _busy(tab, False)
-        try:
-            for done in batch(studio.servers, models, rows, sampling, seconds):
-                yield {tab.note: f'<p class="quiet">{done} of {len(rows) * len(models)} answers.</p>'}
-        except AppError as e:
-            ended |= {tab.note: fault(e)}
-        yield {**ended, tab.table: as_csv(rows), tab.save: gr.update(visible=len(rows[0]) > 1)}
+    @handler(settings, tab.note)
+    def many(given: Given, who: Visitor) -> Iterator[Updates]:
+        owner = who.member()
+        models = _chosen(tab, given, owner)
+        yield from _ask_many(tab, Path(given[tab.file]), models, parse(ChatOptions, options.values(given)))
 
-    inputs = {tab.models, tab.blind, tab.prompt, tab.file, system, *options.components}
+    inputs: set[Block] = {tab.models, tab.blind, tab.prompt, tab.file, system, *options.components}
     outputs = [tab.note, tab.board, tab.vote, tab.order, tab.save, tab.table, tab.ask, tab.stop]
-    asked = gr.on([tab.ask.click, tab.prompt.submit], ask, inputs, outputs, **QUIET)
-    batched = tab.file.upload(many, inputs, outputs, **QUIET)
-    tab.stop.click(lambda: _busy(tab, False), None, [tab.ask, tab.stop], cancels=[asked, batched], **QUIET)
+    sent = [tab.ask.click, tab.prompt.submit]
+    asked = gr.on(sent, ask, inputs, outputs, api_name="compare_ask", **QUIET)
+    batched = tab.file.upload(many, inputs, outputs, api_name="compare_many", **QUIET)
+    ended = {"cancels": [asked, batched], "api_name": "compare_stop", **QUIET}
+    tab.stop.click(lambda: _busy(tab, False), None, [tab.ask, tab.stop], **ended)
     voted = [tab.vote, tab.order, tab.tally]
-    tab.vote.input(vote, voted, [tab.board, tab.vote, tab.tally, tab.note], **QUIET)
-    tab.save.click(None, tab.table, None, js=_SAVE, **QUIET)
+    told = [tab.board, tab.vote, tab.tally, tab.note]
+    tab.vote.input(vote, voted, told, api_name="compare_vote", **QUIET)
+    tab.save.click(None, tab.table, None, js=_SAVE, api_name="compare_save", **QUIET)
+
+
+def _chosen(tab: Compare, given: Given, owner: str) -> dict[str, Path]:
+    """Return the folders of the chosen models by name, and note that their servers are used."""
+    keys = given[tab.models] or []
+    if len(keys) < 2:
+        raise SpecError("Choose two or three models to compare.")
+    models = [tab.studio.model(key, owner) for key in keys]
+    titles = [model.title for model in models]
+    for model in models:
+        tab.studio.join(model.folder, owner)
+    return {_named(model, titles): model.folder for model in models}
+
+
+def _ask(tab: Compare, given: Given, models: dict[str, Path], sampling: ChatOptions, system: str) -> Iterator[Updates]:
+    """Ask each model the question, and show the answers as they grow."""
+    question, hidden = (given[tab.prompt] or "").strip(), bool(given[tab.blind])
+    if not question:
+        raise SpecError("Write a question for all of them.")
+    if hidden:
+        models = dict(random.sample(list(models.items()), len(models)))
+    yield {tab.note: "", tab.vote: gr.update(visible=False, value=None), tab.order: (), **_busy(tab, True)}
+    servers, seconds = tab.studio.servers, tab.studio.settings.server_start_seconds
+    replies = dict[str, Reply]()
+    try:
+        for replies in paced(compare(servers, models, question, system, sampling, seconds)):
+            yield {tab.board: board(replies, hidden)}
+    finally:
+        ended = _busy(tab, False)
+    answered = [name for name, reply in replies.items() if reply.answer and not reply.error]
+    if hidden and len(answered) == len(replies):
+        letters = [(_LETTERS[i], name) for i, name in enumerate(replies)]
+        ended |= {tab.vote: gr.update(choices=[*letters, ("Tie", _TIE)], value=None, visible=True)}
+    yield {**ended, tab.order: tuple(replies.items())}
+
+
+def _ask_many(tab: Compare, file: Path, models: dict[str, Path], sampling: ChatOptions) -> Iterator[Updates]:
+    """Ask each model every question of a file, and offer the answers as a table."""
+    rows = [{PROMPT: prompt} for prompt in read_prompts(file)]
+    yield {tab.save: gr.update(visible=False), **_busy(tab, True)}
+    ended = _busy(tab, False)
+    try:
+        for done in batch(tab.studio.servers, models, rows, sampling, tab.studio.settings.server_start_seconds):
+            yield {tab.note: f'<p class="quiet">{done} of {len(rows) * len(models)} answers.</p>'}
+    except AppError as e:
+        ended |= {tab.note: fault(e)}
+    yield {**ended, tab.table: as_csv(rows), tab.save: gr.update(visible=len(rows[0]) > 1)}
 
 
 def board(replies: Mapping[str, Reply], hidden: bool) -> str:

@@ -20,12 +20,12 @@ from ui.data.findings import nothing, panel, sight
 from ui.data.rows_form import USUAL, RowsForm
 from ui.data.tab import DataTab
 from ui.kit.errors import fault
-from ui.kit.forms import Updates, both
+from ui.kit.forms import Given, Updates, both
 from ui.recipe.tab import RecipeTab
 from ui.studio import Studio
 from ui.visitor import alone
 
-Ask = Callable[[dict[Any, Any], ModelFacts, str, str | None], Preview]
+Ask = Callable[[Given, ModelFacts, str, str | None], Preview]
 """Gives what is to be looked at: from the values of the page, the model, and who asks, with their token."""
 
 
@@ -61,7 +61,7 @@ class Looking:
         shown = [rows.panel, rows.sight, *rows.questions.values(), *rows.form.components]
         return [self.job, self.stood, self.survey, *shown]
 
-    def look(self, given: dict[Any, Any], facts: ModelFacts | None, owner: str, token: str | None) -> Updates:
+    def look(self, given: Given, facts: ModelFacts | None, owner: str, token: str | None) -> Updates:
         """Begin to look at the rows that the form names, if they are not what is looked at already."""
         if facts is None or self.rows.missing(given):
             return self._clear()
@@ -112,16 +112,12 @@ class Looking:
 
     def _clear(self) -> Updates:
         """Show that nothing is looked at."""
-        empty = dict.fromkeys((self.rows.sight, *self.rows.questions.values()), "")
-        return {
-            self.job: None,
-            self.survey: None,
-            self.rows.panel: nothing(self.rows.purpose.nothing),
-            **empty,
-        }
+        rows = self.rows
+        empty: Updates = dict.fromkeys((rows.sight, *rows.questions.values()), "")
+        return {self.job: None, self.survey: None, rows.panel: nothing(rows.purpose.nothing), **empty}
 
     def _is(self, job_id: str, spec: Preview, owner: str) -> bool:
-        """Whether a job looks at these rows, or has."""
+        """Return whether a job looks at these rows, or has."""
         try:
             job = self.studio.supervisor.get(job_id, owner)
         except AppError:  # replaced from another window
@@ -144,7 +140,7 @@ def learning(studio: Studio, rows: RowsForm, rendering: dict[str, Component]) ->
         rendering: Components of specs.RENDERING that another form has, by option.
     """
 
-    def ask(given: dict[Any, Any], facts: ModelFacts, owner: str, token: str | None) -> Preview:
+    def ask(given: Given, facts: ModelFacts, owner: str, token: str | None) -> Preview:
         said = {name: given[component] for name, component in rendering.items()}
         options = pin(_options(studio, rows, given, said, owner), token)
         options.check(facts)
@@ -162,8 +158,8 @@ def calibrating(studio: Studio, data: DataTab, recipe: RecipeTab) -> Ask:
         recipe: Says how much is read, and whether something is tuned before.
     """
 
-    def ask(given: dict[Any, Any], facts: ModelFacts, owner: str, token: str | None) -> Preview:
-        rows, tuned, asked = data.calibration, bool(given[recipe.tuning.wanted]), recipe.calibrated(given)
+    def ask(given: Given, facts: ModelFacts, owner: str, token: str | None) -> Preview:
+        rows, tuned, asked = data.calibration, bool(given[recipe.finetuning.wanted]), recipe.calibrated(given)
         usual = given[rows.source] == USUAL
         kept = {} if usual and tuned else {"on_fault": "drop", "drop_duplicates": True, "allow_identical": True}
         options = pin(_options(studio, data.rows if usual and tuned else rows, given, kept, owner), token)
@@ -181,9 +177,7 @@ def calibrating(studio: Studio, data: DataTab, recipe: RecipeTab) -> Ask:
     return ask
 
 
-def _options(
-    studio: Studio, rows: RowsForm, given: dict[Any, Any], said: dict[str, Any], owner: str
-) -> FinetuneOptions:
+def _options(studio: Studio, rows: RowsForm, given: Given, said: dict[str, Any], owner: str) -> FinetuneOptions:
     """Read which rows are meant, and keep an upload where the job finds it."""
     options = parse(FinetuneOptions, said | rows.values(given), context={"paths": alone(studio.settings)})
     if upload := rows.upload(given):

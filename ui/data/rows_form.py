@@ -12,7 +12,7 @@ from backend.jobs.previews import Seen
 from ui.data.findings import nothing, question
 from ui.kit.errors import fault
 from ui.kit.format import part
-from ui.kit.forms import OptionForm, Updates, both, option_field
+from ui.kit.forms import Given, OptionForm, Updates, both, option_field
 
 USUAL, UPLOAD, HUB = "usual", "upload", "hub"
 
@@ -113,17 +113,17 @@ class RowsForm:
         """What fill(), begin() and ask_again() change."""
         return [*self.components, self.note]
 
-    def values(self, given: dict[Any, Any]) -> dict[str, Any]:
+    def values(self, given: Given) -> dict[str, Any]:
         """Read the form as DatasetOptions takes it, but for the upload; only what the chosen source has counts."""
         source, values = given[self.source], self.form.values(given)
         left_out = {HUB: (), UPLOAD: _OF_THE_HUB, USUAL: (*_OF_THE_HUB, *_OF_THE_ROWS)}[source]
         return {name: value for name, value in values.items() if name not in left_out}
 
-    def upload(self, given: dict[Any, Any]) -> str | None:
-        """Give where the upload lies that is learned from, if one is."""
+    def upload(self, given: Given) -> str | None:
+        """Return where the upload lies that is learned from, if one is."""
         return given[self.file] or None if given[self.source] == UPLOAD else None
 
-    def missing(self, given: dict[Any, Any]) -> dict[str, str]:
+    def missing(self, given: Given) -> dict[str, str]:
         """Name what a chosen source lacks; the option model alone cannot know that it was chosen."""
         if given[self.source] == HUB and not (given[self.form.fields["dataset"]] or "").strip():
             return {"dataset": "give a data set's id, such as timdettmers/openassistant-guanaco"}
@@ -151,7 +151,7 @@ class RowsForm:
     def choose(self, source: str) -> Updates:
         """Show the fields that the source needs."""
         fields = self.form.fields
-        shown = {fields[name]: gr.update(visible=source == HUB) for name in _OF_THE_HUB}
+        shown: Updates = {fields[name]: gr.update(visible=source == HUB) for name in _OF_THE_HUB}
         own = [name for name in fields if name not in (*_OF_THE_HUB, *self.purpose.always)]
         shown |= {fields[name]: gr.update(visible=source != USUAL) for name in own}
         return {**shown, self.file: gr.update(visible=source == UPLOAD), self.note: ""}
@@ -160,7 +160,7 @@ class RowsForm:
         """Begin with other rows: what was said of those before does not hold for them."""
         fields, blank = self.form.fields, self.form.fill(DatasetOptions())
         said = [name for name in ("config", "split", *_OF_THE_ROWS) if name in fields]
-        unsaid = {fields[name]: blank[fields[name]] for name in said}
+        unsaid: Updates = {fields[name]: blank[fields[name]] for name in said}
         return both(unsaid, self.choose(source))
 
     def ask(self, seen: Seen) -> Updates:
@@ -176,11 +176,13 @@ class RowsForm:
     def offer(self, seen: Seen) -> Updates:
         """Let one choose among what there is: columns, configs and splits."""
         found, fields = seen.examination, self.form.fields
+        columns = [column.name for column in found.columns] if found else []
+        mapping = found.mapping if found else None
         updates: Updates = {}
         for name in _COLUMNS:
-            role, columns = name.removesuffix("_column"), [column.name for column in found.columns] if found else []
-            updates[fields[name]] = gr.update(choices=[(_unset(found and found.mapping, role), ""), *columns])
-        names = ", ".join(f"{{{column.name}}}" for column in found.columns[:20]) if found else ""
+            unset = _unset(mapping, name.removesuffix("_column"))
+            updates[fields[name]] = gr.update(choices=[(unset, ""), *columns])
+        names = ", ".join(f"{{{name}}}" for name in columns[:20])
         updates[fields["template"]] = gr.update(placeholder=f"There are {names}" if names else "")
         splits = dict.fromkeys(split for there in seen.splits.values() for split in there)
         updates[fields["config"]] = gr.update(choices=list(seen.splits))

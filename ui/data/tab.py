@@ -10,7 +10,7 @@ from ui.data.rows_form import CALIBRATING, LEARNING, RowsForm, build_rows
 from ui.kit.errors import fault
 from ui.kit.events import QUIET
 from ui.kit.format import lead, part
-from ui.kit.forms import OptionForm, Updates, option_form
+from ui.kit.forms import Given, OptionForm, Updates, option_form
 
 AUTOMATIC, DATASET, UPLOAD = "automatic", "dataset", "upload"
 
@@ -27,8 +27,8 @@ class DataTab:
 
     rows: RowsForm
     calibration: RowsForm
-    untuned: gr.Column
-    tune: gr.Button
+    untrained: gr.Column
+    finetune: gr.Button
     source: gr.Radio
     upload: gr.File
     note: gr.HTML
@@ -41,17 +41,17 @@ class DataTab:
 
     def switched(self) -> list[Any]:
         """What switch() changes."""
-        return [self.rows.room, self.untuned, self.calibration.room]
+        return [self.rows.room, self.untrained, self.calibration.room]
 
-    def switch(self, tuning: bool, calibrating: bool) -> Updates:
+    def switch(self, finetuning: bool, calibrating: bool) -> Updates:
         """Ask for rows where something learns from them, or reads them; elsewhere say how to begin."""
         return {
-            self.rows.room: gr.update(visible=tuning),
-            self.untuned: gr.update(visible=not tuning),
+            self.rows.room: gr.update(visible=finetuning),
+            self.untrained: gr.update(visible=not finetuning),
             self.calibration.room: gr.update(visible=calibrating),
         }
 
-    def values(self, given: dict[Any, Any]) -> dict[str, Any]:
+    def values(self, given: Given) -> dict[str, Any]:
         """Read the tab as EvaluateOptions takes it, but for the upload; only the chosen source counts."""
         values = self.form.values(given)
         dataset = values.pop("dataset", None)
@@ -59,11 +59,11 @@ class DataTab:
             values["dataset"] = dataset
         return values
 
-    def text(self, given: dict[Any, Any]) -> str | None:
-        """Give where the upload lies that is measured on, if one is."""
+    def text(self, given: Given) -> str | None:
+        """Return where the upload lies that is measured on, if one is."""
         return given[self.upload] or None if given[self.source] == UPLOAD else None
 
-    def missing(self, given: dict[Any, Any]) -> dict[str, str]:
+    def missing(self, given: Given) -> dict[str, str]:
         """Name what a chosen source lacks; the option model alone cannot know that it was chosen."""
         if given[self.source] == DATASET and not (given[self.form.fields["dataset"]] or "").strip():
             return {"dataset": "give a data set's id, such as Salesforce/wikitext"}
@@ -96,14 +96,14 @@ class DataTab:
 def build_data_tab() -> DataTab:
     """Build it inside the open Blocks."""
     gr.HTML(lead("Data", "What the model learns from, what calibration reads, and what quality is measured on."))
-    with gr.Column() as untuned:
+    with gr.Column() as untrained:
         gr.HTML(
             part(
                 "Learn from",
                 "Nothing yet: your recipe tunes nothing. Tuned on rows of yours, a model answers as they do.",
             )
         )
-        tune = gr.Button("Tune on rows of mine", size="sm", elem_id="data-tune", elem_classes=["pick"])
+        finetune = gr.Button("Tune on rows of mine", size="sm", elem_id="data-tune", elem_classes=["pick"])
     rows, calibration = build_rows(LEARNING), build_rows(CALIBRATING)
     rows.room.visible = calibration.room.visible = False
     gr.HTML(
@@ -119,9 +119,9 @@ def build_data_tab() -> DataTab:
     note = gr.HTML("", elem_id="data-note")
     with gr.Group(elem_classes=["fields"]):
         form = option_form(EvaluateOptions, "evaluate", leave_out=("text",))
-    tab = DataTab(rows, calibration, untuned, tune, source, upload, note, form)
+    tab = DataTab(rows, calibration, untrained, finetune, source, upload, note, form)
     dataset = form.fields["dataset"]
     dataset.visible = False
-    source.input(tab.choose, source, [upload, note, dataset], **QUIET)
-    upload.upload(lambda: "", None, note, **QUIET)
+    source.input(tab.choose, source, [upload, note, dataset], api_name="data_source", **QUIET)
+    upload.upload(lambda: "", None, note, api_name="data_uploaded", **QUIET)
     return tab

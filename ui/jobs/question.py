@@ -62,5 +62,5 @@ def build_question(studio: Studio, prefix: str) -> Question:
             unload = gr.Button("Unload and start", variant="primary", size="sm", elem_id=f"{prefix}-unload")
             keep = gr.Button("Keep chatting", size="sm", elem_id=f"{prefix}-keep-chatting")
     question = Question(studio, room, text, unload, keep)
-    keep.click(question.hidden, None, [room], **QUIET)
+    keep.click(question.hidden, None, [room], api_name=f"{prefix}_keep_chatting", **QUIET)
     return question

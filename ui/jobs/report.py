@@ -70,7 +70,7 @@ def _speed(tokens_per_second: float | None) -> str:
 
 
 def _grade(metrics: Metrics) -> tuple[str, str]:
-    """Give a class (good, fair, poor) and a verdict, by mean KL divergence."""
+    """Return a class (good, fair, poor) and a verdict, by mean KL divergence."""
     for limit, kind, words in _GRADES:
         if metrics.kl_mean < limit:
             return kind, words

@@ -6,19 +6,16 @@ from typing import Any
 import gradio as gr
 
 from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState
-from ui.changes import hear
 from ui.jobs.job import adapter_alone, row, sizes, view
 from ui.jobs.question import Question, build_question
 from ui.jobs.report import report
 from ui.jobs.training import answers, training
 from ui.jobs.variants import variants
-from ui.kit.errors import shown, warning
-from ui.kit.events import QUIET
+from ui.kit.errors import warning
 from ui.kit.format import lead
 from ui.kit.forms import Updates
 from ui.publish.fields import published
 from ui.studio import Studio
-from ui.visitor import hub_token, require_member, require_owner, visitor
 
 _CAN_RETRY = (JobState.ERROR, JobState.CANCELED, JobState.INTERRUPTED, JobState.WAITING_FOR_LOGIN)
 _SURE = "(job) => confirm('Delete this job and everything that it made?') ? job : null"
@@ -156,71 +153,3 @@ def build_jobs_tab(studio: Studio) -> JobsTab:
         studio, gr.State(None), jobs, view_, training_, answers_, keep, cancel, delete, retry, chat, merge, publish,
         question, result, folded, log,
     )  # fmt: skip
-
-
-def wire_jobs_tab(tab: JobsTab, token: gr.Textbox) -> None:
-    """Connect what happens inside the tab."""
-    studio = tab.studio
-
-    @shown()
-    def pick(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
-        return tab.show(visitor(studio.settings, profile), job_id) | tab.question.hidden()
-
-    @shown()
-    def keep(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
-        studio.supervisor.stop_training(job_id, owner)
-        return tab.show(owner, job_id)
-
-    @shown()
-    def cancel(job_id: str, profile: gr.OAuthProfile | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
-        studio.supervisor.cancel(job_id, owner)
-        return tab.show(owner, job_id)
-
-    @shown()
-    def delete(job_id: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
-        if job_id:  # none: the visitor thought better of it
-            studio.delete(job_id, owner)
-        return tab.show(owner, job_id)
-
-    def again(job_id: str, owner: str, token: str | None, agreed: bool) -> Updates:
-        if asked := tab.question.put(studio.supervisor.get(job_id, owner).read_spec(), owner, agreed):
-            return asked
-        studio.supervisor.retry(job_id, owner, token)
-        return tab.show(owner, job_id) | tab.question.hidden()
-
-    @shown()
-    def retry(job_id: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        token = hub_token(studio.settings, oauth, typed)
-        return again(job_id, require_member(studio.settings, profile), token, agreed=False)
-
-    @shown()
-    def unload(job_id: str, typed: str, profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        token = hub_token(studio.settings, oauth, typed)
-        return again(job_id, require_member(studio.settings, profile), token, agreed=True)
-
-    @shown()
-    def look(job_id: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        return tab.show(visitor(studio.settings, profile), job_id)
-
-    @shown()
-    def train(job_id: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
-        return tab.course(studio.supervisor.get(job_id, owner), owner) if job_id else {tab.training: gr.skip()}
-
-    @shown()
-    def read(job_id: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
-        return {tab.log: studio.supervisor.log(job_id, owner) if job_id else ""}
-
-    hear("jobs", look, [tab.job], tab.outputs())
-    hear("training", train, [tab.job], tab.training_outputs())
-    hear("log", read, [tab.job], [tab.log])
-    tab.jobs.input(pick, tab.jobs, tab.outputs(), **QUIET)
-    tab.keep.click(keep, tab.job, tab.outputs(), **QUIET)
-    tab.cancel.click(cancel, tab.job, tab.outputs(), **QUIET)
-    tab.delete.click(delete, tab.jobs, tab.outputs(), js=_SURE, **QUIET)
-    tab.retry.click(retry, [tab.job, token], tab.outputs(), **QUIET)
-    tab.question.unload.click(unload, [tab.job, token], tab.outputs(), **QUIET)

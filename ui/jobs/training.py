@@ -69,19 +69,19 @@ def _told(job: Job, course: Course, stopping: bool, made: Training | None) -> st
 
 
 def _last_step(job: Job, course: Course) -> int:
-    """Give the step at which the training is to end, or where it ended."""
+    """Return the step at which the training is to end, or where it ended."""
     done = max((line["step"] for line in course.figures), default=0)
     return max(done, int(_steps(job).get("total", 0)))
 
 
 def _steps(job: Job) -> dict[str, Any]:
-    """Give a running training's progress, once it is at its steps."""
+    """Return a running training's progress, once it is at its steps."""
     found = (job.progress or {}) if job.trains else {}
     return found if found.get("unit") == "steps" else {}
 
 
 def _figures(job: Job, course: Course, last: int) -> dict[str, str]:
-    """Give the newest figures, in words."""
+    """Return the newest figures, in words."""
     step, progress = max((line["step"] for line in course.figures), default=0), _steps(job)
     step = int(progress.get("done", step))
     learned = course.series("eval_loss")

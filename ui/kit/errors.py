@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from backend.errors import AppError
 from ui.kit.format import escape
 
 
-def shown(
-    beside: gr.HTML | None = None, *hidden: gr.components.Component
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def shown(beside: gr.HTML | None = None, *hidden: Block) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Let a handler's AppError appear on the page as its own sentence; any other error stays a bug.
 
     Args:
@@ -24,7 +23,7 @@ def shown(
     """
 
     def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
-        if inspect.isgeneratorfunction(handler):
+        if inspect.isgeneratorfunction(inspect.unwrap(handler)):
 
             @functools.wraps(handler)
             def generate(*args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -63,10 +62,8 @@ def _linked(error: object) -> str:
     return found.sub(r'<a href="\g<0>" target="_blank" rel="noopener noreferrer">\g<0></a>', escape(error))
 
 
-def _tell(
-    error: AppError, beside: gr.HTML | None, hidden: tuple[gr.components.Component, ...]
-) -> dict[gr.components.Component, Any]:
+def _tell(error: AppError, beside: gr.HTML | None, hidden: tuple[Block, ...]) -> dict[Block, Any]:
     if beside is not None:
-        return {beside: fault(error)} | {component: gr.update(visible=False) for component in hidden}
+        return {beside: fault(error), **{component: gr.update(visible=False) for component in hidden}}
     # Gradio renders the message as HTML, and names from the Hub or a user may hold some.
     raise gr.Error(_linked(error), duration=12, title="That did not work", print_exception=False) from error

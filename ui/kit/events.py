@@ -1,4 +1,4 @@
-"""How events show that they run, whichever tab they belong to."""
+"""How events show that they run, whichever tab they belong to; each has an `api_name` of its own beside it."""
 
 from typing import Any
 

@@ -8,12 +8,12 @@ _COUNTS = ("", "k", "M", "B", "T")
 
 
 def escape(text: object) -> str:
-    """Give any text as HTML shows it literally; line breaks stay line breaks."""
+    """Return any text as HTML shows it literally; line breaks stay line breaks."""
     return html.escape(str(text)).replace("\n", "<br>")
 
 
 def escape_code(text: str) -> str:
-    """Give a text as HTML shows it literally where white space is kept."""
+    """Return a text as HTML shows it literally where white space is kept."""
     return html.escape(text)
 
 

@@ -1,16 +1,21 @@
 """Forms made from option models: each option's name, default, help and faults come from the model."""
 
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from backend.options import COMMON_OPTIONS, Frozen
 
-Updates = dict[Any, Any]
+Given = Mapping[Block, Any]
+"""Component to its value; what a handler is given."""
+
+Updates = dict[Block, Any]
 """Component to its new value or gr.update(); what a handler returns."""
 
 _FAULTY = "faulty"
@@ -34,7 +39,7 @@ class OptionForm:
         """All components of the form."""
         return list(self.fields.values())
 
-    def values(self, given: dict[Component, Any]) -> dict[str, Any]:
+    def values(self, given: Given) -> dict[str, Any]:
         """Read the form as the mapping that the option model parses; an empty box is an option left out."""
         found = {name: given[component] for name, component in self.fields.items()}
         filled = {name: value for name, value in found.items() if not (isinstance(value, str) and not value.strip())}
@@ -151,7 +156,7 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
 
 
 def _choices(annotation: Any) -> list[tuple[str, str]]:
-    """Give the values of a Literal, or of a union of them, as they are shown and as they are sent."""
+    """Return the values of a Literal, or of a union of them, as they are shown and as they are sent."""
     kinds = _kinds(annotation)
     unset = [("not set", "")] if type(None) in kinds else []
     values = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]

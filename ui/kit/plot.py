@@ -34,11 +34,11 @@ class Frame(NamedTuple):
     high: float
 
     def x(self, step: float) -> float:
-        """Give where a step stands."""
+        """Return where a step stands."""
         return _LEFT + (self.width - _LEFT - _RIGHT) * min(step / self.last, 1)
 
     def y(self, value: float) -> float:
-        """Give where a value stands."""
+        """Return where a value stands."""
         return self.height - _BOTTOM - (self.height - _TOP - _BOTTOM) * (value - self.low) / (self.high - self.low)
 
 
@@ -69,7 +69,7 @@ def plot(title: str, lines: Sequence[Line], last: int, mark: int | None, size: t
 
 
 def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Give at most POINTS points; each then stands for its neighbours: the last step, the mean of the values."""
+    """Return at most POINTS points; each then stands for its neighbours: the last step, the mean of the values."""
     size = math.ceil(len(points) / POINTS) or 1
     parts = [points[i : i + size] for i in range(0, len(points), size)]
     return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
@@ -81,7 +81,7 @@ def number(value: float) -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Give round numbers around the values, from below the lowest to above the highest."""
+    """Return round numbers around the values, from below the lowest to above the highest."""
     span = (high - low) or abs(high) or 1.0
     rough = span / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))

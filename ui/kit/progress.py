@@ -25,10 +25,11 @@ def bar(progress: Mapping[str, Any] | None, phase: str, name: str) -> str:
 
 
 def share(progress: Mapping[str, Any] | None) -> float | None:
-    """Give how much is done, of 100, if that is known."""
+    """Return how much is done, of 100, if that is known."""
     if not progress or not progress.get("total"):
         return None
-    return max(0.0, min(100.0, 100 * progress.get("done", 0) / progress["total"]))
+    done = 100 * float(progress.get("done", 0)) / float(progress["total"])
+    return max(0.0, min(100.0, done))
 
 
 def _pace(progress: Mapping[str, Any], phase: str) -> str:

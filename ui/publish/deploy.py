@@ -4,19 +4,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from huggingface_hub import SpaceHardware
 
 from backend.deploy import ZERO_GPU, DeployOptions
 from backend.deploy.space import Plan, deploy, plan
 from backend.errors import LoginError, SpecError
 from backend.options import parse
-from ui.kit.errors import shown
 from ui.kit.events import BUSY, QUIET
 from ui.kit.format import escape
-from ui.kit.forms import OptionForm, Updates, option_field, option_form
-from ui.publish.fields import link, token_box
+from ui.kit.forms import Given, OptionForm, Updates, option_field, option_form
+from ui.publish.fields import TOKEN_NEEDED, link, token_box
 from ui.studio import Studio
-from ui.visitor import alone, hub_token, require_owner
+from ui.visitor import Visitor, alone, handler
 
 _SECRETS = "secrets"  # their values come from the environment of this process, which is not every visitor's
 _HARDWARE = [("as it is, or the free one", ""), *(str(item.value) for item in SpaceHardware if item.value != ZERO_GPU)]
@@ -41,7 +41,7 @@ class DeployForm:
         """What the handlers change."""
         return [self.question, self.cost, self.note, self.planned]
 
-    def put(self, given: dict[Any, Any], token: str | None) -> Updates:
+    def put(self, given: Given, token: str | None) -> Updates:
         """Say what would be made and what it costs.
 
         Raises:
@@ -51,7 +51,7 @@ class DeployForm:
         told = f'<p class="warn">{escape(planned.words)}</p>'
         return {self.note: "", self.question: gr.update(visible=True), self.cost: told, self.planned: planned}
 
-    def make(self, given: dict[Any, Any], planned: Plan | None, token: str | None) -> Updates:
+    def make(self, given: Given, planned: Plan | None, token: str | None) -> Updates:
         """Make what was planned; where the form has changed since, say what it costs now.
 
         Raises:
@@ -63,7 +63,7 @@ class DeployForm:
         told = f'<section class="panel published"><p>{place} builds for some minutes before it answers.</p></section>'
         return {self.note: told, **self.hidden()}
 
-    def _options(self, given: dict[Any, Any]) -> DeployOptions:
+    def _options(self, given: Given) -> DeployOptions:
         values = self.form.values(given)
         if "repo_id" not in values:
             raise SpecError("Name the Space first: your user name, a slash, and a name for it.")
@@ -83,7 +83,7 @@ def build_deploy(studio: Studio) -> DeployForm:
         with gr.Column(elem_classes=["fields"]):
             form = _build_form()
             token = token_box("deploy", alone(studio.settings), "Empty: the one of `hf auth login`.")
-            token.render()
+            token.render()  # type: ignore[no-untyped-call]
         ask = gr.Button("What would it cost?", scale=0, elem_id="deploy-ask")
         with gr.Column(visible=False, elem_id="deploy-question", elem_classes=["question"]) as question:
             cost = gr.HTML("", elem_id="deploy-cost")
@@ -98,7 +98,7 @@ def build_deploy(studio: Studio) -> DeployForm:
 
 def _needed(token: str | None) -> str:
     if not token:
-        raise LoginError("The Hub wants a token: paste one with write access above, or run `hf auth login`.")
+        raise LoginError(TOKEN_NEEDED)
     return token
 
 
@@ -117,18 +117,18 @@ def _build_form() -> OptionForm:
 def _wire(built: DeployForm) -> None:
     settings = built.studio.settings
 
-    @shown(built.note, built.question)
-    def ask(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        require_owner(settings, profile)
-        return built.put(given, hub_token(settings, oauth, given[built.token]))
+    @handler(settings, built.note, built.question)
+    def ask(given: Given, who: Visitor) -> Updates:
+        who.known()
+        return built.put(given, who.token(given[built.token]))
 
-    @shown(built.note, built.question)
-    def agree(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        require_owner(settings, profile)
-        return built.make(given, given[built.planned], hub_token(settings, oauth, given[built.token]))
+    @handler(settings, built.note, built.question)
+    def agree(given: Given, who: Visitor) -> Updates:
+        who.known()
+        return built.make(given, given[built.planned], who.token(given[built.token]))
 
     busy = {**BUSY, "show_progress_on": built.note}
-    form = {*built.form.components, built.token}
-    built.ask.click(ask, form, built.outputs(), **busy)
-    built.agree.click(agree, {*form, built.planned}, built.outputs(), **busy)
-    built.refuse.click(built.hidden, None, [built.question, built.planned], **QUIET)
+    form: set[Block] = {*built.form.components, built.token}
+    built.ask.click(ask, form, built.outputs(), api_name="deploy_ask", **busy)
+    built.agree.click(agree, {*form, built.planned}, built.outputs(), api_name="deploy_agree", **busy)
+    built.refuse.click(built.hidden, None, [built.question, built.planned], api_name="deploy_refuse", **QUIET)

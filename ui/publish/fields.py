@@ -17,7 +17,7 @@ from backend.publish.card.metadata import split_card
 from backend.publish.destination import choices
 from ui.kit.events import QUIET
 from ui.kit.format import escape, size
-from ui.kit.forms import OptionForm, Updates, option_form
+from ui.kit.forms import Given, OptionForm, Updates, option_form
 
 # Enter would put the first repo that holds what was typed in its place; so it does only for who went to it by arrow.
 _TYPED_STAYS = """() => document.addEventListener('keydown', (event) => {
@@ -29,6 +29,8 @@ _TYPED_STAYS = """() => document.addEventListener('keydown', (event) => {
   }
   box.dataset.pressed = event.key;
 }, true)"""
+
+TOKEN_NEEDED = "A Hugging Face token is required: paste one with write access above, or run `hf auth login`."
 
 _PICTURE = re.compile(r"!\[([^\[\]]*)\]\([\w.-]+\.png\)")
 
@@ -52,8 +54,8 @@ class Contents:
         """What edited() reads."""
         return [self.text, self.made]
 
-    def edited(self, given: dict[Any, Any]) -> str | None:
-        """Give the visitor's own text of the card, if they have written one."""
+    def edited(self, given: Given) -> str | None:
+        """Return the visitor's own text of the card, if they have written one."""
         typed = given[self.text] or ""
         return typed if typed.strip() and typed.strip() != (given[self.made] or "").strip() else None
 
@@ -85,7 +87,7 @@ class HubFields:
         """What place() reads."""
         return [self.repo, self.private, *self.more.components]
 
-    def place(self, given: dict[Any, Any]) -> dict[str, Any]:
+    def place(self, given: Given) -> dict[str, Any]:
         """Read them as PublishOptions takes them.
 
         Raises:
@@ -138,8 +140,8 @@ def build_hub_fields(prefix: str, visible: bool, token: gr.Textbox) -> HubFields
     """
     fields, page = PublishOptions.model_fields, Context.root_block
     assert page
-    page.load(None, None, None, js=_TYPED_STAYS % prefix, **QUIET)
-    token.render()
+    page.load(None, None, None, js=_TYPED_STAYS % prefix, api_name=f"{prefix}_typed_stays", **QUIET)
+    token.render()  # type: ignore[no-untyped-call]
     with gr.Column(visible=visible) as room:
         repo = gr.Dropdown(
             [], value=None, allow_custom_value=True, label="Repo", info=fields["repo_id"].description,

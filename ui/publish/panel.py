@@ -29,7 +29,7 @@ from backend.publish.push import publish
 from ui.kit.errors import shown, warning
 from ui.kit.events import LATEST, QUIET
 from ui.kit.format import escape, size
-from ui.kit.forms import Updates
+from ui.kit.forms import Given, Updates
 from ui.kit.progress import bar
 from ui.publish.fields import Contents, HubFields, build_contents, build_hub_fields, published, token_box
 from ui.visitor import can_sign_in
@@ -62,7 +62,7 @@ class PublishPanel:
         """What preview() changes."""
         return [self.note, self.about, self.insist, *self.contents.components]
 
-    def preview(self, given: dict[Any, Any]) -> Updates:
+    def preview(self, given: Given) -> Updates:
         """Show what the folder is, and its card and files as they would be published."""
         repo, edited = given[self.hub.repo] or "", self.contents.edited(given)
         repo_id = parse(PublishOptions, {"repo_id": repo}).repo_id if repo.strip() else None
@@ -70,14 +70,14 @@ class PublishPanel:
         told = {self.note: "", self.about: _about(self.folder.name, found), **self.contents.show(found, edited)}
         return told | {self.insist: gr.update(visible=not (found.artifact.check and found.artifact.check.passed))}
 
-    def push(self, given: dict[Any, Any], token: str | None) -> Iterator[Updates]:
+    def push(self, given: Given, token: str | None) -> Iterator[Updates]:
         """Publish the folder and tell how far it is; a push that has begun ends, also when the page is closed.
 
         Raises:
             AppError: As publish() does.
         """
         if not token:
-            raise LoginError("The Hub wants a token: sign in, or paste one with write access above.")
+            raise LoginError("A Hugging Face token is required: sign in, or paste one with write access above.")
         said = {"insist": bool(given[self.insist]), "card": self.contents.edited(given)}
         options = parse(PublishOptions, self.hub.place(given) | said)
         warned: list[str] = []
@@ -125,7 +125,7 @@ def _wire(panel: PublishPanel) -> None:
     look = shown(panel.note)(panel.preview)
 
     @shown(panel.note)
-    def push(given: dict[Any, Any], oauth: gr.OAuthToken | None) -> Iterator[Updates]:
+    def push(given: Given, oauth: gr.OAuthToken | None) -> Iterator[Updates]:
         yield from panel.push(given, visitors(oauth, given[hub.token]))
 
     def visitors(oauth: gr.OAuthToken | None, typed: str | None) -> str | None:
@@ -138,12 +138,14 @@ def _wire(panel: PublishPanel) -> None:
     page = Context.root_block
     assert page
     named = {hub.repo, *panel.contents.form}
-    gr.on([page.load, hub.repo.change, text.blur], look, named, panel.shown(), **LATEST)
-    gr.on([page.load, hub.token.blur, hub.token.submit], offer, hub.token, hub.repo, **LATEST)
+    looked = [page.load, hub.repo.change, text.blur]
+    gr.on(looked, look, named, panel.shown(), api_name="publish_look", **LATEST)
+    asked = [page.load, hub.token.blur, hub.token.submit]
+    gr.on(asked, offer, hub.token, hub.repo, api_name="publish_offer", **LATEST)
     # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
-    panel.start.click(None, None, [panel.note, panel.result], js="() => ['', '']", **QUIET)
+    panel.start.click(None, None, [panel.note, panel.result], js="() => ['', '']", api_name="publish_begin", **QUIET)
     form = {*named, *hub.components, hub.token, panel.insist}
-    panel.start.click(push, form, [panel.note, panel.result], **QUIET)
+    panel.start.click(push, form, [panel.note, panel.result], api_name="publish_start", **QUIET)
 
 
 def _about(name: str, found: Preview) -> str:

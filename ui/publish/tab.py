@@ -10,26 +10,21 @@ from typing import Any
 
 import gradio as gr
 
-from backend.errors import LoginError, SpecError
-from backend.jobs.job import publication
+from backend.errors import SpecError
 from backend.jobs.store import Job, JobState
 from backend.options import parse
 from backend.publish import PublishOptions
 from backend.publish.adopt import preview
 from backend.publish.card.base_card import read_base_card
 from backend.publish.card.licenses import fitting
-from backend.publish.destination import check_destination
-from ui.changes import hear
 from ui.jobs.job import view
 from ui.jobs.question import Question, build_question
 from ui.jobs.variants import variant_name
-from ui.kit.errors import shown, warning
-from ui.kit.events import LATEST, QUIET
 from ui.kit.format import lead, size
-from ui.kit.forms import Updates
+from ui.kit.forms import Given, Updates
 from ui.publish.fields import Contents, HubFields, build_contents, build_hub_fields, published, token_box
 from ui.studio import Result, Studio, model_name
-from ui.visitor import alone, hub_token, require_member, require_owner, visitor
+from ui.visitor import alone
 
 FOLDER, HUB = "folder", "hub"
 
@@ -98,7 +93,7 @@ class PublishTab:
         choices = [(f"{variant_name(r.artifact.options)} · {size(r.artifact.size)}", r.key) for r in others]
         beside = {
             self.variants: gr.update(choices=choices, value=[], visible=bool(others)),
-            self.folder: str(_free(self.shelf / _name(result))),
+            self.folder: self.free_folder(result),
         }
         return self.preview(result, owner, repo) | self.progress(result, owner) | beside
 
@@ -111,7 +106,7 @@ class PublishTab:
             self.token: gr.update(visible=hub and alone(self.studio.settings)),
         }
 
-    def destination(self, given: dict[Any, Any]) -> PublishOptions:
+    def destination(self, given: Given) -> PublishOptions:
         """Read the form.
 
         Raises:
@@ -129,12 +124,16 @@ class PublishTab:
         """Where folders are made unless a whole path says otherwise."""
         return self.studio.settings.data.resolve() / "published"
 
+    def free_folder(self, result: Result, taken: Path | None = None) -> str:
+        """Return a folder for a result that neither exists nor is taken."""
+        return str(_free(self.shelf / _name(result), taken))
+
     def place(self, typed: str) -> Path:
-        """Give the folder that is meant: a name alone lies on the shelf."""
+        """Return the folder that is meant: a name alone lies on the shelf."""
         return Path(os.path.normpath(self.shelf / Path(typed.strip()).expanduser()))
 
-    def destinations(self, given: dict[Any, Any], owner: str) -> list[tuple[Result, PublishOptions]]:
-        """Give where the chosen result goes, and each variant that goes with it: beside it, under its own name.
+    def destinations(self, given: Given, owner: str) -> list[tuple[Result, PublishOptions]]:
+        """Return where the chosen result goes, and each variant that goes with it: beside it, under its own name.
 
         Raises:
             SpecError: Every fault, each with its field.
@@ -143,16 +142,17 @@ class PublishTab:
         found, shared = [(result, first)], first.model_dump(exclude={"repo_id", "to_folder", "card"})
         for key in given[self.variants] or []:
             variant = self.studio.result(key, owner)
+            place: dict[str, Any] = {}
             if first.repo_id:
-                place = {"repo_id": _beside(first.repo_id, variant)}
+                place["repo_id"] = _beside(first.repo_id, variant)
             else:
                 assert first.to_folder
-                place = {"to_folder": _free(first.to_folder.with_name(_name(variant)))}
+                place["to_folder"] = _free(first.to_folder.with_name(_name(variant)))
             found.append((variant, parse(PublishOptions, place | shared)))
-        linked = [place.repo_id for _, place in found if place.repo_id]
+        linked = [options.repo_id for _, options in found if options.repo_id]
         return [
-            (each, place.model_copy(update={"variants": tuple(name for name in linked if name != place.repo_id)}))
-            for each, place in found
+            (each, options.model_copy(update={"variants": tuple(name for name in linked if name != options.repo_id)}))
+            for each, options in found
         ]
 
     def preview(
@@ -171,7 +171,7 @@ class PublishTab:
         linked = [_beside(repo_id, self.studio.result(key, owner)) for key in chosen] if repo_id else []
         return self.contents.show(preview(result.folder, repo_id, card=edited, variants=linked), edited)
 
-    def offer(self, given: dict[Any, Any], owner: str | None, token: str | None) -> Updates:
+    def offer(self, given: Given, owner: str | None, token: str | None) -> Updates:
         """Offer repos for the chosen result, where it is to go to the Hub."""
         to_hub = given[self.where] == HUB or self.studio.settings.on_space
         if not (owner and to_hub and given[self.artifact]):
@@ -188,7 +188,10 @@ class PublishTab:
         made = [result, *self.studio.results_of(result.job, owner)]
         failed = any(r.artifact.check and not r.artifact.check.passed for r in made)
         told = "".join(self._state(newest[f], owner) for f in dict.fromkeys(str(r.folder) for r in made) if f in newest)
-        return {self.insist: gr.update(visible=failed, **{} if failed else {"value": False}), self.result: told}
+        insist = gr.update(visible=failed)
+        if not failed:
+            insist["value"] = False
+        return {self.insist: insist, self.result: told}
 
     def _state(self, job: Job, owner: str) -> str:
         if job.state != JobState.COMPLETED:
@@ -236,89 +239,6 @@ def build_publish_tab(studio: Studio) -> PublishTab:
     )
 
 
-def wire_publish_tab(tab: PublishTab, door: gr.Tab) -> None:
-    """Connect what happens inside the tab, and opening it."""
-    studio = tab.studio
-
-    @shown(tab.note)
-    def enter(key: str | None, repo: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        return tab.enter(visitor(studio.settings, profile), key, repo)
-
-    @shown(tab.note)
-    def pick(key: str, repo: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
-        return {tab.note: "", **tab.show(studio.result(key, owner), owner, repo)}
-
-    @shown(tab.note)
-    def edit(given: dict[Any, Any], profile: gr.OAuthProfile | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
-        result, edited = studio.result(given[tab.artifact], owner), tab.contents.edited(given)
-        told = tab.preview(result, owner, given[tab.repo], given[tab.variants] or (), edited)
-        return {tab.note: "", **told, **tab.progress(result, owner)}
-
-    @shown()
-    def offer(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        token = hub_token(studio.settings, oauth, given[tab.token])
-        return tab.offer(given, visitor(studio.settings, profile), token)
-
-    @shown()
-    def follow(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
-        owner = require_owner(studio.settings, profile)
-        return tab.progress(studio.result(key, owner), owner) if key else {tab.result: gr.skip()}
-
-    def begin(given: dict[Any, Any], owner: str, oauth: gr.OAuthToken | None, agreed: bool) -> Updates:
-        going = tab.destinations(given, owner)
-        result, options = going[0]
-        token = hub_token(studio.settings, oauth, given[tab.token])
-        if options.repo_id and not token:
-            raise LoginError("The Hub wants a token: paste one with write access above, or run `hf auth login`.")
-        warned: list[str] = []
-        check_destination(options, token, sum(each.artifact.size for each, _ in going), warned.append)
-        for _, place in going[1:]:
-            check_destination(place, token)
-        for each, place in going:
-            if asked := tab.question.put(publication(each.folder, place), owner, agreed):
-                return {tab.note: "", **asked}
-        for each, place in going:
-            studio.supervisor.publish(each.folder, place, owner, token)
-        folder = gr.skip() if options.repo_id else str(_free(tab.shelf / _name(result), options.to_folder))
-        told = tab.question.hidden() | tab.progress(result, owner)
-        return {tab.note: "".join(map(warning, warned)), tab.folder: folder, **told}
-
-    @shown(tab.note)
-    def start(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        return begin(given, require_member(studio.settings, profile), oauth, agreed=False)
-
-    @shown(tab.note, tab.question.room)
-    def unload(given: dict[Any, Any], profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None) -> Updates:
-        return begin(given, require_member(studio.settings, profile), oauth, agreed=True)
-
-    named = {tab.artifact, tab.repo, tab.variants, *tab.contents.form}
-    form = {*named, tab.where, tab.folder, *tab.hub.components, tab.token, tab.insist}
-    hear("publications", follow, [tab.artifact], [tab.insist, tab.result])
-    door.select(enter, [tab.artifact, tab.repo], tab.outputs(), **QUIET)
-    tab.artifact.input(pick, [tab.artifact, tab.repo], tab.chosen(), **QUIET)
-    said = [tab.repo.change, tab.variants.input, tab.contents.text.blur]
-    gr.on(said, edit, named, tab.shown(), **LATEST)
-    asked = [tab.artifact.change, tab.where.input, tab.token.blur, tab.token.submit]
-    gr.on(asked, offer, {tab.artifact, tab.where, tab.token}, tab.repo, **LATEST)
-    tab.where.input(tab.choose, tab.where, [tab.folder, tab.hub.room, tab.token], **QUIET)
-    shown_whole = [tab.folder.blur, tab.folder.submit]
-    mine = alone(studio.settings)  # where it lies on a Space is nobody's to know
-    gr.on(
-        shown_whole,
-        lambda typed: str(tab.place(typed)) if mine and typed.strip() else "",
-        tab.folder,
-        tab.folder,
-        **QUIET,
-    )
-    # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
-    tab.start.click(None, None, [tab.note, tab.result], js="() => ['', '']", **QUIET)
-    begun = [tab.note, tab.insist, tab.result, tab.folder, *tab.question.outputs()]
-    tab.start.click(start, form, begun, **QUIET)
-    tab.question.unload.click(unload, form, begun, **QUIET)
-
-
 def _name(result: Result) -> str:
     merged = "merged" if result.artifact.merged and result.artifact.kind != "merged" else ""
     made = re.sub(r"\W+", "-", variant_name(result.artifact.options).lower())
@@ -331,6 +251,6 @@ def _beside(repo_id: str, variant: Result) -> str:
 
 
 def _free(folder: Path, taken: Path | None = None) -> Path:
-    """Give a folder that neither exists nor is taken: the name itself, or with a number behind it."""
+    """Return a folder that neither exists nor is taken: the name itself, or with a number behind it."""
     tries = (folder.with_name(f"{folder.name}-{i}") for i in itertools.count(2))
     return next(path for path in itertools.chain([folder], tries) if not path.exists() and path != taken)

@@ -31,7 +31,7 @@ class Uploads(NamedTuple):
         return Uploads(*(path and Path(path).name for path in self))
 
     def used(self, recipe: Recipe) -> "Uploads":
-        """Give those that a recipe reads."""
+        """Return those that a recipe reads."""
         calibrated = any(s.calibration == self.calibration for s in recipe.stages if isinstance(s, CalibratedOptions))
         measured = any(s.text == self.text for s in recipe.stages if isinstance(s, EvaluateOptions))
         learned = recipe.tuning is not None and recipe.tuning.dataset == self.rows
@@ -77,7 +77,7 @@ class Draft:
         return f"stages[{list(self.stages).index(stage)}].{name}"
 
     def faults(self, error: SpecError) -> dict[str, dict[str, str]]:
-        """Give faults by stage and by the bare name of their field; those of a list's entries stand at the list."""
+        """Return faults by stage and by the bare name of their field; those of a list's entries stand at the list."""
         found: dict[str, dict[str, str]] = {name: {} for name in self.stages}
         names = list(self.stages)
         for field, text in error.faults.items():
@@ -91,7 +91,7 @@ _FIELD = re.compile(r"stages\[(?P<stage>\d+)\]\.(?P<name>\w+)")
 
 
 def with_uploads(recipe: Recipe, uploads: Uploads) -> Recipe:
-    """Give a recipe that measures on, learns from and calibrates on the files that are given."""
+    """Return a recipe that measures on, learns from and calibrates on the files that are given."""
     text, rows, calibration = uploads
     stages = tuple(
         stage.model_copy(update={"text": text}) if text and isinstance(stage, EvaluateOptions)
@@ -105,13 +105,13 @@ def with_uploads(recipe: Recipe, uploads: Uploads) -> Recipe:
 
 
 def calibration_values(rows: dict[str, Any]) -> dict[str, Any]:
-    """Give the options of a calibrated quantization that say of its rows what DatasetOptions says."""
+    """Return the options of a calibrated quantization that say of its rows what DatasetOptions says."""
     said = {ROWS + name: value for name, value in rows.items() if name in OF_ROWS}
     return {"calibration": rows["dataset"], **said}
 
 
 def of_calibration(faults: dict[str, str]) -> dict[str, str]:
-    """Give the faults of a quantization that are its rows', named as DatasetOptions names them."""
+    """Return the faults of a quantization that are its rows', named as DatasetOptions names them."""
     found = {name.removeprefix(ROWS): text for name, text in faults.items() if name.startswith(ROWS)}
     return found | ({"dataset": faults["calibration"]} if "calibration" in faults else {})
 
@@ -143,7 +143,7 @@ class Parts:
 
 
 def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
-    """Give what the forms show of a recipe, or None where it holds more than they can.
+    """Return what the forms show of a recipe, or None where it holds more than they can.
 
     Args:
         recipe: What is to be shown.

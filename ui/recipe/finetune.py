@@ -40,7 +40,7 @@ class Price(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Finetuning:
     """Its components; `door` leads to the rows."""
 
     wanted: gr.Checkbox
@@ -69,7 +69,7 @@ class Tuning:
         Args:
             values: Of the forms, rows included; faults in them are told elsewhere.
             shown: The preset that the page shows as chosen.
-            price: Reckons the costs.
+            price: Estimates the costs.
         """
         facts = price.facts
         try:
@@ -78,12 +78,14 @@ class Tuning:
             options = None
         choices = [(price.words(name, options or FinetuneOptions()), name) for name in PRESETS]
         chosen = preset_of(options, facts) if options else None
-        # not the same value again: another may have been clicked meanwhile
-        told = {self.preset: gr.update(choices=choices, **({} if chosen == shown else {"value": chosen}))}
+        update = gr.update(choices=choices)
+        if chosen != shown:  # not the same value again: another may have been clicked meanwhile
+            update["value"] = chosen
+        told: Updates = {self.preset: update}
         return told | ({self.rows: _rows(options)} if options else {})
 
 
-def build_tuning() -> Tuning:
+def build_finetuning() -> Finetuning:
     """Build it inside the open Blocks."""
     wanted = gr.Checkbox(
         label="Tune first",
@@ -103,7 +105,7 @@ def build_tuning() -> Tuning:
         )  # fmt: skip
         with gr.Column(elem_classes=["grid"], elem_id="tuning-form"):
             form = option_form(FinetuneOptions, "finetune", leave_out=OF_THE_ROWS)
-    return Tuning(wanted, room, rows, door, preset, form)
+    return Finetuning(wanted, room, rows, door, preset, form)
 
 
 def _rows(options: DatasetOptions) -> str:

@@ -15,9 +15,9 @@ from backend.quantize.calibrated.options import CalibratedOptions
 from ui.jobs.variants import NAMED, variant_name
 from ui.kit.events import QUIET
 from ui.kit.format import lead, part
-from ui.kit.forms import OptionForm, Updates, both, label, option_form
+from ui.kit.forms import Given, OptionForm, Updates, both, label, option_form
 from ui.recipe.draft import Parts
-from ui.recipe.finetune import Tuning, build_tuning
+from ui.recipe.finetune import Finetuning, build_finetuning
 
 UNQUANTIZED = "none"
 
@@ -50,7 +50,7 @@ _MERGING = {
 class RecipeTab:
     """Its components; `pasted` holds a recipe that says more than the forms can show."""
 
-    tuning: Tuning
+    finetuning: Finetuning
     merging: gr.Checkbox
     adapters: gr.Column
     merge: OptionForm
@@ -70,27 +70,35 @@ class RecipeTab:
     @property
     def fields(self) -> list[gr.components.Component]:
         """What mark() changes, whatever the method."""
-        return [c for form in (self.tuning.form, self.merge, *self.forms.values()) for c in form.components]
+        return [c for form in (self.finetuning.form, self.merge, *self.forms.values()) for c in form.components]
 
     @property
     def components(self) -> list[gr.components.Component]:
         """Everything that the forms hold."""
-        return [self.tuning.wanted, self.merging, self.method, self.variants, self.evaluate, self.check, *self.fields]
+        return [
+            self.finetuning.wanted,
+            self.merging,
+            self.method,
+            self.variants,
+            self.evaluate,
+            self.check,
+            *self.fields,
+        ]
 
     def outputs(self) -> list[Any]:
         """What fill() changes."""
-        return list(dict.fromkeys([*self.components, *self.tuning.outputs(), *self.switched()]))
+        return list(dict.fromkeys([*self.components, *self.finetuning.outputs(), *self.switched()]))
 
     def switched(self) -> list[Any]:
         """What switch() changes."""
         others = [self.merge.fields[name] for name in OF_OTHERS]
         rooms = [self.adapters, self.quantizing, *self.groups.values()]
-        return [self.tuning.wanted, self.tuning.room, self.merging, self.method, self.evaluate, *others, *rooms]
+        return [self.finetuning.wanted, self.finetuning.room, self.merging, self.method, self.evaluate, *others, *rooms]
 
-    def stages(self, given: dict[Any, Any]) -> dict[str, dict[str, Any]]:
+    def stages(self, given: Given) -> dict[str, dict[str, Any]]:
         """Read the stages that make an adapter or a model, but for the rows that are learned from."""
-        tuning, method = given[self.tuning.wanted], self._quantizing(given)
-        stages = {"finetune": self.tuning.form.values(given)} if tuning else {}
+        tuning, method = given[self.finetuning.wanted], self._quantizing(given)
+        stages = {"finetune": self.finetuning.form.values(given)} if tuning else {}
         if given[self.merging]:
             left_out = OF_OTHERS if tuning else ()
             stages["merge"] = {k: v for k, v in self.merge.values(given).items() if k not in left_out}
@@ -100,12 +108,12 @@ class RecipeTab:
             stages["quantize"] = values
         return stages
 
-    def calibrates(self, given: dict[Any, Any]) -> bool:
-        """Whether anything that is made reads calibration rows."""
+    def calibrates(self, given: Given) -> bool:
+        """Return whether anything that is made reads calibration rows."""
         return any(is_calibrated(values) for name, values in self.stages(given).items() if "quantize" in name)
 
-    def calibrated(self, given: dict[Any, Any]) -> CalibratedOptions:
-        """Give the first quantization that reads calibration rows.
+    def calibrated(self, given: Given) -> CalibratedOptions:
+        """Return the first quantization that reads calibration rows.
 
         Raises:
             SpecError: It is not said right, or there is none.
@@ -116,7 +124,7 @@ class RecipeTab:
         options: CalibratedOptions = parse(METHODS[found[0]["method"]].Options, found[0])
         return options
 
-    def keep(self, given: dict[Any, Any]) -> Updates:
+    def keep(self, given: Given) -> Updates:
         """Keep what the form says as a variant, so that the form can say another one."""
         kept = [json.loads(text) for text in given[self.variants] or []]
         values = {"method": given[self.method], **self.forms[given[self.method]].values(given)}
@@ -127,7 +135,7 @@ class RecipeTab:
         *kept, last = known.quantize or (None,)
         method = last.method if last else UNQUANTIZED
         filled: Updates = {self.evaluate: gr.update(value=known.evaluate is not None), self.check: known.check}
-        filled |= self.tuning.form.fill(known.finetune) if known.finetune else {}
+        filled |= self.finetuning.form.fill(known.finetune) if known.finetune else {}
         filled |= self.merge.fill(known.merge) if known.merge else {}
         filled |= self.forms[method].fill(last) if last else {}
         filled[self.variants] = _offered([_written(options) for options in kept if options])
@@ -138,10 +146,10 @@ class RecipeTab:
         options = parse(MergeOptions, {"adapters": [adapter]}, context={"paths": True})
         return both(self.merge.fill(options), self.switch(False, True, method))
 
-    def mark(self, given: dict[Any, Any], faults: dict[str, dict[str, str]]) -> Updates:
+    def mark(self, given: Given, faults: dict[str, dict[str, str]]) -> Updates:
         """Show faults of each stage beside its fields."""
         method, marks = self._quantizing(given), self.merge.mark(faults.get("merge", {}))
-        marks |= self.tuning.form.mark(faults.get("finetune", {}))
+        marks |= self.finetuning.form.mark(faults.get("finetune", {}))
         return marks | (self.forms[method].mark(faults.get("quantize", {})) if method else {})
 
     def begin(self, tuning: bool, adapters: str, method: str) -> Updates:
@@ -154,9 +162,9 @@ class RecipeTab:
         method = method if merging else _needed(method)
         methods = gr.update(choices=[*_METHODS, *[_UNQUANTIZED] * merging], value=method)
         label, info = _MERGING[tuning]
-        others = {self.merge.fields[name]: gr.update(visible=not tuning) for name in OF_OTHERS}
+        others: Updates = {self.merge.fields[name]: gr.update(visible=not tuning) for name in OF_OTHERS}
         return {
-            **self.tuning.switch(tuning),
+            **self.finetuning.switch(tuning),
             **others,
             self.merging: gr.update(value=merging, label=label, info=info),
             self.adapters: gr.update(visible=merging),
@@ -170,7 +178,7 @@ class RecipeTab:
         """Show the form of a method."""
         return {group: gr.update(visible=name == method) for name, group in self.groups.items()}
 
-    def suit(self, given: dict[Any, Any], facts: ModelFacts | None) -> Updates:
+    def suit(self, given: Given, facts: ModelFacts | None) -> Updates:
         """Show the form of a method, with the largest groups that divide the model's layers where the usual do not."""
         method, shown = str(given[self.method]), self.choose(str(given[self.method]))
         field = self.forms[method].fields.get("group_size") if method in self.forms else None
@@ -179,17 +187,17 @@ class RecipeTab:
         there = METHODS[method].Options().group_sizes(facts)
         return shown | ({field: there[0]} if given[field] not in there else {})
 
-    def _quantizing(self, given: dict[Any, Any]) -> str | None:
-        """Give the method; None: the adapter, or the merged model, stays as it is."""
+    def _quantizing(self, given: Given) -> str | None:
+        """Return the method; None: the adapter, or the merged model, stays as it is."""
         if not given[self.merging]:
-            return None if given[self.tuning.wanted] else _needed(given[self.method])
+            return None if given[self.finetuning.wanted] else _needed(given[self.method])
         return None if given[self.method] == UNQUANTIZED else str(given[self.method])
 
 
 def build_recipe_tab() -> RecipeTab:
     """Build it inside the open Blocks."""
     gr.HTML(lead("Recipe", "What is made of the model: it is tuned, adapters are merged into it, it is quantized."))
-    tuning = build_tuning()
+    finetuning = build_finetuning()
     label, info = _MERGING[False]
     merging = gr.Checkbox(label=label, info=info, elem_id="merging", elem_classes=["stage"])
     with gr.Column(visible=False, elem_classes=["fields", "inset"]) as adapters:
@@ -209,10 +217,18 @@ def build_recipe_tab() -> RecipeTab:
         " before in any case.",
         elem_id="check",
     )
-    tab = RecipeTab(tuning, merging, adapters, merge, quantizing, *methods, evaluate, check, *_file(), gr.State(None))
+    tab = RecipeTab(
+        finetuning, merging, adapters, merge, quantizing, *methods, evaluate, check, *_file(), gr.State(None)
+    )
     method = tab.method
-    tuning.wanted.input(tab.begin, [tuning.wanted, merge.fields["adapters"], method], tab.switched(), **QUIET)
-    merging.input(tab.switch, [tuning.wanted, merging, method], tab.switched(), **QUIET)
+    finetuning.wanted.input(
+        tab.begin,
+        [finetuning.wanted, merge.fields["adapters"], method],
+        tab.switched(),
+        api_name="recipe_finetune",
+        **QUIET,
+    )
+    merging.input(tab.switch, [finetuning.wanted, merging, method], tab.switched(), api_name="recipe_merge", **QUIET)
     return tab
 
 
@@ -270,7 +286,7 @@ def _title(values: dict[str, Any]) -> str:
 
 
 def _known(values: dict[str, Any], whole: bool = False) -> dict[str, Any] | None:
-    """Give typed options as they are understood, the usual ones left out unless the whole is wanted; None if wrong."""
+    """Return typed options as they are understood, the usual ones left out unless the whole is wanted; None if wrong."""
     try:
         options = parse(METHODS[values["method"]].Options, values, context={"stored": True})
     except SpecError:
@@ -279,7 +295,7 @@ def _known(values: dict[str, Any], whole: bool = False) -> dict[str, Any] | None
 
 
 def _written(options: Frozen) -> dict[str, Any]:
-    """Give options that differ from the usual, but for what the Data tab says."""
+    """Return options that differ from the usual, but for what the Data tab says."""
     said = options.model_dump(mode="json", exclude_defaults=True)
     rest = {name: value for name, value in said.items() if not name.startswith("calibration")}
     return {"method": options.method, **rest}  # type: ignore[attr-defined]

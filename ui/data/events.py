@@ -1,0 +1,95 @@
+"""What happens in the Data tab: rows are looked at as soon as they are chosen, and when something else changes them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from ui.changes import hear
+from ui.data.look import Looking
+from ui.kit.events import LATEST, QUIET
+from ui.kit.forms import Given, Updates
+from ui.recipe_state import Workbench
+from ui.visitor import Visitor, handler
+
+# The server ends an upload at its limit (413); the browser knows the size before, and can say it where one looks.
+_REFUSE_LARGE = """() => {
+  const most = %d, words = (file) => `'${file.name}' has ${Math.ceil(file.size / 1e6)} MB, at most`
+    + ` ${Math.floor(most / 1e6)} MB can be uploaded: choose a part of it.`;
+  const refuse = (event, files, block) => {
+    const place = document.querySelector(`#${block.id}-refused`), large = [...files].find((file) => file.size > most);
+    place.replaceChildren();
+    if (!large) return;
+    event.preventDefault(); event.stopImmediatePropagation();
+    const text = document.createElement('p');
+    text.className = 'fault'; text.setAttribute('role', 'alert'); text.textContent = words(large);
+    place.append(text);
+  };
+  const block = (event) => event.target.closest?.('#rows-upload, #calibration-upload, #data-upload');
+  const hear = (name, files) => document.addEventListener(name, (event) => {
+    if (block(event)) refuse(event, files(event) ?? [], block(event));
+  }, true);
+  hear('change', (event) => event.target.files);
+  hear('drop', (event) => event.dataTransfer?.files);
+}"""
+
+
+def wire_data(page: gr.Blocks, bench: Workbench) -> None:
+    """Connect the tab."""
+    most = bench.studio.settings.max_upload_bytes
+    page.load(None, None, None, js=_REFUSE_LARGE % most, api_name="data_refuse_large", **QUIET)
+    _wire_rows(bench, bench.looking, lambda given: bool(given[bench.recipe.finetuning.wanted]))
+    _wire_rows(bench, bench.hearing, bench.recipe.calibrates)
+
+
+def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[Given], bool]) -> None:
+    """Connect one form of rows.
+
+    Args:
+        bench: The page.
+        looking: What looks at them.
+        wanted: Says whether the recipe reads them, from the values of the page.
+    """
+    settings, rows, name = bench.studio.settings, looking.rows, looking.rows.purpose.name
+
+    def see(given: Given, who: Visitor) -> Updates:
+        return looking.look(given, given[bench.model.facts], who.member(), who.token(given[bench.token]))
+
+    @handler(settings, rows.panel)
+    def look(given: Given, who: Visitor) -> Updates:
+        return see(given, who)
+
+    @handler(settings, rows.panel)
+    def again(given: Given, who: Visitor) -> Updates:
+        return see(given, who) if given[looking.job] and wanted(given) else {looking.job: given[looking.job]}
+
+    @handler(settings, rows.panel)
+    def enter(given: Given, who: Visitor) -> Updates:
+        return see(given, who) if wanted(given) and not given[looking.job] else {looking.job: given[looking.job]}
+
+    @handler(settings, rows.panel)
+    def tick(job_id: str | None, stood: Any, who: Visitor) -> Updates:
+        return looking.tick(job_id, who.owner, stood)
+
+    inputs = {bench.model.facts, bench.token, *looking.inputs(), *bench.recipe.components}
+    outputs = looking.outputs()
+    fields = [event for field in rows.form.components for event in _left(field)]
+    others = [event for field in looking.others for event in _left(field)]
+    gr.on([rows.look.click, rows.file.clear, *fields], look, inputs, outputs, api_name=f"{name}_look", **LATEST)
+    bench.data_door.select(enter, inputs, outputs, api_name=f"{name}_enter", **LATEST)
+    for event, chosen in ((rows.source.input, f"{name}_source"), (rows.file.upload, f"{name}_upload")):
+        begun = event(rows.begin, rows.source, rows.outputs(), api_name=chosen, **QUIET)
+        bench.change_after(begun, chosen)
+        begun.then(look, inputs, outputs, api_name=f"{chosen}_look", **QUIET)
+    gr.on([bench.model.card.change, *others], again, inputs, outputs, api_name=f"{name}_again", **LATEST)
+    stood = [looking.job, looking.stood]
+    hear(name, tick, stood, outputs)
+    # What has ended before it was known here is told no more.
+    looking.job.change(tick, stood, outputs, api_name=f"{name}_begun", **QUIET)
+
+
+def _left(field: Any) -> list[Any]:
+    """Return the events of a field that has been set, which one that is typed into is when one leaves it."""
+    if isinstance(field, gr.Textbox | gr.Number):
+        return [field.blur, field.submit]
+    return [field.upload, field.clear] if isinstance(field, gr.File) else [field.input]
