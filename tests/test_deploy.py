@@ -334,7 +334,7 @@ def _make_a_space(page, url):
     expect(page.locator("#deploy-note")).to_contain_text("Name the Space first")
     page.locator("#deploy-repo_id input, #deploy-repo_id textarea").fill("me/by-hand")
     page.locator("#deploy-ask").click()
-    expect(page.locator("#deploy-note")).to_contain_text("The Hub wants a token")
+    expect(page.locator("#deploy-note")).to_contain_text("A Hugging Face token is required")
     page.locator("#deploy-token input").fill("hf_write")
     page.locator("#deploy-ask").click()
     expect(page.locator("#deploy-cost")).to_contain_text("cpu-basic: free.")

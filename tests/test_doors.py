@@ -139,7 +139,7 @@ def test_an_event_reads_no_file_that_the_visitor_has_not_uploaded(space, path):
             given = {"path": path, "orig_name": "x.jsonl", **meta}
             for fn in read.values():
                 data = [given if isinstance(block, gr.File) else None for block in fn.inputs]
-                assert "There is no such file" in visitor.press(fn, data)
+                assert "No such file" in visitor.press(fn, data)
 
 
 def test_who_may_not_upload_is_told_why_as_the_page_shows_it(space):
@@ -222,7 +222,7 @@ def refused(visitor, letter):
 
 def test_all_uploads_of_one_person_together_are_capped(space, ben):
     assert [refused(ben, letter) for letter in "aabbc"] == [None] * 5
-    words = "Your uploads take 2.70 MB here, of 3.00 MB at the most, and this one has 900 kB: delete jobs of yours"
+    words = "Your uploads take 2.70 MB of at most 3.00 MB here, and this one has 900 kB: delete jobs that failed"
     assert refused(ben, "d").startswith(words)
     assert refused(Visitor(space, space.cookies["anna"]), "d") is None
     uploaded = next(Path(space.gradio.uploaded_file_dir).glob("*/a.txt"))

@@ -181,7 +181,7 @@ def test_what_is_no_form_with_a_password_is_told_so_and_is_no_guess(network, kin
     before = network.launch._failures
     reply = visitor.http.post("/enter", content=body, headers={"Content-Type": kind})
     assert (reply.status_code, network.launch._failures) == (400, before)
-    assert "This is no form." in reply.text
+    assert "Not a valid form." in reply.text
 
 
 def test_another_website_cannot_try_passwords(network):

@@ -29,7 +29,7 @@ def upload(page, name, data):  # noqa: F811
     remove = page.locator("#rows-upload button[aria-label='Clear'], #rows-upload button[aria-label='Remove this file']")
     if remove.count():
         remove.first.click()
-    expect(page.locator("#rows-panel")).to_contain_text("Nothing looked at yet")
+    expect(page.locator("#rows-panel")).to_contain_text("No data inspected yet")
     file = page.locator("#rows-upload input[type=file]")
     file.set_input_files({"name": name, "mimeType": "application/octet-stream", "buffer": data})
 
@@ -45,7 +45,7 @@ def test_every_file_of_the_study_gets_its_answer_in_the_page(page, rows):  # noq
         ended(page)
         page.wait_for_timeout(100)
         told = rows.inner_text()
-        if not re.search(f"(?is){words}", told) or ("Ready to learn from" in told) != (case in ACCEPTED):
+        if not re.search(f"(?is){words}", told) or ("Ready for training" in told) != (case in ACCEPTED):
             silent.append((case, told))
         assert str(page.locator("body").inner_text()).count("Traceback") == 0
     assert not silent
@@ -72,7 +72,7 @@ def test_a_question_is_answered_where_it_is_asked_and_the_rows_are_looked_at_aga
         choose(page, f"#rows-{name}", column)
     expect(page.locator(".samples")).to_contain_text("What is 3+3?", timeout=SECONDS)
     expect(page.locator(".question p")).to_have_count(0)
-    expect(page.locator("#rows-panel")).to_contain_text("Ready to learn from")
+    expect(page.locator("#rows-panel")).to_contain_text("Ready for training")
 
 
 def test_a_hub_data_set_offers_the_configs_that_there_are(hub, page, rows):  # noqa: F811
@@ -87,7 +87,7 @@ def test_a_hub_data_set_offers_the_configs_that_there_are(hub, page, rows):  # n
     name.press("Enter")
     expect(page.locator("#rows-ask-config")).to_contain_text("has several configs", timeout=SECONDS)
     choose(page, "#rows-config", "de")
-    expect(page.locator("#rows-panel")).to_contain_text("Ready to learn from", timeout=SECONDS)
+    expect(page.locator("#rows-panel")).to_contain_text("Ready for training", timeout=SECONDS)
     expect(page.locator("#rows-panel")).to_contain_text("me/rows (de, train")
 
 
@@ -102,7 +102,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_sent(page, rows):  # n
       input.dispatchEvent(new Event('change', { bubbles: true }));
     }""")
     expect(page.locator("#rows-upload-refused")).to_have_text(
-        "'rows.csv' has 300 MB, 200 MB at the most: give a part of it."
+        "'rows.csv' has 300 MB, at most 200 MB can be uploaded: choose a part of it."
     )
     assert not [address for address in page.asked if "/upload" in address]
 

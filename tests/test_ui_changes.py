@@ -118,7 +118,7 @@ def test_the_bar_that_is_put_in_later_has_its_place_in_the_job(studio, ask):
     job_id = runs(studio)
     page = build_page(studio)
     show = next(fn for fn in page.fns.values() if fn.targets[0][0] == named(page, "hear-jobs"))
-    view = str(show.fn(job_id, None))
+    view = str(show.fn(job_id, None, None))
     _, words, bar = ask()["running"][job_id]
     assert f'data-standing="{job_id}">{words}<' in view
     assert f'data-going="{job_id}">{bar}<' in view

@@ -219,10 +219,10 @@ def test_rows_that_were_looked_at_are_what_the_costs_are_reckoned_from(bench: Wo
 
 def test_the_memory_of_a_training_stands_in_the_sidebar_by_part(bench: Workbench) -> None:
     summary = bench.refresh(given(bench, tuning=True))[bench.sidebar.summary]
-    assert "Tune an adapter" in summary
-    for part in ("Memory to tune", "process", "base", "adapter", "activations"):
+    assert "Fine-tune an adapter" in summary
+    for part in ("Memory to fine-tune", "process", "base", "adapter", "activations"):
         assert re.search(rf"<dt>{part}</dt><dd>[\d.]+ [kMG]B</dd>", summary)
-    assert "to tune" not in bench.refresh(given(bench))[bench.sidebar.summary]
+    assert "to fine-tune" not in bench.refresh(given(bench))[bench.sidebar.summary]
 
 
 WRONG = [
@@ -456,7 +456,7 @@ def test_a_merged_model_is_not_called_worse_for_what_its_adapters_changed() -> N
     found = Artifact(kind="merged", stage="merge", options=MERGE, merged=merged, created=now())
     told = report(Result(job, Path("1-merge"), found), metrics)
     assert "tiny · merged" in told
-    assert "What the adapters have changed" in told
+    assert "What the adapters changed" in told
     assert "Far from" not in told
     smaller = found.model_copy(update={"kind": "quantized", "options": {"stage": "quantize", "method": "nf4"}})
     told = report(Result(job, Path("2-quantize"), smaller), metrics)
@@ -476,7 +476,7 @@ def test_a_recipe_that_says_more_than_the_forms_is_used_as_it_stands(bench: Work
     wanted = parse_recipe({"base_model": "demo", "stages": stages})
     pasted = given(bench, **{"recipe-yaml": wanted.to_yaml()})
     filled = bench.apply(pasted, None)
-    assert "more than the forms" in filled[bench.recipe.note]
+    assert "the form cannot show all of it" in filled[bench.recipe.note]
     assert bench.draft_recipe(pasted | values(filled)) == wanted
     assert bench.refresh(pasted | values(filled))[bench.sidebar.start]["interactive"]
 
@@ -576,7 +576,10 @@ def test_a_job_of_another_owner_is_not_shown(studio: Studio, bench: Workbench) -
     ("first", "title"),
     [
         ([{"stage": "merge", "adapters": ["{}"]}], "Merged → NF4 · SmolLM2"),
-        ([{"stage": "finetune", "dataset": "{}/rows.jsonl"}, {"stage": "merge"}], "Tuned → merged → NF4 · SmolLM2"),
+        (
+            [{"stage": "finetune", "dataset": "{}/rows.jsonl"}, {"stage": "merge"}],
+            "Fine-tuned → merged → NF4 · SmolLM2",
+        ),
     ],
 )
 def test_a_job_stays_in_the_list_when_what_it_names_is_gone(
@@ -639,7 +642,7 @@ def test_an_adapter_alone_leads_on_to_its_merge_or_on_a_shared_page_says_the_way
     try:
         told = bench.jobs.show("anna", job_id)
         assert told[bench.jobs.merge]["visible"]
-        assert "merged into the model first" in told[bench.jobs.result]["value"]
+        assert "merge the adapter into it first" in told[bench.jobs.result]["value"]
         taken = bench.merge_finetuned(studio.results("anna")[0], "int8", None)
         assert set(taken) <= {*bench.filled(), bench.tabs}
         recipe = bench.draft_recipe(given(bench, tuning=True) | values(taken))

@@ -146,7 +146,7 @@ def test_the_panel_says_what_was_recognized_and_counts_every_row(rows: RowsForm,
         "<dt>read</dt><dd>5</dd>",
         "<dt>without a sample (1 missing)</dt><dd>1</dd>",
         "<dt>repeat an earlier one</dt><dd>1</dd>",
-        "Ready to learn from",
+        "Ready for training",
         "'completion' is missing in 1 of 5 rows (row 5): left out.",
     ):
         assert words in shown
@@ -165,7 +165,7 @@ def test_samples_keep_their_white_space_and_are_text_and_nothing_else() -> None:
     assert "<dt>cut at max_length</dt><dd>1</dd>" in shown
     assert sight(Seen()) == ""
     none = survey.model_copy(update={"rows": 0, "masked": 3, "histogram": (), "samples": ()})
-    assert "Nothing of any row would be learned: raise max_length" in sight(Seen(survey=none))
+    assert "Nothing in any row would be learned: raise max_length" in sight(Seen(survey=none))
     assert "3  left out" in view(Seen(survey=none), colour=False)
 
 

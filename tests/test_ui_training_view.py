@@ -42,7 +42,7 @@ def test_the_figures_of_a_running_training_are_the_newest():
     ("given", "words"),
     [
         ({"stopping": True}, "Stopping after this step"),
-        ({"lines": [*FIGURES, {"step": 10, "resumed": True}]}, "Going on after step 10"),
+        ({"lines": [*FIGURES, {"step": 10, "resumed": True}]}, "Resuming after step 10"),
         ({"stopped": "Stopped by its user."}, "Stopped by its user. It ended after step 12 of 40."),
     ],
 )

@@ -1,4 +1,4 @@
-"""Changes: how an open page hears of what is new, by one cheap request, and has only that shown anew.
+"""Changes: how an open page learns what is new, by one cheap request, and updates only that.
 
 An event of Gradio's is two requests, builds each of its outputs anew, and takes its turn in a queue; so none happens
 before there is something to show, and how far a job is comes without one.
@@ -6,17 +6,19 @@ before there is something to show, and how far a job is comes without one.
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from gradio.blocks import Block
 
 from backend.jobs.store import Job, JobState
 from backend.jobs.supervisor import PREVIEW
 from ui.jobs.job import going, row, standing
+from ui.kit.errors import Handler
 from ui.kit.events import LATEST, QUIET
 from ui.studio import Studio
 from ui.visitor import visitor_of
@@ -34,7 +36,7 @@ SEEN = {
 
 
 def add_changes(app: FastAPI, studio: Studio) -> None:
-    """Open /changes, which tells a visitor what is new of their own since they last asked: often nothing."""
+    """Open /changes, which tells visitors what changed of their own since they last asked: often nothing."""
     started = secrets.token_hex(4)  # a page of another start has sessions and choices that are no longer known
 
     @app.get("/changes")
@@ -66,21 +68,21 @@ def _of(studio: Studio, owner: str) -> dict[str, Any]:
     }
 
 
-def _standing(job: Job) -> tuple[Any, ...]:
+def _standing(job: Job) -> tuple[object, ...]:
     return job.id, job.state, job.step, job.attempt, job.finished
 
 
-def _version(what: Any) -> str:
+def _version(what: object) -> str:
     return blake2b(json.dumps(what, default=str).encode(), digest_size=6).hexdigest()
 
 
 def listen(page: gr.Blocks) -> None:
-    """Have an open page ask what is new; inside the open Blocks."""
+    """Make an open page ask for changes; inside the open Blocks."""
     page.load(None, None, None, js=_LISTEN % json.dumps(SEEN), api_name="listen", **QUIET)
 
 
-def hear(what: str, handler: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-    """Have something shown anew when it has changed; inside the open Blocks.
+def hear(what: str, handler: Handler, inputs: Sequence[Block], outputs: Sequence[Block]) -> None:
+    """Update a part of the page when it has changed; inside the open Blocks.
 
     Args:
         what: A key of SEEN.

@@ -1,10 +1,11 @@
-"""Workbench: all parts of the page together, and what their handlers do across tabs."""
+"""The recipe as it stands: all parts of the page together, and what their handlers do across tabs."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.events import Dependency
 
 from backend.data.options import DEMO_DATASET
@@ -75,18 +76,20 @@ class Workbench:
         return alone(self.studio.settings)
 
     @property
-    def form(self) -> list[Any]:
-        """Every component in which one sets something for the recipe."""
+    def form(self) -> list[Block]:
+        """Every component that sets something in the recipe."""
         data = self.data
         return [*data.components, *data.rows.components, *data.calibration.components, *self.recipe.components]
 
-    def inputs(self) -> set[Any]:
+    def inputs(self) -> set[Block]:
         """What the recipe is read from."""
-        text, pasted, token = self.recipe.text, self.recipe.pasted, self.token
+        text = self.recipe.text
+        pasted = self.recipe.pasted
+        token = self.token
         shown = {self.looking.survey, self.recipe.finetuning.preset}
         return {self.model.facts, self.model.revision, text, pasted, token, *shown, *self.form}
 
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         """What refresh() changes."""
         data, recipe = self.data, self.recipe
         told = [recipe.finetuning.preset, recipe.finetuning.rows, *data.switched()]
@@ -94,7 +97,7 @@ class Workbench:
         fields = [*(component for form in forms for component in form.components), *recipe.fields]
         return [self.sidebar.summary, self.sidebar.start, self.remembered, recipe.text, recipe.pasted, *told, *fields]
 
-    def filled(self) -> list[Any]:
+    def filled(self) -> list[Block]:
         """What a whole new recipe changes."""
         recipe, data = self.recipe, self.data
         of_data = [*data.components, data.note, *data.rows.outputs(), *data.calibration.outputs()]
@@ -109,17 +112,18 @@ class Workbench:
         event.then(self.changed, self.inputs(), self.outputs(), api_name=f"{name}_changed", **QUIET)
 
     def changed(self, given: Given) -> Updates:
-        """Show the recipe as the forms have it now that somebody has set something: a pasted one is left."""
+        """Show the recipe of the forms now that one of them has changed: a pasted one is discarded."""
         return self.refresh({**given, self.recipe.pasted: None}) | {self.recipe.pasted: None}
 
     def refresh(self, given: Given) -> Updates:
-        """Show the recipe as the forms have it now, or beside each field why there is none."""
+        """Show the recipe of the forms, or beside each field what is wrong with it."""
         facts = given[self.model.facts]
         shown = self.data.switch(given[self.recipe.finetuning.wanted], self.recipe.calibrates(given))
         marks = self._mark(given, {}) | shown
         if facts is None:
             return marks | {self.sidebar.summary: empty(), self.sidebar.start: gr.update(interactive=False)}
-        draft, survey = self.draft(given), given[self.looking.survey]
+        draft = self.draft(given)
+        survey = given[self.looking.survey]
         if "finetune" in draft.stages:
             finetuning = self.recipe.finetuning
             rows = {"dataset": draft.uploads.rows} if draft.uploads.rows else {}
@@ -169,7 +173,8 @@ class Workbench:
     def draft(self, given: Given) -> Draft:
         """Read the forms."""
         facts: ModelFacts = given[self.model.facts]
-        stages, data = self.recipe.stages(given), self.data
+        stages = self.recipe.stages(given)
+        data = self.data
         if "finetune" in stages:
             stages["finetune"] = data.rows.values(given) | stages["finetune"]
         if given[data.calibration.source] != USUAL:
@@ -184,7 +189,7 @@ class Workbench:
         return Draft(facts.model, facts.commit, stages, uploads)
 
     def stored_recipe(self, given: Given, owner: str) -> Recipe:
-        """Return the recipe for an owner's job: what was uploaded is kept where it stays.
+        """Return the recipe for an owner's job, with uploads moved to where they are kept.
 
         Raises:
             SpecError: Every fault, each with its field.
@@ -197,7 +202,7 @@ class Workbench:
         return with_uploads(recipe, Uploads(*(path and str(uploads.keep(Path(path), owner)) for path in used)))
 
     def apply(self, given: Given, token: str | None) -> Updates:
-        """Take a pasted recipe: into the forms where they can show it, as it stands where they cannot."""
+        """Take a pasted recipe: into the forms if they can show it, otherwise as it stands."""
         return self.fill(read_yaml(given[self.recipe.text], self.paths), token)
 
     def remember(self, remembered: dict[str, Any] | None, token: str | None) -> Updates:
@@ -206,7 +211,8 @@ class Workbench:
             return self.model.choose_demo()
         recipe = parse_recipe(remembered["recipe"], paths=self.paths)
         names = Uploads(*(remembered.get(name) for name in Uploads._fields))
-        filled, data = self.fill(recipe, token, names), self.data
+        filled = self.fill(recipe, token, names)
+        data = self.data
         asked = data.ask_again(names.text) if names.text else {}
         asked |= data.rows.ask_again(names.rows) if names.rows else {}
         asked |= data.calibration.ask_again(names.calibration) if names.calibration else {}
@@ -217,7 +223,7 @@ class Workbench:
         found = self.model.choose(recipe.base_model, recipe.revision or "", token)
         known = parts(recipe, uploads)
         if known is None:
-            words = "In use as it stands: it says more than the forms can show. Changing a form leaves it."
+            words = "This recipe is in use, but the form cannot show all of it. Changing the form discards it."
             note = f'<p class="quiet">{words}</p>'
             return {**found, self.recipe.pasted: recipe.model_dump(mode="json"), self.recipe.note: note}
         filled = self.recipe.fill(known)
@@ -244,12 +250,12 @@ class Workbench:
 
 
 def _as_typed(recipe: Recipe, uploads: Uploads) -> Recipe:
-    """Return a recipe as its author may read it: what is its own where it lies, of an upload the name."""
+    """Return a recipe as its author may read it: with the names of uploads, not their paths."""
     return with_uploads(recipe, uploads.used(recipe).names)
 
 
 def _memory(recipe: Recipe, uploads: Uploads) -> dict[str, Any]:
-    """Return what the browser remembers: the recipe, and of uploads the names alone."""
+    """Return what the browser remembers: the recipe, and only the names of uploads."""
     used = uploads.used(recipe)
     data = with_uploads(recipe, used.names).model_dump(mode="json", exclude_none=True)
     uploaded = {"evaluate": used.text and "text", "finetune": used.rows and "dataset"}

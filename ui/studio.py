@@ -33,7 +33,7 @@ class Result:
 
     @property
     def key(self) -> str:
-        """What the browser knows it by; never a path."""
+        """Its key in the browser; never a path."""
         return f"{self.job.id}/{self.folder.name}"
 
     @property
@@ -44,10 +44,10 @@ class Result:
     @property
     def title(self) -> str:
         """Base model and method, as lists show it."""
-        merged = self.artifact.merged and self.artifact.kind != "merged"
-        return " · ".join(
-            [model_name(self.job.spec["base_model"]), *["merged"] * bool(merged), method_name(self.artifact.options)]
-        )
+        names = [model_name(self.job.spec["base_model"])]
+        if self.artifact.merged and self.artifact.kind != "merged":
+            names.append("merged")
+        return " · ".join([*names, method_name(self.artifact.options)])
 
     @property
     def label(self) -> str:
@@ -57,14 +57,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Base:
-    """The model that a job began with: one chats with it to see what became of it."""
+    """The model that a job began with, to chat with for comparison."""
 
     job: Job
     folder: Path
 
     @property
     def key(self) -> str:
-        """What the browser knows it by; never a path."""
+        """Its key in the browser; never a path."""
         return f"{self.job.id}/{_BASE}"
 
     @property
@@ -107,7 +107,7 @@ class Studio:
         self.talking[folder.resolve()] = {*others, owner}
 
     def served(self, owner: str) -> list[tuple[Any, ...]]:
-        """Return how the servers stand that an owner uses, and on one's own machine the installation of vLLM."""
+        """Return the state of the servers that an owner uses, and on your own machine of vLLM's installation."""
         used = [folder for folder, owners in [*self.talking.items()] if owner in owners]
         told: list[tuple[Any, ...]] = [(folder, *self.servers.status(folder).model_dump().values()) for folder in used]
         return told if self.shared else [*told, (self.vllm.text, self.vllm.installs)]
@@ -143,7 +143,7 @@ class Studio:
         return [Result(job, folder, open_artifact(folder)) for folder in folders]
 
     def models(self, owner: str) -> list[Model]:
-        """Return what an owner can chat with, newest first, then the models that it was made from, each once."""
+        """Return what an owner can chat with, newest first, then the base models, each once."""
         bases = dict[Path, Base]()
         for job in self.supervisor.list(owner):
             folder = base_folder(self.settings.jobs / job.id) if job.kind == "recipe" else None
@@ -152,7 +152,7 @@ class Studio:
         return [*(result for result in self.results(owner) if result.answers), *bases.values()]
 
     def model(self, key: str | None, owner: str) -> Model:
-        """Find what one can chat with by what the browser knows it by; see result()."""
+        """Return a model by its key in the browser; see result()."""
         job_id, _, name = (key or "").partition("/")
         if name != _BASE:
             return self.result(key, owner)
@@ -163,7 +163,7 @@ class Studio:
         return Base(job, folder)
 
     def in_the_way(self, spec: Spec, owner: str) -> list[Model]:
-        """Return the models on the GPU that a job needs; none where it needs no GPU, or there is none.
+        """Return the models that are loaded on the GPU which a job needs.
 
         Raises:
             JobError: One of them is another visitor's.
@@ -193,7 +193,7 @@ class Studio:
         return weights_bytes(base) or None if base else None
 
     def result(self, key: str | None, owner: str) -> Result:
-        """Find a result by what the browser knows it by.
+        """Return a result by its key in the browser.
 
         Raises:
             JobError: The job is not the owner's.
@@ -209,11 +209,11 @@ class Studio:
         raise SpecError(f"The job has no artifact '{name}': choose another one.")
 
 
-_MADE = {"finetune": "tuned", "merge": "merged"}
+_MADE = {"finetune": "fine-tuned", "merge": "merged"}
 
 
 def method_name(options: Mapping[str, Any]) -> str:
-    """Name what a stage makes: tuned, merged, NF4, or for a cast the type, which is no quantization."""
+    """Name what a stage makes: fine-tuned, merged, NF4, or for a cast the type, which is not a quantization."""
     if options.get("stage") in _MADE:
         return _MADE[str(options["stage"])]
     method = str(options.get("method", "unknown"))
@@ -221,10 +221,10 @@ def method_name(options: Mapping[str, Any]) -> str:
 
 
 def stage_title(stage: Frozen) -> str:
-    """Say what a stage does: Tune an adapter, Merge an adapter, Quantize to NF4, Cast to bfloat16."""
+    """Say what a stage does: Fine-tune an adapter, Merge an adapter, Quantize to NF4, Cast to bfloat16."""
     options = stage.model_dump()
     if options["stage"] == "finetune":
-        return "Tune an adapter"
+        return "Fine-tune an adapter"
     if options["stage"] == "merge":
         return "Merge an adapter" if len(options["adapters"]) < 2 else f"Merge {len(options['adapters'])} adapters"
     return f"{'Cast' if options['method'] == 'cast' else 'Quantize'} to {method_name(options)}"

@@ -1,4 +1,4 @@
-"""Visitor: who asks, worked out once an event: the owner of jobs, and the token that speaks to the Hub for them."""
+"""Visitor: who asks, worked out once per event: the owner of jobs, and the caller's Hub token."""
 
 import functools
 import inspect
@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from backend.errors import LoginError
 from backend.settings import Settings
-from ui.kit.errors import shown
+from ui.kit.errors import Handler, shown
 
 LOCAL = "local"  # on one's own machine there is one user
 
@@ -96,9 +96,7 @@ def visitor_of(settings: Settings, scope: Scope) -> Visitor:
     return visitor(settings, info.get("userinfo") if lives else None)
 
 
-def handler(
-    settings: Settings, beside: gr.HTML | None = None, *hidden: Block
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def handler(settings: Settings, beside: gr.HTML | None = None, *hidden: Block) -> Callable[[Handler], Handler]:
     """Hand the visitor to an event's handler, as `who`, and show its AppError on the page.
 
     Args:
@@ -107,7 +105,7 @@ def handler(
         hidden: As in shown().
     """
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: Handler) -> Handler:
         signature = _for_gradio(function)
 
         @functools.wraps(function)
@@ -124,7 +122,7 @@ def handler(
     return decorate
 
 
-def _for_gradio(function: Callable[..., Any]) -> inspect.Signature:
+def _for_gradio(function: Handler) -> inspect.Signature:
     """Return the signature by which Gradio knows what to pass: who has signed in, last, in place of the visitor."""
     signature = inspect.signature(function)
     kept = [parameter for name, parameter in signature.parameters.items() if name != "who"]
@@ -145,7 +143,7 @@ def alone(settings: Settings) -> bool:
 
 
 def require_alone(settings: Settings) -> None:
-    """Refuse what changes the machine itself, or is done with folders of it, where others use it, too.
+    """Refuse on a Space what changes the machine itself or uses its folders.
 
     Raises:
         LoginError: This is a Space.

@@ -1,4 +1,4 @@
-"""Web: the page as an ASGI app, behind its doors."""
+"""Web: the page as an ASGI app, behind its guard."""
 
 import gradio as gr
 from fastapi import FastAPI, Request
@@ -16,7 +16,7 @@ from ui.studio import Studio
 
 
 def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
-    """Build the page and mount it behind the doors; nothing in the data folder can be fetched by its path.
+    """Build the page and mount it behind the guard; nothing in the data folder can be fetched by its path.
 
     Args:
         studio: The backend.
@@ -56,11 +56,11 @@ def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:
     """Say that a request is none that the page makes; FastAPI would repeat the whole of it."""
-    return JSONResponse({"detail": "This is no request of the page."}, 422)
+    return JSONResponse({"detail": "Not a valid request of this page."}, 422)
 
 
 def _read_sign_in_first(app: FastAPI) -> None:
-    """Put Gradio's reading of who has signed in before the doors, which ask who comes."""
+    """Put Gradio's reading of who has signed in before the guard, which needs it."""
     gradio = app.routes[-1].app  # type: ignore[attr-defined]
     for layer in [layer for layer in gradio.user_middleware if layer.cls is SessionMiddleware]:
         gradio.user_middleware.remove(layer)

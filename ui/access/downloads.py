@@ -1,4 +1,4 @@
-"""Downloads: what a visitor's jobs have made leaves by a route that asks whose it is."""
+"""Downloads: a route for the results of a visitor's own jobs."""
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse
@@ -9,7 +9,7 @@ from ui.visitor import visitor_of
 
 
 def add_downloads(app: FastAPI, studio: Studio) -> None:
-    """Open /artifacts/{job}/{step}/{name}; to others a job looks as though there were none."""
+    """Open /artifacts/{job}/{step}/{name}; for anyone else a job does not exist."""
 
     @app.api_route("/artifacts/{job}/{step}/{name:path}", methods=["GET", "HEAD"])
     def download(job: str, step: str, name: str, request: Request) -> FileResponse:

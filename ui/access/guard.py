@@ -1,4 +1,4 @@
-"""Guard: what a request must be before it reaches the page, and what the browser is told to refuse.
+"""Guard: which requests reach the page, and what the browser is told to refuse.
 
 Gradio alone lets any website call with a visitor's session, and any visitor read what another has uploaded.
 """
@@ -8,11 +8,10 @@ import ipaddress
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.message import Message as Headed
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -43,26 +42,24 @@ OPEN = {
 """The routes that the page uses. All others of Gradio's are closed, and so is whatever its next version brings."""
 
 _GUARDED = ("/gradio_api/", "/artifacts/", "/changes")
-_JOIN, _UPLOAD, _FILE, _HEARTBEAT = (
-    "/gradio_api/queue/join",
-    "/gradio_api/upload",
-    "/gradio_api/file=",
-    "/gradio_api/heartbeat/",
-)
+_JOIN = "/gradio_api/queue/join"
+_UPLOAD = "/gradio_api/upload"
+_FILE = "/gradio_api/file="
+_HEARTBEAT = "/gradio_api/heartbeat/"
 _STREAMS = ("/gradio_api/queue/data", _HEARTBEAT)
 _MOST_STREAMS = 60  # of one visitor; a page that is open has two
-_HOPS = 5  # between a visitor and a Space, at the most
+_HOPS = 5  # between a visitor and a Space, at most
 _ICONS = f"{Path(gr.__file__).parent}/icons/"
 
 _SIGN = ("/login/", "/logout")
 """Routes that change who is signed in, though a browser asks for them as for a picture."""
 _CALLED_BACK = "/login/callback"
 
-_MOST_JSON = 10_000_000  # bytes; a talk is sent as a whole with each question
-_MOST_JSON_OF_STRANGERS = 2_000_000  # bytes; who may not chat sends a recipe at the most
+_MOST_JSON = 10_000_000  # bytes; a conversation is sent as a whole with each question
+_MOST_JSON_OF_STRANGERS = 2_000_000  # bytes; who may not chat sends at most a recipe
 _SECONDS = 60  # in which an event arrives
 _READERS = 2  # threads
-_LONGEST_TYPE = 200  # characters of a Content-Type; a boundary has 70 at the most
+_LONGEST_TYPE = 200  # characters of a Content-Type; a boundary has at most 70
 _FORM = 10_000  # bytes of a form around its file
 
 # Gradio needs inline scripts and eval. Nothing comes from, or goes to, another host: an image in an answer or a card
@@ -94,8 +91,12 @@ class Guard:
         kept: Callable[[str], Iterable[Path]],
         knows: Callable[[int], bool] = lambda index: True,
     ) -> None:
-        self._app, self._settings, self._launch = app, settings, launch
-        self._session_of, self._kept, self._knows = session_of, kept, knows
+        self._app = app
+        self._settings = settings
+        self._launch = launch
+        self._session_of = session_of
+        self._kept = kept
+        self._knows = knows
         self._streams = Counter[str]()
         self._readers = ThreadPoolExecutor(_READERS, "events")
         self._ownership = Ownership()
@@ -120,7 +121,9 @@ class Guard:
 
     async def _pass(self, request: Request, send: Send) -> None:
         # Not request.url: its path ends at a question mark that was sent as %3F, which routes do not do.
-        scope, receive, path = request.scope, request.receive, request.scope["path"]
+        scope = request.scope
+        receive = request.receive
+        path = request.scope["path"]
         self._check_host(request)
         self._check_origin(request)
         if self._launch and (answer := await self._launch.answer(request)):
@@ -151,7 +154,7 @@ class Guard:
     async def _stream(self, whose: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer without an end, so often at a time for one visitor that others find a place."""
         if self._streams[whose] >= _MOST_STREAMS:
-            raise Refused(429, "You have this page open too often: close some of its tabs.")
+            raise Refused(429, "You have too many tabs of this page open: close some of them.")
         self._streams[whose] += 1
         try:
             await self._app(scope, receive, send)
@@ -168,13 +171,13 @@ class Guard:
             raise Refused(403, str(e)) from e
         self._check_sessions([request.query_params.get("upload_id")], who)
         length = self._check_length(request, self._settings.max_upload_bytes + _FORM)
-        most, taken = self._settings.upload_quota_bytes, self._ownership.taken(who, self._kept(who))
+        most = self._settings.upload_quota_bytes
+        taken = self._ownership.taken(who, self._kept(who))
         if most is not None and taken + length > most + _FORM:
             raise Refused(
                 413,
-                f"Your uploads take {size(taken)} here, of {size(most)} at the most, and this one has {size(length)}:"
-                " delete jobs of yours that failed or were canceled, or come back in an hour, when what no job needs"
-                " is gone.",
+                f"Your uploads take {size(taken)} of at most {size(most)} here, and this one has {size(length)}: delete"
+                " jobs that failed or were canceled, or come back in an hour, when files that no job needs are gone.",
             )
         # No await until here: of two uploads at once the second finds the first on its way.
         with self._ownership.coming(length, who) as arrived:
@@ -197,7 +200,8 @@ class Guard:
 
     def _check_origin(self, request: Request) -> None:
         """Refuse what a page of another website sends with the visitor's cookie."""
-        origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "none")
+        origin = request.headers.get("origin")
+        site = request.headers.get("sec-fetch-site", "none")
         if origin is not None:
             place = origin.partition("://")[2].lower()
             ours = place == request.headers.get("host", "").lower()
@@ -222,12 +226,12 @@ class Guard:
             raise Refused(403, "Press the button of the page to sign in or out.")
 
     def _check_length(self, request: Request, most: int) -> int:
-        """Refuse a body that is too large before any of it is read, and give its bytes."""
+        """Refuse a body that is too large before any of it is read, and return its size in bytes."""
         length = request.headers.get("content-length", "")
         if not length.isdecimal() or "transfer-encoding" in request.headers:
-            raise Refused(411, "Say how long the body is.")
+            raise Refused(411, "The length of the body is missing.")
         if int(length) > most:
-            raise Refused(413, f"This is larger than {most} bytes: send a part of it.")
+            raise Refused(413, f"This is larger than {most} bytes: send less.")
         return int(length)
 
     async def _body(self, request: Request) -> bytes:
@@ -238,19 +242,19 @@ class Guard:
             raise Refused(408, f"This took longer than {_SECONDS} s to arrive: send it again.") from e
 
     def _check_event(self, said: Said, path: str, who: str | None) -> None:
-        """Refuse an event that there is none of, one in another's session, and one that reads another's file."""
+        """Refuse an event that the page does not have, one in another's session, and one that reads another's file."""
         self._check_sessions([said.session], who)
         if said.event is not None and self._session_of(said.event) not in (None, said.session):
-            raise Refused(404, "There is no such event.")
+            raise Refused(404, "No such event.")
         if path == _JOIN and said.number is not None and not self._knows(said.number):
-            raise Refused(404, "There is no such event: reload the page.")
+            raise Refused(404, "No such event: reload the page.")
         if not all(self._ownership.has_file(path, who) for path in said.paths):
-            raise Refused(404, "There is no such file: upload it again.")
+            raise Refused(404, "No such file: upload it again.")
 
-    def _check_sessions(self, sessions: list[Any], who: str | None) -> None:
+    def _check_sessions(self, sessions: Sequence[object], who: str | None) -> None:
         named = [session for session in sessions if session is not None]
         if not all(is_name(session) and self._ownership.enter(session, who) for session in named):
-            raise Refused(404, "There is no such session: reload the page.")
+            raise Refused(404, "No such session: reload the page.")
 
     def _check_file(self, path: str, who: str | None) -> None:
         """Refuse a file that the visitor has not uploaded; Gradio's own icons are everybody's."""
@@ -322,13 +326,13 @@ def _is_public(address: str) -> bool:
 
 
 def _whole(request: Request) -> Receive:
-    """Return an upload's body to its end; one that is broken off ends as no form does.
+    """Return what receives an upload to its end; one that breaks off ends as a malformed form.
 
     Of a malformed form Gradio deletes what it has written. Half a file of who hangs up it would forget, on the disk.
     """
     # What reads a header's parts takes a time that grows with the square of their number.
     if len(request.headers.get("content-type", "")) > _LONGEST_TYPE:
-        raise Refused(400, "This is no form.")
+        raise Refused(400, "Not a valid form.")
     head = Headed()
     head["Content-Type"] = request.headers.get("content-type", "")
     malformed = f"\r\n--{head.get_boundary('')}\r\n\0\r\n".encode()
@@ -346,7 +350,7 @@ def _whole(request: Request) -> Receive:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """Return a body that was read once more; after it comes what comes, such as that the visitor has gone."""
+    """Return what receives a body again that was read before; later messages, such as a disconnect, follow it."""
     given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:

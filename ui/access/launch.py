@@ -1,4 +1,4 @@
-"""Launch: on one's own machine the page opens to who started it, by the key in the printed address or a password.
+"""Launch: on your own machine the page opens for whoever started it, by the key in its address or a password.
 
 Any program and any website on the machine can reach a port of it; the key and the password they do not know.
 """
@@ -27,10 +27,11 @@ _LONGEST = 30  # seconds between two tries of a password
 
 
 class Launch:
-    """What lets in who started the app; the key is drawn anew at each start, and a browser once let in stays so."""
+    """Lets in whoever started the app; the key is new at each start, and a browser that was let in stays so."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings, self._key = settings, secrets.token_urlsafe(24)
+        self._settings = settings
+        self._key = secrets.token_urlsafe(24)
         self._password = settings.password.get_secret_value() if settings.password else ""
         # Cookies know no port: two studios on one machine would take each other's away.
         self._cookie = f"weightsmith-{settings.port}"
@@ -43,9 +44,13 @@ class Launch:
         host = self._settings.host
         try:
             address = ipaddress.ip_address(host)
-            host = "127.0.0.1" if address.is_unspecified else f"[{host}]" if address.version == 6 else host
         except ValueError:
             pass  # a name
+        else:
+            if address.is_unspecified:
+                host = "127.0.0.1"
+            elif address.version == 6:
+                host = f"[{host}]"
         return f"http://{host}:{self._settings.port}/?key={self._key}"
 
     async def answer(self, request: Request) -> Response | None:
@@ -68,7 +73,7 @@ class Launch:
         except TimeoutError:
             return self._page(408)
         except (HTTPException, MultiPartException):
-            return self._page(400, "This is no form.")
+            return self._page(400, "Not a valid form.")
         # No await from here on: of forms that arrive together the second finds that the first was wrong.
         wait = self._next - time.monotonic()
         if wait > 0:
@@ -99,13 +104,14 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">{}<title>Weights
 <style>body{{font:16px/1.5 system-ui;max-width:34rem;margin:20vh auto;padding:0 1rem}}</style>
 <h1>Weightsmith</h1>{}</html>"""
 _WHERE = (
-    "<p>Open the address that Weightsmith printed where it was started: <code>http://…/?key=…</code>. The key in it"
-    " lets this browser in.</p>"
+    "<p>Open the address that Weightsmith printed where it was started: <code>http://…/?key=…</code>. It contains"
+    " the key that lets this browser in.</p>"
 )
 _ASK = (
     f'<form method="post" action="{ENTER}"><label>Password <input type="password" name="password" autofocus'
-    ' autocomplete="current-password"></label> <button>Open</button></form><p>It is what <code>WEIGHTSMITH_PASSWORD'
-    "</code> was set to where Weightsmith was started. The address that was printed there opens the page, too.</p>"
+    ' autocomplete="current-password"></label> <button>Open</button></form><p>It is the value of'
+    " <code>WEIGHTSMITH_PASSWORD</code> where Weightsmith was started. The address printed there opens the page, too."
+    "</p>"
 )
 
 

@@ -1,16 +1,19 @@
-"""Ownership: whose the sessions and the uploads are that Gradio knows by a name alone."""
+"""Ownership: to whom sessions and uploads belong, which Gradio knows by a name alone."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 _MOST = 100_000  # names that are remembered; Gradio itself keeps 10,000 sessions, and an upload for an hour
 
 
 class Ownership:
-    """Remembers who came with a name first."""
+    """Remembers who used a name first."""
 
     def __init__(self) -> None:
         self._sessions = OrderedDict[str, str]()
@@ -41,7 +44,7 @@ class Ownership:
 
     @contextmanager
     def coming(self, size: int, who: str) -> Iterator[Callable[[], None]]:
-        """Count an upload of so many bytes while it is on its way; give what says that it has arrived."""
+        """Count an upload of so many bytes while it is on its way; yield what notes that it has arrived."""
         key = object()
         self._coming[key] = who, size
 
@@ -71,6 +74,6 @@ class Ownership:
         return sum(found.values()) + sum(size for whose, size in self._coming.values() if whose == who)
 
 
-def _limit(names: OrderedDict[Any, Any]) -> None:
+def _limit(names: OrderedDict[Key, Value]) -> None:
     while len(names) > _MOST:
         names.popitem(last=False)

@@ -1,11 +1,10 @@
-"""Comparing in the page: the same question to two or three results, side by side, and a blind vote."""
+"""Compare: the same question for two or three models, side by side, and a blind vote."""
 
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
@@ -54,7 +53,7 @@ class Compare:
     order: gr.State
     tally: gr.BrowserState
 
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         """What offer() changes."""
         return [self.models]
 
@@ -67,7 +66,7 @@ class Compare:
 
 def build_compare(studio: Studio) -> Compare:
     """Build it inside the open Blocks."""
-    text = "The same question and seed to two or three models, with the options above. Where they differ is marked."
+    text = "The same question and seed for two or three models, with the options above. Differences are marked."
     gr.HTML(part("Compare", text))
     models = gr.Dropdown([], multiselect=True, max_choices=MOST, label="Models", elem_id="compare-models")
     with gr.Row(elem_classes=["ask"]):
@@ -79,7 +78,7 @@ def build_compare(studio: Studio) -> Compare:
         stop = gr.Button("Stop", visible=False, scale=0, min_width=88, elem_id="compare-stop")
     blind = gr.Checkbox(
         label="Hide which is which until I have voted", elem_id="compare-blind",
-        info="The order is drawn anew for each question.",
+        info="The order is shuffled for every question.",
     )  # fmt: skip
     note = gr.HTML("", elem_id="compare-note")
     board = gr.HTML("", elem_id="compare-board")
@@ -97,7 +96,7 @@ def build_compare(studio: Studio) -> Compare:
 
 
 def wire_compare(tab: Compare, options: OptionForm, system: gr.Textbox) -> None:
-    """Connect what happens inside it; how answers are sampled is said where one chats."""
+    """Connect it; the sampling options are those of the chat."""
     settings = tab.studio.settings
 
     @handler(settings, tab.note)
@@ -148,7 +147,8 @@ def _chosen(tab: Compare, given: Given, owner: str) -> dict[str, Path]:
 
 def _ask(tab: Compare, given: Given, models: dict[str, Path], sampling: ChatOptions, system: str) -> Iterator[Updates]:
     """Ask each model the question, and show the answers as they grow."""
-    question, hidden = (given[tab.prompt] or "").strip(), bool(given[tab.blind])
+    question = (given[tab.prompt] or "").strip()
+    hidden = bool(given[tab.blind])
     if not question:
         raise SpecError("Write a question for all of them.")
     if hidden:
@@ -211,7 +211,7 @@ def _said(reply: Reply, first: str | None) -> str:
     if reply.error:
         return f'<p class="fault" role="alert">{escape(reply.error)}</p>'
     if reply.answer is None:
-        return '<p class="quiet">Waits for its turn.</p>'
+        return '<p class="quiet">Waiting for its turn.</p>'
     text = reply.answer.text.replace(THINKS, "").replace(THOUGHT, "\n")
     if first is None or reply.growing:
         return f"<p>{escape(text)}</p>"
@@ -225,7 +225,7 @@ def _marked(first: str, text: str) -> str:
 
 
 def _cost(reply: Reply, hidden: bool) -> str:
-    """Write speed and memory; while it is hidden which is which they would tell."""
+    """Write speed and memory, which would tell the models apart while their names are hidden."""
     answer = reply.answer
     if answer is None or hidden:
         return ""
@@ -238,7 +238,7 @@ def _cost(reply: Reply, hidden: bool) -> str:
 
 
 def _named(model: Model, titles: list[str]) -> str:
-    """Name a model by its title, and where another has the same by its age and size too."""
+    """Name a model by its title, and by age and size, too, where another has the same title."""
     return model.title if titles.count(model.title) == 1 else model.label
 
 

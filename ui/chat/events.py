@@ -1,10 +1,10 @@
 """What happens in the Chat tab: loading, unloading, asking; the conversation is what the browser has kept of it."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import gradio as gr
 from gradio.blocks import Block
+from gradio.events import Dependency
 
 from backend.errors import AppError, SpecError
 from backend.options import parse
@@ -12,6 +12,7 @@ from backend.serve.chat import Answer, ChatOptions, paced, stream
 from ui.changes import hear
 from ui.chat.compare import wire_compare
 from ui.chat.tab import ChatTab, Messages
+from ui.kit.errors import Handler
 from ui.kit.events import QUIET
 from ui.kit.forms import Given, Updates, label
 from ui.visitor import Visitor, handler, require_alone
@@ -42,7 +43,7 @@ def _wire_opening(tab: ChatTab, door: gr.Tab) -> None:
     def enter(key: str | None, who: Visitor) -> Updates:
         return tab.enter(who.owner, key)
 
-    def restore(chat: Messages, kept: Messages | None) -> Any:
+    def restore(chat: Messages, kept: Messages | None) -> Messages | Updates:
         return gr.skip() if chat else kept or []
 
     entered = door.select(enter, tab.artifact, tab.outputs(), api_name="chat_enter", **QUIET)
@@ -50,7 +51,7 @@ def _wire_opening(tab: ChatTab, door: gr.Tab) -> None:
     entered.then(restore, [tab.chat, tab.kept], tab.chat, api_name="chat_restore", **QUIET)
 
 
-def _wire_servers(tab: ChatTab) -> Callable[..., Updates]:
+def _wire_servers(tab: ChatTab) -> Handler:
     """Connect what loads and unloads a model, and return what shows how its server stands."""
     studio = tab.studio
 
@@ -80,7 +81,8 @@ def _wire_servers(tab: ChatTab) -> Callable[..., Updates]:
         studio.unload(model, owner)
         return tab.show_server(model)
 
-    chosen, outputs = tab.artifact, tab.server_outputs()
+    chosen = tab.artifact
+    outputs = tab.server_outputs()
     picked = chosen.input(look, chosen, outputs, api_name="chat_pick", **QUIET)
     picked.then(_cleared, None, [tab.chat, tab.speed], api_name="chat_pick_cleared", **QUIET)
     hear("server", look, [chosen], outputs)
@@ -90,7 +92,7 @@ def _wire_servers(tab: ChatTab) -> Callable[..., Updates]:
     return look
 
 
-def _wire_conversation(tab: ChatTab, look: Callable[..., Updates]) -> None:
+def _wire_conversation(tab: ChatTab, look: Handler) -> None:
     asked = _wire_asking(tab)
     for name, event in asked.items():
         event.then(look, tab.artifact, tab.server_outputs(), api_name=f"{name}_look", **QUIET)
@@ -107,7 +109,7 @@ def _wire_conversation(tab: ChatTab, look: Callable[..., Updates]) -> None:
     tab.save.click(None, [tab.chat, tab.system], None, js=_SAVE, api_name="chat_save", **QUIET)
 
 
-def _wire_asking(tab: ChatTab) -> dict[str, Any]:
+def _wire_asking(tab: ChatTab) -> dict[str, Dependency]:
     """Connect what asks the model, and return these events by name."""
     settings = tab.studio.settings
 
@@ -142,7 +144,8 @@ def _wire_asking(tab: ChatTab) -> dict[str, Any]:
 
 def _answer(tab: ChatTab, given: Given, before: Messages, question: str, owner: str) -> Iterator[Updates]:
     """Ask what comes after a conversation, and show the answer as it grows."""
-    servers, model = tab.studio.servers, tab.studio.model(given[tab.artifact], owner)
+    servers = tab.studio.servers
+    model = tab.studio.model(given[tab.artifact], owner)
     try:
         options = parse(ChatOptions, tab.options.values(given))
     except SpecError as e:
@@ -207,7 +210,7 @@ def speed(answer: Answer) -> str:
     return f'<p class="quiet">{" · ".join(parts)}</p>'
 
 
-def _text(content: Any) -> str:
+def _text(content: str | list[dict[str, str]]) -> str:
     if isinstance(content, str):
         return content
     return "".join(block.get("text", "") for block in content if isinstance(block, dict))

@@ -1,9 +1,10 @@
-"""The Chat tab: talking to a result, streaming, with what it costs in time."""
+"""The Chat tab: a conversation with a result, streaming, with what it costs in time."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from backend.models.tokens import THINKS, THOUGHT
 from backend.serve.chat import ChatOptions, usage
@@ -17,14 +18,14 @@ from ui.visitor import alone
 
 _EMPTY = (
     '<section class="panel empty"><h2>Nothing to chat with yet</h2><p>Press <b>Start</b> beside your recipe. When the'
-    " job is done, its result can be tried here.</p></section>"
+    " job is done, you can chat with its result here.</p></section>"
 )
 _TYPE_HERE = "Ask it something, such as: What is the capital of Japan?"
 _ASK, _LOAD_FIRST = "Ask it something.", "Load the model, then ask it something."
 
 _UNSERVED = (
-    '<p class="quiet">Other programs on this machine can ask a model that is loaded, in the way of OpenAI\'s API: the'
-    " lines for it stand here then.</p>"
+    '<p class="quiet">Other programs on this machine can use a loaded model through an OpenAI-compatible API.'
+    " The code for it appears here once the model is loaded.</p>"
 )
 
 Messages = list[dict[str, Any]]
@@ -55,11 +56,11 @@ class ChatTab:
     compare: Compare
     usage: gr.HTML
 
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         """What enter() changes."""
         return [self.empty, self.room, self.artifact, *self.server_outputs(), *self.compare.outputs()]
 
-    def server_outputs(self) -> list[Any]:
+    def server_outputs(self) -> list[Block]:
         """What show_server() changes."""
         return [
             self.status,
@@ -87,7 +88,9 @@ class ChatTab:
     def show_server(self, model: Model | None) -> Updates:
         """Show whether the server runs the chosen model."""
         status = self.studio.servers.status(model.folder) if model else ServerStatus()
-        state, words, vllm = status.state, status.text, self.studio.vllm
+        state = status.state
+        words = status.text
+        vllm = self.studio.vllm
         ready = state == "ready"
         missing = model is not None and alone(self.studio.settings) and wants_vllm(model.folder)
         if missing and not status.live:
@@ -113,7 +116,7 @@ class ChatTab:
 
 def build_chat_tab(studio: Studio) -> ChatTab:
     """Build it inside the open Blocks."""
-    gr.HTML(lead("Chat", "Numbers say how much was lost; a talk shows what."))
+    gr.HTML(lead("Chat", "Metrics tell you how much quality was lost. Chatting shows you what that means."))
     empty = gr.HTML(_EMPTY, elem_id="chat-empty")
     with gr.Column(visible=False, elem_id="chat-room") as room:
         with gr.Row(elem_classes=["ask"]):
@@ -137,7 +140,9 @@ def build_chat_tab(studio: Studio) -> ChatTab:
             save = gr.Button("Download", scale=0, min_width=104, elem_id="chat-save")
             clear = gr.Button("Clear", scale=0, min_width=88, elem_id="chat-clear")
         with gr.Accordion("More options", open=False, elem_id="sampling", elem_classes=["more"]):
-            system = gr.Textbox(label="System prompt", info="Said before the talk.", lines=2, elem_id="chat-system")
+            system = gr.Textbox(
+                label="System prompt", info="Sent at the start of every conversation.", lines=2, elem_id="chat-system"
+            )
             options = option_form(ChatOptions, "sampling")
         with gr.Accordion("From other programs", open=False, elem_classes=["more"]):
             asked = gr.HTML(_UNSERVED, elem_id="chat-usage")

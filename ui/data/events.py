@@ -1,4 +1,4 @@
-"""What happens in the Data tab: rows are looked at as soon as they are chosen, and when something else changes them."""
+"""What happens in the Data tab: rows are inspected once they are chosen, and when something else changes them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from ui.changes import hear
-from ui.data.look import Looking
+from ui.data.look import Looking, Stood
 from ui.kit.events import LATEST, QUIET
 from ui.kit.forms import Given, Updates
 from ui.recipe_state import Workbench
@@ -50,7 +50,9 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[Given], boo
         looking: What looks at them.
         wanted: Says whether the recipe reads them, from the values of the page.
     """
-    settings, rows, name = bench.studio.settings, looking.rows, looking.rows.purpose.name
+    settings = bench.studio.settings
+    rows = looking.rows
+    name = looking.rows.purpose.name
 
     def see(given: Given, who: Visitor) -> Updates:
         return looking.look(given, given[bench.model.facts], who.member(), who.token(given[bench.token]))
@@ -68,7 +70,7 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[Given], boo
         return see(given, who) if wanted(given) and not given[looking.job] else {looking.job: given[looking.job]}
 
     @handler(settings, rows.panel)
-    def tick(job_id: str | None, stood: Any, who: Visitor) -> Updates:
+    def tick(job_id: str | None, stood: Stood | None, who: Visitor) -> Updates:
         return looking.tick(job_id, who.owner, stood)
 
     inputs = {bench.model.facts, bench.token, *looking.inputs(), *bench.recipe.components}
@@ -89,7 +91,7 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[Given], boo
 
 
 def _left(field: Any) -> list[Any]:
-    """Return the events of a field that has been set, which one that is typed into is when one leaves it."""
+    """Return the events that end a change of a field; for a text field that is leaving it."""
     if isinstance(field, gr.Textbox | gr.Number):
         return [field.blur, field.submit]
     return [field.upload, field.clear] if isinstance(field, gr.File) else [field.input]

@@ -1,4 +1,4 @@
-"""How a look at rows is shown: what was recognized, what is to be answered, and what the model will see."""
+"""What was found in rows: the recognized columns, open questions, and what the model will see."""
 
 import html
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ from backend.stages.calibration_data import fewer
 from ui.kit.errors import fault
 from ui.kit.format import escape, part, plural
 
-_PHASES = ("Fetching the rows", "Looking through the rows", "Rendering them as the model will see them")
+_PHASES = ("Fetching the rows", "Inspecting the rows", "Rendering them as the model will see them")
 _CUTTING = (*_PHASES[:2], "Cutting it into windows of tokens")
 
 
 def nothing(words: str) -> str:
     """Write the panel before anything was looked at."""
-    return f'<section class="panel empty"><h2>Nothing looked at yet</h2><p>{words}</p></section>'
+    return f'<section class="panel empty"><h2>No data inspected yet</h2><p>{words}</p></section>'
 
 
 def panel(job: Job, seen: Seen, answered: Iterable[str]) -> str:
@@ -51,7 +51,7 @@ def sight(seen: Seen) -> str:
     figures |= {"tokens in the longest": survey.longest, **counts(survey)}
     head = part("What the model will see", f"Rows with the chat template, as the model reads them. {reach(seen)}")
     if not survey.samples:
-        return head + _list(figures) + fault("Nothing of any row would be learned: raise max_length, or change loss.")
+        return head + _list(figures) + fault("Nothing in any row would be learned: raise max_length, or change loss.")
     return f"{head}{_list(figures)}{_histogram(survey)}{_legend(survey)}{_samples(survey.samples)}"
 
 
@@ -65,22 +65,24 @@ def _head(job: Job, seen: Seen) -> str:
         phase = (_CUTTING if job.spec.get("cut") else _PHASES)[min(job.step, len(_PHASES) - 1)]
         words = f'<p class="pace"><b>{phase} …</b></p><div class="bar unknown"><i></i></div>'
     elif job.error:
-        words = '<p class="verdict poor">These rows cannot be read as they are.</p>'
+        words = '<p class="verdict poor">These rows cannot be used as they are.</p>'
     elif seen.questions:
         asked = plural(len(seen.questions), "question")
         words = f'<p class="verdict fair">{asked} to answer before anything is done with them.</p>'
     elif seen.reading:
         words = _verdict(seen.reading)
     else:
-        words = '<p class="verdict">Ready to learn from.</p>'
+        words = '<p class="verdict">Ready for training.</p>'
     found = seen.examination or seen.reading
-    name = found.name if found else "What calibration reads" if job.spec.get("cut") else "Rows"
+    name = "Calibration data" if job.spec.get("cut") else "Rows"
+    if found:
+        name = found.name
     text = f"<p>{escape(recognized(seen.examination))}</p>" if seen.examination else ""
     return f"<header><h2>{escape(name)}</h2>{text}</header>{words}"
 
 
 def _verdict(reading: Reading) -> str:
-    """Write how much calibration reads, and whether that will do."""
+    """Write how much calibration reads, and whether that is enough."""
     tokens = f"{reading.windows * reading.length:,} tokens: {plural(reading.windows, 'window')} of {reading.length:,}"
     kind = " fair" if reading.doubts else ""
     return f'<p class="verdict{kind}">Calibration reads {tokens}{fewer(reading.windows, reading.asked)}.</p>'
@@ -88,7 +90,7 @@ def _verdict(reading: Reading) -> str:
 
 def _list(figures: dict[str, int]) -> str:
     cells = "".join(
-        f"<div{' class=zero' * (not number)}><dt>{escape(name)}</dt><dd>{number:,}</dd></div>"
+        f"<div{'' if number else ' class=zero'}><dt>{escape(name)}</dt><dd>{number:,}</dd></div>"
         for name, number in figures.items()
     )
     return f'<dl class="facts">{cells}</dl>'
@@ -115,7 +117,7 @@ def _findings(said: Iterable[str]) -> str:
 
 
 def _histogram(survey: Survey) -> str:
-    """Write the lengths as bars, each with its figures for who points at it."""
+    """Write the lengths as bars, each with its figures as a tooltip."""
     most = max((count for _, count in survey.histogram), default=0)
     bars, start = "", 0
     for end, count in survey.histogram:
@@ -132,7 +134,9 @@ def _histogram(survey: Survey) -> str:
 
 def _legend(survey: Survey) -> str:
     count = f"The first {len(survey.samples)} rows." if len(survey.samples) > 1 else "The first row."
-    return f'<p class="legend">{count} <mark>Learned</mark> counts for the loss; everything else is only read.</p>'
+    return (
+        f'<p class="legend">{count} <mark>Learned</mark> text counts toward the loss; everything else is only read.</p>'
+    )
 
 
 def _samples(samples: Iterable[Iterable[Piece]]) -> str:

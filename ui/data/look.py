@@ -1,4 +1,4 @@
-"""The look at rows in the page: a preview job for what the form says now, shown as far as it is."""
+"""Inspecting rows in the page: a preview job for what the form says now, shown while it runs."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
 from backend.data.fetch import pin
@@ -27,6 +28,10 @@ from ui.visitor import alone
 
 Ask = Callable[[Given, ModelFacts, str, str | None], Preview]
 """Gives what is to be looked at: from the values of the page, the model, and who asks, with their token."""
+
+
+Stood = tuple[str, str, int]
+"""A preview's id, state and step."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,18 @@ class Looking:
     stood: gr.State
     survey: gr.State
 
-    def inputs(self) -> set[Any]:
+    def inputs(self) -> set[Block]:
         """What look() reads."""
         return {self.job, *self.rows.components, *self.others}
 
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         """What look() and show() change."""
         rows = self.rows
         shown = [rows.panel, rows.sight, *rows.questions.values(), *rows.form.components]
         return [self.job, self.stood, self.survey, *shown]
 
     def look(self, given: Given, facts: ModelFacts | None, owner: str, token: str | None) -> Updates:
-        """Begin to look at the rows that the form names, if they are not what is looked at already."""
+        """Begin to inspect the rows that the form names, unless they are being inspected already."""
         if facts is None or self.rows.missing(given):
             return self._clear()
         try:
@@ -74,17 +79,17 @@ class Looking:
             return self._refuse(e)
         return both(self.rows.mark({}), self.show(job_id, owner, None)) | {self.job: job_id}
 
-    def tick(self, job_id: str | None, owner: str | None, stood: Any) -> Updates:
-        """Show how far a preview is by now; one that has ended stays as it is, whatever another window looks at."""
+    def tick(self, job_id: str | None, owner: str | None, stood: Stood | None) -> Updates:
+        """Show how far a preview is; one that has ended stays as it is, whatever another window inspects."""
         if job_id is None or (stood and stood[1] not in UNFINISHED):
             return {self.stood: gr.skip()}
         try:
             return self.show(job_id, owner, stood) if owner else self._clear()
         except JobError:
-            words = "Other rows are looked at in another window of yours: press the button to look at these again."
+            words = "You opened other data in another window: press the button to inspect these rows again."
             return self._clear() | {self.rows.panel: fault(words)}
 
-    def show(self, job_id: str, owner: str, stood: Any) -> Updates:
+    def show(self, job_id: str, owner: str, stood: Stood | None) -> Updates:
         """Show how far a preview is, if it is further than it was.
 
         Raises:
@@ -132,7 +137,7 @@ def build_looking(studio: Studio, rows: RowsForm, others: Iterable[Component], a
 
 
 def learning(studio: Studio, rows: RowsForm, rendering: dict[str, Component]) -> Ask:
-    """Look at rows as a training would learn from them.
+    """Return what inspects rows as a training would use them.
 
     Args:
         studio: The backend.
@@ -150,24 +155,26 @@ def learning(studio: Studio, rows: RowsForm, rendering: dict[str, Component]) ->
 
 
 def calibrating(studio: Studio, data: DataTab, recipe: RecipeTab) -> Ask:
-    """Look at rows as a calibrated quantization would read them; where it names none, at what it reads then.
+    """Return what inspects rows as a calibrated quantization would read them, or what it reads by default.
 
     Args:
         studio: The backend.
         data: Says which rows, and what quality is measured on.
-        recipe: Says how much is read, and whether something is tuned before.
+        recipe: Says how much is read, and whether something is fine-tuned before.
     """
 
     def ask(given: Given, facts: ModelFacts, owner: str, token: str | None) -> Preview:
-        rows, tuned, asked = data.calibration, bool(given[recipe.finetuning.wanted]), recipe.calibrated(given)
+        rows = data.calibration
+        finetuned = bool(given[recipe.finetuning.wanted])
+        asked = recipe.calibrated(given)
         usual = given[rows.source] == USUAL
-        kept = {} if usual and tuned else {"on_fault": "drop", "drop_duplicates": True, "allow_identical": True}
-        options = pin(_options(studio, data.rows if usual and tuned else rows, given, kept, owner), token)
+        kept = {} if usual and finetuned else {"on_fault": "drop", "drop_duplicates": True, "allow_identical": True}
+        options = pin(_options(studio, data.rows if usual and finetuned else rows, given, kept, owner), token)
         measured = parse(EvaluateOptions, data.values(given)) if given[recipe.evaluate] else None
         if measured and (text := data.text(given)):
             measured = measured.model_copy(update={"text": str(studio.supervisor.uploads.keep(Path(text), owner))})
         cut = Cut(
-            embedded=usual and not tuned,
+            embedded=usual and not finetuned,
             num_calibration_samples=asked.num_calibration_samples,
             max_seq_length=asked.max_seq_length,
             measured_on=measured,

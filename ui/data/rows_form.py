@@ -1,9 +1,10 @@
-"""RowsForm: which rows are learned from, or calibrated on, and what becomes of their columns, as the page asks it."""
+"""RowsForm: the form for training data or calibration data, and for the role of each column."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
 from backend.data.columns import Mapping
@@ -12,13 +13,15 @@ from backend.jobs.previews import Seen
 from ui.data.findings import nothing, question
 from ui.kit.errors import fault
 from ui.kit.format import part
-from ui.kit.forms import Given, OptionForm, Updates, both, option_field
+from ui.kit.forms import Given, OptionForm, Updates, Values, both, option_field
 
-USUAL, UPLOAD, HUB = "usual", "upload", "hub"
+USUAL = "usual"
+UPLOAD = "upload"
+HUB = "hub"
 
 _OWN = [
     ("My own file\nCSV, TSV, JSON, JSON lines, Parquet or plain text, also packed with gzip.", UPLOAD),
-    ("A data set on the Hub\nIts id, with the config, split and revision that are wanted.", HUB),
+    ("A data set on the Hub\nIts id, and the config, split and revision to use.", HUB),
 ]
 
 
@@ -55,26 +58,26 @@ _FILES = ("header", "delimiter", "quoting", "encoding", "sample_by", "parse_json
 
 LEARNING = Purpose(
     "rows",
-    "Learn from",
-    "The rows that the model is tuned on. They are looked through as soon as chosen.",
-    "Bundled questions and answers\nWhat Python's standard library does, from its docstrings: to try it out.",
+    "Training data",
+    "The rows that the model is fine-tuned on. They are inspected as soon as you choose them.",
+    "Bundled questions and answers\nWhat Python's standard library does, from its docstrings: for a first try.",
     "Show what the model will see",
-    "rows to learn from",
-    "Choose where the rows come from. They are looked through at once: what they are, what is wrong with them, and what"
-    " the model will see.",
+    "training data",
+    "Choose where the rows come from. You see at once what they hold, what is wrong with them, and what the model will"
+    " see.",
     ("split", *_BESIDE),
     _BESIDE,
     ("on_fault", "drop_duplicates", "allow_identical", *_FILES),
 )
 CALIBRATING = Purpose(
     "calibration",
-    "Calibrate on",
-    "What the model reads while its weights are rounded, so that little is lost where they matter. Best is what the"
-    " model will be used for; never the text that quality is measured on.",
-    "Automatic\nThe rows that the recipe tunes on; where it tunes nothing, embedded English prose.",
+    "Calibration data",
+    "What the model reads while its weights are rounded, so that little is lost where they matter. Use text like the"
+    " model will see in use, never the text that quality is measured on.",
+    "Automatic\nThe training data of the recipe; without fine-tuning, embedded English prose.",
     "Show what calibration reads",
-    "rows or text to calibrate on",
-    "Press the button to see how much calibration reads, and whether that will do.",
+    "rows or text for calibration",
+    "Press the button to see how much calibration reads, and whether that is enough.",
     (),
     ("system_prompt",),
     _FILES,
@@ -106,34 +109,39 @@ class RowsForm:
 
     @property
     def components(self) -> list[Component]:
-        """Everything that says what is learned from."""
+        """Everything that sets which rows are read."""
         return [self.source, self.file, *self.form.components]
 
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         """What fill(), begin() and ask_again() change."""
         return [*self.components, self.note]
 
-    def values(self, given: Given) -> dict[str, Any]:
+    def values(self, given: Given) -> Values:
         """Read the form as DatasetOptions takes it, but for the upload; only what the chosen source has counts."""
-        source, values = given[self.source], self.form.values(given)
+        source = given[self.source]
+        values = self.form.values(given)
         left_out = {HUB: (), UPLOAD: _OF_THE_HUB, USUAL: (*_OF_THE_HUB, *_OF_THE_ROWS)}[source]
         return {name: value for name, value in values.items() if name not in left_out}
 
     def upload(self, given: Given) -> str | None:
-        """Return where the upload lies that is learned from, if one is."""
+        """Return the path of the uploaded rows, if they are used."""
         return given[self.file] or None if given[self.source] == UPLOAD else None
 
     def missing(self, given: Given) -> dict[str, str]:
-        """Name what a chosen source lacks; the option model alone cannot know that it was chosen."""
+        """Name what is missing for a chosen source; the option model alone cannot know that it was chosen."""
         if given[self.source] == HUB and not (given[self.form.fields["dataset"]] or "").strip():
-            return {"dataset": "give a data set's id, such as timdettmers/openassistant-guanaco"}
+            return {"dataset": "enter a data set's id, such as timdettmers/openassistant-guanaco"}
         if given[self.source] == UPLOAD and not given[self.file]:
             return {"dataset": f"upload a file with {self.purpose.wanted}, or choose another source"}
         return {}
 
     def fill(self, options: DatasetOptions) -> Updates:
         """Show options in the form; a file of this machine cannot be shown as an upload."""
-        source = USUAL if options.dataset == DEMO_DATASET else UPLOAD if is_file(options.dataset) else HUB
+        source = HUB
+        if options.dataset == DEMO_DATASET:
+            source = USUAL
+        elif is_file(options.dataset):
+            source = UPLOAD
         filled = self.form.fill(options)
         if source != HUB:
             filled[self.form.fields["dataset"]] = gr.update(value="")
@@ -144,8 +152,8 @@ class RowsForm:
         return self.form.mark(faults)
 
     def ask_again(self, name: str) -> Updates:
-        """Keep to an upload of an earlier visit: nothing starts on other rows until it is given again."""
-        words = f"Your own file '{name}' did not outlive the reload: upload it again, or choose another source."
+        """Ask again for an upload of an earlier visit: nothing starts on other rows meanwhile."""
+        words = f"Your own file '{name}' was lost when the page reloaded: upload it again, or choose another source."
         return {**self.choose(UPLOAD), self.source: UPLOAD, self.note: fault(words)}
 
     def choose(self, source: str) -> Updates:
@@ -157,8 +165,9 @@ class RowsForm:
         return {**shown, self.file: gr.update(visible=source == UPLOAD), self.note: ""}
 
     def begin(self, source: str) -> Updates:
-        """Begin with other rows: what was said of those before does not hold for them."""
-        fields, blank = self.form.fields, self.form.fill(DatasetOptions())
+        """Begin with other rows: the settings of the rows before do not apply to them."""
+        fields = self.form.fields
+        blank = self.form.fill(DatasetOptions())
         said = [name for name in ("config", "split", *_OF_THE_ROWS) if name in fields]
         unsaid: Updates = {fields[name]: blank[fields[name]] for name in said}
         return both(unsaid, self.choose(source))
@@ -168,7 +177,7 @@ class RowsForm:
         texts: dict[str, list[str]] = {}
         for finding in seen.questions:
             texts.setdefault(finding.option or "", []).append(finding.text)
-        texts |= {name: ["This may answer it."] for name in seen.faults}
+        texts |= {name: ["This field may answer it."] for name in seen.faults}
         return {
             place: "".join(map(question, texts.get(name, []))) for name, place in self.questions.items()
         }  # fmt: skip
@@ -183,7 +192,7 @@ class RowsForm:
             unset = _unset(mapping, name.removesuffix("_column"))
             updates[fields[name]] = gr.update(choices=[(unset, ""), *columns])
         names = ", ".join(f"{{{name}}}" for name in columns[:20])
-        updates[fields["template"]] = gr.update(placeholder=f"There are {names}" if names else "")
+        updates[fields["template"]] = gr.update(placeholder=f"Columns: {names}" if names else "")
         splits = dict.fromkeys(split for there in seen.splits.values() for split in there)
         updates[fields["config"]] = gr.update(choices=list(seen.splits))
         updates[fields["split"]] = gr.update(choices=list(splits))
@@ -191,14 +200,16 @@ class RowsForm:
 
 
 def can_show_rows(options: DatasetOptions) -> bool:
-    """Whether the form gives options back as they are: no file of this machine, and of the bundled rows no columns."""
+    """Return whether the form can show these options: no local file, and no columns of the bundled rows."""
     said = [name for name in _OF_THE_ROWS if getattr(options, name) != DatasetOptions.model_fields[name].default]
     return not is_file(options.dataset) and not (options.dataset == DEMO_DATASET and said)
 
 
 def build_rows(purpose: Purpose) -> RowsForm:
     """Build it inside the open Blocks."""
-    fields, questions, name = dict[str, Component](), dict[str, gr.HTML](), purpose.name
+    fields = dict[str, Component]()
+    questions = dict[str, gr.HTML]()
+    name = purpose.name
     with gr.Column(elem_id=name, elem_classes=["of-rows"]) as room:
         gr.HTML(part(purpose.title, purpose.words))
         source = gr.Radio(
@@ -218,7 +229,7 @@ def build_rows(purpose: Purpose) -> RowsForm:
         with gr.Column(elem_id=f"{name}-fields", elem_classes=["slots", "of-fields"]):
             _head("Columns", "of-columns")
             _slots(name, (*_COLUMNS, "template"), fields, questions)
-            _head("Beside the rows", "beside")
+            _head("Prompt and validation" if len(purpose.beside) > 1 else "Prompt", "beside")
             _slots(name, purpose.beside, fields, questions)
             gr.Checkbox(label="More options", container=False, elem_id=f"{name}-more", elem_classes=["open-deep"])
             _slots(name, purpose.reading, fields, questions, "deep")

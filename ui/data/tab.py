@@ -1,29 +1,31 @@
-"""The Data tab: rows that are learned from, what calibration reads, and the text that quality is measured on."""
+"""The Data tab: training data, calibration data, and the text that quality is measured on."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from backend.evaluate import EvaluateOptions
 from ui.data.rows_form import CALIBRATING, LEARNING, RowsForm, build_rows
 from ui.kit.errors import fault
 from ui.kit.events import QUIET
 from ui.kit.format import lead, part
-from ui.kit.forms import Given, OptionForm, Updates, option_form
+from ui.kit.forms import Given, OptionForm, Updates, Values, option_form
 
-AUTOMATIC, DATASET, UPLOAD = "automatic", "dataset", "upload"
+AUTOMATIC = "automatic"
+DATASET = "dataset"
+UPLOAD = "upload"
 
 _SOURCES = [
-    ("Automatic\nWikiText-2, the usual yardstick. For the bundled model, prose that needs no network.", AUTOMATIC),
+    ("Automatic\nWikiText-2, the usual benchmark. For the bundled model, prose that needs no network.", AUTOMATIC),
     ("A data set on the Hub\nAny one with a text column.", DATASET),
-    ("My own text\nA plain text file in the language and style that the model is for.", UPLOAD),
+    ("My own text\nA plain text file in the language and style of your use.", UPLOAD),
 ]
 
 
 @dataclass(frozen=True)
 class DataTab:
-    """Its components; `rows` and `calibration` are forms of their own, all others say what is measured on."""
+    """Its components; `rows` and `calibration` are forms of their own, all others set the evaluation text."""
 
     rows: RowsForm
     calibration: RowsForm
@@ -36,22 +38,22 @@ class DataTab:
 
     @property
     def components(self) -> list[gr.components.Component]:
-        """Everything that says what is measured on."""
+        """Everything that sets the evaluation text."""
         return [self.source, self.upload, *self.form.components]
 
-    def switched(self) -> list[Any]:
+    def switched(self) -> list[Block]:
         """What switch() changes."""
         return [self.rows.room, self.untrained, self.calibration.room]
 
     def switch(self, finetuning: bool, calibrating: bool) -> Updates:
-        """Ask for rows where something learns from them, or reads them; elsewhere say how to begin."""
+        """Ask for training and calibration data where the recipe uses them; otherwise say how to begin."""
         return {
             self.rows.room: gr.update(visible=finetuning),
             self.untrained: gr.update(visible=not finetuning),
             self.calibration.room: gr.update(visible=calibrating),
         }
 
-    def values(self, given: Given) -> dict[str, Any]:
+    def values(self, given: Given) -> Values:
         """Read the tab as EvaluateOptions takes it, but for the upload; only the chosen source counts."""
         values = self.form.values(given)
         dataset = values.pop("dataset", None)
@@ -60,13 +62,13 @@ class DataTab:
         return values
 
     def text(self, given: Given) -> str | None:
-        """Return where the upload lies that is measured on, if one is."""
+        """Return the path of the uploaded evaluation text, if it is used."""
         return given[self.upload] or None if given[self.source] == UPLOAD else None
 
     def missing(self, given: Given) -> dict[str, str]:
-        """Name what a chosen source lacks; the option model alone cannot know that it was chosen."""
+        """Name what is missing for a chosen source; the option model alone cannot know that it was chosen."""
         if given[self.source] == DATASET and not (given[self.form.fields["dataset"]] or "").strip():
-            return {"dataset": "give a data set's id, such as Salesforce/wikitext"}
+            return {"dataset": "enter a data set's id, such as Salesforce/wikitext"}
         if given[self.source] == UPLOAD and not given[self.upload]:
             return {"text": "upload a text file, or choose another source"}
         return {}
@@ -79,8 +81,8 @@ class DataTab:
         return {**rest, self.source: source, self.form.fields["dataset"]: dataset}
 
     def ask_again(self, name: str) -> Updates:
-        """Keep to an upload of an earlier visit: nothing starts on another text until it is given again."""
-        words = f"Your own text '{name}' did not outlive the reload: upload it again, or choose another source."
+        """Ask again for an upload of an earlier visit: nothing starts on another text meanwhile."""
+        words = f"Your own text '{name}' was lost when the page reloaded: upload it again, or choose another source."
         return {**self.choose(UPLOAD), self.source: UPLOAD, self.note: fault(words)}
 
     def choose(self, source: str) -> Updates:
@@ -95,20 +97,19 @@ class DataTab:
 
 def build_data_tab() -> DataTab:
     """Build it inside the open Blocks."""
-    gr.HTML(lead("Data", "What the model learns from, what calibration reads, and what quality is measured on."))
+    gr.HTML(lead("Data", "The training data, the calibration data, and the text that quality is measured on."))
     with gr.Column() as untrained:
         gr.HTML(
             part(
-                "Learn from",
-                "Nothing yet: your recipe tunes nothing. Tuned on rows of yours, a model answers as they do.",
+                "Training data",
+                "Fine-tuning is off. Turn it on to teach the model from your own examples.",
             )
         )
-        finetune = gr.Button("Tune on rows of mine", size="sm", elem_id="data-tune", elem_classes=["pick"])
-    rows, calibration = build_rows(LEARNING), build_rows(CALIBRATING)
+        finetune = gr.Button("Fine-tune on my data", size="sm", elem_id="data-tune", elem_classes=["pick"])
+    rows = build_rows(LEARNING)
+    calibration = build_rows(CALIBRATING)
     rows.room.visible = calibration.room.visible = False
-    gr.HTML(
-        part("Measure on", "Original and result read the same text, and Weightsmith counts how far apart they are.")
-    )
+    gr.HTML(part("Evaluation text", "Original and result read the same text, and Weightsmith measures the difference."))
     source = gr.Radio(
         _SOURCES, value=AUTOMATIC, label="Text", show_label=False, elem_id="data-source", elem_classes=["rows"]
     )

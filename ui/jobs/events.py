@@ -97,7 +97,10 @@ def _wire_again(bench: Workbench) -> None:
 
 
 def _wire_results(bench: Workbench) -> None:
-    studio, jobs, chat, publish = bench.studio, bench.jobs, bench.chat, bench.publish
+    studio = bench.studio
+    jobs = bench.jobs
+    chat = bench.chat
+    publish = bench.publish
 
     @handler(studio.settings)
     def to_chat(job_id: str, who: Visitor) -> Updates:

@@ -26,7 +26,7 @@ _MARKS = {"done": "✓", "now": "●", "failed": "✕", "next": "○"}
 
 
 def title(job: Job) -> tuple[str, str]:
-    """Name a job by what it does and what it does it to."""
+    """Name a job by what it does, and to what."""
     if job.kind == UNREADABLE:
         return "Unreadable job", job.id[:8]
     spec = job.read_spec()
@@ -42,7 +42,7 @@ def title(job: Job) -> tuple[str, str]:
 
 
 def row(job: Job) -> str:
-    """Write a job as a choice of the list: what, of what, then state and age."""
+    """Write a job as a choice of the list: its name, then state and age."""
     done = share(job.progress) if job.state == JobState.RUNNING else None
     state = _STATES[job.state] + (f" · {done:.0f}%" if done is not None else "")
     return "\n".join([*title(job), f"{state} · {ago(job.finished or job.started or job.created)}"])
@@ -105,12 +105,13 @@ def _check(result: Result, check: Check) -> str:
 
 
 def adapter_alone(shared: bool) -> str:
-    """Say how to go on from an adapter alone; `shared`: on a page where no recipe can name its folder."""
-    way = "Publish it, then look for it under Model: its base model and the merge are offered there." if shared else (
-        "The button above fills your recipe with that.")  # fmt: skip
+    """Say what to do with an adapter alone; `shared`: on a page where no recipe can name its folder."""
+    way = "The button above adds that to your recipe."
+    if shared:
+        way = "Publish it, then look for it under Model, which offers to merge it into its base model."
     return (
-        '<section class="panel"><header><h2>The adapter</h2></header><p class="quiet">It works beside its base model,'
-        f" here and with PEFT. To quantize what was tuned, it is merged into the model first. {way}</p></section>"
+        '<section class="panel"><header><h2>The adapter</h2></header><p class="quiet">It works with its base model,'
+        f" here and with PEFT. To quantize the fine-tuned model, merge the adapter into it first. {way}</p></section>"
     )
 
 

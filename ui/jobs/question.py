@@ -1,9 +1,9 @@
 """The question before a job takes the GPU from a chat."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from backend.jobs.job import Spec
 from ui.kit.errors import warning
@@ -22,7 +22,7 @@ class Question:
     unload: gr.Button
     keep: gr.Button
 
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         """What put() and hidden() change."""
         return [self.room, self.text]
 
@@ -53,7 +53,7 @@ def build_question(studio: Studio, prefix: str) -> Question:
     """Build it inside the open Blocks.
 
     Args:
-        studio: Whose servers are asked about.
+        studio: The studio whose servers are asked about.
         prefix: Begins the elem_id of each component.
     """
     with gr.Column(visible=False, elem_id=f"{prefix}-question", elem_classes=["question"]) as room:

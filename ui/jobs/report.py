@@ -12,9 +12,9 @@ _GRADES = (
     (0.5, "fair", "Noticeably worse than the {}"),
 )
 _WORST = ("poor", "Far from the {}: try a method with more bits")
-_CHANGED = ("changed", "What the adapters have changed")  # more is no loss: it is what they were trained for
+_CHANGED = ("changed", "What the adapters changed")  # more is no loss: it is what they were trained for
 
-_ALWAYS = ("right before and wrong now, or the other way", "written one by one, on this machine")
+_ALWAYS = ("right before and wrong now, or the reverse", "generated one by one, on this machine")
 _LOSS = ("lower is better", "nats a token, lower is better", "the worst tokens, lower is better", "higher is better")
 _CHANGE = ("lower is better", "nats a token", "the tokens that changed most", "")
 
@@ -23,7 +23,11 @@ def report(result: Result, metrics: Metrics) -> str:
     """Write what was measured of a result."""
     artifact = result.artifact
     changed = artifact.kind == "merged"
-    reference = "Base model" if changed else "Merged model" if artifact.merged else "Original"
+    reference = "Original"
+    if changed:
+        reference = "Base model"
+    elif artifact.merged:
+        reference = "Merged model"
     kind, verdict = _CHANGED if changed else _grade(metrics)
     told = f"{verdict.format(reference.lower())}: {_sentence(metrics)}"
     speeds = (metrics.reference_tokens_per_second, metrics.tokens_per_second)
@@ -31,7 +35,7 @@ def report(result: Result, metrics: Metrics) -> str:
         ("Perplexity", f"{metrics.reference_perplexity:.2f}", f"{metrics.perplexity:.2f}"),
         ("KL divergence, mean", "0", f"{metrics.kl_mean:.4f}"),
         ("KL divergence, 99th percentile", "0", f"{metrics.kl_p99:.3f}"),
-        ("Same most likely token", percent(1), percent(metrics.top1_agreement)),
+        ("Same next token", percent(1), percent(metrics.top1_agreement)),
         ("Flips of the next token", percent(0), "" if metrics.flips is None else percent(metrics.flips)),
         (f"Tokens a second in {escape(metrics.engine)}", *map(_speed, speeds)),
     ]

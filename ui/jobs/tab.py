@@ -1,9 +1,9 @@
 """The Jobs tab: one's own jobs, how far they are, and what came out."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState
 from ui.jobs.job import adapter_alone, row, sizes, view
@@ -21,7 +21,7 @@ _CAN_RETRY = (JobState.ERROR, JobState.CANCELED, JobState.INTERRUPTED, JobState.
 _SURE = "(job) => confirm('Delete this job and everything that it made?') ? job : null"
 _EMPTY = (
     '<section class="panel empty"><h2>No jobs yet</h2><p>Press <b>Start</b> beside your recipe. The job keeps running'
-    " when you close the page; come back and find it here.</p></section>"
+    " if you close the page; you find it here when you come back.</p></section>"
 )
 
 
@@ -52,7 +52,7 @@ class JobsTab:
         """What one can do with a job."""
         return (self.chat, self.merge, self.publish, self.retry, self.keep, self.cancel, self.delete)
 
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         """What show() changes."""
         told = [self.view, self.training, self.answers, self.result, self.folded, self.log]
         return [self.job, self.jobs, *told, *self.buttons, *self.question.outputs()]
@@ -74,7 +74,7 @@ class JobsTab:
             return {self.job: None, self.view: _EMPTY} | {part: gr.update(visible=False) for part in hidden}
         choices = [(row(j), j.id) for j in jobs]
         lost = self.studio.supervisor.lost(job.id, owner)
-        again = f"Damaged on this disk: {', '.join(lost)}. Try again makes it again." if lost else ""
+        again = f"Damaged on this disk: {', '.join(lost)}. Try again recreates it." if lost else ""
         return {
             self.job: job.id,
             self.jobs: gr.update(choices=choices, value=job.id, visible=True),
@@ -88,14 +88,15 @@ class JobsTab:
             **self._outcome(job, owner),
         }
 
-    def training_outputs(self) -> list[Any]:
+    def training_outputs(self) -> list[Block]:
         """What course() changes."""
         return [self.training, self.answers, self.keep]
 
     def course(self, job: Job, owner: str) -> Updates:
         """Show how a job's training goes."""
         supervisor = self.studio.supervisor
-        course, stopping = supervisor.course(job.id, owner), supervisor.stopping(job.id, owner)
+        course = supervisor.course(job.id, owner)
+        stopping = supervisor.stopping(job.id, owner)
         made = self.studio.trained(job, owner) if course and not job.trains else None
         told = training(job, course, stopping, made) if course else ""
         asked = answers(course) if course else ""
@@ -124,7 +125,7 @@ class JobsTab:
 
 def build_jobs_tab(studio: Studio) -> JobsTab:
     """Build it inside the open Blocks."""
-    gr.HTML(lead("Jobs", "They run on, whether or not this page is open."))
+    gr.HTML(lead("Jobs", "Jobs keep running even if you close this page."))
     with gr.Row(elem_classes=["split"]):
         with gr.Column(scale=2, min_width=240):
             jobs = gr.Radio(

@@ -1,8 +1,9 @@
 """How a training looks while it runs and afterwards: figures, plots over the steps, and the model's answers."""
 
+from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from backend.artifacts.artifact import Training
 from backend.artifacts.training_log import Course
@@ -10,6 +11,8 @@ from backend.jobs.store import Job
 from backend.machine.hardware import gpus
 from ui.kit.format import count, duration, escape, size
 from ui.kit.plot import SMALL, Line, number, plot
+
+Figure = TypeVar("Figure")
 
 SHOWN = 5
 """Answers to one question that are shown: the first, the last, and some between."""
@@ -25,7 +28,8 @@ def training(job: Job, course: Course, stopping: bool, made: Training | None) ->
         made: What is recorded of it, once it is done.
     """
     last = _last_step(job, course)
-    loss, learned = course.series("loss"), course.series("eval_loss")
+    loss = course.series("loss")
+    learned = course.series("eval_loss")
     mark = course.resumed
     plots = plot("Loss, nats a token", [Line("rows trained on", "one", loss), Line("validation rows", "two", learned)],
                  last, mark)  # fmt: skip
@@ -44,7 +48,7 @@ def answers(course: Course) -> str:
     parts = "".join(_answers(str(prompt), list(lines)) for prompt, lines in groupby(by_prompt, itemgetter("prompt")))
     if not parts:
         return ""
-    head = "<header><h2>Answers</h2><p>To questions from the validation rows, asked at each validation.</p></header>"
+    head = "<header><h2>Answers</h2><p>To questions from the validation data, asked at each validation.</p></header>"
     return f'<section class="panel replies">{head}{parts}</section>'
 
 
@@ -53,15 +57,14 @@ def _told(job: Job, course: Course, stopping: bool, made: Training | None) -> st
     if made and made.stopped:
         text = f"{made.stopped} It ended after step {made.steps:,} of {made.planned_steps:,}."
     elif stopping:
-        text = "Stopping after this step: what was learned is kept, and the steps after the training follow."
+        text = "Stopping after this step: what was learned is kept, and the later steps follow."
     elif course.resumed is not None:
-        text = (
-            f"{'Going' if job.trains else 'It went'} on after step {course.resumed:,}, from its last whole checkpoint."
-        )
+        verb = "Resuming" if job.trains else "It resumed"
+        text = f"{verb} after step {course.resumed:,}, from its last complete checkpoint."
     elif job.trains:
         text = (
-            "Stop and keep ends it early with what was learned, and the steps after it follow. Cancel ends the job"
-            " without a result; Try again goes on from the last checkpoint then."
+            "Stop and keep ends it early with what was learned, and the later steps follow. Cancel ends the job"
+            " without a result; Try again then resumes from the last checkpoint."
         )
     else:
         return ""
@@ -82,10 +85,11 @@ def _steps(job: Job) -> dict[str, Any]:
 
 def _figures(job: Job, course: Course, last: int) -> dict[str, str]:
     """Return the newest figures, in words."""
-    step, progress = max((line["step"] for line in course.figures), default=0), _steps(job)
+    step = max((line["step"] for line in course.figures), default=0)
+    progress = _steps(job)
     step = int(progress.get("done", step))
     learned = course.series("eval_loss")
-    found: dict[str, Any] = {
+    found = {
         "Step": f"{step:,} of {last:,}" if job.trains and last else f"{step:,}",
         "Epoch": _written(course.last("epoch"), lambda epoch: f"{epoch:.2f}"),
         "Loss": _written(course.last("loss"), number),
@@ -97,14 +101,15 @@ def _figures(job: Job, course: Course, last: int) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _written(value: Any, words: Any) -> str:
-    return "" if value is None else str(words(value))
+def _written(value: Figure | None, words: Callable[[Figure], str]) -> str:
+    return "" if value is None else words(value)
 
 
 def _from_to(points: list[tuple[int, float]]) -> str:
     if not points:
         return ""
-    first, last = number(points[0][1]), number(points[-1][1])
+    first = number(points[0][1])
+    last = number(points[-1][1])
     return last if len(points) == 1 else f"{first} → {last}"
 
 

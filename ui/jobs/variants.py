@@ -10,13 +10,17 @@ from ui.kit.plot import ticks
 from ui.studio import Result, method_name
 
 WIDTH, HEIGHT = 640, 280
-LEFT, RIGHT, TOP, BOTTOM = 56, 24, 16, 44  # pixels around the plane
+# pixels around the plane
+LEFT = 56
+RIGHT = 24
+TOP = 16
+BOTTOM = 44
 LETTER, LINE = 7.2, 16  # of a label, in pixels
 
 _ROUND = tuple(digit * 10.0**power for power in range(-4, 7) for digit in (1, 2, 5))
 """Where lines are drawn on the scale of powers."""
 
-_HEAD = ("Size", "KL, mean", "KL, 99th percentile", "Same likeliest token", "Flips", "Perplexity", "Tokens/s")
+_HEAD = ("Size", "KL, mean", "KL, 99th percentile", "Same next token", "Flips", "Perplexity", "Tokens/s")
 
 
 def variants(results: Sequence[Result]) -> str:
@@ -29,7 +33,7 @@ def variants(results: Sequence[Result]) -> str:
     rows = "".join(_row(variant_name(r.artifact.options), r.artifact.size, m) for r, m in measured)
     points = [(variant_name(r.artifact.options), r.artifact.size / 1e6, m.kl_mean) for r, m in measured]
     return (
-        '<section class="panel variants"><header><h2>Variants</h2><p>Down and to the left is better: smaller, and'
+        '<section class="panel variants"><header><h2>Variants</h2><p>Lower and further left is better: smaller, and'
         f' closer to the original.</p></header>{_picture(points)}<div class="wide"><table><thead><tr><th></th>{head}'
         f"</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
@@ -46,7 +50,8 @@ def variant_name(options: Mapping[str, Any]) -> str:
 
 def grid(options: Mapping[str, Any]) -> str:
     """Say the bits and the group size that a method has been given: 4 bit · 64; nothing where it has no choice."""
-    bits, group = options.get("bits"), options.get("group_size")
+    bits = options.get("bits")
+    group = options.get("group_size")
     return (f"{bits} bit" if bits else "") + (f" · {group}" if group and group != -1 else "")
 
 
@@ -68,7 +73,8 @@ def _picture(points: Sequence[tuple[str, float, float]]) -> str:
     """Draw points: name, megabytes, nats a token; the latter on a scale of powers, as differences are factors."""
     largest = max(x for _, x, _ in points) * 1.1
     logs = [math.log10(max(y, 1e-4)) for _, _, y in points]
-    low, high = min(logs) - 0.15, max(logs) + 0.15
+    low = min(logs) - 0.15
+    high = max(logs) + 0.15
     across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def place(x: float, log: float) -> tuple[float, float]:
@@ -96,7 +102,8 @@ def _picture(points: Sequence[tuple[str, float, float]]) -> str:
 
 def _labels(points: Sequence[tuple[str, float, float]]) -> str:
     """Draw dots with their names, each on the side where it fits and below the one that it would cover."""
-    drawn, taken = "", list[tuple[float, float, float]]()
+    drawn = ""
+    taken = list[tuple[float, float, float]]()
     for name, x, y in sorted(points, key=lambda point: point[2]):
         width = LETTER * len(name)
         left = x + 9 if x + 9 + width < WIDTH else x - 9 - width

@@ -12,8 +12,11 @@ from gradio.blocks import Block
 from backend.errors import AppError
 from ui.kit.format import escape
 
+Handler = Callable[..., Any]
+"""What an event calls; Gradio passes what its inputs hold."""
 
-def shown(beside: gr.HTML | None = None, *hidden: Block) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+
+def shown(beside: gr.HTML | None = None, *hidden: Block) -> Callable[[Handler], Handler]:
     """Let a handler's AppError appear on the page as its own sentence; any other error stays a bug.
 
     Args:
@@ -22,7 +25,7 @@ def shown(beside: gr.HTML | None = None, *hidden: Block) -> Callable[[Callable[.
         hidden: What goes then: it belonged to what was written there before.
     """
 
-    def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(handler: Handler) -> Handler:
         if inspect.isgeneratorfunction(inspect.unwrap(handler)):
 
             @functools.wraps(handler)

@@ -74,5 +74,9 @@ def _scaled(number: float, units: tuple[str, ...]) -> str:
     power = 0
     while number >= 999.5 and power < len(units) - 1:
         number, power = number / 1000, power + 1
-    digits = 0 if number >= 100 or power == 0 else 1 if number >= 10 else 2
+    digits = 2
+    if number >= 100 or power == 0:
+        digits = 0
+    elif number >= 10:
+        digits = 1
     return f"{number:.{digits}f} {units[power]}"

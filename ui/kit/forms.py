@@ -15,6 +15,9 @@ from backend.options import COMMON_OPTIONS, Frozen
 Given = Mapping[Block, Any]
 """Component to its value; what a handler is given."""
 
+Values = dict[str, Any]
+"""Options by name, as typed; what an option model parses."""
+
 Updates = dict[Block, Any]
 """Component to its new value or gr.update(); what a handler returns."""
 
@@ -39,7 +42,7 @@ class OptionForm:
         """All components of the form."""
         return list(self.fields.values())
 
-    def values(self, given: Given) -> dict[str, Any]:
+    def values(self, given: Given) -> Values:
         """Read the form as the mapping that the option model parses; an empty box is an option left out."""
         found = {name: given[component] for name, component in self.fields.items()}
         filled = {name: value for name, value in found.items() if not (isinstance(value, str) and not value.strip())}
@@ -107,7 +110,7 @@ def option_field(options: type[Frozen], name: str, prefix: str, widget: Any = No
 
 
 def can_show(options: Frozen) -> bool:
-    """Whether a form gives options back as they are: not where an entry of a list is empty or holds a comma."""
+    """Return whether a form can show these options: no entry of a list is empty or holds a comma."""
     values = (getattr(options, name) for name in type(options).model_fields)
     entries = (str(entry) for value in values if isinstance(value, tuple) for entry in value)
     return all(entry.strip() and "," not in entry for entry in entries)
@@ -122,7 +125,8 @@ def label(name: str) -> str:
 
 
 def _component(name: str, field: FieldInfo, prefix: str) -> Component:
-    kind, choices = _plain(field.annotation), _choices(field.annotation)
+    kind = _plain(field.annotation)
+    choices = _choices(field.annotation)
     common = _common(name, field, prefix)
     default = _written(field.get_default(call_default_factory=True), field)
     if choices:
@@ -142,7 +146,7 @@ def _component(name: str, field: FieldInfo, prefix: str) -> Component:
 _YES_OR_NO = [("not set", ""), ("yes", "True"), ("no", "False")]
 
 
-def _common(name: str, field: FieldInfo, prefix: str) -> dict[str, Any]:
+def _common(name: str, field: FieldInfo, prefix: str) -> Values:
     return {"label": label(name), "info": field.description, "elem_id": f"{prefix}-{name}"}
 
 

@@ -10,9 +10,13 @@ LARGE, SMALL = (480, 190), (300, 150)
 """Sizes of a plot, about as many pixels as a narrow page gives it; its letters grow with it."""
 
 POINTS = 240
-"""Points of a line at the most; where there are more, each is the mean of its neighbours."""
+"""Most points of a line; where there are more, each is the mean of its neighbors."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 26  # room for the axes' numbers
+# room for the axes' numbers
+_LEFT = 52
+_RIGHT = 14
+_TOP = 12
+_BOTTOM = 26
 _TICKS = 4
 
 
@@ -49,7 +53,7 @@ def plot(title: str, lines: Sequence[Line], last: int, mark: int | None, size: t
         title: What is drawn, with its unit.
         lines: Those without a point are left out.
         last: The step at the right end.
-        mark: A step at which the training went on after an interruption, if one did.
+        mark: A step after which the training resumed, if it was interrupted.
         size: LARGE or SMALL.
     """
     drawn = [line._replace(points=thinned(line.points)) for line in lines if line.points]
@@ -86,7 +90,8 @@ def ticks(low: float, high: float) -> list[float]:
     rough = span / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.floor(low / step), math.ceil(high / step)
+    first = math.floor(low / step)
+    last = math.ceil(high / step)
     return [i * step for i in range(first, max(last, first + 1) + 1)]
 
 
@@ -111,7 +116,7 @@ def _mark(frame: Frame, step: int) -> str:
     x = frame.x(step)
     return (
         f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{frame.height - _BOTTOM}">'
-        f"<title>Went on after step {step}</title></line>"
+        f"<title>Resumed after step {step}</title></line>"
     )
 
 

@@ -14,7 +14,8 @@ def bar(progress: Mapping[str, Any] | None, phase: str, name: str) -> str:
         phase: What is being done.
         name: The id of its element.
     """
-    done, phase = share(progress), phase.capitalize()
+    done = share(progress)
+    phase = phase.capitalize()
     value = "" if done is None else f' aria-valuenow="{done:.0f}"'
     width = "" if done is None else f' style="width:{done:.1f}%"'
     kind = "bar" if done is not None else "bar unknown"
@@ -33,7 +34,8 @@ def share(progress: Mapping[str, Any] | None) -> float | None:
 
 
 def _pace(progress: Mapping[str, Any], phase: str) -> str:
-    parts, done = [f"<b>{escape(phase)}</b>"], share(progress)
+    parts = [f"<b>{escape(phase)}</b>"]
+    done = share(progress)
     if done is not None:
         parts.append(f"{done:.0f}%")
     if progress.get("speed"):

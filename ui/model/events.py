@@ -33,7 +33,8 @@ def wire_model(bench: Workbench) -> None:
         return model.choose(facts.model if facts else first_model(), revision, who.token(typed))
 
     busy = {**BUSY, "show_progress_on": model.card}
-    named, found = [model.query, bench.token], model.outputs()
+    named = [model.query, bench.token]
+    found = model.outputs()
     begun = [model.find.click, model.query.submit, model.hits.input, model.demo.click]
     # Before the events that ask: Gradio runs what hangs on one trigger in turn.
     gr.on(begun, None, None, model.note, js="() => ''", api_name="model_begin", **QUIET)

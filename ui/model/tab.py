@@ -26,7 +26,7 @@ _HITS = 12
 class ModelTab:
     """Its components; `facts` holds the ModelFacts of the chosen model.
 
-    `adapter` holds what was named as a model and is none, with its base model, while `offer` offers to merge the two.
+    `adapter` holds the adapter that was named as a model, with its base model, while `offer` offers to merge the two.
     """
 
     studio: Studio
@@ -51,7 +51,7 @@ class ModelTab:
         """Choose the model that was named, or list what the Hub has for the words."""
         query = query.strip()
         if not query:
-            raise SpecError("Type a model's name or paste its id.")
+            raise SpecError("Type a model's name, or paste its id.")
         if query == DEMO or "/" in query or "\\" in query:
             return self.no_hits() | self.pick(query, token)
         found = search(query, limit=_HITS, token=token)
@@ -76,13 +76,13 @@ class ModelTab:
         """Look at a model and show what it is.
 
         Raises:
-            SpecError: The name is none.
+            SpecError: The name is not a valid one.
             HubError: The Hub does not have it, or refuses.
         """
         try:
             name = parse_model(model)
         except ValueError as e:
-            raise SpecError(f"This is no model: {e}.") from e
+            raise SpecError(f"Not a valid model: {e}.") from e
         facts = inspect(name, revision=revision.strip() or None if name != DEMO else None, token=token)
         picked = ["pick", "picked"] if name == first_model() else ["pick"]
         return {
@@ -109,7 +109,7 @@ def build_model_tab(studio: Studio) -> ModelTab:
     gr.HTML(
         lead(
             "Choose a model",
-            "Any causal language model with safetensors weights, or pytorch_model.bin. The bundled one needs no network"
+            "Any causal language model with safetensors weights or pytorch_model.bin. The bundled one needs no network"
             " and no account.",
         )
     )
@@ -131,7 +131,7 @@ def build_model_tab(studio: Studio) -> ModelTab:
     with gr.Accordion("More options", open=False, elem_classes=["more"]):
         revision = gr.Textbox(
             label="Revision",
-            info="Branch, tag or commit of the Hub model. Empty: main, as it is today. A recipe remembers the commit.",
+            info="Branch, tag or commit of the Hub model. If empty, the current main. A recipe records the commit.",
             max_lines=1,
             elem_id="model-revision",
         )
@@ -171,14 +171,18 @@ def gains(facts: ModelFacts, data: Path) -> str:
         rows += "".join(f'<td data-label="{head}">{escape(cell)}</td>' for head, cell in labelled) + "</tr>"
     head = "".join(f'<th scope="col">{text}</th>' for text in ("Method", *heads))
     return (
-        '<section class="panel"><header><h2>What quantizing gives</h2><p>Reckoned for this machine; the time is'
+        '<section class="panel"><header><h2>What quantization saves</h2><p>Estimated for this machine; the time is'
         ' without the download. The method is chosen under Recipe.</p></header><div class="wide stacked"><table><thead>'
         f"<tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 
 
 def _facts(facts: ModelFacts) -> dict[str, str]:
-    access = "private" if facts.private else "gated: its authors must let you in" if facts.gated else "open"
+    access = "open"
+    if facts.private:
+        access = "private"
+    elif facts.gated:
+        access = "gated: its authors must grant access"
     return {
         "Architecture": facts.architecture,
         "Parameters": count(facts.parameters),
@@ -187,7 +191,7 @@ def _facts(facts: ModelFacts) -> dict[str, str]:
         "License": facts.license_name or facts.license or "not stated",
         "Access": access,
         "Chat template": "yes" if facts.chat_template else "no",
-        "Weights": "pickled, made safetensors before anything else" if facts.pickled else "safetensors",
+        "Weights": "pickled, converted to safetensors first" if facts.pickled else "safetensors",
         "Quantized": f"already, with {facts.quant_method}" if facts.quant_method else "not yet",
     }
 
@@ -195,13 +199,13 @@ def _facts(facts: ModelFacts) -> dict[str, str]:
 def _warnings(facts: ModelFacts) -> list[str]:
     found = []
     if facts.quant_method:
-        found.append(f"It is quantized already ({facts.quant_method}). Start from the 16-bit original instead.")
+        found.append(f"It is already quantized ({facts.quant_method}). Start from the 16-bit original instead.")
     if not facts.chat_template:
         found.append("It has no chat template: it continues text, but does not answer questions.")
     if not (facts.license or facts.license_name):
         found.append("Its authors state no license. Ask them before you publish anything made from it.")
     if any(tensor.is_expert for tensor in facts.tensors):
-        found.append("It is a mixture of experts, which no method quantizes yet: they stay as they are.")
+        found.append("It is a mixture of experts. No method quantizes experts yet: they stay as they are.")
     return found
 
 
@@ -212,4 +216,4 @@ def _hit_words(hit: Hit) -> str:
 
 
 def _waiting() -> str:
-    return '<section class="panel empty"><p>Looking at the model …</p></section>'
+    return '<section class="panel empty"><p>Reading the model …</p></section>'

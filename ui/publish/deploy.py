@@ -1,7 +1,6 @@
 """Running this app as a Space: the form, what it would cost, and the second click that makes it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
@@ -19,7 +18,7 @@ from ui.studio import Studio
 from ui.visitor import Visitor, alone, handler
 
 _SECRETS = "secrets"  # their values come from the environment of this process, which is not every visitor's
-_HARDWARE = [("as it is, or the free one", ""), *(str(item.value) for item in SpaceHardware if item.value != ZERO_GPU)]
+_HARDWARE = [("current, or the free one", ""), *(str(item.value) for item in SpaceHardware if item.value != ZERO_GPU)]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class DeployForm:
     note: gr.HTML
     planned: gr.State
 
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         """What the handlers change."""
         return [self.question, self.cost, self.note, self.planned]
 
@@ -60,13 +59,15 @@ class DeployForm:
         if planned is None or planned.options != self._options(given):
             return self.put(given, token)
         place = link(deploy(planned, _needed(token)).location)
-        told = f'<section class="panel published"><p>{place} builds for some minutes before it answers.</p></section>'
+        told = (
+            f'<section class="panel published"><p>{place} takes a few minutes to build before it answers.</p></section>'
+        )
         return {self.note: told, **self.hidden()}
 
     def _options(self, given: Given) -> DeployOptions:
         values = self.form.values(given)
         if "repo_id" not in values:
-            raise SpecError("Name the Space first: your user name, a slash, and a name for it.")
+            raise SpecError("Name the Space first: your user name, a slash, and its name.")
         return parse(DeployOptions, values)
 
     def hidden(self) -> Updates:
@@ -77,18 +78,16 @@ class DeployForm:
 def build_deploy(studio: Studio) -> DeployForm:
     """Build it, folded, inside the open Blocks, and connect it."""
     with gr.Accordion("Run this app as a Space", open=False, elem_id="deploy", elem_classes=["more"]):
-        gr.HTML(
-            '<p class="quiet">This app on a machine of the Hub, in your account. First it says what that costs.</p>'
-        )
+        gr.HTML('<p class="quiet">Runs this app on a machine of the Hub, in your account. You see the cost first.</p>')
         with gr.Column(elem_classes=["fields"]):
             form = _build_form()
-            token = token_box("deploy", alone(studio.settings), "Empty: the one of `hf auth login`.")
+            token = token_box("deploy", alone(studio.settings), "If empty, the token of `hf auth login` is used.")
             token.render()  # type: ignore[no-untyped-call]
         ask = gr.Button("What would it cost?", scale=0, elem_id="deploy-ask")
         with gr.Column(visible=False, elem_id="deploy-question", elem_classes=["question"]) as question:
             cost = gr.HTML("", elem_id="deploy-cost")
             with gr.Row(elem_classes=["actions"]):
-                agree = gr.Button("Make the Space", variant="primary", size="sm", elem_id="deploy-agree")
+                agree = gr.Button("Create the Space", variant="primary", size="sm", elem_id="deploy-agree")
                 refuse = gr.Button("Not now", size="sm", elem_id="deploy-refuse")
         note = gr.HTML("", elem_id="deploy-note")
     built = DeployForm(studio, form, token, ask, question, cost, agree, refuse, note, gr.State(None))

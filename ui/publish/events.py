@@ -1,6 +1,7 @@
 """What happens in the Publish tab: a result is chosen, its card read and edited, and both leave by one button."""
 
 import gradio as gr
+from gradio.blocks import Block
 
 from backend.errors import LoginError
 from backend.jobs.job import publication
@@ -84,7 +85,7 @@ def _wire_start(tab: PublishTab) -> None:
     def unload(given: Given, who: Visitor) -> Updates:
         return _begin(tab, given, who.member(), who.token(given[tab.token]), agreed=True)
 
-    form = {*_named(tab), tab.where, tab.folder, *tab.hub.components, tab.token, tab.insist}
+    form: set[Block] = {*_named(tab), tab.where, tab.folder, *tab.hub.components, tab.token, tab.insist}
     # What came of an earlier try goes first; Gradio runs what hangs on one trigger in turn.
     emptied = [tab.note, tab.result]
     tab.start.click(None, None, emptied, js="() => ['', '']", api_name="publish_begin", **QUIET)
@@ -93,8 +94,8 @@ def _wire_start(tab: PublishTab) -> None:
     tab.question.unload.click(unload, form, begun, api_name="publish_unload_and_start", **QUIET)
 
 
-def _named(tab: PublishTab) -> set[gr.components.Component]:
-    """Return what says which files leave, and under which card."""
+def _named(tab: PublishTab) -> set[Block]:
+    """Return what sets which files are published, and with which card."""
     return {tab.artifact, tab.repo, tab.variants, *tab.contents.form}
 
 

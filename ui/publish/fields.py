@@ -1,4 +1,4 @@
-"""What would leave this machine, where to, and where it went: the parts of the Publish tab and the publish panel."""
+"""Fields of publishing: what is published, where to, and the result; the Publish tab and the panel share them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.context import Context
 
 from backend.errors import SpecError
@@ -17,7 +18,7 @@ from backend.publish.card.metadata import split_card
 from backend.publish.destination import choices
 from ui.kit.events import QUIET
 from ui.kit.format import escape, size
-from ui.kit.forms import Given, OptionForm, Updates, option_form
+from ui.kit.forms import Given, OptionForm, Updates, Values, option_form
 
 # Enter would put the first repo that holds what was typed in its place; so it does only for who went to it by arrow.
 _TYPED_STAYS = """() => document.addEventListener('keydown', (event) => {
@@ -45,12 +46,12 @@ class Contents:
     made: gr.State
 
     @property
-    def components(self) -> list[Any]:
+    def components(self) -> list[Block]:
         """What show() changes."""
         return [self.files, self.card, self.text, self.made]
 
     @property
-    def form(self) -> list[Any]:
+    def form(self) -> list[Block]:
         """What edited() reads."""
         return [self.text, self.made]
 
@@ -83,11 +84,11 @@ class HubFields:
     token: gr.Textbox
 
     @property
-    def components(self) -> list[Any]:
+    def components(self) -> list[Block]:
         """What place() reads."""
         return [self.repo, self.private, *self.more.components]
 
-    def place(self, given: Given) -> dict[str, Any]:
+    def place(self, given: Given) -> Values:
         """Read them as PublishOptions takes them.
 
         Raises:
@@ -119,13 +120,13 @@ def build_contents(prefix: str) -> Contents:
     """
     files = gr.HTML("", elem_id=f"{prefix}-files")
     with gr.Column(elem_classes=["sheet"]):
-        gr.HTML("<header><h2>Model card</h2><p>What readers of the repo will see.</p></header>")
+        gr.HTML("<header><h2>Model card</h2><p>What visitors of the repo will see.</p></header>")
         card = gr.Markdown("", elem_id=f"{prefix}-card", sanitize_html=True)
     with gr.Accordion("Edit the card's text", open=False, elem_classes=["more"]):
         text = gr.Textbox(
             label="Text", lines=14, max_lines=40, elem_id=f"{prefix}-text", elem_classes=["mono"],
-            info="In Markdown. What stands before it, for the Hub to read, is made here and stays true. Empty: the"
-            " text that is made here.",
+            info="In Markdown. The metadata header is generated and cannot be edited. Empty: the generated"
+            " text.",
         )  # fmt: skip
     return Contents(files, card, text, gr.State(""))
 
@@ -149,7 +150,7 @@ def build_hub_fields(prefix: str, visible: bool, token: gr.Textbox) -> HubFields
         )  # fmt: skip
         private = gr.Checkbox(
             value=True, label="Private", elem_id=f"{prefix}-private",
-            info="Only you see the new repo. One that is updated stays as it is.",
+            info="Only you see the new repo. An existing repo keeps its visibility.",
         )  # fmt: skip
         with gr.Accordion("More options", open=False, elem_classes=["more"]):
             more = option_form(
@@ -166,7 +167,7 @@ def token_box(prefix: str, visible: bool, empty: str = "") -> gr.Textbox:
         visible: Whether it is seen at first.
         empty: What is done without a token, as a sentence.
     """
-    info = "With write access, from huggingface.co/settings/tokens. Used for this visit and never stored."
+    info = "With write access, from huggingface.co/settings/tokens. Used for this session only; never stored."
     return gr.Textbox(
         label="Token", type="password", visible=visible, max_lines=1, elem_id=f"{prefix}-token", render=False,
         info=f"{info} {empty}".strip(),
@@ -176,7 +177,7 @@ def token_box(prefix: str, visible: bool, empty: str = "") -> gr.Textbox:
 def published(places: Sequence[Mapping[str, Any]]) -> str:
     """Write where artifacts went, from what Published holds."""
     lines = "".join(f"<p>{_place(str(place['location']))}</p>" for place in places)
-    compared = "Every file was read back and compared." if all(place["verified"] for place in places) else ""
+    compared = "Every file was read back and verified." if all(place["verified"] for place in places) else ""
     head = f"<header><h2>Published</h2><p>{compared}</p></header>"
     return f'<section class="panel published">{head}{lines}</section>'
 

@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.context import Context
 
 from backend.errors import LoginError
@@ -42,7 +43,7 @@ _STYLE = """<style>
 .publish-panel .fault { color: var(--error-text-color); }
 .publish-panel .warn { padding-left: 12px; border-left: 3px solid var(--color-accent); }
 </style>"""
-"""What the page of another app lacks; its colours are that app's."""
+"""What the page of another app is missing; its colors are that app's."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,14 @@ class PublishPanel:
     result: gr.HTML
     contents: Contents
 
-    def shown(self) -> list[Any]:
+    def shown(self) -> list[Block]:
         """What preview() changes."""
         return [self.note, self.about, self.insist, *self.contents.components]
 
     def preview(self, given: Given) -> Updates:
         """Show what the folder is, and its card and files as they would be published."""
-        repo, edited = given[self.hub.repo] or "", self.contents.edited(given)
+        repo = given[self.hub.repo] or ""
+        edited = self.contents.edited(given)
         repo_id = parse(PublishOptions, {"repo_id": repo}).repo_id if repo.strip() else None
         found = preview(self.folder, repo_id, card=edited)
         told = {self.note: "", self.about: _about(self.folder.name, found), **self.contents.show(found, edited)}
@@ -109,11 +111,12 @@ def publish_panel(folder: str | Path, sign_in: bool = True) -> PublishPanel:
         about = gr.HTML("", elem_id="publish-about")
         hub = build_hub_fields("publish", True, token_box("publish", visible=not can_sign_in()))
         insist = gr.Checkbox(
-            label="Publish it without a passed check", info="The card then says so.", visible=False,
+            label="Publish even without a passing check", info="The card will say so.", visible=False,
             elem_id="publish-insist",
         )  # fmt: skip
         start = gr.Button("Publish", variant="primary", elem_id="publish-start")
-        note, result = gr.HTML("", elem_id="publish-note"), gr.HTML("", elem_id="publish-result")
+        note = gr.HTML("", elem_id="publish-note")
+        result = gr.HTML("", elem_id="publish-result")
         contents = build_contents("publish")
     panel = PublishPanel(Path(folder), about, hub, insist, start, note, result, contents)
     _wire(panel)
@@ -149,11 +152,11 @@ def _wire(panel: PublishPanel) -> None:
 
 
 def _about(name: str, found: Preview) -> str:
-    """Write what the folder is: kind, base model, size, and whether it was tried."""
+    """Write what the folder is: kind, base model, size, and whether it was tested."""
     artifact = found.artifact
     facts = [artifact.kind, *([f"of {artifact.base_model}"] if artifact.base_model else [])]
     facts.append(size(sum(found.files.values())))
-    check = artifact.check.words if artifact.check else "It was not tried in the engine that would serve it."
+    check = artifact.check.words if artifact.check else "It was not tested in the engine that would serve it."
     return (
         f'<section class="panel"><header><h2>{escape(name)}</h2><p>{escape(" · ".join(facts))}</p></header>'
         f"<p>{escape(check)}</p></section>"

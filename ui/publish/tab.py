@@ -1,4 +1,4 @@
-"""The Publish tab: what would be published, where to, and what came of it."""
+"""The Publish tab: what is published, where to, and the result."""
 
 import itertools
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from backend.errors import SpecError
 from backend.jobs.store import Job, JobState
@@ -30,7 +31,7 @@ FOLDER, HUB = "folder", "hub"
 
 _EMPTY = (
     '<section class="panel empty"><h2>Nothing to publish yet</h2><p>Press <b>Start</b> beside your recipe. When the job'
-    " is done, its result and the model card can be looked at here, and published.</p></section>"
+    " is done, you can review its result and model card here, and publish them.</p></section>"
 )
 
 
@@ -63,15 +64,15 @@ class PublishTab:
         """The token that every tab uses."""
         return self.hub.token
 
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         """What enter() changes."""
         return [self.empty, self.room, self.artifact, *self.chosen()]
 
-    def chosen(self) -> list[Any]:
+    def chosen(self) -> list[Block]:
         """What show() changes."""
         return [self.folder, self.variants, *self.shown()]
 
-    def shown(self) -> list[Any]:
+    def shown(self) -> list[Block]:
         """What preview() and progress() change."""
         return [self.note, self.insist, *self.contents.components, self.result]
 
@@ -121,7 +122,7 @@ class PublishTab:
 
     @property
     def shelf(self) -> Path:
-        """Where folders are made unless a whole path says otherwise."""
+        """Where folders are created unless a whole path is given."""
         return self.studio.settings.data.resolve() / "published"
 
     def free_folder(self, result: Result, taken: Path | None = None) -> str:
@@ -129,17 +130,19 @@ class PublishTab:
         return str(_free(self.shelf / _name(result), taken))
 
     def place(self, typed: str) -> Path:
-        """Return the folder that is meant: a name alone lies on the shelf."""
+        """Return the folder for what was typed: a name alone lies on the shelf."""
         return Path(os.path.normpath(self.shelf / Path(typed.strip()).expanduser()))
 
     def destinations(self, given: Given, owner: str) -> list[tuple[Result, PublishOptions]]:
-        """Return where the chosen result goes, and each variant that goes with it: beside it, under its own name.
+        """Return the destination of the chosen result, and of each variant published with it under its own name.
 
         Raises:
             SpecError: Every fault, each with its field.
         """
-        result, first = self.studio.result(given[self.artifact], owner), self.destination(given)
-        found, shared = [(result, first)], first.model_dump(exclude={"repo_id", "to_folder", "card"})
+        result = self.studio.result(given[self.artifact], owner)
+        first = self.destination(given)
+        found = [(result, first)]
+        shared = first.model_dump(exclude={"repo_id", "to_folder", "card"})
         for key in given[self.variants] or []:
             variant = self.studio.result(key, owner)
             place: dict[str, Any] = {}
@@ -201,14 +204,14 @@ class PublishTab:
 
 def build_publish_tab(studio: Studio) -> PublishTab:
     """Build it inside the open Blocks."""
-    gr.HTML(lead("Publish", "Weights, tokenizer, recipe and a model card that says what was done and measured."))
+    gr.HTML(lead("Publish", "Weights, tokenizer, recipe, and a model card that says what was done and measured."))
     empty = gr.HTML(_EMPTY, elem_id="publish-empty")
     hub_only = studio.settings.on_space
     with gr.Column(visible=False, elem_id="publish-room") as room:
         artifact = gr.Dropdown([], label="Model", elem_id="publish-artifact")
         variants = gr.CheckboxGroup(
-            [], label="And of the same job", visible=False, elem_id="publish-variants",
-            info="Each goes beside it, into a repo or folder of its own that is named after what it is.",
+            [], label="Also publish from this job", visible=False, elem_id="publish-variants",
+            info="Each goes into a repo or folder of its own, named after its method.",
         )  # fmt: skip
         where = gr.Radio(
             [
@@ -221,12 +224,12 @@ def build_publish_tab(studio: Studio) -> PublishTab:
         with gr.Column(elem_classes=["fields"]):
             folder = gr.Textbox(
                 label="Folder", max_lines=1, visible=not hub_only, elem_id="publish-folder",
-                info="It is made, and must be empty if it exists. A name alone lies in the data folder.",
+                info="Created if missing; must be empty. A name alone is a folder in the data folder.",
             )  # fmt: skip
-            token = token_box("publish", visible=False, empty="Empty: the one of `hf auth login`.")
+            token = token_box("publish", visible=False, empty="If empty, the token of `hf auth login` is used.")
             hub = build_hub_fields("publish", hub_only, token)
         insist = gr.Checkbox(
-            label="Publish it although the check failed", info="The card then says so.", visible=False,
+            label="Publish even though the check failed", info="The card will say so.", visible=False,
             elem_id="publish-insist",
         )  # fmt: skip
         start = gr.Button("Publish", variant="primary", scale=0, elem_id="publish-start")

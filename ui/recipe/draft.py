@@ -13,9 +13,9 @@ from backend.finetune.options import FinetuneOptions
 from backend.merge import MergeOptions
 from backend.models.facts import ModelFacts
 from backend.quantize.calibrated.options import OF_ROWS, ROWS, CalibratedOptions
-from backend.recipes import Recipe, parse_recipe, parse_yaml
+from backend.recipes import Recipe, Stage, parse_recipe, parse_yaml
 from ui.data.rows_form import can_show_rows
-from ui.kit.forms import can_show
+from ui.kit.forms import Values, can_show
 
 
 class Uploads(NamedTuple):
@@ -92,26 +92,27 @@ _FIELD = re.compile(r"stages\[(?P<stage>\d+)\]\.(?P<name>\w+)")
 
 def with_uploads(recipe: Recipe, uploads: Uploads) -> Recipe:
     """Return a recipe that measures on, learns from and calibrates on the files that are given."""
-    text, rows, calibration = uploads
-    stages = tuple(
-        stage.model_copy(update={"text": text}) if text and isinstance(stage, EvaluateOptions)
-        else stage.model_copy(update={"dataset": rows}) if rows and isinstance(stage, FinetuneOptions)
-        else stage.model_copy(update={"calibration": calibration})
-        if calibration and isinstance(stage, CalibratedOptions)
-        else stage
-        for stage in recipe.stages
-    )  # fmt: skip
-    return recipe.model_copy(update={"stages": stages})
+    return recipe.model_copy(update={"stages": tuple(_with_upload(stage, uploads) for stage in recipe.stages)})
 
 
-def calibration_values(rows: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a calibrated quantization that say of its rows what DatasetOptions says."""
+def _with_upload(stage: Stage, uploads: Uploads) -> Stage:
+    if uploads.text and isinstance(stage, EvaluateOptions):
+        return stage.model_copy(update={"text": uploads.text})
+    if uploads.rows and isinstance(stage, FinetuneOptions):
+        return stage.model_copy(update={"dataset": uploads.rows})
+    if uploads.calibration and isinstance(stage, CalibratedOptions):
+        return stage.model_copy(update={"calibration": uploads.calibration})
+    return stage
+
+
+def calibration_values(rows: dict[str, Any]) -> Values:
+    """Return options of a data set as those of a calibrated quantization."""
     said = {ROWS + name: value for name, value in rows.items() if name in OF_ROWS}
     return {"calibration": rows["dataset"], **said}
 
 
 def of_calibration(faults: dict[str, str]) -> dict[str, str]:
-    """Return the faults of a quantization that are its rows', named as DatasetOptions names them."""
+    """Return the faults in the calibration data of a quantization, under their names in DatasetOptions."""
     found = {name.removeprefix(ROWS): text for name, text in faults.items() if name.startswith(ROWS)}
     return found | ({"dataset": faults["calibration"]} if "calibration" in faults else {})
 
@@ -143,24 +144,24 @@ class Parts:
 
 
 def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
-    """Return what the forms show of a recipe, or None where it holds more than they can.
+    """Return a recipe as the forms show it, or None if they cannot show all of it.
 
     Args:
         recipe: What is to be shown.
         uploads: What it reads of the visitor's own, of which it does not say where that lies.
     """
-    tuning, merge = recipe.tuning, recipe.merging
+    finetune, merge = recipe.tuning, recipe.merging
     quantize = tuple(stage for stage in recipe.stages if stage.stage == "quantize")
     evaluate = next((stage for stage in recipe.stages if isinstance(stage, EvaluateOptions)), None)
     check = next((stage for stage in recipe.stages if stage == CheckOptions()), None)
-    in_order = [stage for stage in (tuning, merge, *quantize, evaluate, check) if stage]
+    in_order = [stage for stage in (finetune, merge, *quantize, evaluate, check) if stage]
     if in_order != list(recipe.stages) or recipe.publish or not all(map(can_show, in_order)):
         return None
     if evaluate and evaluate.text:
         return None
-    if tuning and not (uploads.rows or can_show_rows(tuning)):
+    if finetune and not (uploads.rows or can_show_rows(finetune)):
         return None
-    if tuning and merge and merge.adapters:
+    if finetune and merge and merge.adapters:
         return None
     read = [stage.rows() if stage.calibration else None for stage in quantize if isinstance(stage, CalibratedOptions)]
     calibration = read[0] if read else None
@@ -169,7 +170,7 @@ def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
     elsewhere = calibration and (is_file(calibration.dataset) or calibration.dataset == DEMO_DATASET)
     if elsewhere and not uploads.calibration:
         return None
-    return Parts(tuning, calibration, merge, quantize, evaluate, check is not None)
+    return Parts(finetune, calibration, merge, quantize, evaluate, check is not None)
 
 
 def read_yaml(text: str, paths: bool) -> Recipe:
@@ -180,6 +181,6 @@ def read_yaml(text: str, paths: bool) -> Recipe:
         paths: Whether it may name files and folders of this machine.
 
     Raises:
-        SpecError: It is no YAML, or every fault with its field.
+        SpecError: It is not valid YAML, or every fault with its field.
     """
     return parse_recipe(parse_yaml(text), paths=paths)

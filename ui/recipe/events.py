@@ -96,7 +96,9 @@ def _wire_load(page: gr.Blocks, bench: Workbench) -> None:
 
 def wire_sidebar(bench: Workbench) -> None:
     """Connect the one button that starts the recipe, and the question that may come before."""
-    studio, jobs, sidebar = bench.studio, bench.jobs, bench.sidebar
+    studio = bench.studio
+    jobs = bench.jobs
+    sidebar = bench.sidebar
 
     def begin(given: Given, owner: str, token: str | None, agreed: bool) -> Updates:
         told: list[str] = []

@@ -1,10 +1,11 @@
-"""Tuning: the part of the Recipe tab that says how an adapter is trained, with presets and what each of them costs."""
+"""Fine-tuning: the part of the Recipe tab that says how an adapter is trained, with presets and what each costs."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gradio as gr
+from gradio.blocks import Block
 
 from backend.data.options import DEMO_DATASET, DatasetOptions
 from backend.errors import SpecError
@@ -16,7 +17,7 @@ from backend.options import parse
 from backend.recipes import Recipe
 from backend.stages.estimate import estimate
 from ui.kit.format import duration, escape, size
-from ui.kit.forms import OptionForm, Updates, option_form
+from ui.kit.forms import OptionForm, Updates, Values, option_form
 
 OF_THE_ROWS = tuple(DatasetOptions.model_fields)
 """Fields that the Data tab asks for."""
@@ -30,8 +31,9 @@ class Price(NamedTuple):
     survey: Survey | None  # of the rows, where they were looked at
 
     def words(self, name: PresetName, options: FinetuneOptions) -> str:
-        """Write a preset as a choice: its title, what it is, and what it costs beside the options that it leaves."""
-        preset, stage = PRESETS[name], options.model_copy(update=preset_values(name, self.facts))
+        """Write a preset as a choice: its title, what it is, and its cost with the options that it leaves alone."""
+        preset = PRESETS[name]
+        stage = options.model_copy(update=preset_values(name, self.facts))
         recipe = Recipe(base_model=self.facts.model, stages=(stage,))
         needed = estimate(recipe, self.facts, self.data, survey=self.survey)
         place, parts = list(needed.training_memory.items())[-1]  # a GPU's, where there is one
@@ -50,7 +52,7 @@ class Finetuning:
     preset: gr.Radio
     form: OptionForm
 
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         """What fill(), switch() and tell() change."""
         return [self.wanted, self.room, self.rows, self.preset, *self.form.components]
 
@@ -63,8 +65,8 @@ class Finetuning:
         filled = self.form.fill(FinetuneOptions(**preset_values(name, facts)))
         return {self.form.fields[field]: filled[self.form.fields[field]] for field in preset_values(name, facts)}
 
-    def tell(self, values: dict[str, Any], shown: PresetName | None, price: Price) -> Updates:
-        """Say which rows are learned from, and what each preset costs with them.
+    def tell(self, values: Values, shown: PresetName | None, price: Price) -> Updates:
+        """Show which training data is used, and what each preset costs with it.
 
         Args:
             values: Of the forms, rows included; faults in them are told elsewhere.
@@ -88,19 +90,19 @@ class Finetuning:
 def build_finetuning() -> Finetuning:
     """Build it inside the open Blocks."""
     wanted = gr.Checkbox(
-        label="Tune first",
-        info="Trains an adapter on rows of yours with QLoRA: the model stays as it is, held in 4 bits, and a small"
-        " addition to it learns. Costs the most time and memory of all steps.",
+        label="Fine-tune first",
+        info="Trains an adapter on your data with QLoRA: the model stays as it is, held in 4 bits, and a small addition"
+        " to it learns. Takes the most time and memory of all steps.",
         elem_id="tuning",
         elem_classes=["stage"],
     )
     with gr.Column(visible=False, elem_classes=["fields", "inset"]) as room:
         with gr.Row(elem_classes=["ask", "told"]):
             rows = gr.HTML("", elem_id="tuning-rows")
-            door = gr.Button("Choose the rows", size="sm", scale=0, min_width=140, elem_id="tuning-door")
+            door = gr.Button("Choose training data", size="sm", scale=0, min_width=140, elem_id="tuning-door")
         choices = [(f"{preset.title}\n{preset.summary}", name) for name, preset in PRESETS.items()]
         preset = gr.Radio(
-            choices, value="balanced", label="Preset", info="Sets the options below; each can be changed afterwards.",
+            choices, value="balanced", label="Preset", info="Sets the options below; you can change each afterwards.",
             elem_id="tuning-preset", elem_classes=["rows"],
         )  # fmt: skip
         with gr.Column(elem_classes=["grid"], elem_id="tuning-form"):
@@ -109,8 +111,8 @@ def build_finetuning() -> Finetuning:
 
 
 def _rows(options: DatasetOptions) -> str:
-    """Write which rows are learned from."""
+    """Write which training data is used."""
     bundled = options.dataset == DEMO_DATASET
     name = "the bundled questions and answers" if bundled else options.dataset.rpartition("/")[2]
     part = f", {escape(options.split)}" if options.split else ""
-    return f'<p class="quiet">Learns from <b>{escape(name)}</b>{part}.</p>'
+    return f'<p class="quiet">Training data: <b>{escape(name)}</b>{part}.</p>'

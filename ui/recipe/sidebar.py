@@ -60,7 +60,7 @@ def summary(recipe: Recipe, facts: ModelFacts, data: Path, survey: Survey | None
     name = facts.base_model or facts.model
     owner, _, short = name.rpartition("/")
     steps = [f'<li class="base"><b>{escape(short)}</b><small>{escape(owner) or "base model"}</small></li>']
-    named = [CONVERTING] * converts(facts, data) + _steps(recipe)
+    named = [CONVERTING, *_steps(recipe)] if converts(facts, data) else _steps(recipe)
     steps += [f"<li><b>{escape(title)}</b><small>{escape(text)}</small></li>" for title, text in named]
     steps.append(f'<li class="goal"><b>{escape(_goal(recipe))}</b></li>')
     line = f"{short} → {way(recipe.making)}"
@@ -96,8 +96,8 @@ def step_words(stage: Stage) -> tuple[str, str]:
         rows = "bundled questions and answers" if stage.dataset == DEMO_DATASET else stage.dataset.rpartition("/")[2]
         return stage_title(stage), f"on {rows}"
     if stage.stage == "merge":
-        names = ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters) or "the tuned one"
-        return stage_title(stage), names if stage.keep else f"{names}, in passing: not kept"
+        names = ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters) or "the fine-tuned one"
+        return stage_title(stage), names if stage.keep else f"{names}, merged on the fly, not saved"
     if stage.method == "cast":
         return stage_title(stage), "no quantization"
     detail = grid(stage.model_dump()) or METHODS[stage.method].TITLE.partition("·")[2].strip()
@@ -117,11 +117,11 @@ def _costs(recipe: Recipe, facts: ModelFacts, data: Path, survey: Survey | None)
         "Result": size(needed.output_bytes),
         "Disk": size(needed.disk_bytes),
         "Memory": size(needed.peak_memory_bytes),
-        "Time": f"about {duration(needed.seconds)}" + " + download" * downloads,
+        "Time": f"about {duration(needed.seconds)}{' + download' if downloads else ''}",
     }
     rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in figures.items())
     for place, parts in needed.training_memory.items():
-        told = {f"{place[:1].upper()}{place[1:]} to tune": sum(parts.values()), **parts}
+        told = {f"{place[:1].upper()}{place[1:]} to fine-tune": sum(parts.values()), **parts}
         rows += "".join(f'<div class="share"><dt>{escape(k)}</dt><dd>{size(v)}</dd></div>' for k, v in told.items())
     doubts = "".join(f'<p class="warn">{escape(text)}</p>' for text in needed.warnings)
     return f'<dl class="costs">{rows}</dl>{doubts}{_refusal(needed, facts, data)}'

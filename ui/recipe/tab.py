@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from backend.errors import SpecError
 from backend.merge import MergeOptions
@@ -15,7 +16,7 @@ from backend.quantize.calibrated.options import CalibratedOptions
 from ui.jobs.variants import NAMED, variant_name
 from ui.kit.events import QUIET
 from ui.kit.format import lead, part
-from ui.kit.forms import Given, OptionForm, Updates, both, label, option_form
+from ui.kit.forms import Given, OptionForm, Updates, Values, both, label, option_form
 from ui.recipe.draft import Parts
 from ui.recipe.finetune import Finetuning, build_finetuning
 
@@ -24,31 +25,31 @@ UNQUANTIZED = "none"
 _FIRST = next(iter(METHODS))
 _METHODS = [(f"{module.TITLE}\n{module.SUMMARY}", name) for name, module in METHODS.items()]
 _UNQUANTIZED = (
-    "No quantization: keep it in 16 bit\nThe merged model alone: nothing is lost, nothing gets smaller.",
+    "No quantization: keep 16 bits\nThe merged model alone: no loss of quality, no savings.",
     UNQUANTIZED,
 )
 
 
 OF_OTHERS = ("adapters", "adapter_weights", "adapter_revisions", "other_base")
-"""Fields of a merge that speak of adapters made elsewhere: the one that is trained before needs none of them."""
+"""Fields of a merge for external adapters: the one that is trained before needs none of them."""
 
 _MERGING = {
     False: (
         "Merge adapters first",
-        "Adds LoRA adapters, such as a QLoRA training leaves, to the weights for good: the result needs no PEFT and can"
-        " be quantized. Costs one more pass over the weights.",
+        "Adds LoRA adapters, such as QLoRA produces, to the weights permanently: the result needs no PEFT and can"
+        " be quantized. Takes one more pass over the weights.",
     ),
     True: (
-        "Merge what was tuned",
-        "Adds the trained adapter to the weights for good: the result can be chatted with, measured and quantized. Off:"
-        " the adapter alone, which is small and needs the model beside it.",
+        "Merge the fine-tuned adapter",
+        "Adds the trained adapter to the weights permanently: you can chat with, measure and quantize the result. Off:"
+        " the adapter alone, which is small and needs the base model.",
     ),
 }
 
 
 @dataclass(frozen=True)
 class RecipeTab:
-    """Its components; `pasted` holds a recipe that says more than the forms can show."""
+    """Its components; `pasted` holds a recipe that the forms cannot show."""
 
     finetuning: Finetuning
     merging: gr.Checkbox
@@ -85,35 +86,38 @@ class RecipeTab:
             *self.fields,
         ]
 
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         """What fill() changes."""
         return list(dict.fromkeys([*self.components, *self.finetuning.outputs(), *self.switched()]))
 
-    def switched(self) -> list[Any]:
+    def switched(self) -> list[Block]:
         """What switch() changes."""
         others = [self.merge.fields[name] for name in OF_OTHERS]
         rooms = [self.adapters, self.quantizing, *self.groups.values()]
         return [self.finetuning.wanted, self.finetuning.room, self.merging, self.method, self.evaluate, *others, *rooms]
 
     def stages(self, given: Given) -> dict[str, dict[str, Any]]:
-        """Read the stages that make an adapter or a model, but for the rows that are learned from."""
-        tuning, method = given[self.finetuning.wanted], self._quantizing(given)
-        stages = {"finetune": self.finetuning.form.values(given)} if tuning else {}
+        """Read the stages that make an adapter or a model, without the training data."""
+        finetuning = given[self.finetuning.wanted]
+        method = self._quantizing(given)
+        stages = {"finetune": self.finetuning.form.values(given)} if finetuning else {}
         if given[self.merging]:
-            left_out = OF_OTHERS if tuning else ()
+            left_out = OF_OTHERS if finetuning else ()
             stages["merge"] = {k: v for k, v in self.merge.values(given).items() if k not in left_out}
-        kept = [json.loads(text) for text in given[self.variants] or []] if given[self.merging] or not tuning else []
+        kept = (
+            [json.loads(text) for text in given[self.variants] or []] if given[self.merging] or not finetuning else []
+        )
         stages |= {f"quantize {i}": values for i, values in enumerate(kept, 1)}
         if method and (values := {"method": method, **self.forms[method].values(given)}) and not _among(values, kept):
             stages["quantize"] = values
         return stages
 
     def calibrates(self, given: Given) -> bool:
-        """Return whether anything that is made reads calibration rows."""
+        """Return whether any stage reads calibration data."""
         return any(is_calibrated(values) for name, values in self.stages(given).items() if "quantize" in name)
 
     def calibrated(self, given: Given) -> CalibratedOptions:
-        """Return the first quantization that reads calibration rows.
+        """Return the first quantization that reads calibration data.
 
         Raises:
             SpecError: It is not said right, or there is none.
@@ -125,7 +129,7 @@ class RecipeTab:
         return options
 
     def keep(self, given: Given) -> Updates:
-        """Keep what the form says as a variant, so that the form can say another one."""
+        """Keep the form as a variant, so that it is free for another one."""
         kept = [json.loads(text) for text in given[self.variants] or []]
         values = {"method": given[self.method], **self.forms[given[self.method]].values(given)}
         return {self.variants: _offered(kept if _among(values, kept) else [*kept, _known(values) or values])}
@@ -148,23 +152,24 @@ class RecipeTab:
 
     def mark(self, given: Given, faults: dict[str, dict[str, str]]) -> Updates:
         """Show faults of each stage beside its fields."""
-        method, marks = self._quantizing(given), self.merge.mark(faults.get("merge", {}))
+        method = self._quantizing(given)
+        marks = self.merge.mark(faults.get("merge", {}))
         marks |= self.finetuning.form.mark(faults.get("finetune", {}))
         return marks | (self.forms[method].mark(faults.get("quantize", {})) if method else {})
 
-    def begin(self, tuning: bool, adapters: str, method: str) -> Updates:
-        """Tune first, and merge what comes of it, or no longer; adapters made elsewhere are merged then, if any."""
-        return self.switch(tuning, tuning or bool(adapters.strip()), method)
+    def begin(self, finetuning: bool, adapters: str, method: str) -> Updates:
+        """Fine-tune first and merge the adapter, or no longer; external adapters, if any, are merged then."""
+        return self.switch(finetuning, finetuning or bool(adapters.strip()), method)
 
-    def switch(self, tuning: bool, merging: bool, method: str) -> Updates:
-        """Show what goes with tuning and merging; without either the model is quantized in any case."""
-        whole = merging or not tuning  # an adapter alone is neither quantized nor measured
+    def switch(self, finetuning: bool, merging: bool, method: str) -> Updates:
+        """Show what goes with fine-tuning and merging; without either the model is quantized in any case."""
+        whole = merging or not finetuning  # an adapter alone is neither quantized nor measured
         method = method if merging else _needed(method)
-        methods = gr.update(choices=[*_METHODS, *[_UNQUANTIZED] * merging], value=method)
-        label, info = _MERGING[tuning]
-        others: Updates = {self.merge.fields[name]: gr.update(visible=not tuning) for name in OF_OTHERS}
+        methods = gr.update(choices=[*_METHODS, _UNQUANTIZED] if merging else _METHODS, value=method)
+        label, info = _MERGING[finetuning]
+        others: Updates = {self.merge.fields[name]: gr.update(visible=not finetuning) for name in OF_OTHERS}
         return {
-            **self.finetuning.switch(tuning),
+            **self.finetuning.switch(finetuning),
             **others,
             self.merging: gr.update(value=merging, label=label, info=info),
             self.adapters: gr.update(visible=merging),
@@ -180,7 +185,8 @@ class RecipeTab:
 
     def suit(self, given: Given, facts: ModelFacts | None) -> Updates:
         """Show the form of a method, with the largest groups that divide the model's layers where the usual do not."""
-        method, shown = str(given[self.method]), self.choose(str(given[self.method]))
+        method = str(given[self.method])
+        shown = self.choose(str(given[self.method]))
         field = self.forms[method].fields.get("group_size") if method in self.forms else None
         if field is None or facts is None:
             return shown
@@ -196,7 +202,7 @@ class RecipeTab:
 
 def build_recipe_tab() -> RecipeTab:
     """Build it inside the open Blocks."""
-    gr.HTML(lead("Recipe", "What is made of the model: it is tuned, adapters are merged into it, it is quantized."))
+    gr.HTML(lead("Recipe", "Choose the steps: fine-tune, merge adapters, quantize."))
     finetuning = build_finetuning()
     label, info = _MERGING[False]
     merging = gr.Checkbox(label=label, info=info, elem_id="merging", elem_classes=["stage"])
@@ -207,14 +213,13 @@ def build_recipe_tab() -> RecipeTab:
     evaluate = gr.Checkbox(
         value=True,
         label="Measure the quality afterwards",
-        info="Perplexity, KL divergence and agreement with the model that the result was made from, on the text chosen"
-        " under Data.",
+        info="Perplexity, KL divergence and agreement with the original model, on the text chosen under Data.",
         elem_id="evaluate",
     )
     check = gr.Checkbox(
-        label="Try it in the engine that will serve it",
-        info="It answers a few prompts there, which are compared with what its weights say. What is published is tried"
-        " before in any case.",
+        label="Test it in the engine that will serve it",
+        info="It answers a few prompts there, which are compared with what its weights say. What is published is tested"
+        " first in any case.",
         elem_id="check",
     )
     tab = RecipeTab(
@@ -237,7 +242,7 @@ def _methods() -> tuple[gr.Radio, dict[str, gr.Column], dict[str, OptionForm], g
     gr.HTML(
         part(
             "Quantize",
-            "Fewer bits a weight: a smaller model, a little less exact. The report after the run says how much.",
+            "Fewer bits per weight: a smaller, slightly less accurate model. The report after the run says how much.",
         )
     )
     method = gr.Radio(_METHODS, value=_FIRST, label="Method", show_label=False, elem_id="method", elem_classes=["rows"])
@@ -248,9 +253,9 @@ def _methods() -> tuple[gr.Radio, dict[str, gr.Column], dict[str, OptionForm], g
             forms[name] = option_form(module.Options, f"quantize-{name}", leave_out=tuple(of_data))
     variants = gr.CheckboxGroup(
         [], visible=False, label="Variants", elem_id="variants",
-        info="Made of the same model beside what is chosen above, and compared with it in one table.",
+        info="Made from the same model as the method above, and compared with it in one table.",
     )  # fmt: skip
-    another = gr.Button("Keep this one and add another variant", size="sm", scale=0, elem_id="variant-add")
+    another = gr.Button("Keep this and add another variant", size="sm", scale=0, elem_id="variant-add")
     return method, groups, forms, variants, another
 
 
@@ -258,7 +263,7 @@ def _file() -> tuple[gr.Textbox, gr.Button, gr.HTML]:
     with gr.Accordion("Recipe file", open=False, elem_classes=["more"]):
         gr.HTML(
             '<p class="quiet">The same recipe as YAML. <code>python -m backend run recipe.yaml</code> runs it without'
-            " this page. Paste another one and use it here.</p>"
+            " this page. To use another recipe, paste it here.</p>"
         )
         text = gr.Textbox(
             lines=14, max_lines=30, label="YAML", show_label=False, elem_id="recipe-yaml", elem_classes=["mono"]
@@ -268,8 +273,8 @@ def _file() -> tuple[gr.Textbox, gr.Button, gr.HTML]:
     return text, apply, note
 
 
-def is_calibrated(values: dict[str, Any]) -> bool:
-    """Whether typed options are those of a method that reads calibration rows."""
+def is_calibrated(values: Values) -> bool:
+    """Return whether typed options are those of a method that reads calibration data."""
     return issubclass(METHODS[values["method"]].Options, CalibratedOptions)
 
 
@@ -279,14 +284,14 @@ def _offered(kept: list[dict[str, Any]]) -> Any:
     return gr.update(choices=choices, value=[value for _, value in choices], visible=bool(kept))
 
 
-def _title(values: dict[str, Any]) -> str:
+def _title(values: Values) -> str:
     """Name a variant, with the options that are not the usual ones."""
     more = [f"{label(name)}: {value}" for name, value in values.items() if name not in ("method", *NAMED)]
     return ", ".join([variant_name(_known(values, whole=True) or values), *more])
 
 
-def _known(values: dict[str, Any], whole: bool = False) -> dict[str, Any] | None:
-    """Return typed options as they are understood, the usual ones left out unless the whole is wanted; None if wrong."""
+def _known(values: Values, whole: bool = False) -> dict[str, Any] | None:
+    """Return typed options as understood, the usual ones left out unless the whole is wanted; None if wrong."""
     try:
         options = parse(METHODS[values["method"]].Options, values, context={"stored": True})
     except SpecError:
@@ -294,15 +299,15 @@ def _known(values: dict[str, Any], whole: bool = False) -> dict[str, Any] | None
     return options.model_dump(mode="json") if whole else _written(options)
 
 
-def _written(options: Frozen) -> dict[str, Any]:
+def _written(options: Frozen) -> Values:
     """Return options that differ from the usual, but for what the Data tab says."""
     said = options.model_dump(mode="json", exclude_defaults=True)
     rest = {name: value for name, value in said.items() if not name.startswith("calibration")}
     return {"method": options.method, **rest}  # type: ignore[attr-defined]
 
 
-def _among(values: dict[str, Any], kept: list[dict[str, Any]]) -> bool:
-    """Whether a variant says the same."""
+def _among(values: Values, kept: list[dict[str, Any]]) -> bool:
+    """Return whether a variant has the same options."""
     known = _known(values)
     return known is not None and known in kept
 
