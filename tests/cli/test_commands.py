@@ -15,7 +15,7 @@ from backend.jobs.foreground import identity
 from backend.processes.child import ROOT
 from backend.recipes import parse_recipe
 from backend.stages import estimate
-from tests.typed import fails, succeeds
+from tests.support.typed import fails, succeeds
 
 PROSE = "The quick brown fox jumps over the lazy dog. " * 20
 MEASURE = ["--max-seq-length", "32", "--num-samples", "2"]

@@ -23,9 +23,9 @@ from backend.preview import view
 from backend.progress import silent
 from backend.settings import Settings
 from backend.stages import run
-from tests.loopback_hub import LoopbackHub
-from tests.row_examples import ACCEPTED, GOOD, PAIRS, REFUSED, jsonl
-from tests.test_finetune_command import fails, succeeds
+from tests.finetune.test_command import fails, succeeds
+from tests.support.loopback_hub import LoopbackHub
+from tests.support.row_examples import ACCEPTED, GOOD, PAIRS, REFUSED, jsonl
 
 
 @pytest.fixture(autouse=True)

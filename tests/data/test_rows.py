@@ -13,7 +13,7 @@ from backend.data.files.rows import Source
 from backend.data.options import DatasetOptions
 from backend.errors import SpecError
 from backend.options import parse
-from tests.row_examples import ACCEPTED, PAIRS, REFUSED, jsonl, parquet
+from tests.support.row_examples import ACCEPTED, PAIRS, REFUSED, jsonl, parquet
 
 
 def source(folder: Path, name: str, data: bytes, split: str | None = None) -> Source:

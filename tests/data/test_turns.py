@@ -13,7 +13,7 @@ from backend.data.options import DatasetOptions
 from backend.data.samples import Message, Sample
 from backend.errors import SpecError
 from backend.options import parse
-from tests.row_examples import jsonl, parquet
+from tests.support.row_examples import jsonl, parquet
 
 TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 PLAIN = (Message("user", "q"), Message("assistant", "a"))

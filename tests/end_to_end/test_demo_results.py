@@ -30,8 +30,8 @@ from backend.quantize.packed import is_packed, load_unpacked
 from backend.recipes import parse_recipe
 from backend.serve.engines.vllm_environment import interpreter
 from backend.settings import Settings
-from tests.card_lines import OVERLAY, run_python, served
-from tests.test_page_browser import App, choose, chromium, page, tab  # noqa: F401 - fixtures
+from tests.support.card_lines import OVERLAY, run_python, served
+from tests.ui.test_page_browser import App, choose, chromium, page, tab  # noqa: F401 - fixtures
 from ui.users import LOCAL
 
 pytestmark = pytest.mark.real

@@ -126,7 +126,7 @@ def test_what_the_page_shows_is_looked_through_once():
 
 def patterns():
     """Give every regular expression of the project that is written down as a text."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     for path in sorted([*root.glob("backend/**/*.py"), *root.glob("ui/*.py")]):
         for found in re.finditer(r"\bre\.\w+\(\s*r?(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')", path.read_text()):
             yield path.relative_to(root), found[1][1:-1]

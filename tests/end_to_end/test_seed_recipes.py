@@ -11,10 +11,10 @@ import pytest
 from backend.__main__ import main
 from backend.artifacts.sealing import open_artifact
 from backend.recipes import parse_yaml
-from tests import seed_models
-from tests.loopback_hub import LoopbackHub
+from tests.support import seed_models
+from tests.support.loopback_hub import LoopbackHub
 
-RECIPES = Path(__file__).parents[1] / "templates" / "recipes"
+RECIPES = Path(__file__).parents[2] / "templates" / "recipes"
 SMALL = {"max_steps": 2, "max_length": 128, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "r": 4}
 
 

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import pytest
 
 from backend.processes.child import ROOT
-from tests.house import SPACE_HOST, Visitor
-from tests.openid import OpenId
+from tests.support.house import SPACE_HOST, Visitor
+from tests.support.openid import OpenId
 
 pytestmark = pytest.mark.real
 

@@ -12,7 +12,7 @@ from backend.finetune.marks import Marks
 from backend.finetune.rendering import IGNORED, Rendered, Renderer, stops_of
 from backend.models.chat_template import TemplateRefusal
 from backend.models.tokens import any_of
-from tests.tokenizers_made import CHATML, CHATML_TOKENS, FAMILIES, INST, family_tokenizer, make_tokenizer
+from tests.support.tokenizers_made import CHATML, CHATML_TOKENS, FAMILIES, INST, family_tokenizer, make_tokenizer
 
 CALL = {"tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome", "days": 3}}}]}
 TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Tells it", "parameters": {}}}]

@@ -19,7 +19,7 @@ from backend.publish.card.card import build_card
 from backend.publish.card.loss_plot import LOSS_PLOT
 from backend.stages.prepare import _check_tunable
 from tests.conftest import CANARY
-from tests.typed import fails, succeeds
+from tests.support.typed import fails, succeeds
 
 ROWS = [{"prompt": f"What is {i} and {i}?", "completion": f"{2 * i}, says {CANARY}."} for i in range(12)]
 QUICK = ["--max-length", "128", "--per-device-train-batch-size", "2"]

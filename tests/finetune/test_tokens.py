@@ -12,7 +12,7 @@ from backend.finetune.chat_templates import CHAT_TEMPLATES, give_template
 from backend.finetune.rendering import IGNORED, Rendered, Renderer, stops_of
 from backend.models.tokens import around, control_tokens
 from backend.quantize.calibrated.windows import windows_of
-from tests.tokenizers_made import CHATML, family_tokenizer, make_tokenizer
+from tests.support.tokenizers_made import CHATML, family_tokenizer, make_tokenizer
 
 
 def rendered(tokenizer: Any, sample: Sample, loss: str = "auto") -> Rendered:

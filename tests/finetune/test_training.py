@@ -92,7 +92,7 @@ TRAININGS = """
 import os, sys
 from pathlib import Path
 import trl.trainer.sft_trainer  # what takes long is done once for all of them
-from tests.test_finetune_training import Report, train
+from tests.finetune.test_training import Report, train
 say = lambda *words: print(*words, flush=True)
 for output in map(Path, map(str.strip, sys.stdin)):
     if os.fork() == 0:

@@ -14,8 +14,8 @@ from backend.hub import client, transport
 from backend.hub.files import HubFiles
 from backend.hub.search import search
 from backend.processes.child import ROOT
-from tests.loopback_hub import LoopbackHub
-from tests.paper_models import paper_model
+from tests.support.loopback_hub import LoopbackHub
+from tests.support.paper_models import paper_model
 
 TOKEN = "hf_canaryCANARYcanaryCANARY"
 

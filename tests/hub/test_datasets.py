@@ -19,7 +19,7 @@ from backend.hub import client, datasets, first_rows, texts
 from backend.hub.texts import fetch_text
 from backend.options import parse
 from backend.progress import silent
-from tests.loopback_hub import LoopbackHub
+from tests.support.loopback_hub import LoopbackHub
 
 
 @pytest.fixture(autouse=True)

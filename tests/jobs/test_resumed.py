@@ -12,7 +12,7 @@ from backend.finetune.checkpoints import is_sealed
 from backend.jobs.runner import Run
 from backend.jobs.store import JobState
 from backend.recipes import parse_recipe
-from tests.test_jobs import caught, finished, measured_recipe, recipe, settings, supervisor, until  # noqa: F401 - fixtures
+from tests.jobs.test_jobs import caught, finished, measured_recipe, recipe, settings, supervisor, until  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.real
 

@@ -15,7 +15,7 @@ from backend.errors import SpecError
 from backend.hub.files import LocalFiles
 from backend.models.admission import admit
 from backend.models.families import CAUSAL, QUANT_METHODS
-from tests.paper_models import CARD, paper_model, sharded, write
+from tests.support.paper_models import CARD, paper_model, sharded, write
 
 
 def refusal(folder: Path, model: dict[str, Any]) -> str:

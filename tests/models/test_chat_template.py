@@ -23,9 +23,9 @@ from backend.options import parse
 from backend.progress import silent
 from backend.settings import load_settings
 from backend.stages.calibration_data import cut_rows
-from tests.row_examples import jsonl
-from tests.test_preview import looked, spec
-from tests.tokenizers_made import CHATML, make_tokenizer
+from tests.data.test_preview import looked, spec
+from tests.support.row_examples import jsonl
+from tests.support.tokenizers_made import CHATML, make_tokenizer
 
 ALTERNATE = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Alternate!') }}"

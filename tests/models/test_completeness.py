@@ -15,7 +15,7 @@ from backend.models.fetch import check_model
 from backend.models.loading import load_causal_lm, refuse_made_up
 from backend.progress import silent
 from backend.weights.tensor import Tensor, block_of
-from tests.paper_models import CONFIG
+from tests.support.paper_models import CONFIG
 
 COMMON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 GATED = {"num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 8}

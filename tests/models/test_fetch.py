@@ -12,8 +12,8 @@ from backend.hub import client
 from backend.hub.transfer import check_disk
 from backend.models.fetch import fetch_model, fetch_tokenizer
 from backend.progress import Report, silent
-from tests.loopback_hub import LoopbackHub
-from tests.paper_models import paper_model, sharded, write
+from tests.support.loopback_hub import LoopbackHub
+from tests.support.paper_models import paper_model, sharded, write
 
 
 @pytest.fixture(autouse=True)

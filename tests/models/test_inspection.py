@@ -12,8 +12,8 @@ from safetensors.numpy import save
 from backend.errors import HubError, SpecError
 from backend.hub.ids import DEMO
 from backend.models.inspection import inspect
-from tests.loopback_hub import LoopbackHub
-from tests.paper_models import TENSORS, paper_model, sharded, write
+from tests.support.loopback_hub import LoopbackHub
+from tests.support.paper_models import TENSORS, paper_model, sharded, write
 
 
 def test_a_hub_model_is_described_by_its_own_files(hub: LoopbackHub) -> None:

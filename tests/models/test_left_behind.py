@@ -21,8 +21,8 @@ from backend.progress import silent
 from backend.publish.adopt import adopt
 from backend.recipes import parse_recipe
 from backend.stages.estimate import estimate
-from tests.loopback_hub import LoopbackHub
-from tests.paper_models import paper_model, write
+from tests.support.loopback_hub import LoopbackHub
+from tests.support.paper_models import paper_model, write
 
 OWN_MODEL = {"auto_map": {"AutoConfig": "configuration_own.Own", "AutoModelForCausalLM": "modeling_own.Own"}}
 OWN_TOKENIZER = {"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}}

@@ -24,8 +24,8 @@ from backend.publish.adopt import adopt, describe, preview
 from backend.publish.files import outgoing
 from backend.publish.push import publish
 from backend.stages.run import run
-from tests.loopback_hub import LoopbackHub
-from tests.typed import fails, succeeds
+from tests.support.loopback_hub import LoopbackHub
+from tests.support.typed import fails, succeeds
 
 Make = Callable[..., Path]
 

@@ -23,7 +23,7 @@ from backend.recipes import parse_recipe
 from backend.stages.companions import accompany, base_in
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
-from tests.loopback_hub import LoopbackHub
+from tests.support.loopback_hub import LoopbackHub
 
 Make = Callable[..., Path]
 

@@ -18,7 +18,7 @@ from backend.publish.push import publish
 from backend.publish.storage import LIMITS_PAGE, shortage
 from backend.recipes import parse_recipe
 from backend.stages.prepare import prepare
-from tests.loopback_hub import LoopbackHub
+from tests.support.loopback_hub import LoopbackHub
 
 Make = Callable[..., Path]
 NEW = PublishOptions(repo_id="me/new")

@@ -24,7 +24,7 @@ from backend.publish import PublishOptions
 from backend.publish.push import publish
 from backend.settings import Settings
 from tests.conftest import artifact_maker
-from tests.loopback_hub import LoopbackHub
+from tests.support.loopback_hub import LoopbackHub
 
 pytestmark = pytest.mark.real
 

@@ -11,7 +11,7 @@ from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.files import outgoing
 from backend.publish.push import publish
-from tests.loopback_hub import LoopbackHub
+from tests.support.loopback_hub import LoopbackHub
 
 Make = Callable[..., Path]
 NEW = PublishOptions(repo_id="me/new")

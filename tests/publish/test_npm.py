@@ -15,12 +15,12 @@ from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.push import publish
 from backend.weights.header import read_header
-from tests.loopback_hub import LoopbackHub
-from tests.test_publish_card import METRICS as PLAIN
+from tests.publish.test_card import METRICS as PLAIN
+from tests.support.loopback_hub import LoopbackHub
 
 Make = Callable[..., Path]
 
-NODE = Path(__file__).parent / "node"
+NODE = Path(__file__).parents[1] / "node"
 ME, REPO = "hf_write", "me/Llama-new"
 METRICS = PLAIN.model_copy(
     update={"text": 'no: "yes" # 0x10 --- \u2028 @x\n---\nlicense: mit', "convention": "8 windows: of 2048 tokens"}

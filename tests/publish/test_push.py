@@ -20,7 +20,7 @@ from backend.publish.card.loss_plot import LOSS_PLOT
 from backend.publish.destination import check_destination
 from backend.publish.push import publish
 from tests.conftest import CANARY
-from tests.loopback_hub import LoopbackHub
+from tests.support.loopback_hub import LoopbackHub
 
 Make = Callable[..., Path]
 NEW = PublishOptions(repo_id="me/new")
@@ -328,7 +328,7 @@ def test_weights_go_through_xet_where_the_library_has_it(make_artifact: Make, tm
         run = subprocess.run(
             [sys.executable, "-c", code, str(folder)],
             env=environment,
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
             timeout=120,
@@ -348,5 +348,5 @@ def test_publishing_needs_no_torch_and_no_page(make_artifact: Make, tmp_path: Pa
         "assert not {'torch', 'transformers', 'gradio', 'sqlite3'} & set(sys.modules)"
     )
     command = [sys.executable, "-c", code, str(make_artifact()), str(tmp_path / "out")]
-    run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr

@@ -16,7 +16,7 @@ from backend.serve import compare as comparing
 from backend.serve import engine
 from backend.serve.chat import Answer, ChatOptions
 from backend.serve.compare import MAX_PROMPTS, PROMPT, Reply, as_csv, batch, differences, read_prompts
-from tests.steps import steps
+from tests.support.steps import steps
 from ui.compare import board, standings
 
 

@@ -24,7 +24,7 @@ from backend.jobs.supervisor import Supervisor
 from backend.recipes import parse_recipe
 from backend.serve.servers import Servers
 from backend.settings import Settings
-from tests.openid import OpenId
+from tests.support.openid import OpenId
 from ui.connections import server
 from ui.launch import Launch
 from ui.studio import Studio

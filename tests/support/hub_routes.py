@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from tests.hub_repos import GITATTRIBUTES, Announced, Blob, Collection, Commit, Repo, card_faults, is_lfs
+from tests.support.hub_repos import GITATTRIBUTES, Announced, Blob, Collection, Commit, Repo, card_faults, is_lfs
 
 if TYPE_CHECKING:
-    from tests.loopback_hub import LoopbackHub, Request, Token
+    from tests.support.loopback_hub import LoopbackHub, Request, Token
 
     Route = Callable[[LoopbackHub, Request, Mapping[str, str]], "Reply"]
 

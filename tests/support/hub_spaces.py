@@ -9,14 +9,14 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tests.hub_repos import GITATTRIBUTES, Blob
-from tests.hub_routes import Denied, Reply, _repo, _writer, said
-from tests.hub_routes import create as create_repo
-from tests.hub_routes import info as repo_info
+from tests.support.hub_repos import GITATTRIBUTES, Blob
+from tests.support.hub_routes import Denied, Reply, _repo, _writer, said
+from tests.support.hub_routes import create as create_repo
+from tests.support.hub_routes import info as repo_info
 
 if TYPE_CHECKING:
-    from tests.hub_routes import Route
-    from tests.loopback_hub import LoopbackHub, Request
+    from tests.support.hub_routes import Route
+    from tests.support.loopback_hub import LoopbackHub, Request
 
 PRICES = {"cpu-basic": 0.0, "cpu-upgrade": 0.03, "t4-small": 0.4, "l4x1": 0.8}  # dollars an hour
 README = b"---\ntitle: Studio\nsdk: gradio\n---\n\nCheck out the configuration reference\n"

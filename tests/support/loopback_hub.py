@@ -13,7 +13,7 @@ In a test, take the fixture `hub` (see conftest.py), which is this process's Hub
 
 For an app in its own process, start the Hub as one and give the app its address:
 
-    python -m tests.loopback_hub --port 0 --model acme/tiny=FOLDER --private acme/secret=FOLDER --token hf_x=me:write
+    python -m tests.support.loopback_hub --port 0 --model acme/tiny=FOLDER --token hf_x=me:write
     {"url": "http://127.0.0.1:41234"}          # then HF_ENDPOINT=that, HF_HUB_DISABLE_XET=1
 
 Revisions are `main`, tags (`hub.tag()`) and commits. There are no pull requests, and no Xet but for what `xet` says.
@@ -32,9 +32,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests import hub_routes, hub_spaces
-from tests.hub_repos import GITATTRIBUTES, Blob, Collection, Commit, Repo, blobs
-from tests.hub_routes import Denied, Reply
+from tests.support import hub_routes, hub_spaces
+from tests.support.hub_repos import GITATTRIBUTES, Blob, Collection, Commit, Repo, blobs
+from tests.support.hub_routes import Denied, Reply
 
 hub_routes.ROUTES[:0] = hub_spaces.ROUTES
 

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tests.loopback_hub import LoopbackHub
+from tests.support.loopback_hub import LoopbackHub
 
 CARD = "---\nlicense: mit\nlanguage: [en]\ntags: [chat]\n---\n# Tiny\n"
 
@@ -148,13 +148,13 @@ def test_it_runs_as_a_process_of_its_own(tiny_model: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "tests.loopback_hub",
+        "tests.support.loopback_hub",
         "--model",
         f"acme/tiny={tiny_model}",
         "--token",
         "hf_x=you:read",
     ]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=os.environ) as process:
         url = json.loads(process.stdout.readline())["url"]
         assert HfApi(endpoint=url).model_info("acme/tiny", token=False).siblings

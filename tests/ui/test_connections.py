@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests.test_jobs import until
+from tests.jobs.test_jobs import until
 from ui import connections
 from ui.connections import allow_files, most_connections, server
 

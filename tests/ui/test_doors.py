@@ -15,18 +15,8 @@ import httpx
 import pytest
 
 from backend.settings import load_settings
-from tests.house import (
-    CANARY,
-    SPACE_HOST,
-    TOKENS,
-    Visitor,
-    event,
-    identities,
-    profile,
-    routes,
-    space_of_anna,
-)
-from tests.test_jobs import until
+from tests.jobs.test_jobs import until
+from tests.support.house import CANARY, SPACE_HOST, TOKENS, Visitor, event, identities, profile, routes, space_of_anna
 from ui import doors
 from ui.users import may_run
 

@@ -26,8 +26,8 @@ from backend.recipes import Recipe, parse_recipe, parse_yaml
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from backend.stages import estimate
-from tests.house import call, event
-from tests.loopback_hub import LoopbackHub
+from tests.support.house import call, event
+from tests.support.loopback_hub import LoopbackHub
 from ui.data_tab import DATASET, UPLOAD
 from ui.errors import shown
 from ui.job_view import view
@@ -41,7 +41,7 @@ from ui.users import LOCAL, require_owner, visitor
 from ui.variants import variants
 from ui.workbench import Workbench
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

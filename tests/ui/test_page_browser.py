@@ -17,7 +17,7 @@ from backend.data.examine import load
 from backend.data.files.rows import Source
 from backend.data.options import DatasetOptions
 from backend.processes.child import ROOT, marked, marker_prefix
-from tests.test_merge import edited, save_adapter
+from tests.merge.test_merge import edited, save_adapter
 
 pytestmark = pytest.mark.real
 

@@ -24,7 +24,7 @@ from backend.options import parse
 from backend.preview import view
 from backend.serve.servers import Servers
 from backend.settings import Settings
-from tests.row_examples import GOOD, PAIRS, jsonl
+from tests.support.row_examples import GOOD, PAIRS, jsonl
 from ui.examination import panel, sight
 from ui.preview import Looking, build_looking, learning
 from ui.rows import HUB, LEARNING, UPLOAD, USUAL, RowsForm, build_rows

@@ -5,8 +5,8 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.row_examples import ACCEPTED, GOOD, PAIRS, REFUSED, jsonl
-from tests.test_page_browser import app, choose, chromium, page, tab  # noqa: F401 - fixtures
+from tests.support.row_examples import ACCEPTED, GOOD, PAIRS, REFUSED, jsonl
+from tests.ui.test_page_browser import app, choose, chromium, page, tab  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.real
 

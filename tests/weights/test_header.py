@@ -20,7 +20,7 @@ from backend.weights.header import (
     read_header,
     read_headers,
 )
-from tests.paper_models import TENSORS
+from tests.support.paper_models import TENSORS
 
 
 def written(folder: Path, header: Any, data: int = 8) -> Path:

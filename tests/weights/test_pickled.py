@@ -29,7 +29,7 @@ from backend.stages.prepare import prepare
 from backend.weights.conversion import conversion, convert
 from backend.weights.output import Output, Resumable
 from backend.weights.pickled import read_pickled
-from tests.loopback_hub import LoopbackHub
+from tests.support.loopback_hub import LoopbackHub
 
 OLD: Mapping[str, Any] = {"_use_new_zipfile_serialization": False}
 WAYS: dict[str, Mapping[str, Any]] = {"zip": {}, "old": OLD}
