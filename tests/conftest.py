@@ -39,6 +39,7 @@ os.environ |= {
     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     "TORCH_COMPILE_DISABLE": "1",  # vLLM would compile each model for 50 s before it serves it
 }
+pytest_plugins = ["tests.support.browser"]
 expect.set_options(timeout=30_000)  # milliseconds: two processes test side by side
 
 

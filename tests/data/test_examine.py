@@ -11,8 +11,8 @@ from backend.data.files.rows import Source
 from backend.data.options import DatasetOptions
 from backend.errors import SpecError
 from backend.options import parse
-from tests.data.test_rows import contents, kinds, opened, options, source
 from tests.support.row_examples import GOOD, PAIRS, jsonl
+from tests.support.rows import contents, kinds, opened, options, source
 
 
 def test_plain_text_is_cut_as_told(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendered import Piece, Survey
 from backend.jobs.job import Cut, Preview, stage_folder, steps, write_spec
-from backend.jobs.previews import Seen, pinned, read_seen, take_over
+from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.options import parse
@@ -23,9 +23,10 @@ from backend.preview import view
 from backend.progress import silent
 from backend.settings import Settings
 from backend.stages import run
-from tests.finetune.test_command import fails, succeeds
+from tests.support.looks import looked, spec
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.row_examples import ACCEPTED, GOOD, PAIRS, REFUSED, jsonl
+from tests.support.typed import fails, succeeds
 
 
 @pytest.fixture(autouse=True)
@@ -36,18 +37,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def written(folder: Path, name: str, data: bytes) -> Path:
     (folder / name).write_bytes(data)
     return folder / name
-
-
-def spec(model: Path | str, revision: str | None = None, **given: Any) -> Preview:
-    return pinned(str(model), revision, parse(FinetuneOptions, given, context={"paths": True}), None)
-
-
-def looked(job: Path, wanted: Preview, count: int = 3) -> Seen:
-    """Do the steps of a preview in this process."""
-    write_spec(job, wanted)
-    for index in range(count):
-        run.run(job, index, index == 0, None, silent())
-    return read_seen(job, wanted)
 
 
 @pytest.mark.parametrize("case", REFUSED)

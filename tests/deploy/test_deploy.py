@@ -24,8 +24,8 @@ from backend.jobs.supervisor import Supervisor
 from backend.processes.child import ROOT
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from tests.support.browser import CHROMIUM, FLAGS, choose, free_port
 from tests.support.typed import fails, succeeds
-from tests.ui.test_page_browser import CHROMIUM, FLAGS, choose, free_port
 from ui.deploy import build_deploy
 from ui.studio import Studio
 

@@ -30,8 +30,8 @@ from backend.quantize.packed import is_packed, load_unpacked
 from backend.recipes import parse_recipe
 from backend.serve.engines.vllm_environment import interpreter
 from backend.settings import Settings
+from tests.support.browser import App, choose, tab
 from tests.support.card_lines import OVERLAY, run_python, served
-from tests.ui.test_page_browser import App, choose, chromium, page, tab  # noqa: F401 - fixtures
 from ui.users import LOCAL
 
 pytestmark = pytest.mark.real
@@ -90,7 +90,7 @@ def app(demo_results):
 
 
 @pytest.fixture
-def chat(page):  # noqa: F811
+def chat(page):
     """The page at its Chat tab, where answers are not left to chance."""
     tab(page, "Chat")
     page.locator("#chat-room").get_by_text("More options").first.click()

@@ -13,7 +13,7 @@ from backend.models.inspection import inspect
 from backend.progress import silent
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
-from tests.finetune.test_training import train
+from tests.support.training import train
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 EXPERTS = {"num_experts_per_tok": 2, "intermediate_size": 64, "pad_token_id": 0}

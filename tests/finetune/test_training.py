@@ -28,31 +28,7 @@ from backend.finetune.qlora import Rows, finetune
 from backend.finetune.rendering import IGNORED, Renderer, stops_of
 from backend.processes.child import ROOT
 from backend.progress import Report, silent
-
-QUICK = {
-    "num_train_epochs": 1.0, "per_device_train_batch_size": 2, "max_length": 64, "learning_rate": 5e-3, "r": 4,
-    "eval_steps": 2, "save_steps": 2,
-}  # fmt: skip
-
-
-def rows(folder, count=16):
-    """Rows that teach one answer to each question."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    renderer = Renderer(tokenizer, "auto", 64, stops_of(tokenizer, ()))
-    made = [
-        renderer.render(Sample(i, (Message("user", f"What is {i}?"), Message("assistant", f"It is {i * i}."))))
-        for i in range(count)
-    ]
-    return Rows(made[:-4], made[-4:], [("What?", made[-1].input_ids[:8])]), tokenizer
-
-
-def train(folder, output, report=None, **given):
-    output.mkdir(parents=True, exist_ok=True)
-    data, tokenizer = rows(folder)
-    options = FinetuneOptions(**QUICK | given)
-    return finetune(folder, data, tokenizer, output, options, report or silent())
+from tests.support.training import rows, train
 
 
 @pytest.mark.real
@@ -92,7 +68,8 @@ TRAININGS = """
 import os, sys
 from pathlib import Path
 import trl.trainer.sft_trainer  # what takes long is done once for all of them
-from tests.finetune.test_training import Report, train
+from backend.progress import Report
+from tests.support.training import train
 say = lambda *words: print(*words, flush=True)
 for output in map(Path, map(str.strip, sys.stdin)):
     if os.fork() == 0:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,71 +21,9 @@ from backend.jobs.supervisor import Supervisor
 from backend.processes.child import ROOT, marked, marker_prefix
 from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
-from backend.settings import Settings
+from tests.support.jobs import caught, finished, until, workers
 
 TOKEN = "hf_" + "secret" * 6
-EVALUATE = {"stage": "evaluate", "max_seq_length": 32, "num_samples": 2, "dataset": "me/prose"}
-FINAL = (JobState.COMPLETED, JobState.ERROR, JobState.CANCELED, JobState.WAITING_FOR_LOGIN)
-
-
-@pytest.fixture
-def settings(tmp_path):
-    return Settings(data=tmp_path / "data", cancel_seconds=1)
-
-
-@pytest.fixture
-def supervisor(settings):
-    started = Supervisor(settings)
-    started.start()
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-def recipe(hub, tiny_model):
-    commit = hub.add_model("me/tiny", tiny_model)
-    hub.add_dataset("me/prose", {"test.txt": "The quick brown fox jumps over the lazy dog. " * 20})
-    stages = [{"stage": "quantize", "method": "nf4"}]
-    return parse_recipe({"base_model": "me/tiny", "revision": commit, "stages": stages})
-
-
-@pytest.fixture
-def measured_recipe(recipe):
-    stages = [*(stage.model_dump() for stage in recipe.stages), EVALUATE]
-    return parse_recipe({**recipe.model_dump(exclude_none=True), "stages": stages})
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    pytest.fail("it did not happen in time")
-
-
-def finished(supervisor, job_id, owner="me"):
-    return until(lambda: (job := supervisor.get(job_id, owner)).state in FINAL and job)
-
-
-def workers(settings, step):
-    """Process numbers of the workers that do this step."""
-    found = []
-    for pid in marked(marker_prefix(settings.data)):
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if command[1:3] == [b"-m", b"backend.jobs.worker"] and command[4] == str(step).encode():
-            found.append(pid)
-    return found
-
-
-def caught(settings, step):
-    """Stop the worker of a step in its tracks, so that it does not end before the test has done what it does."""
-    worker = until(lambda: workers(settings, step))[0]
-    os.kill(worker, signal.SIGSTOP)
-    return worker
 
 
 @pytest.mark.real

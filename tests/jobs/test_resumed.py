@@ -12,12 +12,12 @@ from backend.finetune.checkpoints import is_sealed
 from backend.jobs.runner import Run
 from backend.jobs.store import JobState
 from backend.recipes import parse_recipe
-from tests.jobs.test_jobs import caught, finished, measured_recipe, recipe, settings, supervisor, until  # noqa: F401 - fixtures
+from tests.support.jobs import caught, finished, until
 
 pytestmark = pytest.mark.real
 
 
-def test_what_is_damaged_of_a_job_is_made_again_with_what_came_after_it(settings, measured_recipe):  # noqa: F811
+def test_what_is_damaged_of_a_job_is_made_again_with_what_came_after_it(settings, measured_recipe):
     heard = []
     folder = settings.jobs / "x"
     settings.data.mkdir()
@@ -43,7 +43,7 @@ def test_what_is_damaged_of_a_job_is_made_again_with_what_came_after_it(settings
     assert not list(folder.rglob(".weightsmith-*"))
 
 
-def test_a_training_that_is_killed_behind_its_last_step_loses_nothing(supervisor, settings, hub, tiny_model):  # noqa: F811
+def test_a_training_that_is_killed_behind_its_last_step_loses_nothing(supervisor, settings, hub, tiny_model):
     commit = hub.add_model("me/tiny", tiny_model)
     tune = {
         "stage": "finetune",

@@ -7,7 +7,7 @@ from backend.merge import MergeOptions, merge, merged
 from backend.progress import silent
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
-from tests.merge.test_merge import save_adapter, with_peft
+from tests.support.adapters import save_adapter, with_peft
 
 SIZES = {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 LAYERS = {"gpt_neox": "dense_4h_to_h", "gpt2": "c_fc", "bloom": "dense_4h_to_h", "falcon": "dense_4h_to_h",

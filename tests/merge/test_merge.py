@@ -2,7 +2,6 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from backend.__main__ import main
 from backend.artifacts.sealing import open_artifact
 from backend.errors import SpecError
-from backend.merge import MergeOptions, merge, merged, record
+from backend.merge import record
 from backend.models.demo import demo_folder, evaluation_text
-from backend.options import parse
 from backend.progress import silent
 from backend.publish.card.card import build_card
 from backend.quantize import METHODS
@@ -26,76 +24,9 @@ from backend.weights.checkpoint import Checkpoint
 from backend.weights.dequantized import Dequantized
 from backend.weights.floats import SAFETENSORS
 from backend.weights.output import Output
+from tests.support.adapters import TINY, edited, merge_to, opened, options, resaved, save_adapter, save_model, with_peft
 
-LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TRUTH = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
-
-def options(*folders, **given):
-    return parse(MergeOptions, {"adapters": [str(f) for f in folders], **given}, context={"paths": True})
-
-
-@contextmanager
-def opened(base, *adapters, **given):
-    with Checkpoint.of(base) as weights, merged(weights, adapters, options(*adapters, **given), silent()) as result:
-        yield result
-
-
-def merge_to(output, base, *adapters, **given):
-    """Merge into a folder and give its tensors and its config."""
-    output.mkdir()
-    with opened(base, *adapters, **given) as weights:
-        merge(weights, Output(output), options(*adapters, **given), silent())
-    return load_file(output / "model.safetensors"), json.loads((output / "config.json").read_text())
-
-
-def save_model(folder, dtype=torch.bfloat16, kind="llama", max_shard_size="5GB", **config):
-    """Save a small random model."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    sizes = {
-        "llama": {
-            "vocab_size": 200, "hidden_size": 48, "intermediate_size": 100, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2,
-        },
-        "gpt2": {"vocab_size": 200, "n_positions": 32, "n_embd": 48, "n_layer": 2, "n_head": 4},
-    }  # fmt: skip
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes[kind] | config), dtype=dtype)
-    model.save_pretrained(folder, max_shard_size=max_shard_size)
-    return folder
-
-
-def save_adapter(base, folder, seed=0, **config):
-    """Save an adapter that PEFT made for a model, with numbers in it as after a training."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-    model = get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 6, "target_modules": LINEARS} | config))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "magnitude" in name:
-                parameter.mul_(torch.rand(parameter.shape) * 0.2 + 0.9)
-            elif "lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape) * 0.03)
-            elif parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape) * 0.05)
-    model.save_pretrained(folder)
-    return folder
-
-
-def with_peft(base, *adapters):
-    """Load adapters with PEFT itself."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-    model = PeftModel.from_pretrained(model, adapters[0], adapter_name="0")
-    for i, adapter in enumerate(adapters[1:], 1):
-        model.load_adapter(adapter, str(i))
-    return model
 
 
 def in_float64(base, *adapters, weights=None):
@@ -348,17 +279,6 @@ def test_a_qlora_adapter_is_merged_where_it_records_that_it_was_trained(tmp_path
     assert not any(torch.equal(found[name], naive[name]) for name in found if "proj" in name)
 
 
-def edited(adapter, **settings):
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps(config | settings))
-    return adapter
-
-
-def resaved(adapter, change):
-    weights = change(load_file(adapter / "adapter_model.safetensors"))
-    save_file(weights, adapter / "adapter_model.safetensors")
-
-
 def damaged(weights):
     weights[FIRST][0, 0] = float("nan")
     return weights
@@ -431,9 +351,6 @@ def test_merge_comes_first_and_evaluate_wants_what_it_compares_with():
         parse_recipe({"base_model": "a/c", "stages": [nf4, merging]})
     with pytest.raises(SpecError, match="turn it on"):
         parse_recipe({"base_model": "a/c", "stages": [merging | {"keep": False}, nf4, {"stage": "evaluate"}]})
-
-
-TINY = ["q_proj", "down_proj"]
 
 
 def run(capsys, *argv):

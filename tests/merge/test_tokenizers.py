@@ -13,7 +13,7 @@ from backend.model_folder import settings_in, template_in
 from backend.models.known_tokens import known_tokens
 from backend.models.loading import load_tokenizer
 from backend.stages.companions import base_in
-from tests.merge.test_merge import TINY, save_adapter
+from tests.support.adapters import TINY, save_adapter
 
 Change = Callable[[Any], object]
 

@@ -10,7 +10,7 @@ from backend.errors import SpecError
 from backend.hub.files import LocalFiles
 from backend.merge.adapter import read_adapter
 from backend.merge.on_hub import base_of
-from tests.merge.test_merge import merge_to, resaved, save_adapter, save_model, with_peft
+from tests.support.adapters import merge_to, resaved, save_adapter, save_model, with_peft
 
 NEW = [3, 150, 7]
 

@@ -23,7 +23,7 @@ from backend.options import parse
 from backend.progress import silent
 from backend.settings import load_settings
 from backend.stages.calibration_data import cut_rows
-from tests.data.test_preview import looked, spec
+from tests.support.looks import looked, spec
 from tests.support.row_examples import jsonl
 from tests.support.tokenizers_made import CHATML, make_tokenizer
 

@@ -4,27 +4,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from backend.processes.child import MARKER, ROOT, Child, environment, marked, marker_prefix, mask, sweep
+from tests.support.processes import linux, wait_until
 
 SECRET = "hf_" + "a" * 30
-
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found through /proc")
 
 
 def start(tmp_path, code, **kwargs):
     env = environment(tmp_path, online=False)
     return Child([sys.executable, "-c", code], env, tmp_path, tmp_path / "log.txt", **kwargs)
-
-
-def wait_until(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 def alive(tmp_path):

@@ -19,7 +19,7 @@ from backend.processes.child import ROOT, marked, marker_prefix
 from backend.processes.ranks import processes
 from backend.recipes import parse_recipe
 from backend.settings import Settings
-from tests.processes.test_child import linux, wait_until
+from tests.support.processes import linux, wait_until
 
 ROWS = [{"prompt": f"What is {i}?", "completion": f"It is {i * i}."} for i in range(20)]
 SAME = {

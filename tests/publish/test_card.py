@@ -10,7 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from backend.artifacts.artifact import TRAINED_HERE, Answer, Merged, Metrics
+from backend.artifacts.artifact import TRAINED_HERE, Answer, Merged
 from backend.artifacts.sealing import open_artifact
 from backend.progress import silent
 from backend.publish.card.base_card import BaseCard, read_base_card
@@ -24,21 +24,12 @@ from backend.stages.companions import accompany, base_in
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from tests.support.loopback_hub import LoopbackHub
+from tests.support.published import METRICS
 
 Make = Callable[..., Path]
 
 QUANTIZED = parse_recipe({"base_model": "acme/tiny", "stages": [{"stage": "quantize", "method": "nf4"}]})
 
-METRICS = Metrics(
-    kl_mean=0.0912,
-    kl_p99=0.61,
-    top1_agreement=0.8734,
-    perplexity=24.12,
-    reference_perplexity=21.9,
-    tokens=16376,
-    text="WikiText-2 (Salesforce/wikitext, test)",
-    convention="8 non-overlapping windows of 2048 tokens",
-)
 HOSTILE = (
     "x\n---\nlicense: mit\n---\n<script>alert(1)</script> [click](javascript:alert(1)) {{ 7*7 }} | `a` **b** $$1$$"
 )

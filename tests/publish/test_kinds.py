@@ -30,9 +30,9 @@ from backend.recipes import parse_recipe
 from backend.serve.engine import ENGINES
 from backend.serve.engines.vllm_environment import interpreter
 from backend.stages.prepare import prepare
-from tests.publish.test_card import METRICS
 from tests.support import hub_repos
 from tests.support.loopback_hub import LoopbackHub
+from tests.support.published import METRICS
 
 Make = Callable[..., Path]
 Kinds = Callable[[str], Path]

@@ -15,8 +15,8 @@ from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.push import publish
 from backend.weights.header import read_header
-from tests.publish.test_card import METRICS as PLAIN
 from tests.support.loopback_hub import LoopbackHub
+from tests.support.published import METRICS as PLAIN
 
 Make = Callable[..., Path]
 

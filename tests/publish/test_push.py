@@ -21,22 +21,11 @@ from backend.publish.destination import check_destination
 from backend.publish.push import publish
 from tests.conftest import CANARY
 from tests.support.loopback_hub import LoopbackHub
+from tests.support.published import FILES
 
 Make = Callable[..., Path]
 NEW = PublishOptions(repo_id="me/new")
 ME = "hf_write"
-FILES = {
-    "LICENSE",
-    "README.md",
-    "artifact.json",
-    "chat_template.jinja",
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "recipe.yaml",
-    "tokenizer.json",
-    "tokenizer_config.json",
-}
 
 ADAPTER_FILES = FILES - {"config.json", "model.safetensors"} | {"adapter_config.json", "adapter_model.safetensors"}
 ADAPTER_FILES |= {LOSS_PLOT}

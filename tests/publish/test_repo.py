@@ -16,8 +16,8 @@ from backend.progress import Report, silent
 from backend.publish import PublishOptions, upload
 from backend.publish.destination import check_destination
 from backend.publish.push import publish
-from tests.publish.test_push import FILES
 from tests.support.loopback_hub import LoopbackHub
+from tests.support.published import FILES
 
 Make = Callable[..., Path]
 NEW = PublishOptions(repo_id="me/new")

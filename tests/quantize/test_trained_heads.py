@@ -18,7 +18,7 @@ from backend.recipes import parse_recipe
 from backend.stages.estimate import estimate
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
-from tests.merge.test_merge import save_adapter
+from tests.support.adapters import save_adapter
 
 SIZES = {
     "llama": {"num_key_value_heads": 2, "intermediate_size": 128, "tie_word_embeddings": True},

@@ -22,7 +22,7 @@ from backend.settings import Settings
 from backend.stages import estimate as estimates
 from backend.stages import run
 from backend.stages.estimate import check_room, estimate, measured_speeds
-from tests.quantize.test_quantize import CASES, llama, save
+from tests.support.saved_models import CASES, llama, save
 
 CARD = "---\nlicense: other\nlicense_name: acme-ü\nlanguage: [en, no]\ntags: [chat]\n2: 3\n---\n# Tiny\n"
 TEXTS = {"README.md": CARD, "LICENSE": "Do good things.\n", "NOTICE.txt": "Mind.\n", "COPYING": "Copy.\n"}

@@ -33,7 +33,7 @@ from backend.stages.stream.handover import ON_DISK
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.header import header_from
 from backend.weights.output import Output
-from tests.merge.test_merge import TINY, edited, save_adapter
+from tests.support.adapters import TINY, edited, save_adapter
 from tests.support.loopback_hub import LoopbackHub
 
 TOKEN = "hf_" + "secret" * 6

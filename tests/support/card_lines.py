@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from backend.processes.child import ROOT
 from backend.serve.engine import ENGINES
 from backend.serve.engines.vllm_environment import interpreter
-from tests.ui.test_page_browser import free_port
+from tests.support.browser import free_port
 
 OVERLAY = ROOT / ".venv-cards"
 

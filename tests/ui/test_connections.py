@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests.jobs.test_jobs import until
+from tests.support.jobs import until
 from ui import connections
 from ui.connections import allow_files, most_connections, server
 

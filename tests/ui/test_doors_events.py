@@ -11,9 +11,9 @@ import pytest
 from backend.errors import JobError
 from backend.models.demo import demo_facts
 from backend.serve.server import ServerStatus
+from tests.support.doors import DUPLICATE, SIGN_IN
 from tests.support.house import CANARY, call, event, identities, name, profile, space_of_anna
 from tests.support.steps import steps
-from tests.ui.test_doors import DUPLICATE, SIGN_IN
 from ui.doors import Doors
 from ui.said import read_event
 

@@ -8,8 +8,8 @@ from starlette.requests import Request
 
 from backend.errors import SpecError
 from backend.settings import Settings, load_settings
+from tests.support.doors import TABLE, sample
 from tests.support.house import CANARY, Visitor, event, furnished, routes
-from tests.ui.test_doors import TABLE, sample
 from ui.launch import Launch
 
 PASSWORD = "correct horse"

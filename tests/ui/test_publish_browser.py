@@ -7,7 +7,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from backend.jobs.store import JobState, Store
 from backend.recipes import parse_recipe
-from tests.ui.test_page_browser import CHROMIUM, FLAGS, App, tab
+from tests.support.browser import CHROMIUM, FLAGS, App, tab
 
 pytestmark = pytest.mark.real
 

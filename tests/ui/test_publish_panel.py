@@ -13,7 +13,7 @@ from backend.errors import LoginError, SpecError
 from backend.processes.child import ROOT
 from backend.publish.card.metadata import split_card
 from examples.publish_app import build
-from tests.ui.test_page_browser import CHROMIUM, FLAGS, free_port
+from tests.support.browser import CHROMIUM, FLAGS, free_port
 from ui.publish_panel import publish_panel
 
 

@@ -5,8 +5,8 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from tests.support.browser import choose, tab
 from tests.support.row_examples import ACCEPTED, GOOD, PAIRS, REFUSED, jsonl
-from tests.ui.test_page_browser import app, choose, chromium, page, tab  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.real
 
@@ -14,7 +14,7 @@ SECONDS = 150_000  # for an answer, in milliseconds, on a machine that has other
 
 
 @pytest.fixture
-def rows(page):  # noqa: F811
+def rows(page):
     """The part of the page that asks what is learned from."""
     tab(page, "Data")
     page.locator("#data-tune").click()
@@ -24,7 +24,7 @@ def rows(page):  # noqa: F811
     expect(page.locator(".toast-body")).to_have_count(0)
 
 
-def upload(page, name, data):  # noqa: F811
+def upload(page, name, data):
     page.get_by_role("radio", name="My own file").check()
     remove = page.locator("#rows-upload button[aria-label='Clear'], #rows-upload button[aria-label='Remove this file']")
     if remove.count():
@@ -34,11 +34,11 @@ def upload(page, name, data):  # noqa: F811
     file.set_input_files({"name": name, "mimeType": "application/octet-stream", "buffer": data})
 
 
-def ended(page):  # noqa: F811
+def ended(page):
     expect(page.locator(".examined")).to_have_attribute("data-state", re.compile("completed|error"), timeout=SECONDS)
 
 
-def test_every_file_of_the_study_gets_its_answer_in_the_page(page, rows):  # noqa: F811
+def test_every_file_of_the_study_gets_its_answer_in_the_page(page, rows):
     silent = []
     for case, (name, data, words) in (REFUSED | ACCEPTED).items():
         upload(page, name, data)
@@ -51,7 +51,7 @@ def test_every_file_of_the_study_gets_its_answer_in_the_page(page, rows):  # noq
     assert not silent
 
 
-def test_what_is_learned_is_coloured_and_a_row_is_text_and_nothing_else(page, rows):  # noqa: F811
+def test_what_is_learned_is_coloured_and_a_row_is_text_and_nothing_else(page, rows):
     hostile = "<img src=x onerror=document.title='owned'> ${7*7} {{7*7}}\n  two\tspaces"
     upload(page, "rows.jsonl", jsonl({"prompt": hostile, "completion": "<b>4</b>"}, *PAIRS))
     samples = page.locator(".samples li")
@@ -63,7 +63,7 @@ def test_what_is_learned_is_coloured_and_a_row_is_text_and_nothing_else(page, ro
     expect(page.locator("#rows-sight")).to_contain_text("Counted on every row")
 
 
-def test_a_question_is_answered_where_it_is_asked_and_the_rows_are_looked_at_again(page, rows):  # noqa: F811
+def test_a_question_is_answered_where_it_is_asked_and_the_rows_are_looked_at_again(page, rows):
     upload(page, "rows.csv", b"What is 2+2?,4\nWhat is 3+3?,6\n")
     expect(page.locator("#rows-ask-header")).to_contain_text("Is the first row a header", timeout=SECONDS)
     page.locator("#rows-header").get_by_text("no", exact=True).click()
@@ -75,7 +75,7 @@ def test_a_question_is_answered_where_it_is_asked_and_the_rows_are_looked_at_aga
     expect(page.locator("#rows-panel")).to_contain_text("Ready to learn from")
 
 
-def test_a_hub_data_set_offers_the_configs_that_there_are(hub, page, rows):  # noqa: F811
+def test_a_hub_data_set_offers_the_configs_that_there_are(hub, page, rows):
     hub.add_dataset("me/rows", {"en/train.jsonl": GOOD, "de/train.jsonl": GOOD})
     hub.add_dataset("me/script", {"rows.py": b"raise SystemExit"})
     page.locator("#rows-source").get_by_role("radio", name="A data set on the Hub").check()
@@ -91,7 +91,7 @@ def test_a_hub_data_set_offers_the_configs_that_there_are(hub, page, rows):  # n
     expect(page.locator("#rows-panel")).to_contain_text("me/rows (de, train")
 
 
-def test_a_file_that_is_too_large_is_refused_before_it_is_sent(page, rows):  # noqa: F811
+def test_a_file_that_is_too_large_is_refused_before_it_is_sent(page, rows):
     page.get_by_role("radio", name="My own file").check()
     expect(page.locator("#rows-upload")).to_be_visible()
     page.evaluate("""() => {
@@ -107,7 +107,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_sent(page, rows):  # n
     assert not [address for address in page.asked if "/upload" in address]
 
 
-def test_what_calibration_reads_is_counted_and_doubted_where_it_is_chosen(page):  # noqa: F811
+def test_what_calibration_reads_is_counted_and_doubted_where_it_is_chosen(page):
     tab(page, "Recipe")
     page.locator("#method").get_by_text("GPTQ").first.click()
     tab(page, "Data")
