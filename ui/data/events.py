@@ -40,6 +40,8 @@ def wire_data(page: gr.Blocks, bench: Workbench) -> None:
     page.load(None, None, None, js=_REFUSE_LARGE % most, api_name="data_refuse_large", **QUIET)
     _wire_rows(bench, bench.looking, lambda given: bool(given[bench.recipe.finetuning.wanted]))
     _wire_rows(bench, bench.hearing, bench.recipe.calibrates)
+    _wire_news(bench, bench.looking)
+    _wire_news(bench, bench.hearing)
 
 
 def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[Given], bool]) -> None:
@@ -52,7 +54,7 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[Given], boo
     """
     settings = bench.studio.settings
     rows = looking.rows
-    name = looking.rows.purpose.name
+    name = rows.purpose.name
 
     def see(given: Given, who: Visitor) -> Updates:
         return looking.look(given, given[bench.model.facts], who.member(), who.token(given[bench.token]))
@@ -69,10 +71,6 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[Given], boo
     def enter(given: Given, who: Visitor) -> Updates:
         return see(given, who) if wanted(given) and not given[looking.job] else {looking.job: given[looking.job]}
 
-    @handler(settings, rows.panel)
-    def tick(job_id: str | None, stood: Stood | None, who: Visitor) -> Updates:
-        return looking.tick(job_id, who.owner, stood)
-
     inputs = {bench.model.facts, bench.token, *looking.inputs(), *bench.recipe.components}
     outputs = looking.outputs()
     fields = [event for field in rows.form.components for event in _left(field)]
@@ -84,10 +82,19 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[Given], boo
         bench.change_after(begun, chosen)
         begun.then(look, inputs, outputs, api_name=f"{chosen}_look", **QUIET)
     gr.on([bench.model.card.change, *others], again, inputs, outputs, api_name=f"{name}_again", **LATEST)
+
+
+def _wire_news(bench: Workbench, looking: Looking) -> None:
+    name = looking.rows.purpose.name
+
+    @handler(bench.studio.settings, looking.rows.panel)
+    def tick(job_id: str | None, stood: Stood | None, who: Visitor) -> Updates:
+        return looking.tick(job_id, who.owner, stood)
+
     stood = [looking.job, looking.stood]
-    hear(name, tick, stood, outputs)
+    hear(name, tick, stood, looking.outputs())
     # What has ended before it was known here is told no more.
-    looking.job.change(tick, stood, outputs, api_name=f"{name}_begun", **QUIET)
+    looking.job.change(tick, stood, looking.outputs(), api_name=f"{name}_begun", **QUIET)
 
 
 def _left(field: Any) -> list[Any]:
