@@ -22,11 +22,11 @@ if os.getenv("SPACE_ID"):
 
 from backend.disk import scratch
 from backend.errors import AppError, JobError
-from backend.jobs.calibration import calibrate
-from backend.jobs.specs import trained_on
+from backend.jobs.job import trained_on
 from backend.jobs.supervisor import Supervisor
 from backend.serve.servers import Servers
 from backend.settings import Settings, load_settings
+from backend.stages.estimate import measured_speeds
 from ui.connections import allow_files, server
 from ui.launch import Launch
 from ui.studio import Studio
@@ -80,7 +80,8 @@ def serve(settings: Settings) -> None:
         supervisor = Supervisor(settings)
         servers = Servers(settings, trained_on, supervisor.uses_gpu)
         supervisor.start()
-        threading.Thread(target=calibrate, args=(settings.data,), daemon=True).start()  # the page need not wait for it
+        # the page need not wait for it
+        threading.Thread(target=measured_speeds, args=(settings.data,), daemon=True).start()
         try:
             launch = None if settings.on_space else Launch(settings)
             app = web_app(Studio(settings, supervisor, servers), launch)

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from backend.artifacts.artifact import Check
 from backend.disk import scratch
 from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import PROMPTS
 from backend.model_folder import has_chat_template
-from backend.models.artifacts import Check
 from backend.models.chat_template import chat_text
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import Report
-from backend.quantize.unpacked import is_packed, load_unpacked
-from backend.serve.engines import EngineName, is_adapter
+from backend.quantize.packed import is_packed, load_unpacked
+from backend.serve.engine import EngineName, is_adapter
 from backend.settings import Settings
 from backend.stage import Stage
 
 if TYPE_CHECKING:
-    from backend.serve.serving import Server
+    from backend.serve.server import Server
 
 NEAR = 0.5
 """Nats below the likeliest token at which a token still counts as the weights' own choice: AWQ in vLLM on a CPU, which

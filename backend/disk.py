@@ -26,6 +26,9 @@ from backend.errors import JobError
 PARTIAL = ".partial"
 """Ends the name of what is not whole yet."""
 
+JOURNAL = "progress.json"
+"""The file in a `.partial` folder that says what in it is finished, so that a killed run resumes after that."""
+
 PREFIX = ".weightsmith-"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

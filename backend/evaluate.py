@@ -14,22 +14,16 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from backend.artifacts.artifact import Answer, Metrics
 from backend.errors import SpecError
-from backend.models.artifacts import Answer, Metrics
+from backend.model_folder import read_config
 from backend.models.chat_template import chat_text
 from backend.models.config import context_length
-from backend.models.loading import (
-    check_embedded,
-    load_causal_lm,
-    load_tokenizer,
-    pad_within,
-    read_config,
-    window_length,
-)
+from backend.models.loading import check_embedded, load_causal_lm, load_tokenizer, pad_within, window_length
 from backend.models.tokens import around
 from backend.options import Frozen
 from backend.progress import Report
-from backend.quantize.unpacked import is_packed, load_unpacked
+from backend.quantize.packed import is_packed, load_unpacked
 from backend.stage import Stage
 
 ROWS = 256  # tokens whose logits are compared at a time: [256, 50000] in float32 is 51 MB

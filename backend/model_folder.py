@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeGuard
 
 from backend.strict_json import parse_object
 
+LEFT_BEHIND = ("auto_map", "custom_pipelines", "custom_generate")
+
 Kind = Literal["vocabulary", "tokenizer", "template", "processor", "generation", "notes", "license"]
 
 CONFIG, GENERATION, TEMPLATE = "config.json", "generation_config.json", "chat_template.jinja"
@@ -150,3 +152,14 @@ def set_stops(folder: Path, stops: Set[int]) -> None:
 
 def _write(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
     (folder / name).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.json of an admitted folder, without what names code beside the model."""
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in said.items() if key not in LEFT_BEHIND}
+
+
+def weights_bytes(folder: Path) -> int:
+    """Give the bytes of the weights in a model folder; 0 where there are none."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

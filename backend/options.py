@@ -7,6 +7,7 @@ from threading import RLock
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails
 
 from backend.errors import MAX_TEXT, SpecError, shortened
@@ -22,6 +23,8 @@ _BRIEF.maxlevel = 2
 COMMON_OPTIONS = ("stage", "method")
 """Fields that say which option model it is; every other field is a choice of the user."""
 
+ADVANCED: JsonDict = {"advanced": True}
+"""Marks a field that is folded away under "more options" in the page."""
 
 _BUILDING = RLock()
 
@@ -37,7 +40,7 @@ Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)]
 class Frozen(BaseModel):
     """An option model: each option is described once, here; form, flags, recipe and card come from it.
 
-    A field marked `json_schema_extra={"advanced": True}` is folded away under "more options" in the page.
+    A field marked `json_schema_extra=ADVANCED` is folded away under "more options" in the page.
     """
 
     model_config = ConfigDict(

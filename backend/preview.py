@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from itertools import dropwhile
 
-from backend.finetune.columns import ROLES_SHOWN, Mapping
-from backend.finetune.findings import Finding
-from backend.finetune.loading import Examination
-from backend.finetune.survey import Piece, Survey
+from backend.data.columns import ROLES_SHOWN, Mapping
+from backend.data.examine import Examination
+from backend.data.findings import Finding
+from backend.finetune.rendered import Piece, Survey
 from backend.jobs.previews import Seen
 
 WIDTH = 40  # characters of the longest bar

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Self
 
-from backend.hub.names import DEMO, is_local
+from backend.hub.ids import DEMO, is_local
 from backend.options import Frozen
 
 
 class Stage(Frozen):
     """The base of the option models that a recipe is made of."""
 
+    stage: str
     NAMES: ClassVar[tuple[str, ...]] = ()
     """Fields that may name a file or a folder of this machine, by its absolute path, beside what they else name."""
 

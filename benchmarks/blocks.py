@@ -13,9 +13,9 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backend.models.artifacts import versions
+from backend.artifacts.artifact import versions
+from backend.machine.hardware import hardware
 from backend.models.demo import demo_folder
-from backend.models.machine import hardware
 from backend.progress import silent
 from benchmarks.calibrated import CONTENDERS, WINDOWS, make, peers, prepare, write_rows
 from benchmarks.figures import spreads

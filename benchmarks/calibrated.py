@@ -20,10 +20,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backend.executors.local import ROOT
-from backend.models.artifacts import versions
+from backend.artifacts.artifact import versions
+from backend.machine.hardware import hardware
 from backend.models.demo import calibration_text, demo_folder, evaluation_text
-from backend.models.machine import hardware
+from backend.processes.child import ROOT
 from backend.progress import silent
 from benchmarks.figures import spreads
 from benchmarks.unpacked import divergence, tokens_of

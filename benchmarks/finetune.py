@@ -17,16 +17,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from backend.executors.local import ROOT
-from backend.finetune.demo_data import pairs
+from backend.artifacts.artifact import versions
+from backend.data.demo import pairs
+from backend.data.samples import Message, Sample
 from backend.finetune.options import FinetuneOptions
+from backend.finetune.qlora import Rows, finetune
 from backend.finetune.rendering import Renderer, stops_of
-from backend.finetune.samples import Message, Sample
-from backend.finetune.training import Rows, finetune
+from backend.machine.hardware import hardware
 from backend.model_folder import stops_in
-from backend.models.artifacts import versions
 from backend.models.demo import demo_folder
-from backend.models.machine import hardware
+from backend.processes.child import ROOT
 from backend.progress import silent
 from benchmarks.figures import spread, spreads
 

@@ -27,17 +27,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from backend.artifacts.artifact import versions
 from backend.errors import AppError
-from backend.executors.local import MARKER, ROOT, marked, marker_prefix
-from backend.models.artifacts import versions
+from backend.machine.hardware import hardware
 from backend.models.demo import demo_folder
-from backend.models.machine import hardware
+from backend.processes.child import MARKER, ROOT, marked, marker_prefix
 from backend.progress import silent
 from backend.serve.chat import ChatOptions, stream
-from backend.serve.engines import ENGINES, EngineName
+from backend.serve.engine import ENGINES, EngineName
+from backend.serve.engines.vllm_environment import interpreter
+from backend.serve.server import Server
 from backend.serve.servers import Servers
-from backend.serve.serving import Server
-from backend.serve.vllm_environment import interpreter
 from backend.settings import Settings, load_settings
 from benchmarks.figures import spread
 
@@ -77,7 +77,7 @@ class Kill:
 
 def processes(data: Path) -> dict[str, int]:
     """Find the processes that serve for a data folder: the server is what the shim has started."""
-    found, shim = dict[str, int](), b"backend.executors.shim"
+    found, shim = dict[str, int](), b"backend.processes.shim"
     for pid in marked(marker_prefix(data)):
         with contextlib.suppress(OSError):
             command, stat = _read(pid, "cmdline"), _read(pid, "stat")

@@ -32,14 +32,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
+from backend.artifacts.artifact import versions
 from backend.jobs.store import Store
-from backend.models.artifacts import versions
+from backend.machine.hardware import hardware
 from backend.models.demo import demo_folder
-from backend.models.machine import hardware
 from backend.progress import silent
 from backend.recipes import parse_recipe
-from backend.serve.door import Door
-from backend.serve.engines import ENGINES, Engine
+from backend.serve.engine import ENGINES, Engine
+from backend.serve.guard import Door
 from backend.settings import Settings, load_settings
 from ui.users import LOCAL
 

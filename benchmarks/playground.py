@@ -33,14 +33,14 @@ from typing import NamedTuple
 
 import httpx  # noqa: TID253 - it measures this client
 
-from backend.models.artifacts import versions
+from backend.artifacts.artifact import versions
+from backend.machine.hardware import gpus, hardware
 from backend.models.demo import demo_folder
-from backend.models.machine import gpus, hardware
 from backend.progress import silent
 from backend.serve.chat import ChatOptions, stream
-from backend.serve.engines import ENGINES, Engine, kernel
-from backend.serve.serving import Server, Serving
-from backend.serve.vllm_environment import interpreter
+from backend.serve.engine import ENGINES, Engine, kernel
+from backend.serve.engines.vllm_environment import interpreter
+from backend.serve.server import Server, Serving
 from backend.settings import Settings
 from benchmarks.calibrated import CONTENDERS as QUANTIZERS
 from benchmarks.calibrated import make, peers, prepare, write_rows

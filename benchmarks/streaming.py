@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from backend.executors.local import ROOT
-from backend.models.artifacts import open_artifact, versions
-from backend.models.machine import hardware
+from backend.artifacts.artifact import versions
+from backend.artifacts.sealing import open_artifact
+from backend.machine.hardware import hardware
+from backend.processes.child import ROOT
 from backend.weights.output import Output
 from backend.weights.writer import INDEX, Slot, Writer, index, lay_out
 from benchmarks.figures import spreads

@@ -14,14 +14,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from backend.artifacts.artifact import versions
 from backend.finetune.costs import Machine, RowSizes, training_cost
 from backend.finetune.options import FinetuneOptions
+from backend.finetune.qlora import Rows, finetune
 from backend.finetune.rendering import Rendered
-from backend.finetune.training import Rows, finetune
-from backend.models.artifacts import versions
+from backend.machine.hardware import hardware, memory_bytes, peak_memory_bytes
 from backend.models.demo import demo_folder, facts_of
 from backend.models.loading import load_tokenizer
-from backend.models.machine import hardware, memory_bytes, peak_memory_bytes
 from backend.progress import Report, silent
 from backend.settings import load_settings
 

@@ -16,8 +16,8 @@ import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backend.models.artifacts import versions
-from backend.models.machine import hardware
+from backend.artifacts.artifact import versions
+from backend.machine.hardware import hardware
 from benchmarks.figures import spread
 
 ROUNDS = 5

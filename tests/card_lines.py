@@ -20,9 +20,9 @@ import httpx
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from backend.executors.local import ROOT
-from backend.serve.engines import ENGINES
-from backend.serve.vllm_environment import interpreter
+from backend.processes.child import ROOT
+from backend.serve.engine import ENGINES
+from backend.serve.engines.vllm_environment import interpreter
 from tests.test_page_browser import free_port
 
 OVERLAY = ROOT / ".venv-cards"

@@ -191,9 +191,10 @@ def artifact_maker(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
             quantize: Writes other weights; they take the place of the tiny model's.
             fields: Of Artifact.
         """
-        from backend.jobs.results import accompany, base_in
-        from backend.models.artifacts import Artifact, seal
+        from backend.artifacts.artifact import Artifact
+        from backend.artifacts.sealing import seal
         from backend.recipes import parse_recipe, parse_yaml
+        from backend.stages.companions import accompany, base_in
 
         base, draft = tmp_path / f"{name}-base", tmp_path / "artifacts" / f"{name}.partial"
         shutil.copytree(tiny_model, base)
@@ -241,8 +242,9 @@ def make_adapter(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
         import numpy as np
         from safetensors.numpy import save_file
 
-        from backend.models.artifacts import Artifact, seal
-        from backend.publish.base_card import base_card
+        from backend.artifacts.artifact import Artifact
+        from backend.artifacts.sealing import seal
+        from backend.publish.card.base_card import base_card
         from backend.recipes import parse_yaml
 
         folder = tmp_path / "artifacts" / f"{name}.partial"

@@ -16,10 +16,11 @@ import httpx
 import pytest
 
 import app as entry
-from backend.jobs.specs import Preview
+from backend.artifacts.artifact import Artifact, now
+from backend.artifacts.sealing import partial, seal
+from backend.jobs.job import Preview
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import Artifact, now, partial, seal
 from backend.recipes import parse_recipe
 from backend.serve.servers import Servers
 from backend.settings import Settings

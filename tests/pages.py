@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from backend.executors.local import ROOT
+from backend.processes.child import ROOT
 
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 

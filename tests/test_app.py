@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backend.disk import PREFIX
-from backend.executors.local import ROOT
+from backend.processes.child import ROOT
 from tests.test_page_browser import printed
 
 IDLE_LIMIT = 250 * 1024  # KiB resident

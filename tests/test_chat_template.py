@@ -10,19 +10,19 @@ import pytest
 
 from backend.__main__ import main
 from backend.check import CheckOptions, check
+from backend.data.examine import Dataset, load
+from backend.data.files.rows import Source
+from backend.data.options import DatasetOptions
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files.rows import Source
-from backend.finetune.loading import Dataset, load
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.reader import open_reader
-from backend.jobs.calibrating import cut_rows
 from backend.models.chat_template import TemplateRefusal, chat_text, check_template
 from backend.models.loading import load_tokenizer
 from backend.options import parse
 from backend.progress import silent
 from backend.settings import load_settings
+from backend.stages.calibration_data import cut_rows
 from tests.row_examples import jsonl
 from tests.test_preview import looked, spec
 from tests.tokenizers_made import CHATML, make_tokenizer

@@ -9,16 +9,17 @@ import pytest
 
 from backend import check as checking
 from backend.__main__ import main
+from backend.artifacts.artifact import Check
+from backend.artifacts.sealing import open_artifact, record
 from backend.check import CheckOptions, check
 from backend.errors import JobError, SpecError
-from backend.jobs.specs import publication, steps
-from backend.models.artifacts import Check, open_artifact, record
+from backend.jobs.job import publication, steps
 from backend.progress import silent
 from backend.publish import PublishOptions
-from backend.publish.card import build_card
+from backend.publish.card.card import build_card
 from backend.publish.push import publish
 from backend.recipes import parse_recipe
-from backend.serve.serving import Server
+from backend.serve.server import Server
 from backend.settings import Settings
 from tests.typed import fails, succeeds
 

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from backend.cli import COMMANDS, main
 from backend.cli.command import Argument, Command, read, with_options
-from backend.executors.local import ROOT
 from backend.options import Frozen
+from backend.processes.child import ROOT
 
 
 def help_of(capsys, *argv):
@@ -42,7 +42,7 @@ def test_what_is_no_command_is_refused_with_their_names(argv, capsys):
 
 def test_the_module_of_every_command_is_named_in_the_table_and_none_else():
     modules = {path.stem for path in (ROOT / "backend" / "cli").glob("*.py")}
-    assert modules - COMMANDS.keys() == {"__init__", "command", "names", "recipe"}
+    assert modules - COMMANDS.keys() == {"__init__", "command", "names", "recipe", "words"}
     assert all(issubclass(import_module(f"backend.cli.{name}").COMMAND, Command) for name in COMMANDS)
 
 

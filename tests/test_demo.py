@@ -5,8 +5,8 @@ import json
 import pytest
 
 from backend.__main__ import main
-from backend.executors.local import ROOT
-from backend.models.artifacts import verify
+from backend.artifacts.sealing import verify
+from backend.processes.child import ROOT
 from tests.pages import PAGES, commands
 
 pytestmark = pytest.mark.real

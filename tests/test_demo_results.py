@@ -17,18 +17,18 @@ from peft import PeftModel
 from playwright.sync_api import expect
 
 from backend.__main__ import main
+from backend.artifacts.sealing import open_artifact
 from backend.evaluate import EvaluateOptions, Text, measure
 from backend.jobs.store import UNFINISHED, JobState
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import open_artifact
 from backend.models.demo import BASE_MODEL, evaluation_text
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import silent
-from backend.publish.card import build_card
-from backend.publish.folder import adopt
-from backend.quantize.unpacked import is_packed, load_unpacked
+from backend.publish.adopt import adopt
+from backend.publish.card.card import build_card
+from backend.quantize.packed import is_packed, load_unpacked
 from backend.recipes import parse_recipe
-from backend.serve.vllm_environment import interpreter
+from backend.serve.engines.vllm_environment import interpreter
 from backend.settings import Settings
 from tests.card_lines import OVERLAY, run_python, served
 from tests.test_page_browser import App, choose, chromium, page, tab  # noqa: F401 - fixtures

@@ -20,8 +20,8 @@ from backend.deploy import DeployOptions
 from backend.deploy import files as deploy_files
 from backend.deploy.space import deploy, plan
 from backend.errors import HubError, LoginError, SpecError
-from backend.executors.local import ROOT
 from backend.jobs.supervisor import Supervisor
+from backend.processes.child import ROOT
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from tests.test_page_browser import CHROMIUM, FLAGS, choose, free_port

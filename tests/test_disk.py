@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from backend.disk import PREFIX, clear, scratch
-from backend.executors.local import ROOT
+from backend.processes.child import ROOT
 
 WORKS = (
     "import sys; from pathlib import Path; from backend.disk import scratch\n"

@@ -10,7 +10,7 @@ import pytest
 
 from backend.errors import JobError
 from backend.models.demo import demo_facts
-from backend.serve.serving import ServerStatus
+from backend.serve.server import ServerStatus
 from tests.house import CANARY, call, event, identities, name, profile, space_of_anna
 from tests.steps import steps
 from tests.test_doors import DUPLICATE, SIGN_IN

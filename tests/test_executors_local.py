@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from backend.executors.local import MARKER, ROOT, Child, environment, marked, marker_prefix, mask, sweep
+from backend.processes.child import MARKER, ROOT, Child, environment, marked, marker_prefix, mask, sweep
 
 SECRET = "hf_" + "a" * 30
 
@@ -98,7 +98,7 @@ def test_stop_ends_grandchildren_also_those_that_left_the_group(tmp_path):
 @linux
 def test_a_killed_app_leaves_nothing_running(tmp_path):
     app = (
-        "import sys, time; from pathlib import Path; from backend.executors.local import *;"
+        "import sys, time; from pathlib import Path; from backend.processes.child import *;"
         f"home = Path({str(tmp_path)!r});"
         "Child([sys.executable, '-c', 'import time; time.sleep(99)'], environment(home, False), home, home / 'log');"
         "time.sleep(99)"
@@ -122,7 +122,7 @@ def test_a_killed_app_leaves_no_grandchildren_that_ignore_it_or_left_the_group(t
         f"Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(99)"
     )
     app = (
-        "import sys, time; from pathlib import Path; from backend.executors.local import *;"
+        "import sys, time; from pathlib import Path; from backend.processes.child import *;"
         f"home = Path({str(tmp_path)!r});"
         f"Child([sys.executable, '-c', {code!r}], environment(home, False), home, home / 'log');"
         "time.sleep(99)"

@@ -9,14 +9,14 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
+from backend.artifacts.sealing import open_artifact
 from backend.errors import JobError
-from backend.executors.local import ROOT, marked, marker_prefix
-from backend.executors.ranks import processes
 from backend.finetune.costs import steps_of
 from backend.finetune.options import FinetuneOptions
 from backend.jobs.foreground import finished
-from backend.jobs.specs import stage_folder
-from backend.models.artifacts import open_artifact
+from backend.jobs.job import stage_folder
+from backend.processes.child import ROOT, marked, marker_prefix
+from backend.processes.ranks import processes
 from backend.recipes import parse_recipe
 from backend.settings import Settings
 from tests.test_executors_local import linux, wait_until

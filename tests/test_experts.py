@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from backend.__main__ import main
+from backend.artifacts.sealing import open_artifact
+from backend.cli.words import needs
 from backend.errors import SpecError
-from backend.jobs.estimates import estimate
-from backend.models.artifacts import open_artifact
 from backend.models.inspection import inspect
 from backend.models.loading import load_causal_lm
 from backend.progress import silent
-from backend.publish.card import build_card
+from backend.publish.card.card import build_card
 from backend.quantize import METHODS
 from backend.recipes import parse_recipe
+from backend.stages.estimate import estimate
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
-from backend.wording import needs
 from ui.sidebar import _costs
 
 SIZES = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}

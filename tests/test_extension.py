@@ -17,8 +17,8 @@ from huggingface_hub.cli.extensions import ExtensionManifest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from backend.executors.local import ROOT
-from backend.models.artifacts import open_artifact
+from backend.artifacts.sealing import open_artifact
+from backend.processes.child import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORTS = """

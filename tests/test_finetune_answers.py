@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from backend.data.samples import Message, Sample
 from backend.finetune.answers import Ends, Talk
 from backend.finetune.conversation import MOST_PARTS
 from backend.finetune.marks import Marks
 from backend.finetune.rendering import IGNORED, Rendered, Renderer, stops_of
-from backend.finetune.samples import Message, Sample
 from backend.models.chat_template import TemplateRefusal
 from backend.models.tokens import any_of
 from tests.tokenizers_made import CHATML, CHATML_TOKENS, FAMILIES, INST, family_tokenizer, make_tokenizer

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from backend.data.columns import Mapping
+from backend.data.demo import pairs, write_demo
+from backend.data.examine import Dataset, examine, load
+from backend.data.files.rows import Source
+from backend.data.options import DatasetOptions
+from backend.data.samples import Message, find_literals
 from backend.errors import SpecError
-from backend.finetune.columns import Mapping
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.demo_data import pairs, write_demo
-from backend.finetune.files.rows import Source
-from backend.finetune.loading import Dataset, examine, load
-from backend.finetune.samples import Message, find_literals
 from backend.models.tokens import Control
 from backend.options import parse
 
@@ -228,7 +228,7 @@ def test_importing_it_loads_no_heavy_library() -> None:
     import subprocess
 
     code = (
-        "import sys, backend.finetune.fetch, backend.finetune.loading;"
+        "import sys, backend.data.fetch, backend.data.examine;"
         "assert not {'pyarrow', 'datasets', 'torch', 'pandas', 'numpy'} & sys.modules.keys()"
     )
     root = Path(importlib.import_module("backend").__file__ or "").parents[1]

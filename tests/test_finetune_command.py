@@ -9,14 +9,15 @@ import sys
 import pytest
 
 from backend.__main__ import main
+from backend.artifacts.artifact import TRAINED_HERE, UNPUBLISHED
+from backend.artifacts.sealing import open_artifact
 from backend.errors import SpecError
-from backend.executors.local import ROOT
 from backend.finetune.options import FinetuneOptions
-from backend.jobs.preflight import _check_tunable
-from backend.models.artifacts import TRAINED_HERE, UNPUBLISHED, open_artifact
-from backend.models.machine import gpus
-from backend.publish.card import build_card
-from backend.publish.loss_plot import LOSS_PLOT
+from backend.machine.hardware import gpus
+from backend.processes.child import ROOT
+from backend.publish.card.card import build_card
+from backend.publish.card.loss_plot import LOSS_PLOT
+from backend.stages.prepare import _check_tunable
 from tests.conftest import CANARY
 from tests.typed import fails, succeeds
 

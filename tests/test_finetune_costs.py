@@ -8,16 +8,16 @@ import sys
 import pytest
 
 from backend.errors import HardwareError
-from backend.executors.local import ROOT
 from backend.finetune.costs import Machine, RowSizes, fitting, sizes_of, training_cost
 from backend.finetune.options import FinetuneOptions
-from backend.finetune.survey import Survey
-from backend.finetune.training import out_of_memory
-from backend.jobs import estimates
-from backend.jobs.estimates import check_room, estimate
+from backend.finetune.qlora import out_of_memory
+from backend.finetune.rendered import Survey
 from backend.models.demo import demo_facts
 from backend.models.inspection import inspect
+from backend.processes.child import ROOT
 from backend.recipes import parse_recipe
+from backend.stages import estimate as estimates
+from backend.stages.estimate import check_room, estimate
 
 GIB = 2**30
 LARGE = {"max_length": 2048, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 2}
@@ -135,7 +135,7 @@ import torch, trl.trainer.sft_trainer
 from backend.errors import HardwareError
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Rendered
-from backend.finetune.training import Rows, finetune
+from backend.finetune.qlora import Rows, finetune
 from backend.models.loading import load_tokenizer
 from backend.progress import silent
 torch.ones(64, 64) @ torch.ones(64, 64)

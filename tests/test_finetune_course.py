@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from backend.finetune.course import read_course
+from backend.artifacts.training_log import read_course
 
 FIGURES = [
     {"step": 0, "eval_loss": 4.5, "tokens_per_second": 0.0},

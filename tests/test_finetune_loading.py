@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from backend.data.examine import load
+from backend.data.files import content, row, rows
+from backend.data.files.rows import Source
+from backend.data.options import DatasetOptions
 from backend.errors import SpecError
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files import content, row, rows
-from backend.finetune.files.rows import Source
-from backend.finetune.loading import load
 from backend.options import parse
 from tests.row_examples import GOOD, PAIRS, jsonl
 from tests.test_finetune_rows import contents, kinds, opened, options, source

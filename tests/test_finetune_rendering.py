@@ -2,12 +2,12 @@
 
 import pytest
 
+from backend.data.findings import Ledger
+from backend.data.samples import Message, Sample
 from backend.errors import SpecError
 from backend.finetune.chat_templates import CHAT_TEMPLATES, give_template
-from backend.finetune.findings import Ledger
+from backend.finetune.rendered import render, survey
 from backend.finetune.rendering import IGNORED, Renderer, stops_of
-from backend.finetune.samples import Message, Sample
-from backend.finetune.survey import render, survey
 
 TURNS = (
     Message("system", "Be brief."),

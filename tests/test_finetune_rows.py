@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from backend.data.examine import Dataset, Examination, examine, load
+from backend.data.files.rows import Source
+from backend.data.options import DatasetOptions
 from backend.errors import SpecError
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files.rows import Source
-from backend.finetune.loading import Dataset, Examination, examine, load
 from backend.options import parse
 from tests.row_examples import ACCEPTED, PAIRS, REFUSED, jsonl, parquet
 

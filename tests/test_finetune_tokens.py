@@ -7,11 +7,11 @@ import pytest
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
+from backend.data.samples import Message, Sample
 from backend.finetune.chat_templates import CHAT_TEMPLATES, give_template
 from backend.finetune.rendering import IGNORED, Rendered, Renderer, stops_of
-from backend.finetune.samples import Message, Sample
 from backend.models.tokens import around, control_tokens
-from backend.quantize.calibration import windows_of
+from backend.quantize.calibrated.windows import windows_of
 from tests.tokenizers_made import CHATML, family_tokenizer, make_tokenizer
 
 

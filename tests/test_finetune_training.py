@@ -16,17 +16,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from backend.artifacts.artifact import CHECKPOINTS
+from backend.artifacts.training_log import read_course
+from backend.data.samples import Message, Sample
 from backend.disk import sha256
 from backend.errors import JobError, SpecError
-from backend.executors.local import ROOT
 from backend.finetune.checkpoints import SEAL, checkpoints, is_sealed, newest_sealed, seal_checkpoint, step_of
 from backend.finetune.costs import rows_of
-from backend.finetune.course import read_course
 from backend.finetune.options import FinetuneOptions
+from backend.finetune.qlora import Rows, finetune
 from backend.finetune.rendering import IGNORED, Renderer, stops_of
-from backend.finetune.samples import Message, Sample
-from backend.finetune.training import Rows, finetune
-from backend.models.artifacts import CHECKPOINTS
+from backend.processes.child import ROOT
 from backend.progress import Report, silent
 
 QUICK = {
@@ -260,7 +260,7 @@ def test_the_loss_of_learned_tokens_alone_is_that_of_all_logits(tiny_model, tmp_
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    from backend.finetune.trainer import Tuner
+    from backend.finetune.sft_trainer import Tuner
 
     data, tokenizer = rows(tiny_model)
     columns = [{"input_ids": row.input_ids, "labels": row.labels} for row in data.train]

@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from backend.data.examine import Dataset, load
+from backend.data.files.rows import Source
+from backend.data.options import DatasetOptions
+from backend.data.samples import Message, Sample
 from backend.errors import SpecError
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files.rows import Source
-from backend.finetune.loading import Dataset, load
-from backend.finetune.samples import Message, Sample
 from backend.options import parse
 from tests.row_examples import jsonl, parquet
 

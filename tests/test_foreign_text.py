@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from backend.data.examine import examine
+from backend.data.files import scanner as scanning
+from backend.data.files.content import HEAD
+from backend.data.files.row import MAX_ROW
+from backend.data.files.rows import Source
+from backend.data.files.scanner import Scanner
+from backend.data.options import DatasetOptions
 from backend.errors import SpecError
-from backend.executors.local import mask
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files import scanner as scanning
-from backend.finetune.files.content import HEAD
-from backend.finetune.files.row import MAX_ROW
-from backend.finetune.files.rows import Source
-from backend.finetune.files.scanner import Scanner
-from backend.finetune.loading import examine
 from backend.merge.adapter import MAX_PATTERNS, _first, _patterns
 from backend.options import parse
+from backend.processes.child import mask
 from ui.errors import fault
 from ui.outgoing import _PICTURE
 

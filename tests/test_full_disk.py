@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from backend.artifacts.artifact import Artifact, now
+from backend.artifacts.sealing import is_sealed, partial, seal
 from backend.disk import write_whole
 from backend.errors import JobError
-from backend.executors.local import ROOT
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import Artifact, is_sealed, now, partial, seal
+from backend.processes.child import ROOT
 from backend.recipes import parse_recipe
 from backend.settings import Settings
 

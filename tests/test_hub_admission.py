@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from backend.errors import SpecError
-from backend.hub.admission import admit
 from backend.hub.files import LocalFiles
+from backend.models.admission import admit
 from backend.models.families import CAUSAL, QUANT_METHODS
 from tests.paper_models import CARD, paper_model, sharded, write
 

@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub import constants
 
 from backend.errors import HubError, LoginError
-from backend.executors.local import ROOT
 from backend.hub import client, transport
 from backend.hub.files import HubFiles
 from backend.hub.search import search
+from backend.processes.child import ROOT
 from tests.loopback_hub import LoopbackHub
 from tests.paper_models import paper_model
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from backend.data.examine import load
+from backend.data.fetch import fetch_dataset, pin
+from backend.data.options import DatasetOptions
 from backend.errors import HubError, SpecError
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.fetch import fetch_dataset, pin
-from backend.finetune.loading import load
 from backend.hub import client, datasets, first_rows, texts
 from backend.hub.texts import fetch_text
 from backend.options import parse

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from backend.artifacts.artifact import MANIFEST
+from backend.artifacts.sealing import verify
 from backend.errors import HardwareError, HubError, LoginError, SpecError
 from backend.hub import client
-from backend.hub.download import check_disk, fetch_model, fetch_tokenizer
-from backend.models.artifacts import MANIFEST, verify
+from backend.hub.transfer import check_disk
+from backend.models.fetch import fetch_model, fetch_tokenizer
 from backend.progress import Report, silent
 from tests.loopback_hub import LoopbackHub
 from tests.paper_models import paper_model, sharded, write

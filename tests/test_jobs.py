@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from backend.artifacts.artifact import MANIFEST, Artifact, now
+from backend.artifacts.sealing import open_artifact, partial, seal, verify
+from backend.artifacts.training_log import STOP
+from backend.disk import JOURNAL
 from backend.errors import JobError, SpecError
-from backend.executors.local import ROOT, marked, marker_prefix
-from backend.finetune.course import STOP
 from backend.jobs.foreground import stoppable
-from backend.jobs.specs import stage_folder
+from backend.jobs.job import stage_folder
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import JOURNAL, MANIFEST, Artifact, now, open_artifact, partial, seal, verify
+from backend.processes.child import ROOT, marked, marker_prefix
 from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
 from backend.settings import Settings

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from backend.__main__ import main
-from backend.models.artifacts import open_artifact
-from backend.publish.card import build_card
+from backend.artifacts.sealing import open_artifact
+from backend.publish.card.card import build_card
 
 pytestmark = pytest.mark.real
 

@@ -5,20 +5,23 @@ import shutil
 
 import pytest
 
+from backend.artifacts.artifact import MANIFEST, Metrics
+from backend.artifacts.sealing import open_artifact, record
 from backend.errors import HardwareError
 from backend.evaluate import EvaluateOptions
-from backend.hub import download
-from backend.jobs import calibration, estimates, stages
-from backend.jobs.calibration import CALIBRATION, Calibration, calibrate, read_calibration, write_calibration
-from backend.jobs.estimates import check_room, estimate
 from backend.jobs.foreground import finished
-from backend.jobs.specs import stage_folder, write_spec
-from backend.models.artifacts import MANIFEST, Metrics, open_artifact, record
+from backend.jobs.job import stage_folder, write_spec
+from backend.machine import speeds
+from backend.machine.speeds import SPEEDS, Speeds, read_speeds, write_speeds
+from backend.models import fetch
 from backend.models.demo import demo_facts
 from backend.models.inspection import inspect
 from backend.progress import silent
 from backend.recipes import parse_recipe
 from backend.settings import Settings
+from backend.stages import estimate as estimates
+from backend.stages import run
+from backend.stages.estimate import check_room, estimate, measured_speeds
 from tests.test_quantize import CASES, llama, save
 
 CARD = "---\nlicense: other\nlicense_name: acme-ü\nlanguage: [en, no]\ntags: [chat]\n2: 3\n---\n# Tiny\n"
@@ -62,7 +65,7 @@ def made(recipe, job):
     job.mkdir()
     write_spec(job, recipe)
     for index in range(len(recipe.stages) + 1):
-        stages.run(job, index, index == 0, None, silent())
+        run.run(job, index, index == 0, None, silent())
     return [stage_folder(job, recipe, index) for index in range(1, len(recipe.stages) + 1)]
 
 
@@ -177,7 +180,7 @@ def test_memory_is_within_a_fifth_of_what_the_worker_took(method, source, data):
 def test_a_plan_that_does_not_fit_the_disk_is_refused_with_its_figures(source, data, monkeypatch):
     model = source("tied")
     needed = estimate(recipe_of(model, METHODS[0]), facts := inspect(str(model)), data)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 30_000))
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 30_000))
     with pytest.raises(HardwareError, match=r"needs 0\.\d MB and 0\.0 MB are free: free 0\.\d MB"):
         check_room(needed, facts, data)
 
@@ -204,29 +207,29 @@ def test_a_plan_that_does_not_fit_the_memory_is_refused_with_its_figures(measure
 
 def test_a_machine_is_measured_once_and_the_time_follows(source, data):
     data.mkdir()
-    measured = calibrate(data)
+    measured = measured_speeds(data)
     assert measured.machine
     assert measured.methods.keys() >= {"nf4", "fp4", "int8", "cast"}
-    first = (data / CALIBRATION).stat().st_mtime_ns
-    assert calibrate(data) == measured
-    assert (data / CALIBRATION).stat().st_mtime_ns == first
-    assert [path.name for path in data.iterdir()] == [CALIBRATION]
+    first = (data / SPEEDS).stat().st_mtime_ns
+    assert measured_speeds(data) == measured
+    assert (data / SPEEDS).stat().st_mtime_ns == first
+    assert [path.name for path in data.iterdir()] == [SPEEDS]
     facts = inspect(str(source("tied")))
     recipe = recipe_of(facts.model, METHODS[0])
-    write_calibration(data, measured.model_copy(update={"start_seconds": 100.0}))
+    write_speeds(data, measured.model_copy(update={"start_seconds": 100.0}))
     assert 200 <= estimate(recipe, facts, data).seconds < 201
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"machine": "x", "start_seconds": -1}', '{"more": 1}'])
 def test_a_damaged_calibration_is_none(content, data):
     data.mkdir()
-    (data / CALIBRATION).write_text(content)
-    assert read_calibration(data) is None
+    (data / SPEEDS).write_text(content)
+    assert read_speeds(data) is None
 
 
 def test_a_calibration_of_another_machine_is_none(data, monkeypatch):
     data.mkdir()
-    write_calibration(data, Calibration(machine=calibration.machine()))
-    assert read_calibration(data)
-    monkeypatch.setattr(calibration, "processor", lambda: "another")
-    assert read_calibration(data) is None
+    write_speeds(data, Speeds(machine=speeds.machine()))
+    assert read_speeds(data)
+    monkeypatch.setattr(speeds, "processor", lambda: "another")
+    assert read_speeds(data) is None

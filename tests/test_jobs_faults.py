@@ -12,14 +12,15 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from backend.disk import PREFIX, lock
+from backend.artifacts.artifact import CHECKPOINTS, MANIFEST, Artifact, now
+from backend.artifacts.sealing import is_sealed, partial, seal
+from backend.disk import JOURNAL, PREFIX, lock
 from backend.errors import JobError
 from backend.jobs.foreground import finished, identity
+from backend.jobs.job import KINDS, MODEL, Fetched, stage_folder, write_spec
 from backend.jobs.runner import tidy
-from backend.jobs.specs import KINDS, MODEL, Fetched, stage_folder, write_spec
 from backend.jobs.store import UNREADABLE, Job, JobState, Store, new_id
 from backend.jobs.supervisor import LANES, LEFT_DAYS, Supervisor
-from backend.models.artifacts import CHECKPOINTS, JOURNAL, MANIFEST, Artifact, is_sealed, now, partial, seal
 from backend.recipes import parse_recipe
 from backend.serve.servers import Servers
 from backend.settings import Settings

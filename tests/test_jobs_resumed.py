@@ -5,10 +5,12 @@ import signal
 
 import pytest
 
+from backend.artifacts.artifact import CHECKPOINTS, MANIFEST
+from backend.artifacts.sealing import verify
+from backend.disk import JOURNAL
 from backend.finetune.checkpoints import is_sealed
 from backend.jobs.runner import Run
 from backend.jobs.store import JobState
-from backend.models.artifacts import CHECKPOINTS, JOURNAL, MANIFEST, verify
 from backend.recipes import parse_recipe
 from tests.test_jobs import caught, finished, measured_recipe, recipe, settings, supervisor, until  # noqa: F401 - fixtures
 

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from backend.hub.names import DEMO
+from backend.artifacts.artifact import Artifact, now
+from backend.artifacts.sealing import open_artifact, partial, seal
+from backend.hub.ids import DEMO
 from backend.jobs.foreground import finished
-from backend.jobs.preflight import prepare
-from backend.jobs.specs import only_looks
-from backend.models.artifacts import Artifact, now, open_artifact, partial, seal
+from backend.jobs.job import only_looks
 from backend.recipes import parse_recipe
 from backend.settings import Settings
+from backend.stages.prepare import prepare
 
 TOKEN = "hf_" + "x" * 30
 ISOLATED = "Isolation:"  # begins what a worker says that has given up the network

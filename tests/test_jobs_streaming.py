@@ -14,23 +14,22 @@ from pathlib import Path
 import pytest
 
 from backend.__main__ import main
-from backend.disk import sha256
+from backend.disk import JOURNAL, sha256
 from backend.errors import HardwareError
-from backend.executors.local import ROOT, marked, marker_prefix
-from backend.hub import download
-from backend.hub.download import fetch_model
-from backend.jobs.estimates import estimate
-from backend.jobs.preflight import prepare
-from backend.jobs.relay import ON_DISK
-from backend.jobs.specs import Streaming, can_stream, steps
+from backend.jobs.job import Streaming, can_stream, steps
 from backend.jobs.store import JobState
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import JOURNAL
+from backend.models import fetch
+from backend.models.fetch import fetch_model
 from backend.models.inspection import inspect
+from backend.processes.child import ROOT, marked, marker_prefix
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.recipes import parse_recipe
 from backend.settings import Settings
+from backend.stages.estimate import estimate
+from backend.stages.prepare import prepare
+from backend.stages.stream.handover import ON_DISK
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.header import header_from
 from backend.weights.output import Output
@@ -393,7 +392,7 @@ def test_a_model_that_lies_here_already_is_not_fetched_again(hub, recipe, data):
 
 def test_the_disk_must_hold_a_few_shards_and_not_the_model(hub, recipe, data, monkeypatch):
     def free(count):
-        monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, count))
+        monkeypatch.setattr(fetch.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, count))
 
     facts = inspect("me/tiny")
     passing, whole = (estimate(recipe, facts, data, keep).disk_bytes for keep in (False, True))

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from backend.errors import SpecError
-from backend.executors.local import ROOT
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.jobs.uploads import UNUSED_SECONDS, Uploads
+from backend.processes.child import ROOT
 from backend.recipes import Recipe, parse_recipe
 from backend.settings import Settings
 

@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from backend.__main__ import main
+from backend.artifacts.artifact import MANIFEST
+from backend.artifacts.sealing import verify
 from backend.errors import SpecError
-from backend.hub.admission import admit, admit_adapter
-from backend.hub.download import fetch_model, fetch_tokenizer
 from backend.hub.files import LocalFiles
-from backend.jobs.estimates import estimate
-from backend.models.artifacts import MANIFEST, verify
+from backend.models.admission import admit, admit_adapter
+from backend.models.fetch import fetch_model, fetch_tokenizer
 from backend.models.inspection import inspect
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import silent
-from backend.publish.folder import adopt
+from backend.publish.adopt import adopt
 from backend.recipes import parse_recipe
+from backend.stages.estimate import estimate
 from tests.loopback_hub import LoopbackHub
 from tests.paper_models import paper_model, write
 

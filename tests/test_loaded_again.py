@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from backend.errors import SpecError
-from backend.jobs.estimates import estimate
 from backend.models.inspection import inspect
 from backend.models.loading import load_causal_lm
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.recipes import parse_recipe
+from backend.stages.estimate import estimate
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 

@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backend.__main__ import main
+from backend.artifacts.sealing import open_artifact
 from backend.errors import SpecError
-from backend.jobs.preflight import prepare
 from backend.merge import MergeOptions, merge, merged, record
-from backend.models.artifacts import open_artifact
 from backend.models.demo import demo_folder, evaluation_text
 from backend.options import parse
 from backend.progress import silent
-from backend.publish.card import build_card
+from backend.publish.card.card import build_card
 from backend.quantize import METHODS
 from backend.recipes import parse_recipe
+from backend.stages.prepare import prepare
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.dequantized import Dequantized
 from backend.weights.floats import SAFETENSORS

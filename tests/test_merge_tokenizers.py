@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from backend.__main__ import main
-from backend.jobs.results import base_in
 from backend.model_folder import settings_in, template_in
 from backend.models.known_tokens import known_tokens
 from backend.models.loading import load_tokenizer
+from backend.stages.companions import base_in
 from tests.test_merge import TINY, save_adapter
 
 Change = Callable[[Any], object]

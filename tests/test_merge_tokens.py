@@ -9,7 +9,7 @@ from backend.__main__ import main
 from backend.errors import SpecError
 from backend.hub.files import LocalFiles
 from backend.merge.adapter import read_adapter
-from backend.merge.hub import base_of
+from backend.merge.on_hub import base_of
 from tests.test_merge import merge_to, resaved, save_adapter, save_model, with_peft
 
 NEW = [3, 150, 7]

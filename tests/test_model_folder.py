@@ -12,7 +12,6 @@ import pytest
 
 from backend.__main__ import main
 from backend.errors import SpecError
-from backend.hub.admission import admit, admit_adapter
 from backend.hub.files import LocalFiles
 from backend.model_folder import (
     goes_along,
@@ -24,6 +23,7 @@ from backend.model_folder import (
     settings_in,
     stops_in,
 )
+from backend.models.admission import admit, admit_adapter
 from backend.models.loading import greedy, load_tokenizer
 from tests.loopback_hub import LoopbackHub
 from tests.test_merge import TINY, save_adapter

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backend.errors import SpecError
-from backend.hub.download import check_model
 from backend.models.completeness import check_complete
 from backend.models.config import check_config
-from backend.models.facts import Tensor, block_of
+from backend.models.fetch import check_model
 from backend.models.loading import load_causal_lm, refuse_made_up
 from backend.progress import silent
+from backend.weights.tensor import Tensor, block_of
 from tests.paper_models import CONFIG
 
 COMMON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.models.artifacts import verify
+from backend.artifacts.sealing import verify
 from backend.models.demo import (
     calibration_text,
     demo_facts,

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save
 
 from backend.errors import HubError, SpecError
-from backend.hub.names import DEMO
+from backend.hub.ids import DEMO
 from backend.models.inspection import inspect
 from tests.loopback_hub import LoopbackHub
 from tests.paper_models import TENSORS, paper_model, sharded, write

@@ -12,11 +12,11 @@ import time
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from backend.executors.local import ROOT, marked, marker_prefix
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files.rows import Source
-from backend.finetune.loading import load
-from backend.models.artifacts import verify
+from backend.artifacts.sealing import verify
+from backend.data.examine import load
+from backend.data.files.rows import Source
+from backend.data.options import DatasetOptions
+from backend.processes.child import ROOT, marked, marker_prefix
 from tests.test_merge import edited, save_adapter
 
 pytestmark = pytest.mark.real

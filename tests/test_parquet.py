@@ -7,15 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from backend import parquet
+from backend.data.examine import examine
+from backend.data.files.row import MAX_ROW
+from backend.data.files.rows import Source
+from backend.data.options import DatasetOptions
 from backend.errors import SpecError
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files.row import MAX_ROW
-from backend.finetune.files.rows import Source
-from backend.finetune.loading import examine
 from backend.hub.texts import _parquet_rows
 from backend.options import parse
-from backend.parquet import MAX_FOOTER, read_batches, read_schema
+from backend.processes import parquet
+from backend.processes.parquet import MAX_FOOTER, read_batches, read_schema
 
 
 def written(tmp_path, columns, **how):

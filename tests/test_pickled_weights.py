@@ -15,17 +15,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from backend.__main__ import main
+from backend.artifacts.sealing import open_artifact, verify
 from backend.errors import SpecError
-from backend.hub.download import PICKLED, fetch_model, fetch_tokenizer
 from backend.hub.files import LocalFiles
-from backend.jobs import estimates
-from backend.jobs.estimates import estimate
-from backend.jobs.preflight import prepare
-from backend.jobs.specs import Streaming, can_stream, steps
-from backend.models.artifacts import open_artifact, verify
+from backend.jobs.job import Streaming, can_stream, steps
+from backend.models.fetch import PICKLED, fetch_model, fetch_tokenizer
 from backend.models.inspection import inspect
 from backend.progress import Report, silent
 from backend.recipes import parse_recipe
+from backend.stages import estimate as estimates
+from backend.stages.estimate import estimate
+from backend.stages.prepare import prepare
 from backend.weights.conversion import conversion, convert
 from backend.weights.output import Output, Resumable
 from backend.weights.pickled import read_pickled

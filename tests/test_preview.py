@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 
 from backend.__main__ import main
+from backend.data.examine import Examination, examine
+from backend.data.files.rows import Source
 from backend.errors import JobError, SpecError
 from backend.evaluate import EvaluateOptions
-from backend.finetune.files.rows import Source
-from backend.finetune.loading import Examination, examine
 from backend.finetune.options import FinetuneOptions
-from backend.finetune.survey import Piece, Survey
-from backend.jobs import stages
+from backend.finetune.rendered import Piece, Survey
+from backend.jobs.job import Cut, Preview, stage_folder, steps, write_spec
 from backend.jobs.previews import Seen, pinned, read_seen, take_over
-from backend.jobs.specs import Cut, Preview, stage_folder, steps, write_spec
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.options import parse
 from backend.preview import view
 from backend.progress import silent
 from backend.settings import Settings
+from backend.stages import run
 from tests.loopback_hub import LoopbackHub
 from tests.row_examples import ACCEPTED, GOOD, PAIRS, REFUSED, jsonl
 from tests.test_finetune_command import fails, succeeds
@@ -46,7 +46,7 @@ def looked(job: Path, wanted: Preview, count: int = 3) -> Seen:
     """Do the steps of a preview in this process."""
     write_spec(job, wanted)
     for index in range(count):
-        stages.run(job, index, index == 0, None, silent())
+        run.run(job, index, index == 0, None, silent())
     return read_seen(job, wanted)
 
 
@@ -224,7 +224,7 @@ def test_rows_that_were_fetched_are_not_fetched_again(tmp_path: Path, hub: Loopb
     write_spec(tmp_path / "again", again)
     hub.add_dataset("me/rows", {"train.jsonl": b""})
     for index in (1, 2):
-        stages.run(tmp_path / "again", index, False, None, silent())
+        run.run(tmp_path / "again", index, False, None, silent())
     seen = read_seen(tmp_path / "again", again)
     assert seen.survey is not None
     assert "Be brief." in seen.survey.samples[0][0].text

@@ -10,16 +10,17 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from backend.jobs.results import accompany, base_in
-from backend.models.artifacts import TRAINED_HERE, Answer, Merged, Metrics, open_artifact
+from backend.artifacts.artifact import TRAINED_HERE, Answer, Merged, Metrics
+from backend.artifacts.sealing import open_artifact
 from backend.progress import silent
-from backend.publish.base_card import BaseCard, read_base_card
-from backend.publish.card import build_card
-from backend.publish.languages import CODES, hub_languages
-from backend.publish.markdown import literal
-from backend.publish.metadata import split_card
+from backend.publish.card.base_card import BaseCard, read_base_card
+from backend.publish.card.card import build_card
+from backend.publish.card.languages import CODES, hub_languages
+from backend.publish.card.markdown import literal
+from backend.publish.card.metadata import split_card
 from backend.quantize import nf4
 from backend.recipes import parse_recipe
+from backend.stages.companions import accompany, base_in
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from tests.loopback_hub import LoopbackHub

@@ -10,7 +10,6 @@ import pytest
 from backend.errors import HubError, SpecError
 from backend.hub import client
 from backend.hub.patience import Patience
-from backend.jobs.preflight import prepare
 from backend.options import parse
 from backend.progress import silent
 from backend.publish import PublishOptions, destination
@@ -18,6 +17,7 @@ from backend.publish.destination import check_destination, choices
 from backend.publish.push import publish
 from backend.publish.storage import LIMITS_PAGE, shortage
 from backend.recipes import parse_recipe
+from backend.stages.prepare import prepare
 from tests.loopback_hub import LoopbackHub
 
 Make = Callable[..., Path]

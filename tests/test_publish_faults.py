@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from backend.errors import AppError, HubError, JobError, LoginError
-from backend.executors.local import ROOT
 from backend.hub import client, transport
 from backend.jobs.store import UNFINISHED, Job, JobState
 from backend.jobs.supervisor import Supervisor
+from backend.processes.child import ROOT
 from backend.progress import Report, silent
 from backend.publish import PublishOptions
 from backend.publish.push import publish

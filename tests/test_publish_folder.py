@@ -13,16 +13,17 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from backend.artifacts.artifact import Check
+from backend.artifacts.sealing import is_sealed, open_artifact, record, verify
 from backend.disk import sha256
 from backend.errors import SpecError
-from backend.jobs.specs import publication, stage_folder, steps, write_spec
-from backend.jobs.stages import run
-from backend.models.artifacts import Check, is_sealed, open_artifact, record, verify
+from backend.jobs.job import publication, stage_folder, steps, write_spec
 from backend.progress import silent
 from backend.publish import PublishOptions
-from backend.publish.folder import adopt, describe, preview
-from backend.publish.outgoing import outgoing
+from backend.publish.adopt import adopt, describe, preview
+from backend.publish.files import outgoing
 from backend.publish.push import publish
+from backend.stages.run import run
 from tests.loopback_hub import LoopbackHub
 from tests.typed import fails, succeeds
 

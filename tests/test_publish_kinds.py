@@ -14,21 +14,22 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from backend.artifacts.artifact import TRAINED_HERE, Merged
+from backend.artifacts.sealing import open_artifact
 from backend.errors import SpecError
-from backend.jobs.preflight import prepare
-from backend.jobs.specs import publication
-from backend.models.artifacts import TRAINED_HERE, Merged, open_artifact
+from backend.jobs.job import publication
 from backend.progress import silent
 from backend.publish import PublishOptions
-from backend.publish.card import build_card
-from backend.publish.folder import adopt, preview
-from backend.publish.licenses import IDS, check_name
-from backend.publish.loss_plot import LOSS_PLOT, loss_plot
-from backend.publish.metadata import with_body
-from backend.publish.outgoing import outgoing
+from backend.publish.adopt import adopt, preview
+from backend.publish.card.card import build_card
+from backend.publish.card.licenses import IDS, check_name
+from backend.publish.card.loss_plot import LOSS_PLOT, loss_plot
+from backend.publish.card.metadata import with_body
+from backend.publish.files import outgoing
 from backend.recipes import parse_recipe
-from backend.serve.engines import ENGINES
-from backend.serve.vllm_environment import interpreter
+from backend.serve.engine import ENGINES
+from backend.serve.engines.vllm_environment import interpreter
+from backend.stages.prepare import prepare
 from tests import hub_repos
 from tests.loopback_hub import LoopbackHub
 from tests.test_publish_card import METRICS

@@ -9,7 +9,7 @@ import pytest
 from backend.errors import SpecError
 from backend.progress import silent
 from backend.publish import PublishOptions
-from backend.publish.outgoing import outgoing
+from backend.publish.files import outgoing
 from backend.publish.push import publish
 from tests.loopback_hub import LoopbackHub
 

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from backend.errors import LoginError, SpecError
-from backend.executors.local import ROOT
-from backend.publish.metadata import split_card
+from backend.processes.child import ROOT
+from backend.publish.card.metadata import split_card
 from examples.publish_app import build
 from tests.test_page_browser import CHROMIUM, FLAGS, free_port
 from ui.publish_panel import publish_panel

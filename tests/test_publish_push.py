@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
+from backend.artifacts.artifact import UNPUBLISHED
+from backend.artifacts.sealing import open_artifact, verify
 from backend.disk import PREFIX
 from backend.errors import HubError, LoginError, SpecError
 from backend.hub import client
-from backend.models.artifacts import UNPUBLISHED, open_artifact, verify
 from backend.progress import Report, silent
 from backend.publish import PublishOptions
+from backend.publish.card.loss_plot import LOSS_PLOT
 from backend.publish.destination import check_destination
-from backend.publish.loss_plot import LOSS_PLOT
 from backend.publish.push import publish
 from tests.conftest import CANARY
 from tests.loopback_hub import LoopbackHub

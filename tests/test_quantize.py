@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backend.errors import SpecError
-from backend.executors.local import ROOT
-from backend.models.facts import ModelFacts, Tensor
+from backend.models.facts import ModelFacts
+from backend.processes.child import ROOT
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
+from backend.weights.tensor import Tensor
 
 LAYER = "model.layers.0.mlp.down_proj.weight"
 

@@ -8,19 +8,20 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from backend.errors import SpecError
-from backend.models.facts import ModelFacts, Tensor
+from backend.models.facts import ModelFacts
 from backend.models.loading import device, load_tokenizer
 from backend.options import parse
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.quantize.calibrated.architectures import architecture_of
+from backend.quantize.calibrated.channel_scales import fold_scale
+from backend.quantize.calibrated.empty_model import Skeleton
 from backend.quantize.calibrated.options import Grid
-from backend.quantize.calibrated.scales import fold_scale
-from backend.quantize.calibrated.skeleton import Skeleton
-from backend.quantize.calibration import Windows, check_apart, cut, doubts, text_windows
-from backend.quantize.unpacked import load_unpacked
+from backend.quantize.calibrated.windows import Windows, check_apart, cut, doubts, text_windows
+from backend.quantize.packed import load_unpacked
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output, Resumable
+from backend.weights.tensor import Tensor
 
 SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
 SIZES |= {"num_attention_heads": 4, "max_position_embeddings": 64}

@@ -6,8 +6,8 @@ import torch
 
 from backend.progress import silent
 from backend.quantize import METHODS
-from backend.quantize.calibrated.feedback import solve
-from backend.quantize.calibrated.refinement import refine
+from backend.quantize.calibrated.error_feedback import solve
+from backend.quantize.calibrated.refit_scales import refine
 
 
 def layer(outputs=96, inputs=128, tokens=512):

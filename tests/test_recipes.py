@@ -5,8 +5,8 @@ import json
 import pytest
 
 from backend.errors import SpecError
-from backend.jobs.preflight import prepare
 from backend.recipes import parse_recipe, parse_yaml, read_recipe
+from backend.stages.prepare import prepare
 
 NF4 = {"stage": "quantize", "method": "nf4"}
 

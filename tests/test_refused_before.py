@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from backend.errors import SpecError
-from backend.jobs.preflight import prepare
 from backend.options import parse
 from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
-from backend.serve.transformers_server import _limited
+from backend.serve.engines.transformers_server import _limited
+from backend.stages.prepare import prepare
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.dequantized import Dequantized
 

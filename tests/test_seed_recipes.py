@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backend.__main__ import main
-from backend.models.artifacts import open_artifact
+from backend.artifacts.sealing import open_artifact
 from backend.recipes import parse_yaml
 from tests import seed_models
 from tests.loopback_hub import LoopbackHub

@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from backend.errors import HardwareError, JobError, SpecError
-from backend.executors.local import ROOT, marked, marker_prefix
+from backend.processes.child import ROOT, marked, marker_prefix
 from backend.serve import servers as pool
 from backend.serve.chat import ChatOptions, stream
-from backend.serve.engines import choose
+from backend.serve.engine import choose
 from backend.serve.servers import Servers
 from backend.settings import Settings
 
@@ -41,7 +41,7 @@ def servers(settings):
 
 def server_pid(settings):
     for pid in marked(marker_prefix(settings.data)):
-        if b"backend.serve.transformers_server" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3]:
+        if b"backend.serve.engines.transformers_server" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3]:
             return pid
     return None
 

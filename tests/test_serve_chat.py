@@ -9,7 +9,7 @@ import pytest
 
 from backend.errors import JobError
 from backend.serve.chat import ChatOptions, stream
-from backend.serve.serving import Server
+from backend.serve.server import Server
 
 PIECE = {"choices": [{"index": 0, "delta": {"content": "half an"}, "finish_reason": None}]}
 DONE = "data: [DONE]\n\n"

@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from backend.serve.door import KEY, MOST, Door
+from backend.serve.guard import KEY, MOST, Door
 
 TURNS = [{"role": "user", "content": "hello"}]
 RIGHT = {"Authorization": "Bearer right"}

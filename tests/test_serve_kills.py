@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.executors.local import marked, marker_prefix
-from backend.serve.vllm_environment import interpreter
+from backend.processes.child import marked, marker_prefix
+from backend.serve.engines.vllm_environment import interpreter
 from backend.settings import Settings
 from benchmarks.kills import LIMIT, Stage, until
 

@@ -10,7 +10,7 @@ from backend.check import CheckOptions
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.jobs.foreground import identity
-from backend.jobs.specs import Checking, Evaluation, Preview, Publication, Spec, check_options, needs_no_network
+from backend.jobs.job import Checking, Evaluation, Preview, Publication, Spec, check_options, needs_no_network
 from backend.merge import MergeOptions
 from backend.publish import PublishOptions
 from backend.quantize import METHODS

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from backend.executors.local import ROOT
+from backend.processes.child import ROOT
 from tests.house import SPACE_HOST, Visitor
 from tests.openid import OpenId
 

@@ -14,35 +14,25 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from backend.disk import append_line, lock, read_lines
+from backend.artifacts.artifact import BASE_CARD, MANIFEST, METRICS, SAMPLES, Artifact, now
+from backend.artifacts.sealing import is_sealed, partial, seal
+from backend.artifacts.training_log import read_course
+from backend.data.fetch import SOURCES, read_sources
+from backend.disk import JOURNAL, append_line, lock, read_lines
 from backend.errors import AppError, JobError
 from backend.finetune.checkpoints import SEAL, newest_sealed, seal_checkpoint
-from backend.finetune.course import read_course
-from backend.finetune.fetch import SOURCES, read_sources
 from backend.finetune.options import FinetuneOptions
-from backend.jobs.calibration import CALIBRATION, Calibration, machine, read_calibration, write_calibration
+from backend.jobs.job import MODEL, PUBLISHED, Fetched, Preview, base_folder, published, read_spec, write_spec
 from backend.jobs.previews import EXAMINATION, FAULTS, FINDINGS, SURVEY, preview, read_seen
-from backend.jobs.relay import Departures, Relay
 from backend.jobs.runner import EVENTS
-from backend.jobs.specs import MODEL, PUBLISHED, Fetched, Preview, base_folder, published, read_spec, write_spec
 from backend.jobs.store import Store
 from backend.jobs.uploads import Uploads
-from backend.models.artifacts import (
-    BASE_CARD,
-    JOURNAL,
-    MANIFEST,
-    METRICS,
-    SAMPLES,
-    Artifact,
-    is_sealed,
-    now,
-    partial,
-    seal,
-)
+from backend.machine.speeds import SPEEDS, Speeds, machine, read_speeds, write_speeds
 from backend.progress import silent
-from backend.publish.base_card import BaseCard, read_base_card
+from backend.publish.card.base_card import BaseCard, read_base_card
 from backend.recipes import parse_recipe
 from backend.settings import Settings
+from backend.stages.stream.handover import Departures, Relay
 from backend.weights.compiled import signed, unsigned
 from backend.weights.output import Resumable
 from ui.launch import Launch
@@ -108,8 +98,8 @@ def _checkpoint(folder: Path) -> Kept:
 
 
 def _speeds(folder: Path) -> Kept:
-    write_calibration(folder, Calibration(machine=machine()))
-    return Kept(folder / CALIBRATION, lambda: read_calibration(folder))
+    write_speeds(folder, Speeds(machine=machine()))
+    return Kept(folder / SPEEDS, lambda: read_speeds(folder))
 
 
 def _journal(folder: Path) -> Kept:

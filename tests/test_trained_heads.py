@@ -6,16 +6,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from backend.jobs.estimates import estimate
 from backend.merge import MergeOptions, merge, merged
 from backend.models.config import context_length, is_tied
 from backend.models.families import CAUSAL, TIED
 from backend.models.inspection import inspect
 from backend.progress import silent
 from backend.quantize import METHODS
-from backend.quantize.calibration import Windows
-from backend.quantize.unpacked import load_unpacked
+from backend.quantize.calibrated.windows import Windows
+from backend.quantize.packed import load_unpacked
 from backend.recipes import parse_recipe
+from backend.stages.estimate import estimate
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from tests.test_merge import save_adapter

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from backend.errors import JobError
-from backend.jobs.specs import Preview, Publication
+from backend.jobs.job import Preview, Publication
 from backend.jobs.store import JobState
 from backend.jobs.supervisor import Supervisor
 from backend.recipes import parse_recipe

@@ -11,10 +11,11 @@ import pytest
 
 from backend.errors import HardwareError
 from backend.jobs.supervisor import Supervisor
-from backend.serve import engines, vllm_environment
+from backend.serve import engine
 from backend.serve.chat import Answer, usage
+from backend.serve.engines import vllm_environment
+from backend.serve.server import Server
 from backend.serve.servers import Servers
-from backend.serve.serving import Server
 from backend.settings import Settings
 from ui.chat_tab import build_chat_tab, plain, speed, up_to
 from ui.studio import Studio
@@ -69,9 +70,9 @@ def studio(tmp_path):
 @pytest.fixture
 def packed(tmp_path, monkeypatch):
     """A GPTQ result on a machine that vLLM could run on, and that has none."""
-    monkeypatch.setattr(engines, "obstacle", lambda: None)
-    monkeypatch.setattr(engines, "interpreter", lambda: None)
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine, "obstacle", lambda: None)
+    monkeypatch.setattr(engine, "interpreter", lambda: None)
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "gptq", "bits": 4}}))
     return SimpleNamespace(folder=tmp_path)
 
@@ -102,7 +103,7 @@ def test_where_vllm_is_missing_its_install_is_offered_and_watched(studio, packed
     shown = tab.show_server(packed)
     assert shown[tab.install]["visible"]
     assert "no space left" in shown[tab.status]
-    monkeypatch.setattr(engines, "interpreter", lambda: "/there/python")
+    monkeypatch.setattr(engine, "interpreter", lambda: "/there/python")
     shown = tab.show_server(packed)
     assert (shown[tab.install]["visible"], shown[tab.load]["visible"]) == (False, True)
 

@@ -8,12 +8,13 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from backend.artifacts.artifact import Artifact, now
+from backend.artifacts.sealing import partial, seal
 from backend.errors import JobError, SpecError
-from backend.jobs.specs import uses_gpu
+from backend.jobs.job import uses_gpu
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
-from backend.models import machine
-from backend.models.artifacts import Artifact, now, partial, seal
+from backend.machine import hardware
 from backend.models.demo import demo_facts
 from backend.recipes import Recipe, parse_recipe
 from backend.serve import servers as pool
@@ -175,8 +176,8 @@ def test_the_memory_of_a_gpu_is_told_where_nvidias_tool_tells_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, held: int | None
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert machine.gpu_memory_bytes({7, 9}) is None
+    assert hardware.gpu_memory_bytes({7, 9}) is None
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\nprintf '{told.replace(chr(10), chr(92) + 'n')}'\n")
     tool.chmod(0o755)
-    assert machine.gpu_memory_bytes({7, 9}) == held
+    assert hardware.gpu_memory_bytes({7, 9}) == held

@@ -12,19 +12,20 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from backend.artifacts.artifact import Artifact, File, Merged, Metrics, now
+from backend.artifacts.sealing import partial, seal
 from backend.errors import HubError, SpecError
-from backend.finetune.survey import Survey
-from backend.jobs import estimates
-from backend.jobs.specs import Streaming, stage_folder
+from backend.finetune.rendered import Survey
+from backend.jobs.job import Streaming, stage_folder
 from backend.jobs.store import Job, JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.merge import MergeOptions
-from backend.models.artifacts import Artifact, File, Merged, Metrics, now, partial, seal
 from backend.models.demo import demo_facts
 from backend.models.inspection import inspect
 from backend.recipes import Recipe, parse_recipe, parse_yaml
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from backend.stages import estimate
 from tests.house import call, event
 from tests.loopback_hub import LoopbackHub
 from ui.data_tab import DATASET, UPLOAD
@@ -85,7 +86,7 @@ def test_what_a_recipe_needs_and_why_it_would_be_refused_stand_before_the_start(
     fits = bench.refresh(given(bench))[bench.sidebar.summary]
     assert all(f"<dt>{name}</dt>" in fits for name in ("Result", "Disk", "Memory", "Time"))
     assert 'class="warn"' not in fits
-    monkeypatch.setattr(estimates, "memory_bytes", lambda: 10**9)
+    monkeypatch.setattr(estimate, "memory_bytes", lambda: 10**9)
     refused = html.unescape(bench.refresh(given(bench))[bench.sidebar.summary])
     assert re.search(r"'evaluate' needs 1\.\d\d GB of memory and this machine has 1\.00 GB", refused)
 

@@ -9,14 +9,14 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from backend.finetune.dataset import DatasetOptions
-from backend.finetune.files.rows import Source
-from backend.finetune.findings import Finding
-from backend.finetune.loading import examine
+from backend.data.examine import examine
+from backend.data.files.rows import Source
+from backend.data.findings import Finding
+from backend.data.options import DatasetOptions
 from backend.finetune.options import FinetuneOptions
-from backend.finetune.survey import Piece, Survey
+from backend.finetune.rendered import Piece, Survey
+from backend.jobs.job import Preview
 from backend.jobs.previews import Seen
-from backend.jobs.specs import Preview
 from backend.jobs.store import UNFINISHED, Job, JobState
 from backend.jobs.supervisor import Supervisor
 from backend.models.demo import demo_facts

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from backend.finetune.course import Course
+from backend.artifacts.artifact import Training
+from backend.artifacts.training_log import Course
 from backend.jobs.store import Job, JobState
-from backend.models.artifacts import Training
 from ui.plot import POINTS, SMALL, Frame, Line, plot, thinned
 from ui.training_view import answers, training
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from backend.executors.local import ROOT
+from backend.processes.child import ROOT
 from backend.weights import compiled, kernels
 from backend.weights.floats import INFINITY, INTEGERS, from_float32, is_finite, to_float32
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from backend.models.artifacts import JOURNAL
+from backend.disk import JOURNAL
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.weights.checkpoint import Checkpoint

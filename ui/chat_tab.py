@@ -10,8 +10,8 @@ from backend.errors import AppError, SpecError
 from backend.models.tokens import THINKS, THOUGHT
 from backend.options import parse
 from backend.serve.chat import Answer, ChatOptions, paced, stream, usage
-from backend.serve.engines import wants_vllm
-from backend.serve.serving import ServerStatus
+from backend.serve.engine import wants_vllm
+from backend.serve.server import ServerStatus
 from ui.changes import hear
 from ui.compare import Compare, build_compare, wire_compare
 from ui.errors import shown

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import AppError, SpecError
-from backend.models.machine import gpus
+from backend.machine.hardware import gpus
 from backend.models.tokens import THINKS, THOUGHT
 from backend.options import parse
 from backend.serve.chat import ChatOptions, paced

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.check import CheckOptions
+from backend.data.options import DEMO_DATASET, DatasetOptions, is_file
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
-from backend.finetune.dataset import DEMO_DATASET, DatasetOptions, is_file
 from backend.finetune.options import FinetuneOptions
 from backend.merge import MergeOptions
 from backend.models.facts import ModelFacts

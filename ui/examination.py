@@ -3,12 +3,12 @@
 import html
 from collections.abc import Iterable
 
-from backend.finetune.loading import Examination
-from backend.finetune.survey import Piece, Survey
-from backend.jobs.calibrating import fewer
+from backend.data.examine import Examination
+from backend.finetune.rendered import Piece, Survey
 from backend.jobs.previews import Reading, Seen
 from backend.jobs.store import UNFINISHED, Job
 from backend.preview import SHOWN_COLUMNS, counts, dropped, reach, recognized, shortened, taken_for
+from backend.stages.calibration_data import fewer
 from ui.errors import fault
 from ui.format import escape, part, plural
 

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.jobs.specs import Checking, Evaluation, Preview, Publication, Streaming
+from backend.artifacts.artifact import Check
+from backend.jobs.job import Checking, Evaluation, Preview, Publication, Streaming
 from backend.jobs.store import UNREADABLE, Job, JobState
-from backend.models.artifacts import Check
 from backend.recipes import Recipe
-from backend.wording import checked
 from ui.downloads import address
 from ui.format import ago, duration, escape, percent, size
 from ui.progress import bar, share
@@ -101,7 +100,7 @@ def _files(result: Result) -> str:
 
 def _check(result: Result, check: Check) -> str:
     """Say what came of trying a result in its engine."""
-    text = f"{result.title}: {checked(check)}"
+    text = f"{result.title}: {check.words}"
     return f'<p class="{"quiet" if check.passed else "warn"}">{escape(text)}</p>'
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import gradio as gr
 
 from backend.errors import AdapterError, SpecError
-from backend.hub.names import DEMO, parse_model
+from backend.hub.ids import DEMO, parse_model
 from backend.hub.search import Hit, search
-from backend.jobs.estimates import estimate
 from backend.models.demo import first_model
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.quantize import METHODS
 from backend.recipes import Recipe
+from backend.stages.estimate import estimate
 from ui.errors import fault
 from ui.format import count, duration, escape, lead, size, times
 from ui.forms import Updates

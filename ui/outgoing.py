@@ -11,10 +11,10 @@ from gradio.context import Context
 
 from backend.errors import SpecError
 from backend.publish import PublishOptions
-from backend.publish.base_card import read_base_card
+from backend.publish.adopt import Preview
+from backend.publish.card.base_card import read_base_card
+from backend.publish.card.metadata import split_card
 from backend.publish.destination import choices
-from backend.publish.folder import Preview
-from backend.publish.metadata import split_card
 from ui.events import QUIET
 from ui.format import escape, size
 from ui.forms import OptionForm, Updates, option_form

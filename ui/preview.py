@@ -8,11 +8,11 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from backend.data.fetch import pin
 from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import EvaluateOptions
-from backend.finetune.fetch import pin
 from backend.finetune.options import FinetuneOptions
-from backend.jobs.specs import Cut, Preview
+from backend.jobs.job import Cut, Preview
 from backend.jobs.store import UNFINISHED
 from backend.models.facts import ModelFacts
 from backend.options import parse

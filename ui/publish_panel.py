@@ -19,14 +19,13 @@ import gradio as gr
 from gradio.context import Context
 
 from backend.errors import LoginError
-from backend.models.artifacts import weights_bytes
+from backend.model_folder import weights_bytes
 from backend.options import parse
 from backend.progress import Report
 from backend.publish import PublishOptions
+from backend.publish.adopt import Preview, preview
 from backend.publish.destination import check_destination
-from backend.publish.folder import Preview, preview
 from backend.publish.push import publish
-from backend.wording import checked
 from ui.errors import shown, warning
 from ui.events import LATEST, QUIET
 from ui.format import escape, size
@@ -152,7 +151,7 @@ def _about(name: str, found: Preview) -> str:
     artifact = found.artifact
     facts = [artifact.kind, *([f"of {artifact.base_model}"] if artifact.base_model else [])]
     facts.append(size(sum(found.files.values())))
-    check = checked(artifact.check) if artifact.check else "It was not tried in the engine that would serve it."
+    check = artifact.check.words if artifact.check else "It was not tried in the engine that would serve it."
     return (
         f'<section class="panel"><header><h2>{escape(name)}</h2><p>{escape(" · ".join(facts))}</p></header>'
         f"<p>{escape(check)}</p></section>"

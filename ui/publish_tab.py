@@ -11,14 +11,14 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import LoginError, SpecError
-from backend.jobs.specs import publication
+from backend.jobs.job import publication
 from backend.jobs.store import Job, JobState
 from backend.options import parse
 from backend.publish import PublishOptions
-from backend.publish.base_card import read_base_card
+from backend.publish.adopt import preview
+from backend.publish.card.base_card import read_base_card
+from backend.publish.card.licenses import fitting
 from backend.publish.destination import check_destination
-from backend.publish.folder import preview
-from backend.publish.licenses import fitting
 from ui.changes import hear
 from ui.errors import shown, warning
 from ui.events import LATEST, QUIET

@@ -1,6 +1,6 @@
 """The quality report: what evaluate measured, as a table under one plain sentence."""
 
-from backend.models.artifacts import Metrics
+from backend.artifacts.artifact import Metrics
 from ui.format import escape, percent
 from ui.studio import Result
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import gradio as gr
 from gradio.components import Component
 
-from backend.finetune.columns import Mapping
-from backend.finetune.dataset import DEMO_DATASET, DatasetOptions, is_file
+from backend.data.columns import Mapping
+from backend.data.options import DEMO_DATASET, DatasetOptions, is_file
 from backend.jobs.previews import Seen
 from ui.errors import fault
 from ui.examination import nothing, question

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import gradio as gr
 
+from backend.data.options import DEMO_DATASET
 from backend.errors import HardwareError, SpecError
 from backend.evaluate import PROMPTS, EvaluateOptions
-from backend.finetune.dataset import DEMO_DATASET
-from backend.finetune.survey import Survey
-from backend.jobs.estimates import Estimate, check_room, converts, estimate
+from backend.finetune.rendered import Survey
 from backend.models.facts import ModelFacts
 from backend.quantize import METHODS
 from backend.recipes import Recipe, Stage
+from backend.stages.estimate import Estimate, check_room, converts, estimate
 from ui.errors import fault, warning
 from ui.format import duration, escape, plural, size
 from ui.forms import label

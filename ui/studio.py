@@ -5,17 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backend.artifacts.artifact import Artifact, Training
+from backend.artifacts.sealing import open_artifact
 from backend.errors import JobError, SpecError
-from backend.hub.names import DEMO
-from backend.jobs.specs import MODELS, Spec, base_folder, trained_on, uses_gpu
+from backend.hub.ids import DEMO
+from backend.jobs.job import MODELS, Spec, base_folder, trained_on, uses_gpu
 from backend.jobs.store import Job
 from backend.jobs.supervisor import Supervisor
-from backend.models.artifacts import Artifact, Training, open_artifact, weights_bytes
+from backend.machine.hardware import gpus
+from backend.model_folder import weights_bytes
 from backend.models.demo import BASE_MODEL
-from backend.models.machine import gpus
 from backend.options import Frozen
+from backend.serve.engines.vllm_environment import Installation
 from backend.serve.servers import Servers
-from backend.serve.vllm_environment import Installation
 from backend.settings import Settings
 from ui.format import ago, size
 from ui.users import alone

@@ -4,10 +4,10 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from backend.finetune.course import Course
+from backend.artifacts.artifact import Training
+from backend.artifacts.training_log import Course
 from backend.jobs.store import Job
-from backend.models.artifacts import Training
-from backend.models.machine import gpus
+from backend.machine.hardware import gpus
 from ui.format import count, duration, escape, size
 from ui.plot import SMALL, Line, number, plot
 

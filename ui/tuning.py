@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from backend.data.options import DEMO_DATASET, DatasetOptions
 from backend.errors import SpecError
-from backend.finetune.dataset import DEMO_DATASET, DatasetOptions
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.presets import PRESETS, PresetName, preset_of, preset_values
-from backend.finetune.survey import Survey
-from backend.jobs.estimates import estimate
+from backend.finetune.rendered import Survey
 from backend.models.facts import ModelFacts
 from backend.options import parse
 from backend.recipes import Recipe
+from backend.stages.estimate import estimate
 from ui.format import duration, escape, size
 from ui.forms import OptionForm, Updates, option_form
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend.models.artifacts import Metrics
+from backend.artifacts.artifact import Metrics
 from ui.format import escape, percent, size
 from ui.plot import ticks
 from ui.studio import Result, method_name

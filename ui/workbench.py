@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
+from backend.data.options import DEMO_DATASET
 from backend.errors import SpecError
-from backend.finetune.dataset import DEMO_DATASET
 from backend.models.facts import ModelFacts
 from backend.recipes import Recipe, parse_recipe
 from ui.chat_tab import ChatTab

@@ -9,7 +9,7 @@ from backend.cli.command import Argument, Command, with_options
 from backend.cli.serve import serving
 from backend.options import parse
 from backend.serve.chat import ChatOptions, stream
-from backend.serve.engines import EngineName
+from backend.serve.engine import EngineName
 
 
 class _Chat(Command):

@@ -4,16 +4,15 @@ from pathlib import Path
 
 from pydantic import Field
 
+from backend.artifacts.sealing import open_artifact
 from backend.check import CheckOptions
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import admitted, existing, fetched, hub_token
 from backend.errors import JobError
 from backend.jobs.foreground import Terminal, finished
-from backend.jobs.specs import Checking, stage_folder
-from backend.models.artifacts import open_artifact
+from backend.jobs.job import Checking, stage_folder
 from backend.options import parse
 from backend.settings import load_settings
-from backend.wording import checked
 
 
 class _Check(Command):
@@ -29,7 +28,7 @@ class _Check(Command):
             check = open_artifact(stage_folder(job, spec, 0)).check
         assert check
         if check.passed or self.json_:
-            self.say(check.model_dump(exclude_none=True), checked(check))
+            self.say(check.model_dump(exclude_none=True), check.words)
         if not check.passed:
             raise JobError(f"'{folder.name}' failed its check. {check.reason}")
 

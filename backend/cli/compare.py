@@ -12,7 +12,7 @@ from backend.errors import SpecError
 from backend.options import parse
 from backend.serve.chat import ChatOptions
 from backend.serve.compare import MOST, PROMPT, as_csv, batch, compare, last, read_prompts
-from backend.serve.engines import is_adapter
+from backend.serve.engine import is_adapter
 from backend.serve.servers import Servers
 from backend.settings import load_settings
 

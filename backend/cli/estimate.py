@@ -8,13 +8,12 @@ from pydantic import Field
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP, hub_token
 from backend.cli.recipe import METHOD_OPTIONS, quantization
+from backend.cli.words import model_words, needs
 from backend.errors import SpecError
-from backend.jobs.calibration import calibrate
-from backend.jobs.estimates import estimate
 from backend.models.inspection import inspect
 from backend.recipes import Recipe, read_recipe
 from backend.settings import load_settings
-from backend.wording import model_words, needs
+from backend.stages.estimate import estimate, measured_speeds
 
 
 class _Estimate(Command):
@@ -28,7 +27,7 @@ class _Estimate(Command):
         facts = inspect(recipe.base_model, recipe.revision, hub_token())
         for stage in recipe.making:
             stage.check(facts)
-        calibrate(data)
+        measured_speeds(data)
         needed = estimate(recipe, facts, data)
         more: dict[str, Any] = {"training": needed.training_memory} if needed.training else {}
         more |= {"warnings": needed.warnings} if needed.warnings else {}

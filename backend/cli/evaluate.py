@@ -5,18 +5,17 @@ from typing import Any
 
 from pydantic import Field
 
+from backend.artifacts.sealing import open_artifact
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP, admitted, hub_token, local_or_id
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
-from backend.jobs.estimates import converts
 from backend.jobs.foreground import Terminal, finished
-from backend.jobs.specs import Evaluation, stage_folder, steps
-from backend.models.artifacts import open_artifact
+from backend.jobs.job import Evaluation, stage_folder, steps
 from backend.models.inspection import inspect
 from backend.options import parse
 from backend.settings import load_settings
-from backend.wording import quality
+from backend.stages.estimate import converts
 
 
 class _Evaluate(Command):
@@ -36,7 +35,7 @@ class _Evaluate(Command):
         with finished(spec, hub_token(), Terminal().hear, settings) as job:
             metrics = open_artifact(stage_folder(job, spec, len(steps(spec)) - 1)).metrics
         assert metrics
-        self.say(metrics.model_dump(), quality(metrics.model_dump()))
+        self.say(metrics.model_dump(), metrics.words)
 
 
 def absolute_text(options: dict[str, Any]) -> dict[str, Any]:

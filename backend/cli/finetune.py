@@ -9,13 +9,13 @@ from pydantic import Field
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP, hub_token
 from backend.cli.recipe import made
+from backend.cli.words import needs, summary, words
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.presets import PresetName, preset_values
-from backend.jobs.estimates import estimate
 from backend.models.inspection import inspect
 from backend.recipes import Recipe, parse_recipe
 from backend.settings import load_settings
-from backend.wording import needs, summary, words
+from backend.stages.estimate import estimate
 
 
 class _Finetune(Command):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from backend.errors import SpecError
-from backend.hub.names import parse_model
+from backend.hub.ids import parse_model
 from backend.progress import silent
 from backend.settings import Settings
 
@@ -34,7 +34,7 @@ def existing(folder: Path) -> Path:
 
 def admitted(folder: Path) -> Path:
     """Return the absolute path of a model folder, after the checks that any model passes before a library sees it."""
-    from backend.hub.download import check_model
+    from backend.models.fetch import check_model
 
     check_model(existing(folder))
     return folder.resolve()
@@ -42,7 +42,7 @@ def admitted(folder: Path) -> Path:
 
 def fetched(base_model: str, settings: Settings) -> Path:
     """Return the folder of an adapter's base model, which is downloaded where it is not here."""
-    from backend.hub.download import fetch_model
+    from backend.models.fetch import fetch_model
 
     name = local_or_id(base_model, "base model")
     return fetch_model(name, None, settings.models, hub_token(), silent())

@@ -6,11 +6,11 @@ from pydantic import Field
 
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP, hub_token, local_or_id
-from backend.finetune.dataset import DatasetOptions
+from backend.data.options import DatasetOptions
 from backend.finetune.options import FinetuneOptions
 from backend.jobs.foreground import Terminal, finished
+from backend.jobs.job import RENDERING
 from backend.jobs.previews import pinned, read_seen
-from backend.jobs.specs import RENDERING
 from backend.options import parse
 from backend.preview import view
 from backend.settings import load_settings

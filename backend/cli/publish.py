@@ -7,16 +7,16 @@ from pydantic import Field
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import existing, fetched, hub_token, local_or_id
 from backend.errors import SpecError
-from backend.hub.names import DEMO, is_local
+from backend.hub.ids import DEMO, is_local
 from backend.jobs.foreground import Terminal, check_output, finished
-from backend.jobs.specs import publication, published, steps
-from backend.models.artifacts import weights_bytes
+from backend.jobs.job import publication, published, steps
+from backend.model_folder import weights_bytes
 from backend.options import parse
 from backend.progress import Report
 from backend.publish import PublishOptions
+from backend.publish.adopt import describe
 from backend.publish.destination import check_destination
-from backend.publish.folder import describe
-from backend.serve.engines import is_adapter
+from backend.serve.engine import is_adapter
 from backend.settings import load_settings
 
 

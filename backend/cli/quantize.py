@@ -8,7 +8,7 @@ from pydantic import Field
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP
 from backend.cli.recipe import METHOD_OPTIONS, made, quantization
-from backend.wording import summary, words
+from backend.cli.words import summary, words
 
 
 class _Quantize(Command):

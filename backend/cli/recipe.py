@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+from backend.artifacts.artifact import Artifact
+from backend.artifacts.sealing import open_artifact
 from backend.cli.command import Command
 from backend.cli.names import hub_token
 from backend.jobs.foreground import Terminal, check_output, finished, move
-from backend.jobs.preflight import prepare
-from backend.jobs.specs import artifacts, needs_no_network
-from backend.models.artifacts import Artifact, open_artifact
+from backend.jobs.job import artifacts, needs_no_network
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe
 from backend.settings import load_settings
+from backend.stages.prepare import prepare
 
 METHOD_OPTIONS = {name: module.Options for name, module in METHODS.items()}
 

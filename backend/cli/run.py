@@ -4,16 +4,16 @@ from pathlib import Path
 
 from pydantic import Field
 
+from backend.artifacts.sealing import open_artifact
 from backend.cli.command import Argument, Command
 from backend.cli.names import hub_token
+from backend.cli.words import summary, words
 from backend.jobs.foreground import Terminal, check_output, finished, move
-from backend.jobs.preflight import prepare
-from backend.jobs.specs import artifacts, published
-from backend.models.artifacts import open_artifact
+from backend.jobs.job import artifacts, published
 from backend.progress import Report
 from backend.recipes import Recipe, read_recipe
 from backend.settings import load_settings
-from backend.wording import summary, words
+from backend.stages.prepare import prepare
 
 
 class _Run(Command):

@@ -10,9 +10,9 @@ from pydantic import Field
 
 from backend.cli.command import Argument, Command
 from backend.cli.names import admitted, existing, fetched
-from backend.serve.engines import EngineName
+from backend.serve.engine import EngineName
+from backend.serve.server import Server
 from backend.serve.servers import Servers
-from backend.serve.serving import Server
 from backend.settings import load_settings
 
 

@@ -5,8 +5,8 @@ from typing import Literal, get_args
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from backend.hub.names import parse_repo_id
-from backend.options import Frozen
+from backend.hub.ids import parse_repo_id
+from backend.options import ADVANCED, Frozen
 from backend.settings import PREFIX, Settings
 
 FREE_HARDWARE = "cpu-basic"
@@ -35,23 +35,23 @@ class DeployOptions(Frozen):
         ge=1,
         description="Seconds without a visitor after which paid hardware sleeps and costs nothing; by default it never"
         " does. A running job does not keep it awake.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra=ADVANCED,
     )
     bucket: str | None = Field(
         None,
         description="A storage bucket, as namespace/name, that becomes /data and outlives restarts; it is made,"
         " private, if there is none.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra=ADVANCED,
     )
     variables: tuple[str, ...] = Field(
         (),
         description=f"Settings of the app, as {PREFIX}MAX_QUEUED=5; whoever sees the Space sees them too.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra=ADVANCED,
     )
     secrets: tuple[str, ...] = Field(
         (),
         description="Names of settings that nobody can read back; their values come from the environment here.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra=ADVANCED,
     )
 
     @field_validator("repo_id", "bucket")

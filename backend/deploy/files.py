@@ -15,7 +15,7 @@ import yaml
 from backend import __version__
 from backend.deploy import FREE_HARDWARE
 from backend.errors import SpecError
-from backend.executors.local import ROOT
+from backend.processes.child import ROOT
 from backend.settings import load_settings
 
 README = "README.md"

@@ -1,1 +1,1 @@
-"""Fine-tuning: from any table of rows to samples, with nothing silently lost."""
+"""Fine-tuning: from checked samples to an adapter."""

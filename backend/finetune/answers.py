@@ -10,8 +10,8 @@ from itertools import accumulate, takewhile
 from operator import eq
 from typing import NamedTuple
 
+from backend.data.samples import Message
 from backend.finetune.marks import Place
-from backend.finetune.samples import Message
 from backend.models.tokens import THOUGHT
 
 Span = tuple[int, int]

@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from backend.data.samples import ROLES, Message, Sample
 from backend.errors import SpecError
 from backend.finetune.answers import Ask, Ends, Span, Talk
 from backend.finetune.marks import Marks
-from backend.finetune.samples import ROLES, Message, Sample
 from backend.models.chat_template import TemplateRefusal, chat_text
 from backend.models.tokens import THINKS, THOUGHT, Control, any_of
 

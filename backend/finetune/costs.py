@@ -7,10 +7,11 @@ import math
 from itertools import product
 from typing import Any, NamedTuple
 
+from backend.data.slices import parse_split
 from backend.finetune.options import ALL_LINEAR, FinetuneOptions, adaptable
-from backend.finetune.slices import parse_split
-from backend.finetune.survey import Survey
-from backend.models.facts import ModelFacts, Tensor
+from backend.finetune.rendered import Survey
+from backend.models.facts import ModelFacts
+from backend.weights.tensor import Tensor
 
 PROCESS_BYTES = 780_000_000  # Python with torch, transformers, peft and trl
 GPU_BYTES = 700_000_000  # CUDA's context and cuBLAS' workspace; not measured here

@@ -1,19 +1,18 @@
 """FinetuneOptions: what QLoRA can be told, in the words of PEFT, TRL and bitsandbytes; presets fill it."""
 
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
+from backend.data.options import DatasetOptions
 from backend.errors import SpecError
-from backend.finetune.dataset import DatasetOptions
-from backend.models.facts import ModelFacts, Tensor
+from backend.machine.hardware import gpus
+from backend.models.facts import ModelFacts
 from backend.models.families import MULTIPLIED
-from backend.models.machine import gpus
-from backend.options import Switch
+from backend.options import ADVANCED, Switch
 from backend.stage import Stage
-
-ADVANCED: dict[str, Any] = {"advanced": True}
+from backend.weights.tensor import Tensor
 
 ALL_LINEAR = ("all-linear",)
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backend.data.examine import Dataset
+from backend.data.findings import Finding
+from backend.data.samples import find_literals
 from backend.finetune.chat_templates import give_template
-from backend.finetune.findings import Finding
-from backend.finetune.loading import Dataset
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Renderer, stops_of
-from backend.finetune.samples import find_literals
 from backend.model_folder import stops_in
 from backend.models.loading import load_tokenizer
 

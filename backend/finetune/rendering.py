@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
+from backend.data.samples import Sample
 from backend.errors import SpecError
 from backend.finetune.answers import Ends, Span
 from backend.finetune.conversation import Conversation, after_answer, template_of
-from backend.finetune.samples import Sample
 from backend.models.tokens import any_of, around, control_tokens
 
 IGNORED = -100

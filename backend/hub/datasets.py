@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import HubError, SpecError
-from backend.hub.download import check_disk, fetch_file
 from backend.hub.files import Entry, HubFiles
 from backend.hub.first_rows import fetch_rows
-from backend.hub.names import parse_repo_id
+from backend.hub.ids import parse_repo_id
+from backend.hub.transfer import check_disk, fetch_file
 from backend.progress import Report
 from backend.strict_json import quoted
 

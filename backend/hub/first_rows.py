@@ -5,8 +5,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from backend.hub.download import fetch_file
 from backend.hub.files import Entry, HubFiles
+from backend.hub.transfer import fetch_file
 from backend.progress import Report
 
 WHOLE = 10_000_000  # bytes; smaller files are fetched whole and compared with the hash that the Hub lists

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from backend.errors import SpecError
 from backend.hub.datasets import SPLITS, Wanted, check_room, choose, download, open_dataset, within_limit
-from backend.parquet import read_batches, read_schema
+from backend.processes.parquet import read_batches, read_schema
 from backend.progress import Report
 from backend.strict_json import quoted
 

@@ -13,13 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from backend.disk import PARTIAL, fsync, lock
+from backend.artifacts.sealing import is_sealed
+from backend.artifacts.training_log import STOP
+from backend.disk import JOURNAL, PARTIAL, fsync, lock
 from backend.errors import AppError, JobError, SpecError
-from backend.executors.local import marker_prefix, sweep
-from backend.finetune.course import STOP
+from backend.jobs.job import Preview, Spec, artifacts
 from backend.jobs.runner import Listen, Run
-from backend.jobs.specs import Preview, Spec, artifacts
-from backend.models.artifacts import JOURNAL, is_sealed
+from backend.processes.child import marker_prefix, sweep
 from backend.settings import Settings
 
 KEPT_DAYS = 7

@@ -10,28 +10,30 @@ from typing import Any, TypeVar
 
 from pydantic import Field, TypeAdapter
 
+from backend.artifacts.artifact import Artifact, now
+from backend.artifacts.sealing import is_sealed, partial, seal
+from backend.data.examine import Dataset, Examination, examine, load
+from backend.data.fetch import SOURCES, fetch_dataset, pin, read_sources, splits_of, write_sources
+from backend.data.findings import Finding, Ledger
 from backend.disk import read_whole, write_whole
 from backend.errors import JobError, SpecError
 from backend.evaluate import EvaluateOptions
-from backend.finetune.fetch import SOURCES, fetch_dataset, pin, read_sources, splits_of, write_sources
-from backend.finetune.findings import Finding, Ledger
-from backend.finetune.loading import Dataset, Examination, examine, load
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.reader import literals, open_reader
-from backend.finetune.survey import Survey, render, survey
-from backend.hub.download import fetch_model, fetch_tokenizer
-from backend.hub.names import DEMO, is_local
-from backend.jobs.calibrating import cut_rows
-from backend.jobs.specs import MODEL, Cut, Fetched, Preview, read_spec, stage_folder, steps
-from backend.models.artifacts import Artifact, is_sealed, now, partial, seal
+from backend.finetune.rendered import Survey, render, survey
+from backend.hub.ids import DEMO, is_local
+from backend.jobs.job import MODEL, Cut, Fetched, Preview, read_spec, stage_folder, steps
+from backend.model_folder import read_config
 from backend.models.config import longest_window
 from backend.models.demo import evaluation_text
+from backend.models.fetch import fetch_model, fetch_tokenizer
 from backend.models.inspection import inspect
-from backend.models.loading import load_tokenizer, read_config
+from backend.models.loading import load_tokenizer
 from backend.options import Frozen
 from backend.progress import Report
-from backend.quantize.calibration import check_apart, doubts
+from backend.quantize.calibrated.windows import check_apart, doubts
 from backend.settings import load_settings
+from backend.stages.calibration_data import cut_rows
 
 MAX_RENDERED = 5_000
 """Rows that are rendered for a preview; the first ones show what the model will see of all others."""

@@ -13,12 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from backend.disk import PARTIAL, append_line, clear, words
+from backend.artifacts.artifact import Artifact
+from backend.artifacts.sealing import forget_resumed, is_sealed, open_artifact, put_in_place, whole
+from backend.disk import JOURNAL, PARTIAL, append_line, clear, words
 from backend.errors import JobError, LoginError, SpecError
-from backend.executors.local import Child, environment, last_words
-from backend.jobs.specs import ALONE, CONVERT, ONLINE, Preview, Spec, only_looks, stage_folder, steps, write_spec
-from backend.models.artifacts import JOURNAL, Artifact, forget_resumed, is_sealed, open_artifact, put_in_place, whole
-from backend.models.machine import memory_bytes
+from backend.jobs.job import ALONE, CONVERT, ONLINE, Preview, Spec, only_looks, stage_folder, steps, write_spec
+from backend.machine.hardware import memory_bytes
+from backend.processes.child import Child, environment, last_words
 from backend.settings import Settings
 
 EVENTS = "events.jsonl"

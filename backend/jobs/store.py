@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import Field
 
 from backend.errors import JobError
-from backend.jobs.specs import NO_JOB, Spec, kind, parse_spec, steps
+from backend.jobs.job import NO_JOB, Spec, kind, parse_spec, steps
 from backend.options import Frozen
 
 

@@ -13,16 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from backend.artifacts.artifact import METRICS
+from backend.artifacts.sealing import is_sealed
+from backend.artifacts.training_log import STOP, Course, read_course
 from backend.disk import PARTIAL, clear, forget, lock, read_lines, words
 from backend.errors import AppError, JobError, LoginError
-from backend.executors.local import marker_prefix, sweep
-from backend.finetune.course import STOP, Course, read_course
+from backend.jobs.job import Preview, Spec, artifacts, holds_spec, publication, published, stage_folder, uses_gpu
 from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import EVENTS, Canceled, Interrupted, Run, tidy
-from backend.jobs.specs import Preview, Spec, artifacts, holds_spec, publication, published, stage_folder, uses_gpu
 from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState, Store, new_id
 from backend.jobs.uploads import Uploads
-from backend.models.artifacts import METRICS, is_sealed
+from backend.processes.child import marker_prefix, sweep
 from backend.publish import PublishOptions
 from backend.settings import Settings
 

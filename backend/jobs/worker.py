@@ -22,8 +22,8 @@ from typing import Any
 
 from backend.disk import words
 from backend.errors import AppError, LoginError
-from backend.executors import ranks
-from backend.executors.local import mask
+from backend.processes import ranks
+from backend.processes.child import mask
 from backend.progress import Report, silent
 
 HEARTBEAT = 5.0  # seconds
@@ -46,8 +46,8 @@ def main() -> int:
     if sys.argv[3] == "offline":
         report.log(_leave_network())
     threading.Thread(target=_beat, args=(emit,), daemon=True).start()
-    from backend.jobs import stages  # noqa: PLC0415 - after the network is given up
-    from backend.models.machine import forget_peak  # noqa: PLC0415
+    from backend.machine.hardware import forget_peak  # noqa: PLC0415
+    from backend.stages import run  # noqa: PLC0415 - after the network is given up
 
     try:
         for index in indices:
@@ -55,7 +55,7 @@ def main() -> int:
                 emit({"event": "step", "index": index})
                 forget_peak()
                 report = _report(emit)
-            stages.run(folder, index, sys.argv[3] == "online", token, report)
+            run.run(folder, index, sys.argv[3] == "online", token, report)
     except AppError as e:
         text, login = mask(str(e), [token] if token else []), isinstance(e, LoginError)
     except MemoryError:

@@ -12,18 +12,18 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from backend.artifacts.artifact import TRAINED_HERE, Merged
 from backend.errors import SpecError
 from backend.hub.files import LocalFiles
-from backend.hub.names import is_local, model_field
+from backend.hub.ids import is_local, model_field
 from backend.merge.adapter import Adapter, read_adapter
 from backend.merge.plan import Base, Made, Merger, packed, vocabulary
 from backend.merge.weights import AdapterFile, MergedWeights, Opened
-from backend.models.artifacts import TRAINED_HERE, Merged
 from backend.models.facts import ModelFacts
 from backend.models.families import UNUSUAL
+from backend.models.rewriting import Dtype, StreamOptions, loaded_dtype, stream
+from backend.options import ADVANCED
 from backend.progress import Report
-from backend.quantize.bitsandbytes import ADVANCED, Dtype
-from backend.quantize.streaming import StreamOptions, loaded_dtype, stream
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.dequantized import Dequantized
 from backend.weights.floats import SAFETENSORS
@@ -47,7 +47,7 @@ class MergeOptions(StreamOptions):
 
     NAMES = ("adapters",)
 
-    stage: Literal["merge"] = "merge"  # type: ignore[assignment]
+    stage: Literal["merge"] = "merge"
     adapters: tuple[str, ...] = Field(
         (),
         description="LoRA adapters, by Hub id; on your own machine folders too. Several are added up. Empty: the one"

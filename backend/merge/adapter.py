@@ -9,14 +9,14 @@ import re
 from functools import partial
 from typing import Any, NamedTuple
 
+from backend.artifacts.artifact import MANIFEST
 from backend.errors import SpecError
 from backend.hub.files import Files
 from backend.merge.experts import is_parameter, is_target, parameter_of
-from backend.models.artifacts import MANIFEST
-from backend.models.facts import Tensor
 from backend.strict_json import parse_object, quoted
 from backend.weights.floats import FLOATS
 from backend.weights.header import Header, header_from
+from backend.weights.tensor import Tensor
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 

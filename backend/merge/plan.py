@@ -11,10 +11,9 @@ from typing import NamedTuple
 from backend.errors import SpecError
 from backend.merge.adapter import WEIGHTS, Adapter, Lora, Rows
 from backend.merge.experts import is_parameter, pieces
-from backend.models.facts import HEADS, Tensor, input_embeddings, output_head
-from backend.models.families import TRANSPOSED
 from backend.strict_json import quoted
 from backend.weights.floats import FLOATS
+from backend.weights.tensor import HEADS, TRANSPOSED, Tensor, input_embeddings, output_head
 
 
 class Save(NamedTuple):

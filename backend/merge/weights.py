@@ -11,12 +11,12 @@ import numpy as np
 from backend.errors import SpecError
 from backend.merge.adapter import WEIGHTS, Adapter, Lora
 from backend.merge.plan import Made
-from backend.models.facts import BITS, Tensor
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.floats import FLOATS, Bytes, Floats, cast, is_finite, to_float32
 from backend.weights.header import Header
 from backend.weights.low_rank import Doubles, LowRank, add, exact, nearest, total
+from backend.weights.tensor import BITS, Tensor
 
 PIECE = 1 << 20  # elements that a pass over a tensor has in hand
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from backend.errors import SpecError
 from backend.models.config import Config, text_fields
-from backend.models.facts import Tensor, block_of, input_embeddings, output_head
 from backend.strict_json import quoted
+from backend.weights.tensor import Tensor, block_of, input_embeddings, output_head
 
 Size = int | None  # None: the config does not say, so that nothing is compared
 

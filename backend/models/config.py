@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import SpecError
-from backend.model_folder import MAX_JSON
+from backend.model_folder import LEFT_BEHIND, MAX_JSON
 from backend.models.families import CAUSAL, QUANT_METHODS, TIED, family
 from backend.models.native import is_native, is_native_tokenizer
 from backend.strict_json import parse_object, quoted
 
 _CODE_KEYS = re.compile(r"auto_map|custom_pipelines|custom_generate|trust_remote_code|_(attn|experts)_implementation.*")
-_LEFT_BEHIND = ("auto_map", "custom_pipelines", "custom_generate")
 _HEADS = ("ForCausalLM", "LMHeadModel")
 _WRAPPER = "ForConditionalGeneration"
 
@@ -97,7 +96,7 @@ def without_code(said: Mapping[str, Any], name: str = "config.json") -> dict[str
 
     A tokenizer's class that only such code has becomes the one that reads tokenizer.json.
     """
-    kept = {key: value for key, value in said.items() if key not in _LEFT_BEHIND}
+    kept = {key: value for key, value in said.items() if key not in LEFT_BEHIND}
     own = said.get("auto_map") and said.get("tokenizer_class") and not is_native_tokenizer(said["tokenizer_class"])
     if name.lower() == "tokenizer_config.json" and own:
         kept["tokenizer_class"] = "PreTrainedTokenizerFast"

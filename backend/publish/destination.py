@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import AppError, HubError, LoginError, SpecError
-from backend.hub.names import parse_repo_id
+from backend.hub.ids import parse_repo_id
 from backend.hub.patience import HASTY, Patience, status
 from backend.publish import PublishOptions
-from backend.publish.licenses import fitting
+from backend.publish.card.licenses import fitting
 from backend.publish.storage import shortage
 
 if TYPE_CHECKING:

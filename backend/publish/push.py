@@ -3,17 +3,17 @@
 import shutil
 from pathlib import Path
 
+from backend.artifacts.sealing import open_artifact, verify
 from backend.disk import fsync, scratch, sha256
 from backend.errors import HardwareError, SpecError
 from backend.hub.patience import long_patience
-from backend.models.artifacts import open_artifact, verify
 from backend.progress import Report
 from backend.publish import PublishOptions
+from backend.publish.adopt import as_artifact
 from backend.publish.destination import check_folder, check_outside, check_token
-from backend.publish.folder import as_artifact
-from backend.publish.outgoing import OutgoingFile, outgoing
+from backend.publish.files import OutgoingFile, outgoing
 from backend.publish.repo import Published, Repo
-from backend.publish.tensors import check_weights
+from backend.publish.weights_check import check_weights
 from backend.settings import load_settings
 
 

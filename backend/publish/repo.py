@@ -20,9 +20,9 @@ from backend.hub.transport import FAULTS, Unreachable, endpoint
 from backend.hub.xet import send_ahead
 from backend.options import Frozen
 from backend.progress import Report
-from backend.publish import PublishOptions, access
+from backend.publish import PublishOptions, visibility
 from backend.publish.destination import can_take, is_empty, taken
-from backend.publish.holdings import Files, differences, extra
+from backend.publish.readback import Files, differences, extra
 from backend.publish.refusals import refusal, unsure
 from backend.publish.upload import upload
 
@@ -187,7 +187,7 @@ class Repo:
 
     def _open(self, report: Report) -> None:
         """Set who sees the repo and where it is listed, now that it holds what it is to hold."""
-        for what, step in access.steps(self.options, self.api, self._private).items():
+        for what, step in visibility.steps(self.options, self.api, self._private).items():
             try:
                 self._write(step)
             except FAULTS as e:

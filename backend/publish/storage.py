@@ -10,7 +10,7 @@ from typing import Any
 
 from backend.errors import AppError
 from backend.hub.patience import HASTY
-from backend.publish.markdown import size
+from backend.publish.card.markdown import size
 
 FREE_BYTES = 100 * 10**9
 """Private storage of a free user or organization; who pays is given more, and pays for what goes beyond."""

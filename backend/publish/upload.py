@@ -9,8 +9,8 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub.lfs import UploadInfo
 
 from backend.progress import Report
-from backend.publish.holdings import Files
-from backend.publish.outgoing import OutgoingFile
+from backend.publish.files import OutgoingFile
+from backend.publish.readback import Files
 
 SMALL = 1_000_000  # bytes; smaller files go up together
 

@@ -14,10 +14,10 @@ from pydantic import Field, model_validator
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions, Grid
 from backend.quantize.calibrated.packing import pack_interleaved, unpack_interleaved
-from backend.quantize.calibration import Windows
-from backend.quantize.streaming import View
+from backend.quantize.calibrated.windows import Windows
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
+from backend.weights.view import View
 from backend.weights.writer import Slot
 
 TITLE = "AWQ · 4 bit"

@@ -11,19 +11,21 @@ import numpy as np
 from pydantic import Field
 
 from backend.errors import SpecError
-from backend.models.facts import HEADS, ModelFacts, Tensor
+from backend.machine.hardware import torch_threads
+from backend.models.facts import ModelFacts
 from backend.models.families import MULTIPLIED, UNUSUAL
-from backend.models.machine import torch_threads
-from backend.quantize.streaming import Memory, Source, StreamOptions, View
+from backend.models.rewriting import Dtype, StreamOptions
+from backend.options import ADVANCED
+from backend.weights.codes import BLOCK, CODES, NESTED_BLOCK
 from backend.weights.floats import SAFETENSORS, Bytes
-from backend.weights.kernels import BLOCK, CODES, NESTED_BLOCK, dynamic_map, quantize_4bit, quantize_absmax
+from backend.weights.kernels import dynamic_map, quantize_4bit, quantize_absmax
+from backend.weights.plan import Memory
+from backend.weights.tensor import HEADS, Tensor
+from backend.weights.view import Source, View
 from backend.weights.writer import Slot, Writer
 
 TORCH = {short: name for name, short in SAFETENSORS.items()}
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-
-ADVANCED: dict[str, Any] = {"advanced": True}
 
 LONGEST_OFFSET = 1.1754943508222875e-38
 """A float32 that takes as many characters in JSON as any."""
@@ -32,6 +34,7 @@ LONGEST_OFFSET = 1.1754943508222875e-38
 class BitsAndBytesOptions(StreamOptions):
     """Names are BitsAndBytesConfig's; upstream uses the same skip list for 4 and 8 bit. The options are the Format."""
 
+    stage: Literal["quantize"] = "quantize"
     llm_int8_skip_modules: tuple[str, ...] | None = Field(
         None,
         description="Linear layers that stay in 16 bit, as the output head always does, by the last part of their"

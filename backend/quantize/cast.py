@@ -5,9 +5,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from backend.models.facts import ModelFacts
+from backend.models.rewriting import Dtype, StreamOptions, stream
 from backend.progress import Report
-from backend.quantize.bitsandbytes import Dtype
-from backend.quantize.streaming import StreamOptions, stream
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
 
@@ -18,6 +17,7 @@ SUMMARY = "The same weights in another floating-point type, without quantization
 class Options(StreamOptions):
     """Another floating-point type."""
 
+    stage: Literal["quantize"] = "quantize"
     method: Literal["cast"] = "cast"
     dtype: Dtype = Field(
         "bfloat16", description="bfloat16 keeps the range, float16 the digits; float32 doubles the size of both."

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from backend.options import ADVANCED
 from backend.progress import Report
-from backend.quantize.bitsandbytes import ADVANCED
 from backend.quantize.calibrated.options import CalibratedOptions, Grid
 from backend.quantize.calibrated.packing import pack_rows, unpack_rows
-from backend.quantize.calibration import Windows
-from backend.quantize.streaming import View
+from backend.quantize.calibrated.windows import Windows
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
+from backend.weights.view import View
 from backend.weights.writer import Slot
 
 TITLE = "GPTQ · 2 to 8 bit"

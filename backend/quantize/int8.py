@@ -6,13 +6,16 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from backend.errors import SpecError
+from backend.models.rewriting import stream
+from backend.options import ADVANCED
 from backend.progress import Report
-from backend.quantize.bitsandbytes import ADVANCED, BitsAndBytesOptions
-from backend.quantize.streaming import Memory, Source, View, stream
+from backend.quantize.bitsandbytes import BitsAndBytesOptions
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import Bytes, cast
 from backend.weights.kernels import quantize_rows
 from backend.weights.output import Output
+from backend.weights.plan import Memory
+from backend.weights.view import Source, View
 from backend.weights.writer import Slot, Writer
 
 TITLE = "INT8 · 8 bit"

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
+from backend.models.rewriting import stream
 from backend.progress import Report
 from backend.quantize.bitsandbytes import FourBitOptions
-from backend.quantize.streaming import stream
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
 

@@ -13,7 +13,7 @@ from backend.errors import AppError, JobError
 from backend.model_folder import has_chat_template
 from backend.models.tokens import THINKS, THOUGHT
 from backend.options import Frozen
-from backend.serve.serving import Server
+from backend.serve.server import Server
 from backend.serve.stops import Stops
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from backend.errors import JobError
-from backend.executors.local import marked, marker_prefix
-from backend.models.artifacts import weights_bytes
-from backend.models.machine import available_bytes, gpu_memory_bytes, gpus
-from backend.serve.engines import EngineName, choose, is_adapter
-from backend.serve.serving import Server, ServerStatus, Serving
+from backend.machine.hardware import available_bytes, gpu_memory_bytes, gpus
+from backend.model_folder import weights_bytes
+from backend.processes.child import marked, marker_prefix
+from backend.serve.engine import EngineName, choose, is_adapter
+from backend.serve.server import Server, ServerStatus, Serving
 from backend.settings import Settings
 
 LOGS = "servers"

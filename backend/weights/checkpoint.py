@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 
 from backend.errors import SpecError
-from backend.models.facts import Tensor
-from backend.models.loading import read_config
+from backend.model_folder import read_config
 from backend.weights.floats import Bytes
 from backend.weights.header import Header, read_headers
+from backend.weights.tensor import Tensor
 from backend.weights.writer import INDEX
 
 

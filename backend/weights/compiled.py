@@ -118,7 +118,7 @@ def _state() -> str:
     """Name what the machine code depends on: sources, compiler, processor."""
     import llvmlite.binding as llvm
 
-    sources = b"".join((Path(__file__).parent / f).read_bytes() for f in ("compiled.py", "kernels.py", "loops.py"))
+    sources = b"".join((Path(__file__).parent / f).read_bytes() for f in ("codes.py", "compiled.py", "loops.py"))
     machine = llvm.get_host_cpu_name() + llvm.get_host_cpu_features().flatten()
     return hashlib.sha256(sources + f"{_version('numba')} {_version('llvmlite')} {machine}".encode()).hexdigest()[:16]
 

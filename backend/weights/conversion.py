@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import SpecError
-from backend.models.facts import DTYPES, Tensor
 from backend.progress import Report
 from backend.strict_json import quoted
 from backend.weights.output import Output
 from backend.weights.pickled import Pickled
+from backend.weights.tensor import DTYPES, Tensor
 from backend.weights.writer import INDEX, Layout, Slot, Writer, index
 
 PIECE = 1 << 24  # bytes that are written at a time

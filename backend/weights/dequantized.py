@@ -10,12 +10,12 @@ from threading import Lock
 import numpy as np
 
 from backend.errors import SpecError
-from backend.models.facts import BITS, Tensor
-from backend.models.families import TRANSPOSED
-from backend.models.machine import torch_threads
+from backend.machine.hardware import torch_threads
 from backend.weights.checkpoint import Weights
+from backend.weights.codes import BLOCK, CODES, NESTED_BLOCK
 from backend.weights.floats import Bytes, Floats, cast, from_float32, is_finite, transposed
-from backend.weights.kernels import BLOCK, CODES, NESTED_BLOCK, dynamic_map, quantize_4bit, quantize_absmax
+from backend.weights.kernels import dynamic_map, quantize_4bit, quantize_absmax
+from backend.weights.tensor import BITS, TRANSPOSED, Tensor
 
 PIECE = 1 << 20  # elements that the first pass has in hand; a multiple of BLOCK
 

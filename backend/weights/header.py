@@ -12,8 +12,8 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from backend.errors import SpecError
-from backend.models.facts import BITS, Tensor
 from backend.strict_json import parse_object, quoted
+from backend.weights.tensor import BITS, Tensor
 
 MAX_HEADER = 16_000_000  # bytes of one; the format allows 100 MB, the largest model's single file has 12
 MAX_HEADERS = 24_000_000  # bytes of all files of a model

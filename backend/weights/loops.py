@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from backend.weights.kernels import BLOCK, LANES, NESTED_BLOCK, TINY, grid
+from backend.weights.codes import BLOCK, LANES, NESTED_BLOCK, TINY, grid
 
 Loop = Callable[..., Any]
 

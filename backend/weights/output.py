@@ -4,8 +4,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from backend.disk import fsync, read_whole, sha256, write_whole
-from backend.models.artifacts import JOURNAL
+from backend.disk import JOURNAL, fsync, read_whole, sha256, write_whole
 from backend.options import Frozen
 
 SHARD = ".safetensors"

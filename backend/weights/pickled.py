@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from backend.errors import SpecError
-from backend.models.facts import BITS, Tensor
 from backend.strict_json import quoted
 from backend.weights.header import LFS_POINTER
+from backend.weights.tensor import BITS, Tensor
 
 MAX_PICKLE = 50_000_000  # bytes of instructions; those of 100,000 tensors take 30 MB
 CHUNK = 128 * 1024  # bytes of a read

@@ -11,8 +11,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from backend.models.facts import BITS
 from backend.weights.output import Output
+from backend.weights.tensor import BITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

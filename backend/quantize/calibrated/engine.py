@@ -9,21 +9,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.errors import SpecError
-from backend.models.families import TRANSPOSED
-from backend.models.machine import give_freed_memory_back
+from backend.machine.hardware import give_freed_memory_back
+from backend.models.rewriting import config_json
 from backend.progress import Report
 from backend.quantize.calibrated.architectures import Group, architecture_of
-from backend.quantize.calibrated.feedback import solve
-from backend.quantize.calibrated.gram import Statistics
+from backend.quantize.calibrated.block_files import Numbers, Shards
+from backend.quantize.calibrated.channel_scales import State, fold_scale, search
+from backend.quantize.calibrated.empty_model import Call, Skeleton, as_mapping
+from backend.quantize.calibrated.error_feedback import solve
+from backend.quantize.calibrated.input_statistics import Statistics
 from backend.quantize.calibrated.options import CalibratedOptions, Grid
-from backend.quantize.calibrated.refinement import refine
-from backend.quantize.calibrated.scales import State, fold_scale, search
-from backend.quantize.calibrated.shards import Numbers, Shards
-from backend.quantize.calibrated.skeleton import Call, Skeleton, as_mapping
-from backend.quantize.calibration import Windows
-from backend.quantize.streaming import config_json
+from backend.quantize.calibrated.refit_scales import refine
+from backend.quantize.calibrated.windows import Windows
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
+from backend.weights.tensor import TRANSPOSED
 
 BATCH = 2048
 """Tokens that go through a block at a time: with twice as many, peak memory is 70 MB more and no second is won."""

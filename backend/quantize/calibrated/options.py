@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from backend.data.options import DatasetOptions, Encoding, dataset_field
 from backend.errors import SpecError
-from backend.finetune.dataset import DatasetOptions, Encoding, dataset_field
-from backend.models.facts import ModelFacts, Tensor, block_of
-from backend.models.families import TRANSPOSED
-from backend.options import parse
-from backend.quantize.bitsandbytes import ADVANCED
+from backend.models.facts import ModelFacts
+from backend.models.rewriting import PlannedOptions
+from backend.options import ADVANCED, parse
 from backend.quantize.calibrated.architectures import refuse_experts
-from backend.quantize.streaming import Memory, Plan, PlannedOptions, View
+from backend.weights.plan import Memory, Plan
+from backend.weights.tensor import TRANSPOSED, Tensor, block_of
+from backend.weights.view import View
 from backend.weights.writer import Slot
 
 GROUP_SIZES = (32, 64, 128)
@@ -83,6 +84,7 @@ class CalibratedOptions(PlannedOptions):
 
     NAMES = ("calibration",)
 
+    stage: Literal["quantize"] = "quantize"
     bits: Literal[2, 3, 4, 8] = Field(4, description="Bits a weight. 4 is the usual choice; fewer lose much more.")
     group_size: Literal[-1, 32, 64, 128] = Field(
         128, description="Inputs that share a scale; -1: all of a row. Smaller: better and a little larger."

@@ -1,0 +1,1 @@
+"""Artifacts: sealed folders that remember how they were made."""

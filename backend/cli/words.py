@@ -1,0 +1,47 @@
+"""How the command line says what was made, measured and reckoned, to a person and to a script."""
+
+from typing import TYPE_CHECKING, Any
+
+from backend.artifacts.artifact import Artifact
+from backend.models.facts import ModelFacts
+
+if TYPE_CHECKING:
+    from backend.stages.estimate import Estimate
+
+
+def model_words(facts: ModelFacts) -> str:
+    """Say what a model is."""
+    pickled = ", pickled: a step `convert` makes safetensors first" if facts.pickled else ""
+    return f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {facts.size / 1e6:.0f} MB{pickled}"
+
+
+def needs(needed: "Estimate") -> str:
+    """Say what a recipe would need; of a training the memory by part."""
+    text = (
+        f"result {needed.output_bytes / 1e6:.0f} MB, disk {needed.disk_bytes / 1e6:.0f} MB, peak memory"
+        f" {needed.peak_memory_bytes / 1e6:.0f} MB, about {needed.seconds:.0f} s and the download"
+    )
+    for place, parts in needed.training_memory.items():
+        listed = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in parts.items())
+        text += f"\nthe training's {place}: {listed}"
+    return "\n".join([text, *needed.warnings])
+
+
+def summary(artifact: Artifact) -> dict[str, Any]:
+    """Give what a script wants to know of an artifact."""
+    return {
+        "size": artifact.size,
+        "seconds": artifact.seconds,
+        "peak_memory_bytes": artifact.peak_memory_bytes,
+        "metrics": artifact.metrics.model_dump() if artifact.metrics else None,
+        "warnings": artifact.warnings,
+    }
+
+
+def words(artifact: Artifact) -> str:
+    """Say the same to a person."""
+    made = f"{artifact.size / 1e6:.0f} MB, made in {artifact.seconds:.0f} s"
+    measured = [artifact.metrics.words] if artifact.metrics else []
+    measured += [artifact.training.words] if artifact.training else []
+    measured += [artifact.check.words] if artifact.check else []
+    return "\n".join([made, *measured, *artifact.warnings])

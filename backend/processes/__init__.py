@@ -1,0 +1,1 @@
+"""Child processes: started, heard and ended, with all that they start."""

@@ -1,0 +1,1 @@
+"""The model card: what it says, and where each sentence comes from."""

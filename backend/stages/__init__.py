@@ -1,0 +1,1 @@
+"""What the steps of a job do, in a worker's process."""

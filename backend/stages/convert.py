@@ -1,0 +1,66 @@
+"""The convert step: a model whose weights are pickled becomes one with safetensors, before anything else reads it.
+
+It runs where there is neither network nor token. A download is replaced; a folder of the user's stays as it is.
+"""
+
+import shutil
+from pathlib import Path
+
+from backend.artifacts.artifact import MANIFEST, Artifact, now
+from backend.artifacts.sealing import is_sealed, open_artifact, partial, seal
+from backend.hub.files import LocalFiles
+from backend.jobs.job import CONVERT
+from backend.models.admission import admit
+from backend.models.config import as_kept
+from backend.models.fetch import PICKLED, check_model
+from backend.models.inspection import read_pickles
+from backend.progress import Report
+from backend.weights.conversion import conversion, convert
+from backend.weights.output import Resumable
+
+
+def converted(source: Path, job: Path) -> Path:
+    """Return where what a folder with pickled weights becomes lies: beside a download, else in the job's folder."""
+    waits = f"-{PICKLED}"
+    return (
+        source.with_name(source.name.removesuffix(waits))
+        if source.name.endswith(waits)
+        else job / CONVERT / source.name
+    )
+
+
+def convert_model(source: Path, target: Path, report: Report) -> None:
+    """Convert a model; a killed run goes on after the last file that it finished.
+
+    Args:
+        source: The folder with its pickled weights; a download is removed at the end.
+        target: The folder that is sealed.
+        report: Told the bytes.
+
+    Raises:
+        SpecError: A file holds something else than plain tensors.
+    """
+    from huggingface_hub.utils._fixes import WeakFileLock
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(target.with_name(f"{target.name}.lock")):
+        if not is_sealed(target):
+            _convert(source, target, report)
+        if source.parent == target.parent:
+            shutil.rmtree(source, ignore_errors=True)
+
+
+def _convert(source: Path, target: Path, report: Report) -> None:
+    files = LocalFiles(source)
+    admitted = admit(files, whole=True)
+    pickled = read_pickles(files, admitted)
+    folder = partial(target, keep=True)
+    output = Resumable(folder)
+    convert(source, pickled, conversion(pickled, admitted.config.data), output, report)
+    for entry in admitted.beside:
+        if entry.name != "config.json":
+            (folder / entry.name).write_bytes(as_kept(entry.name, (source / entry.name).read_bytes()))
+    check_model(folder)
+    known = open_artifact(source) if (source / MANIFEST).is_file() else Artifact(kind="model", stage="", created=now())
+    artifact = seal(folder, target, known.model_copy(update={"kind": "model", "stage": CONVERT}), output.hashes)
+    report.log(f"converted: {artifact.size / 1e6:.0f} MB of safetensors.")

@@ -1,0 +1,1 @@
+"""From one repo of the Hub to another, shard by shard."""

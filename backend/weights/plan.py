@@ -1,0 +1,151 @@
+"""Plan: which file will hold which bytes, known from the headers alone before the first is written."""
+
+from collections import Counter
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from backend.progress import Report
+from backend.weights.floats import Bytes, is_finite
+from backend.weights.tensor import BITS, Tensor
+from backend.weights.view import PIECE, Source, View, threads
+from backend.weights.writer import INDEX, Layout, Slot, Writer, index
+
+TENSOR_BYTES, SLOT_BYTES = 1000, 1200
+"""Of Python's objects for each tensor that is read and each that is written, measured with 20,000 of them."""
+
+
+def _in_hand(view: View, form: "Form | Plain") -> int:
+    """Give the bytes of what is in memory of a tensor at a time."""
+    width, needed = view.tensor.bytes / max(view.elements, 1), form.memory(view)
+    copies = 0 if view.dtype == view.tensor.dtype else 4 * (view.tensor.dtype != "F32") + BITS[view.dtype] // 8
+    pieces = min(threads() * PIECE, view.elements) * (width + copies + needed.element)
+    return int(pieces) + needed.kept + 2 * view.tensor.bytes * view.turned
+
+
+class Memory(NamedTuple):
+    """What writing a tensor takes beside the pieces that are read and cast, in bytes."""
+
+    element: float  # for each element of a piece
+    kept: int  # until the tensor is done
+
+
+class Form(Protocol):
+    """What a method makes of a tensor, as far as headers tell."""
+
+    def skips(self, tensor: Tensor) -> bool:
+        """Whether a tensor stays as it is."""
+
+    def slots(self, view: View) -> list[Slot]:
+        """Give what a tensor becomes."""
+
+    def memory(self, view: View) -> Memory:
+        """Say what writing a tensor takes beside the pieces that are read."""
+
+
+class Plain:
+    """Writes a tensor as it is, in the model's type.
+
+    Attributes:
+        infinite: How many numbers of each tensor were too large for float16.
+    """
+
+    def __init__(self) -> None:
+        self.infinite: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        return type(self).__name__  # part of what a plan is known by
+
+    def slots(self, view: View) -> list[Slot]:
+        """Give the tensor itself."""
+        return [Slot(view.name, view.dtype, view.shape)]
+
+    def write(self, source: Source, writer: Writer) -> None:
+        """Write the tensor piece by piece."""
+        bits, narrowed = BITS[source.dtype], source.dtype == "F16" != source.tensor.dtype
+
+        def piece(first: int, raw: Bytes) -> None:
+            if narrowed and not is_finite(raw, "F16"):
+                self.infinite[source.name] += int(np.isinf(raw.view(np.float16)).sum())
+            writer.write(source.name, raw, first * bits // 8)
+
+        source.each(piece, 2)  # an element can take half a byte
+
+    def memory(self, view: View) -> Memory:
+        """A piece is written as it is."""
+        return Memory(0, 0)
+
+    def warn(self, report: Report) -> None:
+        """Say what float16 could not hold."""
+        if self.infinite:
+            report.warn(
+                f"{self.infinite.total()} weights exceed {np.finfo(np.float16).max:.0f}, the largest float16, and"
+                f" became infinite, the first in '{next(iter(self.infinite))}': choose bfloat16."
+            )
+
+
+class Part(NamedTuple):
+    """One file of a plan: where its bytes go, and what becomes of which tensors."""
+
+    layout: Layout
+    work: list[tuple[View, Form | Plain]]
+
+
+class Plan(NamedTuple):
+    """What a model becomes, known from its headers alone."""
+
+    parts: tuple[Part, ...]
+    plain: Plain
+    parameters: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes that writing takes at its peak, over those of the process that has not begun."""
+        hands = max((_in_hand(view, form) for part in self.parts for view, form in part.work), default=0)
+        return hands + TENSOR_BYTES * self.tensors + SLOT_BYTES * self.slots
+
+    @property
+    def share(self) -> float | None:
+        """Share of a mixture's parameters that change, where its experts stay as they are; else None."""
+        work = [pair for part in self.parts for pair in part.work]
+        changed = sum(view.elements for view, form in work if form is not self.plain)
+        left = any(view.tensor.is_expert for view, form in work if form is self.plain)
+        return changed / self.parameters if changed and left else None
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What whoever takes the result for smaller than it is must know."""
+        if self.share is None:
+            return ()
+        return (
+            f"The experts of this mixture are not quantized: {self.share:.1%} of its parameters are, all others stay as"
+            " they are.",
+        )
+
+    def warn(self, report: Report) -> None:
+        """Say what float16 could not hold, and what is doubtful."""
+        self.plain.warn(report)
+        for doubt in self.doubts:
+            report.warn(doubt)
+
+    @property
+    def tensors(self) -> int:
+        """Number of the tensors that are read."""
+        return sum(len(part.work) for part in self.parts)
+
+    @property
+    def slots(self) -> int:
+        """Number of the tensors that are written."""
+        return sum(len(part.layout.names) for part in self.parts)
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """The layouts of all files with weights."""
+        return [part.layout for part in self.parts]
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Bytes of every file, the index included."""
+        sizes = {layout.file: layout.size for layout in self.layouts}
+        content = index(self.layouts, self.parameters)
+        return sizes | ({INDEX: len(content)} if content else {})
