@@ -13,7 +13,7 @@ from backend.quantize import METHODS
 from backend.recipes import parse_recipe
 from backend.settings import Settings
 from docs.generate import pages
-from tests.pages import FENCE, PAGES, blocks, commands
+from tests.support.pages import FENCE, PAGES, blocks, commands
 
 README = PAGES["README.md"]
 REQUIREMENTS = (ROOT / "requirements.txt").read_text(encoding="utf-8")
@@ -112,7 +112,7 @@ def test_links_lead_somewhere(page):
 
 
 def headings(path):
-    """Give the places of a page as GitHub names them."""
+    """Return the places of a page as GitHub names them."""
     titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
