@@ -32,7 +32,7 @@ SEEN = {
     "rows": "body",
     "calibration": "body",
 }
-"""What can be new, and where it is seen: it is shown anew only once that is, and of rows the estimate is everywhere."""
+"""What can change, and the element that shows it, which must be visible; for rows any, as estimates are everywhere."""
 
 
 def add_changes(app: FastAPI, studio: Studio) -> None:
@@ -138,4 +138,4 @@ _LISTEN = """() => {
   document.addEventListener('visibilitychange', () => document.hidden || wake());
   ask();
 }"""
-"""Asks while the page is open: soon after one did something, seldom where nothing happens or nobody looks."""
+"""Asks while the page is open: soon after an action, seldom when nothing happens or the page is hidden."""

@@ -174,7 +174,7 @@ class Studio:
             minutes = self.settings.server_idle_seconds / 60
             raise JobError(
                 "Another visitor has loaded a model on the GPU, which this job needs to itself. Try again later: it is"
-                f" unloaded when it was not used for {minutes:.0f} min."
+                f" unloaded once it has not been used for {minutes:.0f} min."
             )
         return [own[folder] for folder in live]
 
@@ -201,7 +201,7 @@ class Studio:
         """
         job_id, _, name = (key or "").partition("/")
         if not name:
-            raise SpecError("Choose a model first: the list holds what your jobs have made.")
+            raise SpecError("Choose a model first: the list shows what your jobs made.")
         job = self.supervisor.get(job_id, owner)
         for result in self.results_of(job, owner):
             if result.folder.name == name:

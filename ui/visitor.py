@@ -150,5 +150,6 @@ def require_alone(settings: Settings) -> None:
     """
     if not alone(settings):
         raise LoginError(
-            "This is possible on your own machine only: on a Space its owner does it, by what it is built from."
+            "This is possible on your own machine only: on a Space, its owner does it by changing what the Space is"
+            " built from."
         )

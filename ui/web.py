@@ -55,7 +55,7 @@ def web_app(studio: Studio, launch: Launch | None) -> FastAPI:
 
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:
-    """Say that a request is none that the page makes; FastAPI would repeat the whole of it."""
+    """Say that a request is not one of the page's; FastAPI would repeat the whole of it."""
     return JSONResponse({"detail": "Not a valid request of this page."}, 422)
 
 

@@ -157,7 +157,9 @@ def test_a_job_that_needs_the_gpu_asks_before_it_unloads_a_model(studio: Studio,
 
 
 def test_a_model_of_somebody_else_is_neither_named_nor_unloaded(studio: Studio, gpu: None, loaded: list[Path]) -> None:
-    with pytest.raises(JobError, match=r"^Another visitor has loaded a model on the GPU.*not used for 15 min\.$"):
+    with pytest.raises(
+        JobError, match=r"^Another visitor has loaded a model on the GPU.*it has not been used for 15 min\.$"
+    ):
         studio.in_the_way(recipe(GPTQ), "somebody else")
     assert len(loaded) == 1
     assert studio.in_the_way(recipe(NF4), "somebody else") == []

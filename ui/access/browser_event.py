@@ -69,7 +69,7 @@ def _paths(said: Any) -> list[str]:
         children = part.values() if isinstance(part, dict) else part
         count += len(children)
         if count > MAX_VALUES:
-            raise Refused(413, f"This event holds more than {MAX_VALUES} values: send a part of it.")
+            raise Refused(413, f"This event holds more than {MAX_VALUES} values: send less.")
         if isinstance(part, dict) and isinstance(part.get("path"), str):
             found.append(part["path"])
         left += [child for child in children if isinstance(child, dict | list)]

@@ -223,7 +223,7 @@ class Guard:
         mode, shown_as = (request.headers.get(f"sec-fetch-{name}") for name in ("mode", "dest"))
         pressed = mode in (None, "navigate") and shown_as in (None, "document", "iframe")
         if not pressed or (site not in ("none", "same-origin") and request.scope["path"] != _CALLED_BACK):
-            raise Refused(403, "Press the button of the page to sign in or out.")
+            raise Refused(403, "Use the button on the page to sign in or out.")
 
     def _check_length(self, request: Request, most: int) -> int:
         """Refuse a body that is too large before any of it is read, and return its size in bytes."""

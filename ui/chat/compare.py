@@ -85,7 +85,7 @@ def build_compare(studio: Studio) -> Compare:
     vote = gr.Radio([], label="Which answer is best?", visible=False, elem_id="compare-vote")
     with gr.Accordion("Many questions at once", open=False, elem_classes=["more"]):
         file = gr.File(
-            label="A text file with one question a line", file_count="single", type="filepath", height=96,
+            label="A text file with one question per line", file_count="single", type="filepath", height=96,
             elem_id="compare-file",
         )  # fmt: skip
         save = gr.Button("Download the table", size="sm", visible=False, elem_id="compare-save")

@@ -48,7 +48,7 @@ def sight(seen: Seen) -> str:
         return ""
     share = survey.learned_tokens / max(survey.tokens, 1)
     figures = {"rows": survey.rows, "tokens": survey.tokens, f"learned ({share:.0%})": survey.learned_tokens}
-    figures |= {"tokens in the longest": survey.longest, **counts(survey)}
+    figures |= {"tokens in the longest row": survey.longest, **counts(survey)}
     head = part("What the model will see", f"Rows with the chat template, as the model reads them. {reach(seen)}")
     if not survey.samples:
         return head + _list(figures) + fault("Nothing in any row would be learned: raise max_length, or change loss.")
@@ -68,7 +68,7 @@ def _head(job: Job, seen: Seen) -> str:
         words = '<p class="verdict poor">These rows cannot be used as they are.</p>'
     elif seen.questions:
         asked = plural(len(seen.questions), "question")
-        words = f'<p class="verdict fair">{asked} to answer before anything is done with them.</p>'
+        words = f'<p class="verdict fair">Answer {asked} to continue.</p>'
     elif seen.reading:
         words = _verdict(seen.reading)
     else:
@@ -105,10 +105,8 @@ def _columns(examination: Examination) -> str:
     )
     more = len(examination.columns) - SHOWN_COLUMNS
     rows += f'<tr><th scope="row">… and {more} more</th></tr>' if more > 0 else ""
-    head = (
-        '<tr><th scope="col">Column</th><th scope="col">holds</th><th scope="col">is the</th><th>begins with</th></tr>'
-    )
-    return f'<div class="wide"><table class="columns"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Column", "Type", "Role", "Example"))
+    return f'<div class="wide"><table class="columns"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _findings(said: Iterable[str]) -> str:

@@ -27,7 +27,7 @@ from ui.studio import Studio
 from ui.visitor import alone
 
 Ask = Callable[[Given, ModelFacts, str, str | None], Preview]
-"""Gives what is to be looked at: from the values of the page, the model, and who asks, with their token."""
+"""Returns what to inspect, from the values of the page, the model, the owner and the owner's token."""
 
 
 Stood = tuple[str, str, int]

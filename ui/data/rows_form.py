@@ -72,8 +72,8 @@ LEARNING = Purpose(
 CALIBRATING = Purpose(
     "calibration",
     "Calibration data",
-    "What the model reads while its weights are rounded, so that little is lost where they matter. Use text like the"
-    " model will see in use, never the text that quality is measured on.",
+    "What the model reads while its weights are rounded, so that little is lost where they matter. Use text like what"
+    " the model will see, never the text that quality is measured on.",
     "Automatic\nThe training data of the recipe; without fine-tuning, embedded English prose.",
     "Show what calibration reads",
     "rows or text for calibration",
@@ -89,7 +89,7 @@ _COLUMNS = (
     "user_column", "assistant_column", "context_column", "system_column", "messages_column", "text_column",
 )  # fmt: skip
 _OF_THE_ROWS = (*_COLUMNS, "template", *LEARNING.reading)
-"""What is said of one source's rows, and of no other's."""
+"""Options that belong to the rows of one source."""
 
 
 @dataclass(frozen=True)

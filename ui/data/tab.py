@@ -18,7 +18,7 @@ UPLOAD = "upload"
 
 _SOURCES = [
     ("Automatic\nWikiText-2, the usual benchmark. For the bundled model, prose that needs no network.", AUTOMATIC),
-    ("A data set on the Hub\nAny one with a text column.", DATASET),
+    ("A data set on the Hub\nAny data set with a text column.", DATASET),
     ("My own text\nA plain text file in the language and style of your use.", UPLOAD),
 ]
 

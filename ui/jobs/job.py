@@ -35,7 +35,7 @@ def title(job: Job) -> tuple[str, str]:
     if isinstance(spec, Evaluation | Checking):
         return "Measure" if isinstance(spec, Evaluation) else "Check", spec.folder.name
     if isinstance(spec, Preview):
-        return "Look at rows", model_name(spec.base_model)
+        return "Inspect rows", model_name(spec.base_model)
     spec = spec.recipe if isinstance(spec, Streaming) else spec
     what = stage_title(spec.making[0]) if len(spec.making) == 1 else way(spec.making)
     return what[:1].upper() + what[1:], model_name(spec.base_model)

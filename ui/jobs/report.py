@@ -4,7 +4,7 @@ from backend.artifacts.artifact import Metrics
 from ui.kit.format import escape, percent
 from ui.studio import Result
 
-# KL in nats a token. On the demo model NF4 has 0.28 and picks another token 26 times in 100; calibrated 4 bit has 0.09.
+# KL in nats per token. On the demo model NF4 has 0.28 and picks another token 26 times in 100; calibrated 4 bit 0.09.
 _GRADES = (
     (0.02, "good", "As good as the {}"),
     (0.1, "good", "Very close to the {}"),
@@ -15,8 +15,8 @@ _WORST = ("poor", "Far from the {}: try a method with more bits")
 _CHANGED = ("changed", "What the adapters changed")  # more is no loss: it is what they were trained for
 
 _ALWAYS = ("right before and wrong now, or the reverse", "generated one by one, on this machine")
-_LOSS = ("lower is better", "nats a token, lower is better", "the worst tokens, lower is better", "higher is better")
-_CHANGE = ("lower is better", "nats a token", "the tokens that changed most", "")
+_LOSS = ("lower is better", "nats per token, lower is better", "the worst tokens, lower is better", "higher is better")
+_CHANGE = ("lower is better", "nats per token", "the tokens that changed most", "")
 
 
 def report(result: Result, metrics: Metrics) -> str:
@@ -37,7 +37,7 @@ def report(result: Result, metrics: Metrics) -> str:
         ("KL divergence, 99th percentile", "0", f"{metrics.kl_p99:.3f}"),
         ("Same next token", percent(1), percent(metrics.top1_agreement)),
         ("Flips of the next token", percent(0), "" if metrics.flips is None else percent(metrics.flips)),
-        (f"Tokens a second in {escape(metrics.engine)}", *map(_speed, speeds)),
+        (f"Tokens per second in {escape(metrics.engine)}", *map(_speed, speeds)),
     ]
     body = "".join(
         f'<tr><th scope="row">{name}<small>{hint}</small></th><td>{before}</td><td>{after}</td></tr>'

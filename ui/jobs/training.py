@@ -31,8 +31,8 @@ def training(job: Job, course: Course, stopping: bool, made: Training | None) ->
     loss = course.series("loss")
     learned = course.series("eval_loss")
     mark = course.resumed
-    plots = plot("Loss, nats a token", [Line("rows trained on", "one", loss), Line("validation rows", "two", learned)],
-                 last, mark)  # fmt: skip
+    losses = [Line("training data", "one", loss), Line("validation data", "two", learned)]
+    plots = plot("Loss, nats per token", losses, last, mark)
     small = plot("Learning rate", [Line("learning rate", "one", course.series("learning_rate"))], last, mark, SMALL)
     small += plot("Gradient norm", [Line("gradient norm", "one", course.series("grad_norm"))], last, mark, SMALL)
     facts = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in _figures(job, course, last).items())

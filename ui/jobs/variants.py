@@ -70,7 +70,7 @@ def _row(name: str, made: int, metrics: Metrics) -> str:
 
 
 def _picture(points: Sequence[tuple[str, float, float]]) -> str:
-    """Draw points: name, megabytes, nats a token; the latter on a scale of powers, as differences are factors."""
+    """Draw points: name, megabytes, nats per token; the latter on a scale of powers, as differences are factors."""
     largest = max(x for _, x, _ in points) * 1.1
     logs = [math.log10(max(y, 1e-4)) for _, _, y in points]
     low = min(logs) - 0.15

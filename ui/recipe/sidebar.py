@@ -91,7 +91,7 @@ def step_words(stage: Stage) -> tuple[str, str]:
             f"{plural(stage.num_samples, 'window')} of {plural(stage.max_seq_length, 'token')}",
         )
     if stage.stage == "check":
-        return "Try it where it will be served", f"{len(PROMPTS)} prompts"
+        return "Test it in the engine that will serve it", f"{len(PROMPTS)} prompts"
     if stage.stage == "finetune":
         rows = "bundled questions and answers" if stage.dataset == DEMO_DATASET else stage.dataset.rpartition("/")[2]
         return stage_title(stage), f"on {rows}"

@@ -213,7 +213,7 @@ def build_recipe_tab() -> RecipeTab:
     evaluate = gr.Checkbox(
         value=True,
         label="Measure the quality afterwards",
-        info="Perplexity, KL divergence and agreement with the original model, on the text chosen under Data.",
+        info="Perplexity, KL divergence and agreement with the model it was made from, on the text chosen under Data.",
         elem_id="evaluate",
     )
     check = gr.Checkbox(
