@@ -10,7 +10,7 @@ from ui.changes import listen
 from ui.chat.events import wire_chat
 from ui.chat.tab import build_chat_tab
 from ui.data.events import wire_data
-from ui.data.look import build_looking, calibrating, learning
+from ui.data.look import build_inspection, calibrating, learning
 from ui.data.tab import build_data_tab
 from ui.jobs.events import wire_jobs
 from ui.jobs.tab import build_jobs_tab
@@ -81,12 +81,12 @@ def build_parts(studio: Studio) -> Workbench:
                 publish = build_publish_tab(studio)
                 build_deploy(studio)
     rendering = {name: recipe.finetuning.form.fields[name] for name in RENDERING}
-    looking = build_looking(studio, data.rows, rendering.values(), learning(studio, data.rows, rendering))
+    training = build_inspection(studio, data.rows, rendering.values(), learning(studio, data.rows, rendering))
     others = [*recipe.components, *data.rows.components, *data.components]
-    hearing = build_looking(studio, data.calibration, others, calibrating(studio, data, recipe))
+    calibration = build_inspection(studio, data.calibration, others, calibrating(studio, data, recipe))
     return Workbench(
         studio, sidebar, tabs, model, data, recipe, jobs, chat, publish, data_door, chat_door, publish_door,
-        looking, hearing,
+        training, calibration,
         # A fixed key and secret: what the browser remembers outlives a restart. It never holds a token.
         gr.BrowserState(None, storage_key="weightsmith-recipe", secret="weightsmith"),
     )  # fmt: skip

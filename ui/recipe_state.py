@@ -13,7 +13,7 @@ from backend.errors import SpecError
 from backend.models.facts import ModelFacts
 from backend.recipes import Recipe, parse_recipe
 from ui.chat.tab import ChatTab
-from ui.data.look import Looking
+from ui.data.look import Inspection
 from ui.data.rows_form import USUAL
 from ui.data.tab import DataTab
 from ui.jobs.tab import JobsTab
@@ -44,8 +44,8 @@ class Workbench:
     """The page's parts.
 
     Attributes:
-        looking: Shows the rows that are learned from.
-        hearing: Shows what calibration reads.
+        training_inspection: Shows what is found in the training data.
+        calibration_inspection: Shows what calibration reads.
         remembered: The recipe that the browser keeps.
     """
 
@@ -61,8 +61,8 @@ class Workbench:
     data_door: gr.Tab
     chat_door: gr.Tab
     publish_door: gr.Tab
-    looking: Looking
-    hearing: Looking
+    training_inspection: Inspection
+    calibration_inspection: Inspection
     remembered: gr.BrowserState
 
     @property
@@ -86,7 +86,7 @@ class Workbench:
         text = self.recipe.text
         pasted = self.recipe.pasted
         token = self.token
-        shown = {self.looking.survey, self.recipe.finetuning.preset}
+        shown = {self.training_inspection.survey, self.recipe.finetuning.preset}
         return {self.model.facts, self.model.revision, text, pasted, token, *shown, *self.form}
 
     def outputs(self) -> list[Block]:
@@ -123,7 +123,7 @@ class Workbench:
         if facts is None:
             return marks | {self.sidebar.summary: empty(), self.sidebar.start: gr.update(interactive=False)}
         draft = self.draft(given)
-        survey = given[self.looking.survey]
+        survey = given[self.training_inspection.survey]
         if "finetune" in draft.stages:
             finetuning = self.recipe.finetuning
             rows = {"dataset": draft.uploads.rows} if draft.uploads.rows else {}

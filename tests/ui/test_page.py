@@ -210,7 +210,7 @@ def test_rows_that_were_looked_at_are_what_the_costs_are_reckoned_from(bench: Wo
     long = Survey(rows=5_000, tokens=4_000_000, histogram=(), samples=(), **counts)
     told = {}
     for survey in (None, long):
-        updates = bench.refresh(given(bench, tuning=True) | {bench.looking.survey: survey})
+        updates = bench.refresh(given(bench, tuning=True) | {bench.training_inspection.survey: survey})
         told[survey is None] = updates[bench.recipe.finetuning.preset]["choices"][1][0], updates[bench.sidebar.summary]
     assert " min and " in told[True][0]
     assert re.search(r"About \d+ h", told[False][0])
@@ -332,7 +332,7 @@ def test_what_is_wrong_with_calibration_stands_beside_its_field(bench: Workbench
 
 def test_what_calibration_reads_is_what_the_recipe_says(bench: Workbench) -> None:
     gptq = {"method": "gptq", "quantize-gptq-max_seq_length": 64}
-    ask, facts = bench.hearing.ask, demo_facts()
+    ask, facts = bench.calibration_inspection.ask, demo_facts()
     assert ask(given(bench, **gptq), facts, "me", None).cut.model_dump()["max_seq_length"] == 64
     assert ask(given(bench, **gptq), facts, "me", None).cut.embedded
     tuned = ask(given(bench, tuning=True, merging=True, **gptq, **{"rows-split": "train[:9]"}), facts, "me", None)

@@ -26,7 +26,7 @@ from backend.serve.servers import Servers
 from backend.settings import Settings
 from tests.support.row_examples import GOOD, PAIRS, jsonl
 from ui.data.findings import panel, sight
-from ui.data.look import Looking, build_looking, learning
+from ui.data.look import Inspection, build_inspection, learning
 from ui.data.rows_form import HUB, LEARNING, UPLOAD, USUAL, RowsForm, build_rows
 from ui.studio import Studio
 
@@ -38,13 +38,13 @@ def rows() -> RowsForm:
 
 
 @pytest.fixture
-def looking(tmp_path: Path) -> Any:
+def inspection(tmp_path: Path) -> Any:
     settings = Settings(data=tmp_path / "data")
     supervisor = Supervisor(settings)
     supervisor.start()
     with gr.Blocks():
         studio, rows = Studio(settings, supervisor, Servers(settings)), build_rows(LEARNING)
-        yield build_looking(studio, rows, (), learning(studio, rows, {}))
+        yield build_inspection(studio, rows, (), learning(studio, rows, {}))
     supervisor.stop()
 
 
@@ -169,73 +169,77 @@ def test_samples_keep_their_white_space_and_are_text_and_nothing_else() -> None:
     assert "3  left out" in view(Seen(survey=none), colour=False)
 
 
-def test_an_upload_is_looked_at_where_it_stays_and_nothing_is_done_twice(looking: Looking, tmp_path: Path) -> None:
+def test_an_upload_is_looked_at_where_it_stays_and_nothing_is_done_twice(
+    inspection: Inspection, tmp_path: Path
+) -> None:
     upload = tmp_path / "gradio" / "rows.jsonl"
     upload.parent.mkdir()
     upload.write_bytes(GOOD)
-    typed = given(looking.rows, source=UPLOAD, upload=str(upload)) | {looking.job: None}
-    begun = looking.look(typed, demo_facts(), "me", None)
-    assert set(begun) <= set(looking.outputs())
+    typed = given(inspection.rows, source=UPLOAD, upload=str(upload)) | {inspection.job: None}
+    begun = inspection.look(typed, demo_facts(), "me", None)
+    assert set(begun) <= set(inspection.outputs())
     assert (
-        looking.look(typed | {looking.job: begun[looking.job]}, demo_facts(), "me", None)[looking.job]
-        == begun[looking.job]
+        inspection.look(typed | {inspection.job: begun[inspection.job]}, demo_facts(), "me", None)[inspection.job]
+        == begun[inspection.job]
     )
-    spec = looking.studio.supervisor.get(begun[looking.job], "me").read_spec()
+    spec = inspection.studio.supervisor.get(begun[inspection.job], "me").read_spec()
     assert isinstance(spec, Preview)
     assert Path(spec.options.dataset).is_relative_to(tmp_path / "data" / "uploads")
-    assert looking.tick(begun[looking.job], "ben", None)[looking.job] is None
-    changed = looking.look(
-        {**typed, looking.job: begun[looking.job], looking.rows.form.fields["on_fault"]: "drop"},
+    assert inspection.tick(begun[inspection.job], "ben", None)[inspection.job] is None
+    changed = inspection.look(
+        {**typed, inspection.job: begun[inspection.job], inspection.rows.form.fields["on_fault"]: "drop"},
         demo_facts(),
         "me",
         None,
     )
-    assert changed[looking.job] != begun[looking.job]
-    assert "another window" in looking.tick(begun[looking.job], "me", None)[looking.rows.panel]
+    assert changed[inspection.job] != begun[inspection.job]
+    assert "another window" in inspection.tick(begun[inspection.job], "me", None)[inspection.rows.panel]
 
 
-def test_a_look_that_begins_while_another_is_shown_is_not_forgotten(looking: Looking) -> None:
+def test_a_look_that_begins_while_another_is_shown_is_not_forgotten(inspection: Inspection) -> None:
     ended = ("a job", "completed", 2)
     for job_id, stood in ((None, None), (None, ended), ("a job", ended)):
-        assert looking.job not in looking.tick(job_id, "me", stood)
+        assert inspection.job not in inspection.tick(job_id, "me", stood)
 
 
-def test_what_is_wrong_with_a_field_stands_beside_it_and_nothing_is_looked_at(looking: Looking) -> None:
-    typed = given(looking.rows, split="[:", validation_size=-1) | {looking.job: None}
-    refused = looking.look(typed, demo_facts(), "me", None)
-    assert set(refused) <= set(looking.outputs())
-    assert "is no split" in refused[looking.rows.form.fields["split"]]["info"]
-    assert "at least 0" in refused[looking.rows.form.fields["validation_size"]]["info"]
-    assert refused[looking.job] is None
-    assert "is no split" in refused[looking.rows.panel]
+def test_what_is_wrong_with_a_field_stands_beside_it_and_nothing_is_looked_at(inspection: Inspection) -> None:
+    typed = given(inspection.rows, split="[:", validation_size=-1) | {inspection.job: None}
+    refused = inspection.look(typed, demo_facts(), "me", None)
+    assert set(refused) <= set(inspection.outputs())
+    assert "is no split" in refused[inspection.rows.form.fields["split"]]["info"]
+    assert "at least 0" in refused[inspection.rows.form.fields["validation_size"]]["info"]
+    assert refused[inspection.job] is None
+    assert "is no split" in refused[inspection.rows.panel]
 
 
 @pytest.mark.real
-def test_findings_are_shown_before_the_rows_are_rendered(looking: Looking, tmp_path: Path) -> None:
+def test_findings_are_shown_before_the_rows_are_rendered(inspection: Inspection, tmp_path: Path) -> None:
     upload = tmp_path / "rows.jsonl"
     upload.write_bytes(GOOD)
-    typed = given(looking.rows, source=UPLOAD, upload=str(upload)) | {looking.job: None}
-    job_id = looking.look(typed, demo_facts(), "me", None)[looking.job]
+    typed = given(inspection.rows, source=UPLOAD, upload=str(upload)) | {inspection.job: None}
+    job_id = inspection.look(typed, demo_facts(), "me", None)[inspection.job]
     stood, told = None, []
     while stood is None or stood[1] in UNFINISHED:
-        updates = looking.tick(job_id, "me", stood)
-        stood = updates[looking.stood]
-        if looking.rows.panel in updates:
-            told.append((updates[looking.rows.panel], updates.get(looking.rows.sight)))
+        updates = inspection.tick(job_id, "me", stood)
+        stood = updates[inspection.stood]
+        if inspection.rows.panel in updates:
+            told.append((updates[inspection.rows.panel], updates.get(inspection.rows.sight)))
         time.sleep(0.05)
     found = next(i for i, (text, _) in enumerate(told) if "prompt → user" in text)
     assert told[found][1] is None
     assert "mark" in told[-1][1]
 
 
-def test_rows_are_rendered_with_what_another_form_says(looking: Looking, tmp_path: Path) -> None:
+def test_rows_are_rendered_with_what_another_form_says(inspection: Inspection, tmp_path: Path) -> None:
     length = gr.Number(64)
-    ask = learning(looking.studio, looking.rows, {"max_length": length})
-    other = dataclasses.replace(looking, others=(length,), ask=ask)
+    ask = learning(inspection.studio, inspection.rows, {"max_length": length})
+    other = dataclasses.replace(inspection, others=(length,), ask=ask)
     assert length in other.inputs()
-    typed = given(looking.rows) | {looking.job: None, length: 64}
-    spec = looking.studio.supervisor.get(other.look(typed, demo_facts(), "me", None)[looking.job], "me").read_spec()
+    typed = given(inspection.rows) | {inspection.job: None, length: 64}
+    spec = inspection.studio.supervisor.get(
+        other.look(typed, demo_facts(), "me", None)[inspection.job], "me"
+    ).read_spec()
     assert isinstance(spec, Preview)
     assert spec.options.max_length == 64
     too_long = other.look(typed | {length: 10_000}, demo_facts(), "me", None)
-    assert "more than the 8192 tokens" in too_long[looking.rows.panel]
+    assert "more than the 8192 tokens" in too_long[inspection.rows.panel]

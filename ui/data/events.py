@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from ui.changes import hear
-from ui.data.look import Looking, Stood
+from ui.data.look import Inspection, Stood
 from ui.kit.events import LATEST, QUIET
 from ui.kit.forms import Given, Updates
 from ui.recipe_state import Workbench
@@ -38,26 +38,26 @@ def wire_data(page: gr.Blocks, bench: Workbench) -> None:
     """Connect the tab."""
     most = bench.studio.settings.max_upload_bytes
     page.load(None, None, None, js=_REFUSE_LARGE % most, api_name="data_refuse_large", **QUIET)
-    _wire_rows(bench, bench.looking, lambda given: bool(given[bench.recipe.finetuning.wanted]))
-    _wire_rows(bench, bench.hearing, bench.recipe.calibrates)
-    _wire_news(bench, bench.looking)
-    _wire_news(bench, bench.hearing)
+    _wire_rows(bench, bench.training_inspection, lambda given: bool(given[bench.recipe.finetuning.wanted]))
+    _wire_rows(bench, bench.calibration_inspection, bench.recipe.calibrates)
+    _wire_news(bench, bench.training_inspection)
+    _wire_news(bench, bench.calibration_inspection)
 
 
-def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[Given], bool]) -> None:
+def _wire_rows(bench: Workbench, inspection: Inspection, wanted: Callable[[Given], bool]) -> None:
     """Connect one form of rows.
 
     Args:
         bench: The page.
-        looking: What looks at them.
+        inspection: Of these rows.
         wanted: Says whether the recipe reads them, from the values of the page.
     """
     settings = bench.studio.settings
-    rows = looking.rows
+    rows = inspection.rows
     name = rows.purpose.name
 
     def see(given: Given, who: Visitor) -> Updates:
-        return looking.look(given, given[bench.model.facts], who.member(), who.token(given[bench.token]))
+        return inspection.look(given, given[bench.model.facts], who.member(), who.token(given[bench.token]))
 
     @handler(settings, rows.panel)
     def look(given: Given, who: Visitor) -> Updates:
@@ -65,16 +65,18 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[Given], boo
 
     @handler(settings, rows.panel)
     def again(given: Given, who: Visitor) -> Updates:
-        return see(given, who) if given[looking.job] and wanted(given) else {looking.job: given[looking.job]}
+        job = given[inspection.job]
+        return see(given, who) if job and wanted(given) else {inspection.job: job}
 
     @handler(settings, rows.panel)
     def enter(given: Given, who: Visitor) -> Updates:
-        return see(given, who) if wanted(given) and not given[looking.job] else {looking.job: given[looking.job]}
+        job = given[inspection.job]
+        return see(given, who) if wanted(given) and not job else {inspection.job: job}
 
-    inputs = {bench.model.facts, bench.token, *looking.inputs(), *bench.recipe.components}
-    outputs = looking.outputs()
+    inputs = {bench.model.facts, bench.token, *inspection.inputs(), *bench.recipe.components}
+    outputs = inspection.outputs()
     fields = [event for field in rows.form.components for event in _left(field)]
-    others = [event for field in looking.others for event in _left(field)]
+    others = [event for field in inspection.others for event in _left(field)]
     gr.on([rows.look.click, rows.file.clear, *fields], look, inputs, outputs, api_name=f"{name}_look", **LATEST)
     bench.data_door.select(enter, inputs, outputs, api_name=f"{name}_enter", **LATEST)
     for event, chosen in ((rows.source.input, f"{name}_source"), (rows.file.upload, f"{name}_upload")):
@@ -84,17 +86,17 @@ def _wire_rows(bench: Workbench, looking: Looking, wanted: Callable[[Given], boo
     gr.on([bench.model.card.change, *others], again, inputs, outputs, api_name=f"{name}_again", **LATEST)
 
 
-def _wire_news(bench: Workbench, looking: Looking) -> None:
-    name = looking.rows.purpose.name
+def _wire_news(bench: Workbench, inspection: Inspection) -> None:
+    name = inspection.rows.purpose.name
 
-    @handler(bench.studio.settings, looking.rows.panel)
+    @handler(bench.studio.settings, inspection.rows.panel)
     def tick(job_id: str | None, stood: Stood | None, who: Visitor) -> Updates:
-        return looking.tick(job_id, who.owner, stood)
+        return inspection.tick(job_id, who.owner, stood)
 
-    stood = [looking.job, looking.stood]
-    hear(name, tick, stood, looking.outputs())
+    stood = [inspection.job, inspection.stood]
+    hear(name, tick, stood, inspection.outputs())
     # What has ended before it was known here is told no more.
-    looking.job.change(tick, stood, looking.outputs(), api_name=f"{name}_begun", **QUIET)
+    inspection.job.change(tick, stood, inspection.outputs(), api_name=f"{name}_begun", **QUIET)
 
 
 def _left(field: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Inspecting rows in the page: a preview job for what the form says now, shown while it runs."""
+"""Inspection: a look at rows by a preview job for what the form says now, shown while it runs."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ Stood = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
-class Looking:
-    """What looks at rows.
+class Inspection:
+    """A look at rows, for training or for calibration.
 
     Attributes:
         studio: The backend.
@@ -130,10 +130,10 @@ class Looking:
         return job.error is None and job.read_spec() == spec
 
 
-def build_looking(studio: Studio, rows: RowsForm, others: Iterable[Component], ask: Ask) -> Looking:
+def build_inspection(studio: Studio, rows: RowsForm, others: Iterable[Component], ask: Ask) -> Inspection:
     """Build what is not seen, inside the open Blocks."""
     states = gr.State(None), gr.State(None), gr.State(None)
-    return Looking(studio, rows, tuple(others), ask, *states)
+    return Inspection(studio, rows, tuple(others), ask, *states)
 
 
 def learning(studio: Studio, rows: RowsForm, rendering: dict[str, Component]) -> Ask:

@@ -29,7 +29,7 @@ def _wire_forms(bench: Workbench) -> None:
     left_out = {field for rows in both for field in (rows.source, rows.file)}
     changed = [*(_set(field) for field in bench.form if field not in left_out), *cleared]
     gr.on(changed, bench.changed, bench.inputs(), bench.outputs(), api_name="recipe_changed", **LATEST)
-    survey = bench.looking.survey
+    survey = bench.training_inspection.survey
     survey.change(bench.refresh, bench.inputs(), bench.outputs(), api_name="recipe_surveyed", **QUIET)
 
 
