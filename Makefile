@@ -14,7 +14,7 @@ test: $(VENV)/.dev chromium tests/node/node_modules $(VENV)-cards/ready vllm
 
 # What serves GPTQ and AWQ, in an environment of its own.
 vllm: $(VENV)/.app
-	$(BIN)/python -m backend.serve.engines.vllm_environment
+	$(BIN)/python -m backend.serve.installation vllm
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -17,7 +17,7 @@ from backend.errors import HardwareError, JobError, SpecError
 from backend.processes.child import ROOT, marked, marker_prefix
 from backend.serve import servers as pool
 from backend.serve.chat import ChatOptions, stream
-from backend.serve.engine import choose
+from backend.serve.engines import choose
 from backend.serve.servers import Servers
 from backend.settings import Settings
 

@@ -17,7 +17,7 @@ from backend.errors import AppError, JobError
 from backend.machine.hardware import gpus
 from backend.options import Frozen
 from backend.processes.child import Child, environment
-from backend.serve.engine import ENGINES, kernel
+from backend.serve.engines import ENGINES
 from backend.serve.guard import KEY, MODEL
 from backend.settings import Settings
 
@@ -148,12 +148,12 @@ class Serving:
         """Start it; False where it does not get ready, or is stopped meanwhile.
 
         Args:
-            sockets: Where vLLM's processes meet; a killed one leaves its sockets.
+            sockets: An empty folder with a short name, in which an engine's processes may meet.
         """
         engine, server, home = ENGINES[self._server.engine], self._server, self._settings.data.resolve()
         command = engine.command(server.folder, server.port, "cuda:0" if gpus() else "cpu", server.base)
-        env = environment(home, online=False) | {KEY: server.key, MODEL: server.model} | engine.environment
-        env["VLLM_RPC_BASE_PATH"] = str(sockets)
+        env = environment(home, online=False) | {KEY: server.key, MODEL: server.model}
+        env |= engine.environment(sockets)
         started = time.monotonic()
         try:
             with self._lock:
@@ -168,7 +168,7 @@ class Serving:
             return False
         self.used = time.monotonic()
         text = f"Ready after {self.used - started:.0f} s, served by {server.engine}."
-        return self._set("ready", f"{text} {kernel(self._written())}".strip())
+        return self._set("ready", f"{text} {engine.remark(self._written())}".strip())
 
     def _until_ready(self, child: Child) -> None:
         import httpx

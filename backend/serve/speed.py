@@ -7,7 +7,7 @@ from pathlib import Path
 from backend.disk import scratch
 from backend.errors import AppError
 from backend.progress import Report
-from backend.serve.engine import EngineName
+from backend.serve.engines import EngineName
 from backend.serve.server import Server
 from backend.serve.servers import Servers
 from backend.settings import Settings

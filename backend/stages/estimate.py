@@ -32,7 +32,7 @@ from backend.processes.ranks import processes
 from backend.quantize.calibrated.costs import calibrated_cost
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe
-from backend.serve.engines.vllm_environment import interpreter
+from backend.serve.engines import expected
 from backend.settings import load_settings
 from backend.stages.companions import base_of
 from backend.stages.stream.handover import ON_DISK
@@ -48,7 +48,6 @@ ROWS_BYTES = 24  # for each of the compared rows and token of the vocabulary: si
 COPIES_BYTES = 160  # for each token of a window and number that it is in a layer
 EVALUATE_SECONDS = 8.0  # the imports
 EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER = 2.4e-11  # both models, forward
-CHECK_SECONDS = {"transformers": 15.0, "vllm": 45.0}  # until a server is ready
 ANSWER_SECONDS_A_PARAMETER = 3.7e-8  # the answers of both models
 
 
@@ -266,11 +265,9 @@ def _conversion(facts: ModelFacts, speed: Speeds) -> Step:
 
 def _checking(facts: ModelFacts, results: list[dict[str, int]]) -> Step:
     """Reckon what trying each result in its engine needs: a server of it, then its weights in transformers."""
-    from backend.serve.servers import OVERHEAD
-
-    engine = "vllm" if interpreter() else "transformers"
-    memory = OVERHEAD[engine] + facts.size
-    answers = len(results) * (CHECK_SECONDS[engine] + facts.parameters * ANSWER_SECONDS_A_PARAMETER)
+    engine = expected()
+    memory = engine.overhead + facts.size
+    answers = len(results) * (engine.start_seconds + facts.parameters * ANSWER_SECONDS_A_PARAMETER)
     return Step("check", memory, EVALUATE_SECONDS + answers)
 
 

@@ -75,7 +75,7 @@ def prepare(
 
 def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> None:
     """Refuse a quantized base; one in GPTQ is tuned by PEFT where GPTQModel computes its layers."""
-    from backend.serve.engine import missing_packages
+    from backend.serve.engines.transformers import missing_packages
 
     if quant_method == "gptq" and not missing_packages("gptq"):
         if options.quantization == "none":

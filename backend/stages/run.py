@@ -15,7 +15,7 @@ from backend.artifacts.artifact import MANIFEST, Artifact, now, versions
 from backend.artifacts.sealing import open_artifact, partial, record, seal, verify
 from backend.check import check
 from backend.disk import read_whole
-from backend.errors import HubError, JobError, SpecError
+from backend.errors import AppError, HubError, JobError, SpecError
 from backend.evaluate import EvaluateOptions, Text, measure
 from backend.hub.files import LocalFiles
 from backend.jobs.job import (
@@ -40,7 +40,7 @@ from backend.jobs.job import (
 )
 from backend.machine.hardware import hardware, peak_memory_bytes
 from backend.merge import merge, merged
-from backend.model_folder import read_config
+from backend.model_folder import is_adapter, read_config
 from backend.models.admission import admit
 from backend.models.config import embedded, longest_window
 from backend.models.demo import evaluation_text
@@ -49,7 +49,6 @@ from backend.progress import Report
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe
-from backend.serve.engine import is_adapter
 from backend.settings import load_settings
 from backend.stages.companions import base_in, complete
 from backend.stages.convert import convert_model, converted
@@ -337,7 +336,7 @@ def _to_check(job: Path, spec: Spec) -> list[Path]:
 
 
 def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], report: Report) -> dict[str, Any]:
-    """Time a packed model and its reference in vLLM, before memory is taken; transformers times all others itself.
+    """Time a packed model and its reference in their engine, before memory is taken; all others time themselves.
 
     Args:
         reference: Folder of the model that the result was made from.
@@ -346,17 +345,26 @@ def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], repo
         report: Told what is timed.
     """
     from backend.quantize.packed import is_packed
-    from backend.serve.engines.vllm_environment import interpreter
+    from backend.serve.engines import ENGINES, choose
     from backend.serve.speed import decode_speed
 
-    if not is_packed(result) or interpreter() is None:
+    if not is_packed(result):
+        return {}
+    try:
+        name, _ = choose(result)
+    except AppError as e:
+        report.log(f"The speed of '{result.name}' is not measured: {e}")
         return {}
     for folder in (reference, result):
         if folder not in timed:
-            timed[folder] = decode_speed(folder, "vllm", load_settings(), report)
+            timed[folder] = decode_speed(folder, name, load_settings(), report)
     if timed[reference] is None or timed[result] is None:
         return {}
-    return {"reference_tokens_per_second": timed[reference], "tokens_per_second": timed[result], "engine": "vLLM"}
+    return {
+        "reference_tokens_per_second": timed[reference],
+        "tokens_per_second": timed[result],
+        "engine": ENGINES[name].title,
+    }
 
 
 def _measured_on(job: Path, spec: Spec, index: int) -> Text:

@@ -22,7 +22,7 @@ from backend.model_folder import read_config
 from backend.models.chat_template import in_words
 from backend.models.config import context_length
 from backend.models.loading import leave_kernels, refuse_made_up
-from backend.serve.guard import Door
+from backend.serve.guard import Guard
 
 
 def main(stack: ExitStack) -> None:
@@ -61,7 +61,7 @@ def main(stack: ExitStack) -> None:
 
     class KeyedServe(Serve):  # type: ignore[misc]
         def start_server(self) -> None:
-            self.server.config.app = Door(self.server.config.app)
+            self.server.config.app = Guard(self.server.config.app)
             logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # its health is asked for each second
             self.server.run()
 
