@@ -33,12 +33,12 @@ class Place(Protocol):
 
 
 def resolve(model: str, revision: str | None, token: str | None, patience: Patience | None = None) -> str:
-    """Give the commit, 40 hex digits, that a branch, tag or commit of a model means now."""
+    """Return the commit, 40 hex digits, that a branch, tag or commit of a model means now."""
     return commit_of(model_info(model, revision, token, patience), model)
 
 
 def commit_of(info: ModelInfo | DatasetInfo, repo_id: str) -> str:
-    """Give the commit of what the Hub told of a repo."""
+    """Return the commit of what the Hub told of a repo."""
     if not isinstance(info.sha, str) or len(info.sha) != 40 or not info.sha.isalnum():
         raise HubError(f"The Hub named no commit of '{repo_id}': check HF_ENDPOINT, or try again.")
     return info.sha
@@ -103,7 +103,7 @@ def read_range(place: Place, name: str, start: int, end: int) -> bytes:
 
 
 def api(token: str | None) -> HfApi:
-    """Give the Hub's client for one asker."""
+    """Return the Hub's client for one asker."""
     return HfApi(token=token or False, library_name="weightsmith", library_version=__version__)
 
 

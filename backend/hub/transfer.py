@@ -92,7 +92,7 @@ def _get(files: HubFiles, entry: Entry, path: Path, tell: Callable[[int], None])
 
 
 def _hash(path: Path, entry: Entry) -> tuple[str, str]:
-    """Give the hash of what came and the listed one: sha256 in LFS, git's own elsewhere."""
+    """Return the hash of what came and the listed one: sha256 in LFS, git's own elsewhere."""
     if entry.sha256 or not entry.git_sha1:
         return sha256(path), entry.sha256 or ""
     data = path.read_bytes()

@@ -69,7 +69,7 @@ class Guard:
                 return
             body, more = body + message.get("body", b""), message.get("more_body", False)
         if len(body) > MOST:
-            await _refuse(413, f"The request has more than {MOST // 10**6} MB: shorten the talk.", send)
+            await _refuse(413, f"The request has more than {MOST // 10**6} MB: shorten the conversation.", send)
             return
         if fault := wrong(body, asked, self._model):
             await _refuse(400, fault, send)

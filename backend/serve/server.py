@@ -60,7 +60,7 @@ class ServerStatus(Frozen):
 
     @property
     def live(self) -> bool:
-        """Whether it takes memory."""
+        """Return whether it takes memory."""
         return self.state in ("starting", "ready")
 
 
@@ -92,16 +92,16 @@ class Serving:
 
     @property
     def busy(self) -> bool:
-        """Whether it is answering."""
+        """Return whether it is answering."""
         return self._busy > 0
 
     def memory_bytes(self) -> int:
-        """Give the memory of its processes; that of a GPU is not among it."""
+        """Return the memory of its processes; that of a GPU is not among it."""
         with self._lock:
             return self._child.resident_bytes() if self._child else 0
 
     def current(self) -> Server:
-        """Give where it answers.
+        """Return where it answers.
 
         Raises:
             JobError: It is not ready, and why.
@@ -201,7 +201,7 @@ class Serving:
         return False
 
     def _health(self) -> int | None:
-        """Give the status of its health; None where it does not answer."""
+        """Return the status of its health; None where it does not answer."""
 
         import httpx
 
@@ -229,7 +229,7 @@ class Serving:
         return self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
 
     def _last_words(self, code: int | None) -> str:
-        """Give the last error that it wrote; a Python error's last line begins with the name of its class."""
+        """Return the last error that it wrote; a Python error's last line begins with the name of its class."""
         place = f"{self._log.parent.name}/{self._log.name} in the data folder"
         if code == _KILLED:
             return "it was killed, as Linux does when memory runs out. Unload other models, or choose a smaller one."

@@ -67,17 +67,17 @@ class Servers:
             self._all[folder] = Serving(server, why, self._settings, log)
 
     def live(self) -> list[Path]:
-        """Give the folders whose servers take memory."""
+        """Return the folders whose servers take memory."""
         with self._lock:
             return [folder for folder, serving in self._all.items() if serving.status.live]
 
     def status(self, folder: Path) -> ServerStatus:
-        """Give how the server of a folder stands."""
+        """Return how the server of a folder stands."""
         serving = self._all.get(folder.resolve())
         return serving.status if serving else ServerStatus()
 
     def current(self, folder: Path) -> Server:
-        """Give the ready server of a folder.
+        """Return the ready server of a folder.
 
         Raises:
             JobError: There is none, and why.
@@ -96,7 +96,7 @@ class Servers:
         return serving.current()
 
     def memory_bytes(self, folder: Path) -> int | None:
-        """Give the memory of the server of a folder: of the GPU where there is one; None where that is not told."""
+        """Return the memory of the server of a folder: of the GPU where there is one; None where that is not told."""
         if gpus():  # it has one server at a time, and no job beside it
             return gpu_memory_bytes(set(marked(marker_prefix(self._settings.data))))
         return self._of(folder).memory_bytes()

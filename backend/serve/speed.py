@@ -46,7 +46,7 @@ def decode_speed(folder: Path, engine: EngineName, settings: Settings, report: R
 
 
 def _written(server: Server, tokens: int) -> float:
-    """Have a server write so many tokens, and give those a second after the first."""
+    """Have a server write so many tokens, and return those a second after the first."""
 
     import httpx
 
