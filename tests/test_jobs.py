@@ -16,13 +16,13 @@ from backend.artifacts.training_log import STOP
 from backend.disk import JOURNAL
 from backend.errors import JobError, SpecError
 from backend.jobs.foreground import stoppable
-from backend.jobs.job import stage_folder
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.processes.child import ROOT, marked, marker_prefix
 from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
 from backend.settings import Settings
+from backend.stages.work import stage_folder
 
 TOKEN = "hf_" + "secret" * 6
 EVALUATE = {"stage": "evaluate", "max_seq_length": 32, "num_samples": 2, "dataset": "me/prose"}

@@ -17,13 +17,14 @@ from backend.artifacts.artifact import Check
 from backend.artifacts.sealing import is_sealed, open_artifact, record, verify
 from backend.disk import sha256
 from backend.errors import SpecError
-from backend.jobs.job import publication, stage_folder, steps, write_spec
+from backend.jobs.job import publication, write_spec
+from backend.jobs.worker import do
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.adopt import adopt, describe, preview
 from backend.publish.files import outgoing
 from backend.publish.push import publish
-from backend.stages.run import run
+from backend.stages.work import stage_folder
 from tests.loopback_hub import LoopbackHub
 from tests.typed import fails, succeeds
 
@@ -301,8 +302,8 @@ def test_a_folder_made_elsewhere_is_not_published_into_itself(model: Make) -> No
 
 def test_a_folder_made_elsewhere_is_adopted_before_it_is_checked_and_published(model: Make) -> None:
     options = PublishOptions(repo_id="me/x")
-    assert steps(publication(model(), options)) == ("adopt", "check", "publish")
-    assert steps(publication(model("b"), options.model_copy(update={"insist": True}))) == ("adopt", "publish")
+    assert publication(model(), options).steps == ("adopt", "check", "publish")
+    assert publication(model("b"), options.model_copy(update={"insist": True})).steps == ("adopt", "publish")
 
 
 def test_what_is_wrong_with_a_folder_made_elsewhere_is_said_of_the_folder_that_was_given(
@@ -315,7 +316,7 @@ def test_what_is_wrong_with_a_folder_made_elsewhere_is_said_of_the_folder_that_w
     write_spec(job, spec)
 
     def step(index: int) -> None:
-        run(job, index, True, None, silent())
+        do(job, index, True, None, silent())
 
     step(0)
     assert is_sealed(stage_folder(job, spec, 0))

@@ -20,8 +20,10 @@ from typing import Any
 from pydantic import Field
 
 from backend.errors import JobError
-from backend.jobs.job import NO_JOB, Spec, kind, parse_spec, steps
+from backend.jobs.job import NO_JOB, kind, parse_spec
 from backend.options import Frozen
+from backend.spec import Spec
+from backend.stages import STEPS
 
 
 class JobState(StrEnum):
@@ -48,7 +50,7 @@ class Job(Frozen):
 
     id: str = Field(description="128 random bits, hex.")
     owner: str
-    kind: str = Field(description="A key of specs.KINDS, or UNREADABLE.")
+    kind: str = Field(description="A key of job.KINDS, or UNREADABLE.")
     spec: dict[str, Any] = Field(description="The spec as JSON.")
     state: JobState
     steps: tuple[str, ...] = Field(description="Names of its steps: fetch, quantize, evaluate, publish.")
@@ -63,7 +65,7 @@ class Job(Frozen):
     @property
     def trains(self) -> bool:
         """Whether it is at its training."""
-        return self.state == JobState.RUNNING and self.steps[self.step] == "finetune"
+        return self.state == JobState.RUNNING and STEPS[self.steps[self.step]].stoppable
 
     def read_spec(self) -> Spec:
         """Give the spec as a model.
@@ -128,7 +130,7 @@ class Store:
         """
         job_id = job_id or new_id()
         row = (job_id, owner, kind(spec), spec.model_dump_json(exclude_none=True), JobState.QUEUED,
-               json.dumps(steps(spec)), time.time())  # fmt: skip
+               json.dumps(spec.steps), time.time())  # fmt: skip
         try:
             with self._lock:
                 self._write(
