@@ -13,7 +13,7 @@ import pytest
 
 from backend.disk import PREFIX
 from backend.processes.child import ROOT
-from tests.test_page_browser import printed
+from tests.support.browser import printed
 
 IDLE_LIMIT = 250 * 1024  # KiB resident
 
