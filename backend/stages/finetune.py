@@ -6,7 +6,6 @@ from typing import Any
 
 from backend.artifacts.sealing import partial, seal
 from backend.data.options import DEMO_DATASET, is_file
-from backend.finetune.costs import adapter_parameters, sizes_of, training_cost, way_out
 from backend.finetune.options import FinetuneOptions
 from backend.models.facts import ModelFacts
 from backend.processes.ranks import launch, processes, world_size
@@ -56,6 +55,8 @@ def fetch(stage: FinetuneOptions, work: Work, folder: Path, token: str | None, r
 
 def need(stage: FinetuneOptions, planned: Planned) -> Need:
     """Estimate a training, and find what makes it fit where it does not."""
+    from backend.finetune.costs import sizes_of, training_cost, way_out
+
     facts, machine, sizes = planned.facts, planned.machine, sizes_of(stage, planned.survey)
     cost = training_cost(facts, stage, sizes, machine)
     need = Need(cost.memory, planned.around + cost.seconds, _files(stage, planned), training=cost)
@@ -66,6 +67,8 @@ def need(stage: FinetuneOptions, planned: Planned) -> Need:
 
 def _files(stage: FinetuneOptions, planned: Planned) -> dict[str, int]:
     """Return the bytes of an adapter's files, but for some small ones that PEFT and transformers write."""
+    from backend.finetune.costs import adapter_parameters
+
     base = base_of(planned.facts)
     files = {"adapter_model.safetensors": 4 * adapter_parameters(planned.facts, stage)}
     files |= {name: source.files[name] for name, source in base.copied().items()}

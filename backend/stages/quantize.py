@@ -10,7 +10,6 @@ from backend.errors import SpecError
 from backend.models.facts import ModelFacts
 from backend.progress import Report, silent
 from backend.quantize import METHODS
-from backend.quantize.calibrated.costs import calibrated_cost
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
 from backend.stages.evaluate import first_text
 from backend.stages.making import Opened, make, piece_by_piece, result
@@ -71,6 +70,8 @@ def need(stage: Any, planned: Planned) -> Need:
     """Estimate it: a calibrated method needs what its layers do, any other goes through piece by piece."""
     if not isinstance(stage, CalibratedOptions):
         return piece_by_piece(stage, planned)
+    from backend.quantize.calibrated.costs import calibrated_cost
+
     cost = calibrated_cost(planned.facts, stage)
     plan = stage.plan(planned.facts.tensors, planned.facts.config)
     return result(stage, plan, planned, Need(cost.memory, planned.around + cost.seconds))

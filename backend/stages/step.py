@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from backend.finetune.costs import Machine, TrainingCost
-from backend.finetune.rendered import Survey
-from backend.machine.speeds import Speeds
 from backend.models.facts import ModelFacts
 from backend.progress import Report
 from backend.recipes import Recipe
 from backend.stages.work import Work
+
+if TYPE_CHECKING:  # a worker needs none of them
+    from backend.finetune.costs import Machine, TrainingCost
+    from backend.finetune.rendered import Survey
+    from backend.machine.speeds import Speeds
 
 END_SECONDS = 0.2  # of a step: until it is noticed, and nothing of it is left
 
@@ -20,10 +22,10 @@ class Planned(NamedTuple):
 
     recipe: Recipe
     facts: ModelFacts  # of the base model, with its tensors
-    speed: Speeds
-    machine: Machine
+    speed: "Speeds"
+    machine: "Machine"
     fetching: bool  # whether the base model must be brought, or made, first
-    survey: Survey | None  # of the rows to train on, where they were looked at
+    survey: "Survey | None"  # of the rows to train on, where they were looked at
     results: Mapping[str, Mapping[str, int]]  # of the steps before: folder → file → bytes
 
     @property
@@ -39,7 +41,7 @@ class Need(NamedTuple):
     seconds: float
     files: Mapping[str, int] = {}  # of its result
     doubts: tuple[str, ...] = ()  # what of the result stays as large as it is
-    training: TrainingCost | None = None
+    training: "TrainingCost | None" = None
     remedy: str = "choose a smaller model, or a machine with more memory"  # where its memory is not there
 
 
