@@ -170,10 +170,15 @@ def kind(spec: Spec) -> str:
     return type(spec).__name__.lower()
 
 
+def spec_file(job: Path, kind: str) -> Path:
+    """Return the file of a job's folder that holds a spec of a kind."""
+    return job / f"{kind}.json"
+
+
 def write_spec(job: Path, spec: Spec) -> None:
     """Put the spec into the job's folder."""
     job.mkdir(parents=True, exist_ok=True)
-    write_whole(job / f"{kind(spec)}.json", spec.model_dump_json(exclude_none=True, indent=2))
+    write_whole(spec_file(job, kind(spec)), spec.model_dump_json(exclude_none=True, indent=2))
 
 
 def read_spec(job: Path) -> Spec:
@@ -183,14 +188,14 @@ def read_spec(job: Path) -> Spec:
         JobError: The folder is no job's, or its spec cannot be read.
     """
     for name in KINDS:
-        if (job / f"{name}.json").is_file():
-            return parse_spec(name, read_whole(job / f"{name}.json", dict[str, Any]))
+        if spec_file(job, name).is_file():
+            return parse_spec(name, read_whole(spec_file(job, name), dict[str, Any]))
     raise JobError(f"'{job.name}' holds no job: start it again.")
 
 
 def holds_spec(job: Path) -> bool:
     """Return whether a folder is one that a job was begun in."""
-    return any((job / f"{name}.json").exists() for name in KINDS)
+    return any(spec_file(job, name).exists() for name in KINDS)
 
 
 def parse_spec(kind: str, data: Any) -> Spec:
