@@ -42,6 +42,9 @@ CONVENTION = f"as theirs counts the likeliest token, and one that is at most {NE
 class CheckOptions(Stage):
     """How a result is tried before it is published."""
 
+    whole = False
+    gpu = True
+
     stage: Literal["check"] = "check"
     engine: EngineName = Field(AUTO, description="What serves the result: by default what its card recommends.")
     max_tokens: int = Field(24, ge=4, le=256, description="Tokens an answer may have.")
