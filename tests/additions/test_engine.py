@@ -55,7 +55,8 @@ from backend.recipes import parse_recipe
 from backend.stages.estimate import estimate
 stages = [{"stage": "quantize", "method": "nf4"}, {"stage": "check", "engine": "toy"}]
 facts = inspect(sys.argv[1], None, None)
-needed = estimate(parse_recipe({"base_model": sys.argv[1], "stages": stages}), facts, Path(sys.argv[2]))
+recipe = parse_recipe({"base_model": sys.argv[1], "stages": stages}, paths=True)
+needed = estimate(recipe, facts, Path(sys.argv[2]))
 print(needed.memory["check"] - facts.size)
 """
 
@@ -74,6 +75,7 @@ def test_an_engine_that_was_added_is_in_the_choice_of_the_page(house, tmp_path):
     assert "('Toy', 'toy')" in python(house, "-c", PAGE, data=tmp_path)
 
 
+@pytest.mark.real
 def test_an_engine_that_was_added_answers(house, tiny_model, tmp_path):
     command = ["-m", "backend", "chat", str(tiny_model), "--prompt", "Hello", "--engine", "toy"]
     answer = json.loads(python(house, *command, "--json", data=tmp_path))
