@@ -13,7 +13,7 @@ from pathlib import Path
 from backend.errors import JobError
 from backend.machine.hardware import available_bytes, gpu_memory_bytes, gpus
 from backend.model_folder import is_adapter, weights_bytes
-from backend.processes.child import marked, marker_prefix
+from backend.processes.marks import marked, marker_prefix
 from backend.serve.engines import AUTO, ENGINES, EngineName, choose
 from backend.serve.server import Server, ServerStatus, Serving
 from backend.settings import Settings
