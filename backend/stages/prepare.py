@@ -5,12 +5,14 @@ from pathlib import Path
 
 from backend.artifacts.sealing import is_sealed, open_artifact
 from backend.errors import SpecError
+from backend.executors.local import this_machine
 from backend.finetune.options import FinetuneOptions
 from backend.hub.ids import is_local
 from backend.merge import UNDONE, MergeOptions
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.recipes import Recipe, Streaming
+from backend.settings import load_settings
 from backend.stages import STEPS
 from backend.stages.estimate import check_room, converts, estimate, streams
 
@@ -54,8 +56,9 @@ def prepare(
     for stage in recipe.quantizing:
         stage.check(facts)
     recipe = recipe.model_copy(update={"revision": facts.commit, "converts": converts(facts, data) or None})
-    needed = estimate(recipe, facts, data, keep)
-    check_room(needed, facts, data)
+    machine = this_machine(data, load_settings())
+    needed = estimate(recipe, facts, data, keep, machine=machine)
+    check_room(needed, facts, machine)
     if recipe.publish:
         from backend.publish.card.licenses import check_name
         from backend.publish.destination import check_destination
