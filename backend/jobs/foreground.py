@@ -18,7 +18,7 @@ from backend.artifacts.training_log import STOP
 from backend.disk import JOURNAL, PARTIAL, fsync, lock
 from backend.errors import AppError, JobError, SpecError
 from backend.jobs.runner import Listen, Run
-from backend.processes.child import marker_prefix, sweep
+from backend.processes.marks import marker_prefix, sweep
 from backend.settings import Settings
 from backend.spec import Spec
 from backend.stages import STEPS

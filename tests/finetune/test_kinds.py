@@ -15,6 +15,8 @@ from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from tests.support.training import train
 
+pytestmark = pytest.mark.real
+
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 EXPERTS = {"num_experts_per_tok": 2, "intermediate_size": 64, "pad_token_id": 0}
 STATES = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 16, "pad_token_id": 0}

@@ -18,6 +18,7 @@ from backend.models.inspection import inspect
 from backend.progress import silent
 
 
+@pytest.mark.real
 def test_what_is_said_of_the_demo_model_is_what_its_gguf_says() -> None:
     from gguf import GGUFReader
 

@@ -18,6 +18,8 @@ from backend.weights.header import read_header
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.published import METRICS as PLAIN
 
+pytestmark = pytest.mark.real
+
 Make = Callable[..., Path]
 
 NODE = Path(__file__).parents[1] / "node"
