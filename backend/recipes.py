@@ -122,9 +122,9 @@ class Recipe(Spec):
         return self
 
     @property
-    def making(self) -> tuple[FinetuneOptions | MergeOptions | QuantizeOptions, ...]:
+    def making(self) -> tuple[Stage, ...]:
         """The stages that make something, in order."""
-        return tuple(stage for stage in self.stages if not isinstance(stage, EvaluateOptions | CheckOptions))
+        return tuple(stage for stage in self.stages if stage.makes)
 
     @property
     def first(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from backend.hub.ids import DEMO, is_local
 from backend.options import Frozen
@@ -26,6 +26,13 @@ class Stage(Frozen):
 
     NAMES: ClassVar[tuple[str, ...]] = ()
     """Fields that may name a file or a folder of this machine, by its absolute path, beside what they else name."""
+
+    def check(self, facts: Any) -> None:
+        """Refuse what does not fit a model, before anything is downloaded; a stage says what that is, if anything.
+
+        Args:
+            facts: ModelFacts of the base model.
+        """
 
     def files(self) -> dict[str, Path]:
         """Return the files and folders of this machine that it names, by field: `text`, `adapters[0]`."""

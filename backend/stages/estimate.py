@@ -87,27 +87,26 @@ def estimate(
     recipe = recipe.model_copy(update={"converts": converts(facts, data) or None})
     streamed = streams(recipe, facts, data, keep)
     needs, results = _needs(recipe, Planned(recipe, facts, machine, fetched > 0, survey, {}), streamed)
-    trainings = [(name, need) for name, need in needs if need.training]
+    largest_last = sorted(needs, key=lambda item: item[1].memory)
     files = {
         f"{folder}/{name}" if len(results) > 1 else name: count
         for folder, found in results.items()
         for name, count in found.items()
     }
     output = sum(files.values())
-    written = fetched + output * (2 if recipe.publish and recipe.publish.to_folder else 1)
-    if streamed:
-        written = _passing(facts, files)
+    twice = recipe.publish is not None and recipe.publish.to_folder is not None
+    written = _passing(facts, files) if streamed else fetched + output * (2 if twice else 1)
     return Estimate(
         output_bytes=output,
-        peak_memory_bytes=max(need.memory for _, need in needs),
+        peak_memory_bytes=largest_last[-1][1].memory,
         disk_bytes=written,
         seconds=round(sum(need.seconds for _, need in needs), 1),
         files=files,
         warnings=tuple(dict.fromkeys(doubt for _, need in needs for doubt in need.doubts)),
-        training=next((need.training for _, need in trainings), None),
-        gpu_memory={name: need.training.gpu_memory for name, need in trainings if need.training},
-        memory={name: need.memory for name, need in sorted(needs, key=lambda item: item[1].memory)},
-        remedies={name: need.remedy for name, need in sorted(needs, key=lambda item: item[1].memory)},
+        training=next((need.training for _, need in needs if need.training), None),
+        gpu_memory={name: need.training.gpu_memory for name, need in needs if need.training},
+        memory={name: need.memory for name, need in largest_last},
+        remedies={name: need.remedy for name, need in largest_last},
     )
 
 

@@ -106,9 +106,9 @@ def measured_on(work: Work, index: int) -> Text:
     Raises:
         JobError: It is damaged.
     """
-    if found := read_whole(work.begins / f"text-{index}.json", Text):
+    if found := read_whole(work.fetch_folder / f"text-{index}.json", Text):
         return found
-    raise JobError(f"The text in '{work.begins.name}' cannot be read: retry, which fetches it again.")
+    raise JobError(f"The text in '{work.fetch_folder.name}' cannot be read: retry, which fetches it again.")
 
 
 def first_text(work: Work) -> Text | None:

@@ -25,7 +25,7 @@ def run(work: Work, token: str | None, report: Report) -> None:
         launch(work.job, work.number, settings, report)
         return
     folder = partial(work.target, keep=True)
-    artifact = tune(work.recipe, base_in(work.fetched.folder), work.begins, folder, report)
+    artifact = tune(work.recipe, base_in(work.fetched.folder), work.fetch_folder, folder, report)
     if artifact is None:
         return
     sealed = seal(folder, work.target, artifact)
@@ -81,4 +81,4 @@ def words(stage: FinetuneOptions) -> tuple[str, str]:
     return "Tune an adapter", f"on {rows}"
 
 
-STEP = Step(run, pin, fetch, need, words, alone=True, stoppable=True, machines=True)
+STEP = Step(run, pin=pin, fetch=fetch, need=need, words=words, alone=True, stoppable=True, machines=True)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from backend.artifacts.artifact import MANIFEST
 from backend.artifacts.sealing import manifest_size, partial, seal
@@ -32,7 +32,7 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened(work: Work, report: Report) -> Iterator[Weights]:
+def open_weights(work: Work, report: Report) -> Iterator[Weights]:
     """Open what a stage works on: the base model, or the merged one, from its folder if that is kept."""
     recipe = work.recipe
     merging = recipe.merging
@@ -60,7 +60,7 @@ def make(work: Work, name: str, write: Callable[[Opened], str | None], report: R
     known = base_in(base)._replace(adapters=tuple(base_in(adapter) for adapter in work.adapters))
     started = time.monotonic()
     output = Resumable(folder)
-    with opened(work, report) as weights:
+    with open_weights(work, report) as weights:
         known = known._replace(rows=embedded(weights.config))
         plan = options.plan(weights.tensors, weights.config)
         calibration = write(Opened(weights, output, known))
@@ -96,8 +96,7 @@ def _files(recipe: Recipe, options: PlannedOptions, plan: Plan, planned: Planned
     """Return the bytes of every file of a result."""
     facts, base = planned.facts, base_of(planned.facts)
     pinned = recipe.model_copy(update={"revision": facts.commit})
-    files: dict[str, Any] = {**plan.files}
-    files["config.json"] = len(config_json(facts.config, facts.tensors, options.config()))
+    files = {**plan.files, "config.json": len(config_json(facts.config, facts.tensors, options.config()))}
     files |= {name: source.files[name] for name, source in base.copied().items()}
     files |= {name: len(content) for name, content in base.texts(pinned).items()}
     return files | {MANIFEST: manifest_size(base.record(pinned, options), files)}

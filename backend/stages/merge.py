@@ -10,7 +10,7 @@ from backend.merge import MergeOptions, merge
 from backend.models.facts import ModelFacts
 from backend.progress import Report
 from backend.settings import load_settings
-from backend.stages.making import Opened, make, opened, piece_by_piece
+from backend.stages.making import Opened, make, open_weights, piece_by_piece
 from backend.stages.step import Need, Planned, Step
 from backend.stages.work import MODEL, Fetched, Work
 
@@ -19,13 +19,13 @@ def run(work: Work, token: str | None, report: Report) -> None:
     """Merge."""
     options = work.options
     if not options.keep:
-        with opened(work, report) as weights:  # the adapters fit, which was all that could go wrong
+        with open_weights(work, report) as weights:  # the adapters fit, which was all that could go wrong
             options.plan(weights.tensors, weights.config)
         work.seal(Artifact(kind="checked", stage="merge", created=now()), partial(work.target, keep=True))
         return
 
-    def write(open_: Opened) -> None:
-        merge(open_.weights, open_.output, options, report)
+    def write(model: Opened) -> None:
+        merge(model.weights, model.output, options, report)
 
     make(work, "merged", write, report)
 

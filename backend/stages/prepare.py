@@ -59,17 +59,25 @@ def prepare(
     machine = this_machine(data, load_settings())
     needed = estimate(recipe, facts, data, keep, machine=machine)
     check_room(needed, facts, machine)
-    if recipe.publish:
-        from backend.publish.card.licenses import check_name
-        from backend.publish.destination import check_destination
-        from backend.publish.files import check_words
-
-        if recipe.publish.repo_id:
-            check_name(recipe.publish.repo_id, [name for name in (facts.license, facts.license_name) if name])
-        check_destination(recipe.publish, token, needed.output_bytes, tell)
-        check_words("recipe.yaml", recipe.public(facts.base_model or Path(facts.model).name).to_yaml(), token)
-        check_words("README.md", recipe.publish.card or "", token)
+    _check_publishing(recipe, facts, token, needed.output_bytes, tell)
     return Streaming(recipe=recipe) if streams(recipe, facts, data, keep) else recipe
+
+
+def _check_publishing(
+    recipe: Recipe, facts: ModelFacts, token: str | None, output_bytes: int, tell: Callable[[str], None]
+) -> None:
+    """Check where the result goes, and that what goes with it holds no token."""
+    if recipe.publish is None:
+        return
+    from backend.publish.card.licenses import check_name
+    from backend.publish.destination import check_destination
+    from backend.publish.files import check_words
+
+    if recipe.publish.repo_id:
+        check_name(recipe.publish.repo_id, [name for name in (facts.license, facts.license_name) if name])
+    check_destination(recipe.publish, token, output_bytes, tell)
+    check_words("recipe.yaml", recipe.public(facts.base_model or Path(facts.model).name).to_yaml(), token)
+    check_words("README.md", recipe.publish.card or "", token)
 
 
 def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> None:

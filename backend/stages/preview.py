@@ -112,8 +112,8 @@ def examine_rows(work: Work, token: str | None, report: Report) -> None:
     """Look through the rows, where it is known which ones are meant."""
     spec: Preview = work.options
     with _output(work) as folder:
-        if (work.begins / SOURCES).is_file():
-            sources = read_sources(work.begins)
+        if (work.fetch_folder / SOURCES).is_file():
+            sources = read_sources(work.fetch_folder)
             found = examine(sources.train, spec.options, sources.validation)
             (folder / EXAMINATION).write_text(found.model_dump_json(), encoding="utf-8")
 
@@ -122,11 +122,11 @@ def render_rows(work: Work, token: str | None, report: Report) -> None:
     """Render the rows, or cut them into windows, where no question is open."""
     spec: Preview = work.options
     with _output(work) as folder:
-        if (work.begins / SOURCES).is_file():
+        if (work.fetch_folder / SOURCES).is_file():
             if not any(finding.asks for finding in findings([work.output(i) for i in range(work.number)])):
-                _render(spec, work.begins, folder, report)
+                _render(spec, work.fetch_folder, folder, report)
         elif spec.cut and spec.cut.embedded:
-            _cut(spec.cut, None, _model(spec, work.begins, report), folder)
+            _cut(spec.cut, None, _model(spec, work.fetch_folder, report), folder)
 
 
 def _model(spec: Preview, fetched: Path, report: Report) -> Path:

@@ -22,14 +22,14 @@ def run(work: Work, token: str | None, report: Report) -> None:
     options = work.options
     quantize = METHODS[options.method].quantize
 
-    def write(open_: Opened) -> str | None:
+    def write(model: Opened) -> str | None:
         if not isinstance(options, CalibratedOptions):
-            quantize(open_.weights, open_.output, options, report)
+            quantize(model.weights, model.output, options, report)
             return None
         from backend.stages.calibration_data import windows
 
-        read = windows(work.recipe, options, open_.base, work.begins, first_text(work), report)
-        quantize(open_.weights, open_.output, options, read, report)
+        read = windows(work.recipe, options, model.base, work.fetch_folder, first_text(work), report)
+        quantize(model.weights, model.output, options, read, report)
         return read.words
 
     make(work, options.method, write, report)

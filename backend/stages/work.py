@@ -59,7 +59,7 @@ class Work(NamedTuple):
         return self.output(self.number)
 
     @property
-    def begins(self) -> Path:
+    def fetch_folder(self) -> Path:
         """The output of the fetch step."""
         return self.output(0)
 
@@ -70,10 +70,10 @@ class Work(NamedTuple):
         Raises:
             SpecError, JobError: It is damaged, or gone.
         """
-        open_artifact(self.begins)
-        if found := read_whole(self.begins / MODEL, Fetched):
+        open_artifact(self.fetch_folder)
+        if found := read_whole(self.fetch_folder / MODEL, Fetched):
             return found
-        raise JobError(f"'{self.begins.name}/{MODEL}' cannot be read: retry, which fetches the model again.")
+        raise JobError(f"'{self.fetch_folder.name}/{MODEL}' cannot be read: retry, which fetches the model again.")
 
     @property
     def adapters(self) -> list[Path]:

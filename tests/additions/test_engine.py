@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.additions.tree import grown, python
+from tests.support.additions import grown, python
 
 MODULES = {"backend/serve/engines/toy.py": Path(__file__).parent / "engine" / "toy.py"}
 LINES = {

@@ -1,6 +1,5 @@
 """Jobs of an earlier version, whose table held their specs: each is read as it was, and nothing of it is lost."""
 
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,20 +12,12 @@ from backend.jobs.job import KINDS, read_spec
 from backend.jobs.store import UNREADABLE, JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.settings import Settings
-
-EARLIER = Path(__file__).parent / "earlier_jobs"
-"""What the version of 2026-11-30 wrote: a table with a job of each kind, and the folder of the first."""
-
-DONE, WAITING = "0" * 32, "0" * 31 + "1"
+from tests.support.earlier import DONE, WAITING, earlier
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    (tmp_path / "jobs").mkdir()
-    shutil.copytree(EARLIER / DONE, tmp_path / "jobs" / DONE)
-    with closing(sqlite3.connect(tmp_path / "jobs.sqlite")) as db:
-        db.executescript((EARLIER / "jobs.sql").read_text())
-    return tmp_path
+    return earlier(tmp_path)
 
 
 @pytest.fixture
