@@ -5,7 +5,7 @@ Every event is `api_visibility="private"`. Handlers return dictionaries: compone
 
 import gradio as gr
 
-from backend.jobs.job import RENDERING
+from backend.spec import RENDERING
 from ui.changes import listen
 from ui.chat.events import wire_chat
 from ui.chat.tab import build_chat_tab

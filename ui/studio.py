@@ -5,20 +5,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import Artifact, Training
+from backend.artifacts.artifact import MODELS, Artifact, Training
 from backend.artifacts.sealing import open_artifact
 from backend.errors import JobError, SpecError
 from backend.hub.ids import DEMO
-from backend.jobs.job import MODELS, Spec, base_folder, trained_on, uses_gpu
 from backend.jobs.store import Job
 from backend.jobs.supervisor import Supervisor
 from backend.machine.hardware import gpus
 from backend.model_folder import weights_bytes
 from backend.models.demo import BASE_MODEL
 from backend.options import Frozen
-from backend.serve.engines.vllm_environment import Installation
+from backend.serve.engines import AUTO, ENGINES, EngineName
+from backend.serve.installation import Installation
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from backend.spec import Spec
+from backend.stage import Stage
+from backend.stages import STEPS
+from backend.stages.work import base_folder, trained_on
 from ui.kit.format import ago, size
 from ui.visitor import alone
 
@@ -92,14 +96,16 @@ class Studio:
     settings: Settings
     supervisor: Supervisor
     servers: Servers
-    vllm: Installation = field(default_factory=Installation)
+    installations: dict[str, Installation] = field(
+        default_factory=lambda: {name: Installation(engine) for name, engine in ENGINES.items() if engine.install}
+    )
     talking: dict[Path, set[str]] = field(default_factory=dict)
     """Who has loaded what is served: two visitors' jobs can have begun with the same model."""
 
-    def load(self, model: "Model", owner: str) -> None:
+    def load(self, model: "Model", owner: str, engine: EngineName = AUTO) -> None:
         """Begin to serve a model; see Servers.open()."""
         self.join(model.folder, owner)
-        self.servers.open(model.folder)
+        self.servers.open(model.folder, engine)
 
     def join(self, folder: Path, owner: str) -> None:
         """Note that an owner uses the server of a folder, or is about to start it."""
@@ -107,10 +113,10 @@ class Studio:
         self.talking[folder.resolve()] = {*others, owner}
 
     def served(self, owner: str) -> list[tuple[Any, ...]]:
-        """Return the state of the servers that an owner uses, and on your own machine of vLLM's installation."""
+        """Return the state of the servers that an owner uses, and on your own machine of each installation."""
         used = [folder for folder, owners in [*self.talking.items()] if owner in owners]
         told: list[tuple[Any, ...]] = [(folder, *self.servers.status(folder).model_dump().values()) for folder in used]
-        return told if self.shared else [*told, (self.vllm.text, self.vllm.installs)]
+        return told if self.shared else [*told, *((each.text, each.installs) for each in self.installations.values())]
 
     def unload(self, model: "Model", owner: str) -> None:
         """Stop the server of a model.
@@ -168,7 +174,7 @@ class Studio:
         Raises:
             JobError: One of them is another visitor's.
         """
-        live = self.servers.live() if gpus() and uses_gpu(spec) else []
+        live = self.servers.live() if gpus() and spec.uses_gpu else []
         own = {model.folder.resolve(): model for model in self.models(owner)} if live else {}
         if any(folder not in own or not self.talking.get(folder, set()) <= {owner} for folder in live):
             minutes = self.settings.server_idle_seconds / 60
@@ -220,14 +226,9 @@ def method_name(options: Mapping[str, Any]) -> str:
     return str(options.get("dtype")) if method == "cast" else method.upper()
 
 
-def stage_title(stage: Frozen) -> str:
+def stage_title(stage: Stage) -> str:
     """Say what a stage does: Fine-tune an adapter, Merge an adapter, Quantize to NF4, Cast to bfloat16."""
-    options = stage.model_dump()
-    if options["stage"] == "finetune":
-        return "Fine-tune an adapter"
-    if options["stage"] == "merge":
-        return "Merge an adapter" if len(options["adapters"]) < 2 else f"Merge {len(options['adapters'])} adapters"
-    return f"{'Cast' if options['method'] == 'cast' else 'Quantize'} to {method_name(options)}"
+    return STEPS[stage.stage].words(stage)[0]
 
 
 def way(stages: Sequence[Frozen]) -> str:

@@ -5,34 +5,29 @@ A look at a model that lies here already is no step worth a process: the worker 
 
 import shutil
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from backend.artifacts.artifact import Artifact
 from backend.artifacts.sealing import forget_resumed, is_sealed, open_artifact, put_in_place, whole
-from backend.disk import JOURNAL, PARTIAL, append_line, clear, words
+from backend.disk import JOURNAL, PARTIAL, append_line, clear, free_bytes, words
 from backend.errors import JobError, LoginError, SpecError
-from backend.jobs.job import ALONE, CONVERT, ONLINE, Preview, Spec, only_looks, stage_folder, steps, write_spec
-from backend.machine.hardware import memory_bytes
-from backend.processes.child import Child, environment, last_words
+from backend.executors.contract import Executor, Listen, Network, Part
+from backend.jobs.job import write_spec
+from backend.processes.child import Hearing, Silent, killed, last_words
 from backend.settings import Settings
+from backend.spec import Spec
+from backend.stages import STEPS
+from backend.stages.work import stage_folder
 
 EVENTS = "events.jsonl"
 
 LEAST_FREE = 1_000_000
 """Bytes; where less is free, what failed in a library's own way failed for want of room."""
-
-LOOK = 1800.0
-"""Seconds that a step of a look at rows may take: a tokenizer that never ends beats, too, and all others wait."""
-
-LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
-
-Listen = Callable[[dict[str, Any]], None]
 
 
 class Canceled(JobError):
@@ -49,20 +44,23 @@ class Run:
     Args:
         folder: The job's folder; what is sealed in it is kept.
         spec: What is to be done.
-        home: The folder whose processes these are, see executors.local.
-        settings: The data folder, which the workers share, and how long one may take to stop by itself.
+        executor: Where the steps run.
+        settings: Where models lie, and whether several machines train together.
         machine: Held during each step that loads a model, where other jobs do such steps, too.
     """
 
     def __init__(
-        self, folder: Path, spec: Spec, home: Path, settings: Settings, machine: threading.Semaphore | None = None
+        self,
+        folder: Path,
+        spec: Spec,
+        executor: Executor,
+        settings: Settings,
+        machine: threading.Semaphore | None = None,
     ) -> None:
         self.folder = folder
         self._spec = spec
-        self._home = home
-        self._grace = settings.cancel_seconds
+        self._executor = executor
         self._hosts = settings.accelerate_config is not None
-        self._data = {"WEIGHTSMITH_DATA": str(settings.data.resolve())}
         self._models = settings.models
         self._sealed: set[int] = set()  # just now, by a worker that ended well
         self._machine = machine or threading.Semaphore()
@@ -87,12 +85,12 @@ class Run:
         try:
             write_spec(self.folder, self._spec)
             newest = ""  # when the last of the steps was made that others follow from
-            for index, name in enumerate(steps(self._spec)):
+            for index, name in enumerate(self._spec.steps):
                 folder = stage_folder(self.folder, self._spec, index)
                 made = open_artifact(folder) if index in self._sealed else whole(folder)
                 if made is None or made.created < newest:
                     made = self._made(index, name, token, listen)
-                if name not in ("fetch", CONVERT):
+                if not STEPS[name].repeats:
                     newest = max(newest, made.created)
         except OSError as e:
             raise JobError(words(e)) from e
@@ -101,7 +99,7 @@ class Run:
         """Run a step, and return what it has sealed."""
         self._record({"event": "step", "index": index, "name": name}, listen)
         together = self._together(index)
-        with self._turn(steps(self._spec)[together[-1]], listen):
+        with self._turn(self._spec.steps[together[-1]], listen):
             self._work(together, token, listen)
         self._sealed |= {*together}
         try:
@@ -111,13 +109,13 @@ class Run:
 
     def _together(self, index: int) -> list[int]:
         """Return the steps that one worker does, from this one on."""
-        follows = index == 0 and only_looks(self._spec, self._models)
+        follows = index == 0 and self._spec.only_looks(self._models)
         return [0, 1] if follows and not is_sealed(stage_folder(self.folder, self._spec, 1)) else [index]
 
     @contextmanager
     def _turn(self, name: str, listen: Listen) -> Iterator[None]:
         """Wait until no other job has the machine, for a step that needs it."""
-        if name not in ALONE:
+        if not STEPS[name].alone:
             yield
             return
         if not self._machine.acquire(blocking=False):
@@ -132,68 +130,55 @@ class Run:
 
     def _work(self, indices: list[int], token: str | None, listen: Listen) -> None:
         """Have a worker do steps."""
-        failures: list[dict[str, Any]] = []
-        life = [time.monotonic()]
-
-        def hear(event: dict[str, Any]) -> None:
-            life[0] = time.monotonic()
-            if event["event"] == "step":
-                event["name"] = steps(self._spec)[event["index"]]
-            if event["event"] == "error":
-                failures.append(event)
-            elif event["event"] != "beat":
-                self._record(event, listen)
-
-        name = steps(self._spec)[indices[-1]]
-        numbers = ",".join(map(str, indices))
-        child = Child(
-            [sys.executable, "-m", "backend.jobs.worker", str(self.folder), numbers, self._network(name)],
-            environment(self._home, online=name in ONLINE) | self._data,
-            self._home,
-            self.folder / "log.txt",
-            hear,
-            token if name in ONLINE else None,
-        )
-        try:
-            code = self._watch(child, name, life)
-        finally:
-            child.stop(self._grace)
-            tidy(self.folder)
-        if failures:
-            text = failures[0]["text"]
-            raise LoginError(text) if failures[0]["login"] else JobError(text)
+        name = self._spec.steps[indices[-1]]
+        code, error = self._run(name, Part(self.folder, tuple(indices)), token, listen)
+        if error:
+            raise LoginError(error["text"]) if error["login"] else JobError(error["text"])
         if code == 128 + signal.SIGXCPU:
             text = "The model's chat template takes too long for one conversation: choose another model."
             raise JobError(text)
         if code > 128:
-            raise Interrupted(_killed(name, code - 128))
+            raise Interrupted(killed(f"The step '{name}'", code - 128))
         if code:
             said = last_words(self.folder / "log.txt")
             self._record({"event": "log", "text": said}, listen)
-            if "No space left" in said or shutil.disk_usage(self.folder).free < LEAST_FREE:
+            if "No space left" in said or free_bytes(self.folder) < LEAST_FREE:
                 raise JobError(f"The disk became full in the step '{name}': free some space, then retry.")
             raise JobError(f"The step '{name}' failed unexpectedly: the end of the log says why; retry, or report it.")
 
-    def _network(self, name: str) -> str:
-        if name in ONLINE:
-            return "online"
-        return "hosts" if name == "finetune" and self._hosts else "offline"
+    def _run(self, name: str, part: Part, token: str | None, listen: Listen) -> tuple[int, dict[str, Any] | None]:
+        """Run steps; return the worker's exit code and its error."""
+        started, most = time.monotonic(), self._spec.step_seconds
 
-    def _watch(self, child: Child, name: str, life: list[float]) -> int:
-        started = time.monotonic()
-        while (code := child.wait(0.1)) is None:
-            if self._cancel.is_set():
-                raise Canceled("The job was canceled.")
-            if isinstance(self._spec, Preview) and time.monotonic() - started > LOOK:
-                raise JobError(
-                    f"The look at the rows was ended after {LOOK:.0f} s: look at a slice of them, such as train[:1000],"
-                    " or choose another model."
-                )
-            if time.monotonic() - life[0] > LEASE:
-                raise Interrupted(f"The step '{name}' gave no sign of life for {LEASE:.0f} s and was stopped.")
+        def tell(event: dict[str, Any]) -> None:
+            if event["event"] == "step":
+                event["name"] = self._spec.steps[event["index"]]
+            self._record(event, listen)
+
+        def late() -> bool:
+            return time.monotonic() - started > most
+
+        heard = Hearing(tell)
+        token = token if STEPS[name].online else None
+        try:
+            code = self._executor.run(part, self._network(name), token, heard, lambda: self._cancel.is_set() or late())
+        except Silent as e:
+            raise Interrupted(f"The step '{name}' {e}.") from e
+        finally:
+            tidy(self.folder)
         if self._cancel.is_set() and code:
             raise Canceled("The job was canceled.")
-        return code
+        if late() and code:
+            raise JobError(
+                f"The look at the rows was ended after {most:.0f} s: look at a slice of them, such as train[:1000],"
+                " or choose another model."
+            )
+        return code, heard.error
+
+    def _network(self, name: str) -> Network:
+        if STEPS[name].online:
+            return "online"
+        return "hosts" if STEPS[name].machines and self._hosts else "offline"
 
     def _record(self, event: dict[str, Any], listen: Listen) -> None:
         event = {"time": round(time.time(), 3), **event}
@@ -217,13 +202,3 @@ def tidy(job: Path) -> None:
         if path.suffix != PARTIAL:
             forget_resumed(path)
     clear(stages)
-
-
-def _killed(name: str, number: int) -> str:
-    if number == signal.SIGKILL:
-        memory = memory_bytes() / 2**30
-        return (
-            f"The step '{name}' was killed by the system, most likely out of memory ({memory:.0f} GiB in all): close"
-            " other programs or choose a smaller model."
-        )
-    return f"The step '{name}' was ended by {signal.Signals(number).name}."

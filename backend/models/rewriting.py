@@ -69,6 +69,8 @@ class PlannedOptions(Stage):
 class StreamOptions(PlannedOptions):
     """Options of a method that sees each tensor alone, piece by piece."""
 
+    streams = True
+
     def form(self) -> Format | None:
         """Give what becomes of each tensor that it does not skip; None: all stay as they are."""
         return None

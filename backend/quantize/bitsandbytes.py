@@ -34,6 +34,7 @@ LONGEST_OFFSET = 1.1754943508222875e-38
 class BitsAndBytesOptions(StreamOptions):
     """Names are BitsAndBytesConfig's; upstream uses the same skip list for 4 and 8 bit. The options are the Format."""
 
+    makes = "quantized"
     stage: Literal["quantize"] = "quantize"
     llm_int8_skip_modules: tuple[str, ...] | None = Field(
         None,

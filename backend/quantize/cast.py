@@ -17,6 +17,7 @@ SUMMARY = "The same weights in another floating-point type, without quantization
 class Options(StreamOptions):
     """Another floating-point type."""
 
+    makes = "quantized"
     stage: Literal["quantize"] = "quantize"
     method: Literal["cast"] = "cast"
     dtype: Dtype = Field(

@@ -2,20 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from backend.artifacts.sealing import is_sealed, open_artifact
-from backend.data.options import DEMO_DATASET, is_file
 from backend.errors import SpecError
+from backend.executors.local import this_machine
 from backend.finetune.options import FinetuneOptions
 from backend.hub.ids import is_local
-from backend.jobs.job import Streaming
-from backend.merge import UNDONE
+from backend.merge import UNDONE, MergeOptions
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
-from backend.progress import silent
-from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
-from backend.recipes import Recipe, Stage
+from backend.recipes import Recipe, Streaming
+from backend.settings import load_settings
+from backend.stages import STEPS
 from backend.stages.estimate import check_room, converts, estimate, streams
 
 
@@ -43,39 +41,48 @@ def prepare(
     """
     facts = inspect(recipe.base_model, recipe.revision, token)
     recipe = _merged_for(recipe)
-    _check_merged(facts, [stage.method for stage in recipe.stages if stage.stage == "quantize"])
-    recipe = recipe.model_copy(update={"stages": tuple(_pinned(stage, facts, token) for stage in recipe.stages)})
+    _check_merged(facts, [stage.method for stage in recipe.quantizing])
+    pinned = tuple(STEPS[stage.stage].pin(stage, facts, token) for stage in recipe.stages)
+    recipe = recipe.model_copy(update={"stages": pinned})
     if recipe.tuning and recipe.merging:
         recipe.merging.after(recipe.tuning.quantization).check(facts)
-    quantizations = [stage for stage in recipe.stages if stage.stage == "quantize"]
     if recipe.tuning and facts.quant_method:
         _check_tunable(recipe.base_model, facts.quant_method, recipe.tuning)
-    if quantizations and facts.quant_method:
+    if recipe.quantizing and facts.quant_method:
         raise SpecError(
             f"'{recipe.base_model}' is quantized already ({facts.quant_method}): choose the model that it was made"
             " from."
         )
-    for stage in quantizations:
+    for stage in recipe.quantizing:
         stage.check(facts)
     recipe = recipe.model_copy(update={"revision": facts.commit, "converts": converts(facts, data) or None})
-    needed = estimate(recipe, facts, data, keep)
-    check_room(needed, facts, data)
-    if recipe.publish:
-        from backend.publish.card.licenses import check_name
-        from backend.publish.destination import check_destination
-        from backend.publish.files import check_words
-
-        if recipe.publish.repo_id:
-            check_name(recipe.publish.repo_id, [name for name in (facts.license, facts.license_name) if name])
-        check_destination(recipe.publish, token, needed.output_bytes, tell)
-        check_words("recipe.yaml", recipe.public(facts.base_model or Path(facts.model).name).to_yaml(), token)
-        check_words("README.md", recipe.publish.card or "", token)
+    machine = this_machine(data, load_settings())
+    needed = estimate(recipe, facts, data, keep, machine=machine)
+    check_room(needed, facts, machine)
+    _check_publishing(recipe, facts, token, needed.output_bytes, tell)
     return Streaming(recipe=recipe) if streams(recipe, facts, data, keep) else recipe
+
+
+def _check_publishing(
+    recipe: Recipe, facts: ModelFacts, token: str | None, output_bytes: int, tell: Callable[[str], None]
+) -> None:
+    """Check where the result goes, and that what goes with it holds no token."""
+    if recipe.publish is None:
+        return
+    from backend.publish.card.licenses import check_name
+    from backend.publish.destination import check_destination
+    from backend.publish.files import check_words
+
+    if recipe.publish.repo_id:
+        check_name(recipe.publish.repo_id, [name for name in (facts.license, facts.license_name) if name])
+    check_destination(recipe.publish, token, output_bytes, tell)
+    check_words("recipe.yaml", recipe.public(facts.base_model or Path(facts.model).name).to_yaml(), token)
+    check_words("README.md", recipe.publish.card or "", token)
 
 
 def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> None:
     """Refuse a quantized base; one in GPTQ is tuned by PEFT where GPTQModel computes its layers."""
-    from backend.serve.engine import missing_packages
+    from backend.serve.engines.transformers import missing_packages
 
     if quant_method == "gptq" and not missing_packages("gptq"):
         if options.quantization == "none":
@@ -89,53 +96,14 @@ def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> N
     )
 
 
-def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
-    """Check a stage against the model's headers, and pin the adapters or the data set that it names to a commit."""
-    if stage.stage == "finetune":
-        from backend.data.examine import load
-        from backend.data.fetch import fetch_dataset, pin
-
-        stage.check(facts)
-        if stage.dataset == DEMO_DATASET or is_file(stage.dataset):
-            with TemporaryDirectory() as folder:
-                sources = fetch_dataset(stage, Path(folder), token, silent())
-                load(sources.train, stage, sources.validation)  # what it asks is asked now
-        return pin(stage, token)
-    if isinstance(stage, CalibratedOptions):
-        return stage.model_copy(update={"calibration_revision": _calibration_commit(stage, token)})
-    if stage.stage != "merge":
-        return stage
-    from backend.merge.on_hub import inspect_adapters
-
-    stage.check(facts)
-    return inspect_adapters(stage, facts, token) if stage.adapters else stage
-
-
-def _calibration_commit(stage: CalibratedOptions, token: str | None) -> str | None:
-    """Read the rows of this machine that a quantization calibrates on, or give the commit of its data set."""
-    if not stage.calibration:
-        return None
-    from backend.data.examine import load
-    from backend.data.fetch import fetch_dataset, pin
-
-    rows = stage.rows()
-    try:
-        if is_file(stage.calibration):
-            with TemporaryDirectory() as folder:
-                load(fetch_dataset(rows, Path(folder), token, silent()).train, rows)
-    except SpecError as e:
-        raise about_calibration(e) from e
-    return pin(rows, token).revision
-
-
 def _merged_for(recipe: Recipe) -> Recipe:
     """Merge into the original weights where 4 bits of the same kind come next; see UNDONE."""
-    methods = {stage.method for stage in recipe.stages if stage.stage == "quantize"}
+    methods = {stage.method for stage in recipe.quantizing}
     if methods.isdisjoint(("nf4", "fp4")):
         return recipe
     stages = (
         stage.model_copy(update={"merge_into": "original"})
-        if stage.stage == "merge" and stage.merge_into == "auto"
+        if isinstance(stage, MergeOptions) and stage.merge_into == "auto"
         else stage
         for stage in recipe.stages
     )

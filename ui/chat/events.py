@@ -9,6 +9,7 @@ from gradio.events import Dependency
 from backend.errors import AppError, SpecError
 from backend.options import parse
 from backend.serve.chat import Answer, ChatOptions, paced, stream
+from backend.serve.engines import EngineName, installable
 from ui.changes import hear
 from ui.chat.compare import wire_compare
 from ui.chat.tab import ChatTab, Messages
@@ -60,10 +61,10 @@ def _wire_servers(tab: ChatTab) -> Handler:
         return tab.show_server(studio.model(key, who.known()))
 
     @handler(studio.settings, tab.status)
-    def load(key: str | None, who: Visitor) -> Updates:
+    def load(key: str | None, engine: EngineName, who: Visitor) -> Updates:
         owner = who.member()
         model = studio.model(key, owner)
-        studio.load(model, owner)
+        studio.load(model, owner, engine)
         return tab.show_server(model)
 
     @handler(studio.settings, tab.status)
@@ -71,7 +72,8 @@ def _wire_servers(tab: ChatTab) -> Handler:
         owner = who.member()
         require_alone(studio.settings)
         model = studio.model(key, owner)
-        studio.vllm.begin()
+        if engine := installable(model.folder):
+            studio.installations[engine.name].begin()
         return tab.show_server(model)
 
     @handler(studio.settings, tab.status)
@@ -86,7 +88,7 @@ def _wire_servers(tab: ChatTab) -> Handler:
     picked = chosen.input(look, chosen, outputs, api_name="chat_pick", **QUIET)
     picked.then(_cleared, None, [tab.chat, tab.speed], api_name="chat_pick_cleared", **QUIET)
     hear("server", look, [chosen], outputs)
-    tab.load.click(load, chosen, outputs, api_name="chat_load", **QUIET)
+    tab.load.click(load, [chosen, tab.engine], outputs, api_name="chat_load", **QUIET)
     tab.install.click(install, chosen, outputs, api_name="chat_install", **QUIET)
     tab.unload.click(unload, chosen, outputs, api_name="chat_unload", **QUIET)
     return look

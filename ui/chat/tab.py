@@ -8,7 +8,7 @@ from gradio.blocks import Block
 
 from backend.models.tokens import THINKS, THOUGHT
 from backend.serve.chat import ChatOptions, usage
-from backend.serve.engine import wants_vllm
+from backend.serve.engines import AUTO, ENGINES, installable
 from backend.serve.server import ServerStatus
 from ui.chat.compare import Compare, build_compare
 from ui.kit.format import escape, escape_code, lead
@@ -51,6 +51,7 @@ class ChatTab:
     clear: gr.Button
     save: gr.Button
     system: gr.Textbox
+    engine: gr.Radio
     options: OptionForm
     kept: gr.BrowserState
     compare: Compare
@@ -90,16 +91,19 @@ class ChatTab:
         status = self.studio.servers.status(model.folder) if model else ServerStatus()
         state = status.state
         words = status.text
-        vllm = self.studio.vllm
         ready = state == "ready"
-        missing = model is not None and alone(self.studio.settings) and wants_vllm(model.folder)
-        if missing and not status.live:
-            state, words = ("starting" if vllm.installs else "stopped"), vllm.text
+        missing = installable(model.folder) if model and alone(self.studio.settings) else None
+        installation = self.studio.installations[missing.name] if missing else None
+        if installation and not status.live:
+            state, words = ("starting" if installation.installs else "stopped"), installation.text
         idle = state in ("stopped", "failed")
         return {
             self.status: f'<p class="server {state}"><i></i>{escape(words)}</p>',
-            self.load: gr.update(visible=idle and not missing),
-            self.install: gr.update(visible=missing and not vllm.installs),
+            self.load: gr.update(visible=idle and missing is None),
+            self.install: gr.update(
+                visible=installation is not None and not installation.installs,
+                value=f"Install {missing.title}" if missing else None,
+            ),
             self.unload: gr.update(visible=state in ("starting", "ready")),
             self.chat: gr.update(placeholder=_ASK if ready else _LOAD_FIRST),
             self.text: gr.update(interactive=ready, placeholder=_TYPE_HERE if ready else "Load the model first"),
@@ -122,7 +126,7 @@ def build_chat_tab(studio: Studio) -> ChatTab:
         with gr.Row(elem_classes=["ask"]):
             artifact = gr.Dropdown([], label="Model", show_label=False, elem_id="chat-artifact")
             load = gr.Button("Load the model", variant="primary", scale=0, min_width=150, elem_id="chat-start")
-            install = gr.Button("Install vLLM", visible=False, scale=0, min_width=130, elem_id="chat-install")
+            install = gr.Button("Install", visible=False, scale=0, min_width=130, elem_id="chat-install")
             unload = gr.Button("Unload", visible=False, scale=0, min_width=104, elem_id="chat-unload")
         status = gr.HTML("", elem_id="chat-status")
         chat = gr.Chatbot(
@@ -143,6 +147,10 @@ def build_chat_tab(studio: Studio) -> ChatTab:
             system = gr.Textbox(
                 label="System prompt", info="Sent at the start of every conversation.", lines=2, elem_id="chat-system"
             )
+            engine = gr.Radio(
+                [AUTO, *((each.title, name) for name, each in ENGINES.items())], value=AUTO, label="Engine",
+                info="What serves the model, once it is loaded. auto: the fastest that can.", elem_id="chat-engine",
+            )  # fmt: skip
             options = option_form(ChatOptions, "sampling")
         with gr.Accordion("From other programs", open=False, elem_classes=["more"]):
             asked = gr.HTML(_UNSERVED, elem_id="chat-usage")
@@ -150,5 +158,5 @@ def build_chat_tab(studio: Studio) -> ChatTab:
     kept = gr.BrowserState([], storage_key="weightsmith-talk", secret="weightsmith")
     return ChatTab(
         studio, empty, room, artifact, load, install, unload, status, chat, speed, text,
-        send, stop, clear, save, system, options, kept, compare, asked,
+        send, stop, clear, save, system, engine, options, kept, compare, asked,
     )  # fmt: skip

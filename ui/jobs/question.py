@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import gradio as gr
 from gradio.blocks import Block
 
-from backend.jobs.job import Spec
+from backend.spec import Spec
 from ui.kit.errors import warning
 from ui.kit.events import QUIET
 from ui.kit.forms import Updates

@@ -83,6 +83,8 @@ class CalibratedOptions(PlannedOptions):
     """What both methods can be told; a method adds its name, its layout and what only it has."""
 
     NAMES = ("calibration",)
+    makes = "quantized"
+    gpu = True
 
     stage: Literal["quantize"] = "quantize"
     bits: Literal[2, 3, 4, 8] = Field(4, description="Bits a weight. 4 is the usual choice; fewer lose much more.")
