@@ -12,6 +12,8 @@ class Stage(Frozen):
     """The base of the option models that a recipe is made of."""
 
     stage: str
+    streams: ClassVar[bool] = False
+    """Whether it reads every tensor once, in the order of the files: it needs no memory of a model, and no GPU."""
     NAMES: ClassVar[tuple[str, ...]] = ()
     """Fields that may name a file or a folder of this machine, by its absolute path, beside what they else name."""
 

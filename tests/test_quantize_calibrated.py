@@ -16,8 +16,8 @@ from backend.quantize import METHODS
 from backend.quantize.calibrated.architectures import architecture_of
 from backend.quantize.calibrated.channel_scales import fold_scale
 from backend.quantize.calibrated.empty_model import Skeleton
-from backend.quantize.calibrated.options import Grid
 from backend.quantize.calibrated.windows import Windows, check_apart, cut, doubts, text_windows
+from backend.quantize.layouts.layout import Grid
 from backend.quantize.packed import load_unpacked
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output, Resumable

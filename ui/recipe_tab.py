@@ -22,7 +22,7 @@ from ui.variants import NAMED, variant_name
 UNQUANTIZED = "none"
 
 _FIRST = next(iter(METHODS))
-_METHODS = [(f"{module.TITLE}\n{module.SUMMARY}", name) for name, module in METHODS.items()]
+_METHODS = [(f"{row.title}\n{row.summary}", name) for name, row in METHODS.items()]
 _UNQUANTIZED = (
     "No quantization: keep it in 16 bit\nThe merged model alone: nothing is lost, nothing gets smaller.",
     UNQUANTIZED,
@@ -226,10 +226,10 @@ def _methods() -> tuple[gr.Radio, dict[str, gr.Column], dict[str, OptionForm], g
     )
     method = gr.Radio(_METHODS, value=_FIRST, label="Method", show_label=False, elem_id="method", elem_classes=["rows"])
     groups, forms = {}, {}
-    for name, module in METHODS.items():
+    for name, row in METHODS.items():
         with gr.Column(visible=name == _FIRST, elem_classes=["fields"]) as groups[name]:
-            of_data = [field for field in module.Options.model_fields if field.startswith("calibration")]
-            forms[name] = option_form(module.Options, f"quantize-{name}", leave_out=tuple(of_data))
+            of_data = [field for field in row.Options.model_fields if field.startswith("calibration")]
+            forms[name] = option_form(row.Options, f"quantize-{name}", leave_out=tuple(of_data))
     variants = gr.CheckboxGroup(
         [], visible=False, label="Variants", elem_id="variants",
         info="Made of the same model beside what is chosen above, and compared with it in one table.",

@@ -100,7 +100,7 @@ def step_words(stage: Stage) -> tuple[str, str]:
         return stage_title(stage), names if stage.keep else f"{names}, in passing: not kept"
     if stage.method == "cast":
         return stage_title(stage), "no quantization"
-    detail = grid(stage.model_dump()) or METHODS[stage.method].TITLE.partition("·")[2].strip()
+    detail = grid(stage.model_dump()) or METHODS[stage.method].title.partition("·")[2].strip()
     return stage_title(stage), detail
 
 

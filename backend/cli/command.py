@@ -7,7 +7,7 @@ import signal
 import sys
 from abc import abstractmethod
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -56,7 +56,7 @@ class Command(BaseModel):
 
 
 def with_options(
-    command: type[Command], models: dict[str, type[Frozen]], leave_out: tuple[str, ...] = (), **more: Any
+    command: type[Command], models: Mapping[str, type[Frozen]], leave_out: tuple[str, ...] = (), **more: Any
 ) -> Any:
     """Return the command with a flag for each field of option models.
 

@@ -137,9 +137,6 @@ ONLINE = ("fetch", "adopt", "publish", "stream")
 ALONE = (CONVERT, "finetune", "merge", "quantize", "evaluate", "check")
 """Steps that take the memory of a model or the GPU: one at a time on a machine."""
 
-STREAMED = ("nf4", "fp4", "int8", "cast")
-"""Methods that read every tensor once, in the order of the files."""
-
 
 MODELS = ("merged", "quantized")
 """Kinds of artifacts that can be measured and served."""
@@ -184,8 +181,7 @@ def can_stream(recipe: Recipe) -> bool:
     both_ends = not (recipe.base_model == DEMO or is_local(recipe.base_model))
     both_ends = both_ends and recipe.publish is not None and recipe.publish.repo_id is not None
     in_passing = all(stage.stage == "merge" and not stage.keep for stage in before)
-    streamed = last.stage == "merge" or (last.stage == "quantize" and last.method in STREAMED)
-    return both_ends and in_passing and streamed
+    return both_ends and in_passing and last.streams
 
 
 def steps(spec: Spec) -> tuple[str, ...]:
@@ -270,16 +266,14 @@ def only_looks(spec: Spec, models: Path) -> bool:
     """
     if not isinstance(spec, Recipe) or spec.converts or not needs_no_network(spec):
         return False
-    first = spec.stages[0]
-    streamed = first.stage == "merge" or (first.stage == "quantize" and first.method in STREAMED)
     measured_here = all(stage.dataset is None for stage in spec.stages if stage.stage == "evaluate")
-    return streamed and measured_here and (spec.base_model != DEMO or is_sealed(models / DEMO))
+    return spec.stages[0].streams and measured_here and (spec.base_model != DEMO or is_sealed(models / DEMO))
 
 
 def uses_gpu(spec: Spec) -> bool:
-    """Whether a step of a spec computes on the GPU, where there is one; merging and STREAMED methods never do."""
+    """Whether a step of a spec computes on the GPU, where there is one; what streams never does."""
     made = spec.stages if isinstance(spec, Recipe) else ()
-    calibrated = any(stage.stage == "quantize" and stage.method not in STREAMED for stage in made)
+    calibrated = any(stage.stage == "quantize" and not stage.streams for stage in made)
     return calibrated or not {"finetune", "evaluate", "check"}.isdisjoint(steps(spec))
 
 

@@ -17,6 +17,7 @@ from backend.progress import silent
 from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
 from backend.recipes import Recipe, Stage
 from backend.stages.estimate import check_room, converts, estimate, streams
+from backend.weights.codes import CODES
 
 
 def prepare(
@@ -131,7 +132,7 @@ def _calibration_commit(stage: CalibratedOptions, token: str | None) -> str | No
 def _merged_for(recipe: Recipe) -> Recipe:
     """Merge into the original weights where 4 bits of the same kind come next; see UNDONE."""
     methods = {stage.method for stage in recipe.stages if stage.stage == "quantize"}
-    if methods.isdisjoint(("nf4", "fp4")):
+    if methods.isdisjoint(CODES):
         return recipe
     stages = (
         stage.model_copy(update={"merge_into": "original"})

@@ -1,21 +1,19 @@
 """What GPTQ and AWQ can both be told, and what they refuse before anything is downloaded."""
 
 import re
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from backend.data.options import DatasetOptions, Encoding, dataset_field
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
-from backend.models.rewriting import PlannedOptions
 from backend.options import ADVANCED, parse
 from backend.quantize.calibrated.architectures import refuse_experts
+from backend.quantize.layouts.layout import Layout, Scheme
+from backend.quantize.method import MethodOptions
 from backend.weights.plan import Memory, Plan
 from backend.weights.tensor import TRANSPOSED, Tensor, block_of
 from backend.weights.view import View
@@ -53,38 +51,12 @@ def _as_for_tuning(name: str, description: str | None = None) -> Any:
     return field
 
 
-class Grid(NamedTuple):
-    """What a linear layer was rounded to: the weight of output o and input i is (q - zero) · scale.
-
-    Attributes:
-        q: Integers, uint8 [out_features, in_features].
-        scales: float32 [out_features, groups]; float16 and bfloat16 both hold them exactly.
-        zeros: Integers, uint8 [out_features, groups].
-        g_idx: The group of each input channel, int32 [in_features].
-    """
-
-    q: NDArray[np.uint8]
-    scales: NDArray[np.float32]
-    zeros: NDArray[np.uint8]
-    g_idx: NDArray[np.int32]
-
-    def part(self, first: int, last: int) -> "Grid":
-        """Give the outputs from `first` to before `last`."""
-        return Grid(self.q[first:last], self.scales[first:last], self.zeros[first:last], self.g_idx)
-
-    def weight(self) -> NDArray[np.float32]:
-        """Give the weights that it stands for, [out_features, in_features]."""
-        steps = self.q.astype(np.float32) - self.zeros.astype(np.float32)[:, self.g_idx]
-        weight: NDArray[np.float32] = steps * self.scales[:, self.g_idx]
-        return weight
-
-
-class CalibratedOptions(PlannedOptions):
+class CalibratedOptions(MethodOptions):
     """What both methods can be told; a method adds its name, its layout and what only it has."""
 
     NAMES = ("calibration",)
+    LAYOUT: ClassVar[Layout]
 
-    stage: Literal["quantize"] = "quantize"
     bits: Literal[2, 3, 4, 8] = Field(4, description="Bits a weight. 4 is the usual choice; fewer lose much more.")
     group_size: Literal[-1, 32, 64, 128] = Field(
         128, description="Inputs that share a scale; -1: all of a row. Smaller: better and a little larger."
@@ -217,14 +189,14 @@ class CalibratedOptions(PlannedOptions):
         return False
 
     @property
-    def lowest(self) -> int:
-        """The smallest zero that every reader of the layout takes."""
-        return 0
-
-    @property
     def reordered(self) -> bool:
         """Whether groups are made of inputs in the order of how strongly they are used."""
         return False
+
+    @property
+    def scheme(self) -> Scheme:
+        """What all its grids have in common."""
+        return Scheme(self.bits, self.group_size, self.symmetric, self.reordered, self.damp_percent)
 
     @property
     def top(self) -> int:
@@ -243,17 +215,13 @@ class CalibratedOptions(PlannedOptions):
         """Whether a tensor stays as it is."""
         return not (tensor.is_linear and block_of(tensor.name) >= 0)
 
-    @abstractmethod
     def slots(self, view: View) -> list[Slot]:
-        """Give the tensors that a weight becomes."""
+        """Return the tensors that a weight becomes."""
+        return self.LAYOUT.slots(view, self.scheme)
 
-    @abstractmethod
-    def pack(self, grid: Grid) -> dict[str, NDArray[Any]]:
-        """Give what a layer's tensors hold, by the last part of their names."""
-
-    @abstractmethod
-    def unpack(self, packed: Mapping[str, NDArray[Any]]) -> Grid:
-        """Give the grid that pack() was given."""
+    def config(self) -> dict[str, Any]:
+        """Return what changes in config.json."""
+        return {"quantization_config": self.LAYOUT.config(self.scheme)}
 
     def memory(self, view: View) -> Memory:
         """Nothing but the block that it is in, which the engine's own estimate counts."""
