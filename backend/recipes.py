@@ -1,5 +1,6 @@
 """Recipe: a base model, an ordered list of stages, and where the result goes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,8 +65,7 @@ class Recipe(Frozen):
         parts = {f"stages[{i}]": stage for i, stage in enumerate(self.stages)}
         for where, part in {**parts, "publish": self.publish}.items():
             for name, value in part or ():
-                texts = value if isinstance(value, tuple) else (value,)
-                if any(isinstance(text, str) and holds_token(text) for text in texts):
+                if any(holds_token(text) for text in _texts(value)):
                     raise ValueError(
                         f"{where}.{name}: holds what looks like a token, and goes with what is made: leave it out, and"
                         " revoke it where it was made"
@@ -167,6 +167,18 @@ class Recipe(Frozen):
         """
         stages = tuple(stage.with_files({f: path.name for f, path in stage.files().items()}) for stage in self.stages)
         return self.model_copy(update={"base_model": base_model, "stages": stages, "publish": None, "converts": None})
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts that an option holds, whatever lies within it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, Frozen):
+        for _, part in value:
+            yield from _texts(part)
 
 
 def _paths_allowed(info: ValidationInfo) -> bool:

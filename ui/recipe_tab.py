@@ -32,6 +32,9 @@ _UNQUANTIZED = (
 OF_OTHERS = ("adapters", "adapter_weights", "adapter_revisions", "other_base")
 """Fields of a merge that speak of adapters made elsewhere: the one that is trained before needs none of them."""
 
+OF_DATA = ("calibration",)
+"""Fields of a method that the Data tab asks for."""
+
 _MERGING = {
     False: (
         "Merge adapters first",
@@ -228,8 +231,7 @@ def _methods() -> tuple[gr.Radio, dict[str, gr.Column], dict[str, OptionForm], g
     groups, forms = {}, {}
     for name, row in METHODS.items():
         with gr.Column(visible=name == _FIRST, elem_classes=["fields"]) as groups[name]:
-            of_data = [field for field in row.Options.model_fields if field.startswith("calibration")]
-            forms[name] = option_form(row.Options, f"quantize-{name}", leave_out=tuple(of_data))
+            forms[name] = option_form(row.Options, f"quantize-{name}", leave_out=OF_DATA)
     variants = gr.CheckboxGroup(
         [], visible=False, label="Variants", elem_id="variants",
         info="Made of the same model beside what is chosen above, and compared with it in one table.",
@@ -281,7 +283,7 @@ def _known(values: dict[str, Any], whole: bool = False) -> dict[str, Any] | None
 def _written(options: Frozen) -> dict[str, Any]:
     """Give options that differ from the usual, but for what the Data tab says."""
     said = options.model_dump(mode="json", exclude_defaults=True)
-    rest = {name: value for name, value in said.items() if not name.startswith("calibration")}
+    rest = {name: value for name, value in said.items() if name not in OF_DATA}
     return {"method": options.method, **rest}  # type: ignore[attr-defined]
 
 

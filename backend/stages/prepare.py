@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backend.artifacts.sealing import is_sealed, open_artifact
-from backend.data.options import DEMO_DATASET, is_file
+from backend.data.options import DEMO_DATASET, RowsOptions, is_file
 from backend.errors import SpecError
 from backend.finetune.options import FinetuneOptions
 from backend.hub.ids import is_local
@@ -13,8 +13,9 @@ from backend.jobs.job import Streaming
 from backend.merge import UNDONE
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
+from backend.options import faults_of
 from backend.progress import silent
-from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
+from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe, Stage
 from backend.stages.estimate import check_room, converts, estimate, streams
 from backend.weights.codes import CODES
@@ -103,7 +104,7 @@ def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
                 load(sources.train, stage, sources.validation)  # what it asks is asked now
         return pin(stage, token)
     if isinstance(stage, CalibratedOptions):
-        return stage.model_copy(update={"calibration_revision": _calibration_commit(stage, token)})
+        return stage.model_copy(update={"calibration": _pinned_rows(stage, token)})
     if stage.stage != "merge":
         return stage
     from backend.merge.on_hub import inspect_adapters
@@ -112,21 +113,18 @@ def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
     return inspect_adapters(stage, facts, token) if stage.adapters else stage
 
 
-def _calibration_commit(stage: CalibratedOptions, token: str | None) -> str | None:
-    """Read the rows of this machine that a quantization calibrates on, or give the commit of its data set."""
+def _pinned_rows(stage: CalibratedOptions, token: str | None) -> RowsOptions | None:
+    """Read the rows of this machine that a quantization calibrates on, or pin its data set to a commit."""
     if not stage.calibration:
         return None
     from backend.data.examine import load
     from backend.data.fetch import fetch_dataset, pin
 
     rows = stage.rows()
-    try:
-        if is_file(stage.calibration):
-            with TemporaryDirectory() as folder:
-                load(fetch_dataset(rows, Path(folder), token, silent()).train, rows)
-    except SpecError as e:
-        raise about_calibration(e) from e
-    return pin(rows, token).revision
+    if is_file(rows.dataset):
+        with TemporaryDirectory() as folder, faults_of("calibration"):
+            load(fetch_dataset(rows, Path(folder), token, silent()).train, rows)
+    return stage.calibration.model_copy(update={"revision": pin(rows, token).revision})
 
 
 def _merged_for(recipe: Recipe) -> Recipe:
