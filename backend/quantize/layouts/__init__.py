@@ -6,5 +6,8 @@ A new layout is one module and its line here.
 from backend.quantize.layouts import awq, gptq
 from backend.quantize.layouts.layout import Layout
 
-LAYOUTS: dict[str, Layout] = {"gptq": gptq, "awq": awq}
+LAYOUTS: dict[str, Layout] = {
+    "gptq": gptq,
+    "awq": awq,
+}
 """By what config.json calls them: `quant_method`."""
