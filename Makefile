@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := $(or $(WEIGHTSMITH_DATA),data)
 
-.PHONY: app test lint demo demo-tune vllm clean
+.PHONY: app test quick lint demo demo-tune vllm clean
 
 app: $(VENV)/.app
 	$(BIN)/python app.py
 
 test: $(VENV)/.dev chromium tests/node/node_modules $(VENV)-cards/ready vllm
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# What answers within minutes while one works: nothing that runs the demo model, a server or a browser.
+quick: lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not real and not gpu and not network"
 
 # What serves GPTQ and AWQ, in an environment of its own.
 vllm: $(VENV)/.app

@@ -1,6 +1,6 @@
 """What every test has: a Hub on loopback, no token, no way out, and tiny real models.
 
-`hub` is a LoopbackHub (tests/loopback_hub.py says how to use it) at HF_ENDPOINT, emptied for each test.
+`hub` is a LoopbackHub (tests/support/loopback_hub.py says how to use it) at HF_ENDPOINT, emptied for each test.
 `tiny_model`, `tiny_tied_model` and `tiny_bare_model` are read-only folders; copy one to change it.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.loopback_hub import LoopbackHub
+from tests.support.loopback_hub import LoopbackHub
 
 # huggingface_hub reads these when it is imported, so they are set before anything can import it; the apps and commands
 # that tests start as processes inherit them.
@@ -36,9 +36,10 @@ os.environ |= {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_TEMP_DIR": str(_GRADIO),
     "TOKENIZERS_PARALLELISM": "false",
-    "OMP_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     "TORCH_COMPILE_DISABLE": "1",  # vLLM would compile each model for 50 s before it serves it
 }
+pytest_plugins = ["tests.support.browser"]
 expect.set_options(timeout=30_000)  # milliseconds: two processes test side by side
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from backend.disk import PREFIX
 from backend.processes.child import ROOT
-from tests.test_page_browser import printed
+from tests.support.browser import printed
 
 IDLE_LIMIT = 250 * 1024  # KiB resident
 
@@ -34,6 +34,9 @@ def refused(data, port, **env):
     return said
 
 
+pytestmark = pytest.mark.real
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     data, uploads = tmp_path_factory.mktemp("app"), tmp_path_factory.mktemp("uploads")
@@ -50,14 +53,12 @@ def running(tmp_path_factory):
     assert not any(uploads.glob(f"{PREFIX}*"))
 
 
-@pytest.mark.real
 def test_a_taken_port_is_named(running, tmp_path):
     said = refused(tmp_path, running[2])
     assert str(running[2]) in said
     assert "WEIGHTSMITH_PORT" in said
 
 
-@pytest.mark.real
 def test_a_second_start_on_the_same_data_names_the_first(running):
     process, data, *_ = running
     with socket.socket() as s:
@@ -67,7 +68,6 @@ def test_a_second_start_on_the_same_data_names_the_first(running):
     assert f"process {process.pid}" in said
 
 
-@pytest.mark.real
 def test_beyond_this_machine_nothing_starts_without_a_password(tmp_path):
     said = refused(tmp_path / "data", 7999, WEIGHTSMITH_HOST="0.0.0.0")
     assert "'0.0.0.0'" in said
@@ -75,7 +75,6 @@ def test_beyond_this_machine_nothing_starts_without_a_password(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.real
 def test_the_idle_web_process_is_small(running):
     time.sleep(3)
     status = Path(f"/proc/{running[0].pid}/status").read_text()

@@ -21,7 +21,7 @@ from backend.publish.push import publish
 from backend.recipes import parse_recipe
 from backend.serve.server import Server
 from backend.settings import Settings
-from tests.typed import fails, succeeds
+from tests.support.typed import fails, succeeds
 
 NF4 = {"stage": "quantize", "method": "nf4"}
 FAILED = Check(passed=False, engine="vLLM", prompts=8, tokens=100, agreement=0.5, reason="It *says* other things.")

@@ -25,8 +25,8 @@ from backend.model_folder import (
 )
 from backend.models.admission import admit, admit_adapter
 from backend.models.loading import greedy, load_tokenizer
-from tests.loopback_hub import LoopbackHub
-from tests.test_merge import TINY, save_adapter
+from tests.support.adapters import TINY, save_adapter
+from tests.support.loopback_hub import LoopbackHub
 
 SENTENCEPIECE = b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02"
 COMPANIONS = {

@@ -8,7 +8,7 @@ from backend.errors import SpecError
 from backend.hub.front_matter import languages_of, read_front_matter
 from backend.recipes import MAX_LENGTH, parse_recipe, parse_yaml
 from backend.strict_yaml import MAX_DEPTH, load_yaml
-from tests.steps import steps
+from tests.support.steps import steps
 
 
 def doubled(first, line, levels):

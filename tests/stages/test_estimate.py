@@ -1,0 +1,235 @@
+"""Estimates against what is then on the disk, byte for byte, and plans that do not fit this machine."""
+
+import json
+import shutil
+
+import pytest
+
+from backend.artifacts.artifact import MANIFEST, Metrics
+from backend.artifacts.sealing import open_artifact, record
+from backend.errors import HardwareError
+from backend.evaluate import EvaluateOptions
+from backend.jobs.foreground import finished
+from backend.jobs.job import stage_folder, write_spec
+from backend.machine import speeds
+from backend.machine.speeds import SPEEDS, Speeds, read_speeds, write_speeds
+from backend.models import fetch
+from backend.models.demo import demo_facts
+from backend.models.inspection import inspect
+from backend.progress import silent
+from backend.recipes import parse_recipe
+from backend.settings import Settings
+from backend.stages import estimate as estimates
+from backend.stages import run
+from backend.stages.estimate import check_room, estimate, measured_speeds
+from tests.support.saved_models import CASES, llama, save
+
+CARD = "---\nlicense: other\nlicense_name: acme-ü\nlanguage: [en, no]\ntags: [chat]\n2: 3\n---\n# Tiny\n"
+TEXTS = {"README.md": CARD, "LICENSE": "Do good things.\n", "NOTICE.txt": "Mind.\n", "COPYING": "Copy.\n"}
+METHODS = [
+    {"method": "nf4"},
+    {"method": "nf4", "bnb_4bit_use_double_quant": False, "llm_int8_skip_modules": ["q_proj", "c_attn"]},
+    {"method": "fp4", "max_shard_size": 9000},
+    {"method": "int8", "llm_int8_threshold": 4.5},
+    {"method": "cast", "dtype": "float16"},
+    {"method": "cast", "dtype": "float32", "max_shard_size": 9000},
+]
+CALIBRATED = [
+    {"method": "gptq", "group_size": 32, "max_shard_size": 30_000, "max_seq_length": 64},
+    {"method": "awq", "group_size": 64, "max_seq_length": 64},
+]
+METRICS = Metrics(
+    kl_mean=1 / 3, kl_p99=1 / 7, top1_agreement=2 / 3, perplexity=1 / 0.07, reference_perplexity=1 / 0.3, tokens=12345,
+    text="some text", convention="windows " * 20,
+)  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def recipe_of(model, *chosen, **more):
+    return parse_recipe(
+        {"base_model": str(model), "stages": [{"stage": "quantize", **c} for c in chosen], **more}, paths=True
+    )
+
+
+def on_disk(folder):
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+def made(recipe, job):
+    """Do a recipe's steps in this process, without its network, and give the results' folders."""
+    job.mkdir()
+    write_spec(job, recipe)
+    for index in range(len(recipe.stages) + 1):
+        run.run(job, index, index == 0, None, silent())
+    return [stage_folder(job, recipe, index) for index in range(1, len(recipe.stages) + 1)]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, tiny_model):
+    """Give a model folder by the name of its case, with tokenizer, card and licenses, or bare."""
+    found = {}
+
+    def give(case):
+        if case not in found:
+            _, config, saving = next(c for c in CASES if c[0] == case)
+            found[case] = save(config, tmp_path_factory.mktemp("models") / "tiny", **saving)
+            if case != "float16":  # one is bare
+                for path in (*tiny_model.glob("token*"), *tiny_model.glob("chat_template*")):
+                    shutil.copyfile(path, found[case] / path.name)
+                for name, text in TEXTS.items():
+                    (found[case] / name).write_text(text)
+        return found[case]
+
+    return give
+
+
+@pytest.mark.parametrize("case", [case[0] for case in CASES])
+def test_every_file_of_every_result_has_the_bytes_that_were_estimated(case, source, data, tmp_path):
+    model = source(case)
+    recipe = recipe_of(model, *METHODS)
+    expected = estimate(recipe, inspect(str(model)), data)
+    folders = made(recipe, tmp_path / "job")
+    assert expected.files == {f"{f.name}/{name}": size for f in folders for name, size in on_disk(f).items()}
+    assert expected.output_bytes == expected.disk_bytes == sum(sum(on_disk(f).values()) for f in folders)
+    assert ("1-quantize/tokenizer.json" in expected.files) == (case != "float16")
+
+
+def test_calibrated_results_have_the_bytes_that_were_estimated(tiny_model, data, tmp_path):
+    recipe = recipe_of(tiny_model, *CALIBRATED)
+    expected = estimate(recipe, inspect(str(tiny_model)), data)
+    folders = made(recipe, tmp_path / "job")
+    assert expected.files == {f"{f.name}/{name}": size for f in folders for name, size in on_disk(f).items()}
+
+
+def test_a_hub_model_is_estimated_to_the_byte_from_less_than_a_mebibyte(hub, source, data, tmp_path):
+    model = save(llama(vocab_size=2000, hidden_size=512), tmp_path / "large", max_shard_size="1MB")
+    for name in (*TEXTS, "tokenizer_config.json"):
+        shutil.copyfile(source("tied") / name, model / name)
+    words = {f"word{i}": i for i in range(90_000)}
+    (model / "tokenizer.json").write_text(json.dumps({"model": {"vocab": words}}))
+    hub.add_model("acme/large", model)
+    facts = inspect("acme/large")
+    assert hub.served < 100_000 < 2**20 < facts.files["tokenizer.json"]
+    assert len([name for name in facts.files if name.endswith(".safetensors")]) > 3
+    recipe = recipe_of("acme/large", METHODS[0], revision=facts.commit)
+    expected = estimate(recipe, facts, data)
+    [folder] = made(recipe, tmp_path / "job")
+    assert expected.files == on_disk(folder)
+    assert "COPYING" in expected.files
+    fetched = on_disk(data / "models" / "acme--large" / facts.commit)
+    assert expected.disk_bytes == expected.output_bytes + sum(fetched.values())
+    assert estimate(recipe, facts, data).disk_bytes == expected.output_bytes
+
+
+def test_weights_that_the_index_does_not_name_are_left_alone(source, data, tmp_path):
+    model = tmp_path / "twice"
+    shutil.copytree(source("shards"), model)
+    shutil.copyfile(source("tied") / "model.safetensors", model / "consolidated.safetensors")
+    recipe = recipe_of(model, METHODS[0])
+    expected = estimate(recipe, inspect(str(model)), data)
+    [folder] = made(recipe, tmp_path / "job")
+    assert expected.files == on_disk(folder)
+
+
+def test_measuring_an_artifact_leaves_its_bytes(source, data, tmp_path):
+    recipe = recipe_of(source("tied"), METHODS[0])
+    [folder] = made(recipe, tmp_path / "job")
+    before = on_disk(folder)
+    record(folder, metrics=METRICS)
+    assert open_artifact(folder).metrics == METRICS
+    assert on_disk(folder) == before
+
+
+def test_a_folder_made_here_keeps_its_origin_in_the_estimate(source, data, tmp_path):
+    [cast] = made(recipe_of(source("tied"), {"method": "cast"}), tmp_path / "first")
+    manifest = json.loads((cast / MANIFEST).read_text()) | {"base_model": "acme/tiny", "revision": "c" * 40}
+    (cast / MANIFEST).write_text(json.dumps(manifest))
+    recipe = recipe_of(cast, METHODS[0])
+    expected = estimate(recipe, inspect(str(cast)), data)
+    [folder] = made(recipe, tmp_path / "second")
+    assert expected.files == on_disk(folder)
+    assert open_artifact(folder).base_model == "acme/tiny"
+
+
+@pytest.mark.real
+def test_the_demo_model_is_estimated_to_the_byte_before_it_is_made_and_after(data, tmp_path):
+    recipe = recipe_of("demo", *METHODS[:1], *METHODS[3:5])
+    before = estimate(recipe, demo_facts(), data)
+    folders = made(recipe, tmp_path / "job")
+    written = {f"{f.name}/{name}": size for f in folders for name, size in on_disk(f).items()}
+    after = estimate(recipe, demo_facts(), data)
+    assert before.files == after.files == written
+    assert after.disk_bytes == sum(written.values())
+    assert before.disk_bytes == after.disk_bytes + sum(on_disk(data / "models" / "demo").values())
+
+
+@pytest.mark.parametrize("method", ["nf4", "int8", "cast"])
+def test_memory_is_within_a_fifth_of_what_the_worker_took(method, source, data):
+    recipe = recipe_of(source("tied"), {"method": method})
+    with finished(recipe, None, lambda event: None, Settings(data=data).writable()) as job:
+        took = open_artifact(stage_folder(job, recipe, 1)).peak_memory_bytes
+    expected = estimate(recipe, inspect(recipe.base_model), data)
+    assert expected.memory["quantize"] == pytest.approx(took, rel=0.2)
+
+
+def test_a_plan_that_does_not_fit_the_disk_is_refused_with_its_figures(source, data, monkeypatch):
+    model = source("tied")
+    needed = estimate(recipe_of(model, METHODS[0]), facts := inspect(str(model)), data)
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 30_000))
+    with pytest.raises(HardwareError, match=r"needs 0\.\d MB and 0\.0 MB are free: free 0\.\d MB"):
+        check_room(needed, facts, data)
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        (
+            False,
+            r"'quantize' needs 1\d\d\.\d MB of memory and .* has 100\.0 MB, .* too little: choose a smaller",
+        ),
+        (True, r"'evaluate' needs [\d.]+ MB .* has 100\.0 MB, .* leave evaluate out, give it a smaller max_seq_length"),
+    ],
+)
+def test_a_plan_that_does_not_fit_the_memory_is_refused_with_its_figures(measured, words, source, data, monkeypatch):
+    facts = inspect(str(source("tied")))
+    recipe = recipe_of(facts.model, METHODS[0])
+    if measured:
+        recipe = recipe.model_copy(update={"stages": (*recipe.stages, EvaluateOptions())})
+    monkeypatch.setattr(estimates, "memory_bytes", lambda: 100_000_000)
+    with pytest.raises(HardwareError, match=words):
+        check_room(estimate(recipe, facts, data), facts, data)
+
+
+def test_a_machine_is_measured_once_and_the_time_follows(source, data):
+    data.mkdir()
+    measured = measured_speeds(data)
+    assert measured.machine
+    assert measured.methods.keys() >= {"nf4", "fp4", "int8", "cast"}
+    first = (data / SPEEDS).stat().st_mtime_ns
+    assert measured_speeds(data) == measured
+    assert (data / SPEEDS).stat().st_mtime_ns == first
+    assert [path.name for path in data.iterdir()] == [SPEEDS]
+    facts = inspect(str(source("tied")))
+    recipe = recipe_of(facts.model, METHODS[0])
+    write_speeds(data, measured.model_copy(update={"start_seconds": 100.0}))
+    assert 200 <= estimate(recipe, facts, data).seconds < 201
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"machine": "x", "start_seconds": -1}', '{"more": 1}'])
+def test_a_damaged_calibration_is_none(content, data):
+    data.mkdir()
+    (data / SPEEDS).write_text(content)
+    assert read_speeds(data) is None
+
+
+def test_a_calibration_of_another_machine_is_none(data, monkeypatch):
+    data.mkdir()
+    write_speeds(data, Speeds(machine=speeds.machine()))
+    assert read_speeds(data)
+    monkeypatch.setattr(speeds, "processor", lambda: "another")
+    assert read_speeds(data) is None

@@ -1,0 +1,48 @@
+"""A supervisor, recipes for it, and waiting for what it does."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from backend.jobs.store import JobState
+from backend.processes.child import marked, marker_prefix
+
+EVALUATE = {"stage": "evaluate", "max_seq_length": 32, "num_samples": 2, "dataset": "me/prose"}
+
+FINAL = (JobState.COMPLETED, JobState.ERROR, JobState.CANCELED, JobState.WAITING_FOR_LOGIN)
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    pytest.fail("it did not happen in time")
+
+
+def finished(supervisor, job_id, owner="me"):
+    return until(lambda: (job := supervisor.get(job_id, owner)).state in FINAL and job)
+
+
+def workers(settings, step):
+    """Process numbers of the workers that do this step."""
+    found = []
+    for pid in marked(marker_prefix(settings.data)):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if command[1:3] == [b"-m", b"backend.jobs.worker"] and command[4] == str(step).encode():
+            found.append(pid)
+    return found
+
+
+def caught(settings, step):
+    """Stop the worker of a step in its tracks, so that it does not end before the test has done what it does."""
+    worker = until(lambda: workers(settings, step))[0]
+    os.kill(worker, signal.SIGSTOP)
+    return worker

@@ -1,0 +1,28 @@
+"""What cards are made of."""
+
+from backend.artifacts.artifact import Metrics
+
+METRICS = Metrics(
+    kl_mean=0.0912,
+    kl_p99=0.61,
+    top1_agreement=0.8734,
+    perplexity=24.12,
+    reference_perplexity=21.9,
+    tokens=16376,
+    text="WikiText-2 (Salesforce/wikitext, test)",
+    convention="8 non-overlapping windows of 2048 tokens",
+)
+
+
+FILES = {
+    "LICENSE",
+    "README.md",
+    "artifact.json",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "recipe.yaml",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
