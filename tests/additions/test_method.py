@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.additions.tree import grown, python
+from tests.support.additions import grown, python
 
 HERE = Path(__file__).parent / "method"
 
