@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := $(or $(WEIGHTSMITH_DATA),data)
 
-.PHONY: app test quick lint demo demo-tune vllm clean
+.PHONY: app test quick lint docs demo demo-tune vllm clean
 
 app: $(VENV)/.app
 	$(BIN)/python app.py
@@ -25,6 +25,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
+
+# docs/reference/, from the option models, the commands, the settings and the errors.
+docs: $(VENV)/.app
+	$(BIN)/python -m docs.generate
 
 demo: $(VENV)/.app
 	rm -rf $(DATA)/output/demo

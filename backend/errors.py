@@ -54,11 +54,11 @@ class HubError(AppError):
 
 
 class LoginError(HubError):
-    """The Hub wants a token, or a better one."""
+    """The Hub requires a token, or one that may do more."""
 
 
 class HardwareError(AppError):
-    """This machine lacks the disk, memory or device that the work needs."""
+    """This machine is missing the disk, memory or device that the work requires."""
 
 
 class JobError(AppError):

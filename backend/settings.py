@@ -68,19 +68,24 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    data: Path = Field(default_factory=_default_data, description="Where jobs, models and the database lie.")
+    data: Path = Field(
+        default_factory=_default_data,
+        description="Where jobs, models and the database lie; by default /data where it can be written, else ./data.",
+    )
     host: str = Field("127.0.0.1", description="The address that the page listens on.")
     port: int = Field(7860, ge=1, le=65535, description="The port that the page listens on.")
     password: Annotated[SecretStr, AfterValidator(_long)] | None = Field(
-        None, description="Lets others of the network into the page."
+        None,
+        description="Lets others on the network into the page; listening beyond 127.0.0.1 requires one.",
     )
-    hosts: Names = Field((), description="Further host names by which browsers reach the page.")
+    hosts: Names = Field((), description="Further host names by which browsers reach the page, such as studio.lan.")
     members: Names = Field(
         default_factory=lambda: _names(os.environ.get("SPACE_AUTHOR_NAME", "")),
-        description="Users and organizations of the Hub who may run jobs on a Space; `*` is whoever signs in.",
+        description="Users and organizations of the Hub who may run jobs on a Space; by default its owner. `*` is"
+        " whoever signs in.",
     )
     server_idle_seconds: float = Field(900, gt=0, description="An unused chat server stops after this many seconds.")
-    server_start_seconds: float = Field(300, gt=0, description="A chat server that is not ready by then has failed.")
+    server_start_seconds: float = Field(300, gt=0, description="How long a model may take to load.")
     cancel_seconds: float = Field(10, gt=0, description="How long a canceled job may take to stop by itself.")
     hub_patience_seconds: float = Field(
         600, gt=0, description="How long a push waits for a Hub that is overloaded or away, at each request."
@@ -92,7 +97,11 @@ class Settings(BaseModel):
         ge=1,
         description="What all uploads of one person may take at a time; by default 1 GB on a Space, elsewhere no end.",
     )
-    num_processes: int | None = Field(None, ge=1, description="Processes of a training; by default one for each GPU.")
+    num_processes: int | None = Field(
+        None,
+        ge=1,
+        description="Processes of a training; by default one for each GPU. One step learns from each one's batch.",
+    )
     accelerate_config: FilePath | None = Field(
         None,
         description="What `accelerate config` wrote, for trainings on several machines; goes before num_processes.",

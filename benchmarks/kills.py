@@ -31,7 +31,8 @@ from backend.artifacts.artifact import versions
 from backend.errors import AppError
 from backend.machine.hardware import hardware
 from backend.models.demo import demo_folder
-from backend.processes.child import MARKER, ROOT, marked, marker_prefix
+from backend.processes.child import ROOT
+from backend.processes.marks import MARKER, marked, marker_prefix
 from backend.progress import silent
 from backend.serve.chat import ChatOptions, stream
 from backend.serve.engine import ENGINES, EngineName

@@ -181,6 +181,11 @@ def read(kind: type[C], typed: Sequence[str], prog: str, summary: str) -> C:
         ValidationError: A value will not do.
         SystemExit: The usage is wrong, or help was asked for; argparse has said it.
     """
+    return kind.model_validate(vars(parser_of(kind, prog, summary).parse_args(typed)))
+
+
+def parser_of(kind: type[Command], prog: str, summary: str) -> ArgumentParser:
+    """Return the parser of a command: a flag or an argument for each field."""
     parser = ArgumentParser(prog, description=summary, argument_default=SUPPRESS, allow_abbrev=False)
     for name, field in kind.model_fields.items():
         shown = _shown(field)
@@ -190,7 +195,7 @@ def read(kind: type[C], typed: Sequence[str], prog: str, summary: str) -> C:
         else:
             needed = field.is_required()
             parser.add_argument(_flag(name), dest=name, required=needed, help=shown, **_values(field))
-    return kind.model_validate(vars(parser.parse_args(typed)))
+    return parser
 
 
 def _flag(name: str) -> str:

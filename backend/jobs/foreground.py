@@ -19,7 +19,7 @@ from backend.disk import JOURNAL, PARTIAL, fsync, lock
 from backend.errors import AppError, JobError, SpecError
 from backend.jobs.job import Preview, Spec, artifacts
 from backend.jobs.runner import Listen, Run
-from backend.processes.child import marker_prefix, sweep
+from backend.processes.marks import marker_prefix, sweep
 from backend.settings import Settings
 
 KEPT_DAYS = 7

@@ -23,7 +23,7 @@ from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import EVENTS, Canceled, Interrupted, Run, tidy
 from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState, Store, new_id
 from backend.jobs.uploads import Uploads
-from backend.processes.child import marker_prefix, sweep
+from backend.processes.marks import marker_prefix, sweep
 from backend.publish import PublishOptions
 from backend.settings import Settings
 

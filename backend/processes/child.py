@@ -1,7 +1,6 @@
 """Child processes on this machine: started through the shim, heard through pipes, ended with all their descendants."""
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -11,15 +10,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import backend
+from backend.processes.marks import MARKER, marker_prefix, resident_bytes, sweep
 from backend.settings import PREFIX, Settings
 
 ROOT = Path(backend.__file__).resolve().parent.parent
-MARKER = "WEIGHTSMITH_RUN"
 NICENESS = 5  # of a worker: the page stays quick while it takes every core
 LAST_WORDS = 15  # lines of a child's own output that are shown when it failed in a way nobody foresaw
 LOG_BYTES = 5_000_000  # of the log file; the one before it is kept, so a flood costs twice this
@@ -78,6 +77,7 @@ def environment(home: Path, online: bool) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": "PASSIVE",  # waiting in a loop halves torch's speed where a core is busy
+        "OPENBLAS_THREAD_TIMEOUT": "4",  # so do the threads of NumPy, for 0.1 s once it is imported
         "SPT_NOENV": "1",  # vLLM gives its engine a title, which setproctitle would write over the marker
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(ROOT),
@@ -117,41 +117,6 @@ def last_words(log: Path) -> str:
         return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS:])
     except OSError:
         return "The log could not be written."
-
-
-def marker_prefix(home: Path) -> str:
-    """Give the mark that every process started for this folder bears in its environment."""
-    return hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16] + "-"
-
-
-def marked(mark: str) -> Iterator[int]:
-    """Find processes whose environment has a marker that begins so; Linux only, elsewhere none is found."""
-    wanted = f"{MARKER}={mark}".encode()
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
-            if any(item.startswith(wanted) for item in (entry / "environ").read_bytes().split(b"\0")):
-                yield int(entry.name)
-
-
-def resident_bytes(mark: str) -> int:
-    """Give the memory of the processes so marked, counting what they share once for each."""
-    found = 0
-    for pid in marked(mark):
-        with contextlib.suppress(OSError, IndexError):
-            pages = (Path("/proc") / str(pid) / "statm").read_text().split()[1]
-            found += int(pages) * os.sysconf("SC_PAGE_SIZE")
-    return found
-
-
-def sweep(mark: str, spare: int | None = None) -> int:
-    """Kill every process so marked but `spare`, also those that left their group; give their number."""
-    found: set[int] = set()
-    while new := set(marked(mark)) - found - {spare}:  # again, for what those of the pass before had just started
-        for pid in new:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        found |= new
-    return len(found)
 
 
 class Child:

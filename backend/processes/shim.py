@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 
+from backend.processes.marks import MARKER, sweep
+
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL when the app has died
 
 
@@ -25,8 +27,6 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold tokens and data
     threading.Thread(target=_die_with_the_app, args=(death,), daemon=True).start()
     command_id = os.posix_spawnp(command[0], command, os.environ, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
-    from backend.processes import child  # noqa: F401, PLC0415 - for the sweep, while the command starts
-
     code = os.waitstatus_to_exitcode(os.waitpid(command_id, 0)[1])
     os.killpg(0, signal.SIGTERM)  # whatever the command left in the group; the shim itself stays
     _sweep()  # here too: a dead app sweeps nothing
@@ -43,8 +43,6 @@ def _die_with_the_app(death: int) -> None:
 
 
 def _sweep() -> None:
-    from backend.processes.child import MARKER, sweep  # noqa: PLC0415 - see main()
-
     sweep(os.environ[MARKER], os.getpid())
 
 

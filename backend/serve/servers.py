@@ -13,7 +13,7 @@ from pathlib import Path
 from backend.errors import JobError
 from backend.machine.hardware import available_bytes, gpu_memory_bytes, gpus
 from backend.model_folder import weights_bytes
-from backend.processes.child import marked, marker_prefix
+from backend.processes.marks import marked, marker_prefix
 from backend.serve.engine import EngineName, choose, is_adapter
 from backend.serve.server import Server, ServerStatus, Serving
 from backend.settings import Settings

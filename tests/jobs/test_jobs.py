@@ -18,7 +18,8 @@ from backend.jobs.foreground import stoppable
 from backend.jobs.job import stage_folder
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
-from backend.processes.child import ROOT, marked, marker_prefix
+from backend.processes.child import ROOT
+from backend.processes.marks import marked, marker_prefix
 from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
 from tests.support.jobs import caught, finished, until, workers

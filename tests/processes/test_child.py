@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from backend.processes.child import MARKER, ROOT, Child, environment, marked, marker_prefix, mask, sweep
+from backend.processes.child import ROOT, Child, environment, mask
+from backend.processes.marks import MARKER, marked, marker_prefix, sweep
 from tests.support.processes import linux, wait_until
 
 SECRET = "hf_" + "a" * 30

@@ -15,7 +15,8 @@ from backend.finetune.costs import steps_of
 from backend.finetune.options import FinetuneOptions
 from backend.jobs.foreground import finished
 from backend.jobs.job import stage_folder
-from backend.processes.child import ROOT, marked, marker_prefix
+from backend.processes.child import ROOT
+from backend.processes.marks import marked, marker_prefix
 from backend.processes.ranks import processes
 from backend.recipes import parse_recipe
 from backend.settings import Settings

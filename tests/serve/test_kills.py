@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.processes.child import marked, marker_prefix
+from backend.processes.marks import marked, marker_prefix
 from backend.serve.engines.vllm_environment import interpreter
 from backend.settings import Settings
 from benchmarks.kills import LIMIT, Stage, until

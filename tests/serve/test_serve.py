@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from backend.errors import HardwareError, JobError, SpecError
-from backend.processes.child import ROOT, marked, marker_prefix
+from backend.processes.child import ROOT
+from backend.processes.marks import marked, marker_prefix
 from backend.serve import servers as pool
 from backend.serve.chat import ChatOptions, stream
 from backend.serve.engine import choose

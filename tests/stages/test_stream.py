@@ -22,7 +22,8 @@ from backend.jobs.supervisor import Supervisor
 from backend.models import fetch
 from backend.models.fetch import fetch_model
 from backend.models.inspection import inspect
-from backend.processes.child import ROOT, marked, marker_prefix
+from backend.processes.child import ROOT
+from backend.processes.marks import marked, marker_prefix
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.recipes import parse_recipe

@@ -9,7 +9,8 @@ import sys
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from backend.processes.child import ROOT, marked, marker_prefix
+from backend.processes.child import ROOT
+from backend.processes.marks import marked, marker_prefix
 
 CHROMIUM = "/usr/bin/chromium"
 

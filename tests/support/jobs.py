@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.jobs.store import JobState
-from backend.processes.child import marked, marker_prefix
+from backend.processes.marks import marked, marker_prefix
 
 EVALUATE = {"stage": "evaluate", "max_seq_length": 32, "num_samples": 2, "dataset": "me/prose"}
 

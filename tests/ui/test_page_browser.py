@@ -11,7 +11,7 @@ from backend.artifacts.sealing import verify
 from backend.data.examine import load
 from backend.data.files.rows import Source
 from backend.data.options import DatasetOptions
-from backend.processes.child import marked, marker_prefix
+from backend.processes.marks import marked, marker_prefix
 from tests.support.adapters import edited, save_adapter
 from tests.support.browser import App, tab
 
