@@ -60,8 +60,10 @@ RECIPE = """# Recipe keys
 
 A recipe is a YAML file: a base model, stages in order, and where the result goes. The command `run` runs one, and
 `estimate` says what it needs. [templates/recipes](../../templates/recipes) holds ready ones. Paths are relative to the
-recipe's folder. Keys that begin with `x-` are ignored, so that YAML anchors have a place. `calibration.split` is the key
-`split` of the mapping `calibration`; a name alone, as in `calibration: rows.csv`, is its `dataset`.
+recipe's folder. Keys that begin with `x-` are ignored, so that YAML anchors have a place.
+
+`calibration.split` is the key `split` of the mapping `calibration`. A name alone, as in `calibration: rows.csv`, is its
+`dataset`.
 
 ```yaml
 base_model: demo
