@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.check import CheckOptions
-from backend.data.options import DEMO_DATASET, DatasetOptions, is_file
+from backend.data.options import DEMO_DATASET, RowsOptions, is_file
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.merge import MergeOptions
 from backend.models.facts import ModelFacts
-from backend.quantize.calibrated.options import OF_ROWS, ROWS, CalibratedOptions
+from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe, parse_recipe, parse_yaml
 from ui.forms import can_show
 from ui.rows import can_show_rows
@@ -32,7 +32,7 @@ class Uploads(NamedTuple):
 
     def used(self, recipe: Recipe) -> "Uploads":
         """Give those that a recipe reads."""
-        calibrated = any(s.calibration == self.calibration for s in recipe.stages if isinstance(s, CalibratedOptions))
+        calibrated = any(s.calibration.dataset == self.calibration for s in _calibrated(recipe) if s.calibration)
         measured = any(s.text == self.text for s in recipe.stages if isinstance(s, EvaluateOptions))
         learned = recipe.tuning is not None and recipe.tuning.dataset == self.rows
         return Uploads(
@@ -87,7 +87,11 @@ class Draft:
         return found
 
 
-_FIELD = re.compile(r"stages\[(?P<stage>\d+)\]\.(?P<name>\w+)")
+_FIELD = re.compile(r"stages\[(?P<stage>\d+)\]\.(?P<name>\w+(\.\w+)?)")
+
+
+def _calibrated(recipe: Recipe) -> list[CalibratedOptions]:
+    return [stage for stage in recipe.stages if isinstance(stage, CalibratedOptions)]
 
 
 def with_uploads(recipe: Recipe, uploads: Uploads) -> Recipe:
@@ -96,24 +100,12 @@ def with_uploads(recipe: Recipe, uploads: Uploads) -> Recipe:
     stages = tuple(
         stage.model_copy(update={"text": text}) if text and isinstance(stage, EvaluateOptions)
         else stage.model_copy(update={"dataset": rows}) if rows and isinstance(stage, FinetuneOptions)
-        else stage.model_copy(update={"calibration": calibration})
+        else stage.with_files({"calibration": calibration})
         if calibration and isinstance(stage, CalibratedOptions)
         else stage
         for stage in recipe.stages
     )  # fmt: skip
     return recipe.model_copy(update={"stages": stages})
-
-
-def calibration_values(rows: dict[str, Any]) -> dict[str, Any]:
-    """Give the options of a calibrated quantization that say of its rows what DatasetOptions says."""
-    said = {ROWS + name: value for name, value in rows.items() if name in OF_ROWS}
-    return {"calibration": rows["dataset"], **said}
-
-
-def of_calibration(faults: dict[str, str]) -> dict[str, str]:
-    """Give the faults of a quantization that are its rows', named as DatasetOptions names them."""
-    found = {name.removeprefix(ROWS): text for name, text in faults.items() if name.startswith(ROWS)}
-    return found | ({"dataset": faults["calibration"]} if "calibration" in faults else {})
 
 
 def suits(recipe: Recipe, facts: ModelFacts) -> None:
@@ -135,7 +127,7 @@ class Parts:
     """A recipe as the forms can show it."""
 
     finetune: FinetuneOptions | None
-    calibration: DatasetOptions | None
+    calibration: RowsOptions | None
     merge: MergeOptions | None
     quantize: tuple[Any, ...]
     evaluate: EvaluateOptions | None
@@ -162,7 +154,7 @@ def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
         return None
     if tuning and merge and merge.adapters:
         return None
-    read = [stage.rows() if stage.calibration else None for stage in quantize if isinstance(stage, CalibratedOptions)]
+    read = [stage.calibration for stage in _calibrated(recipe)]
     calibration = read[0] if read else None
     if any(rows != calibration for rows in read):
         return None

@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from backend.options import COMMON_OPTIONS, Frozen
+from backend.options import COMMON_OPTIONS, Frozen, first_field
 
 Updates = dict[Any, Any]
 """Component to its new value or gr.update(); what a handler returns."""
@@ -177,6 +177,8 @@ def _written(value: Any, field: FieldInfo) -> Any:
         return ", ".join(str(part) for part in value)
     if value is None:
         return ""
+    if isinstance(value, Frozen):
+        return getattr(value, first_field(type(value)))
     optional = field.annotation is not _plain(field.annotation)
     return str(value) if optional and isinstance(value, int | float) else value
 

@@ -7,7 +7,7 @@ import gradio as gr
 from gradio.components import Component
 
 from backend.data.columns import Mapping
-from backend.data.options import DEMO_DATASET, DatasetOptions, is_file
+from backend.data.options import DEMO_DATASET, DatasetOptions, RowsOptions, is_file
 from backend.jobs.previews import Seen
 from ui.errors import fault
 from ui.examination import nothing, question
@@ -131,7 +131,7 @@ class RowsForm:
             return {"dataset": f"upload a file with {self.purpose.wanted}, or choose another source"}
         return {}
 
-    def fill(self, options: DatasetOptions) -> Updates:
+    def fill(self, options: RowsOptions) -> Updates:
         """Show options in the form; a file of this machine cannot be shown as an upload."""
         source = USUAL if options.dataset == DEMO_DATASET else UPLOAD if is_file(options.dataset) else HUB
         filled = self.form.fill(options)

@@ -28,14 +28,6 @@ CPU_CACHE = "1"  # GiB for the keys and values of a talk
 _SERVED = ("16 bit", "gptq", "awq", "compressed-tensors")
 """What vLLM serves on every machine; its plugins for bitsandbytes and GGUF are for CUDA alone."""
 
-LOADERS = {
-    "bitsandbytes": ("bitsandbytes",),
-    "gptq": ("gptqmodel", "optimum"),
-    "awq": ("gptqmodel",),
-    "compressed-tensors": ("compressed-tensors",),
-}
-"""A quantization's method → the packages that transformers loads it with."""
-
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Of adapters, that vLLM makes room for."""
 
@@ -93,7 +85,7 @@ def vllm_serves(config: Mapping[str, Any]) -> bool:
     """Whether vLLM serves a model with this config on any machine that has vLLM."""
     settings = config.get("quantization_config") or {}
     method = settings.get("quant_method", "16 bit") if isinstance(settings, dict) else None
-    return method in _SERVED and not (method == "gptq" and _unserved(settings))
+    return method in _SERVED and _unserved(method, settings) is None
 
 
 ENGINES = {
@@ -179,7 +171,15 @@ def wants_vllm(folder: Path) -> bool:
 
 def missing_packages(method: str) -> list[str]:
     """Name the packages that transformers would load weights of a quantization method with, and that are missing."""
-    return [package for package in LOADERS.get(method, ()) if not find_spec(package.replace("-", "_"))]
+    return [package for package in packages(method) if not find_spec(package.replace("-", "_"))]
+
+
+def packages(method: str) -> tuple[str, ...]:
+    """Return the packages that transformers loads weights of a quantization method with."""
+    from backend.quantize import METHODS
+
+    known = {row.quant_method: row.packages for row in METHODS.values()}
+    return known.get(method, ("compressed-tensors",) if method == "compressed-tensors" else ())
 
 
 def kernel(log: str) -> str:
@@ -202,18 +202,19 @@ def _vllm_here(name: str, method: str, settings: Mapping[str, Any]) -> tuple[boo
     reason = obstacle()
     if reason:
         return False, f"'{name}' holds {method} weights. {reason} Serve the folder on a machine that has one."
-    if method == "gptq" and _unserved(settings):
-        return False, (
-            f"vLLM serves GPTQ in 4 and 8 bits with sym and without desc_act alone, and '{name}' is other: it loads in"
-            " transformers with the packages gptqmodel and optimum."
-        )
+    if served := _unserved(method, settings):
+        needed = " and ".join(packages(method))
+        return False, f"{served}, and '{name}' is other: it loads in transformers with the packages {needed}."
     if interpreter() is None:
         return False, f"'{name}' holds {method} weights, which vLLM serves: run 'make vllm' once, which installs it."
     return True, ""
 
 
-def _unserved(settings: Mapping[str, Any]) -> bool:
-    return settings.get("bits") not in (4, 8) or not settings.get("sym", True) or bool(settings.get("desc_act"))
+def _unserved(method: str, settings: Mapping[str, Any]) -> str | None:
+    """Say what vLLM serves of a layout, where a model's weights are other."""
+    from backend.quantize.layouts import LAYOUTS
+
+    return LAYOUTS[method].unserved(settings) if method in LAYOUTS else None
 
 
 def _config(folder: Path) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from backend.artifacts.artifact import Artifact
 from backend.model_folder import has_chat_template, has_tokenizer
 from backend.publish.card.training import AdapterUse
-from backend.serve.engine import LOADERS, not_in_vllm, on_base, vllm_serves
+from backend.serve.engine import not_in_vllm, on_base, packages, vllm_serves
 
 HERE = "."
 """What stands for the model where its card lies in a folder and not in a repo."""
@@ -25,7 +25,7 @@ def loading(
         use: Of an adapter.
         artifact: What it is.
     """
-    needed = LOADERS.get((config.get("quantization_config") or {}).get("quant_method", ""), ())
+    needed = packages((config.get("quantization_config") or {}).get("quant_method", ""))
     more = ["peft", *(["bitsandbytes"] if use.quantization else [])] if use else needed
     own_tokenizer = has_tokenizer(path.name for path in folder.iterdir())
     return {
