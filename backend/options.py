@@ -2,12 +2,15 @@
 
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from threading import RLock
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from backend.errors import MAX_TEXT, SpecError, shortened
@@ -56,6 +59,35 @@ class Frozen(BaseModel):
         """Build what validates it, at its first use; pydantic's own is not made for two threads at once."""
         with _BUILDING:
             return super().model_rebuild(_parent_namespace_depth=_parent_namespace_depth + 1, **how)
+
+
+def within(field: FieldInfo) -> type[Frozen] | None:
+    """Return the option model that a field holds, where it holds one.
+
+    The first field of such a model stands for the whole where there is one text for it: in a flag, in a form.
+    """
+    union = get_origin(field.annotation) in (Union, UnionType)
+    kinds = get_args(field.annotation) if union else (field.annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Frozen)), None)
+
+
+def first_field(options: type[Frozen]) -> str:
+    """Return the field that stands for options within options; see within()."""
+    return next(iter(options.model_fields))
+
+
+@contextmanager
+def faults_of(field: str) -> Iterator[None]:
+    """Put the field that holds options before what is wrong with them.
+
+    Raises:
+        SpecError: What was raised within, with each of its fields as `field.name`.
+    """
+    try:
+        yield
+    except SpecError as e:
+        text = "\n".join(f"{field}: {line}" for line in str(e).splitlines())
+        raise SpecError(text, {f"{field}.{name}": fault for name, fault in e.faults.items()}) from e
 
 
 def parse(kind: type[M], data: Any, where: str = "", context: dict[str, Any] | None = None) -> M:

@@ -1,5 +1,6 @@
 """Recipe: a base model, an ordered list of stages, and where the result goes; which steps that takes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.hub.ids import DEMO, is_local, model_field
 from backend.merge import UNDONE, MergeOptions
-from backend.options import parse
+from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
 from backend.spec import CONVERT, Asked, Spec, Wanted
@@ -64,8 +65,7 @@ class Recipe(Spec):
         parts = {f"stages[{i}]": stage for i, stage in enumerate(self.stages)}
         for where, part in {**parts, "publish": self.publish}.items():
             for name, value in part or ():
-                texts = value if isinstance(value, tuple) else (value,)
-                if any(isinstance(text, str) and holds_token(text) for text in texts):
+                if any(holds_token(text) for text in _texts(value)):
                     raise ValueError(
                         f"{where}.{name}: holds what looks like a token, and goes with what is made: leave it out, and"
                         " revoke it where it was made"
@@ -250,6 +250,18 @@ class Streaming(Spec):
     def files(self) -> list[Path]:
         """Return the folders of this machine that it reads."""
         return self.recipe.files()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts that an option holds, whatever lies within it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, Frozen):
+        for _, part in value:
+            yield from _texts(part)
 
 
 def _paths_allowed(info: ValidationInfo) -> bool:

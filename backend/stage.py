@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from backend.hub.ids import DEMO, is_local
-from backend.options import Frozen
+from backend.options import Frozen, first_field
 
 
 class Stage(Frozen):
@@ -41,10 +41,12 @@ class Stage(Frozen):
     def with_files(self, files: Mapping[str, Path | str]) -> Self:
         """Return the stage with other names of its files, by field as files() has them; others stay."""
         named = {field: str(files.get(field, name)) for field, name in self._named().items()}
-        changes: dict[str, str | tuple[str, ...]] = {}
+        changes: dict[str, str | tuple[str, ...] | Frozen] = {}
         for field in {name.split("[")[0] for name in files}:
             if isinstance(names := getattr(self, field), tuple):
                 changes[field] = tuple(named[f"{field}[{i}]"] for i in range(len(names)))
+            elif isinstance(names, Frozen):
+                changes[field] = names.model_copy(update={first_field(type(names)): named[field]})
             else:
                 changes[field] = named[field]
         return self.model_copy(update=changes)
@@ -61,6 +63,8 @@ class Stage(Frozen):
             names = getattr(self, field)
             if isinstance(names, tuple):
                 found |= {f"{field}[{i}]": name for i, name in enumerate(names)}
+            elif isinstance(names, Frozen):
+                found[field] = getattr(names, first_field(type(names)))
             elif names:
                 found[field] = names
         return found

@@ -39,10 +39,11 @@ RANK = 16
 
 QUANTIZE = """
 import sys; from pathlib import Path
-from backend.progress import silent; from backend.quantize import nf4
+from backend.progress import silent; from backend.quantize import METHODS
 from backend.weights.checkpoint import Checkpoint; from backend.weights.output import Output
 with Checkpoint.of(Path(sys.argv[1])) as weights:
-    nf4.quantize(weights, Output(Path(sys.argv[2])), nf4.Options(bnb_4bit_compute_dtype="float32"), silent())
+    options = METHODS["nf4"].Options(bnb_4bit_compute_dtype="float32")
+    METHODS["nf4"].quantize(weights, Output(Path(sys.argv[2])), options, silent())
 """
 BITSANDBYTES = """
 import sys, torch; from transformers import AutoModelForCausalLM, BitsAndBytesConfig

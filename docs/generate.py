@@ -62,6 +62,9 @@ A recipe is a YAML file: a base model, stages in order, and where the result goe
 `estimate` says what it needs. [templates/recipes](../../templates/recipes) holds ready ones. Paths are relative to the
 recipe's folder. Keys that begin with `x-` are ignored, so that YAML anchors have a place.
 
+`calibration.split` is the key `split` of the mapping `calibration`. A name alone, as in `calibration: rows.csv`, is its
+`dataset`.
+
 ```yaml
 base_model: demo
 stages:
@@ -112,7 +115,7 @@ def _recipe() -> str:
     own = {name: about for name, about in schema["properties"].items() if name != "converts"}  # found out, not given
     text = f"{RECIPE}\n{_keys(own)}"
     for part in [*_models(schema["properties"]["stages"]["items"], schema["$defs"]), schema["$defs"]["PublishOptions"]]:
-        keys = dict(part["properties"])
+        keys = dict(_every(part["properties"], schema["$defs"]))
         chosen = {name: keys.pop(name)["const"] for name in COMMON_OPTIONS if name in keys}
         title = ", ".join(f"{name}: {value}" for name, value in chosen.items()) or "publish"
         text += f"\n## `{title}`\n\n{_first(part['description'])}\n\n{_keys(keys)}"
@@ -126,6 +129,16 @@ def _models(either: dict[str, Any], known: dict[str, Any]) -> Iterator[dict[str,
             yield known[member["$ref"].rpartition("/")[2]]
         else:
             yield from _models(member, known)
+
+
+def _every(fields: dict[str, dict[str, Any]], known: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Walk fields, and behind each the fields of the option model that it holds, if it holds one."""
+    for name, about in fields.items():
+        yield name, about
+        for part in about.get("anyOf", ()):
+            if "$ref" in part:
+                inner = known[part["$ref"].rpartition("/")[2]]["properties"]
+                yield from ((f"{name}.{key}", said) for key, said in inner.items())
 
 
 def _first(docstring: str) -> str:

@@ -11,7 +11,7 @@ from backend.errors import SpecError
 from backend.evaluate import ANSWER_TOKENS, PROMPTS, EvaluateOptions, Text, measure, writing_speed
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import Report, silent
-from backend.quantize import nf4
+from backend.quantize import METHODS
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 
@@ -21,7 +21,7 @@ PROSE = Text(name="prose", content="The quick brown fox jumps over the lazy dog.
 @pytest.fixture(scope="module")
 def nf4_model(tiny_model, tmp_path_factory):
     output = tmp_path_factory.mktemp("nf4")
-    nf4.quantize(Checkpoint.of(tiny_model), Output(output), nf4.Options(), silent())
+    METHODS["nf4"].quantize(Checkpoint.of(tiny_model), Output(output), METHODS["nf4"].Options(), silent())
     return output
 
 

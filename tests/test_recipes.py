@@ -246,3 +246,49 @@ def test_what_could_not_be_published_is_refused_before_the_work(tiny_model, tmp_
         recipe = {"base_model": str(tiny_model), "stages": stages, "publish": publish}
         with pytest.raises(SpecError, match=words):
             prepare(parse_recipe(recipe, paths=True), tmp_path / "data", None)
+
+
+def test_what_calibration_reads_may_be_a_name_or_all_that_is_said_of_its_rows():
+    def calibration(**given):
+        recipe = parse_recipe({"base_model": "demo", "stages": [{"stage": "quantize", "method": "gptq", **given}]})
+        return recipe.stages[0].calibration
+
+    assert calibration() is None
+    assert calibration(calibration="me/rows").dataset == "me/rows"
+    nested = calibration(calibration={"dataset": "me/rows", "split": "train[:9]", "user_column": "frage"})
+    assert (nested.split, nested.user_column) == ("train[:9]", "frage")
+
+
+def test_a_recipe_that_says_flat_what_calibration_reads_is_read():
+    data = {"base_model": "demo", "stages": [{"stage": "quantize", "method": "awq"}]}
+    defaults = {"calibration_parse_json": False, "calibration_quoting": True, "calibration_sample_by": "paragraph"}
+    said = {"calibration": "me/rows", "calibration_split": "train[:9]", "calibration_user_column": "frage"}
+    without = parse_recipe({**data, "stages": [data["stages"][0] | defaults]})
+    assert without == parse_recipe(data)
+    [found] = parse_recipe({**data, "stages": [data["stages"][0] | defaults | said]}).stages
+    assert found.calibration.model_dump(exclude_defaults=True) == {
+        "dataset": "me/rows", "split": "train[:9]", "user_column": "frage",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "words"),
+    [
+        ({"calibration_split": "train"}, "calibration_split", "give calibration"),
+        ({"calibration": {"split": "train"}}, "calibration.dataset", "is missing"),
+        ({"calibration": "me/rows", "calibration_split": "train[:"}, "calibration", "is no split"),
+        ({"calibration": {"dataset": "me/rows", "validation_split": "test"}}, "calibration.validation_split", "not an"),
+        (
+            {"calibration": {"dataset": "me/rows", "template": "{a}", "user_column": "b"}},
+            "calibration.template",
+            "words",
+        ),
+        ({"calibration": {"dataset": "/etc/rows.csv"}}, "calibration.dataset", "upload the file"),
+        ({"calibration": {"dataset": "me/rows", "system_prompt": f"hf_{'x' * 34}"}}, "calibration", "a token"),
+        ({"split": "train"}, "split", "not an option"),
+    ],
+)
+def test_what_is_wrong_with_calibration_is_named_by_its_own_option(given, field, words):
+    with pytest.raises(SpecError) as e:
+        parse_recipe({"base_model": "demo", "stages": [{"stage": "quantize", "method": "gptq", **given}]})
+    assert words in e.value.faults[f"stages[0].{field}"]

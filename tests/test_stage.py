@@ -85,9 +85,9 @@ def test_names_of_files_are_anchored_and_made_public_and_those_of_the_hub_stay(t
     assert made.on_hub
     public = made.public("demo")
     assert str(tmp_path) not in public.to_yaml()
-    assert [stage.NAMES and getattr(stage, stage.NAMES[-1]) for stage in public.stages] == [
-        "rows.jsonl", (), "rows.jsonl", "prose.txt",
-    ]  # fmt: skip
+    tuned, merging, quantized, measured = public.stages
+    assert (tuned.validation_dataset, merging.adapters) == ("rows.jsonl", ())
+    assert (quantized.calibration.dataset, measured.text) == ("rows.jsonl", "prose.txt")
     merge = {"stage": "merge", "adapters": ["me/adapter", str(tmp_path / "adapter")]}
     several = recipe(tmp_path, merge)
     assert several.stages[0].files() == {"adapters[1]": tmp_path / "adapter"}

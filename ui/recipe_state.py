@@ -25,8 +25,6 @@ from ui.recipe.draft import (
     NO_UPLOADS,
     Draft,
     Uploads,
-    calibration_values,
-    of_calibration,
     parts,
     read_yaml,
     suits,
@@ -37,6 +35,9 @@ from ui.recipe.sidebar import Sidebar, empty, faulty, summary
 from ui.recipe.tab import RecipeTab, is_calibrated
 from ui.studio import Result, Studio
 from ui.visitor import alone
+
+_ROWS = "calibration."
+"""Begins the name of a fault in what calibration reads."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,10 @@ class Workbench:
         """Show faults by stage beside the fields of every tab."""
         data = self.data
         of_data = data.form.mark(faults.get("evaluate", {})) | data.rows.mark(faults.get("finetune", {}))
-        read = [of_calibration(found) for name, found in faults.items() if name.startswith("quantize")]
-        of_data |= data.calibration.mark({name: text for found in read for name, text in found.items()})
+        of_rows: dict[str, str] = {}
+        for found in faults.values():
+            of_rows |= {name.removeprefix(_ROWS): text for name, text in found.items() if name.startswith(_ROWS)}
+        of_data |= data.calibration.mark(of_rows)
         return of_data | self.recipe.mark(given, faults)
 
     def draft_recipe(self, given: Given) -> Recipe:
@@ -164,7 +167,7 @@ class Workbench:
         asked = {"evaluate": self.data.missing(given), "finetune": self.data.rows.missing(given)}
         if unsaid := self.data.calibration.missing(given):
             calibrated = (name for name, values in draft.stages.items() if "calibration" in values)
-            asked |= {name: {"calibration": unsaid["dataset"]} for name in calibrated}
+            asked |= {name: {_ROWS + field: text for field, text in unsaid.items()} for name in calibrated}
         missing = {draft.field(s, k): v for s in draft.stages for k, v in asked.get(s, {}).items()}
         if missing:
             raise SpecError("\n".join(missing.values()), missing)
@@ -179,7 +182,7 @@ class Workbench:
             stages["finetune"] = data.rows.values(given) | stages["finetune"]
         if given[data.calibration.source] != USUAL:
             # an upload takes the place of the bundled rows, as where rows are learned from
-            rows = calibration_values({"dataset": DEMO_DATASET} | data.calibration.values(given))
+            rows = {"calibration": {"dataset": DEMO_DATASET} | data.calibration.values(given)}
             calibrated = [n for n, values in stages.items() if n.startswith("quantize") and is_calibrated(values)]
             stages |= {name: stages[name] | rows for name in calibrated}
         if given[self.recipe.evaluate] and any(name.split()[0] in ("merge", "quantize") for name in stages):
@@ -263,5 +266,5 @@ def _memory(recipe: Recipe, uploads: Uploads) -> dict[str, Any]:
         if name := uploaded.get(stage["stage"]):
             stage.pop(name)
         if used.calibration and "calibration" in stage:
-            stage["calibration"] = DEMO_DATASET
+            stage["calibration"]["dataset"] = DEMO_DATASET
     return {"recipe": data, **used.names._asdict()}

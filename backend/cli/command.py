@@ -7,7 +7,7 @@ import signal
 import sys
 from abc import abstractmethod
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from backend.errors import AppError
-from backend.options import COMMON_OPTIONS, Frozen, words
+from backend.options import COMMON_OPTIONS, Frozen, first_field, within, words
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Command")
@@ -46,8 +46,14 @@ class Command(BaseModel):
 
     def given(self, *models: type[Frozen]) -> dict[str, Any]:
         """Return the options of these models that were typed."""
-        names = {field for model in models for field in model.model_fields} - {*COMMON_OPTIONS}
-        return {name: getattr(self, name) for name in self.model_fields_set & names}
+        found: dict[str, Any] = {}
+        for flag in (flag for model in models for flag in _flags(model)):
+            if flag.name in self.model_fields_set:
+                at = found
+                for outer in flag.place[:-1]:
+                    at = at.setdefault(outer, {})
+                at[flag.place[-1]] = getattr(self, flag.name)
+        return found
 
     def say(self, data: dict[str, Any], text: str) -> None:
         """Print the result: as JSON, or as a person reads it."""
@@ -56,7 +62,7 @@ class Command(BaseModel):
 
 
 def with_options(
-    command: type[Command], models: dict[str, type[Frozen]], leave_out: tuple[str, ...] = (), **more: Any
+    command: type[Command], models: Mapping[str, type[Frozen]], leave_out: tuple[str, ...] = (), **more: Any
 ) -> Any:
     """Return the command with a flag for each field of option models.
 
@@ -71,14 +77,45 @@ def with_options(
     fields: dict[str, Any] = dict(more)
     choices: dict[str, tuple[Any, ...]] = {}
     for label, model in models.items():
-        for name, info in model.model_fields.items():
-            if name in (*COMMON_OPTIONS, *leave_out):
+        for name, _, info in _flags(model):
+            if name in leave_out:
                 continue
             text = fields[name][1].description if name in fields else info.description or ""
             text += f" [{label}]" if len(models) > 1 else ""
             choices[name] = tuple(dict.fromkeys((*choices.get(name, ()), *_choices(info.annotation))))
             fields[name] = (_typed(info.annotation, choices[name]), FieldInfo(default=info.default, description=text))
     return create_model(command.__name__.strip("_"), __base__=command, **fields)
+
+
+class _Flag(NamedTuple):
+    """A field of an option model, as a flag asks for it.
+
+    Attributes:
+        name: Of options within options, both names; the first of them has the outer name alone.
+        place: Where its value stands in the model's data.
+        field: Its type, default and description.
+    """
+
+    name: str
+    place: tuple[str, ...]
+    field: FieldInfo
+
+
+def _flags(model: type[Frozen]) -> Iterator[_Flag]:
+    """Yield the flags of an option model."""
+    for name, field in model.model_fields.items():
+        if name in COMMON_OPTIONS:
+            continue
+        inner = within(field)
+        if inner is None:
+            yield _Flag(name, (name,), field)
+            continue
+        for part, info in inner.model_fields.items():
+            if part == first_field(inner):
+                named = FieldInfo(annotation=info.annotation, default=field.default, description=field.description)
+                yield _Flag(name, (name, part), named)
+            else:
+                yield _Flag(f"{name}_{part}", (name, part), info)
 
 
 def _typed(annotation: Any, choices: tuple[Any, ...]) -> Any:

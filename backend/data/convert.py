@@ -1,6 +1,5 @@
 """Conversion: rows become samples, checked one by one; a row that gives none is counted with the reason."""
 
-from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -222,10 +221,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "true or false"
     return "a number" if isinstance(value, Number | int | float | Decimal) else "a date or another type"
-
-
-def kept(rows: Iterable[Row], converter: Converter) -> Iterator[Sample]:
-    """Give the samples of the rows that have one."""
-    for row in rows:
-        if (sample := converter.sample(row)) is not None:
-            yield sample

@@ -13,10 +13,11 @@ from typing import NamedTuple
 from pydantic import ConfigDict, Field
 
 from backend.data.columns import Column, Mapping, describe, find_mapping, repeating
-from backend.data.convert import Converter, kept
+from backend.data.convert import Converter
 from backend.data.files.row import Row
 from backend.data.files.rows import Rows, Source
 from backend.data.findings import Finding, Ledger, refusal
+from backend.data.kept import Kept
 from backend.data.options import DatasetOptions
 from backend.data.samples import Sample
 from backend.options import Frozen
@@ -61,6 +62,7 @@ class _Survey(NamedTuple):
     columns: tuple[Column, ...]
     total: int
     samples: Counter[int]  # digest → rows
+    kept: Kept
     preview: tuple[Sample, ...]
 
 
@@ -87,9 +89,8 @@ class Dataset:
         return (s for s in self._samples(self._surveys[0]) if s.digest in self._held_out)
 
     def _samples(self, survey: _Survey) -> Iterator[Sample]:
-        assert survey.mapping
-        quiet, seen = Ledger(survey.rows.name), set[int]()
-        for sample in kept(survey.rows.read(quiet), Converter(survey.mapping, self._options, quiet)):
+        seen = set[int]()
+        for sample in survey.kept.read():
             if self._options.drop_duplicates:
                 if sample.digest in seen:
                     continue
@@ -149,7 +150,7 @@ def _survey(source: Source, options: DatasetOptions) -> _Survey:
         mapping = _told_apart(mapping, head, ledger)
     unclear = any(f.asks and f.kind in ("columns", "json_text", "binary") for f in ledger.said.values())
     converter = Converter(mapping, options, ledger) if mapping and not unclear else None
-    total, names, samples, preview = 0, dict[str, None](), Counter[int](), list[Sample]()
+    total, names, samples, preview, kept = 0, dict[str, None](), Counter[int](), list[Sample](), Kept()
     for row in rows.read(ledger):
         total += 1
         if row.values is not None and not row.values.keys() <= names.keys():
@@ -157,13 +158,14 @@ def _survey(source: Source, options: DatasetOptions) -> _Survey:
         sample = converter.sample(row) if converter else None
         if sample:
             samples[sample.digest] += 1
+            kept.add(sample)
             if len(preview) < PREVIEW:
                 preview.append(sample)
     if (converter or not readable) and not samples:
         raise ledger.unusable(total)
     if mapping:
         _say_ignored(mapping, names, ledger)
-    return _Survey(rows, mapping, ledger, columns, total, samples, tuple(preview))
+    return _Survey(rows, mapping, ledger, columns, total, samples, kept, tuple(preview))
 
 
 def _told_apart(mapping: Mapping, head: Iterable[Row], ledger: Ledger) -> Mapping:

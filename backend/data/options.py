@@ -21,11 +21,10 @@ Encoding = Literal[
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 
 
-class DatasetOptions(Frozen):
-    """Which rows are learned from; the first four are named as `datasets.load_dataset` names them."""
+class RowsOptions(Frozen):
+    """Which rows are read, and how; the first four are named as `datasets.load_dataset` names them."""
 
     dataset: str = Field(
-        DEMO_DATASET,
         description="A Hub id, a file (CSV, TSV, JSON, JSON lines, Parquet, text), or demo, the bundled questions and"
         " answers.",
         json_schema_extra={"file": True},
@@ -48,7 +47,7 @@ class DatasetOptions(Frozen):
     )
     assistant_column: str | None = Field(
         None,
-        description="Column that holds the answer that is learned. Empty: recognized.",
+        description="Column that holds the answer. Empty: recognized.",
         json_schema_extra=ADVANCED,
     )
     context_column: str | None = Field(
@@ -61,7 +60,7 @@ class DatasetOptions(Frozen):
     )
     text_column: str | None = Field(
         None,
-        description="Column of plain text, learned as it stands, without a chat template.",
+        description="Column of plain text, read as it stands, without a chat template.",
         json_schema_extra=ADVANCED,
     )
     template: str | None = Field(
@@ -72,19 +71,6 @@ class DatasetOptions(Frozen):
     )
     system_prompt: str | None = Field(
         None, max_length=20_000, description="Put before conversations that have none; it costs its tokens in each."
-    )
-    on_fault: Literal["stop", "drop"] = Field(
-        "stop", description="What a faulty row does: stop and be named, or be left out and counted."
-    )
-    drop_duplicates: bool = Field(
-        False,
-        description="Keep one of rows that are the same; repeated rows are learned more strongly.",
-        json_schema_extra=ADVANCED,
-    )
-    allow_identical: bool = Field(
-        False,
-        description="Go on with a single row, rows that are all the same, or validation rows that are trained on.",
-        json_schema_extra=ADVANCED,
     )
     parse_json: bool = Field(
         False, description="Read conversations that are written as JSON in a text column.", json_schema_extra=ADVANCED
@@ -114,6 +100,66 @@ class DatasetOptions(Frozen):
         description="What one row of a plain text file is; a paragraph ends at a blank line.",
         json_schema_extra=ADVANCED,
     )
+
+    @field_validator("dataset")
+    @classmethod
+    def _a_dataset(cls, value: str, info: ValidationInfo) -> str | None:
+        return dataset_field(value, info)
+
+    @field_validator("split")
+    @classmethod
+    def _a_split(cls, value: str | None) -> str | None:
+        parse_split(value)
+        return value
+
+    @field_validator("template")
+    @classmethod
+    def _a_template(cls, value: str | None) -> str | None:
+        if value is not None:
+            placeholders(value)
+        return value
+
+    @model_validator(mode="after")
+    def _only_hub_sets_have_versions(self) -> "RowsOptions":
+        if (self.config or self.revision) and (self.dataset == DEMO_DATASET or is_file(self.dataset)):
+            field = "config" if self.config else "revision"
+            raise ValueError(f"{field}: only data sets of the Hub have one: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_map(self) -> "RowsOptions":
+        ways = [name for name in ("messages_column", "text_column") if getattr(self, name)]
+        ways += ["template" if self.template else "user_column"] if self.template or self.user_column else []
+        if self.template and self.user_column:
+            raise ValueError("template: it is the user's words already: leave out user_column, or name it in braces")
+        if len(ways) > 1:
+            raise ValueError(f"{ways[1]}: {' and '.join(ways)} exclude each other: give one of them")
+        if self.assistant_column and (self.messages_column or self.text_column):
+            raise ValueError(f"assistant_column: {ways[0]} holds the answer already: leave one of them out")
+        return self
+
+
+class DatasetOptions(RowsOptions):
+    """Which rows are learned from, and which are kept to measure on."""
+
+    dataset: str = Field(
+        DEMO_DATASET,
+        description=RowsOptions.model_fields["dataset"].description,
+        json_schema_extra={"file": True},
+    )
+    on_fault: Literal["stop", "drop"] = Field(
+        "stop", description="What a faulty row does: stop and be named, or be left out and counted."
+    )
+    drop_duplicates: bool = Field(
+        False,
+        description="Keep one of rows that are the same; repeated rows are learned more strongly.",
+        json_schema_extra=ADVANCED,
+    )
+    allow_identical: bool = Field(
+        False,
+        description="Go on with a single row, rows that are all the same, or validation rows that are trained on.",
+        json_schema_extra=ADVANCED,
+    )
     validation_size: float = Field(
         0.0,
         ge=0,
@@ -129,42 +175,16 @@ class DatasetOptions(Frozen):
         None, description="A split to measure on, such as test or test[:100].", json_schema_extra=ADVANCED
     )
 
-    @field_validator("dataset", "validation_dataset")
+    @field_validator("validation_dataset")
     @classmethod
-    def _a_dataset(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _another_dataset(cls, value: str | None, info: ValidationInfo) -> str | None:
         return dataset_field(value, info)
 
-    @field_validator("split", "validation_split")
+    @field_validator("validation_split")
     @classmethod
-    def _a_split(cls, value: str | None) -> str | None:
+    def _another_split(cls, value: str | None) -> str | None:
         parse_split(value)
         return value
-
-    @field_validator("template")
-    @classmethod
-    def _a_template(cls, value: str | None) -> str | None:
-        if value is not None:
-            placeholders(value)
-        return value
-
-    @model_validator(mode="after")
-    def _only_hub_sets_have_versions(self) -> "DatasetOptions":
-        if (self.config or self.revision) and (self.dataset == DEMO_DATASET or is_file(self.dataset)):
-            field = "config" if self.config else "revision"
-            raise ValueError(f"{field}: only data sets of the Hub have one: leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _one_way_to_map(self) -> "DatasetOptions":
-        ways = [name for name in ("messages_column", "text_column") if getattr(self, name)]
-        ways += ["template" if self.template else "user_column"] if self.template or self.user_column else []
-        if self.template and self.user_column:
-            raise ValueError("template: it is the user's words already: leave out user_column, or name it in braces")
-        if len(ways) > 1:
-            raise ValueError(f"{ways[1]}: {' and '.join(ways)} exclude each other: give one of them")
-        if self.assistant_column and (self.messages_column or self.text_column):
-            raise ValueError(f"assistant_column: {ways[0]} holds the answer already: leave one of them out")
-        return self
 
     @model_validator(mode="after")
     def _one_validation(self) -> "DatasetOptions":

@@ -26,6 +26,7 @@ from backend.models.inspection import inspect
 from backend.models.loading import check_embedded, device, load_causal_lm, pad_within
 from backend.processes.ranks import rank, world_size
 from backend.progress import Report
+from backend.weights.codes import CODES
 
 EVALUATIONS = 10
 """Validations in a whole training where nobody says how many."""
@@ -120,7 +121,7 @@ def _load(base: Path, options: FinetuneOptions, report: Report) -> Any:
 
     dtype = getattr(torch, compute_dtype(options))
     kwargs: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(options)}
-    if options.quantization in ("nf4", "fp4"):
+    if options.quantization in CODES:
         kwargs["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type=options.quantization,
@@ -134,7 +135,7 @@ def _load(base: Path, options: FinetuneOptions, report: Report) -> Any:
     if getattr(model.config, "num_local_experts", None) == 0:  # a dense Granite 4, whose routers TRL would balance
         model.config.router_aux_loss_coef = 0.0
     parameters = inspect(str(base.resolve())).parameters
-    if options.quantization in ("nf4", "fp4") and device() == "cpu" and costs.unpacks(parameters, memory_bytes()):
+    if options.quantization in CODES and device() == "cpu" and costs.unpacks(parameters, memory_bytes()):
         _unpack(model, dtype)
         report.log("The 4-bit weights are held unpacked: the same numbers, faster on a CPU.")
     for parameter in model.parameters():

@@ -23,11 +23,10 @@ from typing import Any
 from backend.disk import words
 from backend.errors import AppError, LoginError
 from backend.processes import ranks
-from backend.processes.child import mask
+from backend.processes.child import NICENESS, mask
 from backend.progress import Report, silent
 
 HEARTBEAT = 5.0  # seconds
-NICENESS = 5  # the page stays quick while a job takes every core
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1

@@ -25,6 +25,7 @@ from backend.models.rewriting import Dtype, StreamOptions, loaded_dtype, stream
 from backend.options import ADVANCED
 from backend.progress import Report
 from backend.weights.checkpoint import Checkpoint, Weights
+from backend.weights.codes import CODES
 from backend.weights.dequantized import Dequantized
 from backend.weights.floats import SAFETENSORS
 from backend.weights.output import Output
@@ -108,7 +109,7 @@ class MergeOptions(StreamOptions):
 
     def after(self, quantization: str) -> "MergeOptions":
         """Return the options with what auto will come to where a training holds the base model so."""
-        known = self.merge_into == "auto" and quantization in ("nf4", "fp4")
+        known = self.merge_into == "auto" and quantization in CODES
         return self.model_copy(update={"merge_into": quantization}) if known else self
 
     def check(self, facts: ModelFacts) -> None:
@@ -161,7 +162,7 @@ def trained_on(adapters: Sequence[Adapter], options: MergeOptions) -> Trained:
 
 def _recorded(adapter: Adapter) -> Trained:
     quant_type = adapter.quantization.get("bnb_4bit_quant_type")
-    if quant_type not in ("nf4", "fp4"):
+    if quant_type not in CODES:
         return Trained("original")
     double = adapter.quantization.get("bnb_4bit_use_double_quant") is True
     return Trained(quant_type, double, recorded=True)

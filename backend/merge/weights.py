@@ -17,8 +17,7 @@ from backend.weights.floats import FLOATS, Bytes, Floats, cast, is_finite, to_fl
 from backend.weights.header import Header
 from backend.weights.low_rank import Doubles, LowRank, add, exact, nearest, total
 from backend.weights.tensor import BITS, Tensor
-
-PIECE = 1 << 20  # elements that a pass over a tensor has in hand
+from backend.weights.view import PIECE
 
 
 class AdapterFile:

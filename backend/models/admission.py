@@ -24,11 +24,12 @@ from backend.model_folder import (
 from backend.models.config import Config, as_kept, check_config, refuse_code, without_code
 from backend.models.native import is_native_tokenizer
 from backend.strict_json import parse_object, quoted
+from backend.weights.writer import INDEX
 
 MAX_INDEX = 20_000_000  # bytes; mixtures of hundreds of experts have 9 MB
 MAX_SHARDS = 1000  # each is asked for its header; the largest models have some hundred
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors")

@@ -13,7 +13,7 @@ from backend.errors import SpecError
 from backend.hub.files import Entry, Files, HubFiles, LocalFiles
 from backend.hub.front_matter import languages_of, license_of, read_card
 from backend.hub.ids import DEMO, is_local
-from backend.models.admission import INDEX, PICKLE_INDEX, Admitted, admit
+from backend.models.admission import PICKLE_INDEX, Admitted, admit
 from backend.models.completeness import check_complete
 from backend.models.config import check_config
 from backend.models.demo import demo_facts
@@ -23,6 +23,7 @@ from backend.weights.conversion import conversion
 from backend.weights.header import PROBE, Allowance, Header, header_from
 from backend.weights.pickled import Pickled, read_pickled
 from backend.weights.tensor import DTYPES, Tensor, output_head
+from backend.weights.writer import INDEX
 
 _BYTES_A_TENSOR = 160  # what a tensor takes in a header, generously
 

@@ -1,17 +1,27 @@
-"""The quantization methods: each module holds a method's options and its quantize().
+"""The quantization methods: each module holds a method's options, and the row that says what else is known of it.
 
-A new method is one module and its name twice here.
+A new method is one module and its line here.
 """
 
-from typing import Annotated
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from backend.quantize import awq, cast, fp4, gptq, int8, nf4
+from backend.quantize import awq, cast, gptq, int8, nf4
+from backend.quantize.method import Method, MethodOptions
 
-METHODS = {"nf4": nf4, "fp4": fp4, "int8": int8, "gptq": gptq, "awq": awq, "cast": cast}
+METHODS: dict[str, Method] = {
+    "nf4": nf4.NF4,
+    "fp4": nf4.FP4,
+    "int8": int8.METHOD,
+    "gptq": gptq.METHOD,
+    "awq": awq.METHOD,
+    "cast": cast.METHOD,
+}
 
-QuantizeOptions = Annotated[
-    nf4.Options | fp4.Options | int8.Options | gptq.Options | awq.Options | cast.Options,
-    Field(discriminator="method"),
-]
+if TYPE_CHECKING:
+    QuantizeOptions = MethodOptions
+else:
+    QuantizeOptions = Annotated[reduce(or_, (row.Options for row in METHODS.values())), Field(discriminator="method")]

@@ -4,28 +4,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from backend.models.facts import ModelFacts
 from backend.models.rewriting import Dtype, StreamOptions, stream
-from backend.progress import Report
-from backend.weights.checkpoint import Weights
-from backend.weights.output import Output
-
-TITLE = "Cast · 16 or 32 bit"
-SUMMARY = "The same weights in another floating-point type, without quantization."
+from backend.quantize.method import Method, MethodOptions
 
 
-class Options(StreamOptions):
+class Options(MethodOptions, StreamOptions):
     """Another floating-point type."""
 
-    makes = "quantized"
-    stage: Literal["quantize"] = "quantize"
     method: Literal["cast"] = "cast"
     dtype: Dtype = Field(
         "bfloat16", description="bfloat16 keeps the range, float16 the digits; float32 doubles the size of both."
     )
-
-    def check(self, facts: ModelFacts) -> None:
-        """Every model can be cast."""
 
     @property
     def target(self) -> str:
@@ -37,6 +26,9 @@ class Options(StreamOptions):
         return {"dtype": self.dtype, "torch_dtype": None}
 
 
-def quantize(weights: Weights, output: Output, options: Options, report: Report) -> None:
-    """Write a model in another type."""
-    stream(weights, output, options, report)
+METHOD = Method(
+    Options,
+    "Cast · 16 or 32 bit",
+    "The same weights in another floating-point type, without quantization.",
+    stream,
+)

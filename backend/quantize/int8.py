@@ -8,18 +8,13 @@ from pydantic import Field, field_validator
 from backend.errors import SpecError
 from backend.models.rewriting import stream
 from backend.options import ADVANCED
-from backend.progress import Report
-from backend.quantize.bitsandbytes import BitsAndBytesOptions
-from backend.weights.checkpoint import Weights
+from backend.quantize.bitsandbytes import PACKAGES, QUANT_METHOD, BitsAndBytesOptions
+from backend.quantize.method import Method
 from backend.weights.floats import Bytes, cast
 from backend.weights.kernels import quantize_rows
-from backend.weights.output import Output
 from backend.weights.plan import Memory
 from backend.weights.view import Source, View
 from backend.weights.writer import Slot, Writer
-
-TITLE = "INT8 · 8 bit"
-SUMMARY = "Half the size with next to no loss. Slower than 16 bit on most GPUs."
 
 
 class Options(BitsAndBytesOptions):
@@ -55,7 +50,7 @@ class Options(BitsAndBytesOptions):
         return value
 
     def quantization_config(self) -> dict[str, Any]:
-        """Give what differs from BitsAndBytesConfig's defaults."""
+        """Return what differs from BitsAndBytesConfig's defaults."""
         return {
             **super().quantization_config(),
             "_load_in_8bit": True,
@@ -65,7 +60,7 @@ class Options(BitsAndBytesOptions):
         }
 
     def slots(self, view: View) -> list[Slot]:
-        """Give the tensors that a weight becomes, named as bitsandbytes names them."""
+        """Return the tensors that a weight becomes, named as bitsandbytes names them."""
         base = view.name.removesuffix("weight")
         return [
             Slot(view.name, "I8", view.shape),
@@ -95,6 +90,11 @@ class Options(BitsAndBytesOptions):
         writer.write(base + "weight_format", bytes(1))  # row-major, the only layout of a CPU
 
 
-def quantize(weights: Weights, output: Output, options: Options, report: Report) -> None:
-    """Write a model as an LLM.int8() model."""
-    stream(weights, output, options, report)
+METHOD = Method(
+    Options,
+    "INT8 · 8 bit",
+    "Half the size with next to no loss. Slower than 16 bit on most GPUs.",
+    stream,
+    QUANT_METHOD,
+    PACKAGES,
+)

@@ -1,4 +1,4 @@
-"""Loading GPTQ and AWQ folders without their kernels: the weights that the integers stand for, in a plain model.
+"""Loading packed folders without their kernels: the weights that the integers stand for, in a plain model.
 
 It takes the memory of the model in 16 bit; to measure and to look it does, to serve others there is vLLM.
 """
@@ -11,21 +11,18 @@ from backend.model_folder import read_config
 from backend.models.loading import device, greedy
 from backend.models.rewriting import loaded_dtype
 from backend.progress import Report
-from backend.quantize import awq, gptq
 from backend.quantize.calibrated.empty_model import empty_model, named, put, read
-from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.layouts import LAYOUTS
+from backend.quantize.layouts.layout import Layout, Scheme
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Checkpoint
-from backend.weights.tensor import TRANSPOSED, Tensor
-
-_LAST = ("qweight", "qzeros", "scales", "g_idx")
-_OPTIONS: dict[str, type[CalibratedOptions]] = {"gptq": gptq.Options, "awq": awq.Options}
+from backend.weights.tensor import TRANSPOSED
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether a model folder holds GPTQ or AWQ weights."""
+    """Return whether a model folder holds weights in one of the LAYOUTS."""
     settings = read_config(folder).get("quantization_config")
-    return isinstance(settings, dict) and settings.get("quant_method") in _OPTIONS
+    return isinstance(settings, dict) and settings.get("quant_method") in LAYOUTS
 
 
 def load_unpacked(folder: Path, report: Report) -> Any:
@@ -41,7 +38,7 @@ def load_unpacked(folder: Path, report: Report) -> Any:
     import torch
 
     config = read_config(folder)
-    options = _layout(config.pop("quantization_config"), folder.name)
+    layout, scheme = _layout(config.pop("quantization_config"), folder.name)
     with Checkpoint.of(folder) as weights:
         tensors = {tensor.name: tensor for tensor in weights.tensors}
         dtype = getattr(torch, loaded_dtype(config, weights.tensors))
@@ -50,8 +47,11 @@ def load_unpacked(folder: Path, report: Report) -> Any:
         for done, name in enumerate(names):
             if tensor := named(tensors, name):
                 values = read(weights, tensor)
-            elif packed := named(tensors, name.removesuffix("weight") + "qweight"):
-                values = _weight(weights, tensors, packed.name.removesuffix(".qweight"), options)
+            elif packed := named(tensors, name.removesuffix("weight") + layout.TENSORS[0]):
+                base = packed.name.removesuffix(layout.TENSORS[0])
+                there = {last: tensors[base + last] for last in layout.TENSORS if base + last in tensors}
+                grid = layout.unpack({last: read(weights, t).numpy() for last, t in there.items()}, scheme)
+                values = torch.from_numpy(grid.weight())
                 values = values.T.contiguous() if config["model_type"] in TRANSPOSED else values
             else:
                 missing.add(name)  # rightly so if it is the output head of a model whose embeddings are used there
@@ -65,19 +65,14 @@ def load_unpacked(folder: Path, report: Report) -> Any:
     return model
 
 
-def _layout(settings: dict[str, Any], name: str) -> CalibratedOptions:
-    """Give options that unpack a folder."""
-    method, bits = settings["quant_method"], settings.get("bits")
-    layout = settings.get("checkpoint_format") or settings.get("version") or method
-    if str(layout).lower() not in ("gptq", "gemm", "awq"):
-        raise SpecError(f"'{name}' is in the layout '{layout}', which is not read here: choose one in gptq or gemm.")
-    return _OPTIONS[method].model_validate({"bits": bits})
-
-
-def _weight(weights: Checkpoint, tensors: dict[str, Tensor], base: str, options: CalibratedOptions) -> Any:
-    """Give the weight of a layer, float32 [out_features, in_features]."""
-    import torch
-
-    there = {last: tensors[f"{base}.{last}"] for last in _LAST if f"{base}.{last}" in tensors}
-    grid = options.unpack({last: read(weights, tensor).numpy() for last, tensor in there.items()})
-    return torch.from_numpy(grid.weight())
+def _layout(settings: dict[str, Any], name: str) -> tuple[Layout, Scheme]:
+    """Return what unpacks a folder."""
+    layout = LAYOUTS[settings["quant_method"]]
+    scheme = layout.scheme(settings)
+    if scheme is None:
+        version = settings.get("checkpoint_format") or settings.get("version") or settings["quant_method"]
+        raise SpecError(
+            f"'{name}' is in the layout '{version}' with {settings.get('bits')} bits, which is not read here: choose"
+            " one in gptq or gemm."
+        )
+    return layout, scheme

@@ -15,8 +15,9 @@ from backend.finetune.rendered import rendered
 from backend.finetune.rendering import Renderer, stops_of
 from backend.models.demo import TEXT, calibration_text
 from backend.models.loading import check_embedded, load_tokenizer, window_length
+from backend.options import faults_of
 from backend.progress import Report
-from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
+from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.calibrated.windows import Windows, check_apart, doubts, text_windows, windows_of
 from backend.recipes import Recipe
 from backend.stages.companions import Base
@@ -41,10 +42,8 @@ def fetch_calibration(stage: CalibratedOptions, number: int, folder: Path, token
     """
     place = folder / f"calibration-{number}"
     place.mkdir()
-    try:
+    with faults_of("calibration"):
         write_sources(place, fetch_dataset(stage.rows(), place, token, report))
-    except SpecError as e:
-        raise about_calibration(e) from e
 
 
 def windows(
@@ -119,10 +118,8 @@ def cut_rows(data: Dataset | None, tokenizer: Any, samples: int, length: int) ->
 def _rows(recipe: Recipe, options: CalibratedOptions, fetched: Path) -> Dataset | None:
     if options.calibration:
         place = fetched / f"calibration-{recipe.stages.index(options) + 1}"
-        try:
+        with faults_of("calibration"):
             return load(read_sources(place).train, options.rows())
-        except SpecError as e:
-            raise about_calibration(e) from e
     return load(read_sources(fetched).train, recipe.tuning) if recipe.tuning else None
 
 

@@ -17,14 +17,13 @@ import backend.stages.quantize  # noqa: F401 - what a worker has imported when i
 from backend.disk import scratch, sha256
 from backend.machine.hardware import peak_memory_bytes
 from backend.machine.speeds import Speeds, machine, write_speeds
-from backend.models.rewriting import StreamOptions
+from backend.processes.child import NICENESS
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from backend.weights.writer import Slot, Writer, lay_out
 
-NICENESS = 5  # a worker's: what else runs on the machine slows it as much
 SIDE = 4096  # of the layer: 32 MiB, more than most caches
 RUNS = 3
 WARM = 64  # of the layer that the loops are loaded with
@@ -33,10 +32,10 @@ WARM = 64  # of the layer that the loops are loaded with
 def main(data: Path, started: float) -> None:
     """Measure, and write the speeds."""
     begun = time.monotonic() - started
-    os.nice(NICENESS)
+    os.nice(NICENESS)  # what else runs on the machine slows it as much as a worker
     with scratch(data) as place:
         small, large = _model(place / "small", WARM), _model(place / "large", SIDE)
-        methods = [name for name, module in METHODS.items() if issubclass(module.Options, StreamOptions)]
+        methods = [name for name, method in METHODS.items() if method.Options.streams]
         for method in methods:
             _run(method, small)
         memory = peak_memory_bytes()
@@ -74,10 +73,10 @@ def _rate(method: str, source: Path) -> float:
 
 
 def _run(method: str, source: Path) -> float:
-    module = METHODS[method]
+    row = METHODS[method]
     with tempfile.TemporaryDirectory(dir=source) as output, Checkpoint.of(source) as weights:
         started = time.monotonic()
-        module.quantize(weights, Output(Path(output)), module.Options(), silent())
+        row.quantize(weights, Output(Path(output)), row.Options(), silent())
         return time.monotonic() - started
 
 

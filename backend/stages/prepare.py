@@ -15,6 +15,7 @@ from backend.recipes import Recipe, Streaming
 from backend.settings import load_settings
 from backend.stages import STEPS
 from backend.stages.estimate import check_room, converts, estimate, streams
+from backend.weights.codes import CODES
 
 
 def prepare(
@@ -99,7 +100,7 @@ def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> N
 def _merged_for(recipe: Recipe) -> Recipe:
     """Merge into the original weights where 4 bits of the same kind come next; see UNDONE."""
     methods = {stage.method for stage in recipe.quantizing}
-    if methods.isdisjoint(("nf4", "fp4")):
+    if methods.isdisjoint(CODES):
         return recipe
     stages = (
         stage.model_copy(update={"merge_into": "original"})

@@ -5,12 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from backend.data.options import is_file
-from backend.errors import SpecError
+from backend.data.options import RowsOptions, is_file
 from backend.models.facts import ModelFacts
+from backend.options import faults_of
 from backend.progress import Report, silent
 from backend.quantize import METHODS
-from backend.quantize.calibrated.options import CalibratedOptions, about_calibration
+from backend.quantize.calibrated.options import CalibratedOptions
 from backend.stages.evaluate import first_text
 from backend.stages.making import Opened, make, piece_by_piece, result
 from backend.stages.step import Need, Planned, Step
@@ -39,23 +39,20 @@ def pin(stage: Any, facts: ModelFacts, token: str | None) -> Any:
     """Read the rows of this machine that a calibrated method reads, or pin its data set to a commit."""
     if not isinstance(stage, CalibratedOptions):
         return stage
-    return stage.model_copy(update={"calibration_revision": _commit(stage, token)})
+    return stage.model_copy(update={"calibration": _pinned_rows(stage, token)})
 
 
-def _commit(stage: CalibratedOptions, token: str | None) -> str | None:
+def _pinned_rows(stage: CalibratedOptions, token: str | None) -> RowsOptions | None:
     if not stage.calibration:
         return None
     from backend.data.examine import load
     from backend.data.fetch import fetch_dataset, pin
 
     rows = stage.rows()
-    try:
-        if is_file(stage.calibration):
-            with TemporaryDirectory() as folder:
-                load(fetch_dataset(rows, Path(folder), token, silent()).train, rows)
-    except SpecError as e:
-        raise about_calibration(e) from e
-    return pin(rows, token).revision
+    if is_file(rows.dataset):
+        with TemporaryDirectory() as folder, faults_of("calibration"):
+            load(fetch_dataset(rows, Path(folder), token, silent()).train, rows)
+    return stage.calibration.model_copy(update={"revision": pin(rows, token).revision})
 
 
 def fetch(stage: Any, work: Work, folder: Path, token: str | None, report: Report) -> None:
@@ -87,7 +84,7 @@ def words(stage: Any) -> tuple[str, str]:
     """Say the method and its grid."""
     if stage.method == "cast":
         return f"Cast to {stage.dtype}", "no quantization"
-    detail = grid(stage.model_dump()) or METHODS[stage.method].TITLE.partition("·")[2].strip()
+    detail = grid(stage.model_dump()) or METHODS[stage.method].title.partition("·")[2].strip()
     return f"Quantize to {stage.method.upper()}", detail
 
 

@@ -23,6 +23,7 @@ from backend.processes.ranks import rank
 from backend.progress import Report
 from backend.recipes import Recipe
 from backend.stages.companions import Base, accompany
+from backend.weights.codes import CODES
 
 PROMPTS = 3
 """Questions of the validation rows whose answers are shown at every validation."""
@@ -131,7 +132,7 @@ def _artifact(recipe: Recipe, base: Base, data: Dataset, seen: Survey, outcome: 
     public = recipe.public(base.origin.base_model or base.folder.name).tuning
     assert public
     as_run = {"bnb_4bit_compute_dtype": compute_dtype(public)}
-    if public.quantization in ("nf4", "fp4"):
+    if public.quantization in CODES:
         as_run["bnb_4bit_quant_type"] = public.quantization
     training = Training(
         dataset=public.dataset,

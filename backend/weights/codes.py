@@ -1,4 +1,4 @@
-"""Codes: the grids of the 4-bit formats, and the sizes of their blocks."""
+"""Codes: the grids of the 4-bit formats, the sizes of their blocks, and of what the loops have in hand."""
 
 import numpy as np
 
@@ -9,6 +9,9 @@ BLOCK = 64
 
 NESTED_BLOCK = 256
 """Scales that share a scale of their own."""
+
+TILE = 512
+"""Columns of a matrix whose sums stay in the cache while a product is added to it."""
 
 NF4 = np.array(
     [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,

@@ -16,8 +16,7 @@ from backend.weights.codes import BLOCK, CODES, NESTED_BLOCK
 from backend.weights.floats import Bytes, Floats, cast, from_float32, is_finite, transposed
 from backend.weights.kernels import dynamic_map, quantize_4bit, quantize_absmax
 from backend.weights.tensor import BITS, TRANSPOSED, Tensor
-
-PIECE = 1 << 20  # elements that the first pass has in hand; a multiple of BLOCK
+from backend.weights.view import PIECE
 
 
 class Dequantized:

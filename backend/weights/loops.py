@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from backend.weights.codes import BLOCK, LANES, NESTED_BLOCK, TINY, grid
+from backend.weights.codes import BLOCK, LANES, NESTED_BLOCK, TILE, TINY, grid
 
 Loop = Callable[..., Any]
 
@@ -195,9 +195,6 @@ def _quantize_scales(scales: Any, blocks: int, offset: Any, table: Any, target: 
             place = np.int64(((scales[j] - offset) * inverse + _ONE) * np.float32(32767.5) + _HALF)
             # a block of zeros has place 0, whatever the map says there
             target[j] = table[_smaller(_larger(place, 0), 65535)] if top > 0 else np.uint8(0)
-
-
-TILE = 512  # columns whose sums stay in the cache
 
 
 def _merge(kind: _Kind) -> Loop:

@@ -11,12 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.weights.codes import TILE
 from backend.weights.compiled import compiled
 from backend.weights.floats import Bytes, Floats, from_float32, to_float32
 
 Doubles = NDArray[np.float64]
-
-TILE = 512  # columns whose sums a loop has in hand
 
 
 class LowRank(NamedTuple):

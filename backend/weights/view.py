@@ -11,7 +11,7 @@ from backend.weights.checkpoint import Weights
 from backend.weights.floats import Bytes, cast, is_finite, transposed
 from backend.weights.tensor import Tensor
 
-PIECE = 1 << 20  # elements that a thread has in hand: they fit its cache
+PIECE = 1 << 20  # elements that a thread has in hand: they fit its cache; a multiple of every block
 
 THREADS = 8
 """Threads at the most: more would wait for memory, and each takes some megabytes."""

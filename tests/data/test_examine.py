@@ -135,3 +135,21 @@ def test_a_file_of_this_machine_is_for_its_owner(tmp_path: Path) -> None:
             parse(DatasetOptions, {"dataset": wrong}, context={"paths": True})
     with pytest.raises(SpecError, match="is a path of this machine: upload the file instead"):
         parse(DatasetOptions, {"dataset": "rows.csv"})
+
+
+def test_what_comes_after_the_check_reads_what_was_checked_though_the_file_is_gone(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"{i}, «π» 😀?", "completion": f"It is\n{2 * i}."} for i in range(30)]
+    talks = [
+        {"messages": [{"role": "user", "content": str(i), "name": "Ann"}, {"role": "assistant", "content": "Ho"}]}
+        for i in range(30)
+    ]
+    for lines in ([*pairs, pairs[3]], talks, [{"text": f"Once {i}."} for i in range(30)]):
+        given = source(tmp_path, "rows.jsonl", jsonl(*lines))
+        data = load(given, options(validation_size=0.2))
+        train, validation = [*data.train()], [*data.validation()]
+        given.files[0].unlink()
+        assert ([*data.train()], [*data.validation()]) == (train, validation)
+        assert (len(train), len(validation)) == (data.examination.train, data.examination.validation)
+        assert data.examination.preview == tuple(sorted([*train, *validation])[:10])
+        for one, other in zip(data.train(), data.train(), strict=True):  # several may read at a time
+            assert one == other

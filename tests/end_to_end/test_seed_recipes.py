@@ -85,7 +85,11 @@ SEEDS: dict[str, tuple[str, Callable[[Path, Path], Path], str, Callable[[], File
     ),
     "opt-125m-gptq-c4": (
         "facebook/opt-125m", seed_models.opt, "allenai/c4", c4,
-        {"calibration_split": "train[:30]", "num_calibration_samples": 8, "max_seq_length": 128},
+        {
+            "calibration": {"dataset": "allenai/c4", "config": "en", "split": "train[:30]", "text_column": "text"},
+            "num_calibration_samples": 8,
+            "max_seq_length": 128,
+        },
     ),
     "llama-2-7b-python": (
         "meta-llama/Llama-2-7b-hf", seed_models.llama_2, "iamtarun/python_code_instructions_18k_alpaca",

@@ -18,7 +18,7 @@ from backend.publish.card.card import build_card
 from backend.publish.card.languages import CODES, hub_languages
 from backend.publish.card.markdown import literal
 from backend.publish.card.metadata import split_card
-from backend.quantize import nf4
+from backend.quantize import METHODS
 from backend.recipes import parse_recipe
 from backend.stages.companions import accompany, base_in
 from backend.weights.checkpoint import Checkpoint
@@ -264,7 +264,7 @@ def test_the_lines_that_load_it_run(
 
 
 def _nf4(base: Path, output: Path, template: bool) -> None:
-    nf4.quantize(Checkpoint.of(base), Output(output), nf4.Options(), silent())
+    METHODS["nf4"].quantize(Checkpoint.of(base), Output(output), METHODS["nf4"].Options(), silent())
     if not template:
         (output / "chat_template.jinja").unlink()
 

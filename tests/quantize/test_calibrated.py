@@ -1,6 +1,8 @@
 """GPTQ and AWQ on tiny random models of every architecture; what is written is read by loops of this file alone."""
 
+import json
 import shutil
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from backend.quantize import METHODS
 from backend.quantize.calibrated.architectures import architecture_of
 from backend.quantize.calibrated.channel_scales import fold_scale
 from backend.quantize.calibrated.empty_model import Skeleton
-from backend.quantize.calibrated.options import Grid
 from backend.quantize.calibrated.windows import Windows, check_apart, cut, doubts, text_windows
+from backend.quantize.layouts import LAYOUTS
+from backend.quantize.layouts.layout import Grid, Scheme
 from backend.quantize.packed import load_unpacked
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output, Resumable
@@ -199,18 +202,18 @@ def test_an_independent_reader_finds_a_model_like_the_original(model_of, tmp_pat
 @pytest.mark.parametrize(("method", "bits"), [("gptq", 2), ("gptq", 3), ("gptq", 4), ("gptq", 8), ("awq", 4)])
 def test_what_is_packed_is_what_an_independent_reader_finds(method, bits):
     random = np.random.default_rng(bits)
-    options = METHODS[method].Options(bits=bits, group_size=32)
+    layout, scheme = LAYOUTS[method], Scheme(bits, group_size=32)
     grid = Grid(
         random.integers(0, 2**bits, (96, 64)).astype(np.uint8),
         random.normal(size=(96, 2)).astype(np.float16).astype(np.float32),
-        random.integers(options.lowest, 2**bits, (96, 2)).astype(np.uint8),
+        random.integers(layout.LOWEST, 2**bits, (96, 2)).astype(np.uint8),
         (np.arange(64) // 32).astype(np.int32),
     )
-    packed = {f"layer.{last}": values for last, values in options.pack(grid).items()}
+    packed = {f"layer.{last}": values for last, values in layout.pack(grid, scheme).items()}
     read = autogptq(packed, "layer", bits) if method == "gptq" else autoawq(packed, "layer")
     steps = grid.q.astype(np.int64) - grid.zeros.astype(np.int64).repeat(32, 1)
     assert np.array_equal(read.T, steps * grid.scales.astype(np.float64).repeat(32, 1))
-    again = options.unpack({last.partition(".")[2]: values for last, values in packed.items()})
+    again = layout.unpack({last.partition(".")[2]: values for last, values in packed.items()}, scheme)
     assert all(np.array_equal(a, b) for a, b in zip(grid, again, strict=True))
 
 
@@ -378,3 +381,21 @@ def test_nobody_calibrates_on_what_quality_is_measured_on(tiny_model):
     check_apart(read, tokenizer, "".join(f"{i}. {GERMAN}" for i in range(200)))
     with pytest.raises(SpecError, match="32 of the 32 calibration windows of 'text' stand in the text"):
         check_apart(read, tokenizer, f"Before it.\n{numbered}")
+
+
+def test_a_method_asks_for_no_bits_that_its_layout_does_not_hold():
+    for name, layout in LAYOUTS.items():
+        asked = METHODS[name].Options.model_fields["bits"].annotation
+        assert set(get_args(asked)) <= set(layout.BITS), name
+        assert METHODS[name].packages == layout.PACKAGES
+
+
+@pytest.mark.parametrize("method", LAYOUTS)
+def test_a_folder_in_another_version_of_a_layout_is_refused_in_words(model_of, tmp_path, method):
+    quantized(method, model_of("llama"), tmp_path / "q")
+    written = json.loads((tmp_path / "q" / "config.json").read_text())
+    settings = written["quantization_config"]
+    for other, words in ({"checkpoint_format": "marlin"}, "'marlin'"), ({"bits": 5}, "5 bits"):
+        (tmp_path / "q" / "config.json").write_text(json.dumps(written | {"quantization_config": settings | other}))
+        with pytest.raises(SpecError, match=words):
+            load_unpacked(tmp_path / "q", silent())

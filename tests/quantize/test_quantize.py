@@ -134,10 +134,11 @@ def test_quantizing_imports_neither_torch_nor_the_compiler(tiny_model, tmp_path)
     quantized("nf4", tiny_model, tmp_path / "first")  # its loops are compiled from then on
     (tmp_path / "q").mkdir()
     code = (
-        "import sys; from pathlib import Path; from backend.quantize import nf4; from backend.progress import silent;"
+        "import sys; from pathlib import Path;"
+        "from backend.quantize import METHODS; from backend.progress import silent;"
         "from backend.weights.checkpoint import Checkpoint; from backend.weights.output import Output;"
         "weights, output = Checkpoint.of(Path(sys.argv[1])), Output(Path(sys.argv[2]));"
-        "nf4.quantize(weights, output, nf4.Options(), silent());"
+        "METHODS['nf4'].quantize(weights, output, METHODS['nf4'].Options(), silent());"
         "print(sorted({'torch', 'transformers', 'bitsandbytes', 'numba'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, tiny_model, tmp_path / "q"]

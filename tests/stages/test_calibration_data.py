@@ -42,7 +42,7 @@ def test_a_model_quantized_on_a_text_can_be_measured(tiny_model, tmp_path, capsy
     assert code == 0, err
     assert "Calibrating on prose.txt: 4 windows of 32 tokens, 128 in all." in err
     made = open_artifact(tmp_path / "q")
-    assert made.options["calibration"] == "prose.txt"
+    assert made.options["calibration"]["dataset"] == "prose.txt"
     assert made.calibration == "prose.txt: 4 windows of 32 tokens"
     assert "prose.txt: 4 windows of 32 tokens" in build_card(tmp_path / "q", None)
     assert any("128 tokens only" in warning for warning in made.warnings)
@@ -66,13 +66,13 @@ def test_columns_are_asked_for_and_named(tiny_model, tmp_path, capsys):
     command = ["quantize", tiny_model, "--method", "gptq", "--calibration", source, *QUICK, "--output", tmp_path / "q"]
     code, _, err = run(capsys, *command)
     assert code == 1
-    assert "There are 'frage', 'antwort': name them in calibration_user_column and calibration_assistant_column" in err
+    assert "There are 'frage', 'antwort': name them in user_column and assistant_column" in err
     assert not (tmp_path / "q").exists()
     command += ["--calibration-user-column", "frage", "--calibration-assistant-column", "antwort"]
     code, _, err = run(capsys, *command)
     assert code == 0, err
     assert "Calibrating on rows.csv: 4 windows of 32 tokens" in err
-    assert open_artifact(tmp_path / "q").options["calibration_user_column"] == "frage"
+    assert open_artifact(tmp_path / "q").options["calibration"]["user_column"] == "frage"
 
 
 def test_rows_of_the_hub_are_fetched_at_the_commit_that_was_looked_at(hub, tiny_model, tmp_path, capsys):
@@ -81,9 +81,9 @@ def test_rows_of_the_hub_are_fetched_at_the_commit_that_was_looked_at(hub, tiny_
     code, _, err = run(capsys, *command, tmp_path / "q")
     assert code == 0, err
     options = open_artifact(tmp_path / "q").options
-    assert options["calibration"] == "them/rows"
-    assert len(options["calibration_revision"]) == 40
-    assert commit is None or options["calibration_revision"] == commit
+    assert options["calibration"]["dataset"] == "them/rows"
+    assert len(options["calibration"]["revision"]) == 40
+    assert commit is None or options["calibration"]["revision"] == commit
 
 
 def test_a_tuned_model_is_calibrated_on_the_rows_that_it_was_tuned_on(tiny_model, tmp_path, capsys):

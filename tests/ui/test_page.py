@@ -296,7 +296,7 @@ def test_all_variants_read_the_same_calibration_and_it_comes_back(bench: Workben
     of_hub = {"calibration-source": HUB_ROWS, "calibration-dataset": "me/rows", "calibration-split": "train[:9]"}
     typed = given(bench, method="gptq", variants=kept, **groups, **of_hub)
     recipe = bench.draft_recipe(typed)
-    assert [(s.calibration, s.calibration_split) for s in recipe.stages[:2]] == [("me/rows", "train[:9]")] * 2
+    assert [(s.calibration.dataset, s.calibration.split) for s in recipe.stages[:2]] == [("me/rows", "train[:9]")] * 2
     again = given(bench) | values(bench.remember(bench.refresh(typed)[bench.remembered], None))
     assert bench.draft_recipe(again) == recipe
 
@@ -307,8 +307,8 @@ def test_all_variants_read_the_same_calibration_and_it_comes_back(bench: Workben
         assert "rows.jsonl" in told
         assert str(tmp_path) not in told
     quantize = bench.stored_recipe(typed, "me").stages[0]
-    assert Path(quantize.calibration).is_relative_to(tmp_path / "uploads")
-    assert quantize.calibration_user_column == "prompt"
+    assert Path(quantize.calibration.dataset).is_relative_to(tmp_path / "uploads")
+    assert quantize.calibration.user_column == "prompt"
     remembered = values(bench.remember(updates[bench.remembered], None))
     assert "'rows.jsonl'" in html.unescape(remembered[bench.data.calibration.note])
     after = given(bench) | remembered

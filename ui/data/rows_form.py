@@ -8,7 +8,7 @@ from gradio.blocks import Block
 from gradio.components import Component
 
 from backend.data.columns import Mapping
-from backend.data.options import DEMO_DATASET, DatasetOptions, is_file
+from backend.data.options import DEMO_DATASET, DatasetOptions, RowsOptions, is_file
 from backend.jobs.previews import Seen
 from ui.data.findings import nothing, question
 from ui.kit.errors import fault
@@ -135,7 +135,7 @@ class RowsForm:
             return {"dataset": f"upload a file with {self.purpose.wanted}, or choose another source"}
         return {}
 
-    def fill(self, options: DatasetOptions) -> Updates:
+    def fill(self, options: RowsOptions) -> Updates:
         """Show options in the form; a file of this machine cannot be shown as an upload."""
         source = HUB
         if options.dataset == DEMO_DATASET:

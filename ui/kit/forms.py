@@ -10,7 +10,7 @@ from gradio.blocks import Block
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from backend.options import COMMON_OPTIONS, Frozen
+from backend.options import COMMON_OPTIONS, Frozen, first_field
 
 Given = Mapping[Block, Any]
 """Component to its value; what a handler is given."""
@@ -186,6 +186,8 @@ def _written(value: Any, field: FieldInfo) -> Any:
         return ", ".join(str(part) for part in value)
     if value is None:
         return ""
+    if isinstance(value, Frozen):
+        return getattr(value, first_field(type(value)))
     optional = field.annotation is not _plain(field.annotation)
     return str(value) if optional and isinstance(value, int | float) else value
 

@@ -162,11 +162,11 @@ def gains(facts: ModelFacts, data: Path) -> str:
     """Write what each method would give, with its defaults; `data` is the data folder."""
     heads = ("On disk", "Smaller", "Memory", "Time")
     rows = ""
-    for name, module in METHODS.items():
-        cost = estimate(Recipe(base_model=facts.model, stages=(module.Options(),)), facts, data)
+    for name, method in METHODS.items():
+        cost = estimate(Recipe(base_model=facts.model, stages=(method.Options(),)), facts, data)
         smaller = times(facts.size / cost.output_bytes) if cost.output_bytes else ""
         cells = (size(cost.output_bytes), smaller, size(cost.peak_memory_bytes), f"about {duration(cost.seconds)}")
-        rows += f'<tr data-method="{name}"><th scope="row">{escape(module.TITLE)}</th>'
+        rows += f'<tr data-method="{name}"><th scope="row">{escape(method.title)}</th>'
         labelled = zip(heads, cells, strict=True)
         rows += "".join(f'<td data-label="{head}">{escape(cell)}</td>' for head, cell in labelled) + "</tr>"
     head = "".join(f'<th scope="col">{text}</th>' for text in ("Method", *heads))

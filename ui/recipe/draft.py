@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.check import CheckOptions
-from backend.data.options import DEMO_DATASET, DatasetOptions, is_file
+from backend.data.options import DEMO_DATASET, RowsOptions, is_file
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.merge import MergeOptions
 from backend.models.facts import ModelFacts
-from backend.quantize.calibrated.options import OF_ROWS, ROWS, CalibratedOptions
+from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe, Stage, parse_recipe, parse_yaml
 from ui.data.rows_form import can_show_rows
-from ui.kit.forms import Values, can_show
+from ui.kit.forms import can_show
 
 
 class Uploads(NamedTuple):
@@ -32,7 +32,7 @@ class Uploads(NamedTuple):
 
     def used(self, recipe: Recipe) -> "Uploads":
         """Return those that a recipe reads."""
-        calibrated = any(s.calibration == self.calibration for s in recipe.stages if isinstance(s, CalibratedOptions))
+        calibrated = any(s.calibration.dataset == self.calibration for s in _calibrated(recipe) if s.calibration)
         measured = any(s.text == self.text for s in recipe.stages if isinstance(s, EvaluateOptions))
         learned = recipe.tuning is not None and recipe.tuning.dataset == self.rows
         return Uploads(
@@ -87,7 +87,11 @@ class Draft:
         return found
 
 
-_FIELD = re.compile(r"stages\[(?P<stage>\d+)\]\.(?P<name>\w+)")
+_FIELD = re.compile(r"stages\[(?P<stage>\d+)\]\.(?P<name>\w+(\.\w+)?)")
+
+
+def _calibrated(recipe: Recipe) -> list[CalibratedOptions]:
+    return [stage for stage in recipe.stages if isinstance(stage, CalibratedOptions)]
 
 
 def with_uploads(recipe: Recipe, uploads: Uploads) -> Recipe:
@@ -101,20 +105,8 @@ def _with_upload(stage: Stage, uploads: Uploads) -> Stage:
     if uploads.rows and isinstance(stage, FinetuneOptions):
         return stage.model_copy(update={"dataset": uploads.rows})
     if uploads.calibration and isinstance(stage, CalibratedOptions):
-        return stage.model_copy(update={"calibration": uploads.calibration})
+        return stage.with_files({"calibration": uploads.calibration})
     return stage
-
-
-def calibration_values(rows: dict[str, Any]) -> Values:
-    """Return options of a data set as those of a calibrated quantization."""
-    said = {ROWS + name: value for name, value in rows.items() if name in OF_ROWS}
-    return {"calibration": rows["dataset"], **said}
-
-
-def of_calibration(faults: dict[str, str]) -> dict[str, str]:
-    """Return the faults in the calibration data of a quantization, under their names in DatasetOptions."""
-    found = {name.removeprefix(ROWS): text for name, text in faults.items() if name.startswith(ROWS)}
-    return found | ({"dataset": faults["calibration"]} if "calibration" in faults else {})
 
 
 def suits(recipe: Recipe, facts: ModelFacts) -> None:
@@ -136,7 +128,7 @@ class Parts:
     """A recipe as the forms can show it."""
 
     finetune: FinetuneOptions | None
-    calibration: DatasetOptions | None
+    calibration: RowsOptions | None
     merge: MergeOptions | None
     quantize: tuple[Any, ...]
     evaluate: EvaluateOptions | None
@@ -163,7 +155,7 @@ def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
         return None
     if finetune and merge and merge.adapters:
         return None
-    read = [stage.rows() if stage.calibration else None for stage in quantize if isinstance(stage, CalibratedOptions)]
+    read = [stage.calibration for stage in _calibrated(recipe)]
     calibration = read[0] if read else None
     if any(rows != calibration for rows in read):
         return None

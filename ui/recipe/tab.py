@@ -23,7 +23,7 @@ from ui.recipe.finetune import Finetuning, build_finetuning
 UNQUANTIZED = "none"
 
 _FIRST = next(iter(METHODS))
-_METHODS = [(f"{module.TITLE}\n{module.SUMMARY}", name) for name, module in METHODS.items()]
+_METHODS = [(f"{row.title}\n{row.summary}", name) for name, row in METHODS.items()]
 _UNQUANTIZED = (
     "No quantization: keep 16 bits\nThe merged model alone: no loss of quality, no savings.",
     UNQUANTIZED,
@@ -32,6 +32,9 @@ _UNQUANTIZED = (
 
 OF_OTHERS = ("adapters", "adapter_weights", "adapter_revisions", "other_base")
 """Fields of a merge for external adapters: the one that is trained before needs none of them."""
+
+OF_DATA = ("calibration",)
+"""Fields of a method that the Data tab asks for."""
 
 _MERGING = {
     False: (
@@ -247,10 +250,9 @@ def _methods() -> tuple[gr.Radio, dict[str, gr.Column], dict[str, OptionForm], g
     )
     method = gr.Radio(_METHODS, value=_FIRST, label="Method", show_label=False, elem_id="method", elem_classes=["rows"])
     groups, forms = {}, {}
-    for name, module in METHODS.items():
+    for name, row in METHODS.items():
         with gr.Column(visible=name == _FIRST, elem_classes=["fields"]) as groups[name]:
-            of_data = [field for field in module.Options.model_fields if field.startswith("calibration")]
-            forms[name] = option_form(module.Options, f"quantize-{name}", leave_out=tuple(of_data))
+            forms[name] = option_form(row.Options, f"quantize-{name}", leave_out=OF_DATA)
     variants = gr.CheckboxGroup(
         [], visible=False, label="Variants", elem_id="variants",
         info="Made from the same model as the method above, and compared with it in one table.",
@@ -302,7 +304,7 @@ def _known(values: Values, whole: bool = False) -> dict[str, Any] | None:
 def _written(options: Frozen) -> Values:
     """Return options that differ from the usual, but for what the Data tab says."""
     said = options.model_dump(mode="json", exclude_defaults=True)
-    rest = {name: value for name, value in said.items() if not name.startswith("calibration")}
+    rest = {name: value for name, value in said.items() if name not in OF_DATA}
     return {"method": options.method, **rest}  # type: ignore[attr-defined]
 
 

@@ -234,9 +234,14 @@ def _cell(text: str) -> str:
 
 def _settings(artifact: Artifact) -> list[tuple[str, str]]:
     """List the options as run, the method first; how rows are read is none where none were named."""
-    unread = () if "calibration" in artifact.options else ("calibration_",)
-    names = [name for name in artifact.options if name != "stage" and not name.startswith(unread)]
-    return [(literal(name), literal(artifact.options[name])) for name in sorted(names, key=lambda n: n != "method")]
+    unread = () if "calibration" in artifact.options else ("calibration_",)  # as artifacts had it before 2027
+    options: dict[str, Any] = {}
+    for name, value in artifact.options.items():
+        if isinstance(value, dict):  # options within options
+            options |= {f"{name}.{part}": said for part, said in value.items()}
+        elif name != "stage" and not name.startswith(unread):
+            options[name] = value
+    return [(literal(name), literal(options[name])) for name in sorted(options, key=lambda name: name != "method")]
 
 
 def _check(check: Check | None) -> str:

@@ -11,6 +11,7 @@ from backend.artifacts.training_log import of_steps
 from backend.disk import read_whole
 from backend.publish.card.loss_plot import loss_plot
 from backend.publish.card.markdown import literal
+from backend.weights.codes import CODES
 
 Measured = Literal["loss", "eval_loss"]
 
@@ -116,7 +117,7 @@ def adapter_use(folder: Path, artifact: Artifact) -> AdapterUse | None:
 def _held(options: Mapping[str, Any], dtype: str | None) -> tuple[list[str], str]:
     """Give the arguments of BitsAndBytesConfig that a training had, and the same in words."""
     quantization = options.get("quantization")
-    if quantization in ("nf4", "fp4"):
+    if quantization in CODES:
         double = options.get("bnb_4bit_use_double_quant") is True
         arguments = ["load_in_4bit=True", f'bnb_4bit_quant_type="{quantization}"']
         arguments += [f"bnb_4bit_use_double_quant={double}"]

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.progress import Report
-from backend.quantize.calibrated.options import CalibratedOptions, Grid
+from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.layouts.layout import Grid
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import Bytes, from_float32, to_float32
 from backend.weights.output import Output
@@ -18,7 +19,7 @@ from backend.weights.writer import INDEX, Slot, Writer, index
 
 OUTSIDE = -1
 
-_NUMPY = {"I32": np.int32, "F16": np.float16}
+_NUMPY = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64, "F16": np.float16, "F32": np.float32}
 
 Numbers = NDArray[np.float32]
 
@@ -82,7 +83,7 @@ class Shards:
         views = {name: self._views[tensor.name] for name, tensor in tensors.items()}
         for name, view in views.items():
             if (layer := name.removesuffix(".weight")) in grids:
-                for last, values in self._options.pack(grids[layer]).items():
+                for last, values in self._options.LAYOUT.pack(grids[layer], self._options.scheme).items():
                     slot = view.name.removesuffix("weight") + last
                     self._writer(slot).write(slot, values)
             elif name not in state:  # what older versions saved, such as masks, and no model reads any more
@@ -112,7 +113,7 @@ class Shards:
             slot.name.removeprefix(start): self._read(slot).view(_NUMPY[slot.dtype]).reshape(slot.shape)
             for slot in slots
         }
-        return self._options.unpack(packed).weight()
+        return self._options.LAYOUT.unpack(packed, self._options.scheme).weight()
 
     def _slots(self, view: View) -> list[Slot]:
         return (self._plan.plain if self._options.skips(view.tensor) else self._options).slots(view)

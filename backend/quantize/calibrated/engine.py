@@ -18,9 +18,10 @@ from backend.quantize.calibrated.channel_scales import State, fold_scale, search
 from backend.quantize.calibrated.empty_model import Call, Skeleton, as_mapping
 from backend.quantize.calibrated.error_feedback import solve
 from backend.quantize.calibrated.input_statistics import Statistics
-from backend.quantize.calibrated.options import CalibratedOptions, Grid
+from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.calibrated.refit_scales import refine
 from backend.quantize.calibrated.windows import Windows
+from backend.quantize.layouts.layout import Grid
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
 from backend.weights.tensor import TRANSPOSED
@@ -63,7 +64,11 @@ def quantize_blocks(
             run.block(index, hidden, call, last=index == total - 1)
         report.progress("quantizing", total, total, "blocks")
     shards.close()
-    (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, options.config()))
+    changes = options.config()
+    (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, changes))
+    if served := options.LAYOUT.unserved(changes["quantization_config"]):
+        packages = " and ".join(options.LAYOUT.PACKAGES)
+        report.warn(f"{served}: this folder loads in transformers with the packages {packages}.")
 
 
 class _Run:

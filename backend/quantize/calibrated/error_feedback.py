@@ -5,7 +5,8 @@ from typing import Any
 
 from backend.progress import Report
 from backend.quantize.calibrated.grids import Scales, best, round_to
-from backend.quantize.calibrated.options import CalibratedOptions, Grid
+from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.layouts.layout import Grid
 
 BLOCK = 32
 """Inputs that are rounded before what they have lost is spread over all that follow."""

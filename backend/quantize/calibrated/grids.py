@@ -43,7 +43,7 @@ def candidates(rows: Any, options: CalibratedOptions) -> Iterator[Scales]:
         return
     for shrink in shrinks:
         scale = storable((high - low) * (shrink / options.top))
-        yield Scales(scale, (-low * shrink / scale).round().clamp(options.lowest, options.top))
+        yield Scales(scale, (-low * shrink / scale).round().clamp(options.LAYOUT.LOWEST, options.top))
 
 
 def _symmetric(high: Any, low: Any, shrinks: tuple[float, ...], top: int) -> Iterator[Scales]:

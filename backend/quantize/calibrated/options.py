@@ -1,21 +1,17 @@
 """What GPTQ and AWQ can both be told, and what they refuse before anything is downloaded."""
 
-import re
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from copy import copy
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from backend.data.options import DatasetOptions, Encoding, dataset_field
+from backend.data.options import DatasetOptions, RowsOptions
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
-from backend.models.rewriting import PlannedOptions
 from backend.options import ADVANCED, parse
 from backend.quantize.calibrated.architectures import refuse_experts
+from backend.quantize.layouts.layout import Layout, Scheme
+from backend.quantize.method import MethodOptions
 from backend.weights.plan import Memory, Plan
 from backend.weights.tensor import TRANSPOSED, Tensor, block_of
 from backend.weights.view import View
@@ -23,70 +19,16 @@ from backend.weights.writer import Slot
 
 GROUP_SIZES = (32, 64, 128)
 
-ROWS = "calibration_"
-"""Begins the options that say of calibration's rows what those of the same name say of a training's."""
-
-OF_ROWS = (
-    "config", "split", "revision", "messages_column", "user_column", "assistant_column", "context_column",
-    "system_column", "text_column", "template", "system_prompt", "parse_json", "decode_binary", "encoding", "delimiter",
-    "header", "quoting", "sample_by",
-)  # fmt: skip
-
-_NAMES = re.compile(rf"\b(?:{'|'.join(name for name in OF_ROWS if '_' in name)}|(?<=set )(?:header|quoting))\b")
+_FLAT = "calibration_"
 
 
-def about_calibration(error: SpecError) -> SpecError:
-    """Give what is wrong with rows in the words of the options that say it of calibration's rows."""
-
-    def renamed(text: str) -> str:
-        return _NAMES.sub(lambda found: ROWS + found[0], text)
-
-    faults = {ROWS.rstrip("_") if name == "dataset" else ROWS + name: renamed(t) for name, t in error.faults.items()}
-    return SpecError(renamed(str(error)), faults)
-
-
-def _as_for_tuning(name: str, description: str | None = None) -> Any:
-    """Give an option of DatasetOptions again, for calibration's rows."""
-    field = copy(DatasetOptions.model_fields[name])
-    field.json_schema_extra = ADVANCED
-    field.description = description or field.description
-    return field
-
-
-class Grid(NamedTuple):
-    """What a linear layer was rounded to: the weight of output o and input i is (q - zero) · scale.
-
-    Attributes:
-        q: Integers, uint8 [out_features, in_features].
-        scales: float32 [out_features, groups]; float16 and bfloat16 both hold them exactly.
-        zeros: Integers, uint8 [out_features, groups].
-        g_idx: The group of each input channel, int32 [in_features].
-    """
-
-    q: NDArray[np.uint8]
-    scales: NDArray[np.float32]
-    zeros: NDArray[np.uint8]
-    g_idx: NDArray[np.int32]
-
-    def part(self, first: int, last: int) -> "Grid":
-        """Give the outputs from `first` to before `last`."""
-        return Grid(self.q[first:last], self.scales[first:last], self.zeros[first:last], self.g_idx)
-
-    def weight(self) -> NDArray[np.float32]:
-        """Give the weights that it stands for, [out_features, in_features]."""
-        steps = self.q.astype(np.float32) - self.zeros.astype(np.float32)[:, self.g_idx]
-        weight: NDArray[np.float32] = steps * self.scales[:, self.g_idx]
-        return weight
-
-
-class CalibratedOptions(PlannedOptions):
+class CalibratedOptions(MethodOptions):
     """What both methods can be told; a method adds its name, its layout and what only it has."""
 
     NAMES = ("calibration",)
-    makes = "quantized"
     gpu = True
+    LAYOUT: ClassVar[Layout]
 
-    stage: Literal["quantize"] = "quantize"
     bits: Literal[2, 3, 4, 8] = Field(4, description="Bits a weight. 4 is the usual choice; fewer lose much more.")
     group_size: Literal[-1, 32, 64, 128] = Field(
         128, description="Inputs that share a scale; -1: all of a row. Smaller: better and a little larger."
@@ -108,69 +50,40 @@ class CalibratedOptions(PlannedOptions):
         " text.",
         json_schema_extra=ADVANCED,
     )
-    calibration: str | None = Field(
+    calibration: RowsOptions | None = Field(
         None,
         description="What the model reads meanwhile: a text file, a file of rows, or a Hub data set. Empty: the rows"
         " that it was tuned on in this recipe, else embedded English prose.",
         json_schema_extra={"file": True},
     )
-    calibration_config: str | None = _as_for_tuning("config")
-    calibration_split: str | None = _as_for_tuning("split")
-    calibration_revision: str | None = _as_for_tuning("revision")
-    calibration_messages_column: str | None = _as_for_tuning("messages_column")
-    calibration_user_column: str | None = _as_for_tuning("user_column")
-    calibration_assistant_column: str | None = _as_for_tuning(
-        "assistant_column", "Column that holds the answer. Empty: recognized."
-    )
-    calibration_context_column: str | None = _as_for_tuning("context_column")
-    calibration_system_column: str | None = _as_for_tuning("system_column")
-    calibration_text_column: str | None = _as_for_tuning(
-        "text_column", "Column of plain text, read as it stands, without a chat template."
-    )
-    calibration_template: str | None = _as_for_tuning("template")
-    calibration_system_prompt: str | None = _as_for_tuning("system_prompt")
-    calibration_parse_json: bool = _as_for_tuning("parse_json")
-    calibration_decode_binary: bool = _as_for_tuning("decode_binary")
-    calibration_encoding: Encoding | None = _as_for_tuning("encoding")
-    calibration_delimiter: Literal["comma", "semicolon", "tab", "pipe"] | None = _as_for_tuning("delimiter")
-    calibration_header: bool | None = _as_for_tuning("header")
-    calibration_quoting: bool = _as_for_tuning("quoting")
-    calibration_sample_by: Literal["paragraph", "line", "document"] = _as_for_tuning("sample_by")
     num_calibration_samples: int = Field(
         128, ge=1, le=100_000, description="Windows of calibration text at the most. More: better, and as much slower."
     )
     max_seq_length: int = Field(512, ge=16, le=131_072, description="Tokens in a window of calibration text.")
 
-    @field_validator("calibration")
+    @model_validator(mode="before")
     @classmethod
-    def _a_dataset(cls, value: str | None, info: ValidationInfo) -> str | None:
-        return dataset_field(value, info)
-
-    @model_validator(mode="after")
-    def _rows_that_can_be_read(self) -> "CalibratedOptions":
-        if self.calibration:
-            try:
-                self.rows()
-            except SpecError as e:
-                said_of = about_calibration(e)
-                raise ValueError(next(f"{name}: {text}" for name, text in said_of.faults.items())) from e
-        else:
-            fields = type(self).model_fields
-            said = [n for n in (ROWS + name for name in OF_ROWS) if getattr(self, n) != fields[n].default]
-            if said:
-                raise ValueError(f"{said[0]}: no rows are named that it could be said of: give calibration")
-        return self
+    def _nested(cls, data: Any) -> Any:
+        """Take a text for the rows that it names, and what recipes said flat before 2027: calibration_split."""
+        if not isinstance(data, dict):
+            return data
+        named = data.get("calibration")
+        if not isinstance(named, str | None):
+            return data
+        flat = {name: data[_FLAT + name] for name in RowsOptions.model_fields if _FLAT + name in data}
+        rest = {name: value for name, value in data.items() if name not in {_FLAT + field for field in flat}}
+        if named is None:  # such recipes hold the defaults of rows that they do not name
+            for name, value in flat.items():
+                if value != RowsOptions.model_fields[name].default:
+                    raise ValueError(f"{_FLAT}{name}: no rows are named that it could be said of: give calibration")
+            return rest
+        return rest | {"calibration": {"dataset": named, **flat}}
 
     def rows(self) -> DatasetOptions:
-        """Give the rows that calibration reads as a training would; faulty and repeated ones are left out.
-
-        Raises:
-            SpecError: What is said of them does not go together; fields as DatasetOptions names them.
-        """
+        """Return the rows that calibration reads as a training would; faulty and repeated ones are left out."""
         assert self.calibration
-        said = {name: getattr(self, ROWS + name) for name in OF_ROWS}
         kept = {"on_fault": "drop", "drop_duplicates": True, "allow_identical": True}
-        return parse(DatasetOptions, {"dataset": self.calibration, **kept, **said}, context={"stored": True})
+        return parse(DatasetOptions, {**self.calibration.model_dump(), **kept}, context={"stored": True})
 
     def check(self, facts: ModelFacts) -> None:
         """Refuse what does not fit the model, before anything is downloaded.
@@ -219,14 +132,14 @@ class CalibratedOptions(PlannedOptions):
         return False
 
     @property
-    def lowest(self) -> int:
-        """The smallest zero that every reader of the layout takes."""
-        return 0
-
-    @property
     def reordered(self) -> bool:
         """Whether groups are made of inputs in the order of how strongly they are used."""
         return False
+
+    @property
+    def scheme(self) -> Scheme:
+        """What all its grids have in common."""
+        return Scheme(self.bits, self.group_size, self.symmetric, self.reordered, self.damp_percent)
 
     @property
     def top(self) -> int:
@@ -245,17 +158,13 @@ class CalibratedOptions(PlannedOptions):
         """Whether a tensor stays as it is."""
         return not (tensor.is_linear and block_of(tensor.name) >= 0)
 
-    @abstractmethod
     def slots(self, view: View) -> list[Slot]:
-        """Give the tensors that a weight becomes."""
+        """Return the tensors that a weight becomes."""
+        return self.LAYOUT.slots(view, self.scheme)
 
-    @abstractmethod
-    def pack(self, grid: Grid) -> dict[str, NDArray[Any]]:
-        """Give what a layer's tensors hold, by the last part of their names."""
-
-    @abstractmethod
-    def unpack(self, packed: Mapping[str, NDArray[Any]]) -> Grid:
-        """Give the grid that pack() was given."""
+    def config(self) -> dict[str, Any]:
+        """Return what changes in config.json."""
+        return {"quantization_config": self.LAYOUT.config(self.scheme)}
 
     def memory(self, view: View) -> Memory:
         """Nothing but the block that it is in, which the engine's own estimate counts."""

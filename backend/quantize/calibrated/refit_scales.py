@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from backend.quantize.calibrated.grids import storable
-from backend.quantize.calibrated.options import CalibratedOptions, Grid
+from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.layouts.layout import Grid
 
 ROWS = 1024
 """Outputs at a time: each has a matrix of groups by groups."""

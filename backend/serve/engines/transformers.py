@@ -5,19 +5,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from backend.machine.hardware import gpus
+from backend.quantize import METHODS
 from backend.serve.engine import Engine, Refusal, Served
-
-_PACKAGES = {
-    "bitsandbytes": ("bitsandbytes",),
-    "gptq": ("gptqmodel", "optimum"),
-    "awq": ("gptqmodel",),
-    "compressed-tensors": ("compressed-tensors",),
-}
 
 
 def packages(method: str) -> tuple[str, ...]:
     """Return the packages with which transformers loads weights of a quantization method."""
-    return _PACKAGES.get(method, ())
+    known = {row.quant_method: row.packages for row in METHODS.values()}
+    return known.get(method, ("compressed-tensors",) if method == "compressed-tensors" else ())
 
 
 def missing_packages(method: str) -> list[str]:

@@ -7,7 +7,9 @@ from typing import Any
 
 from backend.model_folder import ADAPTER_CONFIG, CONFIG, GENERATION, TEMPLATE, settings_in
 from backend.models.config import longest_window
+from backend.quantize.layouts import LAYOUTS
 from backend.serve.engine import HERE, PLAIN, CardLines, Engine, Install, Refusal, Served, Shown, quantization
+from backend.serve.engines.transformers import packages
 from backend.serve.engines.vllm_environment import install, interpreter, obstacle
 
 MOST_TOKENS = 8192
@@ -32,19 +34,18 @@ def _serves(served: Served) -> Refusal | None:
     name, method = served.folder.name, served.method
     if method not in _METHODS:
         return Refusal(f"vLLM does not serve {method}, which '{name}' holds")
-    if _is_unserved_gptq(served.settings):
-        return Refusal(
-            f"vLLM serves GPTQ in 4 and 8 bits with sym and without desc_act alone, and '{name}' is other",
-            "it loads in transformers with the packages gptqmodel and optimum",
-        )
+    if known := _unserved(served.settings):
+        needed = " and ".join(packages(method))
+        return Refusal(f"{known}, and '{name}' is other", f"it loads in transformers with the packages {needed}")
     if served.base and (reason := _unserved_part(served.folder)):
         return Refusal(f"vLLM serves no adapter with {reason}, as '{name}' has")
     return None
 
 
-def _is_unserved_gptq(settings: Mapping[str, Any]) -> bool:
-    served = settings.get("bits") in (4, 8) and settings.get("sym", True) and not settings.get("desc_act")
-    return settings.get("quant_method") == "gptq" and not served
+def _unserved(settings: Mapping[str, Any]) -> str | None:
+    """Say what vLLM serves of a layout, where a model's weights are other."""
+    layout = LAYOUTS.get(str(settings.get("quant_method")))
+    return layout.unserved(settings) if layout else None
 
 
 def _unserved_part(adapter: Path) -> str | None:
@@ -120,7 +121,7 @@ def _card(shown: Shown) -> CardLines | None:
     link = "[vLLM](https://docs.vllm.ai)"
     if shown.config:
         method = quantization(shown.config).get("quant_method", PLAIN)
-        served = method in _METHODS and not _is_unserved_gptq(quantization(shown.config))
+        served = method in _METHODS and _unserved(quantization(shown.config)) is None
         return CardLines(link, f"vllm serve {shown.model_id}") if served else None
     if shown.base_model is None or _unserved_part(shown.folder):
         return None

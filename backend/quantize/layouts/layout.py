@@ -1,0 +1,92 @@
+"""Layout: how a linear layer's integers, scales and zeros lie in a file, whatever algorithm found them."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.weights.view import View
+from backend.weights.writer import Slot
+
+
+class Grid(NamedTuple):
+    """What a linear layer was rounded to: the weight of output o and input i is (q - zero) · scale.
+
+    Attributes:
+        q: Integers, uint8 [out_features, in_features].
+        scales: float32 [out_features, groups]; float16 and bfloat16 both hold them exactly.
+        zeros: Integers, uint8 [out_features, groups].
+        g_idx: The group of each input channel, int32 [in_features].
+    """
+
+    q: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zeros: NDArray[np.uint8]
+    g_idx: NDArray[np.int32]
+
+    def part(self, first: int, last: int) -> "Grid":
+        """Return the outputs from `first` to before `last`."""
+        return Grid(self.q[first:last], self.scales[first:last], self.zeros[first:last], self.g_idx)
+
+    def weight(self) -> NDArray[np.float32]:
+        """Return the weights that it stands for, [out_features, in_features]."""
+        steps = self.q.astype(np.float32) - self.zeros.astype(np.float32)[:, self.g_idx]
+        weight: NDArray[np.float32] = steps * self.scales[:, self.g_idx]
+        return weight
+
+
+class Scheme(NamedTuple):
+    """What all grids of a model have in common.
+
+    Attributes:
+        bits: Of an integer.
+        group_size: Inputs that share a scale; -1: all of a row.
+        symmetric: Whether all zeros lie in the middle of the grid.
+        reordered: Whether groups are made of inputs in the order of how strongly they are used.
+        damp_percent: What the algorithm added to the Gram matrix: GPTQ's config records it, and no reader needs it.
+    """
+
+    bits: int
+    group_size: int = -1
+    symmetric: bool = True
+    reordered: bool = False
+    damp_percent: float = 0.01
+
+    def groups(self, inputs: int) -> int:
+        """Return the groups that a layer of so many inputs has."""
+        return 1 if self.group_size < 0 else inputs // self.group_size
+
+
+class Layout(Protocol):
+    """What the module of a layout has.
+
+    Attributes:
+        PACKAGES: With which transformers loads it.
+        BITS: Of an integer, that it can hold.
+        LOWEST: The smallest zero that every reader takes.
+        TENSORS: The last parts of a packed layer's names; every such layer has the first of them.
+    """
+
+    PACKAGES: tuple[str, ...]
+    BITS: tuple[int, ...]
+    LOWEST: int
+    TENSORS: tuple[str, ...]
+
+    def config(self, scheme: Scheme) -> dict[str, Any]:
+        """Return the quantization_config of config.json, as transformers and vLLM read it."""
+
+    def scheme(self, settings: Mapping[str, Any]) -> Scheme | None:
+        """Return what a quantization_config says of its grids; None where it is of another version of the layout."""
+
+    def unserved(self, settings: Mapping[str, Any]) -> str | None:
+        """Say what vLLM serves, where weights with this quantization_config are other; None where it serves them."""
+
+    def slots(self, view: View, scheme: Scheme) -> list[Slot]:
+        """Return the tensors that a weight becomes."""
+
+    def pack(self, grid: Grid, scheme: Scheme) -> dict[str, NDArray[Any]]:
+        """Return what a layer's tensors hold, by the last part of their names."""
+
+    def unpack(self, packed: Mapping[str, NDArray[Any]], scheme: Scheme) -> Grid:
+        """Return the grid that pack() was given."""
