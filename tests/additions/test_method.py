@@ -25,7 +25,7 @@ LINES = {
 FORM = """
 import json
 import gradio as gr
-from ui.recipe_tab import build_recipe_tab
+from ui.recipe.tab import build_recipe_tab
 with gr.Blocks():
     tab = build_recipe_tab()
 print(json.dumps([[value for _, value in tab.method.choices], list(tab.forms["toy"].fields)]))

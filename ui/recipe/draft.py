@@ -104,7 +104,7 @@ def _with_upload(stage: Stage, uploads: Uploads) -> Stage:
         return stage.model_copy(update={"text": uploads.text})
     if uploads.rows and isinstance(stage, FinetuneOptions):
         return stage.model_copy(update={"dataset": uploads.rows})
-    if uploads.calibration and isinstance(stage, CalibratedOptions):
+    if uploads.calibration and isinstance(stage, CalibratedOptions) and stage.calibration:
         return stage.with_files({"calibration": uploads.calibration})
     return stage
 

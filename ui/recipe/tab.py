@@ -128,7 +128,8 @@ class RecipeTab:
         found = [values for name, values in self.stages(given).items() if "quantize" in name and is_calibrated(values)]
         if not found:
             raise SpecError("Nothing is calibrated: choose GPTQ or AWQ under Recipe.")
-        options: CalibratedOptions = parse(METHODS[found[0]["method"]].Options, found[0])
+        options = parse(METHODS[found[0]["method"]].Options, found[0])
+        assert isinstance(options, CalibratedOptions)
         return options
 
     def keep(self, given: Given) -> Updates:
@@ -193,7 +194,9 @@ class RecipeTab:
         field = self.forms[method].fields.get("group_size") if method in self.forms else None
         if field is None or facts is None:
             return shown
-        there = METHODS[method].Options().group_sizes(facts)
+        options = METHODS[method].Options()
+        assert isinstance(options, CalibratedOptions)
+        there = options.group_sizes(facts)
         return shown | ({field: there[0]} if given[field] not in there else {})
 
     def _quantizing(self, given: Given) -> str | None:
