@@ -22,11 +22,11 @@ if os.getenv("SPACE_ID"):
 
 from backend.disk import scratch
 from backend.errors import AppError, JobError
-from backend.jobs.job import trained_on
 from backend.jobs.supervisor import Supervisor
 from backend.serve.servers import Servers
 from backend.settings import Settings, load_settings
 from backend.stages.estimate import measured_speeds
+from backend.stages.work import trained_on
 from ui.connections import allow_files, server
 from ui.launch import Launch
 from ui.studio import Studio

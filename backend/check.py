@@ -45,6 +45,9 @@ NAMES = {"vllm": "vLLM"}
 class CheckOptions(Stage):
     """How a result is tried before it is published."""
 
+    whole = False
+    gpu = True
+
     stage: Literal["check"] = "check"
     engine: EngineName = Field("auto", description="What serves the result: by default what its card recommends.")
     max_tokens: int = Field(24, ge=4, le=256, description="Tokens an answer may have.")

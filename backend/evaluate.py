@@ -47,6 +47,7 @@ class EvaluateOptions(Stage):
     """What is measured, on which text."""
 
     NAMES = ("text",)
+    gpu = True
 
     stage: Literal["evaluate"] = "evaluate"
     text: str | None = Field(

@@ -1,4 +1,4 @@
-"""Recipe: a base model, an ordered list of stages, and where the result goes."""
+"""Recipe: a base model, an ordered list of stages, and where the result goes; which steps that takes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from backend.artifacts.artifact import MODELS
+from backend.artifacts.sealing import is_sealed
 from backend.check import CheckOptions
 from backend.credentials import holds_token
 from backend.errors import SpecError, shortened
@@ -17,14 +19,12 @@ from backend.merge import UNDONE, MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
+from backend.spec import CONVERT, Asked, Spec, Wanted
 from backend.strict_yaml import KeyTwice, load_options
 
 Stage = Annotated[
     FinetuneOptions | MergeOptions | QuantizeOptions | EvaluateOptions | CheckOptions, Field(discriminator="stage")
 ]
-
-Look = EvaluateOptions | CheckOptions
-"""Stages that make nothing: they look at what was made before."""
 
 MAX_LENGTH = 1_000_000  # characters
 
@@ -32,7 +32,7 @@ ANCHORS = "x-"
 """What the keys of a recipe begin with that are there for YAML's anchors alone."""
 
 
-class Recipe(Frozen):
+class Recipe(Spec):
     """A base model and what is done to it, in order; a single quantization is a recipe with one stage."""
 
     base_model: str = Field(description="A Hub id, or `demo`, the bundled model.")
@@ -54,7 +54,7 @@ class Recipe(Frozen):
         if _paths_allowed(info):
             return self
         for i, stage in enumerate(self.stages):
-            if stage.stage == "evaluate" and stage.text:  # other fields check what they name themselves
+            if isinstance(stage, EvaluateOptions) and stage.text:  # other fields check what they name themselves
                 raise ValueError(f"stages[{i}].text: a path of this machine: upload the file instead")
         if self.publish and self.publish.to_folder:
             raise ValueError("publish.to_folder: a path of this machine: give repo_id instead")
@@ -74,7 +74,8 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _a_look_follows_a_result(self) -> "Recipe":
-        if isinstance(first := self.stages[0], Look):
+        first = self.stages[0]
+        if first.makes is None:
             raise ValueError(f"stages[0]: {first.stage} looks at the result of a stage before it: put quantize first")
         if self.revision and (self.base_model == DEMO or is_local(self.base_model)):
             raise ValueError("revision: neither the bundled demo model nor a local folder has one: leave it out")
@@ -82,46 +83,48 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _tuning_comes_first_and_is_merged(self) -> "Recipe":
-        names = [stage.stage for stage in self.stages]
-        if "finetune" in names[1:]:
-            at = names.index("finetune", 1)
-            raise ValueError(f"stages[{at}]: finetune works on the base model: put it first, once")
-        if names[0] == "finetune" and names[1:] and names[1] not in ("merge", "check"):
-            raise ValueError(f"stages[1]: {names[1]} wants a whole model: put merge between finetune and it")
-        if (merging := self.merging) is not None and not merging.adapters and names[0] != "finetune":
-            at = names.index("merge")
+        first, *others = self.stages
+        for at, stage in enumerate(others, 1):
+            if stage.makes == "adapter":
+                raise ValueError(f"stages[{at}]: {stage.stage} works on the base model: put it first, once")
+        if first.makes == "adapter" and others and others[0].whole:
+            between = f"put merge between {first.stage} and it"
+            raise ValueError(f"stages[1]: {others[0].stage} wants a whole model: {between}")
+        merging = self.merging
+        if merging and not merging.adapters and first.makes != "adapter":
             what = "give the adapter's Hub id, or on your own machine its folder"
-            raise ValueError(f"stages[{at}].adapters: is empty: {what}")
+            raise ValueError(f"stages[{self.stages.index(merging)}].adapters: is empty: {what}")
         return self
 
     @model_validator(mode="after")
     def _merging_comes_first(self) -> "Recipe":
-        methods = [stage.method for stage in self.stages if stage.stage == "quantize"]
+        methods = [getattr(stage, "method", None) for stage in self.stages]
         for i, stage in enumerate(self.stages):
-            if stage.stage == "merge" and (i > 1 or (i == 1 and self.tuning is None)):
+            if not isinstance(stage, MergeOptions):
+                continue
+            if i > 1 or (i == 1 and self.tuning is None):
                 raise ValueError(f"stages[{i}]: merge works on the base model: put it first, once")
-            if stage.stage == "merge" and stage.merge_into in methods:
+            if stage.merge_into in methods:
                 raise ValueError(f"stages[{i}].merge_into: {UNDONE} Choose original, or quantize in another way")
-            if stage.stage == "merge" and not stage.keep:
-                after = {later.stage for later in self.stages}
-                if "quantize" not in after:
+            if not stage.keep:
+                if all(other.makes != "quantized" for other in self.stages):
                     raise ValueError(f"stages[{i}].keep: off leaves nothing: add a quantize stage, or turn it on")
-                if "evaluate" in after:
+                if any(isinstance(other, EvaluateOptions) for other in self.stages):
                     remedy = "turn it on, or leave evaluate out"
                     raise ValueError(f"stages[{i}].keep: evaluate measures against the merged model: {remedy}")
         return self
 
     @model_validator(mode="after")
     def _one_model_a_destination(self) -> "Recipe":
-        made = sum(stage.stage == "quantize" or (stage.stage == "merge" and stage.keep) for stage in self.stages)
+        made = sum(stage.makes in MODELS and getattr(stage, "keep", True) for stage in self.stages)
         if self.publish and made > 1:
             raise ValueError(f"publish: the recipe makes {made} models and a destination holds one: publish each alone")
         return self
 
     @property
-    def making(self) -> tuple[FinetuneOptions | MergeOptions | QuantizeOptions, ...]:
+    def making(self) -> tuple[Stage, ...]:
         """The stages that make something, in order."""
-        return tuple(stage for stage in self.stages if not isinstance(stage, Look))
+        return tuple(stage for stage in self.stages if stage.makes)
 
     @property
     def first(self) -> int:
@@ -132,12 +135,67 @@ class Recipe(Frozen):
     def tuning(self) -> FinetuneOptions | None:
         """The training that it begins with, if it does."""
         first = self.stages[0]
-        return first if first.stage == "finetune" else None
+        return first if isinstance(first, FinetuneOptions) else None
 
     @property
     def merging(self) -> MergeOptions | None:
         """The merge that comes before anything is quantized, if one does."""
-        return next((stage for stage in self.stages if stage.stage == "merge"), None)
+        return next((stage for stage in self.stages if isinstance(stage, MergeOptions)), None)
+
+    @property
+    def quantizing(self) -> tuple[QuantizeOptions, ...]:
+        """The quantizations, in order."""
+        return tuple(stage for stage in self.stages if stage.stage == "quantize")
+
+    @property
+    def plan(self) -> tuple[Asked, ...]:
+        """The steps that it takes; what is published is checked before, unless somebody insists."""
+        asked = [Asked("fetch"), *([Asked(CONVERT)] if self.converts else [])]
+        asked += [Asked(stage.stage, stage) for stage in self.stages]
+        if self.publish is None:
+            return tuple(asked)
+        check = CheckOptions()
+        if not self.publish.insist and check.stage not in [one.step for one in asked]:
+            asked.append(Asked(check.stage, check))
+        return *asked, Asked("publish", self.publish)
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether its model or what a stage names must be fetched from the Hub."""
+        return not self._model_here or any(stage.on_hub() for stage in self.stages)
+
+    @property
+    def carried_out(self) -> "Recipe":
+        """Itself."""
+        return self
+
+    @property
+    def wanted(self) -> Wanted:
+        """Its base model."""
+        return Wanted(self.base_model, self.revision, bool(self.converts))
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether it can go from repo to repo: shard after shard becomes one result, and the Hub is at both ends."""
+        *before, last = self.stages
+        both_ends = not self._model_here and self.publish is not None and self.publish.repo_id is not None
+        in_passing = all(isinstance(stage, MergeOptions) and not stage.keep for stage in before)
+        return both_ends and in_passing and last.streams
+
+    @property
+    def _model_here(self) -> bool:
+        return self.base_model == DEMO or is_local(self.base_model)
+
+    def only_looks(self, models: Path) -> bool:
+        """Return whether fetching is a look at a model that lies here whole, and the next step goes through it once.
+
+        Args:
+            models: Where downloaded models lie, and the bundled one.
+        """
+        if self.converts or self.on_hub or not self.stages[0].streams:
+            return False
+        measured_here = all(stage.dataset is None for stage in self.stages if isinstance(stage, EvaluateOptions))
+        return measured_here and (self.base_model != DEMO or is_sealed(models / DEMO))
 
     def to_yaml(self) -> str:
         """Write the recipe as a file that parse_recipe() reads again; defaults are written out."""
@@ -179,6 +237,31 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, Frozen):
         for _, part in value:
             yield from _texts(part)
+
+
+class Streaming(Spec):
+    """Do a recipe from repo to repo, shard by shard, so that the model never lies here whole; see can_stream."""
+
+    recipe: Recipe
+
+    @property
+    def plan(self) -> tuple[Asked, ...]:
+        """One step: shards come, are computed on, and go."""
+        return (Asked("stream", self.recipe),)
+
+    @property
+    def wanted(self) -> Wanted:
+        """The recipe's base model."""
+        return self.recipe.wanted
+
+    @property
+    def carried_out(self) -> Recipe:
+        """The recipe."""
+        return self.recipe
+
+    def files(self) -> list[Path]:
+        """Return the folders of this machine that it reads."""
+        return self.recipe.files()
 
 
 def _paths_allowed(info: ValidationInfo) -> bool:

@@ -1,21 +1,38 @@
-"""Stage: what every stage's option model says of itself; the one owner of which files of this machine it names."""
+"""Stage: what every stage's option model says of itself: what it makes, what it needs, which files it names."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from backend.hub.ids import DEMO, is_local
 from backend.options import Frozen, first_field
 
 
 class Stage(Frozen):
-    """The base of the option models that a recipe is made of."""
+    """The base of the option models that a recipe is made of; what the stage does is a module of backend.stages."""
 
     stage: str
+    makes: ClassVar[str | None] = None
+    """The kind of artifact that it makes: adapter, merged or quantized; None: it looks at what was made before."""
+
+    whole: ClassVar[bool] = True
+    """Whether it works on a whole model only, which an adapter alone is not."""
+
+    gpu: ClassVar[bool] = False
+    """Whether it computes on the GPU, where there is one."""
+
     streams: ClassVar[bool] = False
-    """Whether it reads every tensor once, in the order of the files: it needs no memory of a model, and no GPU."""
+    """Whether it reads every tensor once, in the order of the files, so that a model need not lie here whole."""
+
     NAMES: ClassVar[tuple[str, ...]] = ()
     """Fields that may name a file or a folder of this machine, by its absolute path, beside what they else name."""
+
+    def check(self, facts: Any) -> None:
+        """Refuse what does not fit a model, before anything is downloaded; a stage says what that is, if anything.
+
+        Args:
+            facts: ModelFacts of the base model.
+        """
 
     def files(self) -> dict[str, Path]:
         """Return the files and folders of this machine that it names, by field: `text`, `adapters[0]`."""

@@ -13,7 +13,7 @@ from backend.artifacts.artifact import Check
 from backend.artifacts.sealing import open_artifact, record
 from backend.check import CheckOptions, check
 from backend.errors import JobError, SpecError
-from backend.jobs.job import publication, steps
+from backend.jobs.job import publication
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.card.card import build_card
@@ -118,16 +118,16 @@ def test_an_engine_that_fails_at_an_answer_is_named(tiny_model):
 
 
 def test_what_is_published_is_checked_before_unless_somebody_insists(make_artifact):
-    assert steps(recipe()) == ("fetch", "quantize")
-    assert steps(recipe({"repo_id": "me/x"})) == ("fetch", "quantize", "check", "publish")
-    assert steps(recipe({"repo_id": "me/x", "insist": True})) == ("fetch", "quantize", "publish")
+    assert recipe().steps == ("fetch", "quantize")
+    assert recipe({"repo_id": "me/x"}).steps == ("fetch", "quantize", "check", "publish")
+    assert recipe({"repo_id": "me/x", "insist": True}).steps == ("fetch", "quantize", "publish")
     written = recipe({"repo_id": "me/x", "insist": True}, [NF4, {"stage": "check"}])
-    assert steps(written) == ("fetch", "quantize", "check", "publish")
+    assert written.steps == ("fetch", "quantize", "check", "publish")
     passed, unchecked = make_artifact("passed"), make_artifact("unchecked", check=None)
     place = PublishOptions(repo_id="me/x")
-    assert steps(publication(passed, place)) == ("publish",)
-    assert steps(publication(unchecked, place)) == ("check", "publish")
-    assert steps(publication(unchecked, place.model_copy(update={"insist": True}))) == ("publish",)
+    assert publication(passed, place).steps == ("publish",)
+    assert publication(unchecked, place).steps == ("check", "publish")
+    assert publication(unchecked, place.model_copy(update={"insist": True})).steps == ("publish",)
 
 
 def test_a_check_wants_something_to_look_at():

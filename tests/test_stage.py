@@ -10,11 +10,12 @@ from backend.check import CheckOptions
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.jobs.foreground import identity
-from backend.jobs.job import Checking, Evaluation, Preview, Publication, Spec, check_options, needs_no_network
+from backend.jobs.job import Checking, Evaluation, Publication
 from backend.merge import MergeOptions
 from backend.publish import PublishOptions
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe
+from backend.spec import Preview, Spec
 
 OPTIONS = [FinetuneOptions, MergeOptions, EvaluateOptions, CheckOptions, *(m.Options for m in METHODS.values())]
 
@@ -81,7 +82,7 @@ def test_names_of_files_are_anchored_and_made_public_and_those_of_the_hub_stay(t
     made = made.anchored(tmp_path)
     assert made.files() == [tmp_path / name for name in ("rows.jsonl", "rows.jsonl", "prose.txt")]
     assert [stage.on_hub() for stage in made.stages] == [["me/rows"], [], [], []]
-    assert not needs_no_network(made)
+    assert made.on_hub
     public = made.public("demo")
     assert str(tmp_path) not in public.to_yaml()
     tuned, merging, quantized, measured = public.stages
@@ -91,15 +92,15 @@ def test_names_of_files_are_anchored_and_made_public_and_those_of_the_hub_stay(t
     several = recipe(tmp_path, merge)
     assert several.stages[0].files() == {"adapters[1]": tmp_path / "adapter"}
     assert several.public("demo").stages[0].adapters == ("me/adapter", "adapter")
-    assert needs_no_network(recipe(tmp_path, {"stage": "finetune"}, {"stage": "merge"}))
+    assert not recipe(tmp_path, {"stage": "finetune"}, {"stage": "merge"}).on_hub
 
 
 def test_each_check_runs_with_its_own_options() -> None:
     nf4 = {"stage": "quantize", "method": "nf4"}
     checks = [{"stage": "check", "engine": "transformers"}, {"stage": "check", "engine": "vllm"}]
     made = parse_recipe({"base_model": "demo", "stages": [nf4, *checks], "publish": {"repo_id": "me/x"}})
-    assert [check_options(made, index).engine for index in (2, 3)] == ["transformers", "vllm"]
+    assert [made.plan[index].options.engine for index in (2, 3)] == ["transformers", "vllm"]
     without = parse_recipe({"base_model": "demo", "stages": [nf4], "publish": {"repo_id": "me/x"}})
-    assert check_options(without, 2) == CheckOptions()
+    assert without.plan[2].options == CheckOptions()
     checking = Checking(folder=Path("/x"), options=CheckOptions(engine="vllm"))
-    assert check_options(checking, 0).engine == "vllm"
+    assert checking.plan[0].options.engine == "vllm"

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 
 from backend.data.examine import Examination
 from backend.finetune.rendered import Piece, Survey
-from backend.jobs.previews import Reading, Seen
+from backend.jobs.previews import Seen
 from backend.jobs.store import UNFINISHED, Job
 from backend.preview import SHOWN_COLUMNS, counts, dropped, reach, recognized, shortened, taken_for
 from backend.stages.calibration_data import fewer
+from backend.stages.preview import Reading
 from ui.errors import fault
 from ui.format import escape, part, plural
 

@@ -1,10 +1,8 @@
 """How a job looks: its name, its steps, its bar, its sizes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from backend.artifacts.artifact import Check
-from backend.jobs.job import Checking, Evaluation, Preview, Publication, Streaming
 from backend.jobs.store import UNREADABLE, Job, JobState
 from backend.recipes import Recipe
 from ui.downloads import address
@@ -30,15 +28,11 @@ def title(job: Job) -> tuple[str, str]:
     if job.kind == UNREADABLE:
         return "Unreadable job", job.id[:8]
     spec = job.read_spec()
-    if isinstance(spec, Publication):
-        return "Publish", spec.options.repo_id or Path(spec.options.to_folder or "").name
-    if isinstance(spec, Evaluation | Checking):
-        return "Measure" if isinstance(spec, Evaluation) else "Check", spec.folder.name
-    if isinstance(spec, Preview):
-        return "Look at rows", model_name(spec.base_model)
-    spec = spec.recipe if isinstance(spec, Streaming) else spec
-    what = stage_title(spec.making[0]) if len(spec.making) == 1 else way(spec.making)
-    return what[:1].upper() + what[1:], model_name(spec.base_model)
+    recipe = spec.carried_out
+    if not isinstance(recipe, Recipe):
+        return spec.title
+    what = stage_title(recipe.making[0]) if len(recipe.making) == 1 else way(recipe.making)
+    return what[:1].upper() + what[1:], model_name(recipe.base_model)
 
 
 def row(job: Job) -> str:
@@ -116,11 +110,14 @@ def adapter_alone(shared: bool) -> str:
 
 def _steps(job: Job) -> list[str]:
     """Name a job's steps; variants by what they are."""
-    spec = job.read_spec() if job.steps.count("quantize") > 1 else None
-    if not isinstance(spec, Recipe):
+    plan = job.read_spec().plan if job.kind != UNREADABLE else ()
+    made = [getattr(asked.options, "makes", None) for asked in plan]
+    if made.count("quantized") < 2:
         return list(job.steps)
-    names = (variant_name(stage.model_dump()) for stage in spec.making if stage.stage == "quantize")
-    return [next(names, step) if step == "quantize" else step for step in job.steps]
+    return [
+        variant_name(asked.options.model_dump()) if what == "quantized" else asked.step
+        for asked, what in zip(plan, made, strict=True)
+    ]
 
 
 def _step(job: Job, index: int, name: str) -> str:

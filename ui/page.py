@@ -10,9 +10,9 @@ import gradio as gr
 
 from backend.errors import AppError
 from backend.finetune.presets import PresetName
-from backend.jobs.job import RENDERING
 from backend.models.demo import first_model
 from backend.models.facts import ModelFacts
+from backend.spec import RENDERING
 from backend.stages.prepare import prepare
 from ui.changes import hear, listen
 from ui.chat_tab import build_chat_tab, wire_chat_tab

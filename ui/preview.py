@@ -12,10 +12,10 @@ from backend.data.fetch import pin
 from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
-from backend.jobs.job import Cut, Preview
 from backend.jobs.store import UNFINISHED
 from backend.models.facts import ModelFacts
 from backend.options import parse
+from backend.spec import Cut, Preview
 from ui.data_tab import DataTab
 from ui.errors import fault
 from ui.examination import nothing, panel, sight

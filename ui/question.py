@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from backend.jobs.job import Spec
+from backend.spec import Spec
 from ui.errors import warning
 from ui.events import QUIET
 from ui.forms import Updates

@@ -5,20 +5,18 @@ from pathlib import Path
 
 import gradio as gr
 
-from backend.data.options import DEMO_DATASET
+from backend.artifacts.artifact import MODELS
 from backend.errors import HardwareError, SpecError
-from backend.evaluate import PROMPTS, EvaluateOptions
 from backend.finetune.rendered import Survey
 from backend.models.facts import ModelFacts
-from backend.quantize import METHODS
 from backend.recipes import Recipe, Stage
+from backend.stages import STEPS
 from backend.stages.estimate import Estimate, check_room, converts, estimate
 from ui.errors import fault, warning
-from ui.format import duration, escape, plural, size
+from ui.format import duration, escape, size
 from ui.forms import label
 from ui.question import Question, build_question
-from ui.studio import Studio, stage_title, way
-from ui.variants import grid
+from ui.studio import Studio, way
 
 CONVERTING = ("Convert the weights", "pickled, to safetensors")
 
@@ -85,29 +83,13 @@ def _steps(recipe: Recipe) -> list[tuple[str, str]]:
 
 def step_words(stage: Stage) -> tuple[str, str]:
     """Say what a stage does: a title and a detail."""
-    if isinstance(stage, EvaluateOptions):
-        return (
-            "Measure the quality",
-            f"{plural(stage.num_samples, 'window')} of {plural(stage.max_seq_length, 'token')}",
-        )
-    if stage.stage == "check":
-        return "Try it where it will be served", f"{len(PROMPTS)} prompts"
-    if stage.stage == "finetune":
-        rows = "bundled questions and answers" if stage.dataset == DEMO_DATASET else stage.dataset.rpartition("/")[2]
-        return stage_title(stage), f"on {rows}"
-    if stage.stage == "merge":
-        names = ", ".join(name.rstrip("/").rpartition("/")[2] for name in stage.adapters) or "the tuned one"
-        return stage_title(stage), names if stage.keep else f"{names}, in passing: not kept"
-    if stage.method == "cast":
-        return stage_title(stage), "no quantization"
-    detail = grid(stage.model_dump()) or METHODS[stage.method].title.partition("·")[2].strip()
-    return stage_title(stage), detail
+    return STEPS[stage.stage].words(stage)
 
 
 def _goal(recipe: Recipe) -> str:
     if recipe.publish:
         return f"Publish to {recipe.publish.repo_id or recipe.publish.to_folder}"
-    return "Ready to chat and publish" if recipe.making[-1].stage != "finetune" else "Ready to merge and publish"
+    return "Ready to chat and publish" if recipe.making[-1].makes in MODELS else "Ready to merge and publish"
 
 
 def _costs(recipe: Recipe, facts: ModelFacts, data: Path, survey: Survey | None) -> str:

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import Artifact, Training
+from backend.artifacts.artifact import MODELS, Artifact, Training
 from backend.artifacts.sealing import open_artifact
 from backend.errors import JobError, SpecError
 from backend.hub.ids import DEMO
-from backend.jobs.job import MODELS, Spec, base_folder, trained_on, uses_gpu
 from backend.jobs.store import Job
 from backend.jobs.supervisor import Supervisor
 from backend.machine.hardware import gpus
@@ -19,6 +18,10 @@ from backend.options import Frozen
 from backend.serve.engines.vllm_environment import Installation
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from backend.spec import Spec
+from backend.stage import Stage
+from backend.stages import STEPS
+from backend.stages.work import base_folder, trained_on
 from ui.format import ago, size
 from ui.users import alone
 
@@ -168,7 +171,7 @@ class Studio:
         Raises:
             JobError: One of them is another visitor's.
         """
-        live = self.servers.live() if gpus() and uses_gpu(spec) else []
+        live = self.servers.live() if gpus() and spec.uses_gpu else []
         own = {model.folder.resolve(): model for model in self.models(owner)} if live else {}
         if any(folder not in own or not self.talking.get(folder, set()) <= {owner} for folder in live):
             minutes = self.settings.server_idle_seconds / 60
@@ -220,14 +223,9 @@ def method_name(options: Mapping[str, Any]) -> str:
     return str(options.get("dtype")) if method == "cast" else method.upper()
 
 
-def stage_title(stage: Frozen) -> str:
+def stage_title(stage: Stage) -> str:
     """Say what a stage does: Tune an adapter, Merge an adapter, Quantize to NF4, Cast to bfloat16."""
-    options = stage.model_dump()
-    if options["stage"] == "finetune":
-        return "Tune an adapter"
-    if options["stage"] == "merge":
-        return "Merge an adapter" if len(options["adapters"]) < 2 else f"Merge {len(options['adapters'])} adapters"
-    return f"{'Cast' if options['method'] == 'cast' else 'Quantize'} to {method_name(options)}"
+    return STEPS[stage.stage].words(stage)[0]
 
 
 def way(stages: Sequence[Frozen]) -> str:

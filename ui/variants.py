@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.artifacts.artifact import Metrics
+from backend.stages.quantize import grid
 from ui.format import escape, percent, size
 from ui.plot import ticks
 from ui.studio import Result, method_name
@@ -42,12 +43,6 @@ NAMED = ("bits", "group_size")
 def variant_name(options: Mapping[str, Any]) -> str:
     """Name a variant by its method and what tells it apart: GPTQ 4 bit · 64."""
     return f"{method_name(options)} {grid(options)}".strip()
-
-
-def grid(options: Mapping[str, Any]) -> str:
-    """Say the bits and the group size that a method has been given: 4 bit · 64; nothing where it has no choice."""
-    bits, group = options.get("bits"), options.get("group_size")
-    return (f"{bits} bit" if bits else "") + (f" · {group}" if group and group != -1 else "")
 
 
 def _row(name: str, made: int, metrics: Metrics) -> str:

@@ -30,6 +30,13 @@ RESUMED = (JOURNAL, CHECKPOINTS)
 """What a killed run goes on from: it lies in a `.partial` folder until that is sealed, and is no part of the result."""
 
 
+MODELS = ("merged", "quantized")
+"""Kinds of artifacts that are whole models: they can be measured and served."""
+
+RESULTS = ("adapter", *MODELS)
+"""Kinds of artifacts that can be published."""
+
+
 def stays_here(name: str) -> bool:
     """Whether a file of an artifact, by its relative name, is for this machine alone."""
     return name in UNPUBLISHED or Path(name).parts[0] == LOGS

@@ -11,11 +11,12 @@ from backend.cli.names import MODEL_HELP, admitted, hub_token, local_or_id
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.jobs.foreground import Terminal, finished
-from backend.jobs.job import Evaluation, stage_folder, steps
+from backend.jobs.job import Evaluation
 from backend.models.inspection import inspect
 from backend.options import parse
 from backend.settings import load_settings
 from backend.stages.estimate import converts
+from backend.stages.work import stage_folder
 
 
 class _Evaluate(Command):
@@ -33,7 +34,7 @@ class _Evaluate(Command):
             folder=folder, reference=reference, revision=facts.commit, options=options, converts=converting
         )
         with finished(spec, hub_token(), Terminal().hear, settings) as job:
-            metrics = open_artifact(stage_folder(job, spec, len(steps(spec)) - 1)).metrics
+            metrics = open_artifact(stage_folder(job, spec, len(spec.steps) - 1)).metrics
         assert metrics
         self.say(metrics.model_dump(), metrics.words)
 

@@ -9,11 +9,11 @@ from backend.cli.names import MODEL_HELP, hub_token, local_or_id
 from backend.data.options import DatasetOptions
 from backend.finetune.options import FinetuneOptions
 from backend.jobs.foreground import Terminal, finished
-from backend.jobs.job import RENDERING
 from backend.jobs.previews import pinned, read_seen
 from backend.options import parse
 from backend.preview import view
 from backend.settings import load_settings
+from backend.spec import RENDERING
 
 
 class _Preview(Command):

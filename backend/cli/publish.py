@@ -9,7 +9,7 @@ from backend.cli.names import existing, fetched, hub_token, local_or_id
 from backend.errors import SpecError
 from backend.hub.ids import DEMO, is_local
 from backend.jobs.foreground import Terminal, check_output, finished
-from backend.jobs.job import publication, published, steps
+from backend.jobs.job import publication, published
 from backend.model_folder import weights_bytes
 from backend.options import parse
 from backend.progress import Report
@@ -43,7 +43,7 @@ class _Publish(Command):
         named = local_or_id(self.base_model, "base model") if self.base_model else None
         spec = publication(folder, options, base_model=None if named == DEMO or (named and is_local(named)) else named)
         check_destination(options, hub_token(), weights_bytes(folder), Report(Terminal().hear).log)
-        if is_adapter(folder) and "check" in steps(spec):
+        if is_adapter(folder) and spec.checks:
             named = named or (describe(folder).base_model if spec.elsewhere else None)
             spec = spec.model_copy(update={"base": fetched(named, settings) if named else None})
         with finished(spec, hub_token(), Terminal().hear, settings) as job:

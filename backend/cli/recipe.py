@@ -8,11 +8,11 @@ from backend.artifacts.sealing import open_artifact
 from backend.cli.command import Command
 from backend.cli.names import hub_token
 from backend.jobs.foreground import Terminal, check_output, finished, move
-from backend.jobs.job import artifacts, needs_no_network
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe
 from backend.settings import load_settings
 from backend.stages.prepare import prepare
+from backend.stages.work import artifacts
 
 METHOD_OPTIONS = {name: module.Options for name, module in METHODS.items()}
 
@@ -28,7 +28,7 @@ def made(recipe: Recipe, folder: Path) -> tuple[Path, Artifact]:
     """Do a recipe that has one result; return where that lies and what it is."""
     settings = load_settings().writable()
     output = check_output(folder)
-    token = None if needs_no_network(recipe) else hub_token()
+    token = hub_token() if recipe.on_hub else None
     prepared = prepare(recipe, settings.data, token)
     with finished(prepared, token, Terminal().hear, settings) as job:
         move(artifacts(job)[0], output)

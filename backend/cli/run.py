@@ -9,11 +9,12 @@ from backend.cli.command import Argument, Command
 from backend.cli.names import hub_token
 from backend.cli.words import summary, words
 from backend.jobs.foreground import Terminal, check_output, finished, move
-from backend.jobs.job import artifacts, published
+from backend.jobs.job import published
 from backend.progress import Report
 from backend.recipes import Recipe, read_recipe
 from backend.settings import load_settings
 from backend.stages.prepare import prepare
+from backend.stages.work import artifacts
 
 
 class _Run(Command):

@@ -39,6 +39,8 @@ class FinetuneOptions(DatasetOptions, Stage):
     """
 
     NAMES = ("dataset", "validation_dataset")
+    makes = "adapter"
+    gpu = True
 
     stage: Literal["finetune"] = "finetune"
 

@@ -17,10 +17,12 @@ from backend.artifacts.sealing import is_sealed
 from backend.artifacts.training_log import STOP
 from backend.disk import JOURNAL, PARTIAL, fsync, lock
 from backend.errors import AppError, JobError, SpecError
-from backend.jobs.job import Preview, Spec, artifacts
 from backend.jobs.runner import Listen, Run
 from backend.processes.marks import marker_prefix, sweep
 from backend.settings import Settings
+from backend.spec import Spec
+from backend.stages import STEPS
+from backend.stages.work import artifacts
 
 KEPT_DAYS = 7
 """How long the folder of a run that failed waits for the same command."""
@@ -48,7 +50,7 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
                 Run(folder, spec, folder, settings).go(token, hear)
             yield folder
         except (AppError, KeyboardInterrupt) as e:
-            goes_on = not isinstance(spec, Preview) and any(
+            goes_on = spec.resumes and any(
                 is_sealed(stage) or (stage / JOURNAL).is_file() for stage in (folder / "stages").glob("*")
             )
             if not goes_on:
@@ -76,18 +78,18 @@ def stoppable(folder: Path, listen: Listen) -> Iterator[Listen]:
     Yields:
         What is to be told the events, for they say where the job is.
     """
-    step = ""
+    stoppable_now = False
 
     def hear(event: dict[str, Any]) -> None:
-        nonlocal step
+        nonlocal stoppable_now
         listen(event)
         if event["event"] == "step":
-            step = event["name"]
-            if step == "finetune":
+            stoppable_now = STEPS[event["name"]].stoppable
+            if stoppable_now:
                 listen({"event": "log", "text": "Ctrl-C stops the training and keeps what was learned."})
 
     def interrupt(*_: Any) -> None:
-        if step != "finetune" or (folder / STOP).exists():
+        if not stoppable_now or (folder / STOP).exists():
             raise KeyboardInterrupt
         (folder / STOP).touch()
         text = "Stopping after this step; what was learned is kept. Press Ctrl-C again to cancel instead."

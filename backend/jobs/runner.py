@@ -17,20 +17,18 @@ from backend.artifacts.artifact import Artifact
 from backend.artifacts.sealing import forget_resumed, is_sealed, open_artifact, put_in_place, whole
 from backend.disk import JOURNAL, PARTIAL, append_line, clear, words
 from backend.errors import JobError, LoginError, SpecError
-from backend.jobs.job import ALONE, CONVERT, ONLINE, Preview, Spec, only_looks, stage_folder, steps, write_spec
+from backend.jobs.job import write_spec
 from backend.machine.hardware import memory_bytes
-from backend.processes.child import Child, environment, last_words
+from backend.processes.child import LEASE, Child, environment, last_words
 from backend.settings import Settings
+from backend.spec import Spec
+from backend.stages import STEPS
+from backend.stages.work import stage_folder
 
 EVENTS = "events.jsonl"
 
 LEAST_FREE = 1_000_000
 """Bytes; where less is free, what failed in a library's own way failed for want of room."""
-
-LOOK = 1800.0
-"""Seconds that a step of a look at rows may take: a tokenizer that never ends beats, too, and all others wait."""
-
-LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
 
 Listen = Callable[[dict[str, Any]], None]
 
@@ -87,12 +85,12 @@ class Run:
         try:
             write_spec(self.folder, self._spec)
             newest = ""  # when the last of the steps was made that others follow from
-            for index, name in enumerate(steps(self._spec)):
+            for index, name in enumerate(self._spec.steps):
                 folder = stage_folder(self.folder, self._spec, index)
                 made = open_artifact(folder) if index in self._sealed else whole(folder)
                 if made is None or made.created < newest:
                     made = self._made(index, name, token, listen)
-                if name not in ("fetch", CONVERT):
+                if not STEPS[name].repeats:
                     newest = max(newest, made.created)
         except OSError as e:
             raise JobError(words(e)) from e
@@ -101,7 +99,7 @@ class Run:
         """Run a step, and return what it has sealed."""
         self._record({"event": "step", "index": index, "name": name}, listen)
         together = self._together(index)
-        with self._turn(steps(self._spec)[together[-1]], listen):
+        with self._turn(self._spec.steps[together[-1]], listen):
             self._work(together, token, listen)
         self._sealed |= {*together}
         try:
@@ -111,13 +109,13 @@ class Run:
 
     def _together(self, index: int) -> list[int]:
         """Return the steps that one worker does, from this one on."""
-        follows = index == 0 and only_looks(self._spec, self._models)
+        follows = index == 0 and self._spec.only_looks(self._models)
         return [0, 1] if follows and not is_sealed(stage_folder(self.folder, self._spec, 1)) else [index]
 
     @contextmanager
     def _turn(self, name: str, listen: Listen) -> Iterator[None]:
         """Wait until no other job has the machine, for a step that needs it."""
-        if name not in ALONE:
+        if not STEPS[name].alone:
             yield
             return
         if not self._machine.acquire(blocking=False):
@@ -138,21 +136,21 @@ class Run:
         def hear(event: dict[str, Any]) -> None:
             life[0] = time.monotonic()
             if event["event"] == "step":
-                event["name"] = steps(self._spec)[event["index"]]
+                event["name"] = self._spec.steps[event["index"]]
             if event["event"] == "error":
                 failures.append(event)
             elif event["event"] != "beat":
                 self._record(event, listen)
 
-        name = steps(self._spec)[indices[-1]]
+        name = self._spec.steps[indices[-1]]
         numbers = ",".join(map(str, indices))
         child = Child(
             [sys.executable, "-m", "backend.jobs.worker", str(self.folder), numbers, self._network(name)],
-            environment(self._home, online=name in ONLINE) | self._data,
+            environment(self._home, online=STEPS[name].online) | self._data,
             self._home,
             self.folder / "log.txt",
             hear,
-            token if name in ONLINE else None,
+            token if STEPS[name].online else None,
         )
         try:
             code = self._watch(child, name, life)
@@ -175,18 +173,18 @@ class Run:
             raise JobError(f"The step '{name}' failed unexpectedly: the end of the log says why; retry, or report it.")
 
     def _network(self, name: str) -> str:
-        if name in ONLINE:
+        if STEPS[name].online:
             return "online"
-        return "hosts" if name == "finetune" and self._hosts else "offline"
+        return "hosts" if STEPS[name].machines and self._hosts else "offline"
 
     def _watch(self, child: Child, name: str, life: list[float]) -> int:
         started = time.monotonic()
         while (code := child.wait(0.1)) is None:
             if self._cancel.is_set():
                 raise Canceled("The job was canceled.")
-            if isinstance(self._spec, Preview) and time.monotonic() - started > LOOK:
+            if time.monotonic() - started > (most := self._spec.step_seconds):
                 raise JobError(
-                    f"The look at the rows was ended after {LOOK:.0f} s: look at a slice of them, such as train[:1000],"
+                    f"The look at the rows was ended after {most:.0f} s: look at a slice of them, such as train[:1000],"
                     " or choose another model."
                 )
             if time.monotonic() - life[0] > LEASE:

@@ -1,12 +1,12 @@
-"""The job table: one SQLite file with one writer, the app.
+"""The job table: one SQLite file with one writer, the app; what a job is asked to do lies in its folder, see job.py.
 
 What cannot be written because the disk is full is kept in memory and written when there is room; a row that cannot be
 read hides no other. SQLite before 3.51.3 can corrupt a database in WAL mode with several writers, so: one connection,
 rollback journal, synchronous=FULL.
 """
 
-import json
 import secrets
+import shutil
 import sqlite3
 import threading
 import time
@@ -19,9 +19,12 @@ from typing import Any
 
 from pydantic import Field
 
+from backend.disk import read_whole, write_whole
 from backend.errors import JobError
-from backend.jobs.job import NO_JOB, Spec, kind, parse_spec, steps
+from backend.jobs.job import KINDS, NO_JOB, kind, parse_spec, spec_file, write_spec
 from backend.options import Frozen
+from backend.spec import Spec
+from backend.stages import STEPS
 
 
 class JobState(StrEnum):
@@ -44,14 +47,14 @@ UNREADABLE = "unreadable"
 
 
 class Job(Frozen):
-    """One row."""
+    """One row, and what the job's folder holds of it."""
 
     id: str = Field(description="128 random bits, hex.")
     owner: str
-    kind: str = Field(description="A key of specs.KINDS, or UNREADABLE.")
-    spec: dict[str, Any] = Field(description="The spec as JSON.")
+    kind: str = Field(description="A key of job.KINDS, or UNREADABLE.")
+    spec: dict[str, Any] = Field(description="The spec as JSON, from its folder.")
     state: JobState
-    steps: tuple[str, ...] = Field(description="Names of its steps: fetch, quantize, evaluate, publish.")
+    steps: tuple[str, ...] = Field(description="Names of its steps, from its spec.")
     step: int = Field(0, ge=0, description="Index of the step that runs or would run next.")
     attempt: int = Field(0, description="How often it was resumed by itself.")
     created: float = Field(ge=0, le=1e11, description="Seconds since 1970, as the other two.")
@@ -63,7 +66,7 @@ class Job(Frozen):
     @property
     def trains(self) -> bool:
         """Whether it is at its training."""
-        return self.state == JobState.RUNNING and self.steps[self.step] == "finetune"
+        return self.state == JobState.RUNNING and STEPS[self.steps[self.step]].stoppable
 
     def read_spec(self) -> Spec:
         """Give the spec as a model.
@@ -81,13 +84,16 @@ def new_id() -> str:
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY, owner TEXT NOT NULL, kind TEXT NOT NULL, spec TEXT NOT NULL, state TEXT NOT NULL,
-    steps TEXT NOT NULL, step INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0,
+    id TEXT PRIMARY KEY, owner TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL,
+    step INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0,
     created REAL NOT NULL, started REAL, finished REAL, error TEXT
 ) STRICT
 """
 
-_COLUMNS = ", ".join(name for name in Job.model_fields if name != "progress")
+_COLUMNS = ", ".join(name for name in Job.model_fields if name not in ("spec", "steps", "progress"))
+
+_EARLIER = ("spec", "steps")
+"""Columns that the table had before these lay in the jobs' folders."""
 
 
 class Store:
@@ -95,11 +101,15 @@ class Store:
 
     What changes a job that is there never fails: until it can be written it holds in memory.
 
+    Args:
+        path: The file, such as `jobs.sqlite`; the jobs' folders lie in the folder of that name, `jobs`.
+
     Raises:
-        JobError: The file is no database.
+        JobError: The file is no database, or there is no room to bring an earlier version's to this one.
     """
 
     def __init__(self, path: Path) -> None:
+        self._folders = path.with_suffix("")
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
@@ -113,6 +123,13 @@ class Store:
             self.in_state(*JobState)
         except (sqlite3.DatabaseError, ValueError) as e:  # a damaged name of a column, or a row without an id
             raise JobError(f"The job table '{path.name}' cannot be read ({e}): move it away to begin a new one.") from e
+        try:
+            self._bring_up_to_date()
+        except (OSError, sqlite3.Error) as e:
+            raise JobError(
+                f"The job table '{path.name}' of an earlier version could not be rewritten ({e}): free some space, then"
+                " start again. Nothing in it is lost."
+            ) from e
 
     def close(self) -> None:
         """Close the file."""
@@ -127,14 +144,13 @@ class Store:
             JobError: It could not be written.
         """
         job_id = job_id or new_id()
-        row = (job_id, owner, kind(spec), spec.model_dump_json(exclude_none=True), JobState.QUEUED,
-               json.dumps(steps(spec)), time.time())  # fmt: skip
+        row = (job_id, owner, kind(spec), JobState.QUEUED, time.time())
         try:
+            write_spec(self._folders / job_id, spec)
             with self._lock:
-                self._write(
-                    "INSERT INTO jobs (id, owner, kind, spec, state, steps, created) VALUES (?, ?, ?, ?, ?, ?, ?)", row
-                )
-        except sqlite3.Error as e:
+                self._write("INSERT INTO jobs (id, owner, kind, state, created) VALUES (?, ?, ?, ?, ?)", row)
+        except (OSError, sqlite3.Error) as e:
+            shutil.rmtree(self._folders / job_id, ignore_errors=True)
             raise JobError(f"The job could not be noted ({e}): free some disk, for example by deleting jobs.") from e
         return job_id
 
@@ -154,20 +170,20 @@ class Store:
         """
         for row in self._read("WHERE id = ?", job_id):
             if owner is None or row["owner"] == owner:
-                return _job(row)
+                return self._job(row)
         raise JobError("There is no such job: choose one of the list.")
 
     def of(self, owner: str) -> list[Job]:
         """Give an owner's jobs, the newest first."""
-        return [_job(row) for row in self._read("WHERE owner = ? ORDER BY created DESC", owner)]
+        return [self._job(row) for row in self._read("WHERE owner = ? ORDER BY created DESC", owner)]
 
     def of_kind(self, kind: str, owner: str | None = None) -> list[Job]:
         """Give all jobs of a kind, or those of one owner."""
-        return [_job(row) for row in self._read("WHERE kind = ?", kind) if owner in (None, row["owner"])]
+        return [self._job(row) for row in self._read("WHERE kind = ?", kind) if owner in (None, row["owner"])]
 
     def in_state(self, *states: JobState) -> list[Job]:
         """Give all jobs in these states, the oldest first."""
-        return [job for row in self._read("ORDER BY created") if (job := _job(row)).state in states]
+        return [job for row in self._read("ORDER BY created") if (job := self._job(row)).state in states]
 
     def claim(self, kinds: Sequence[str]) -> Job | None:
         """Take the next queued job of these kinds, fair by owner: whoever had the fewest jobs started comes first.
@@ -187,7 +203,7 @@ class Store:
                 row = self._db.execute(f"{taken} ({chosen}) RETURNING {_COLUMNS}", (time.time(), *kinds)).fetchone()
             except sqlite3.Error:
                 return None
-        return _job(dict(row)) if row else None
+        return self._job(dict(row)) if row else None
 
     def delete(self, job_id: str) -> None:
         """Forget a job."""
@@ -236,23 +252,46 @@ class Store:
             changes = [self._late.get(row["id"], {}) for row in rows]
         return [row | change for row, change in zip(rows, changes, strict=True) if change is not None]
 
+    def _bring_up_to_date(self) -> None:
+        """Put what an earlier version's table holds of the jobs' specs into their folders, and drop it there.
 
-def _job(row: dict[str, Any]) -> Job:
-    """Read a row; one that cannot be read is a job that says so."""
-    try:
-        job = Job(**row | {"spec": _spec(row["kind"], row["spec"]), "steps": tuple(json.loads(row["steps"]))})
-        if job.step < len(job.steps):
-            return job
-    except (JobError, TypeError, ValueError, RecursionError):
-        pass
-    created = row["created"] or 0.0  # SQLite reads a damaged number as none
-    found = {"id": row["id"], "owner": row["owner"], "created": min(max(created, 0.0), time.time())}
-    return Job(**found, kind=UNREADABLE, spec={}, state=JobState.ERROR, steps=(), error=NO_JOB)
+        A run that is killed on the way does all of it again.
+        """
+        columns = [row["name"] for row in self._db.execute("PRAGMA table_info(jobs)")]
+        if not set(_EARLIER) <= set(columns):
+            return
+        for row in self._db.execute("SELECT id, kind, spec FROM jobs"):
+            place = self._folders / row["id"]
+            if row["kind"] in KINDS and place.parent == self._folders and not spec_file(place, row["kind"]).is_file():
+                place.mkdir(parents=True, exist_ok=True)
+                write_whole(spec_file(place, row["kind"]), row["spec"])
+        with self._db:
+            self._db.execute("BEGIN")
+            for column in _EARLIER:
+                self._db.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+
+    def _job(self, row: dict[str, Any]) -> Job:
+        """Read a job by its row; one that cannot be read, there or in its folder, is a job that says so."""
+        try:
+            spec, steps = _spec(spec_file(self._folders / row["id"], row["kind"]), row["kind"])
+            job = Job(**row, spec=spec, steps=steps)
+            if job.step < len(job.steps):
+                return job
+        except (JobError, OSError, TypeError, ValueError):
+            pass
+        created = row["created"] or 0.0  # SQLite reads a damaged number as none
+        found = {"id": row["id"], "owner": row["owner"], "created": min(max(created, 0.0), time.time())}
+        return Job(**found, kind=UNREADABLE, spec={}, state=JobState.ERROR, steps=(), error=NO_JOB)
+
+
+def _spec(file: Path, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the JSON of a spec, and the steps that it takes."""
+    now = file.stat()
+    return _parsed(file, kind, (now.st_mtime_ns, now.st_size))
 
 
 @lru_cache(1000)
-def _spec(kind: str, text: str) -> dict[str, Any]:
-    """Return the JSON of a spec that can be read; pages look at the same rows every second."""
-    spec: dict[str, Any] = json.loads(text)
-    parse_spec(kind, spec)
-    return spec
+def _parsed(file: Path, kind: str, state: tuple[int, int]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what _spec() does; pages look at the same jobs every second, and a spec stays as it is."""
+    data = read_whole(file, dict[str, Any])
+    return data or {}, parse_spec(kind, data).steps

@@ -18,7 +18,7 @@ from backend.artifacts.sealing import is_sealed
 from backend.artifacts.training_log import STOP, Course, read_course
 from backend.disk import PARTIAL, clear, forget, lock, read_lines, words
 from backend.errors import AppError, JobError, LoginError
-from backend.jobs.job import Preview, Spec, artifacts, holds_spec, publication, published, stage_folder, uses_gpu
+from backend.jobs.job import KINDS, holds_spec, publication, published
 from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import EVENTS, Canceled, Interrupted, Run, tidy
 from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState, Store, new_id
@@ -26,8 +26,11 @@ from backend.jobs.uploads import Uploads
 from backend.processes.marks import marker_prefix, sweep
 from backend.publish import PublishOptions
 from backend.settings import Settings
+from backend.spec import Preview, Spec
+from backend.stages import STEPS
+from backend.stages.work import artifacts, stage_folder
 
-LANES = (("recipe", "evaluation", "checking", "streaming"), ("publication",), ("preview",))
+LANES = [[name for name, spec in KINDS.items() if spec.lane == lane] for lane in ("machine", "uploads", "looks")]
 """Kinds of jobs that wait for each other: one job at a time has the GPU, and neither an upload nor a look at rows need
 wait for it; the check before an upload does.
 """
@@ -159,9 +162,10 @@ class Supervisor:
     def course(self, job_id: str, owner: str) -> Course | None:
         """Give how a job's training goes, or went; None where nothing was measured yet."""
         job = self._store.get(job_id, owner)
-        if "finetune" not in job.steps:
+        training = next((i for i, name in enumerate(job.steps) if STEPS[name].stoppable), None)
+        if training is None:
             return None
-        sealed = stage_folder(self._settings.jobs / job_id, job.read_spec(), job.steps.index("finetune"))
+        sealed = stage_folder(self._settings.jobs / job_id, job.read_spec(), training)
         folder = sealed if is_sealed(sealed) else sealed.with_name(sealed.name + PARTIAL)
         return read_course(folder) if (folder / METRICS).is_file() else None
 
@@ -216,7 +220,7 @@ class Supervisor:
 
     def uses_gpu(self) -> bool:
         """Whether anybody's job computes on the GPU, or waits to."""
-        return any(uses_gpu(job.read_spec()) for job in self._store.in_state(*UNFINISHED))
+        return any(job.read_spec().uses_gpu for job in self._store.in_state(*UNFINISHED))
 
     def log(self, job_id: str, owner: str) -> str:
         """Give the last lines of what the job said, oldest first."""

@@ -45,8 +45,7 @@ def main() -> int:
     if sys.argv[3] == "offline":
         report.log(_leave_network())
     threading.Thread(target=_beat, args=(emit,), daemon=True).start()
-    from backend.machine.hardware import forget_peak  # noqa: PLC0415
-    from backend.stages import run  # noqa: PLC0415 - after the network is given up
+    from backend.machine.hardware import forget_peak  # noqa: PLC0415 - after the network is given up
 
     try:
         for index in indices:
@@ -54,7 +53,7 @@ def main() -> int:
                 emit({"event": "step", "index": index})
                 forget_peak()
                 report = _report(emit)
-            run.run(folder, index, sys.argv[3] == "online", token, report)
+            do(folder, index, sys.argv[3] == "online", token, report)
     except AppError as e:
         text, login = mask(str(e), [token] if token else []), isinstance(e, LoginError)
     except MemoryError:
@@ -66,6 +65,24 @@ def main() -> int:
         return 0
     emit({"event": "error", "text": text, "login": login})
     return 1
+
+
+def do(folder: Path, index: int, online: bool, token: str | None, report: Report) -> None:
+    """Do a step of the job in a folder; its output is sealed when this returns.
+
+    Args:
+        folder: The job's folder.
+        index: Of the step, from 0.
+        online: Whether this process has the network; of a step that takes two processes, which part this is.
+        token: The caller's Hub token, for what needs the network.
+        report: Receives progress.
+    """
+    from backend.jobs.job import read_spec  # noqa: PLC0415 - after the network is given up
+    from backend.stages import STEPS  # noqa: PLC0415
+    from backend.stages.work import Work  # noqa: PLC0415
+
+    spec = read_spec(folder)
+    STEPS[spec.steps[index]].run(Work(folder, spec, index, online), token, report)
 
 
 def _report(emit: Any) -> Report:

@@ -47,6 +47,8 @@ class MergeOptions(StreamOptions):
     """Which adapters are merged, and into what."""
 
     NAMES = ("adapters",)
+    makes = "merged"
+    whole = False
 
     stage: Literal["merge"] = "merge"
     adapters: tuple[str, ...] = Field(

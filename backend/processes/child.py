@@ -19,6 +19,7 @@ from backend.processes.marks import MARKER, marker_prefix, resident_bytes, sweep
 from backend.settings import PREFIX, Settings
 
 ROOT = Path(backend.__file__).resolve().parent.parent
+LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
 NICENESS = 5  # of a worker: the page stays quick while it takes every core
 LAST_WORDS = 15  # lines of a child's own output that are shown when it failed in a way nobody foresaw
 LOG_BYTES = 5_000_000  # of the log file; the one before it is kept, so a flood costs twice this

@@ -27,11 +27,12 @@ EMBEDDED = f"{TEXT}, every second topic"
 _UNCUT = 10**9
 
 
-def fetch_calibration(recipe: Recipe, folder: Path, token: str | None, report: Report) -> None:
-    """Bring the rows that each quantization of a recipe names.
+def fetch_calibration(stage: CalibratedOptions, number: int, folder: Path, token: str | None, report: Report) -> None:
+    """Bring the rows that a quantization names.
 
     Args:
-        recipe: What is done.
+        stage: The quantization.
+        number: Of it among the stages of its recipe, from 1.
         folder: Of the fetch step, not sealed yet.
         token: Of who asks.
         report: Told the bytes.
@@ -39,12 +40,10 @@ def fetch_calibration(recipe: Recipe, folder: Path, token: str | None, report: R
     Raises:
         SpecError: There is no such config or split; what there is instead.
     """
-    for index, stage in enumerate(recipe.stages, 1):
-        if isinstance(stage, CalibratedOptions) and stage.calibration:
-            place = folder / f"calibration-{index}"
-            place.mkdir()
-            with faults_of("calibration"):
-                write_sources(place, fetch_dataset(stage.rows(), place, token, report))
+    place = folder / f"calibration-{number}"
+    place.mkdir()
+    with faults_of("calibration"):
+        write_sources(place, fetch_dataset(stage.rows(), place, token, report))
 
 
 def windows(

@@ -9,14 +9,33 @@ from pathlib import Path
 from backend.artifacts.artifact import MANIFEST, Artifact, now
 from backend.artifacts.sealing import is_sealed, open_artifact, partial, seal
 from backend.hub.files import LocalFiles
-from backend.jobs.job import CONVERT
 from backend.models.admission import admit
 from backend.models.config import as_kept
 from backend.models.fetch import PICKLED, check_model
 from backend.models.inspection import read_pickles
 from backend.progress import Report
+from backend.spec import CONVERT
+from backend.stages.step import Need, Planned, Step
+from backend.stages.work import Work
 from backend.weights.conversion import conversion, convert
 from backend.weights.output import Resumable
+
+CONVERT_BYTES, CONVERT_SECONDS = 250_000_000, 3.0  # Python with torch
+
+
+def run(work: Work, token: str | None, report: Report) -> None:
+    """Convert the base model where its weights are pickled; the step's own folder says that this is done."""
+    places = work.fetched
+    if places.pickled:
+        convert_model(places.pickled, places.folder, report)
+    work.seal(Artifact(kind="model", stage=CONVERT, created=now()))
+
+
+def need(stage: None, planned: Planned) -> Need:
+    """Estimate a conversion: weights are read, written, hashed and forced to the disk."""
+    facts, speed = planned.facts, planned.speed
+    seconds = CONVERT_SECONDS + facts.size * (1 / speed.rate("cast") + 1 / speed.hash + 1 / speed.write)
+    return Need(CONVERT_BYTES + facts.pickled_memory, planned.around + seconds)
 
 
 def converted(source: Path, job: Path) -> Path:
@@ -64,3 +83,6 @@ def _convert(source: Path, target: Path, report: Report) -> None:
     known = open_artifact(source) if (source / MANIFEST).is_file() else Artifact(kind="model", stage="", created=now())
     artifact = seal(folder, target, known.model_copy(update={"kind": "model", "stage": CONVERT}), output.hashes)
     report.log(f"converted: {artifact.size / 1e6:.0f} MB of safetensors.")
+
+
+STEP = Step(run, need=need, alone=True, repeats=True)

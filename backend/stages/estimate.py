@@ -3,53 +3,32 @@
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import Field
 
-from backend.artifacts.artifact import MANIFEST
 from backend.artifacts.sealing import is_sealed, manifest_size
+from backend.check import CheckOptions
 from backend.errors import HardwareError
-from backend.evaluate import ROWS, EvaluateOptions
-from backend.finetune.costs import Machine, TrainingCost, adapter_parameters, sizes_of, training_cost, way_out
-from backend.finetune.options import FinetuneOptions
+from backend.finetune.costs import Machine, TrainingCost
 from backend.finetune.rendered import Survey
 from backend.hub.ids import DEMO, is_local
 from backend.hub.transfer import check_disk, size_words
-from backend.jobs.job import can_stream
-from backend.jobs.job import steps as recipe_steps
 from backend.machine.hardware import gpu_bytes, memory_bytes
 from backend.machine.speeds import Speeds, read_speeds
-from backend.models.config import longest_window
 from backend.models.demo import facts_of
 from backend.models.facts import ModelFacts
 from backend.models.fetch import model_folder
-from backend.models.rewriting import PlannedOptions, config_json
 from backend.options import Frozen
 from backend.processes.child import Child, environment
 from backend.processes.ranks import processes
-from backend.quantize.calibrated.costs import calibrated_cost
-from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe
-from backend.serve.engines.vllm_environment import interpreter
 from backend.settings import load_settings
+from backend.stages import STEPS
 from backend.stages.companions import base_of
+from backend.stages.step import Need, Planned
 from backend.stages.stream.handover import ON_DISK
-from backend.weights.plan import Plan
-
-# Measured with the demo model on 2 cores of an AVX-512 server, torch 2.13 and transformers 5.23.
-END_SECONDS = 0.2  # of a step: until it is noticed, and nothing of it is left
-TENSOR_SECONDS = 3.5e-5  # of Python's own for each tensor that is read, and each that is written
-DEMO_BYTES, DEMO_SECONDS = 1_000_000_000, 18.0  # making its folder, with transformers
-CONVERT_BYTES, CONVERT_SECONDS = 250_000_000, 3.0  # Python with torch
-EVALUATE_BYTES = 540_000_000  # Python with torch, transformers and bitsandbytes
-ROWS_BYTES = 24  # for each of the compared rows and token of the vocabulary: six copies in float32
-COPIES_BYTES = 160  # for each token of a window and number that it is in a layer
-EVALUATE_SECONDS = 8.0  # the imports
-EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER = 2.4e-11  # both models, forward
-CHECK_SECONDS = {"transformers": 15.0, "vllm": 45.0}  # until a server is ready
-ANSWER_SECONDS_A_PARAMETER = 3.7e-8  # the answers of both models
 
 
 class Estimate(Frozen):
@@ -63,7 +42,8 @@ class Estimate(Frozen):
     warnings: tuple[str, ...] = Field((), exclude=True, description="What of a result stays as large as it is.")
     memory: dict[str, int] = Field(exclude=True, description="Of each kind of step.")
     training: TrainingCost | None = Field(None, exclude=True, description="Of the training, by part.")
-    remedy: str = Field("", exclude=True, description="Settings with which a training fits that does not.")
+    gpu_memory: dict[str, int] = Field(exclude=True, description="On the GPU, of each kind of step that trains.")
+    remedies: dict[str, str] = Field(exclude=True, description="What to do where the memory of a step is not there.")
 
     @property
     def training_memory(self) -> dict[str, dict[str, int]]:
@@ -72,17 +52,9 @@ class Estimate(Frozen):
         return {place: parts for place, parts in places.items() if parts}
 
 
-class Step(NamedTuple):
-    """What one step of a recipe needs."""
-
-    name: str
-    memory: int  # bytes
-    seconds: float
-
-
 def streams(recipe: Recipe, facts: ModelFacts, data: Path, keep: bool) -> bool:
     """Whether a recipe is done from repo to repo, so that its model need not lie here whole; see estimate()."""
-    return not (keep or facts.pickled) and can_stream(recipe) and _fetched(facts, data.resolve() / "models") > 0
+    return not (keep or facts.pickled) and recipe.can_stream and _fetched(facts, data.resolve() / "models") > 0
 
 
 def converts(facts: ModelFacts, data: Path) -> bool:
@@ -107,14 +79,10 @@ def estimate(
     fetched = _fetched(facts, data.resolve() / "models")
     speed = read_speeds(data) or Speeds()
     recipe = recipe.model_copy(update={"converts": converts(facts, data) or None})
-    results, steps, doubts = _stages(recipe, facts, fetched > 0, speed)
-    if recipe.converts:
-        steps.append(_conversion(facts, speed))
-    if "check" in recipe_steps(recipe) and not streams(recipe, facts, data, keep):
-        steps.append(_checking(facts, [*results.values()]))
-    training, remedy = _training(recipe.tuning, facts, survey) if recipe.tuning else (None, "")
-    if training:
-        steps.append(Step("finetune", training.memory, speed.start_seconds + END_SECONDS + training.seconds))
+    streamed = streams(recipe, facts, data, keep)
+    machine = Machine(memory_bytes(), gpu_bytes(), processes(load_settings()))
+    needs, results = _needs(recipe, Planned(recipe, facts, speed, machine, fetched > 0, survey, {}), streamed)
+    trainings = [(name, need) for name, need in needs if need.training]
     files = {
         f"{folder}/{name}" if len(results) > 1 else name: count
         for folder, found in results.items()
@@ -122,18 +90,19 @@ def estimate(
     }
     output = sum(files.values())
     written = fetched + output * (2 if recipe.publish and recipe.publish.to_folder else 1)
-    if streams(recipe, facts, data, keep):
+    if streamed:
         written = _passing(facts, files)
     return Estimate(
         output_bytes=output,
-        peak_memory_bytes=max(step.memory for step in steps),
+        peak_memory_bytes=max(need.memory for _, need in needs),
         disk_bytes=written,
-        seconds=round(sum(step.seconds for step in steps), 1),
+        seconds=round(sum(need.seconds for _, need in needs), 1),
         files=files,
-        warnings=doubts,
-        training=training,
-        remedy=remedy,
-        memory={step.name: step.memory for step in sorted(steps, key=lambda step: step.memory)},
+        warnings=tuple(dict.fromkeys(doubt for _, need in needs for doubt in need.doubts)),
+        training=next((need.training for _, need in trainings), None),
+        gpu_memory={name: need.training.gpu_memory for name, need in trainings if need.training},
+        memory={name: need.memory for name, need in sorted(needs, key=lambda item: item[1].memory)},
+        remedies={name: need.remedy for name, need in sorted(needs, key=lambda item: item[1].memory)},
     )
 
 
@@ -152,61 +121,38 @@ def check_room(needed: Estimate, facts: ModelFacts, data: Path) -> None:
     place = "this machine has"
     check_disk(data, needed.disk_bytes, to_do)
     step, need = max(needed.memory.items(), key=lambda item: item[1])
-    if needed.training and needed.training.gpu_memory > gpu_bytes():
-        step, need, have, place = "finetune", needed.training.gpu_memory, gpu_bytes(), "its GPU has"
+    for name, wanted in needed.gpu_memory.items():
+        if wanted > gpu_bytes():
+            step, need, have, place = name, wanted, gpu_bytes(), "its GPU has"
     if need > have:
-        remedy = "choose a smaller model, or a machine with more memory"
-        if step == "check":
-            remedy = "leave the check out, or choose a machine with more memory"
-        if step == "evaluate":
-            remedy = "leave evaluate out, give it a smaller max_seq_length, or choose a machine with more memory"
-        if step == "finetune":
-            remedy = needed.remedy or remedy
         raise HardwareError(
             f"Could not {to_do}. Its step '{step}' needs {size_words(need)} of memory and {place}"
-            f" {size_words(have)}, {size_words(need - have)} too little: {remedy}."
+            f" {size_words(have)}, {size_words(need - have)} too little: {needed.remedies[step]}."
         )
 
 
-def _stages(
-    recipe: Recipe, facts: ModelFacts, fetching: bool, speed: Speeds
-) -> tuple[dict[str, dict[str, int]], list[Step], tuple[str, ...]]:
-    """Give the bytes of the files of each result, by its folder, what each step needs, and what is doubtful."""
-    around = speed.start_seconds + END_SECONDS
-    steps = [Step("fetch", speed.worker_bytes, around)]
-    if facts.model == DEMO and fetching:
-        steps = [Step("fetch", DEMO_BYTES, around + DEMO_SECONDS)]
-    results: dict[str, dict[str, int]] = {}
-    doubts: tuple[str, ...] = ()
-    for index, stage in enumerate(recipe.stages, recipe.first):
-        if stage.stage == "merge" and not stage.keep:
-            steps.append(Step("merge", speed.worker_bytes, around))
-        elif stage.stage == "evaluate":
-            unpacked = any(isinstance(other, CalibratedOptions) for other in recipe.stages)
-            steps.append(_evaluation(stage, facts, [*results.values()], unpacked))
-        elif stage.stage == "check":
+def _needs(
+    recipe: Recipe, planned: Planned, streamed: bool
+) -> tuple[list[tuple[str, Need]], dict[str, Mapping[str, int]]]:
+    """Return what each step needs, in order, and the bytes of the files of each result, by its folder.
+
+    Args:
+        recipe: What is done.
+        planned: Nothing yet.
+        streamed: Whether it is done from repo to repo, where nothing is tried before it is published.
+    """
+    needs: list[tuple[str, Need]] = []
+    results: dict[str, Mapping[str, int]] = {}
+    for index, asked in enumerate(recipe.plan):
+        if streamed and isinstance(asked.options, CheckOptions):
             continue
-        elif stage.stage == "finetune":
-            results[f"{index}-{stage.stage}"] = _adapter_files(recipe, stage, facts)
-        else:
-            plan = stage.plan(facts.tensors, facts.config)
-            doubts = tuple(dict.fromkeys((*doubts, *plan.doubts)))
-            results[f"{index}-{stage.stage}"] = _files(recipe, stage, plan, facts)
-            if isinstance(stage, CalibratedOptions):
-                needed = calibrated_cost(facts, stage)
-                steps.append(Step(stage.stage, needed.memory, around + needed.seconds))
-            else:
-                steps.append(_streaming(stage, plan, speed))
-    return results, steps, doubts
-
-
-def _training(options: FinetuneOptions, facts: ModelFacts, survey: Survey | None) -> tuple[TrainingCost, str]:
-    """Reckon a training, and find what makes it fit where it does not."""
-    machine, sizes = Machine(memory_bytes(), gpu_bytes(), processes(load_settings())), sizes_of(options, survey)
-    cost = training_cost(facts, options, sizes, machine)
-    if cost.needed <= machine.room:
-        return cost, ""
-    return cost, way_out(facts, options, sizes, machine, machine.room)
+        need = STEPS[asked.step].need(asked.options, planned._replace(results=results))
+        if need is None:
+            continue
+        needs.append((asked.step, need))
+        if need.files:
+            results[f"{index}-{asked.step}"] = need.files
+    return needs, results
 
 
 def _fetched(facts: ModelFacts, models: Path) -> int:
@@ -227,71 +173,6 @@ def _passing(facts: ModelFacts, files: dict[str, int]) -> int:
         + sum(sorted(files.values())[-ON_DISK:])
         + 2 * (facts.download - facts.size)
     )
-
-
-def _files(recipe: Recipe, stage: PlannedOptions, plan: Plan, facts: ModelFacts) -> dict[str, int]:
-    """Give the bytes of every file of a result."""
-    base = base_of(facts)
-    pinned = recipe.model_copy(update={"revision": facts.commit})
-    files = {**plan.files, "config.json": len(config_json(facts.config, facts.tensors, stage.config()))}
-    files |= {name: source.files[name] for name, source in base.copied().items()}
-    files |= {name: len(content) for name, content in base.texts(pinned).items()}
-    return files | {MANIFEST: manifest_size(base.record(pinned, stage), files)}
-
-
-def _adapter_files(recipe: Recipe, stage: FinetuneOptions, facts: ModelFacts) -> dict[str, int]:
-    """Give the bytes of an adapter's files, but for some small ones that PEFT and transformers write in their way."""
-    base = base_of(facts)
-    files = {"adapter_model.safetensors": 4 * adapter_parameters(facts, stage)}
-    files |= {name: source.files[name] for name, source in base.copied().items()}
-    return files | {name: len(content) for name, content in base.texts(recipe).items()}
-
-
-def _streaming(stage: PlannedOptions, plan: Plan, speed: Speeds) -> Step:
-    """Reckon what writing a model piece by piece needs; what is written is hashed while it is forced to the disk."""
-    method = getattr(stage, "method", stage.stage)
-    changed = sum(view.tensor.bytes for part in plan.parts for view, form in part.work if form is not plan.plain)
-    plain = sum(view.tensor.bytes for part in plan.parts for view, form in part.work if form is plan.plain)
-    written = sum(plan.files.values())
-    seconds = changed / speed.rate(method) + plain / speed.rate("cast") + written / min(speed.hash, speed.write)
-    seconds += TENSOR_SECONDS * (plan.tensors + plan.slots)
-    return Step(stage.stage, speed.worker_bytes + plan.memory, speed.start_seconds + END_SECONDS + seconds)
-
-
-def _conversion(facts: ModelFacts, speed: Speeds) -> Step:
-    """Reckon what pickled weights need to become safetensors: they are read, written, hashed and forced to the disk."""
-    seconds = CONVERT_SECONDS + facts.size * (1 / speed.rate("cast") + 1 / speed.hash + 1 / speed.write)
-    return Step("convert", CONVERT_BYTES + facts.pickled_memory, speed.start_seconds + END_SECONDS + seconds)
-
-
-def _checking(facts: ModelFacts, results: list[dict[str, int]]) -> Step:
-    """Reckon what trying each result in its engine needs: a server of it, then its weights in transformers."""
-    from backend.serve.servers import OVERHEAD
-
-    engine = "vllm" if interpreter() else "transformers"
-    memory = OVERHEAD[engine] + facts.size
-    answers = len(results) * (CHECK_SECONDS[engine] + facts.parameters * ANSWER_SECONDS_A_PARAMETER)
-    return Step("check", memory, EVALUATE_SECONDS + answers)
-
-
-def _evaluation(options: EvaluateOptions, facts: ModelFacts, results: list[dict[str, int]], unpacked: bool) -> Step:
-    """Reckon what measuring needs: both models, the logits of a window from each, and a few copies of some rows.
-
-    bitsandbytes' arithmetic makes copies of what a layer has in hand: a result that is only cast needs less.
-    """
-    length = longest_window(facts.config, options.max_seq_length)
-    tokens = length * options.num_samples
-    once = tokens * EVALUATE_SECONDS_A_TOKEN_AND_PARAMETER + options.answers * ANSWER_SECONDS_A_PARAMETER
-    forward = len(results) * facts.parameters * once
-    largest = max(sum(count for name, count in files.items() if name.endswith(".safetensors")) for files in results)
-    if unpacked:
-        largest = max(largest, facts.size)
-    rows = min(ROWS, length)
-    width = 4 if facts.dtype == "float32" else 2
-    logits = (2 * width * length + ROWS_BYTES * rows) * facts.vocab_size
-    copies = COPIES_BYTES * length * facts.hidden_size
-    memory = EVALUATE_BYTES + facts.size + largest + logits + copies
-    return Step("evaluate", memory, EVALUATE_SECONDS + forward)
 
 
 LONGEST = 60.0  # seconds that measuring may take: the loops may have to be compiled first

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-import backend.stages.run  # noqa: F401 - what a worker has imported when its stage begins
+import backend.stages.quantize  # noqa: F401 - what a worker has imported when its stage begins
 from backend.disk import scratch, sha256
 from backend.machine.hardware import peak_memory_bytes
 from backend.machine.speeds import Speeds, machine, write_speeds

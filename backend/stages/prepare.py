@@ -2,21 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from backend.artifacts.sealing import is_sealed, open_artifact
-from backend.data.options import DEMO_DATASET, RowsOptions, is_file
 from backend.errors import SpecError
 from backend.finetune.options import FinetuneOptions
 from backend.hub.ids import is_local
-from backend.jobs.job import Streaming
-from backend.merge import UNDONE
+from backend.merge import UNDONE, MergeOptions
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
-from backend.options import faults_of
-from backend.progress import silent
-from backend.quantize.calibrated.options import CalibratedOptions
-from backend.recipes import Recipe, Stage
+from backend.recipes import Recipe, Streaming
+from backend.stages import STEPS
 from backend.stages.estimate import check_room, converts, estimate, streams
 from backend.weights.codes import CODES
 
@@ -45,19 +40,19 @@ def prepare(
     """
     facts = inspect(recipe.base_model, recipe.revision, token)
     recipe = _merged_for(recipe)
-    _check_merged(facts, [stage.method for stage in recipe.stages if stage.stage == "quantize"])
-    recipe = recipe.model_copy(update={"stages": tuple(_pinned(stage, facts, token) for stage in recipe.stages)})
+    _check_merged(facts, [stage.method for stage in recipe.quantizing])
+    pinned = tuple(STEPS[stage.stage].pin(stage, facts, token) for stage in recipe.stages)
+    recipe = recipe.model_copy(update={"stages": pinned})
     if recipe.tuning and recipe.merging:
         recipe.merging.after(recipe.tuning.quantization).check(facts)
-    quantizations = [stage for stage in recipe.stages if stage.stage == "quantize"]
     if recipe.tuning and facts.quant_method:
         _check_tunable(recipe.base_model, facts.quant_method, recipe.tuning)
-    if quantizations and facts.quant_method:
+    if recipe.quantizing and facts.quant_method:
         raise SpecError(
             f"'{recipe.base_model}' is quantized already ({facts.quant_method}): choose the model that it was made"
             " from."
         )
-    for stage in quantizations:
+    for stage in recipe.quantizing:
         stage.check(facts)
     recipe = recipe.model_copy(update={"revision": facts.commit, "converts": converts(facts, data) or None})
     needed = estimate(recipe, facts, data, keep)
@@ -91,50 +86,14 @@ def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> N
     )
 
 
-def _pinned(stage: Stage, facts: ModelFacts, token: str | None) -> Stage:
-    """Check a stage against the model's headers, and pin the adapters or the data set that it names to a commit."""
-    if stage.stage == "finetune":
-        from backend.data.examine import load
-        from backend.data.fetch import fetch_dataset, pin
-
-        stage.check(facts)
-        if stage.dataset == DEMO_DATASET or is_file(stage.dataset):
-            with TemporaryDirectory() as folder:
-                sources = fetch_dataset(stage, Path(folder), token, silent())
-                load(sources.train, stage, sources.validation)  # what it asks is asked now
-        return pin(stage, token)
-    if isinstance(stage, CalibratedOptions):
-        return stage.model_copy(update={"calibration": _pinned_rows(stage, token)})
-    if stage.stage != "merge":
-        return stage
-    from backend.merge.on_hub import inspect_adapters
-
-    stage.check(facts)
-    return inspect_adapters(stage, facts, token) if stage.adapters else stage
-
-
-def _pinned_rows(stage: CalibratedOptions, token: str | None) -> RowsOptions | None:
-    """Read the rows of this machine that a quantization calibrates on, or pin its data set to a commit."""
-    if not stage.calibration:
-        return None
-    from backend.data.examine import load
-    from backend.data.fetch import fetch_dataset, pin
-
-    rows = stage.rows()
-    if is_file(rows.dataset):
-        with TemporaryDirectory() as folder, faults_of("calibration"):
-            load(fetch_dataset(rows, Path(folder), token, silent()).train, rows)
-    return stage.calibration.model_copy(update={"revision": pin(rows, token).revision})
-
-
 def _merged_for(recipe: Recipe) -> Recipe:
     """Merge into the original weights where 4 bits of the same kind come next; see UNDONE."""
-    methods = {stage.method for stage in recipe.stages if stage.stage == "quantize"}
+    methods = {stage.method for stage in recipe.quantizing}
     if methods.isdisjoint(CODES):
         return recipe
     stages = (
         stage.model_copy(update={"merge_into": "original"})
-        if stage.stage == "merge" and stage.merge_into == "auto"
+        if isinstance(stage, MergeOptions) and stage.merge_into == "auto"
         else stage
         for stage in recipe.stages
     )

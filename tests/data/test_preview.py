@@ -14,15 +14,17 @@ from backend.errors import JobError, SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendered import Piece, Survey
-from backend.jobs.job import Cut, Preview, stage_folder, steps, write_spec
+from backend.jobs.job import write_spec
 from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
+from backend.jobs.worker import do
 from backend.options import parse
 from backend.preview import view
 from backend.progress import silent
 from backend.settings import Settings
-from backend.stages import run
+from backend.spec import Cut, Preview
+from backend.stages.work import stage_folder
 from tests.support.looks import looked, spec
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.row_examples import ACCEPTED, GOOD, PAIRS, REFUSED, jsonl
@@ -213,7 +215,7 @@ def test_rows_that_were_fetched_are_not_fetched_again(tmp_path: Path, hub: Loopb
     write_spec(tmp_path / "again", again)
     hub.add_dataset("me/rows", {"train.jsonl": b""})
     for index in (1, 2):
-        run.run(tmp_path / "again", index, False, None, silent())
+        do(tmp_path / "again", index, False, None, silent())
     seen = read_seen(tmp_path / "again", again)
     assert seen.survey is not None
     assert "Be brief." in seen.survey.samples[0][0].text
@@ -243,7 +245,7 @@ def test_an_owner_has_one_preview_and_it_is_not_among_the_jobs(tmp_path: Path, t
         with pytest.raises(JobError):
             supervisor.seen(others, "anna")
         assert supervisor.get(second, "anna").state in (JobState.QUEUED, JobState.RUNNING)
-        assert supervisor.get(second, "anna").steps == steps(spec(tiny_model, dataset=str(rows)))
+        assert supervisor.get(second, "anna").steps == spec(tiny_model, dataset=str(rows)).steps
     finally:
         supervisor.stop()
     assert not (settings.jobs / first).exists()

@@ -17,11 +17,12 @@ from backend.artifacts.artifact import Artifact, now
 from backend.artifacts.sealing import is_sealed, partial, seal
 from backend.disk import write_whole
 from backend.errors import JobError
-from backend.jobs.store import JobState, Store
+from backend.jobs.store import UNREADABLE, JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.processes.child import ROOT
 from backend.recipes import parse_recipe
 from backend.settings import Settings
+from tests.support.earlier import earlier
 
 RECIPE = parse_recipe({"base_model": "demo", "stages": [{"stage": "quantize", "method": "nf4"}]})
 
@@ -71,6 +72,23 @@ def test_what_a_full_disk_refuses_to_note_of_a_job_is_noted_when_there_is_room(t
     assert 0 < refused < len(ROOM)
 
 
+def test_a_table_of_an_earlier_version_is_rewritten_or_refused_in_words_wherever_the_disk_ends(tmp_path: Path) -> None:
+    refused = []
+    for size in ROOM:
+        table = earlier(tmp_path / str(size)) / "jobs.sqlite"
+        with full_after(size):
+            try:
+                Store(table).close()
+            except JobError as e:
+                refused.append(str(e))
+        store = Store(table)
+        assert len(store.of("anna")) == 8
+        assert not [job for job in store.of("anna") if job.kind == UNREADABLE]
+        store.close()
+    assert 0 < len(refused) < len(ROOM)
+    assert all("Nothing in it is lost" in text for text in refused)
+
+
 def test_a_file_is_the_old_one_or_the_new_one_wherever_the_disk_ends(tmp_path: Path) -> None:
     path = tmp_path / "speeds.json"
     write_whole(path, "old")
@@ -111,6 +129,7 @@ from backend.jobs.store import UNFINISHED
 from backend.jobs.supervisor import Supervisor
 from backend.recipes import parse_recipe
 from backend.settings import Settings
+from tests.support.earlier import earlier
 data, ballast = Path(sys.argv[1]), Path(sys.argv[1]) / "ballast"
 supervisor = Supervisor(Settings(data=data, cancel_seconds=1))
 supervisor.start()

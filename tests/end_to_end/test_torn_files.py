@@ -22,17 +22,21 @@ from backend.disk import JOURNAL, append_line, lock, read_lines
 from backend.errors import AppError, JobError
 from backend.finetune.checkpoints import SEAL, newest_sealed, seal_checkpoint
 from backend.finetune.options import FinetuneOptions
-from backend.jobs.job import MODEL, PUBLISHED, Fetched, Preview, base_folder, published, read_spec, write_spec
-from backend.jobs.previews import EXAMINATION, FAULTS, FINDINGS, SURVEY, preview, read_seen
+from backend.jobs.job import published, read_spec, write_spec
+from backend.jobs.previews import read_seen
 from backend.jobs.runner import EVENTS
 from backend.jobs.store import Store
 from backend.jobs.uploads import Uploads
+from backend.jobs.worker import do
 from backend.machine.speeds import SPEEDS, Speeds, machine, read_speeds, write_speeds
 from backend.progress import silent
 from backend.publish.card.base_card import BaseCard, read_base_card
 from backend.recipes import parse_recipe
 from backend.settings import Settings
+from backend.spec import Preview
+from backend.stages.preview import EXAMINATION, FAULTS, FINDINGS, SURVEY
 from backend.stages.stream.handover import Departures, Relay
+from backend.stages.work import MODEL, PUBLISHED, Fetched, base_folder
 from backend.weights.compiled import signed, unsigned
 from backend.weights.output import Resumable
 from ui.launch import Launch
@@ -271,7 +275,7 @@ def looked_at(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     spec = Preview(base_model=str(tiny_model), options=options)
     write_spec(folder / "job", spec)
     for index in range(3):
-        preview(folder / "job", spec, index, None, silent())
+        do(folder / "job", index, True, None, silent())
     (folder / "job" / FAULTS).write_text('{"split": "is none"}')
     assert (seen := read_seen(folder / "job", spec)).survey
     assert seen.examination

@@ -17,13 +17,14 @@ from backend.artifacts.sealing import is_sealed, partial, seal
 from backend.disk import JOURNAL, PREFIX, lock
 from backend.errors import JobError
 from backend.jobs.foreground import finished, identity
-from backend.jobs.job import KINDS, MODEL, Fetched, stage_folder, write_spec
+from backend.jobs.job import KINDS, write_spec
 from backend.jobs.runner import tidy
 from backend.jobs.store import UNREADABLE, Job, JobState, Store, new_id
 from backend.jobs.supervisor import LANES, LEFT_DAYS, Supervisor
 from backend.recipes import parse_recipe
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from backend.stages.work import MODEL, Fetched, stage_folder
 from ui.job_view import row, view
 from ui.jobs_tab import build_jobs_tab
 from ui.studio import Studio
@@ -67,17 +68,25 @@ DAMAGES = {
     "a state of another version": "state = 'paused'",
     "a state with a flipped bit": "state = CAST(x'72756e6eE96e67' AS TEXT)",
     "a kind of another version": "kind = 'dream', state = 'queued'",
-    "a spec that is cut": "spec = substr(spec, 1, 20), state = 'running'",
-    "a spec that is empty": "spec = ''",
-    "a spec of another version": """spec = '{"base_model": "demo"}', state = 'queued'""",
-    "a spec of another type": "spec = '[1, 2]', state = 'running'",
-    "a spec with a flipped bit": "spec = CAST(CAST(substr(spec, 1, 9) AS BLOB) || x'ff' AS TEXT)",
-    "steps that are cut": "steps = substr(steps, 1, 5)",
-    "steps of another type": "steps = '7'",
-    "no steps": "steps = '[]'",
+    "a spec that is cut": "state = 'running'",
+    "a spec that is empty": "state = state",
+    "a spec that is gone": "state = state",
+    "a spec of another version": "state = 'queued'",
+    "a spec of another type": "state = 'running'",
+    "a spec with a flipped bit": "state = state",
     "a step that there is not": "step = 99, state = 'running'",
     "a time that there is not": "created = 9e300",
 }
+
+
+SPECS: dict[str, Callable[[bytes], bytes]] = {
+    "a spec that is cut": lambda spec: spec[:20],
+    "a spec that is empty": lambda spec: b"",
+    "a spec of another version": lambda spec: b'{"base_model": "demo"}',
+    "a spec of another type": lambda spec: b"[1, 2]",
+    "a spec with a flipped bit": lambda spec: spec[:9] + b"\xff",
+}
+"""What became of the file that a job's folder holds of its spec, beside the row."""
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -92,6 +101,11 @@ def test_a_row_that_cannot_be_read_hides_no_other_and_can_be_deleted(
     store.close()
     with rows_of(settings) as db:
         db.execute(f"UPDATE jobs SET {DAMAGES[damage]} WHERE id = ?", (bad,))
+    spec = settings.jobs / bad / "recipe.json"
+    if damage in SPECS:
+        spec.write_bytes(SPECS[damage](spec.read_bytes()))
+    elif damage == "a spec that is gone":
+        spec.unlink()
     supervisor = open_supervisor()
     new = supervisor.submit(RECIPE, "me", None)
     jobs = {job.id: job for job in supervisor.list("me")}
@@ -116,8 +130,7 @@ def test_a_queued_job_that_cannot_be_read_ends_in_words_and_the_next_one_is_take
     store = Store(settings.data / "jobs.sqlite")
     bad = store.add(RECIPE, "me")
     store.close()
-    with rows_of(settings) as db:
-        db.execute("UPDATE jobs SET spec = '{}'")
+    (settings.jobs / bad / "recipe.json").write_text("{}")
     supervisor = Supervisor(settings)
     supervisor._lanes = []
     supervisor.start()

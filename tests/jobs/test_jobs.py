@@ -15,13 +15,13 @@ from backend.artifacts.training_log import STOP
 from backend.disk import JOURNAL
 from backend.errors import JobError, SpecError
 from backend.jobs.foreground import stoppable
-from backend.jobs.job import stage_folder
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.processes.child import ROOT
 from backend.processes.marks import marked, marker_prefix
 from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
+from backend.stages.work import stage_folder
 from tests.support.jobs import caught, finished, until, workers
 
 TOKEN = "hf_" + "secret" * 6

@@ -8,7 +8,6 @@ from backend.artifacts.artifact import Artifact, now
 from backend.artifacts.sealing import open_artifact, partial, seal
 from backend.hub.ids import DEMO
 from backend.jobs.foreground import finished
-from backend.jobs.job import only_looks
 from backend.recipes import parse_recipe
 from backend.settings import Settings
 from backend.stages.prepare import prepare
@@ -79,19 +78,19 @@ def test_what_was_looked_at_and_not_worked_on_is_worked_on_alone(tiny_model, tmp
 )
 def test_only_a_look_and_what_goes_piece_by_piece_share_a_process(stages, together, tiny_model, tmp_path):
     named = [{k: [str(tmp_path)] if k == "adapters" else v for k, v in stage.items()} for stage in stages]
-    assert only_looks(recipe(tiny_model, *named), tmp_path) == together
+    assert recipe(tiny_model, *named).only_looks(tmp_path) == together
 
 
 def test_the_bundled_model_is_made_in_a_process_of_its_own_and_then_only_looked_at(tmp_path):
     spec = recipe(DEMO, NF4)
-    assert not only_looks(spec, tmp_path)
+    assert not spec.only_looks(tmp_path)
     draft = partial(tmp_path / DEMO)
     seal(draft, tmp_path / DEMO, Artifact(kind="model", stage="fetch", created=now()))
-    assert only_looks(spec, tmp_path)
-    assert not only_looks(recipe("me/tiny", NF4), tmp_path)
+    assert spec.only_looks(tmp_path)
+    assert not recipe("me/tiny", NF4).only_looks(tmp_path)
 
 
 def test_weights_that_are_unpickled_first_are_so_by_a_worker_of_their_own(tiny_model, tmp_path):
     spec = recipe(tiny_model, NF4)
-    assert only_looks(spec, tmp_path)
-    assert not only_looks(spec.model_copy(update={"converts": True}), tmp_path)
+    assert spec.only_looks(tmp_path)
+    assert not spec.model_copy(update={"converts": True}).only_looks(tmp_path)

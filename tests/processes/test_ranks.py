@@ -14,12 +14,12 @@ from backend.errors import JobError
 from backend.finetune.costs import steps_of
 from backend.finetune.options import FinetuneOptions
 from backend.jobs.foreground import finished
-from backend.jobs.job import stage_folder
 from backend.processes.child import ROOT
 from backend.processes.marks import marked, marker_prefix
 from backend.processes.ranks import processes
 from backend.recipes import parse_recipe
 from backend.settings import Settings
+from backend.stages.work import stage_folder
 from tests.support.processes import linux, wait_until
 
 ROWS = [{"prompt": f"What is {i}?", "completion": f"It is {i * i}."} for i in range(20)]

@@ -17,13 +17,14 @@ from backend.artifacts.artifact import Check
 from backend.artifacts.sealing import is_sealed, open_artifact, record, verify
 from backend.disk import sha256
 from backend.errors import SpecError
-from backend.jobs.job import publication, stage_folder, steps, write_spec
+from backend.jobs.job import publication, write_spec
+from backend.jobs.worker import do
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.adopt import adopt, describe, preview
 from backend.publish.files import outgoing
 from backend.publish.push import publish
-from backend.stages.run import run
+from backend.stages.work import stage_folder
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.typed import fails, succeeds
 
@@ -301,31 +302,31 @@ def test_a_folder_made_elsewhere_is_not_published_into_itself(model: Make) -> No
 
 def test_a_folder_made_elsewhere_is_adopted_before_it_is_checked_and_published(model: Make) -> None:
     options = PublishOptions(repo_id="me/x")
-    assert steps(publication(model(), options)) == ("adopt", "check", "publish")
-    assert steps(publication(model("b"), options.model_copy(update={"insist": True}))) == ("adopt", "publish")
+    assert publication(model(), options).steps == ("adopt", "check", "publish")
+    assert publication(model("b"), options.model_copy(update={"insist": True})).steps == ("adopt", "publish")
 
 
 def test_what_is_wrong_with_a_folder_made_elsewhere_is_said_of_the_folder_that_was_given(
     model: Make, tmp_path: Path
 ) -> None:
     job, spec = tmp_path / "job", publication(model(), PublishOptions(to_folder=tmp_path / "out"))
-    left = spec.artifact(job) / "half.safetensors"  # by a run that was killed
+    left = spec.given(job).folder / "half.safetensors"  # by a run that was killed
     left.parent.mkdir(parents=True)
     left.write_text("half")
     write_spec(job, spec)
 
     def step(index: int) -> None:
-        run(job, index, True, None, silent())
+        do(job, index, True, None, silent())
 
     step(0)
     assert is_sealed(stage_folder(job, spec, 0))
     assert not left.exists()
     with pytest.raises(SpecError, match="'mine' is not published before it is checked"):
         step(2)
-    record(spec.artifact(job), check=Check(passed=False, prompts=1, reason="vLLM fails at an answer."))
+    record(spec.given(job).folder, check=Check(passed=False, prompts=1, reason="vLLM fails at an answer."))
     with pytest.raises(SpecError, match=r"'mine' was not published: its check failed. vLLM fails at an answer\."):
         step(2)
-    record(spec.artifact(job), check=Check(passed=True, prompts=1))
+    record(spec.given(job).folder, check=Check(passed=True, prompts=1))
     with (spec.folder / "model.safetensors").open("r+b") as weights:  # the same bytes, under another name
         weights.seek(-1, 2)
         weights.write(b"x")

@@ -10,7 +10,8 @@ from backend.artifacts.sealing import open_artifact, record
 from backend.errors import HardwareError
 from backend.evaluate import EvaluateOptions
 from backend.jobs.foreground import finished
-from backend.jobs.job import stage_folder, write_spec
+from backend.jobs.job import write_spec
+from backend.jobs.worker import do
 from backend.machine import speeds
 from backend.machine.speeds import SPEEDS, Speeds, read_speeds, write_speeds
 from backend.models import fetch
@@ -20,8 +21,8 @@ from backend.progress import silent
 from backend.recipes import parse_recipe
 from backend.settings import Settings
 from backend.stages import estimate as estimates
-from backend.stages import run
 from backend.stages.estimate import check_room, estimate, measured_speeds
+from backend.stages.work import stage_folder
 from tests.support.saved_models import CASES, llama, save
 
 CARD = "---\nlicense: other\nlicense_name: acme-ü\nlanguage: [en, no]\ntags: [chat]\n2: 3\n---\n# Tiny\n"
@@ -65,7 +66,7 @@ def made(recipe, job):
     job.mkdir()
     write_spec(job, recipe)
     for index in range(len(recipe.stages) + 1):
-        run.run(job, index, index == 0, None, silent())
+        do(job, index, index == 0, None, silent())
     return [stage_folder(job, recipe, index) for index in range(1, len(recipe.stages) + 1)]
 
 

@@ -16,7 +16,6 @@ import pytest
 from backend.__main__ import main
 from backend.disk import JOURNAL, sha256
 from backend.errors import HardwareError
-from backend.jobs.job import Streaming, can_stream, steps
 from backend.jobs.store import JobState
 from backend.jobs.supervisor import Supervisor
 from backend.models import fetch
@@ -26,7 +25,7 @@ from backend.processes.child import ROOT
 from backend.processes.marks import marked, marker_prefix
 from backend.progress import silent
 from backend.quantize import METHODS
-from backend.recipes import parse_recipe
+from backend.recipes import Streaming, parse_recipe
 from backend.settings import Settings
 from backend.stages.estimate import estimate
 from backend.stages.prepare import prepare
@@ -178,12 +177,12 @@ def test_only_a_single_stage_with_the_hub_at_both_ends_streams(recipe, tmp_path)
     def changed(**fields):
         return parse_recipe({**recipe.model_dump(exclude_none=True), **fields}, paths=True)
 
-    assert can_stream(recipe)
-    assert steps(Streaming(recipe=recipe)) == ("stream",)
-    assert not can_stream(changed(publish=None))
-    assert not can_stream(changed(publish={"to_folder": str(tmp_path)}))
-    assert not can_stream(changed(base_model="demo", revision=None))
-    assert not can_stream(changed(stages=[STAGE, {"stage": "evaluate"}]))
+    assert recipe.can_stream
+    assert Streaming(recipe=recipe).steps == ("stream",)
+    assert not changed(publish=None).can_stream
+    assert not changed(publish={"to_folder": str(tmp_path)}).can_stream
+    assert not changed(base_model="demo", revision=None).can_stream
+    assert not changed(stages=[STAGE, {"stage": "evaluate"}]).can_stream
 
 
 def test_a_model_goes_from_repo_to_repo_through_two_shards_at_a_time(hub, recipe, expected, data, tmp_path, capsys):

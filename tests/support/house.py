@@ -18,12 +18,12 @@ import pytest
 import app as entry
 from backend.artifacts.artifact import Artifact, now
 from backend.artifacts.sealing import partial, seal
-from backend.jobs.job import Preview
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.recipes import parse_recipe
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from backend.spec import Preview
 from tests.support.openid import OpenId
 from ui.connections import server
 from ui.launch import Launch

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from backend.finetune.options import FinetuneOptions
-from backend.jobs.job import Preview, write_spec
+from backend.jobs.job import write_spec
 from backend.jobs.previews import Seen, pinned, read_seen
+from backend.jobs.worker import do
 from backend.options import parse
 from backend.progress import silent
-from backend.stages import run
+from backend.spec import Preview
 
 
 def spec(model: Path | str, revision: str | None = None, **given: Any) -> Preview:
@@ -19,5 +20,5 @@ def looked(job: Path, wanted: Preview, count: int = 3) -> Seen:
     """Do the steps of a preview in this process."""
     write_spec(job, wanted)
     for index in range(count):
-        run.run(job, index, index == 0, None, silent())
+        do(job, index, index == 0, None, silent())
     return read_seen(job, wanted)

@@ -11,7 +11,6 @@ import pytest
 from backend.artifacts.artifact import Artifact, now
 from backend.artifacts.sealing import partial, seal
 from backend.errors import JobError, SpecError
-from backend.jobs.job import uses_gpu
 from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.machine import hardware
@@ -110,7 +109,7 @@ def test_a_base_model_is_its_owners_and_gone_when_its_folder_is(studio: Studio) 
     ],
 )
 def test_what_computes_on_a_gpu_is_known_before(stages: list[dict[str, Any]], needed: bool) -> None:
-    assert uses_gpu(recipe(*stages)) is needed
+    assert recipe(*stages).uses_gpu is needed
 
 
 @pytest.fixture

@@ -16,16 +16,16 @@ from backend.artifacts.artifact import Artifact, File, Merged, Metrics, now
 from backend.artifacts.sealing import partial, seal
 from backend.errors import HubError, SpecError
 from backend.finetune.rendered import Survey
-from backend.jobs.job import Streaming, stage_folder
 from backend.jobs.store import Job, JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.merge import MergeOptions
 from backend.models.demo import demo_facts
 from backend.models.inspection import inspect
-from backend.recipes import Recipe, parse_recipe, parse_yaml
+from backend.recipes import Recipe, Streaming, parse_recipe, parse_yaml
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from backend.stages import estimate
+from backend.stages.work import stage_folder
 from tests.support.house import call, event
 from tests.support.loopback_hub import LoopbackHub
 from ui.data_tab import DATASET, UPLOAD

@@ -15,7 +15,6 @@ from backend.data.findings import Finding
 from backend.data.options import DatasetOptions
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendered import Piece, Survey
-from backend.jobs.job import Preview
 from backend.jobs.previews import Seen
 from backend.jobs.store import UNFINISHED, Job, JobState
 from backend.jobs.supervisor import Supervisor
@@ -24,6 +23,7 @@ from backend.options import parse
 from backend.preview import view
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from backend.spec import Preview
 from tests.support.row_examples import GOOD, PAIRS, jsonl
 from ui.examination import panel, sight
 from ui.preview import Looking, build_looking, learning

@@ -18,12 +18,11 @@ from backend.__main__ import main
 from backend.artifacts.sealing import open_artifact, verify
 from backend.errors import SpecError
 from backend.hub.files import LocalFiles
-from backend.jobs.job import Streaming, can_stream, steps
 from backend.models.fetch import PICKLED, fetch_model, fetch_tokenizer
 from backend.models.inspection import inspect
 from backend.progress import Report, silent
-from backend.recipes import parse_recipe
-from backend.stages import estimate as estimates
+from backend.recipes import Streaming, parse_recipe
+from backend.stages.convert import CONVERT_BYTES
 from backend.stages.estimate import estimate
 from backend.stages.prepare import prepare
 from backend.weights.conversion import conversion, convert
@@ -205,7 +204,7 @@ def test_a_model_of_the_hub_is_converted_once_as_a_step_and_quantized_as_if_it_h
     commit = hub.add_model("me/old", turned(tiny_model, tmp_path / "old", shards=3))
     facts = inspect("me/old")
     expected = estimate(recipe("me/old", revision=commit), facts, data)
-    assert expected.memory["convert"] > estimates.CONVERT_BYTES
+    assert expected.memory["convert"] > CONVERT_BYTES
     assert expected.disk_bytes > expected.output_bytes + 2 * facts.pickled
     assert main(["quantize", "me/old", "--method", "nf4", "--output", str(tmp_path / "made")]) == 0
     assert "== convert\n" in capfd.readouterr().err
@@ -221,7 +220,7 @@ def test_a_model_of_the_hub_is_converted_once_as_a_step_and_quantized_as_if_it_h
     hub.requests.clear()
     again = prepare(recipe("me/old"), data, None)
     assert isinstance(again, type(recipe("demo")))
-    assert steps(again) == ("fetch", "quantize")
+    assert again.steps == ("fetch", "quantize")
     assert fetch_model("me/old", commit, data / "models", None, silent()) == kept / commit
 
 
@@ -231,7 +230,7 @@ def test_a_folder_of_this_machine_is_converted_for_the_job_and_stays_as_it_is(
     model = turned(tiny_model, tmp_path / "mine", **OLD)
     before = {path.name: path.read_bytes() for path in model.iterdir()}
     expected = estimate(recipe(str(model)), inspect(str(model)), data)
-    assert expected.memory["convert"] == estimates.CONVERT_BYTES + (model / "pytorch_model.bin").stat().st_size
+    assert expected.memory["convert"] == CONVERT_BYTES + (model / "pytorch_model.bin").stat().st_size
     assert main(["quantize", str(model), "--method", "cast", "--output", str(tmp_path / "made")]) == 0
     assert tensors_in(tmp_path / "made").keys() == load_file(tiny_model / "model.safetensors").keys()
     assert before == {path.name: path.read_bytes() for path in model.iterdir()}
@@ -274,10 +273,10 @@ def test_a_pickled_model_goes_through_the_disk_where_others_stream(
 ) -> None:
     hub.add_model("me/old", turned(tiny_model, tmp_path / "old"))
     wanted = recipe("me/old", publish={"repo_id": "me/new"})
-    assert can_stream(wanted)
+    assert wanted.can_stream
     found = prepare(wanted, data, "hf_write")
     assert not isinstance(found, Streaming)
-    assert steps(found) == ("fetch", "convert", "quantize", "check", "publish")
+    assert found.steps == ("fetch", "convert", "quantize", "check", "publish")
 
 
 def test_a_tokenizer_comes_without_the_pickled_weights(hub: LoopbackHub, tiny_model: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class CalibratedOptions(MethodOptions):
 
     NAMES = ("calibration",)
     LAYOUT: ClassVar[Layout]
+    gpu = True
 
     bits: Literal[2, 3, 4, 8] = Field(4, description="Bits a weight. 4 is the usual choice; fewer lose much more.")
     group_size: Literal[-1, 32, 64, 128] = Field(

@@ -21,15 +21,13 @@ from backend.disk import JOURNAL, PARTIAL, read_whole, sha256, write_whole
 from backend.errors import AppError, JobError
 from backend.hub.files import LocalFiles
 from backend.hub.patience import long_patience
-from backend.jobs.job import PUBLISHED, Streaming, stage_folder
-from backend.jobs.runner import LEASE
-from backend.merge import merge, merged
+from backend.merge import MergeOptions, merge, merged
 from backend.merge.on_hub import fetch_adapters
 from backend.model_folder import read_config
 from backend.models.config import embedded
 from backend.models.fetch import downloaded
 from backend.models.rewriting import StreamOptions
-from backend.processes.child import Child, environment
+from backend.processes.child import LEASE, Child, environment
 from backend.progress import Report
 from backend.publish.destination import check_token
 from backend.publish.files import outgoing
@@ -38,25 +36,35 @@ from backend.quantize import METHODS
 from backend.recipes import Recipe
 from backend.settings import load_settings
 from backend.stages.companions import base_in, complete
+from backend.stages.step import Step
 from backend.stages.stream.handover import ON_DISK, POLL, Arrivals, Departures, Relay
 from backend.stages.stream.transfer import Bar, Fetcher, Sender, admit_base
+from backend.stages.work import PUBLISHED, Work
 from backend.weights.checkpoint import Checkpoint, Weights
 
 GRACE = 0.5  # seconds that it may take to end by itself
 
 
-def transfer(job: Path, spec: Streaming, token: str | None, report: Report) -> None:
+def run(work: Work, token: str | None, report: Report) -> None:
+    """Be the process with the network, or the one that computes."""
+    if work.online:
+        transfer(work, token, report)
+    else:
+        compute(work, report)
+
+
+def transfer(work: Work, token: str | None, report: Report) -> None:
     """Fetch, have computed and send every shard, then publish all in one commit; goes on where a killed run was.
 
     Raises:
         AppError: Why it ended early; what is on the Hub already is neither made nor sent again.
         SystemExit: The computing process was killed; with its exit code.
     """
-    target = stage_folder(job, spec, 0)
+    target = work.target
     relay = Relay(target.with_name(target.name + PARTIAL))
     record = relay.folder / PUBLISHED
     if not read_whole(record, list[dict[str, Any]]):
-        published = _stream(job, spec.recipe, relay, token, report)
+        published = _stream(work.job, work.recipe, relay, token, report)
         write_whole(record, json.dumps([published.model_dump(mode="json")]))
     for path in relay.folder.iterdir():
         if path.is_dir():
@@ -66,11 +74,12 @@ def transfer(job: Path, spec: Streaming, token: str | None, report: Report) -> N
     seal(relay.folder, target, Artifact(kind="published", stage="stream", created=now()))
 
 
-def compute(job: Path, spec: Streaming, report: Report) -> None:
+def compute(work: Work, report: Report) -> None:
     """Do the arithmetic on shards as they come, and what else needs no network; the manifest is written last."""
-    target, recipe = stage_folder(job, spec, 0), spec.recipe
+    target, recipe = work.target, work.recipe
     relay = Relay(target.with_name(target.name + PARTIAL))
-    merging, options = recipe.merging, recipe.stages[-1]
+    merging = recipe.merging
+    options: Any = recipe.stages[-1]
     assert recipe.revision
     arrivals, output = Arrivals(relay, recipe.base_model, recipe.revision), Departures(relay)
     started = time.monotonic()
@@ -78,11 +87,10 @@ def compute(job: Path, spec: Streaming, report: Report) -> None:
         weights: Weights = stack.enter_context(Checkpoint(arrivals, read_config(relay.base)))
         if merging:
             weights = stack.enter_context(merged(weights, relay.adapters(), merging, report))
-        assert isinstance(options, StreamOptions)
         plan = options.plan(weights.tensors, weights.config)
-        if options.stage == "merge":
+        if isinstance(options, MergeOptions):
             merge(weights, output, options, report)
-        elif options.stage == "quantize":
+        else:
             METHODS[options.method].quantize(weights, output, options, report)
         rows = embedded(weights.config)
     seconds = time.monotonic() - started
@@ -192,3 +200,6 @@ def _accompany(job: Path, works: Sequence[Callable[[threading.Event], None]], re
     for errand in errands:
         errand.join()
         errand.check()
+
+
+STEP = Step(run, online=True)

@@ -1,0 +1,59 @@
+"""The check step: what was made, or the folder that was named, is tried in the engine that serves it."""
+
+from pathlib import Path
+
+from backend.artifacts.artifact import MANIFEST, Artifact, now
+from backend.artifacts.sealing import record, verify
+from backend.check import CheckOptions, check
+from backend.evaluate import PROMPTS
+from backend.progress import Report
+from backend.serve.engine import is_adapter
+from backend.serve.engines.vllm_environment import interpreter
+from backend.settings import load_settings
+from backend.stages.step import Need, Planned, Step
+from backend.stages.work import Work, artifacts, models, trained_on
+
+CHECK_SECONDS = {"transformers": 15.0, "vllm": 45.0}  # until a server is ready
+IMPORT_SECONDS = 8.0
+ANSWER_SECONDS_A_PARAMETER = 3.7e-8  # the answers of both models
+
+
+def run(work: Work, token: str | None, report: Report) -> None:
+    """Try each; see backend.check."""
+    found, given = None, work.given
+    for folder in _tried(work):
+        known = verify(folder) if (folder / MANIFEST).is_file() else None
+        base = None
+        if is_adapter(folder):
+            base = (given.base if given else None) or trained_on(folder)
+        found = check(folder, base, work.options, load_settings(), report)
+        if known:
+            record(folder, check=found)
+        report.log(f"{folder.name}: {found.words}")
+    work.seal(Artifact(kind="checked", stage="check", check=found, created=now()))
+
+
+def _tried(work: Work) -> list[Path]:
+    """Return the models that were made; where there are none, the adapter."""
+    if work.given:
+        return [work.given.folder]
+    return models(work.job) or artifacts(work.job)
+
+
+def need(stage: CheckOptions, planned: Planned) -> Need:
+    """Estimate trying each result in its engine: a server of it, then its weights in transformers."""
+    from backend.serve.servers import OVERHEAD
+
+    facts, engine = planned.facts, "vllm" if interpreter() else "transformers"
+    memory = OVERHEAD[engine] + facts.size
+    once = CHECK_SECONDS[engine] + facts.parameters * ANSWER_SECONDS_A_PARAMETER
+    remedy = "leave the check out, or choose a machine with more memory"
+    return Need(memory, IMPORT_SECONDS + len(planned.results) * once, remedy=remedy)
+
+
+def words(stage: CheckOptions) -> tuple[str, str]:
+    """Say how it is tried."""
+    return "Try it where it will be served", f"{len(PROMPTS)} prompts"
+
+
+STEP = Step(run, need=need, words=words, alone=True)

@@ -1,0 +1,180 @@
+"""The evaluate step: each model that was made is measured against what it was made from, on a text fetched before."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from backend.artifacts.artifact import MANIFEST, Artifact, now, versions
+from backend.artifacts.sealing import record, verify
+from backend.disk import read_whole
+from backend.errors import HubError, JobError, SpecError
+from backend.evaluate import ROWS, EvaluateOptions, Text, measure
+from backend.machine.hardware import hardware, peak_memory_bytes
+from backend.model_folder import read_config
+from backend.models.config import longest_window
+from backend.models.demo import evaluation_text
+from backend.progress import Report
+from backend.quantize.calibrated.options import CalibratedOptions
+from backend.settings import load_settings
+from backend.stages.check import ANSWER_SECONDS_A_PARAMETER, IMPORT_SECONDS
+from backend.stages.step import Need, Planned, Step
+from backend.stages.work import MODEL, Fetched, Work, models
+
+WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"
+EMBEDDED = "pydoc_data.topics, every second topic (English prose that ships with CPython)"
+
+# Measured with the demo model on 2 cores of an AVX-512 server, torch 2.13 and transformers 5.23.
+EVALUATE_BYTES = 540_000_000  # Python with torch, transformers and bitsandbytes
+ROWS_BYTES = 24  # for each of the compared rows and token of the vocabulary: six copies in float32
+COPIES_BYTES = 160  # for each token of a window and number that it is in a layer
+SECONDS_A_TOKEN_AND_PARAMETER = 2.4e-11  # both models, forward
+
+
+def run(work: Work, token: str | None, report: Report) -> None:
+    """Measure every model that the steps before this one made, or the folder that was named."""
+    options, text = work.options, measured_on(work, work.number)
+    base = work.fetched.folder
+    measured = [work.given.folder] if work.given else models(work.job)
+    started, timed = time.monotonic(), dict[Path, float | None]()
+    for result in measured:
+        if (result / MANIFEST).is_file():
+            verify(result)
+        reference = _reference(work, base, result)
+        speeds = _speeds(reference, result, timed, report) if options.answers else {}
+        metrics = measure(reference, result, text, options, report).model_copy(update=speeds)
+        if (result / MANIFEST).is_file():
+            record(result, metrics=metrics)
+        report.log(
+            f"{result.name}: KL {metrics.kl_mean:.4f}, top-1 agreement {metrics.top1_agreement:.1%}, perplexity"
+            f" {metrics.perplexity:.2f} (reference {metrics.reference_perplexity:.2f})."
+        )
+    artifact = Artifact(
+        kind="evaluation",
+        stage="evaluate",
+        options=options.model_copy(update={"text": text.name}).model_dump(exclude_none=True),
+        versions=versions(),
+        hardware=hardware(),
+        seconds=round(time.monotonic() - started, 1),
+        peak_memory_bytes=peak_memory_bytes(),
+        metrics=metrics,
+        created=now(),
+    )
+    work.seal(artifact)
+
+
+def fetch(stage: EvaluateOptions, work: Work, folder: Path, token: str | None, report: Report) -> None:
+    """Bring the text, and refuse one that is too short for a window."""
+    places = read_whole(folder / MODEL, Fetched)
+    assert places
+    text = _text(work, stage, folder / "download.txt", token, report)
+    length = longest_window(read_config(places.pickled or places.folder), stage.max_seq_length)
+    if len(text.content.encode()) < length - 1:  # no token is shorter than a byte; one may stand before the text
+        raise SpecError(
+            f"'{text.name}' has {len(text.content.encode())} bytes, too few for one window of {length} tokens: give"
+            " a longer text, or a smaller max_seq_length."
+        )
+    (folder / f"text-{work.number}.json").write_text(text.model_dump_json(), encoding="utf-8")
+
+
+def _text(work: Work, options: EvaluateOptions, draft: Path, token: str | None, report: Report) -> Text:
+    """Return the text to measure on: the user's file, a data set, WikiText-2, or the embedded prose."""
+    if options.text:
+        path = Path(options.text)
+        try:
+            return Text(name=path.name, content=path.read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError) as e:
+            raise JobError(f"Could not read the text '{path.name}'. Give a text file in UTF-8.") from e
+    if options.dataset or work.spec.on_hub:
+        from backend.hub.texts import fetch_text
+
+        try:
+            name = fetch_text(options.dataset or WIKITEXT, draft, token, report)
+        except HubError as e:
+            if options.dataset:
+                raise
+            report.log(f"WikiText-2 could not be fetched, the embedded text takes its place. {e}")
+        else:
+            content = draft.read_text(encoding="utf-8")
+            draft.unlink()
+            return Text(name=name, content=content)
+    return Text(name=EMBEDDED, content=evaluation_text())
+
+
+def measured_on(work: Work, index: int) -> Text:
+    """Return the text that a step measures on.
+
+    Raises:
+        JobError: It is damaged.
+    """
+    if found := read_whole(work.fetch_folder / f"text-{index}.json", Text):
+        return found
+    raise JobError(f"The text in '{work.fetch_folder.name}' cannot be read: retry, which fetches it again.")
+
+
+def first_text(work: Work) -> Text | None:
+    """Return the first text that the job measures on, if it measures."""
+    indices = (i for i, asked in enumerate(work.spec.plan) if isinstance(asked.options, EvaluateOptions))
+    return next((measured_on(work, i) for i in indices), None)
+
+
+def _reference(work: Work, base: Path, result: Path) -> Path:
+    """Return what a result is measured against: what it was made from, which is the merged model where there is one."""
+    if work.given or not work.recipe.merging:
+        return base
+    whole = work.output(work.recipe.stages.index(work.recipe.merging) + work.recipe.first)
+    return base if whole == result else whole
+
+
+def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], report: Report) -> dict[str, Any]:
+    """Time a packed model and its reference in vLLM, before memory is taken; transformers times all others itself.
+
+    Args:
+        reference: Folder of the model that the result was made from.
+        result: Folder of the result.
+        timed: What was timed before, by its folder.
+        report: Told what is timed.
+    """
+    from backend.quantize.packed import is_packed
+    from backend.serve.engines.vllm_environment import interpreter
+    from backend.serve.speed import decode_speed
+
+    if not is_packed(result) or interpreter() is None:
+        return {}
+    for folder in (reference, result):
+        if folder not in timed:
+            timed[folder] = decode_speed(folder, "vllm", load_settings(), report)
+    if timed[reference] is None or timed[result] is None:
+        return {}
+    return {"reference_tokens_per_second": timed[reference], "tokens_per_second": timed[result], "engine": "vLLM"}
+
+
+def need(stage: EvaluateOptions, planned: Planned) -> Need:
+    """Estimate measuring: both models, the logits of a window from each, and a few copies of some rows.
+
+    bitsandbytes' arithmetic makes copies of what a layer has in hand: a result that is only cast needs less.
+    """
+    facts = planned.facts
+    length = longest_window(facts.config, stage.max_seq_length)
+    tokens = length * stage.num_samples
+    once = tokens * SECONDS_A_TOKEN_AND_PARAMETER + stage.answers * ANSWER_SECONDS_A_PARAMETER
+    forward = len(planned.results) * facts.parameters * once
+    sizes = (files.items() for files in planned.results.values())
+    largest = max(sum(count for name, count in files if name.endswith(".safetensors")) for files in sizes)
+    if any(isinstance(other, CalibratedOptions) for other in planned.recipe.stages):  # it is unpacked to be measured
+        largest = max(largest, facts.size)
+    rows = min(ROWS, length)
+    width = 4 if facts.dtype == "float32" else 2
+    logits = (2 * width * length + ROWS_BYTES * rows) * facts.vocab_size
+    copies = COPIES_BYTES * length * facts.hidden_size
+    memory = EVALUATE_BYTES + facts.size + largest + logits + copies
+    remedy = "leave evaluate out, give it a smaller max_seq_length, or choose a machine with more memory"
+    return Need(memory, IMPORT_SECONDS + forward, remedy=remedy)
+
+
+def words(stage: EvaluateOptions) -> tuple[str, str]:
+    """Say on how much it measures."""
+    windows = "1 window" if stage.num_samples == 1 else f"{stage.num_samples} windows"
+    return "Measure the quality", f"{windows} of {stage.max_seq_length} tokens"
+
+
+STEP = Step(run, fetch=fetch, need=need, words=words, alone=True)

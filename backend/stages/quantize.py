@@ -1,0 +1,91 @@
+"""The quantize step: the model, or what was merged into it, in fewer bits, or cast to another type."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from backend.data.options import RowsOptions, is_file
+from backend.models.facts import ModelFacts
+from backend.options import faults_of
+from backend.progress import Report, silent
+from backend.quantize import METHODS
+from backend.quantize.calibrated.options import CalibratedOptions
+from backend.stages.evaluate import first_text
+from backend.stages.making import Opened, make, piece_by_piece, result
+from backend.stages.step import Need, Planned, Step
+from backend.stages.work import Work
+
+
+def run(work: Work, token: str | None, report: Report) -> None:
+    """Quantize."""
+    options = work.options
+    quantize = METHODS[options.method].quantize
+
+    def write(model: Opened) -> str | None:
+        if not isinstance(options, CalibratedOptions):
+            quantize(model.weights, model.output, options, report)
+            return None
+        from backend.stages.calibration_data import windows
+
+        read = windows(work.recipe, options, model.base, work.fetch_folder, first_text(work), report)
+        quantize(model.weights, model.output, options, read, report)
+        return read.words
+
+    make(work, options.method, write, report)
+
+
+def pin(stage: Any, facts: ModelFacts, token: str | None) -> Any:
+    """Read the rows of this machine that a calibrated method reads, or pin its data set to a commit."""
+    if not isinstance(stage, CalibratedOptions):
+        return stage
+    return stage.model_copy(update={"calibration": _pinned(stage, token)})
+
+
+def _pinned(stage: CalibratedOptions, token: str | None) -> RowsOptions | None:
+    if not stage.calibration:
+        return None
+    from backend.data.examine import load
+    from backend.data.fetch import fetch_dataset, pin
+
+    rows = stage.rows()
+    if is_file(rows.dataset):
+        with TemporaryDirectory() as folder, faults_of("calibration"):
+            load(fetch_dataset(rows, Path(folder), token, silent()).train, rows)
+    return stage.calibration.model_copy(update={"revision": pin(rows, token).revision})
+
+
+def fetch(stage: Any, work: Work, folder: Path, token: str | None, report: Report) -> None:
+    """Bring the rows that a calibrated method reads."""
+    if isinstance(stage, CalibratedOptions) and stage.calibration:
+        from backend.stages.calibration_data import fetch_calibration
+
+        fetch_calibration(stage, work.number - work.recipe.first + 1, folder, token, report)
+
+
+def need(stage: Any, planned: Planned) -> Need:
+    """Estimate it: a calibrated method needs what its layers do, any other goes through piece by piece."""
+    if not isinstance(stage, CalibratedOptions):
+        return piece_by_piece(stage, planned)
+    from backend.quantize.calibrated.costs import calibrated_cost
+
+    cost = calibrated_cost(planned.facts, stage)
+    plan = stage.plan(planned.facts.tensors, planned.facts.config)
+    return result(stage, plan, planned, Need(cost.memory, planned.around + cost.seconds))
+
+
+def grid(options: Mapping[str, Any]) -> str:
+    """Say the bits and the group size that a method has been given: 4 bit · 64; nothing where it has no choice."""
+    bits, group = options.get("bits"), options.get("group_size")
+    return (f"{bits} bit" if bits else "") + (f" · {group}" if group and group != -1 else "")
+
+
+def words(stage: Any) -> tuple[str, str]:
+    """Say the method and its grid."""
+    if stage.method == "cast":
+        return f"Cast to {stage.dtype}", "no quantization"
+    detail = grid(stage.model_dump()) or METHODS[stage.method].title.partition("·")[2].strip()
+    return f"Quantize to {stage.method.upper()}", detail
+
+
+STEP = Step(run, pin=pin, fetch=fetch, need=need, words=words, alone=True)
