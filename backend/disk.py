@@ -120,6 +120,12 @@ def forget(place: Path, pattern: str, days: float) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that are free on a folder's disk; the folder need not exist yet."""
+    place = next(above for above in (folder.resolve(), *folder.resolve().parents) if above.exists())
+    return shutil.disk_usage(place).free
+
+
 def sha256(path: Path) -> str:
     """Hash a file in chunks."""
     with path.open("rb") as f:

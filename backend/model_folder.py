@@ -18,6 +18,8 @@ Kind = Literal["vocabulary", "tokenizer", "template", "processor", "generation",
 
 CONFIG, GENERATION, TEMPLATE = "config.json", "generation_config.json", "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER = "adapter_model.safetensors"
 
 MAX_JSON = 5_000_000  # bytes
 MAX_TOKENIZER = 100_000_000
@@ -95,6 +97,11 @@ def settings_in(folder: Path, name: str) -> dict[str, Any]:
     """Return what a settings file of a model folder says; nothing where there is none."""
     path = folder / name
     return parse_object(path.read_bytes(), name, MAX_JSON) if path.is_file() else {}
+
+
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter, which needs its base model."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG).is_file()
 
 
 def has_chat_template(folder: Path) -> bool:

@@ -35,7 +35,7 @@ from backend.processes.child import ROOT
 from backend.processes.marks import MARKER, marked, marker_prefix
 from backend.progress import silent
 from backend.serve.chat import ChatOptions, stream
-from backend.serve.engine import ENGINES, EngineName
+from backend.serve.engines import ENGINES, EngineName
 from backend.serve.engines.vllm_environment import interpreter
 from backend.serve.server import Server
 from backend.serve.servers import Servers

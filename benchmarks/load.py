@@ -38,8 +38,8 @@ from backend.machine.hardware import hardware
 from backend.models.demo import demo_folder
 from backend.progress import silent
 from backend.recipes import parse_recipe
-from backend.serve.engine import ENGINES, Engine
-from backend.serve.guard import Door
+from backend.serve.engines import ENGINES
+from backend.serve.guard import Guard
 from backend.settings import Settings, load_settings
 from ui.users import LOCAL
 
@@ -84,7 +84,7 @@ def serve_stand_in(port: int) -> None:
         Route("/v1/chat/completions", _write, methods=["POST"]),
         Route("/health", lambda request: JSONResponse({})),
     ]
-    uvicorn.run(Door(Starlette(routes=routes)), host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run(Guard(Starlette(routes=routes)), host="127.0.0.1", port=port, log_level="warning")
 
 
 def serve_app() -> None:
@@ -92,7 +92,7 @@ def serve_app() -> None:
     from app import serve  # noqa: PLC0415 - it sets what Gradio reads when it is imported
 
     for name in ("vllm", "transformers"):
-        ENGINES[name] = Engine(stand_in, {})
+        ENGINES[name] = ENGINES[name]._replace(command=stand_in, environment=lambda sockets: {})
     serve(load_settings().guarded().writable())
 
 

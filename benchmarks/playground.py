@@ -38,7 +38,8 @@ from backend.machine.hardware import gpus, hardware
 from backend.models.demo import demo_folder
 from backend.progress import silent
 from backend.serve.chat import ChatOptions, stream
-from backend.serve.engine import ENGINES, Engine, kernel
+from backend.serve.engines import ENGINES
+from backend.serve.engines.vllm import kernel
 from backend.serve.engines.vllm_environment import interpreter
 from backend.serve.server import Server, Serving
 from backend.settings import Settings
@@ -81,9 +82,9 @@ def bare_transformers(folder: Path, port: int, device: str, base: Path | None) -
     return [sys.executable, "-c", BARE_TRANSFORMERS, str(folder), str(port), device]
 
 
-ENGINES["vllm, beside others"] = Engine(beside, ENGINES["vllm"].environment)
-ENGINES["vllm, bare"] = Engine(bare_vllm, ENGINES["vllm"].environment)
-ENGINES["transformers, bare"] = Engine(bare_transformers, ENGINES["transformers"].environment)
+ENGINES["vllm, beside others"] = ENGINES["vllm"]._replace(command=beside)
+ENGINES["vllm, bare"] = ENGINES["vllm"]._replace(command=bare_vllm)
+ENGINES["transformers, bare"] = ENGINES["transformers"]._replace(command=bare_transformers)
 
 
 class Said(NamedTuple):

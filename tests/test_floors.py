@@ -17,7 +17,7 @@ FLOORS = (
     ("stages",),
     ("recipes", "spec"),
     ("finetune", "merge", "quantize", "evaluate", "check", "publish", "serve"),
-    ("data", "models", "artifacts", "stage"),
+    ("data", "models", "artifacts", "stage", "executors"),
     ("hub", "weights", "machine", "processes"),
     ("options", "progress", "errors", "disk", "settings", "strict_json", "strict_yaml", "model_folder", "credentials",
      "backend"),

@@ -10,7 +10,7 @@ from backend.errors import AppError, SpecError
 from backend.models.tokens import THINKS, THOUGHT
 from backend.options import parse
 from backend.serve.chat import Answer, ChatOptions, paced, stream, usage
-from backend.serve.engine import wants_vllm
+from backend.serve.engines import AUTO, ENGINES, EngineName, installable
 from backend.serve.server import ServerStatus
 from ui.changes import hear
 from ui.compare import Compare, build_compare, wire_compare
@@ -56,6 +56,7 @@ class ChatTab:
     clear: gr.Button
     save: gr.Button
     system: gr.Textbox
+    engine: gr.Radio
     options: OptionForm
     kept: gr.BrowserState
     compare: Compare
@@ -93,16 +94,20 @@ class ChatTab:
     def show_server(self, model: Model | None) -> Updates:
         """Show whether the server runs the chosen model."""
         status = self.studio.servers.status(model.folder) if model else ServerStatus()
-        state, words, vllm = status.state, status.text, self.studio.vllm
+        state, words = status.state, status.text
         ready = state == "ready"
-        missing = model is not None and alone(self.studio.settings) and wants_vllm(model.folder)
-        if missing and not status.live:
-            state, words = ("starting" if vllm.installs else "stopped"), vllm.text
+        missing = installable(model.folder) if model and alone(self.studio.settings) else None
+        installation = self.studio.installations[missing.name] if missing else None
+        if installation and not status.live:
+            state, words = ("starting" if installation.installs else "stopped"), installation.text
         idle = state in ("stopped", "failed")
         return {
             self.status: f'<p class="server {state}"><i></i>{escape(words)}</p>',
-            self.load: gr.update(visible=idle and not missing),
-            self.install: gr.update(visible=missing and not vllm.installs),
+            self.load: gr.update(visible=idle and missing is None),
+            self.install: gr.update(
+                visible=installation is not None and not installation.installs,
+                value=f"Install {missing.title}" if missing else None,
+            ),
             self.unload: gr.update(visible=state in ("starting", "ready")),
             self.talk: gr.update(placeholder=_ASK if ready else _LOAD_FIRST),
             self.text: gr.update(interactive=ready, placeholder=_TYPE_HERE if ready else "Load the model first"),
@@ -125,7 +130,7 @@ def build_chat_tab(studio: Studio) -> ChatTab:
         with gr.Row(elem_classes=["ask"]):
             artifact = gr.Dropdown([], label="Model", show_label=False, elem_id="chat-artifact")
             load = gr.Button("Load the model", variant="primary", scale=0, min_width=150, elem_id="chat-start")
-            install = gr.Button("Install vLLM", visible=False, scale=0, min_width=130, elem_id="chat-install")
+            install = gr.Button("Install", visible=False, scale=0, min_width=130, elem_id="chat-install")
             unload = gr.Button("Unload", visible=False, scale=0, min_width=104, elem_id="chat-unload")
         status = gr.HTML("", elem_id="chat-status")
         talk = gr.Chatbot(
@@ -144,6 +149,10 @@ def build_chat_tab(studio: Studio) -> ChatTab:
             clear = gr.Button("Clear", scale=0, min_width=88, elem_id="chat-clear")
         with gr.Accordion("More options", open=False, elem_id="sampling", elem_classes=["more"]):
             system = gr.Textbox(label="System prompt", info="Said before the talk.", lines=2, elem_id="chat-system")
+            engine = gr.Radio(
+                [AUTO, *((each.title, name) for name, each in ENGINES.items())], value=AUTO, label="Engine",
+                info="What serves the model, when it is loaded. auto: the fastest that can.", elem_id="chat-engine",
+            )  # fmt: skip
             options = option_form(ChatOptions, "sampling")
         with gr.Accordion("From other programs", open=False, elem_classes=["more"]):
             asked = gr.HTML(_UNSERVED, elem_id="chat-usage")
@@ -151,7 +160,7 @@ def build_chat_tab(studio: Studio) -> ChatTab:
     kept = gr.BrowserState([], storage_key="weightsmith-talk", secret="weightsmith")
     return ChatTab(
         studio, empty, room, artifact, load, install, unload, status, talk, speed, text,
-        send, stop, clear, save, system, options, kept, compare, asked,
+        send, stop, clear, save, system, engine, options, kept, compare, asked,
     )  # fmt: skip
 
 
@@ -168,10 +177,10 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
         return tab.show_server(studio.model(key, require_owner(studio.settings, profile)))
 
     @shown(tab.status)
-    def load(key: str | None, profile: gr.OAuthProfile | None) -> Updates:
+    def load(key: str | None, engine: EngineName, profile: gr.OAuthProfile | None) -> Updates:
         owner = require_member(studio.settings, profile)
         model = studio.model(key, owner)
-        studio.load(model, owner)
+        studio.load(model, owner, engine)
         return tab.show_server(model)
 
     @shown(tab.status)
@@ -179,7 +188,8 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
         owner = require_member(studio.settings, profile)
         require_alone(studio.settings)
         model = studio.model(key, owner)
-        studio.vllm.begin()
+        if engine := installable(model.folder):
+            studio.installations[engine.name].begin()
         return tab.show_server(model)
 
     @shown(tab.status)
@@ -196,7 +206,7 @@ def wire_chat_tab(tab: ChatTab, door: gr.Tab) -> None:
         _cleared, None, [tab.talk, tab.speed], **QUIET
     )
     hear("server", look, [tab.artifact], tab.server_outputs())
-    tab.load.click(load, tab.artifact, tab.server_outputs(), **QUIET)
+    tab.load.click(load, [tab.artifact, tab.engine], tab.server_outputs(), **QUIET)
     tab.install.click(install, tab.artifact, tab.server_outputs(), **QUIET)
     tab.unload.click(unload, tab.artifact, tab.server_outputs(), **QUIET)
     _wire_talk(tab, look)

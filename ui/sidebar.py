@@ -7,9 +7,11 @@ import gradio as gr
 
 from backend.artifacts.artifact import MODELS
 from backend.errors import HardwareError, SpecError
+from backend.executors.local import this_machine
 from backend.finetune.rendered import Survey
 from backend.models.facts import ModelFacts
 from backend.recipes import Recipe, Stage
+from backend.settings import load_settings
 from backend.stages import STEPS
 from backend.stages.estimate import Estimate, check_room, converts, estimate
 from ui.errors import fault, warning
@@ -112,7 +114,7 @@ def _costs(recipe: Recipe, facts: ModelFacts, data: Path, survey: Survey | None)
 def _refusal(needed: Estimate, facts: ModelFacts, data: Path) -> str:
     """Write why the recipe would not be started; the button asks again, for the disk may have been freed."""
     try:
-        check_room(needed, facts, data)
+        check_room(needed, facts, this_machine(data, load_settings()))
     except HardwareError as e:
         return warning(e)
     return ""

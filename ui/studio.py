@@ -15,7 +15,8 @@ from backend.machine.hardware import gpus
 from backend.model_folder import weights_bytes
 from backend.models.demo import BASE_MODEL
 from backend.options import Frozen
-from backend.serve.engines.vllm_environment import Installation
+from backend.serve.engines import AUTO, ENGINES, EngineName
+from backend.serve.installation import Installation
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from backend.spec import Spec
@@ -95,14 +96,16 @@ class Studio:
     settings: Settings
     supervisor: Supervisor
     servers: Servers
-    vllm: Installation = field(default_factory=Installation)
+    installations: dict[str, Installation] = field(
+        default_factory=lambda: {name: Installation(engine) for name, engine in ENGINES.items() if engine.install}
+    )
     talking: dict[Path, set[str]] = field(default_factory=dict)
     """Who has loaded what is served: two visitors' jobs can have begun with the same model."""
 
-    def load(self, model: "Model", owner: str) -> None:
+    def load(self, model: "Model", owner: str, engine: EngineName = AUTO) -> None:
         """Begin to serve a model; see Servers.open()."""
         self.join(model.folder, owner)
-        self.servers.open(model.folder)
+        self.servers.open(model.folder, engine)
 
     def join(self, folder: Path, owner: str) -> None:
         """Note that an owner uses the server of a folder, or is about to start it."""
@@ -110,10 +113,10 @@ class Studio:
         self.talking[folder.resolve()] = {*others, owner}
 
     def served(self, owner: str) -> list[tuple[Any, ...]]:
-        """Return how the servers stand that an owner uses, and on one's own machine the installation of vLLM."""
+        """Return how the servers stand that an owner uses, and on one's own machine what is installed."""
         used = [folder for folder, owners in [*self.talking.items()] if owner in owners]
         told: list[tuple[Any, ...]] = [(folder, *self.servers.status(folder).model_dump().values()) for folder in used]
-        return told if self.shared else [*told, (self.vllm.text, self.vllm.installs)]
+        return told if self.shared else [*told, *((each.text, each.installs) for each in self.installations.values())]
 
     def unload(self, model: "Model", owner: str) -> None:
         """Stop the server of a model.

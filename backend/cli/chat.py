@@ -9,14 +9,14 @@ from backend.cli.command import Argument, Command, with_options
 from backend.cli.serve import serving
 from backend.options import parse
 from backend.serve.chat import ChatOptions, stream
-from backend.serve.engine import EngineName
+from backend.serve.engines import AUTO, EngineName
 
 
 class _Chat(Command):
     folder: Argument[Path] = Field(description="The folder of the model.")
     prompt: str = Field(description="The question.")
     base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
-    engine: EngineName = Field("auto", description="What serves the model.")
+    engine: EngineName = Field(AUTO, description="What serves the model.")
 
     def run(self) -> None:
         options = parse(ChatOptions, self.given(ChatOptions))

@@ -9,10 +9,10 @@ from pydantic import Field
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import admitted, fetched
 from backend.errors import SpecError
+from backend.model_folder import is_adapter
 from backend.options import parse
 from backend.serve.chat import ChatOptions
 from backend.serve.compare import MOST, PROMPT, as_csv, batch, compare, last, read_prompts
-from backend.serve.engine import is_adapter
 from backend.serve.servers import Servers
 from backend.settings import load_settings
 

@@ -10,13 +10,12 @@ from backend.errors import SpecError
 from backend.hub.ids import DEMO, is_local
 from backend.jobs.foreground import Terminal, check_output, finished
 from backend.jobs.job import publication, published
-from backend.model_folder import weights_bytes
+from backend.model_folder import is_adapter, weights_bytes
 from backend.options import parse
 from backend.progress import Report
 from backend.publish import PublishOptions
 from backend.publish.adopt import describe
 from backend.publish.destination import check_destination
-from backend.serve.engine import is_adapter
 from backend.settings import load_settings
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from backend.cli.command import Argument, Command
 from backend.cli.names import admitted, existing, fetched
-from backend.serve.engine import EngineName
+from backend.serve.engines import AUTO, EngineName
 from backend.serve.server import Server
 from backend.serve.servers import Servers
 from backend.settings import load_settings
@@ -20,7 +20,7 @@ class _Serve(Command):
     folder: Argument[Path] = Field(description="The folder of the model.")
     port: int | None = Field(None, ge=1, le=65535, description="The port; by default a free one.")
     base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
-    engine: EngineName = Field("auto", description="What serves the model.")
+    engine: EngineName = Field(AUTO, description="What serves the model.")
 
     def run(self) -> None:
         with (

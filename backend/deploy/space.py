@@ -7,21 +7,19 @@ from typing import Any
 
 import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, JobHardwareInfo, Volume
-from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import SpaceInfo
 from pydantic import Field
 
 from backend import __version__
 from backend.deploy import FREE_HARDWARE, DeployOptions
 from backend.deploy.files import DOCKER_PARTS, PARTS, README, TAG, is_in, space_files
-from backend.errors import AppError, HubError, LoginError, SpecError
+from backend.errors import AppError, LoginError, SpecError
 from backend.hub import client
-from backend.hub.patience import cause
+from backend.hub.errors import DEPLOYING, TAKEN, refused, translated
+from backend.hub.pages import PRICING_PAGE
 from backend.hub.transport import endpoint
 from backend.options import Frozen
-from backend.publish.destination import HUBS_OWN, TOKENS_PAGE
-
-PRICING = "https://huggingface.co/pricing"
+from backend.publish.destination import HUBS_OWN
 
 _FAULTS = (httpx2.HTTPError, OSError, ValueError, RuntimeError)  # of huggingface_hub, each in its own dress
 
@@ -48,7 +46,7 @@ class Plan(Frozen):
             )
         if self.sdk == "docker" and self.hardware.startswith("cpu-"):
             parts.append("vLLM needs a GPU there; without one, transformers answers.")
-        return " ".join([*parts, f"Prices change: see {PRICING}"])
+        return " ".join([*parts, f"Prices change: see {PRICING_PAGE}"])
 
     @property
     def _until(self) -> str:
@@ -84,7 +82,7 @@ def plan(options: DeployOptions, token: str | None) -> Plan:
     if client.ask(lambda: client.api(token).repo_exists(space, repo_type="space"), space, token):
         info = client.ask(lambda: client.api(token).space_info(space), space, token)
         if not _is_ours(info):
-            raise _taken(options)
+            raise SpecError(f"{_could_not(options)} {TAKEN}")
     hardware = options.hardware or (info and _hardware(info)) or FREE_HARDWARE
     if hardware == FREE_HARDWARE and options.sleep_time is not None:
         raise SpecError(f"{_could_not(options)} {FREE_HARDWARE} always sleeps after 48 hours: leave out sleep_time.")
@@ -207,31 +205,8 @@ def _write(options: DeployOptions, request: Callable[[], Any]) -> Any:
 
 
 def _refusal(options: DeployOptions, error: Exception) -> AppError:
-    found = cause(error)
-    status = found.response.status_code if isinstance(found, HfHubHTTPError) else None
-    could_not = _could_not(options)
-    if status == 402:
-        return HubError(
-            f"{could_not} The Hub wants a paid plan (PRO, Team or Enterprise) for it, or a payment method with credits"
-            f" for its hardware: see {PRICING}"
-        )
-    if status == 403:
-        return LoginError(
-            f"{could_not} You may not make or change Spaces there with this sign-in: give a token with write access,"
-            f" from {TOKENS_PAGE}, or choose a namespace of yours."
-        )
-    if status == 409:
-        return _taken(options)
-    if status == 412:
-        return HubError(f"{could_not} Somebody else has changed it meanwhile: deploy again.")
-    if status == 400:
-        return HubError(f"{could_not} The Hub does not accept it: {' '.join(str(error).split())[:300]}")
-    translated = client.translated(error, options.repo_id, "token")
-    return type(translated)(f"{could_not} {translated}")
-
-
-def _taken(options: DeployOptions) -> SpecError:
-    return SpecError(f"{_could_not(options)} It exists already and holds something else: choose another name.")
+    meant = refused(DEPLOYING, error, options.repo_id, "token") or translated(error, options.repo_id, "token")
+    return type(meant)(f"{_could_not(options)} {meant}")
 
 
 def _could_not(options: DeployOptions) -> str:

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from backend.data.slices import parse_split
+from backend.executors.contract import Machine
 from backend.finetune.options import ALL_LINEAR, FinetuneOptions, adaptable
 from backend.finetune.rendered import Survey
 from backend.models.facts import ModelFacts
@@ -77,19 +78,6 @@ class TrainingCost(NamedTuple):
     def needed(self) -> int:
         """Bytes of the memory that holds the model: a GPU's where there is one."""
         return self.gpu_memory or self.memory
-
-
-class Machine(NamedTuple):
-    """What a training is to run on."""
-
-    memory: int  # bytes
-    gpu: int = 0  # bytes of the smallest GPU; 0 where there is none
-    processes: int = 1
-
-    @property
-    def room(self) -> int:
-        """Bytes that must hold the model, and all that is trained and kept for it."""
-        return self.gpu or self.memory
 
 
 def sizes_of(options: FinetuneOptions, survey: Survey | None = None) -> RowSizes:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from backend.artifacts.artifact import CHECKPOINTS, LOGS
 from backend.artifacts.training_log import STOP
 from backend.errors import HardwareError, JobError, SpecError
+from backend.executors.contract import Machine
 from backend.finetune import costs
 from backend.finetune.checkpoints import newest_sealed, read_losses, step_of
 from backend.finetune.options import ALL_LINEAR, MAMBA, FinetuneOptions, adaptable
@@ -104,7 +105,7 @@ def out_of_memory(base: Path, options: FinetuneOptions, sizes: costs.RowSizes) -
         options: That did not fit.
         sizes: Of the rows.
     """
-    facts, machine = inspect(str(base.resolve())), costs.Machine(memory_bytes(), gpu_bytes(), world_size())
+    facts, machine = inspect(str(base.resolve())), Machine(memory_bytes(), gpu_bytes(), world_size())
     cost = costs.training_cost(facts, options, sizes, machine)
     room = min(machine.room, cost.needed * 4 // 5)  # what was estimated did not do
     return HardwareError(

@@ -1,32 +1,21 @@
-"""The one place that talks to the Hub's library, and puts its errors into words.
+"""The one place that talks to the Hub's library; its errors become sentences.
 
 Every call is given the asker's token, or False, which means anonymous: never the machine owner's own.
 """
 
-import errno
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
-from urllib.parse import urlsplit
 
-import httpx2
 from huggingface_hub import HfApi, get_session, hf_hub_url
-from huggingface_hub.errors import (
-    DisabledRepoError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
 from backend import __version__
-from backend.errors import AppError, HardwareError, HubError, LoginError
-from backend.hub.patience import Patience, cause, patiently, retry_after
-from backend.hub.transport import FAULTS, endpoint
+from backend.errors import HubError
+from backend.hub.errors import translated
+from backend.hub.patience import Patience, patiently
+from backend.hub.transport import FAULTS
 
 T = TypeVar("T")
 
@@ -44,12 +33,12 @@ class Place(Protocol):
 
 
 def resolve(model: str, revision: str | None, token: str | None, patience: Patience | None = None) -> str:
-    """Give the commit, 40 hex digits, that a branch, tag or commit of a model means now."""
+    """Return the commit, 40 hex digits, that a branch, tag or commit of a model means now."""
     return commit_of(model_info(model, revision, token, patience), model)
 
 
 def commit_of(info: ModelInfo | DatasetInfo, repo_id: str) -> str:
-    """Give the commit of what the Hub told of a repo."""
+    """Return the commit of what the Hub told of a repo."""
     if not isinstance(info.sha, str) or len(info.sha) != 40 or not info.sha.isalnum():
         raise HubError(f"The Hub named no commit of '{repo_id}': check HF_ENDPOINT, or try again.")
     return info.sha
@@ -114,7 +103,7 @@ def read_range(place: Place, name: str, start: int, end: int) -> bytes:
 
 
 def api(token: str | None) -> HfApi:
-    """Give the Hub's client for one asker."""
+    """Return the Hub's client for one asker."""
     return HfApi(token=token or False, library_name="weightsmith", library_version=__version__)
 
 
@@ -135,55 +124,3 @@ def ask(question: Callable[[], T], repo_id: str, token: str | None, patience: Pa
         return patiently(question, patience or Patience(WAITS, longest=MAX_RETRY_AFTER))
     except FAULTS as e:
         raise translated(e, repo_id, token) from e
-
-
-def translated(error: Exception, repo_id: str, token: str | None) -> AppError:
-    """Put an error of huggingface_hub into a sentence that names the repo and says what to do."""
-    error, page = cause(error), f"{endpoint()}/{repo_id}"
-    if isinstance(error, HfHubHTTPError):
-        return _refused(error, repo_id, page, token)
-    if isinstance(error, OfflineModeIsEnabled):
-        return HubError("The Hub cannot be asked while HF_HUB_OFFLINE is set: unset it, or use what lies here.")
-    if isinstance(error, httpx2.TransportError):
-        host = urlsplit(endpoint()).netloc
-        return HubError(f"The Hub at {host} cannot be reached: check the network and HF_ENDPOINT, then try again.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return HardwareError(f"The disk became full while '{repo_id}' was downloaded: free some space and try again.")
-    return HubError(
-        f"What answered for '{repo_id}' at {urlsplit(endpoint()).netloc} is not the Hub, or is out of order: check"
-        " HF_ENDPOINT, or try again."
-    )
-
-
-def _refused(error: HfHubHTTPError, repo_id: str, page: str, token: str | None) -> HubError:
-    status, said = error.response.status_code, (error.response.headers.get("X-Error-Message") or "").lower()
-    if isinstance(error, GatedRepoError):
-        if token is None:
-            return LoginError(f"'{repo_id}' is gated and you are not signed in: sign in, then ask for access at {page}")
-        if "fine-grained" in said:
-            return LoginError(
-                f"Your token may not read gated repos such as '{repo_id}': allow it in the token's settings on the Hub."
-            )
-        return HubError(f"Access to '{repo_id}' has not been granted to you: ask for it at {page}")
-    if status == 401 and token is None:
-        return LoginError(
-            f"'{repo_id}' does not exist, or it is private and you are not signed in: check the name, or sign in."
-        )
-    if status == 401:
-        return LoginError("Your token for the Hub is wrong or has expired: sign in again, or give a new token.")
-    if isinstance(error, DisabledRepoError):
-        return HubError(f"'{repo_id}' has been disabled by the Hub: choose another.")
-    if isinstance(error, RevisionNotFoundError):
-        return HubError(f"'{repo_id}' has no such revision: give a branch, tag or commit of it.")
-    if isinstance(error, EntryNotFoundError):
-        return HubError(f"A file of '{repo_id}' is not there any more: look it up again.")
-    if isinstance(error, RepositoryNotFoundError) or status == 404:
-        return HubError(f"'{repo_id}' does not exist, or you have no access to it: check the name, or ask its owner.")
-    if status == 403:
-        return LoginError(f"Your token may not read '{repo_id}': give a token with read access to it.")
-    if status == 429:
-        after = retry_after(error)
-        return HubError(
-            f"The Hub is asked too often: try again in {'five minutes' if after is None else f'{after:.0f} seconds'}."
-        )
-    return HubError(f"The Hub answered {status} for '{repo_id}': try again in a few minutes.")

@@ -58,7 +58,7 @@ class HubDataset(NamedTuple):
     layout: Layout
 
     def entries_of(self, config: str, split: str) -> list[Entry]:
-        """Give a split's files, in the order of their names."""
+        """Return a split's files, in the order of their names."""
         names = set(self.layout[config][split])
         return sorted(entry for entry in self.files.entries() if entry.name in names)
 
@@ -140,7 +140,7 @@ def open_dataset(wanted: Wanted, suffixes: tuple[str, ...], token: str | None) -
 
 
 def _nothing(repo_id: str, there: list[str], suffixes: tuple[str, ...], token: str | None) -> SpecError:
-    """Give the error for a data set without files that can be read; a script is named and never run."""
+    """Return the error for a data set without files that can be read; a script is named and never run."""
     kinds = ", ".join(suffixes)
     script = next((name for name in there if name.endswith(".py")), None)
     if not script:
@@ -196,7 +196,7 @@ def _listed(data_files: Any, names: list[str]) -> dict[str, list[str]]:
 
 
 def _matching(there: list[str], pattern: str) -> list[str]:
-    """Give the names that match a pattern, looking only at those that begin like it: C4 has 70,000 files."""
+    """Return the names that match a pattern, looking only at those that begin like it: C4 has 70,000 files."""
     begins = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     first = bisect_left(there, begins)
     likely = takewhile(lambda name: name.startswith(begins), islice(there, first, None))

@@ -27,7 +27,7 @@ class Files(Protocol):
         """List every file, sorted by name."""
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        """Give the bytes of a listed file from `start` to before `end`, or to its end if that comes first."""
+        """Return the bytes of a listed file from `start` to before `end`, or to its end if that comes first."""
 
 
 class LocalFiles:

@@ -120,7 +120,7 @@ def _in_footer(path: Path) -> int:
 
 
 def _unpacked(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """Give bytes as they come, unpacked a piece at a time; what is damaged ends early, and is told by who reads it."""
+    """Yield bytes as they come, unpacked a piece at a time; what is damaged ends early, and is told by who reads it."""
     if not name.lower().endswith(".gz"):
         yield from chunks
         return

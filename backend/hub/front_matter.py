@@ -24,13 +24,13 @@ class License(NamedTuple):
 
 
 def read_card(files: Files) -> dict[str, Any]:
-    """Give the front matter of a model's README.md, of which the beginning is read; empty where there is none."""
+    """Return the front matter of a model's README.md, of which the beginning is read; empty where there is none."""
     readme = next((entry for entry in files.entries() if entry.name.lower() == "readme.md"), None)
     return read_front_matter(files.read(readme.name, 0, MAX_CARD).decode("utf-8", "replace")) if readme else {}
 
 
 def read_front_matter(text: str) -> dict[str, Any]:
-    """Give a card's front matter; an empty one where there is none, or it is no YAML mapping."""
+    """Return a card's front matter; an empty one where there is none, or it is no YAML mapping."""
     found = _BLOCK.match(text)
     try:
         data = load_yaml(found[1]) if found else None
@@ -40,14 +40,14 @@ def read_front_matter(text: str) -> dict[str, Any]:
 
 
 def license_of(card: Mapping[str, Any], tags: Sequence[str] = ()) -> License:
-    """Give the license that a card names, or else the repo's tag `license:…`."""
+    """Return the license that a card names, or else the repo's tag `license:…`."""
     listed = _texts(card.get("license")) or tuple(t.removeprefix("license:") for t in tags if t.startswith("license:"))
     name, link = (_texts(card.get(key)) for key in ("license_name", "license_link"))
     return License(listed[0] if listed else None, name[0] if name else None, link[0] if link else None)
 
 
 def languages_of(card: Mapping[str, Any]) -> tuple[str, ...]:
-    """Give the languages that a card names.
+    """Return the languages that a card names.
 
     YAML reads a bare `no`, Norwegian, as false.
     """

@@ -16,7 +16,7 @@ _NOT_MODELS = ("datasets/", "spaces/", "buckets/", "papers/", "docs/")
 
 
 def parse_repo_id(text: str, namespaced: bool = False) -> str:
-    """Give the repo id that a user meant: an id, or a model's address on huggingface.co.
+    """Return the repo id that a user meant: an id, or a model's address on huggingface.co.
 
     Args:
         text: What was typed.
@@ -48,7 +48,7 @@ def parse_repo_id(text: str, namespaced: bool = False) -> str:
 
 
 def parse_model(text: str, paths: bool = False) -> str:
-    """Give what a base model's name means: `demo`, a repo id, or the absolute path of a local folder.
+    """Return what a base model's name means: `demo`, a repo id, or the absolute path of a local folder.
 
     Args:
         text: What was typed.
@@ -78,11 +78,11 @@ STORED: dict[str, Any] = {"paths": True, "stored": True}
 
 
 def model_field(text: str, info: ValidationInfo) -> str:
-    """Give what a name in an option model means; in a stored one, what it names may have gone since."""
+    """Return what a name in an option model means; in a stored one, what it names may have gone since."""
     context = info.context or {}
     return text if context.get("stored") else parse_model(text, paths=bool(context.get("paths")))
 
 
 def is_local(model: str) -> bool:
-    """Whether a parsed base model is a folder of this machine."""
+    """Return whether a parsed base model is a folder of this machine."""
     return model.startswith("/")

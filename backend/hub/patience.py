@@ -35,7 +35,7 @@ HASTY = Patience((), reply=4.0)
 
 
 def long_patience(seconds: float, say: Callable[[str], None]) -> Patience:
-    """Give the patience of what has taken hours to make: pauses that double from a 300th to a tenth of it.
+    """Return the patience of what has taken hours to make: pauses that double from a 300th to a tenth of it.
 
     Args:
         seconds: In all, for one request.
@@ -72,7 +72,7 @@ def patiently(question: Callable[[], T], patience: Patience) -> T:
 
 
 def cause(error: Exception) -> Exception:
-    """Give what the Hub said, where the library has wrapped it in an error of its own."""
+    """Return what the Hub said, where the library has wrapped it in an error of its own."""
 
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -84,7 +84,7 @@ def cause(error: Exception) -> Exception:
 
 
 def status(error: Exception) -> int | None:
-    """Give the HTTP status of what the Hub said, if it said something."""
+    """Return the HTTP status of what the Hub said, if it said something."""
 
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -93,7 +93,7 @@ def status(error: Exception) -> int | None:
 
 
 def retry_after(error: "HfHubHTTPError") -> float | None:
-    """Give the seconds that the Hub wants to be left alone for, if it says so."""
+    """Return the seconds that the Hub wants to be left alone for, if it says so."""
 
     from huggingface_hub.utils._http import parse_ratelimit_headers
 
@@ -106,7 +106,7 @@ def retry_after(error: "HfHubHTTPError") -> float | None:
 
 
 def _wait(error: Exception, pause: float | None) -> float | None:
-    """Give the seconds to wait before the next try, or None to give up."""
+    """Return the seconds to wait before the next try, or None to give up."""
 
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError

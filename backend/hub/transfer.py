@@ -1,11 +1,10 @@
 """Transfer: one file of the Hub, verified, and whether the disk has room for it."""
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from backend.disk import sha256
+from backend.disk import free_bytes, sha256
 from backend.errors import HardwareError, HubError
 from backend.hub.files import Entry, HubFiles
 from backend.strict_json import quoted
@@ -14,18 +13,22 @@ SPARE = 0.01  # of what is written, for logs and the file system's own
 
 
 def check_disk(folder: Path, need: int, to_do: str) -> None:
+    """Refuse what does not fit the disk of a folder, which need not exist yet; see check_free()."""
+    check_free(free_bytes(folder), need, to_do)
+
+
+def check_free(free: int, need: int, to_do: str) -> None:
     """Refuse what does not fit, before anything is written.
 
     Args:
-        folder: A folder on the disk; it need not exist yet.
+        free: Bytes.
         need: Bytes.
         to_do: What for, as in "Could not {to_do}".
 
     Raises:
         HardwareError: What is needed, what is free, and what to do.
     """
-    place = next(above for above in (folder.resolve(), *folder.resolve().parents) if above.exists())
-    need, free = int(need * (1 + SPARE)), shutil.disk_usage(place).free
+    need = int(need * (1 + SPARE))
     if need > free:
         raise HardwareError(
             f"Could not {to_do}. It needs {size_words(need)} and {size_words(free)} are free: free"
@@ -92,7 +95,7 @@ def _get(files: HubFiles, entry: Entry, path: Path, tell: Callable[[int], None])
 
 
 def _hash(path: Path, entry: Entry) -> tuple[str, str]:
-    """Give the hash of what came and the listed one: sha256 in LFS, git's own elsewhere."""
+    """Return the hash of what came and the listed one: sha256 in LFS, git's own elsewhere."""
     if entry.sha256 or not entry.git_sha1:
         return sha256(path), entry.sha256 or ""
     data = path.read_bytes()

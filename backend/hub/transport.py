@@ -74,7 +74,7 @@ def reply_within(seconds: float | None) -> Iterator[None]:
 
 
 def endpoint() -> str:
-    """Give the Hub's address, from HF_ENDPOINT."""
+    """Return the Hub's address, from HF_ENDPOINT."""
     return constants.ENDPOINT
 
 

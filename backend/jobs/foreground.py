@@ -17,7 +17,9 @@ from backend.artifacts.sealing import is_sealed
 from backend.artifacts.training_log import STOP
 from backend.disk import JOURNAL, PARTIAL, fsync, lock
 from backend.errors import AppError, JobError, SpecError
-from backend.jobs.runner import Listen, Run
+from backend.executors.contract import Listen
+from backend.executors.local import Local
+from backend.jobs.runner import Run
 from backend.processes.marks import marker_prefix, sweep
 from backend.settings import Settings
 from backend.spec import Spec
@@ -47,7 +49,7 @@ def finished(spec: Spec, token: str | None, listen: Listen, settings: Settings) 
         (folder / STOP).unlink(missing_ok=True)
         try:
             with stoppable(folder, listen) as hear:
-                Run(folder, spec, folder, settings).go(token, hear)
+                Run(folder, spec, Local(folder, settings), settings).go(token, hear)
             yield folder
         except (AppError, KeyboardInterrupt) as e:
             goes_on = spec.resumes and any(

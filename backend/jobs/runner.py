@@ -5,21 +5,20 @@ A look at a model that lies here already is no step worth a process: the worker 
 
 import shutil
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from backend.artifacts.artifact import Artifact
 from backend.artifacts.sealing import forget_resumed, is_sealed, open_artifact, put_in_place, whole
-from backend.disk import JOURNAL, PARTIAL, append_line, clear, words
+from backend.disk import JOURNAL, PARTIAL, append_line, clear, free_bytes, words
 from backend.errors import JobError, LoginError, SpecError
+from backend.executors.contract import Executor, Listen, Network, Part
 from backend.jobs.job import write_spec
-from backend.machine.hardware import memory_bytes
-from backend.processes.child import LEASE, Child, environment, last_words
+from backend.processes.child import Hearing, Silent, killed, last_words
 from backend.settings import Settings
 from backend.spec import Spec
 from backend.stages import STEPS
@@ -29,8 +28,6 @@ EVENTS = "events.jsonl"
 
 LEAST_FREE = 1_000_000
 """Bytes; where less is free, what failed in a library's own way failed for want of room."""
-
-Listen = Callable[[dict[str, Any]], None]
 
 
 class Canceled(JobError):
@@ -47,20 +44,23 @@ class Run:
     Args:
         folder: The job's folder; what is sealed in it is kept.
         spec: What is to be done.
-        home: The folder whose processes these are, see executors.local.
-        settings: The data folder, which the workers share, and how long one may take to stop by itself.
+        executor: Where the steps run.
+        settings: Where models lie, and whether several machines train together.
         machine: Held during each step that loads a model, where other jobs do such steps, too.
     """
 
     def __init__(
-        self, folder: Path, spec: Spec, home: Path, settings: Settings, machine: threading.Semaphore | None = None
+        self,
+        folder: Path,
+        spec: Spec,
+        executor: Executor,
+        settings: Settings,
+        machine: threading.Semaphore | None = None,
     ) -> None:
         self.folder = folder
         self._spec = spec
-        self._home = home
-        self._grace = settings.cancel_seconds
+        self._executor = executor
         self._hosts = settings.accelerate_config is not None
-        self._data = {"WEIGHTSMITH_DATA": str(settings.data.resolve())}
         self._models = settings.models
         self._sealed: set[int] = set()  # just now, by a worker that ended well
         self._machine = machine or threading.Semaphore()
@@ -130,68 +130,55 @@ class Run:
 
     def _work(self, indices: list[int], token: str | None, listen: Listen) -> None:
         """Have a worker do steps."""
-        failures: list[dict[str, Any]] = []
-        life = [time.monotonic()]
-
-        def hear(event: dict[str, Any]) -> None:
-            life[0] = time.monotonic()
-            if event["event"] == "step":
-                event["name"] = self._spec.steps[event["index"]]
-            if event["event"] == "error":
-                failures.append(event)
-            elif event["event"] != "beat":
-                self._record(event, listen)
-
         name = self._spec.steps[indices[-1]]
-        numbers = ",".join(map(str, indices))
-        child = Child(
-            [sys.executable, "-m", "backend.jobs.worker", str(self.folder), numbers, self._network(name)],
-            environment(self._home, online=STEPS[name].online) | self._data,
-            self._home,
-            self.folder / "log.txt",
-            hear,
-            token if STEPS[name].online else None,
-        )
-        try:
-            code = self._watch(child, name, life)
-        finally:
-            child.stop(self._grace)
-            tidy(self.folder)
-        if failures:
-            text = failures[0]["text"]
-            raise LoginError(text) if failures[0]["login"] else JobError(text)
+        code, error = self._run(name, Part(self.folder, tuple(indices)), token, listen)
+        if error:
+            raise LoginError(error["text"]) if error["login"] else JobError(error["text"])
         if code == 128 + signal.SIGXCPU:
             text = "The model's chat template takes too long for one conversation: choose another model."
             raise JobError(text)
         if code > 128:
-            raise Interrupted(_killed(name, code - 128))
+            raise Interrupted(killed(f"The step '{name}'", code - 128))
         if code:
             said = last_words(self.folder / "log.txt")
             self._record({"event": "log", "text": said}, listen)
-            if "No space left" in said or shutil.disk_usage(self.folder).free < LEAST_FREE:
+            if "No space left" in said or free_bytes(self.folder) < LEAST_FREE:
                 raise JobError(f"The disk became full in the step '{name}': free some space, then retry.")
             raise JobError(f"The step '{name}' failed unexpectedly: the end of the log says why; retry, or report it.")
 
-    def _network(self, name: str) -> str:
+    def _run(self, name: str, part: Part, token: str | None, listen: Listen) -> tuple[int, dict[str, Any] | None]:
+        """Run steps; return the worker's exit code and its error."""
+        started, most = time.monotonic(), self._spec.step_seconds
+
+        def tell(event: dict[str, Any]) -> None:
+            if event["event"] == "step":
+                event["name"] = self._spec.steps[event["index"]]
+            self._record(event, listen)
+
+        def late() -> bool:
+            return time.monotonic() - started > most
+
+        heard = Hearing(tell)
+        token = token if STEPS[name].online else None
+        try:
+            code = self._executor.run(part, self._network(name), token, heard, lambda: self._cancel.is_set() or late())
+        except Silent as e:
+            raise Interrupted(f"The step '{name}' {e}.") from e
+        finally:
+            tidy(self.folder)
+        if self._cancel.is_set() and code:
+            raise Canceled("The job was canceled.")
+        if late() and code:
+            raise JobError(
+                f"The look at the rows was ended after {most:.0f} s: look at a slice of them, such as train[:1000],"
+                " or choose another model."
+            )
+        return code, heard.error
+
+    def _network(self, name: str) -> Network:
         if STEPS[name].online:
             return "online"
         return "hosts" if STEPS[name].machines and self._hosts else "offline"
-
-    def _watch(self, child: Child, name: str, life: list[float]) -> int:
-        started = time.monotonic()
-        while (code := child.wait(0.1)) is None:
-            if self._cancel.is_set():
-                raise Canceled("The job was canceled.")
-            if time.monotonic() - started > (most := self._spec.step_seconds):
-                raise JobError(
-                    f"The look at the rows was ended after {most:.0f} s: look at a slice of them, such as train[:1000],"
-                    " or choose another model."
-                )
-            if time.monotonic() - life[0] > LEASE:
-                raise Interrupted(f"The step '{name}' gave no sign of life for {LEASE:.0f} s and was stopped.")
-        if self._cancel.is_set() and code:
-            raise Canceled("The job was canceled.")
-        return code
 
     def _record(self, event: dict[str, Any], listen: Listen) -> None:
         event = {"time": round(time.time(), 3), **event}
@@ -215,13 +202,3 @@ def tidy(job: Path) -> None:
         if path.suffix != PARTIAL:
             forget_resumed(path)
     clear(stages)
-
-
-def _killed(name: str, number: int) -> str:
-    if number == signal.SIGKILL:
-        memory = memory_bytes() / 2**30
-        return (
-            f"The step '{name}' was killed by the system, most likely out of memory ({memory:.0f} GiB in all): close"
-            " other programs or choose a smaller model."
-        )
-    return f"The step '{name}' was ended by {signal.Signals(number).name}."

@@ -18,6 +18,8 @@ from backend.artifacts.sealing import is_sealed
 from backend.artifacts.training_log import STOP, Course, read_course
 from backend.disk import PARTIAL, clear, forget, lock, read_lines, words
 from backend.errors import AppError, JobError, LoginError
+from backend.executors.contract import Executor
+from backend.executors.local import Local
 from backend.jobs.job import KINDS, holds_spec, publication, published
 from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import EVENTS, Canceled, Interrupted, Run, tidy
@@ -54,6 +56,7 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._home = settings.data.resolve()
+        self._executor: Executor = Local(self._home, settings)
         self.uploads = Uploads(settings)
         self._tokens: dict[str, str] = {}
         self._progress: dict[str, dict[str, Any]] = {}
@@ -292,7 +295,7 @@ class Supervisor:
                 self._store.finish(job.id, JobState.ERROR, job.error)
             elif job:
                 place = self._settings.jobs / job.id
-                self._running[job.id] = Run(place, job.read_spec(), self._home, self._settings, self._machine)
+                self._running[job.id] = Run(place, job.read_spec(), self._executor, self._settings, self._machine)
                 self._begun.add(job.id)
                 return job
         return None

@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 from backend.errors import AdapterError, SpecError
 from backend.hub.files import Entry, Files
 from backend.hub.ids import parse_repo_id
-from backend.model_folder import CONFIG, LIMITS, MAX_JSON, MAX_TEXT, TEMPLATE, TOKENIZER_CONFIG, goes_along, kind_of
+from backend.model_folder import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CONFIG,
+    LIMITS,
+    MAX_JSON,
+    MAX_TEXT,
+    TEMPLATE,
+    TOKENIZER_CONFIG,
+    goes_along,
+    kind_of,
+)
 from backend.models.config import Config, as_kept, check_config, refuse_code, without_code
 from backend.models.native import is_native_tokenizer
 from backend.strict_json import parse_object, quoted
@@ -20,7 +31,6 @@ MAX_SHARDS = 1000  # each is asked for its header; the largest models have some 
 
 SINGLE = "model.safetensors"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors")
 _PICKLED_SHARD = re.compile(r"pytorch_model[A-Za-z0-9_.-]*\.bin")

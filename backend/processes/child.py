@@ -10,17 +10,21 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import backend
+from backend.errors import JobError
+from backend.machine.hardware import memory_bytes
 from backend.processes.marks import MARKER, marker_prefix, resident_bytes, sweep
 from backend.settings import PREFIX, Settings
 
 ROOT = Path(backend.__file__).resolve().parent.parent
 LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
 NICENESS = 5  # of a worker: the page stays quick while it takes every core
+LOOK = 0.1  # seconds between two looks at whether a worker is to be stopped
 LAST_WORDS = 15  # lines of a child's own output that are shown when it failed in a way nobody foresaw
 LOG_BYTES = 5_000_000  # of the log file; the one before it is kept, so a flood costs twice this
 
@@ -113,11 +117,53 @@ def _ends_within(process: "subprocess.Popen[bytes]", seconds: float | None) -> b
 
 
 def last_words(log: Path) -> str:
-    """Give the end of a log: what explains an end that nobody expected."""
+    """Return the end of a log: what explains an end that nobody expected."""
     try:
         return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS:])
     except OSError:
         return "The log could not be written."
+
+
+def killed(what: str, number: int) -> str:
+    """Say by which signal something was ended, and what to do.
+
+    Args:
+        what: Begins the sentence, such as "The step 'merge'".
+        number: Of the signal.
+    """
+    if number == signal.SIGKILL:
+        memory = memory_bytes() / 2**30
+        return (
+            f"{what} was killed by the system, most likely out of memory ({memory:.0f} GiB in all): close other"
+            " programs or choose a smaller model."
+        )
+    return f"{what} was ended by {signal.Signals(number).name}."
+
+
+class Silent(JobError):
+    """A worker gave no sign of life for LEASE, and was stopped."""
+
+    def __init__(self) -> None:
+        super().__init__(f"gave no sign of life for {LEASE:.0f} s and was stopped")
+
+
+class Hearing:
+    """Hears a worker: the error that it ends with is kept, signs of life are dropped, all else is passed on.
+
+    Args:
+        tell: Takes every other event.
+    """
+
+    def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        self._tell = tell
+        self.error: dict[str, Any] | None = None
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Take an event."""
+        if event["event"] == "error":
+            self.error = self.error or event
+        elif event["event"] != "beat":
+            self._tell(event)
 
 
 class Child:
@@ -145,6 +191,7 @@ class Child:
         self._mark = os.environ.get(MARKER, marker_prefix(home)) + secrets.token_hex(8)
         self._tokens = [token] if token else []
         self._ended = threading.Lock()
+        self._heard = time.monotonic()
         death, self._life = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -169,7 +216,7 @@ class Child:
             pipe.write(json.dumps({"token": token}).encode())
 
     def resident_bytes(self) -> int:
-        """Give the memory of it and of everything that it started."""
+        """Return the memory of it and of everything that it started."""
         return resident_bytes(self._mark)
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -178,6 +225,26 @@ class Child:
             return None
         self._finish()
         return self._process.returncode
+
+    def attend(self, grace: float, check: Callable[[], object] = lambda: None, lease: float = LEASE) -> int:
+        """Wait for the command, and end whatever it started; return its exit code as wait() does.
+
+        Args:
+            grace: Seconds that it may take to end by itself, where it must.
+            check: Called again and again; what it raises ends the command.
+            lease: Seconds without an event after which it counts as stuck.
+
+        Raises:
+            Silent: It got stuck.
+        """
+        try:
+            while (code := self.wait(LOOK)) is None:
+                check()
+                if time.monotonic() - self._heard > lease:
+                    raise Silent
+            return code
+        finally:
+            self.stop(grace)
 
     def stop(self, grace: float) -> None:
         """End it: SIGTERM to the group, after `grace` seconds SIGKILL, then whatever still bears its mark."""
@@ -205,6 +272,7 @@ class Child:
             except ValueError:
                 continue  # a library's print; the log is for those
             if isinstance(event, dict):
+                self._heard = time.monotonic()
                 on_event(event)
 
     def _pump(self, log: Path) -> None:

@@ -5,17 +5,17 @@ N processes x per_device_train_batch_size x gradient_accumulation_steps rows, as
 """
 
 import ctypes
+import math
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from backend.errors import JobError
 from backend.machine.hardware import gpus, torch_threads
-from backend.processes.child import Child, last_words
+from backend.processes.child import Child, Hearing, last_words
 from backend.progress import Report
 from backend.settings import Settings
 
@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def processes(settings: Settings) -> int:
-    """Give the number of processes that a training takes: as its owner says, else one for each GPU."""
+    """Return the number of processes that a training takes: as its owner says, else one for each GPU."""
     if settings.accelerate_config:
         config = yaml.safe_load(settings.accelerate_config.read_text(encoding="utf-8"))
         return int(config.get("num_processes", 1))
@@ -39,12 +39,12 @@ def processes(settings: Settings) -> int:
 
 
 def rank() -> int:
-    """Give the number of this process among those of its step: 0 where it is alone, or speaks for them."""
+    """Return the number of this process among those of its step: 0 where it is alone, or speaks for them."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Give how many processes do this step together."""
+    """Return how many processes do this step together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -68,14 +68,6 @@ def launch(job: Path, index: int, settings: Settings, report: Report) -> None:
     Raises:
         JobError: One of them failed.
     """
-    failures: list[str] = []
-
-    def hear(event: dict[str, Any]) -> None:
-        if event["event"] == "error":
-            failures.append(event["text"])
-        elif event["event"] != "beat":
-            report.relay(event)
-
     number = processes(settings)
     command = [sys.executable, "-m", "accelerate.commands.launch", *_flags(settings, number)]
     command += ["--module", "backend.jobs.worker", str(job), str(index), RANK]
@@ -84,13 +76,11 @@ def launch(job: Path, index: int, settings: Settings, report: Report) -> None:
         words = " ".join(["accelerate launch --config_file ITS_OWN", *command[-5:]])
         report.log(f"Each further machine of the accelerate configuration has to run, in the app's folder: {words}")
     for again in range(ATTEMPTS):
-        child = Child(command, os.environ, job, job / "log.txt", hear)
-        try:
-            code = child.wait()
-        finally:
-            child.stop(STOP_SECONDS)
-        if failures:
-            raise JobError(failures[0])
+        heard = Hearing(report.relay)
+        # without a lease: this process gives the signs of life for all of them
+        code = Child(command, os.environ, job, job / "log.txt", heard).attend(STOP_SECONDS, lease=math.inf)
+        if heard.error:
+            raise JobError(heard.error["text"])
         if not code:
             return
         report.log(last_words(job / "log.txt"))

@@ -22,8 +22,8 @@ from backend.errors import HardwareError, HubError, SpecError
 from backend.hub.files import Entry, HubFiles, LocalFiles
 from backend.hub.front_matter import read_card
 from backend.hub.ids import parse_repo_id
-from backend.model_folder import MAX_JSON, is_license
-from backend.models.admission import ADAPTER, admit, admit_adapter
+from backend.model_folder import ADAPTER, MAX_JSON, is_license
+from backend.models.admission import admit, admit_adapter
 from backend.models.config import is_settings, without_code
 from backend.models.inspection import inspect
 from backend.progress import Report, silent

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import AppError, HubError, LoginError, SpecError
 from backend.hub.ids import parse_repo_id
+from backend.hub.pages import TOKENS_PAGE
 from backend.hub.patience import HASTY, Patience, status
 from backend.publish import PublishOptions
 from backend.publish.card.licenses import fitting
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 HUBS_OWN = {".gitattributes"}
 """What the Hub puts into a repo that it makes."""
-
-TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 
 def choices(name: str, licenses: Iterable[str], token: str | None) -> list[str]:

@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any
 
 from backend.errors import AppError
+from backend.hub.pages import LIMITS_PAGE
 from backend.hub.patience import HASTY
 from backend.publish.card.markdown import size
 
 FREE_BYTES = 100 * 10**9
 """Private storage of a free user or organization; who pays is given more, and pays for what goes beyond."""
-
-LIMITS_PAGE = "https://huggingface.co/docs/hub/storage-limits"
 
 _LOOKED_AT = 1000  # repos of a kind: one reply
 _ASKED = ["private", "usedStorage"]

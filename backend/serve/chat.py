@@ -48,13 +48,13 @@ class Answer(Frozen):
 
     text: str = Field(description="What the model says to itself stands between THINKS and THOUGHT.")
     tokens: int = Field(0, description="Of the answer; while it is written the pieces that came.")
-    context: int | None = Field(None, description="Tokens of the whole talk, when the answer is complete.")
+    context: int | None = Field(None, description="Tokens of the whole conversation, when the answer is complete.")
     seconds_to_first_token: float | None = None
     tokens_per_second: float | None = Field(None, description="After the first token.")
 
 
 def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOptions) -> Iterator[Answer]:
-    """Ask the server and give the answer as it grows; closing the iterator stops the generation.
+    """Ask the server and yield the answer as it grows; closing the iterator stops the generation.
 
     Args:
         server: A ready server.
@@ -70,8 +70,8 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
         raise JobError(f"The conversation is longer than {MAX_CHARACTERS} characters: start a new one.")
     if not (has_chat_template(server.folder) or (server.base and has_chat_template(server.base))):
         raise JobError(
-            f"'{server.model}' has no chat template, so it does not know how a talk looks: choose a model that was made"
-            " for chat."
+            f"'{server.model}' has no chat template, so it does not know how a conversation looks: choose a model that"
+            " was made for chat."
         )
     started, first, count, text, thinking = time.monotonic(), None, 0, "", False
     stops = [text for text in options.stop if text]
@@ -114,7 +114,7 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
 
 
 def paced(answers: Iterator[Shown], seconds: float = PACE) -> Iterator[Shown]:
-    """Give of what grows at most one in so many seconds, and the last: for who takes longer to show it than to get it.
+    """Yield what grows at most once in so many seconds, and the last: for a reader who shows it slower than it comes.
 
     Args:
         answers: Each holds all that those before it held.
@@ -143,9 +143,9 @@ def _refused(error: "openai.APIStatusError") -> str:
         reason = f"The server could not answer this: {said.splitlines()[0][:MAX_REASON]}"
         if "chat template" in reason:
             return reason
-        return f"{reason} Shorten the talk, empty the system prompt, or lower max_tokens."
+        return f"{reason} Shorten the conversation, empty the system prompt, or lower max_tokens."
     # vLLM answers 500 in the second before it is found dead
-    remedy = "shorten the talk, or empty the system prompt" if error.status_code < 500 else "ask again"
+    remedy = "shorten the conversation, or empty the system prompt" if error.status_code < 500 else "ask again"
     return (
         f"The server could not answer this ({error.status_code}): {remedy}; the newest log in servers, in the data"
         " folder, says more."
@@ -153,7 +153,7 @@ def _refused(error: "openai.APIStatusError") -> str:
 
 
 def _client(server: Server) -> "openai.OpenAI":
-    """Give a client for loopback: no proxy leads there, and to read certificates would delay each answer by 20 ms."""
+    """Return a client for loopback: no proxy leads there, and to read certificates would delay each answer by 20 ms."""
 
     import openai
 

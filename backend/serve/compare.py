@@ -46,7 +46,7 @@ class Reply(Frozen):
 def compare(
     servers: Servers, models: Mapping[str, Path], prompt: str, system: str, options: ChatOptions, seconds: float
 ) -> Iterator[dict[str, Reply]]:
-    """Ask all models, and give what each has said as it grows.
+    """Ask all models, and yield what each has said as it grows.
 
     Args:
         servers: Start what is not started; where memory does not do for all, one makes room for the next.
@@ -172,7 +172,7 @@ def read_prompts(file: Path) -> list[str]:
 def batch(
     servers: Servers, models: Mapping[str, Path], rows: Sequence[dict[str, str]], options: ChatOptions, seconds: float
 ) -> Iterator[int]:
-    """Ask all models all questions, model after model, and give how many answers there are.
+    """Ask all models all questions, model after model, and yield how many answers there are.
 
     Args:
         servers: As compare() takes them.

@@ -1,6 +1,6 @@
-"""The door of a chat server: whoever has the key may list the one model and ask it, with the fields named here.
+"""The guard of a chat server: whoever has the key may list the one model and ask it, with the fields named here.
 
-It stands in front of both engines. Theirs let in more: a chat template in a request is a program, guided decoding can
+It stands in front of every engine. Theirs let in more: a chat template in a request is a program, guided decoding can
 take a server for minutes, an image's address is fetched, and vLLM's other routes ask for no key. Nothing but Python's
 own library is imported: this runs in vLLM's environment too.
 """
@@ -32,7 +32,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
-class Door:
+class Guard:
     """An ASGI layer; the key and the model's name come from the environment.
 
     Args:
@@ -69,7 +69,7 @@ class Door:
                 return
             body, more = body + message.get("body", b""), message.get("more_body", False)
         if len(body) > MOST:
-            await _refuse(413, f"The request has more than {MOST // 10**6} MB: shorten the talk.", send)
+            await _refuse(413, f"The request has more than {MOST // 10**6} MB: shorten the conversation.", send)
             return
         if fault := wrong(body, asked, self._model):
             await _refuse(400, fault, send)

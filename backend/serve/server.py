@@ -17,7 +17,7 @@ from backend.errors import AppError, JobError
 from backend.machine.hardware import gpus
 from backend.options import Frozen
 from backend.processes.child import Child, environment
-from backend.serve.engine import ENGINES, kernel
+from backend.serve.engines import ENGINES
 from backend.serve.guard import KEY, MODEL
 from backend.settings import Settings
 
@@ -60,7 +60,7 @@ class ServerStatus(Frozen):
 
     @property
     def live(self) -> bool:
-        """Whether it takes memory."""
+        """Return whether it takes memory."""
         return self.state in ("starting", "ready")
 
 
@@ -92,16 +92,16 @@ class Serving:
 
     @property
     def busy(self) -> bool:
-        """Whether it is answering."""
+        """Return whether it is answering."""
         return self._busy > 0
 
     def memory_bytes(self) -> int:
-        """Give the memory of its processes; that of a GPU is not among it."""
+        """Return the memory of its processes; that of a GPU is not among it."""
         with self._lock:
             return self._child.resident_bytes() if self._child else 0
 
     def current(self) -> Server:
-        """Give where it answers.
+        """Return where it answers.
 
         Raises:
             JobError: It is not ready, and why.
@@ -148,12 +148,12 @@ class Serving:
         """Start it; False where it does not get ready, or is stopped meanwhile.
 
         Args:
-            sockets: Where vLLM's processes meet; a killed one leaves its sockets.
+            sockets: An empty folder with a short name, in which an engine's processes may meet.
         """
         engine, server, home = ENGINES[self._server.engine], self._server, self._settings.data.resolve()
         command = engine.command(server.folder, server.port, "cuda:0" if gpus() else "cpu", server.base)
-        env = environment(home, online=False) | {KEY: server.key, MODEL: server.model} | engine.environment
-        env["VLLM_RPC_BASE_PATH"] = str(sockets)
+        env = environment(home, online=False) | {KEY: server.key, MODEL: server.model}
+        env |= engine.environment(sockets)
         started = time.monotonic()
         try:
             with self._lock:
@@ -168,7 +168,7 @@ class Serving:
             return False
         self.used = time.monotonic()
         text = f"Ready after {self.used - started:.0f} s, served by {server.engine}."
-        return self._set("ready", f"{text} {kernel(self._written())}".strip())
+        return self._set("ready", f"{text} {engine.remark(self._written())}".strip())
 
     def _until_ready(self, child: Child) -> None:
         import httpx
@@ -201,7 +201,7 @@ class Serving:
         return False
 
     def _health(self) -> int | None:
-        """Give the status of its health; None where it does not answer."""
+        """Return the status of its health; None where it does not answer."""
 
         import httpx
 
@@ -229,7 +229,7 @@ class Serving:
         return self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
 
     def _last_words(self, code: int | None) -> str:
-        """Give the last error that it wrote; a Python error's last line begins with the name of its class."""
+        """Return the last error that it wrote; a Python error's last line begins with the name of its class."""
         place = f"{self._log.parent.name}/{self._log.name} in the data folder"
         if code == _KILLED:
             return "it was killed, as Linux does when memory runs out. Unload other models, or choose a smaller one."

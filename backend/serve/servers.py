@@ -12,16 +12,13 @@ from pathlib import Path
 
 from backend.errors import JobError
 from backend.machine.hardware import available_bytes, gpu_memory_bytes, gpus
-from backend.model_folder import weights_bytes
+from backend.model_folder import is_adapter, weights_bytes
 from backend.processes.marks import marked, marker_prefix
-from backend.serve.engine import EngineName, choose, is_adapter
+from backend.serve.engines import AUTO, ENGINES, EngineName, choose
 from backend.serve.server import Server, ServerStatus, Serving
 from backend.settings import Settings
 
 LOGS = "servers"
-
-OVERHEAD = {"transformers": 1_000_000_000, "vllm": 4_000_000_000}
-"""Bytes that a server takes beside the weights: torch, and in vLLM the memory of talks."""
 
 
 class Servers:
@@ -44,7 +41,7 @@ class Servers:
         self._lock = threading.RLock()
         self._all: dict[Path, Serving] = {}
 
-    def open(self, folder: Path, engine: EngineName = "auto", port: int | None = None) -> None:
+    def open(self, folder: Path, engine: EngineName = AUTO, port: int | None = None) -> None:
         """Begin to serve a model folder; status() tells when it is ready.
 
         Where the memory does not do for it beside others, those that were used the longest ago stop first.
@@ -70,17 +67,17 @@ class Servers:
             self._all[folder] = Serving(server, why, self._settings, log)
 
     def live(self) -> list[Path]:
-        """Give the folders whose servers take memory."""
+        """Return the folders whose servers take memory."""
         with self._lock:
             return [folder for folder, serving in self._all.items() if serving.status.live]
 
     def status(self, folder: Path) -> ServerStatus:
-        """Give how the server of a folder stands."""
+        """Return how the server of a folder stands."""
         serving = self._all.get(folder.resolve())
         return serving.status if serving else ServerStatus()
 
     def current(self, folder: Path) -> Server:
-        """Give the ready server of a folder.
+        """Return the ready server of a folder.
 
         Raises:
             JobError: There is none, and why.
@@ -99,7 +96,7 @@ class Servers:
         return serving.current()
 
     def memory_bytes(self, folder: Path) -> int | None:
-        """Give the memory of the server of a folder: of the GPU where there is one; None where that is not told."""
+        """Return the memory of the server of a folder: of the GPU where there is one; None where that is not told."""
         if gpus():  # it has one server at a time, and no job beside it
             return gpu_memory_bytes(set(marked(marker_prefix(self._settings.data))))
         return self._of(folder).memory_bytes()
@@ -129,7 +126,7 @@ class Servers:
 
         None is named: it may be another visitor's, of a private model.
         """
-        needed = weights_bytes(folder) + OVERHEAD[engine]
+        needed = weights_bytes(folder) + ENGINES[engine].overhead
         for other in sorted(self.live(), key=lambda other: self._all[other].used):
             if not gpus() and needed <= available_bytes():
                 return

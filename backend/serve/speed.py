@@ -7,7 +7,7 @@ from pathlib import Path
 from backend.disk import scratch
 from backend.errors import AppError
 from backend.progress import Report
-from backend.serve.engine import EngineName
+from backend.serve.engines import EngineName
 from backend.serve.server import Server
 from backend.serve.servers import Servers
 from backend.settings import Settings
@@ -46,7 +46,7 @@ def decode_speed(folder: Path, engine: EngineName, settings: Settings, report: R
 
 
 def _written(server: Server, tokens: int) -> float:
-    """Have a server write so many tokens, and give those a second after the first."""
+    """Have a server write so many tokens, and return those a second after the first."""
 
     import httpx
 

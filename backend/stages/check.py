@@ -6,14 +6,13 @@ from backend.artifacts.artifact import MANIFEST, Artifact, now
 from backend.artifacts.sealing import record, verify
 from backend.check import CheckOptions, check
 from backend.evaluate import PROMPTS
+from backend.model_folder import is_adapter
 from backend.progress import Report
-from backend.serve.engine import is_adapter
-from backend.serve.engines.vllm_environment import interpreter
+from backend.serve.engines import expected
 from backend.settings import load_settings
 from backend.stages.step import Need, Planned, Step
 from backend.stages.work import Work, artifacts, models, trained_on
 
-CHECK_SECONDS = {"transformers": 15.0, "vllm": 45.0}  # until a server is ready
 IMPORT_SECONDS = 8.0
 ANSWER_SECONDS_A_PARAMETER = 3.7e-8  # the answers of both models
 
@@ -42,11 +41,10 @@ def _tried(work: Work) -> list[Path]:
 
 def need(stage: CheckOptions, planned: Planned) -> Need:
     """Estimate trying each result in its engine: a server of it, then its weights in transformers."""
-    from backend.serve.servers import OVERHEAD
-
-    facts, engine = planned.facts, "vllm" if interpreter() else "transformers"
-    memory = OVERHEAD[engine] + facts.size
-    once = CHECK_SECONDS[engine] + facts.parameters * ANSWER_SECONDS_A_PARAMETER
+    facts = planned.facts
+    engine = expected(stage.engine)
+    memory = engine.overhead + facts.size
+    once = engine.start_seconds + facts.parameters * ANSWER_SECONDS_A_PARAMETER
     remedy = "leave the check out, or choose a machine with more memory"
     return Need(memory, IMPORT_SECONDS + len(planned.results) * once, remedy=remedy)
 

@@ -11,18 +11,18 @@ from pydantic import Field
 from backend.artifacts.sealing import is_sealed, manifest_size
 from backend.check import CheckOptions
 from backend.errors import HardwareError
-from backend.finetune.costs import Machine, TrainingCost
+from backend.executors.contract import Machine
+from backend.executors.local import this_machine
+from backend.finetune.costs import TrainingCost
 from backend.finetune.rendered import Survey
 from backend.hub.ids import DEMO, is_local
-from backend.hub.transfer import check_disk, size_words
-from backend.machine.hardware import gpu_bytes, memory_bytes
+from backend.hub.transfer import check_free, size_words
 from backend.machine.speeds import Speeds, read_speeds
 from backend.models.demo import facts_of
 from backend.models.facts import ModelFacts
 from backend.models.fetch import model_folder
 from backend.options import Frozen
 from backend.processes.child import Child, environment
-from backend.processes.ranks import processes
 from backend.recipes import Recipe
 from backend.settings import load_settings
 from backend.stages import STEPS
@@ -63,67 +63,71 @@ def converts(facts: ModelFacts, data: Path) -> bool:
 
 
 def estimate(
-    recipe: Recipe, facts: ModelFacts, data: Path, keep: bool = False, survey: Survey | None = None
+    recipe: Recipe,
+    facts: ModelFacts,
+    data: Path,
+    keep: bool = False,
+    survey: Survey | None = None,
+    machine: Machine | None = None,
 ) -> Estimate:
     """Say what a recipe needs; of a merge, as if its adapters brought neither tokens nor a tokenizer.
 
     Args:
         recipe: What is done.
         facts: Of its base model, with its tensors.
-        data: The data folder: what lies there already need not be fetched, and its disk is the one that was measured.
+        data: The data folder: what lies there already need not be fetched.
         keep: Whether the result is wanted on this machine, also where it could go from repo to repo.
         survey: Of the rows to train on, where they were looked at.
+        machine: What it is to run on, as an executor says; by default this one.
     """
+    machine = machine or this_machine(data, load_settings())
     if facts.model == DEMO and is_sealed(data.resolve() / "models" / DEMO):
         facts = facts_of(data.resolve() / "models" / DEMO)
     fetched = _fetched(facts, data.resolve() / "models")
-    speed = read_speeds(data) or Speeds()
     recipe = recipe.model_copy(update={"converts": converts(facts, data) or None})
     streamed = streams(recipe, facts, data, keep)
-    machine = Machine(memory_bytes(), gpu_bytes(), processes(load_settings()))
-    needs, results = _needs(recipe, Planned(recipe, facts, speed, machine, fetched > 0, survey, {}), streamed)
-    trainings = [(name, need) for name, need in needs if need.training]
+    needs, results = _needs(recipe, Planned(recipe, facts, machine, fetched > 0, survey, {}), streamed)
+    largest_last = sorted(needs, key=lambda item: item[1].memory)
     files = {
         f"{folder}/{name}" if len(results) > 1 else name: count
         for folder, found in results.items()
         for name, count in found.items()
     }
     output = sum(files.values())
-    written = fetched + output * (2 if recipe.publish and recipe.publish.to_folder else 1)
-    if streamed:
-        written = _passing(facts, files)
+    twice = recipe.publish is not None and recipe.publish.to_folder is not None
+    written = _passing(facts, files) if streamed else fetched + output * (2 if twice else 1)
     return Estimate(
         output_bytes=output,
-        peak_memory_bytes=max(need.memory for _, need in needs),
+        peak_memory_bytes=largest_last[-1][1].memory,
         disk_bytes=written,
         seconds=round(sum(need.seconds for _, need in needs), 1),
         files=files,
         warnings=tuple(dict.fromkeys(doubt for _, need in needs for doubt in need.doubts)),
-        training=next((need.training for _, need in trainings), None),
-        gpu_memory={name: need.training.gpu_memory for name, need in trainings if need.training},
-        memory={name: need.memory for name, need in sorted(needs, key=lambda item: item[1].memory)},
-        remedies={name: need.remedy for name, need in sorted(needs, key=lambda item: item[1].memory)},
+        training=next((need.training for _, need in needs if need.training), None),
+        gpu_memory={name: need.training.gpu_memory for name, need in needs if need.training},
+        memory={name: need.memory for name, need in largest_last},
+        remedies={name: need.remedy for name, need in largest_last},
     )
 
 
-def check_room(needed: Estimate, facts: ModelFacts, data: Path) -> None:
-    """Refuse a recipe that does not fit this machine.
+def check_room(needed: Estimate, facts: ModelFacts, machine: Machine) -> None:
+    """Refuse a recipe that does not fit a machine.
 
     Args:
         needed: By the recipe.
         facts: Of its base model.
-        data: The data folder; it need not exist yet.
+        machine: What it is to run on, as an executor says.
 
     Raises:
         HardwareError: Disk or memory; what is needed, what is there, and what to do.
     """
-    to_do, have = f"run this recipe on '{facts.base_model or Path(facts.model).name}'", memory_bytes()
+    to_do, have = f"run this recipe on '{facts.base_model or Path(facts.model).name}'", machine.memory
     place = "this machine has"
-    check_disk(data, needed.disk_bytes, to_do)
+    check_free(machine.disk, needed.disk_bytes, to_do)
     step, need = max(needed.memory.items(), key=lambda item: item[1])
     for name, wanted in needed.gpu_memory.items():
-        if wanted > gpu_bytes():
-            step, need, have, place = name, wanted, gpu_bytes(), "its GPU has"
+        if wanted > machine.gpu:
+            step, need, have, place = name, wanted, machine.gpu, "its GPU has"
     if need > have:
         raise HardwareError(
             f"Could not {to_do}. Its step '{step}' needs {size_words(need)} of memory and {place}"

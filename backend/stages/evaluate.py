@@ -7,7 +7,7 @@ from typing import Any
 from backend.artifacts.artifact import MANIFEST, Artifact, now, versions
 from backend.artifacts.sealing import record, verify
 from backend.disk import read_whole
-from backend.errors import HubError, JobError, SpecError
+from backend.errors import AppError, HubError, JobError, SpecError
 from backend.evaluate import ROWS, EvaluateOptions, Text, measure
 from backend.machine.hardware import hardware, peak_memory_bytes
 from backend.model_folder import read_config
@@ -126,7 +126,7 @@ def _reference(work: Work, base: Path, result: Path) -> Path:
 
 
 def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], report: Report) -> dict[str, Any]:
-    """Time a packed model and its reference in vLLM, before memory is taken; transformers times all others itself.
+    """Time a packed model and its reference in the engine that serves it, before memory is taken.
 
     Args:
         reference: Folder of the model that the result was made from.
@@ -135,17 +135,23 @@ def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], repo
         report: Told what is timed.
     """
     from backend.quantize.packed import is_packed
-    from backend.serve.engines.vllm_environment import interpreter
+    from backend.serve.engines import ENGINES, choose
     from backend.serve.speed import decode_speed
 
-    if not is_packed(result) or interpreter() is None:
+    if not is_packed(result):
+        return {}
+    try:
+        engine, _ = choose(result)
+    except AppError as e:
+        report.log(f"The speed of '{result.name}' is not measured: {e}")
         return {}
     for folder in (reference, result):
         if folder not in timed:
-            timed[folder] = decode_speed(folder, "vllm", load_settings(), report)
+            timed[folder] = decode_speed(folder, engine, load_settings(), report)
     if timed[reference] is None or timed[result] is None:
         return {}
-    return {"reference_tokens_per_second": timed[reference], "tokens_per_second": timed[result], "engine": "vLLM"}
+    speeds = {"reference_tokens_per_second": timed[reference], "tokens_per_second": timed[result]}
+    return {**speeds, "engine": ENGINES[engine].title}
 
 
 def need(stage: EvaluateOptions, planned: Planned) -> Need:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from backend.artifacts.sealing import is_sealed, open_artifact
 from backend.errors import SpecError
+from backend.executors.local import this_machine
 from backend.finetune.options import FinetuneOptions
 from backend.hub.ids import is_local
 from backend.merge import UNDONE, MergeOptions
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.recipes import Recipe, Streaming
+from backend.settings import load_settings
 from backend.stages import STEPS
 from backend.stages.estimate import check_room, converts, estimate, streams
 from backend.weights.codes import CODES
@@ -55,24 +57,33 @@ def prepare(
     for stage in recipe.quantizing:
         stage.check(facts)
     recipe = recipe.model_copy(update={"revision": facts.commit, "converts": converts(facts, data) or None})
-    needed = estimate(recipe, facts, data, keep)
-    check_room(needed, facts, data)
-    if recipe.publish:
-        from backend.publish.card.licenses import check_name
-        from backend.publish.destination import check_destination
-        from backend.publish.files import check_words
-
-        if recipe.publish.repo_id:
-            check_name(recipe.publish.repo_id, [name for name in (facts.license, facts.license_name) if name])
-        check_destination(recipe.publish, token, needed.output_bytes, tell)
-        check_words("recipe.yaml", recipe.public(facts.base_model or Path(facts.model).name).to_yaml(), token)
-        check_words("README.md", recipe.publish.card or "", token)
+    machine = this_machine(data, load_settings())
+    needed = estimate(recipe, facts, data, keep, machine=machine)
+    check_room(needed, facts, machine)
+    _check_publishing(recipe, facts, token, needed.output_bytes, tell)
     return Streaming(recipe=recipe) if streams(recipe, facts, data, keep) else recipe
+
+
+def _check_publishing(
+    recipe: Recipe, facts: ModelFacts, token: str | None, output_bytes: int, tell: Callable[[str], None]
+) -> None:
+    """Check where the result goes, and that what goes with it holds no token."""
+    if recipe.publish is None:
+        return
+    from backend.publish.card.licenses import check_name
+    from backend.publish.destination import check_destination
+    from backend.publish.files import check_words
+
+    if recipe.publish.repo_id:
+        check_name(recipe.publish.repo_id, [name for name in (facts.license, facts.license_name) if name])
+    check_destination(recipe.publish, token, output_bytes, tell)
+    check_words("recipe.yaml", recipe.public(facts.base_model or Path(facts.model).name).to_yaml(), token)
+    check_words("README.md", recipe.publish.card or "", token)
 
 
 def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> None:
     """Refuse a quantized base; one in GPTQ is tuned by PEFT where GPTQModel computes its layers."""
-    from backend.serve.engine import missing_packages
+    from backend.serve.engines.transformers import missing_packages
 
     if quant_method == "gptq" and not missing_packages("gptq"):
         if options.quantization == "none":

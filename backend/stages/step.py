@@ -10,7 +10,8 @@ from backend.recipes import Recipe
 from backend.stages.work import Work
 
 if TYPE_CHECKING:  # a worker needs none of them
-    from backend.finetune.costs import Machine, TrainingCost
+    from backend.executors.contract import Machine
+    from backend.finetune.costs import TrainingCost
     from backend.finetune.rendered import Survey
     from backend.machine.speeds import Speeds
 
@@ -22,11 +23,15 @@ class Planned(NamedTuple):
 
     recipe: Recipe
     facts: ModelFacts  # of the base model, with its tensors
-    speed: "Speeds"
     machine: "Machine"
     fetching: bool  # whether the base model must be brought, or made, first
     survey: "Survey | None"  # of the rows to train on, where they were looked at
     results: Mapping[str, Mapping[str, int]]  # of the steps before: folder → file → bytes
+
+    @property
+    def speed(self) -> "Speeds":
+        """How fast the machine is."""
+        return self.machine.speeds
 
     @property
     def around(self) -> float:

@@ -11,10 +11,10 @@ import pytest
 
 from backend.__main__ import main
 from backend.artifacts.sealing import open_artifact
+from backend.executors import local
 from backend.jobs.foreground import identity
 from backend.processes.child import ROOT
 from backend.recipes import parse_recipe
-from backend.stages import estimate
 from tests.support.typed import fails, succeeds
 
 PROSE = "The quick brown fox jumps over the lazy dog. " * 20
@@ -204,7 +204,7 @@ def test_a_disk_that_is_too_small_is_named_with_both_figures(hub, tiny_model, tm
 
 
 def test_a_memory_that_is_too_small_is_named_with_both_figures(tiny_model, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(estimate, "memory_bytes", lambda: 64_000_000)
+    monkeypatch.setattr(local, "memory_bytes", lambda: 64_000_000)
     line = fails(capsys, "quantize", str(tiny_model), "--method", "nf4", "--output", str(tmp_path / "out"))
     assert re.search(
         r"'quantize' needs 1\d\d\.\d MB of memory and this machine has 64\.0 MB, \d+\.\d MB too little", line

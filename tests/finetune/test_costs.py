@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from backend.errors import HardwareError
+from backend.executors import local
+from backend.executors.local import this_machine
 from backend.finetune.costs import Machine, RowSizes, fitting, sizes_of, training_cost
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.qlora import out_of_memory
@@ -16,7 +18,7 @@ from backend.models.demo import demo_facts
 from backend.models.inspection import inspect
 from backend.processes.child import ROOT
 from backend.recipes import parse_recipe
-from backend.stages import estimate as estimates
+from backend.settings import Settings
 from backend.stages.estimate import check_room, estimate
 
 GIB = 2**30
@@ -103,19 +105,19 @@ def test_a_training_that_does_not_fit_is_refused_with_settings_that_do(gpu, tmp_
         recipe = parse_recipe({"base_model": "demo", "stages": [{"stage": "finetune", "dataset": "demo", **options}]})
         needed = estimate(recipe, demo, tmp_path, survey=seen(1000, 1_500_000, 2048))
         try:
-            check_room(needed, demo, tmp_path)
+            check_room(needed, demo, this_machine(tmp_path, Settings()))
         except HardwareError as e:
             return str(e)
 
-    monkeypatch.setattr(estimates, "memory_bytes", lambda: 16 * GIB)
-    monkeypatch.setattr(estimates, "gpu_bytes", lambda: gpu)
+    monkeypatch.setattr(local, "memory_bytes", lambda: 16 * GIB)
+    monkeypatch.setattr(local, "gpu_bytes", lambda: gpu)
     large = LARGE | {"per_device_train_batch_size": 128}
     text = refusal(**large)
     assert ("its GPU has" if gpu else "this machine has") in text
     changed = named(text)
     assert changed["per_device_train_batch_size"] * changed["gradient_accumulation_steps"] == 256
     assert refusal(**large | changed) is None
-    monkeypatch.setattr(estimates, "gpu_bytes" if gpu else "memory_bytes", lambda: GIB // 2)
+    monkeypatch.setattr(local, "gpu_bytes" if gpu else "memory_bytes", lambda: GIB // 2)
     assert "choose a smaller model" in refusal(**large)
 
 

@@ -8,6 +8,7 @@ import pytest
 from backend.artifacts.artifact import CHECKPOINTS, MANIFEST
 from backend.artifacts.sealing import verify
 from backend.disk import JOURNAL
+from backend.executors.local import Local
 from backend.finetune.checkpoints import is_sealed
 from backend.jobs.runner import Run
 from backend.jobs.store import JobState
@@ -24,7 +25,7 @@ def test_what_is_damaged_of_a_job_is_made_again_with_what_came_after_it(settings
 
     def run():
         heard.clear()
-        Run(folder, measured_recipe, settings.data, settings).go(None, heard.append)
+        Run(folder, measured_recipe, Local(settings.data, settings), settings).go(None, heard.append)
         return [event["name"] for event in heard if event["event"] == "step"]
 
     assert run() == ["fetch", "quantize", "evaluate"]

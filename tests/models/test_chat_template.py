@@ -199,4 +199,4 @@ def test_a_chat_says_what_is_wrong_with_the_template(
     assert main(["chat", str(broken), "--prompt", "hi", "--engine", "transformers"]) == 1
     said = capsys.readouterr().err
     assert re.search(words, said)
-    assert "Shorten the talk" not in said
+    assert "Shorten the conversation" not in said

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from backend.processes.child import ROOT, Child, environment, mask
+from backend.processes.child import ROOT, Child, Hearing, Silent, environment, killed, mask
 from backend.processes.marks import MARKER, marked, marker_prefix, sweep
 from tests.support.processes import linux, wait_until
 
@@ -167,3 +167,34 @@ def test_a_child_whose_log_cannot_be_written_is_heard_to_its_end(tmp_path):
     finally:
         child.stop(0)
     assert events == [{"event": "log", "text": "done"}]
+
+
+def test_a_child_that_is_not_wanted_any_more_is_ended_with_what_it_started(tmp_path):
+    def unwanted():
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        start(tmp_path, "import time; time.sleep(600)").attend(1, unwanted)
+    assert not alive(tmp_path)
+
+
+def test_a_child_that_says_nothing_any_more_is_ended(tmp_path):
+    with pytest.raises(Silent):
+        start(tmp_path, "import time; time.sleep(600)").attend(1, lease=0)
+    assert not alive(tmp_path)
+
+
+def test_of_what_a_worker_says_its_first_error_is_kept_and_signs_of_life_are_dropped(tmp_path):
+    told = []
+    heard = Hearing(told.append)
+    events = [{"event": kind, "text": kind + str(at)} for at, kind in enumerate(["log", "beat", "error", "error"])]
+    code = f"import json; [print(json.dumps(event)) for event in {events!r}]; raise SystemExit(3)"
+    assert start(tmp_path, code, on_event=heard).attend(1) == 3
+    assert (told, heard.error) == (events[:1], events[2])
+
+
+def test_the_end_by_a_signal_is_put_into_words():
+    assert killed("The step 'x'", signal.SIGKILL).startswith(
+        "The step 'x' was killed by the system, most likely out of"
+    )
+    assert killed("The step 'x'", signal.SIGTERM) == "The step 'x' was ended by SIGTERM."

@@ -9,13 +9,14 @@ import pytest
 
 from backend.errors import HubError, SpecError
 from backend.hub import client
+from backend.hub.pages import LIMITS_PAGE
 from backend.hub.patience import Patience
 from backend.options import parse
 from backend.progress import silent
 from backend.publish import PublishOptions, destination
 from backend.publish.destination import check_destination, choices
 from backend.publish.push import publish
-from backend.publish.storage import LIMITS_PAGE, shortage
+from backend.publish.storage import shortage
 from backend.recipes import parse_recipe
 from backend.stages.prepare import prepare
 from tests.support.loopback_hub import LoopbackHub

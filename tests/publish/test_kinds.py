@@ -27,7 +27,7 @@ from backend.publish.card.loss_plot import LOSS_PLOT, loss_plot
 from backend.publish.card.metadata import with_body
 from backend.publish.files import outgoing
 from backend.recipes import parse_recipe
-from backend.serve.engine import ENGINES
+from backend.serve.engines import ENGINES
 from backend.serve.engines.vllm_environment import interpreter
 from backend.stages.prepare import prepare
 from tests.support import hub_repos

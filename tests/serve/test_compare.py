@@ -13,9 +13,9 @@ import pytest
 from backend.__main__ import main
 from backend.errors import JobError
 from backend.serve import compare as comparing
-from backend.serve import engine
 from backend.serve.chat import Answer, ChatOptions
 from backend.serve.compare import MAX_PROMPTS, PROMPT, Reply, as_csv, batch, differences, read_prompts
+from backend.serve.engines import ENGINES
 from tests.support.steps import steps
 from ui.compare import board, standings
 
@@ -177,7 +177,9 @@ def test_two_models_answer_the_same_and_a_file_gives_a_table(
     tiny_model, tiny_tied_model, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(engine, "interpreter", lambda: None)  # vLLM starts in ten times as long
+    monkeypatch.setitem(
+        ENGINES, "vllm", ENGINES["vllm"]._replace(is_installed=lambda: False)
+    )  # vLLM starts in ten times as long
     both = ["compare", str(tiny_model), str(tiny_tied_model), "--max-tokens", "4", "--temperature", "0"]
     assert main([*both, "--prompt", "hello", "--json"]) == 0
     replies = json.loads(capsys.readouterr().out)

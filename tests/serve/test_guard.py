@@ -1,4 +1,4 @@
-"""The door of a chat server: who may ask, what may be asked, and that nothing else reaches the engine."""
+"""The guard of a chat server: who may ask, what may be asked, and that nothing else reaches the engine."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from backend.serve.guard import KEY, MOST, Door
+from backend.serve.guard import KEY, MOST, Guard
 
 TURNS = [{"role": "user", "content": "hello"}]
 RIGHT = {"Authorization": "Bearer right"}
@@ -14,7 +14,7 @@ RIGHT = {"Authorization": "Bearer right"}
 
 @pytest.fixture
 def ask(monkeypatch):
-    """Send a request through the door; gives its status, its words, and what reached the engine."""
+    """Send a request through the guard; gives its status, its words, and what reached the engine."""
     monkeypatch.setenv(KEY, "right")
     monkeypatch.setenv("WEIGHTSMITH_SERVER_MODEL", "tiny")
     reached = []
@@ -30,7 +30,7 @@ def ask(monkeypatch):
 
     def asked(path, method="POST", headers=RIGHT, **more):
         async def go():
-            transport = httpx.ASGITransport(app=Door(engine))
+            transport = httpx.ASGITransport(app=Guard(engine))
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
                 return await client.request(method, path, headers=headers, **more)
 

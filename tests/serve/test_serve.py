@@ -18,7 +18,7 @@ from backend.processes.child import ROOT
 from backend.processes.marks import marked, marker_prefix
 from backend.serve import servers as pool
 from backend.serve.chat import ChatOptions, stream
-from backend.serve.engine import choose
+from backend.serve.engines import choose
 from backend.serve.servers import Servers
 from backend.settings import Settings
 
@@ -201,7 +201,8 @@ def test_a_talk_longer_than_the_model_reads_is_called_so_and_answers_end_there(s
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
     servers.open(folder, "transformers")
     server = servers.wait(folder, 90)
-    with pytest.raises(JobError, match=r"The talk has \d+ tokens, and the model reads 64 .* [Ss]horten the talk"):
+    words = r"The conversation has \d+ tokens, and the model reads 64 .* [Ss]horten the conversation"
+    with pytest.raises(JobError, match=words):
         list(stream(server, [{"role": "user", "content": "hello " * 20}], SHORT))
     answer = list(stream(server, HELLO, ChatOptions(max_tokens=512, temperature=0)))[-1]
     assert answer.context <= 64

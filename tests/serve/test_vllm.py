@@ -5,8 +5,8 @@ import json
 import pytest
 
 from backend.errors import HardwareError, SpecError
-from backend.serve import engine
-from backend.serve.engine import choose, kernel
+from backend.serve.engines import ENGINES, choose, installable, transformers
+from backend.serve.engines.vllm import kernel
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "sym": True, "desc_act": False}
 AWQ = {"quant_method": "awq", "bits": 4, "version": "gemm"}
@@ -21,9 +21,9 @@ def folder_with(path, settings):
 def vllm(monkeypatch):
     """Say what of vLLM is here."""
 
-    def set_(obstacle=None, interpreter="/there/python"):
-        monkeypatch.setattr(engine, "obstacle", lambda: obstacle)
-        monkeypatch.setattr(engine, "interpreter", lambda: interpreter)
+    def set_(obstacle=None, installed=True):
+        here = {"obstacle": lambda: obstacle, "is_installed": lambda: installed}
+        monkeypatch.setitem(ENGINES, "vllm", ENGINES["vllm"]._replace(**here))
 
     set_()
     return set_
@@ -50,7 +50,7 @@ def test_what_vllm_does_not_serve_says_why(vllm, tmp_path, settings, words):
 
 
 def test_without_vllm_the_way_to_it_is_named(vllm, tmp_path):
-    vllm(interpreter=None)
+    vllm(installed=False)
     assert choose(folder_with(tmp_path, None))[0] == "transformers"
     with pytest.raises(HardwareError, match="run 'make vllm' once"):
         choose(folder_with(tmp_path, GPTQ))
@@ -61,18 +61,18 @@ def test_without_vllm_the_way_to_it_is_named(vllm, tmp_path):
 
 def test_what_transformers_lacks_to_load_a_model_is_named(vllm, tmp_path, monkeypatch):
     there = {"gptqmodel"}
-    monkeypatch.setattr(engine, "find_spec", lambda name: name if name in there else None)
+    monkeypatch.setattr(transformers, "find_spec", lambda name: name if name in there else None)
     with pytest.raises(HardwareError, match="To load gptq, transformers lacks optimum here: choose vllm"):
         choose(folder_with(tmp_path, GPTQ), "transformers")
     assert choose(folder_with(tmp_path, AWQ), "transformers")[0] == "transformers"
     with pytest.raises(HardwareError, match="lacks compressed-tensors here"):
         choose(folder_with(tmp_path, {"quant_method": "compressed-tensors"}), "transformers")
-    vllm(interpreter=None)
-    assert engine.wants_vllm(folder_with(tmp_path, GPTQ))
+    vllm(installed=False)
+    assert installable(folder_with(tmp_path, GPTQ))
     there.add("optimum")
     assert choose(folder_with(tmp_path, GPTQ))[0] == "transformers"
-    assert not engine.wants_vllm(folder_with(tmp_path, GPTQ))
-    assert engine.wants_vllm(folder_with(tmp_path, {"quant_method": "compressed-tensors"}))
+    assert not installable(folder_with(tmp_path, GPTQ))
+    assert installable(folder_with(tmp_path, {"quant_method": "compressed-tensors"}))
 
 
 def adapter_in(path, **more):
@@ -85,7 +85,7 @@ def adapter_in(path, **more):
 def test_an_adapter_is_served_on_its_base_model(vllm, tmp_path):
     base, adapter = folder_with(tmp_path, None), adapter_in(tmp_path)
     assert choose(adapter, "auto", base)[0] == "vllm"
-    command = engine.ENGINES["vllm"].command(adapter, 7, "cpu", base)
+    command = ENGINES["vllm"].command(adapter, 7, "cpu", base)
     for flag, value in (("--model", str(base)), ("--lora-modules", f"adapter={adapter}"), ("--max-lora-rank", "32")):
         assert command[command.index(flag) + 1] == value
     with pytest.raises(SpecError, match="name the model that it was trained on"):

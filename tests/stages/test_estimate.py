@@ -9,6 +9,8 @@ from backend.artifacts.artifact import MANIFEST, Metrics
 from backend.artifacts.sealing import open_artifact, record
 from backend.errors import HardwareError
 from backend.evaluate import EvaluateOptions
+from backend.executors import local
+from backend.executors.local import this_machine
 from backend.jobs.foreground import finished
 from backend.jobs.job import write_spec
 from backend.jobs.worker import do
@@ -20,7 +22,6 @@ from backend.models.inspection import inspect
 from backend.progress import silent
 from backend.recipes import parse_recipe
 from backend.settings import Settings
-from backend.stages import estimate as estimates
 from backend.stages.estimate import check_room, estimate, measured_speeds
 from backend.stages.work import stage_folder
 from tests.support.saved_models import CASES, llama, save
@@ -183,7 +184,7 @@ def test_a_plan_that_does_not_fit_the_disk_is_refused_with_its_figures(source, d
     needed = estimate(recipe_of(model, METHODS[0]), facts := inspect(str(model)), data)
     monkeypatch.setattr(fetch.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 30_000))
     with pytest.raises(HardwareError, match=r"needs 0\.\d MB and 0\.0 MB are free: free 0\.\d MB"):
-        check_room(needed, facts, data)
+        check_room(needed, facts, this_machine(data, Settings()))
 
 
 @pytest.mark.parametrize(
@@ -201,9 +202,9 @@ def test_a_plan_that_does_not_fit_the_memory_is_refused_with_its_figures(measure
     recipe = recipe_of(facts.model, METHODS[0])
     if measured:
         recipe = recipe.model_copy(update={"stages": (*recipe.stages, EvaluateOptions())})
-    monkeypatch.setattr(estimates, "memory_bytes", lambda: 100_000_000)
+    monkeypatch.setattr(local, "memory_bytes", lambda: 100_000_000)
     with pytest.raises(HardwareError, match=words):
-        check_room(estimate(recipe, facts, data), facts, data)
+        check_room(estimate(recipe, facts, data), facts, this_machine(data, Settings()))
 
 
 def test_a_machine_is_measured_once_and_the_time_follows(source, data):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from backend.processes.child import ROOT
-from backend.serve.engine import ENGINES
+from backend.serve.engines import ENGINES
 from backend.serve.engines.vllm_environment import interpreter
 from tests.support.browser import free_port
 
@@ -66,7 +67,8 @@ def served(card: str, place: Path) -> Iterator[str]:
         place: An empty folder.
     """
     block, log, port = _blocks(card, "sh")[1].rstrip(), place / "log.txt", free_port()
-    env = {**os.environ, **ENGINES["vllm"].environment, "PATH": f"{interpreter().parent}:{os.environ['PATH']}"}
+    sockets = Path(tempfile.gettempdir())
+    env = {**os.environ, **ENGINES["vllm"].environment(sockets), "PATH": f"{interpreter().parent}:{os.environ['PATH']}"}
     command = ["bash", "-ec", f"{_SERVE}{block} --host 127.0.0.1 --port {port}"]
     with log.open("w") as out:
         process = subprocess.Popen(command, env=env, cwd=place, stdout=out, stderr=out, start_new_session=True)

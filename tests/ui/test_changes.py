@@ -66,7 +66,10 @@ NEWS = {
     "a look at rows": (lambda studio: studio.supervisor.preview(LOOK, LOCAL, None), {"rows", "calibration"}),
     "a publication": (lambda studio: studio.supervisor._store.add(UPLOAD, LOCAL), {"jobs", "publications"}),
     "a server": (lambda studio: studio.join(Path("/m"), LOCAL), {"server"}),
-    "the installation of vLLM": (lambda studio: setattr(studio.vllm, "_said", "Installing vLLM."), {"server"}),
+    "the installation of vLLM": (
+        lambda studio: setattr(studio.installations["vllm"], "_said", "Installing vLLM."),
+        {"server"},
+    ),
 }
 
 

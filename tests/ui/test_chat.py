@@ -11,9 +11,9 @@ import pytest
 
 from backend.errors import HardwareError
 from backend.jobs.supervisor import Supervisor
-from backend.serve import engine
 from backend.serve.chat import Answer, usage
-from backend.serve.engines import vllm_environment
+from backend.serve.engines import ENGINES, transformers
+from backend.serve.installation import Installation
 from backend.serve.server import Server
 from backend.serve.servers import Servers
 from backend.settings import Settings
@@ -70,9 +70,9 @@ def studio(tmp_path):
 @pytest.fixture
 def packed(tmp_path, monkeypatch):
     """A GPTQ result on a machine that vLLM could run on, and that has none."""
-    monkeypatch.setattr(engine, "obstacle", lambda: None)
-    monkeypatch.setattr(engine, "interpreter", lambda: None)
-    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    here = {"obstacle": lambda: None, "is_installed": lambda: False}
+    monkeypatch.setitem(ENGINES, "vllm", ENGINES["vllm"]._replace(**here))
+    monkeypatch.setattr(transformers, "find_spec", lambda name: None)
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "gptq", "bits": 4}}))
     return SimpleNamespace(folder=tmp_path)
 
@@ -86,24 +86,26 @@ def test_where_vllm_is_missing_its_install_is_offered_and_watched(studio, packed
     heard = [studio.served("local")]
     go_on = threading.Event()
 
-    def install(report):
+    def install(report, hardware):
         report.log("Collecting torch")
         go_on.wait(20)
         raise HardwareError("vLLM could not be installed: no space left.")
 
-    monkeypatch.setattr(vllm_environment, "install", install)
-    studio.vllm.begin()
+    vllm = ENGINES["vllm"]
+    installation = Installation(vllm._replace(install=vllm.install._replace(run=install)))
+    studio.installations["vllm"] = installation
+    installation.begin()
     shown = tab.show_server(packed)
     assert not shown[tab.install]["visible"]
     heard.append(studio.served("local"))
     go_on.set()
-    studio.vllm._thread.join()
+    installation._thread.join()
     assert studio.served("local") not in heard
     assert heard[0] != heard[1]
     shown = tab.show_server(packed)
     assert shown[tab.install]["visible"]
     assert "no space left" in shown[tab.status]
-    monkeypatch.setattr(engine, "interpreter", lambda: "/there/python")
+    monkeypatch.setitem(ENGINES, "vllm", ENGINES["vllm"]._replace(is_installed=lambda: True))
     shown = tab.show_server(packed)
     assert (shown[tab.install]["visible"], shown[tab.load]["visible"]) == (False, True)
 

@@ -124,7 +124,7 @@ def test_an_event_asks_whose_things_it_is_given(space, wanted):
 def test_what_changes_the_machine_is_refused_on_a_space_though_a_member_asks(space, wanted):
     for user in ("anna", "ben"):
         assert "own machine alone" in told(space, event(space.page, wanted), profile(user))
-    assert not space.studio.vllm.installs
+    assert not space.studio.installations["vllm"].installs
 
 
 def test_no_event_tells_a_stranger_what_lies_where_on_the_machine(space, tmp_path):

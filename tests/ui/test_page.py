@@ -15,6 +15,7 @@ import pytest
 from backend.artifacts.artifact import Artifact, File, Merged, Metrics, now
 from backend.artifacts.sealing import partial, seal
 from backend.errors import HubError, SpecError
+from backend.executors import local
 from backend.finetune.rendered import Survey
 from backend.jobs.store import Job, JobState, Store
 from backend.jobs.supervisor import Supervisor
@@ -24,7 +25,6 @@ from backend.models.inspection import inspect
 from backend.recipes import Recipe, Streaming, parse_recipe, parse_yaml
 from backend.serve.servers import Servers
 from backend.settings import Settings
-from backend.stages import estimate
 from backend.stages.work import stage_folder
 from tests.support.house import call, event
 from tests.support.loopback_hub import LoopbackHub
@@ -86,7 +86,7 @@ def test_what_a_recipe_needs_and_why_it_would_be_refused_stand_before_the_start(
     fits = bench.refresh(given(bench))[bench.sidebar.summary]
     assert all(f"<dt>{name}</dt>" in fits for name in ("Result", "Disk", "Memory", "Time"))
     assert 'class="warn"' not in fits
-    monkeypatch.setattr(estimate, "memory_bytes", lambda: 10**9)
+    monkeypatch.setattr(local, "memory_bytes", lambda: 10**9)
     refused = html.unescape(bench.refresh(given(bench))[bench.sidebar.summary])
     assert re.search(r"'evaluate' needs 1\.\d\d GB of memory and this machine has 1\.00 GB", refused)
 

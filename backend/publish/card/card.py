@@ -18,7 +18,8 @@ from backend.publish.card.loss_plot import LOSS_PLOT
 from backend.publish.card.markdown import fenced, literal, size
 from backend.publish.card.metadata import HUB_ID, REPO_ID, is_lora, license_link, metadata, with_body
 from backend.publish.card.training import adapter_use, is_causal_lm, needs_a_file, plot, trained
-from backend.publish.card.usage import HERE, loading
+from backend.publish.card.usage import loading
+from backend.serve.engine import HERE
 
 TEMPLATE = Path(__file__).parents[3] / "templates" / "model_card.md.j2"
 

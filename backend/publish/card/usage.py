@@ -1,4 +1,4 @@
-"""Use: how a card says that an artifact is loaded, in transformers and in vLLM."""
+"""Use: how a card says that an artifact is loaded in transformers, and which engines serve it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,16 +7,15 @@ from typing import Any
 from backend.artifacts.artifact import Artifact
 from backend.model_folder import has_chat_template, has_tokenizer
 from backend.publish.card.training import AdapterUse
-from backend.serve.engine import not_in_vllm, on_base, packages, vllm_serves
-
-HERE = "."
-"""What stands for the model where its card lies in a folder and not in a repo."""
+from backend.serve.engine import CardLines, Shown, quantization
+from backend.serve.engines import ENGINES
+from backend.serve.engines.transformers import packages
 
 
 def loading(
     folder: Path, model_id: str, config: Mapping[str, Any], use: AdapterUse | None, artifact: Artifact
 ) -> dict[str, Any]:
-    """Give what the template needs to say how an artifact is loaded.
+    """Return what the template needs to say how an artifact is loaded.
 
     Args:
         folder: Where its texts lie.
@@ -25,7 +24,7 @@ def loading(
         use: Of an adapter.
         artifact: What it is.
     """
-    needed = packages((config.get("quantization_config") or {}).get("quant_method", ""))
+    needed = packages(quantization(config).get("quant_method", ""))
     more = ["peft", *(["bitsandbytes"] if use.quantization else [])] if use else needed
     own_tokenizer = has_tokenizer(path.name for path in folder.iterdir())
     return {
@@ -34,21 +33,15 @@ def loading(
         "needed": needed,
         "own_tokenizer": own_tokenizer,
         "chat_template": has_chat_template(folder),
-        "vllm": _vllm(folder, model_id, config, use, artifact) if own_tokenizer else None,
+        "served": _served(folder, model_id, config, use, artifact) if own_tokenizer else [],
     }
 
 
-def _vllm(
+def _served(
     folder: Path, model_id: str, config: Mapping[str, Any], use: AdapterUse | None, artifact: Artifact
-) -> str | None:
-    """Give the lines that serve it in vLLM on any machine that has one; none where that does not serve it."""
-    if use is None:
-        return f"vllm serve {model_id}" if vllm_serves(config) else None
-    if artifact.base_model is None or not_in_vllm(folder):
-        return None
-    name = "adapter" if model_id == HERE else model_id.split("/")[-1]
-    place = HERE if model_id == HERE else name
-    fetched = [] if model_id == HERE else [f"hf download {model_id} --local-dir {place}"]
-    revision = f" --revision {use.revision}" if use.revision else ""
-    arguments = " ".join(on_base(folder, name, place))
-    return "\n".join([*fetched, f"vllm serve {artifact.base_model}{revision} {arguments}"])
+) -> list[CardLines]:
+    """Return the lines of each engine that serves it on any machine that has that engine."""
+    shown = Shown(folder, model_id, config)
+    if use:
+        shown = Shown(folder, model_id, {}, artifact.base_model, use.revision, bool(use.quantization))
+    return [lines for engine in ENGINES.values() if (lines := engine.card(shown))]

@@ -22,7 +22,7 @@ from backend.model_folder import read_config
 from backend.models.chat_template import in_words
 from backend.models.config import context_length
 from backend.models.loading import leave_kernels, refuse_made_up
-from backend.serve.guard import Door
+from backend.serve.guard import Guard
 
 
 def main(stack: ExitStack) -> None:
@@ -61,7 +61,7 @@ def main(stack: ExitStack) -> None:
 
     class KeyedServe(Serve):  # type: ignore[misc]
         def start_server(self) -> None:
-            self.server.config.app = Door(self.server.config.app)
+            self.server.config.app = Guard(self.server.config.app)
             logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # its health is asked for each second
             self.server.run()
 
@@ -69,7 +69,7 @@ def main(stack: ExitStack) -> None:
 
 
 def _word_refusals() -> None:
-    """Have the server answer in a sentence where the chat template does not take a talk."""
+    """Have the server answer in a sentence where the chat template does not take a conversation."""
     from transformers import PreTrainedTokenizerBase
 
     write = PreTrainedTokenizerBase.apply_chat_template
@@ -135,7 +135,8 @@ def _limited(respond: Callable[..., Any], most: int) -> Callable[..., Any]:
     def within(self: Any, *known: Any, **more: Any) -> Any:
         asked, config = known[4]["input_ids"].shape[-1], known[5]
         if asked >= most:
-            raise HTTPException(400, f"The talk has {asked} tokens, and the model reads {most} with its answer.")
+            text = f"The conversation has {asked} tokens, and the model reads {most} with its answer."
+            raise HTTPException(400, text)
         config.max_new_tokens = min(config.max_new_tokens, most - asked)
         return respond(self, *known, **more)
 
@@ -143,7 +144,7 @@ def _limited(respond: Callable[..., Any], most: int) -> Callable[..., Any]:
 
 
 def _with_base(adapter: Path, base: Path, place: Path) -> Path:
-    """Give a folder of the adapter's name that transformers loads: a whole model with an adapter in it."""
+    """Return a folder of the adapter's name that transformers loads: a whole model with an adapter in it."""
     folder = place / adapter.name
     folder.mkdir()
     for file in adapter.iterdir():

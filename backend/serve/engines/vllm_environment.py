@@ -1,16 +1,13 @@
 """vLLM's environment: what it needs excludes what the app needs, so it has a Python of its own beside the app.
 
-`python -m backend.serve.engines.vllm_environment [gpu|cpu]` makes it, for this machine or the one that is named: an
-image is built where there is no GPU. One that was not finished does not count, and is made anew.
+One that was not finished does not count, and is made anew.
 """
 
 import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
-from typing import Any
 
 from backend.errors import HardwareError
 from backend.machine.hardware import gpus, processor_flags
@@ -25,12 +22,12 @@ _BUILT_FOR_CUDA = ("torchvision", "torchaudio", "torchcodec")
 
 
 def interpreter() -> Path | None:
-    """Give the Python that has vLLM; None where there is none yet."""
+    """Return the Python that has vLLM; None where there is none yet."""
     return PLACE / "bin" / "python" if (PLACE / _READY).is_file() else None
 
 
 def obstacle() -> str | None:
-    """Say why vLLM cannot run on this machine; None where it can."""
+    """Return why vLLM cannot run on this machine; None where it can."""
     if not sys.platform.startswith("linux"):
         return "vLLM runs on Linux alone."
     if not gpus() and "avx512f" not in processor_flags():
@@ -39,7 +36,7 @@ def obstacle() -> str | None:
 
 
 def install(report: Report, hardware: str | None = None) -> Path:
-    """Make the environment, unless it is there, and give its Python.
+    """Make the environment, unless it is there, and return its Python.
 
     Args:
         report: Told what is installed; 3.4 GB on a CPU.
@@ -67,41 +64,6 @@ def install(report: Report, hardware: str | None = None) -> Path:
         return python
 
 
-class Installation:
-    """The making of the environment in a thread of its own, for who watches it."""
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._said = "vLLM serves this model and is not installed yet: 3.4 GB on a CPU, once, in a few minutes."
-
-    @property
-    def installs(self) -> bool:
-        """Whether it is being made."""
-        return self._thread is not None and self._thread.is_alive()
-
-    @property
-    def text(self) -> str:
-        """How it stands."""
-        return self._said
-
-    def begin(self) -> None:
-        """Begin, unless it is being made."""
-        if not self.installs:
-            self._said = "Installing vLLM."
-            self._thread = threading.Thread(target=self._install, daemon=True)
-            self._thread.start()
-
-    def _install(self) -> None:
-        def hear(event: dict[str, Any]) -> None:
-            self._said = f"Installing vLLM: {event['text'][:120]}"
-
-        try:
-            install(Report(hear))
-            self._said = "vLLM is installed: load the model."
-        except (HardwareError, OSError) as e:
-            self._said = str(e)
-
-
 def _run(command: list[str], report: Report) -> None:
     env = environment(PLACE, online=True) | {k: v for k, v in os.environ.items() if k.startswith("PIP_")}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -114,19 +76,3 @@ def _run(command: list[str], report: Report) -> None:
         raise HardwareError(
             f"vLLM could not be installed: {said[:300]}. Check the network and the disk, then try again."
         )
-
-
-def main() -> None:
-    """Make it from the command line."""
-
-    def say(event: dict[str, Any]) -> None:
-        sys.stderr.write(f"{event['text']}\n")
-
-    try:
-        install(Report(say), sys.argv[1] if len(sys.argv) > 1 else None)
-    except HardwareError as e:
-        sys.exit(f"error: {e}")
-
-
-if __name__ == "__main__":
-    main()

