@@ -27,7 +27,7 @@ from backend.artifacts.sealing import open_artifact
 from backend.machine.hardware import hardware
 from backend.processes.child import ROOT
 from backend.weights.output import Output
-from backend.weights.writer import INDEX, Slot, Writer, index, lay_out
+from backend.weights.writer import INDEX, Slot, Writer, index, into_shards
 from benchmarks.figures import spreads
 
 ROUNDS = {"0.7B": 5, "8B": 3}
@@ -123,16 +123,16 @@ def make_model(folder: Path, layers: int) -> Path:
         slots += [Slot(f"model.layers.{layer}.{name}.weight", "BF16", shape) for name, shape in LAYER.items()]
     slots += [Slot("model.norm.weight", "BF16", (HIDDEN,)), Slot("lm_head.weight", "BF16", (VOCABULARY, HIDDEN))]
     output = Output(folder)
-    layouts = lay_out([[slot] for slot in slots])
+    shards = into_shards([[slot] for slot in slots])
     noise = np.random.default_rng(0).standard_normal(1 << 24, np.float32) * np.float32(0.02)
     bits = (noise.view(np.uint32) >> 16).astype(np.uint16)
-    for layout in layouts:
-        writer = Writer(output, layout)
+    for shard in shards:
+        writer = Writer(output, shard)
         for slot in slots:
-            for first in range(0, slot.bytes // 2 if slot.name in layout.names else 0, len(bits)):
+            for first in range(0, slot.bytes // 2 if slot.name in shard.names else 0, len(bits)):
                 writer.write(slot.name, bits[: min(len(bits), slot.bytes // 2 - first)], 2 * first)
         writer.close()
-    if content := index(layouts, sum(slot.bytes // 2 for slot in slots), sum(output.finished.values())):
+    if content := index(shards, sum(slot.bytes // 2 for slot in slots), sum(output.finished.values())):
         (folder / INDEX).write_bytes(content)
     config = {
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": HIDDEN, "dtype": "bfloat16",
@@ -161,8 +161,8 @@ def make_adapter(folder: Path, layers: int) -> Path:
             rows, columns = LAYER[name]
             prefix = f"base_model.model.model.layers.{layer}.{name}.lora"
             shapes |= {f"{prefix}_A.weight": (RANK, columns), f"{prefix}_B.weight": (rows, RANK)}
-    [layout] = lay_out([[Slot(name, "F32", shape)] for name, shape in shapes.items()])
-    writer, rng = Writer(Output(folder), layout), np.random.default_rng(1)
+    [shard] = into_shards([[Slot(name, "F32", shape)] for name, shape in shapes.items()])
+    writer, rng = Writer(Output(folder), shard), np.random.default_rng(1)
     for name, shape in shapes.items():
         writer.write(name, rng.standard_normal(shape, np.float32) * np.float32(0.01))
     writer.close()

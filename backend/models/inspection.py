@@ -146,7 +146,7 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
         architecture=config.architecture,
         model_type=config.model_type,
         parameters=counts.total(),
-        size=sum(there[layout.file] for layout in planned.layouts.values()) if planned else _bytes(admitted.weights),
+        size=sum(there[shard.file] for shard in planned.shards.values()) if planned else _bytes(admitted.weights),
         largest_file=max(entry.size for entry in admitted.weights),
         download=_bytes(admitted.files),
         dtype=DTYPES.get(most, most.lower()),

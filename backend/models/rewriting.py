@@ -17,7 +17,7 @@ from backend.weights.plan import Form, Part, Plain, Plan
 from backend.weights.rewrite import Format, rewrite
 from backend.weights.tensor import TRANSPOSED, Tensor, input_embeddings, output_head
 from backend.weights.view import View
-from backend.weights.writer import MAX_SHARD_SIZE, lay_out
+from backend.weights.writer import MAX_SHARD_SIZE, into_shards
 
 
 class PlannedOptions(Stage):
@@ -58,9 +58,9 @@ class PlannedOptions(Stage):
             dtype = target if tensor.dtype in FLOATS else tensor.dtype
             work.append((View(tensor, dtype, turned and f is not plain), f))
         slots = [f.slots(view) for view, f in work]
-        layouts = lay_out(slots, self.max_shard_size)
-        place = {name: layout.file for layout in layouts for name in layout.names}
-        parts = {layout.file: Part(layout, []) for layout in layouts}
+        shards = into_shards(slots, self.max_shard_size)
+        place = {name: shard.file for shard in shards for name in shard.names}
+        parts = {shard.file: Part(shard, []) for shard in shards}
         for pair, made in zip(work, slots, strict=True):
             parts[place[made[0].name]].work.append(pair)
         return Plan(tuple(parts.values()), plain, sum(view.elements for view, _ in work))

@@ -22,7 +22,7 @@ from backend.progress import silent
 from backend.quantize import METHODS
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
-from backend.weights.writer import Slot, Writer, lay_out
+from backend.weights.writer import Slot, Writer, into_shards
 
 SIDE = 4096  # of the layer: 32 MiB, more than most caches
 RUNS = 3
@@ -55,8 +55,8 @@ def _model(folder: Path, side: int) -> Path:
     """Write a model of one layer."""
     slot = Slot("model.layers.0.mlp.up_proj.weight", "BF16", (side, side))
     folder.mkdir()
-    layout = lay_out([[slot]])[0]
-    writer = Writer(Output(folder), layout)
+    shard = into_shards([[slot]])[0]
+    writer = Writer(Output(folder), shard)
     row = (
         np.sin(np.arange(side, dtype=np.float32)).view(np.uint16)[1::2].copy()
     )  # the upper half of a float32: a bfloat16

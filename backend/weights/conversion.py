@@ -15,7 +15,7 @@ from backend.strict_json import quoted
 from backend.weights.output import Output
 from backend.weights.pickled import Pickled
 from backend.weights.tensor import DTYPES, Tensor
-from backend.weights.writer import INDEX, Layout, Slot, Writer, index
+from backend.weights.writer import INDEX, Shard, Slot, Writer, index
 
 PIECE = 1 << 24  # bytes that are written at a time
 
@@ -25,20 +25,20 @@ _HEADS = ("lm_head.weight", "embed_out.weight")
 class Conversion(NamedTuple):
     """What pickled weights become."""
 
-    layouts: dict[str, Layout]  # of each safetensors file, by the name of the file that it is made from
+    shards: dict[str, Shard]  # of each safetensors file, by the name of the file that it is made from
     tensors: tuple[Tensor, ...]
     config: bytes  # what config.json is then
 
     @property
     def listing(self) -> bytes | None:
         """The content of the index; None where there is one file alone."""
-        return index([*self.layouts.values()], sum(tensor.elements for tensor in self.tensors))
+        return index([*self.shards.values()], sum(tensor.elements for tensor in self.tensors))
 
     @property
     def files(self) -> dict[str, int]:
         """The bytes of every file that is written."""
         texts = {"config.json": self.config} | ({INDEX: self.listing} if self.listing else {})
-        return {layout.file: layout.size for layout in self.layouts.values()} | {n: len(t) for n, t in texts.items()}
+        return {shard.file: shard.size for shard in self.shards.values()} | {n: len(t) for n, t in texts.items()}
 
 
 def conversion(files: Mapping[str, Pickled], config: Mapping[str, Any]) -> Conversion:
@@ -53,11 +53,11 @@ def conversion(files: Mapping[str, Pickled], config: Mapping[str, Any]) -> Conve
                                  for name in pair if name.endswith(_HEADS)}  # fmt: skip
     kept = {name: [t for t in file.tensors if t.name not in tied] for name, file in files.items()}
     kept = {name: tensors for name, tensors in kept.items() if tensors}
-    layouts = {name: Layout(_named(name, len(kept)), [Slot(t.name, t.dtype, t.shape) for t in tensors])
+    shards = {name: Shard(_named(name, len(kept)), [Slot(t.name, t.dtype, t.shape) for t in tensors])
                for name, tensors in kept.items()}  # fmt: skip
     said = {**config, "tie_word_embeddings": True} if tied else dict(config)
     text = (json.dumps(said, indent=2) + "\n").encode()
-    return Conversion(layouts, tuple(tensor for tensors in kept.values() for tensor in tensors), text)
+    return Conversion(shards, tuple(tensor for tensors in kept.values() for tensor in tensors), text)
 
 
 def _named(file: str, files: int) -> str:
@@ -85,12 +85,12 @@ def convert(source: Path, files: Mapping[str, Pickled], planned: Conversion, out
     known = {tensor.name: tensor for tensor in planned.tensors}
     done = 0
     output.plan(_description(source, planned))
-    for file, layout in planned.layouts.items():
-        report.log(f"Converting {file} to {layout.file}.")
-        there = output.has(layout.file)
+    for file, shard in planned.shards.items():
+        report.log(f"Converting {file} to {shard.file}.")
+        there = output.has(shard.file)
         found = {} if there else _load(source / file, files[file].mapped)
-        writer = None if there else Writer(output, layout)
-        for name in layout.names:
+        writer = None if there else Writer(output, shard)
+        for name in shard.names:
             if writer:
                 _write(writer, known[name], found.pop(name, None), file)
             done += known[name].bytes
@@ -104,7 +104,7 @@ def convert(source: Path, files: Mapping[str, Pickled], planned: Conversion, out
 
 
 def _description(source: Path, planned: Conversion) -> str:
-    files = [(name, (source / name).stat().st_size, (source / name).stat().st_mtime_ns) for name in planned.layouts]
+    files = [(name, (source / name).stat().st_size, (source / name).stat().st_mtime_ns) for name in planned.shards]
     return json.dumps([str(source), files, planned.files])
 
 

@@ -9,7 +9,7 @@ from backend.progress import Report
 from backend.weights.floats import Bytes, is_finite
 from backend.weights.tensor import BITS, Tensor
 from backend.weights.view import PIECE, Source, View, threads
-from backend.weights.writer import INDEX, Layout, Slot, Writer, index
+from backend.weights.writer import INDEX, Shard, Slot, Writer, index
 
 TENSOR_BYTES, SLOT_BYTES = 1000, 1200
 """Of Python's objects for each tensor that is read and each that is written, measured with 20,000 of them."""
@@ -87,7 +87,7 @@ class Plain:
 class Part(NamedTuple):
     """One file of a plan: where its bytes go, and what becomes of which tensors."""
 
-    layout: Layout
+    shard: Shard
     work: list[tuple[View, Form | Plain]]
 
 
@@ -136,16 +136,16 @@ class Plan(NamedTuple):
     @property
     def slots(self) -> int:
         """Number of the tensors that are written."""
-        return sum(len(part.layout.names) for part in self.parts)
+        return sum(len(part.shard.names) for part in self.parts)
 
     @property
-    def layouts(self) -> list[Layout]:
-        """The layouts of all files with weights."""
-        return [part.layout for part in self.parts]
+    def shards(self) -> list[Shard]:
+        """All files with weights."""
+        return [part.shard for part in self.parts]
 
     @property
     def files(self) -> dict[str, int]:
         """Bytes of every file, the index included."""
-        sizes = {layout.file: layout.size for layout in self.layouts}
-        content = index(self.layouts, self.parameters)
+        sizes = {shard.file: shard.size for shard in self.shards}
+        content = index(self.shards, self.parameters)
         return sizes | ({INDEX: len(content)} if content else {})

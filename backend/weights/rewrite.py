@@ -47,7 +47,7 @@ def rewrite(weights: Weights, output: Output, planned: Plan, changed: Format | N
 
     plain = planned.plain
     for part in planned.parts:
-        writer = None if output.has(part.layout.file) else Writer(output, part.layout)
+        writer = None if output.has(part.shard.file) else Writer(output, part.shard)
         for view, form in part.work:
             if writer:
                 written = plain if form is plain or changed is None else changed
@@ -57,7 +57,7 @@ def rewrite(weights: Weights, output: Output, planned: Plan, changed: Format | N
             weights.release(view.tensor)
         if writer:
             writer.close()
-    content = index(planned.layouts, planned.parameters, sum(output.finished.values()))
+    content = index(planned.shards, planned.parameters, sum(output.finished.values()))
     if content:
         (output.folder / INDEX).write_bytes(content)
 

@@ -41,7 +41,7 @@ class Slot(NamedTuple):
         return elements * BITS[self.dtype] // 8
 
 
-class Layout:
+class Shard:
     """Where the tensors of one file go.
 
     Attributes:
@@ -99,7 +99,7 @@ class Layout:
         return json.dumps(entries, separators=(",", ":")).encode()
 
 
-def lay_out(groups: Sequence[Sequence[Slot]], max_shard_size: int = MAX_SHARD_SIZE) -> list[Layout]:
+def into_shards(groups: Sequence[Sequence[Slot]], max_shard_size: int = MAX_SHARD_SIZE) -> list[Shard]:
     """Spread tensors over one file, or over shards, named as transformers names them.
 
     Args:
@@ -116,22 +116,22 @@ def lay_out(groups: Sequence[Sequence[Slot]], max_shard_size: int = MAX_SHARD_SI
         parts[-1] += group
         size += more
     if len(parts) == 1:
-        return [Layout("model.safetensors", parts[0])]
-    return [Layout(f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors", part) for i, part in enumerate(parts)]
+        return [Shard("model.safetensors", parts[0])]
+    return [Shard(f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors", part) for i, part in enumerate(parts)]
 
 
-def index(layouts: Sequence[Layout], parameters: int, tensor_bytes: int | None = None) -> bytes | None:
+def index(shards: Sequence[Shard], parameters: int, tensor_bytes: int | None = None) -> bytes | None:
     """Give the content of the index, or None where there is one file alone.
 
     Args:
-        layouts: Of all shards.
+        shards: All of them.
         parameters: Of the model.
         tensor_bytes: Of all tensors; None before they are written: the length of the content is the same.
     """
-    if len(layouts) == 1:
+    if len(shards) == 1:
         return None
-    names = {name: layout.file for layout in layouts for name in layout.names}
-    most = sum(layout.most for layout in layouts)
+    names = {name: shard.file for shard in shards for name in shard.names}
+    most = sum(shard.most for shard in shards)
     sizes = {"total_parameters": parameters, "total_size": most if tensor_bytes is None else tensor_bytes}
     text = json.dumps({"metadata": sizes, "weight_map": dict(sorted(names.items()))}, indent=2)
     return (text + " " * (len(str(most)) - len(str(sizes["total_size"]))) + "\n").encode()
@@ -142,16 +142,16 @@ class Writer:
 
     Args:
         output: Where it goes.
-        layout: Of the file.
+        shard: What the file holds, and where.
         more: Whether what the file holds already is kept.
     """
 
-    def __init__(self, output: Output, layout: Layout, more: bool = False) -> None:
+    def __init__(self, output: Output, shard: Shard, more: bool = False) -> None:
         self._output = output
-        self._layout = layout
+        self._shard = shard
         self._given: dict[str, bytes] = {}
-        output.begin(layout.file)
-        self._file = os.open(output.folder / layout.file, os.O_WRONLY | os.O_CREAT | (0 if more else os.O_TRUNC), 0o644)
+        output.begin(shard.file)
+        self._file = os.open(output.folder / shard.file, os.O_WRONLY | os.O_CREAT | (0 if more else os.O_TRUNC), 0o644)
 
     def write(self, name: str, data: "Data", offset: int = 0) -> None:
         """Write part of a tensor.
@@ -161,7 +161,7 @@ class Writer:
             data: Its bytes from `offset` on; of an open one, all of them.
             offset: First byte within the tensor.
         """
-        place = self._layout.place(name)
+        place = self._shard.place(name)
         if place is None:
             self._given[name] = bytes(data)
         else:
@@ -169,10 +169,10 @@ class Writer:
 
     def close(self) -> None:
         """Write the header: the file is finished."""
-        _write_all(self._file, self._layout.head(self._given), 0)
+        _write_all(self._file, self._shard.head(self._given), 0)
         os.close(self._file)
         given = sum(len(data) for data in self._given.values())
-        self._output.finish(self._layout.file, self._layout.fixed + given)
+        self._output.finish(self._shard.file, self._shard.fixed + given)
 
 
 def _write_all(file: int, data: "Data", at: int) -> None:

@@ -38,8 +38,8 @@ class Shards:
         self._weights, self._output, self._options = weights, output, options
         self._plan = options.plan(weights.tensors, weights.config)
         self._views = {view.name: view for part in self._plan.parts for view, _ in part.work}
-        self._layouts = {name: layout for layout in self._plan.layouts for name in layout.names}
-        self._left = {layout.file: set(layout.names) for layout in self._plan.layouts}
+        self._shards = {name: shard for shard in self._plan.shards for name in shard.names}
+        self._left = {shard.file: set(shard.names) for shard in self._plan.shards}
         self._writers: dict[str, Writer] = {}
         description = repr((weights.identity, self._plan.files, options, calibration))
         output.plan(hashlib.sha256(description.encode()).hexdigest())
@@ -96,7 +96,7 @@ class Shards:
 
     def close(self) -> None:
         """Write the index, where there are several files."""
-        content = index(self._plan.layouts, self._plan.parameters, sum(self._output.finished.values()))
+        content = index(self._plan.shards, self._plan.parameters, sum(self._output.finished.values()))
         if content:
             (self._output.folder / INDEX).write_bytes(content)
 
@@ -119,16 +119,16 @@ class Shards:
         return (self._plan.plain if self._options.skips(view.tensor) else self._options).slots(view)
 
     def _writer(self, slot: str) -> Writer:
-        layout = self._layouts[slot]
-        if layout.file not in self._writers:
-            self._writers[layout.file] = Writer(self._output, layout, more=True)
-        return self._writers[layout.file]
+        shard = self._shards[slot]
+        if shard.file not in self._writers:
+            self._writers[shard.file] = Writer(self._output, shard, more=True)
+        return self._writers[shard.file]
 
     def _read(self, slot: Slot) -> Bytes:
-        layout = self._layouts[slot.name]
-        place = layout.place(slot.name)
+        shard = self._shards[slot.name]
+        place = shard.place(slot.name)
         assert place is not None
-        return np.fromfile(self._output.folder / layout.file, np.uint8, slot.bytes, offset=place)
+        return np.fromfile(self._output.folder / shard.file, np.uint8, slot.bytes, offset=place)
 
     def _digest(self, views: Iterable[View]) -> str:
         """Hash what the files hold of some tensors."""
@@ -151,7 +151,7 @@ class Shards:
         """Close the files of which every byte is written."""
         for view in views:
             for slot in self._slots(view):
-                file = self._layouts[slot.name].file
+                file = self._shards[slot.name].file
                 self._left[file].discard(slot.name)
                 if not self._left[file] and not self._output.has(file):
                     self._writer(slot.name).close()
