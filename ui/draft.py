@@ -101,7 +101,7 @@ def with_uploads(recipe: Recipe, uploads: Uploads) -> Recipe:
         stage.model_copy(update={"text": text}) if text and isinstance(stage, EvaluateOptions)
         else stage.model_copy(update={"dataset": rows}) if rows and isinstance(stage, FinetuneOptions)
         else stage.with_files({"calibration": calibration})
-        if calibration and isinstance(stage, CalibratedOptions)
+        if calibration and isinstance(stage, CalibratedOptions) and stage.calibration
         else stage
         for stage in recipe.stages
     )  # fmt: skip
