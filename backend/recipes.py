@@ -227,6 +227,18 @@ class Recipe(Spec):
         return self.model_copy(update={"base_model": base_model, "stages": stages, "publish": None, "converts": None})
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts that an option holds, whatever lies within it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, Frozen):
+        for _, part in value:
+            yield from _texts(part)
+
+
 class Streaming(Spec):
     """Do a recipe from repo to repo, shard by shard, so that the model never lies here whole; see can_stream."""
 
@@ -250,18 +262,6 @@ class Streaming(Spec):
     def files(self) -> list[Path]:
         """Return the folders of this machine that it reads."""
         return self.recipe.files()
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield the texts that an option holds, whatever lies within it."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from _texts(part)
-    elif isinstance(value, Frozen):
-        for _, part in value:
-            yield from _texts(part)
 
 
 def _paths_allowed(info: ValidationInfo) -> bool:

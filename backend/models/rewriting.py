@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -69,7 +69,7 @@ class PlannedOptions(Stage):
 class StreamOptions(PlannedOptions):
     """Options of a method that sees each tensor alone, piece by piece."""
 
-    streams: ClassVar[bool] = True
+    streams = True
 
     def form(self) -> Format | None:
         """Give what becomes of each tensor that it does not skip; None: all stay as they are."""

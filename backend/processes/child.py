@@ -23,8 +23,8 @@ from backend.settings import PREFIX, Settings
 
 ROOT = Path(backend.__file__).resolve().parent.parent
 LEASE = 60.0  # seconds without a sign of life after which a worker counts as stuck
-LOOK = 0.1  # seconds between two looks at whether a worker is to be stopped
 NICENESS = 5  # of a worker: the page stays quick while it takes every core
+LOOK = 0.1  # seconds between two looks at whether a worker is to be stopped
 LAST_WORDS = 15  # lines of a child's own output that are shown when it failed in a way nobody foresaw
 LOG_BYTES = 5_000_000  # of the log file; the one before it is kept, so a flood costs twice this
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from backend.models.facts import ModelFacts
 from backend.models.rewriting import PlannedOptions
 
 
@@ -11,16 +10,8 @@ class MethodOptions(PlannedOptions):
     """The options of a method; each adds its own, and says what becomes of the tensors and of config.json."""
 
     makes = "quantized"
-
     stage: Literal["quantize"] = "quantize"
     method: str = ""  # each has its own
-
-    def check(self, facts: ModelFacts) -> None:
-        """Refuse what does not fit the model, before anything is downloaded.
-
-        Raises:
-            SpecError: What does not fit, and what to do.
-        """
 
 
 class Method(NamedTuple):

@@ -39,10 +39,10 @@ def pin(stage: Any, facts: ModelFacts, token: str | None) -> Any:
     """Read the rows of this machine that a calibrated method reads, or pin its data set to a commit."""
     if not isinstance(stage, CalibratedOptions):
         return stage
-    return stage.model_copy(update={"calibration": _pinned_rows(stage, token)})
+    return stage.model_copy(update={"calibration": _pinned(stage, token)})
 
 
-def _pinned_rows(stage: CalibratedOptions, token: str | None) -> RowsOptions | None:
+def _pinned(stage: CalibratedOptions, token: str | None) -> RowsOptions | None:
     if not stage.calibration:
         return None
     from backend.data.examine import load

@@ -1,6 +1,7 @@
 """kill -9 of the app, of a server and of vLLM's engine: nothing of it lives, one sentence, the next start works."""
 
 import shutil
+import string
 import tempfile
 from pathlib import Path
 
@@ -32,15 +33,20 @@ def play(tmp_path):
 
 @pytest.fixture
 def wide_model(tiny_model, tmp_path):
-    """Give the tiny model with heads as wide as vLLM serves them on a CPU; its answers do not end by themselves."""
+    """Give the tiny model with heads as wide as vLLM serves them on a CPU, whose answers are letters without an end.
+
+    One that repeats a byte which is no text would say nothing until it has ended, and nobody could kill it before.
+    """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     folder = shutil.copytree(tiny_model, tmp_path / "wide")
     config = LlamaConfig.from_pretrained(tiny_model, num_attention_heads=2, head_dim=32, max_position_embeddings=4096)
     model = LlamaForCausalLM(config).to(torch.bfloat16)
+    letters = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(list(string.ascii_letters))
+    others = [token for token in range(config.vocab_size) if token not in letters]
     with torch.no_grad():
-        model.lm_head.weight[config.eos_token_id] = 0  # others have larger logits
+        model.lm_head.weight[others] = 0  # some letter has a larger logit
     model.save_pretrained(folder)
     return folder
 

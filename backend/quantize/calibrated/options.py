@@ -26,8 +26,8 @@ class CalibratedOptions(MethodOptions):
     """What both methods can be told; a method adds its name, its layout and what only it has."""
 
     NAMES = ("calibration",)
-    gpu = True
     LAYOUT: ClassVar[Layout]
+    gpu = True
 
     bits: Literal[2, 3, 4, 8] = Field(4, description="Bits a weight. 4 is the usual choice; fewer lose much more.")
     group_size: Literal[-1, 32, 64, 128] = Field(

@@ -5,12 +5,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from backend.machine.hardware import gpus
-from backend.quantize import METHODS
 from backend.serve.engine import Engine, Refusal, Served
 
 
 def packages(method: str) -> tuple[str, ...]:
     """Return the packages with which transformers loads weights of a quantization method."""
+    from backend.quantize import METHODS
+
     known = {row.quant_method: row.packages for row in METHODS.values()}
     return known.get(method, ("compressed-tensors",) if method == "compressed-tensors" else ())
 

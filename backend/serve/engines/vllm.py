@@ -3,22 +3,23 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend.model_folder import ADAPTER_CONFIG, CONFIG, GENERATION, TEMPLATE, settings_in
 from backend.models.config import longest_window
-from backend.quantize.layouts import LAYOUTS
 from backend.serve.engine import HERE, PLAIN, CardLines, Engine, Install, Refusal, Served, Shown, quantization
-from backend.serve.engines.transformers import packages
 from backend.serve.engines.vllm_environment import install, interpreter, obstacle
+
+if TYPE_CHECKING:
+    from backend.quantize.layouts.layout import Layout
 
 MOST_TOKENS = 8192
 """Of a conversation, without a GPU: it reserves memory for as many before it starts."""
 
 CPU_CACHE = "1"  # GiB for the keys and values of a conversation
 
-_METHODS = (PLAIN, "gptq", "awq", "compressed-tensors")
-"""What it serves on every machine; its plugins for bitsandbytes and GGUF are for CUDA alone."""
+_METHODS = (PLAIN, "compressed-tensors")
+"""What it serves on every machine, beside LAYOUTS; its plugins for bitsandbytes and GGUF are for CUDA alone."""
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Of adapters, that it makes room for."""
@@ -32,20 +33,29 @@ _SLOW = ("ConchLinearKernel", "ExllamaLinearKernel", "TritonW4A16LinearKernel")
 
 def _serves(served: Served) -> Refusal | None:
     name, method = served.folder.name, served.method
-    if method not in _METHODS:
-        return Refusal(f"vLLM does not serve {method}, which '{name}' holds")
-    if known := _unserved(served.settings):
-        needed = " and ".join(packages(method))
-        return Refusal(f"{known}, and '{name}' is other", f"it loads in transformers with the packages {needed}")
+    if reason := _unserved(served.settings):
+        layout = _layout(method)
+        if layout is None:
+            return Refusal(f"{reason}, which '{name}' holds")
+        packages = " and ".join(layout.PACKAGES)
+        return Refusal(f"{reason}, and '{name}' is other", f"it loads in transformers with the packages {packages}")
     if served.base and (reason := _unserved_part(served.folder)):
         return Refusal(f"vLLM serves no adapter with {reason}, as '{name}' has")
     return None
 
 
+def _layout(method: str) -> "Layout | None":
+    from backend.quantize.layouts import LAYOUTS
+
+    return LAYOUTS.get(method)
+
+
 def _unserved(settings: Mapping[str, Any]) -> str | None:
-    """Say what vLLM serves of a layout, where a model's weights are other."""
-    layout = LAYOUTS.get(str(settings.get("quant_method")))
-    return layout.unserved(settings) if layout else None
+    """Say what vLLM serves, or does not, where it serves no weights that are quantized like these."""
+    method = str(settings.get("quant_method", PLAIN))
+    if layout := _layout(method):
+        return layout.unserved(settings)
+    return None if method in _METHODS else f"vLLM does not serve {method}"
 
 
 def _unserved_part(adapter: Path) -> str | None:
@@ -120,8 +130,7 @@ def _card(shown: Shown) -> CardLines | None:
     """Return the lines that serve a model on any machine that has vLLM."""
     link = "[vLLM](https://docs.vllm.ai)"
     if shown.config:
-        method = quantization(shown.config).get("quant_method", PLAIN)
-        served = method in _METHODS and _unserved(quantization(shown.config)) is None
+        served = _unserved(quantization(shown.config)) is None
         return CardLines(link, f"vllm serve {shown.model_id}") if served else None
     if shown.base_model is None or _unserved_part(shown.folder):
         return None
