@@ -56,7 +56,7 @@ def _worth_logging(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def _room_for_uploads() -> Iterator[None]:
-    """Give Gradio a folder of this process alone: of its usual one, all apps', it never deletes all that it wrote."""
+    """Yield Gradio a folder of this process alone: of its usual one, all apps', it never deletes all that it wrote."""
     place = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
     place.mkdir(parents=True, exist_ok=True)
     with scratch(place) as folder:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NEAR = 0.5
 """Nats below the likeliest token at which a token still counts as the weights' own choice: AWQ in vLLM on a CPU, which
-multiplies 8-bit activations, was seen 0.12 below at the most.
+multiplies 8-bit activations, was seen 0.12 below at most.
 """
 
 NEEDED, LIKELIEST = 0.9, 0.75
@@ -58,7 +58,7 @@ def check(folder: Path, base: Path | None, options: CheckOptions, settings: Sett
         base: Of an adapter, the folder of its base model.
         options: Which engine, how much it writes.
         settings: How long a server may take to start; its log lies in a folder that is removed again.
-        report: Told how far it is.
+        report: Receives how far it is.
     """
     try:
         prompts = _prompts(folder, base)
@@ -94,7 +94,7 @@ class _Answer(NamedTuple):
 def _answers(
     folder: Path, base: Path | None, options: CheckOptions, settings: Settings, report: Report
 ) -> tuple[str, list[_Answer]]:
-    """Give the engine that served, and its answer to each prompt."""
+    """Return the engine that served, and its answer to each prompt."""
     from backend.serve.servers import Servers  # noqa: PLC0415 - this module's options are part of every recipe
 
     report.log(f"Loading '{folder.name}' as it will be served.")
@@ -163,7 +163,7 @@ def _whole(folder: Path, base: Path | None) -> Path:
 
 
 def _gaps(folder: Path, base: Path | None, answers: list[_Answer], report: Report) -> list[float]:
-    """Give how much likelier than each token that was written the likeliest one is to the weights, in nats."""
+    """Return how much likelier than each token that was written the likeliest one is to the weights, in nats."""
     import torch
 
     whole = _whole(folder, base)
@@ -184,7 +184,7 @@ def _gaps(folder: Path, base: Path | None, answers: list[_Answer], report: Repor
 
 
 def _tokens(tokenizer: Any, prompt: str, talks: bool) -> list[int]:
-    """Give the tokens of a prompt, as a model reads it."""
+    """Return the tokens of a prompt, as a model reads it."""
     text, special = _continued(prompt), True
     if talks:
         text, special = chat_text(tokenizer, [_turn(prompt)], prompt=True), False
@@ -193,7 +193,7 @@ def _tokens(tokenizer: Any, prompt: str, talks: bool) -> list[int]:
 
 
 def _scores(logits: Any, before: list[int], penalty: float) -> Any:
-    """Give log-probabilities as an engine chooses by them: a model's folder can ask to penalize repetition."""
+    """Return log-probabilities as an engine chooses by them: a model's folder can ask to penalize repetition."""
     import torch
 
     if penalty != 1.0:

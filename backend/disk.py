@@ -100,7 +100,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def replace_folder(folder: Path, target: Path) -> None:
-    """Give a folder its final name; what has that name goes only when the new one has taken its place."""
+    """Rename a folder to its final name; what has that name goes only when the new one has taken its place."""
     stale = None
     if target.exists():
         stale = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent))
@@ -173,7 +173,7 @@ def lock(path: Path) -> Any:
 
 @contextmanager
 def scratch(place: Path) -> Iterator[Path]:
-    """Give a new folder that goes when the block ends, unless it was renamed.
+    """Yield a new folder that goes when the block ends, unless it was renamed.
 
     Args:
         place: The folder that it is made in.

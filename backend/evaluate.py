@@ -64,7 +64,7 @@ class EvaluateOptions(Stage):
         2048, ge=16, le=131072, description="Tokens a window. Figures with other windows cannot be compared."
     )
     num_samples: int = Field(
-        8, ge=1, le=4096, description="Windows at the most. More: a steadier figure, and as much more time."
+        8, ge=1, le=4096, description="Windows at most. More: a steadier figure, and as much more time."
     )
     answers: bool = Field(
         True,
@@ -98,7 +98,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
         result: Folder of the model that is measured; the vocabulary must be the same.
         text: What calibration has not seen.
         options: Windows: their length and number.
-        report: Told the tokens measured.
+        report: Receives the tokens measured.
 
     Raises:
         SpecError: The text is too short, or the two models do not have the same vocabulary.
@@ -191,7 +191,7 @@ def _shown(answer: str) -> str:
 
 
 def writing_speed(model: Any, prompt: Any) -> float:
-    """Give the tokens a second that a model writes after its first.
+    """Return the tokens a second that a model writes after its first.
 
     Args:
         model: As transformers loads it.
@@ -210,7 +210,7 @@ def writing_speed(model: Any, prompt: Any) -> float:
 
 
 def _write(model: Any, batch: Any, most: int, **options: Any) -> Any:
-    """Give the tokens that a model writes, [prompts, tokens]."""
+    """Return the tokens that a model writes, [prompts, tokens]."""
     out = model.generate(**batch, max_new_tokens=most, do_sample=False, **options)
     return out[:, batch["input_ids"].shape[1] :]
 
@@ -278,7 +278,7 @@ class _Sums:
         self.histogram += torch.bincount(place.long().clamp(0, self.BINS - 1).cpu(), minlength=self.BINS)
 
     def metrics(self, text: str, convention: str) -> Metrics:
-        """Give the figures of all tokens so far."""
+        """Return the figures of all tokens so far."""
         below = self.histogram.cumsum(0)
         place = int((below < math.ceil(0.99 * self.tokens)).sum())
         step = (self.HIGH - self.LOW) / self.BINS

@@ -168,5 +168,5 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def weights_bytes(folder: Path) -> int:
-    """Give the bytes of the weights in a model folder; 0 where there are none."""
+    """Return the bytes of the weights in a model folder; 0 where there are none."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

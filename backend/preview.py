@@ -17,18 +17,18 @@ _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 _OPEN, _CLOSE = "⟦", "⟧"
 
 
-def view(seen: Seen, colour: bool) -> str:
+def view(seen: Seen, color: bool) -> str:
     """Write what a preview has found.
 
     Args:
         seen: By its steps.
-        colour: Whether what is learned is coloured; else it stands in brackets.
+        color: Whether what is learned is colored; else it stands in brackets.
     """
     parts = [_source(seen.examination), _columns(seen.examination)] if seen.examination else [_splits(seen)]
     parts.append(_findings(seen.findings))
     if seen.survey:
         parts.append(_counts(seen, seen.survey))
-        parts += [_lengths(seen.survey), _samples(seen.survey, colour)] if seen.survey.samples else []
+        parts += [_lengths(seen.survey), _samples(seen.survey, color)] if seen.survey.samples else []
     elif seen.questions:
         parts.append("Nothing is rendered before the questions are answered.")
     return "\n\n".join(part for part in parts if part)
@@ -110,7 +110,7 @@ def _columns(examination: Examination) -> str:
 
 
 def taken_for(mapping: Mapping | None) -> dict[str, str]:
-    """Give what each column that is used is taken for."""
+    """Return what each column that is used is taken for."""
     if mapping is None:
         return {}
     roles = {getattr(mapping, role): role for role in ROLES_SHOWN if role != "template"}
@@ -154,21 +154,21 @@ def _lengths(survey: Survey) -> str:
     return "\n".join(["Rows by length, up to so many tokens", *bars])
 
 
-def _samples(survey: Survey, colour: bool) -> str:
-    legend = f"{_GREEN}what is learned{_PLAIN}" if colour else f"{_OPEN}what is learned{_CLOSE}"
+def _samples(survey: Survey, color: bool) -> str:
+    legend = f"{_GREEN}what is learned{_PLAIN}" if color else f"{_OPEN}what is learned{_CLOSE}"
     head = f"The first {len(survey.samples)} as the model sees them; {legend} counts for the loss"
-    rows = [f"--- {i} ---\n{_sample(pieces, colour)}" for i, pieces in enumerate(survey.samples, 1)]
+    rows = [f"--- {i} ---\n{_sample(pieces, color)}" for i, pieces in enumerate(survey.samples, 1)]
     return "\n".join([head, *rows])
 
 
-def _sample(pieces: Iterable[Piece], colour: bool) -> str:
-    before, after = (_GREEN, _PLAIN) if colour else (_OPEN, _CLOSE)
+def _sample(pieces: Iterable[Piece], color: bool) -> str:
+    before, after = (_GREEN, _PLAIN) if color else (_OPEN, _CLOSE)
     marked = (f"{before}{harmless(p.text)}{after}" if p.learned else harmless(p.text) for p in shortened(pieces))
     return "".join(marked)
 
 
 def shortened(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Give the pieces up to a length that one can still look at."""
+    """Yield the pieces up to a length that one can still look at."""
     left = SHOWN_TEXT
     for piece in pieces:
         text = piece.text if len(piece.text) <= left else piece.text[:left] + " …"
@@ -179,7 +179,7 @@ def shortened(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def harmless(text: str) -> str:
-    """Give a text of the rows without what would steer a terminal."""
+    """Return a text of the rows without what would steer a terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
 
 

@@ -208,7 +208,7 @@ class Recipe(Spec):
         return model + [path for stage in self.stages for path in stage.files().values()]
 
     def anchored(self, folder: Path) -> "Recipe":
-        """Give the recipe with the files that it names relative to `folder` as absolute paths."""
+        """Return the recipe with the files that it names relative to `folder` as absolute paths."""
         stages = tuple(
             stage.with_files({f: folder / path for f, path in stage.files().items()}) for stage in self.stages
         )
@@ -218,7 +218,7 @@ class Recipe(Spec):
         return self.model_copy(update={"stages": stages, "publish": publish})
 
     def public(self, base_model: str) -> "Recipe":
-        """Give the recipe as strangers may read it: no path of this machine, no destination.
+        """Return the recipe as strangers may read it: no path of this machine, no destination.
 
         Args:
             base_model: What stands for the base model: its Hub id, or the bare name of a local folder.

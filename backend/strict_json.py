@@ -25,7 +25,7 @@ def parse_json(raw: bytes, name: str, max_bytes: int) -> Any:
     """
     if len(raw) > max_bytes:
         raise SpecError(
-            f"{quoted(name)} has {len(raw)} bytes, of which {max_bytes} are read at the most: choose another model."
+            f"{quoted(name)} has {len(raw)} bytes, of which {max_bytes} are read at most: choose another model."
         )
     try:
         data = json.loads(

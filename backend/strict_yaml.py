@@ -12,7 +12,7 @@ MAX_VALUES = 30_000
 """Of a text with every alias written out; a recipe of 10,000 lines has two thirds of them."""
 
 MAX_NUMBER = 100
-"""Characters of a value that is no text: to reckon `1:59:59…` takes a time that grows with the square of its length."""
+"""Characters of a value that is no text: the time to compute `1:59:59…` grows with the square of its length."""
 
 MAX_KEY = 15
 """Characters of a key that is no text: longer numbers can be chosen so that all land in one place of a dictionary."""
@@ -87,7 +87,7 @@ class BoundedLoader(yaml.SafeLoader):
         keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         for part, most in ((node, MAX_NUMBER), *((key, MAX_KEY) for key in keys)):
             if isinstance(part, yaml.ScalarNode) and part.tag != _TEXT and len(part.value) > most:
-                text = f"a number or date has {len(part.value)} characters, {most} at the most here"
+                text = f"a number or date has {len(part.value)} characters, {most} at most here"
                 raise yaml.MarkedYAMLError(problem=text, problem_mark=part.start_mark)
 
 

@@ -78,7 +78,7 @@ print(json.dumps({"seconds": seconds, "rss_mib": peak}))
 
 
 def ours(method: str, bits: int, *more: str) -> list[str]:
-    """Give the command line of ours, but for what differs from run to run."""
+    """Return the command line of ours, but for what differs from run to run."""
     text = ["--calibration", "{text}", "--calibration-sample-by", "document"]  # as it stands
     text += ["--num-calibration-samples", str(WINDOWS), "--max-seq-length", str(LENGTH)]
     flags = ["--method", method, "--bits", str(bits), "--group-size", str(GROUP), *more]
@@ -86,7 +86,7 @@ def ours(method: str, bits: int, *more: str) -> list[str]:
 
 
 def peer(name: str, code: str, method: str, bits: int) -> list[str]:
-    """Give the command line of a peer."""
+    """Return the command line of a peer."""
     python = str(ROOT / f".venv-{name}" / "bin" / "python")
     return [python, "-c", code, "{model}", "{rows}", "{output}", method, str(bits), str(GROUP)]
 
@@ -154,7 +154,7 @@ def prepare(name: str) -> None:
 
 
 def peers() -> dict[str, str]:
-    """Give the versions in the peers' environments."""
+    """Return the versions in the peers' environments."""
     found = {}
     for name in PEERS:
         python = ROOT / f".venv-{name}" / "bin" / "python"
@@ -173,7 +173,7 @@ def write_rows(model: Path, place: Path, windows: int) -> None:
 
 
 def untokenized(model: Path, rows: list[list[int]]) -> str:
-    """Give the text that the windows were cut from, which is what ours reads."""
+    """Return the text that the windows were cut from, which is what ours reads."""
     from transformers import AutoTokenizer
 
     text: str = AutoTokenizer.from_pretrained(model).decode([token for row in rows for token in row])
@@ -181,7 +181,7 @@ def untokenized(model: Path, rows: list[list[int]]) -> str:
 
 
 def manual(place: Path) -> str:
-    """Give the prose of a manual, from Debian's package."""
+    """Return the prose of a manual, from Debian's package."""
     subprocess.run(["apt-get", "download", "-qq", MANUAL], check=True, cwd=place)
     subprocess.run(["dpkg", "-x", str(next(place.glob(f"{MANUAL}_*.deb"))), str(place / MANUAL)], check=True)
     found = next((place / MANUAL).rglob("policy.txt.gz"))
@@ -215,7 +215,7 @@ def make(command: list[str], model: Path, place: Path, output: Path) -> dict[str
 
 
 def ratios(found: dict[str, list[dict[str, float]]]) -> dict[str, float]:
-    """Give what the goals are set for, from the medians."""
+    """Return what the goals are set for, from the medians."""
 
     def over(name: str, other: str, key: str) -> dict[str, float]:
         if not (found.get(name) and found.get(other)):

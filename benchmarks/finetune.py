@@ -140,7 +140,7 @@ def trl(model: Path, output: Path, seed: int) -> dict[str, float]:
 
 
 def loss(model: Path, output: Path | None, seed: int) -> dict[str, float]:
-    """Give the mean loss of the answers' tokens of rows that nobody learned from, in nats."""
+    """Return the mean loss of the answers' tokens of rows that nobody learned from, in nats."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -167,7 +167,7 @@ def loss(model: Path, output: Path | None, seed: int) -> dict[str, float]:
 
 
 def turns(question: str, answer: str) -> dict[str, list[dict[str, str]]]:
-    """Give a row as TRL's prompt and completion."""
+    """Return a row as TRL's prompt and completion."""
     return {
         "prompt": [{"role": "user", "content": question}],
         "completion": [{"role": "assistant", "content": answer}],
@@ -175,7 +175,7 @@ def turns(question: str, answer: str) -> dict[str, list[dict[str, str]]]:
 
 
 def peak_mib() -> float:
-    """Give the peak of the GPU's memory where there is one, else of this process."""
+    """Return the peak of the GPU's memory where there is one, else of this process."""
     import torch
 
     if torch.cuda.is_available():
@@ -185,7 +185,7 @@ def peak_mib() -> float:
 
 
 def ratio(found: dict[str, list[dict[str, float]]], key: str) -> dict[str, float]:
-    """Give ours over the peer's, from round to round."""
+    """Return ours over the peer's, from round to round."""
     each = [ours[key] / peer[key] for ours, peer in zip(found["ours"], found["trl"], strict=True)]
     return spread(each)
 

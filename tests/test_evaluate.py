@@ -107,7 +107,7 @@ def test_no_more_windows_are_read_than_asked_for(tiny_model):
 
 @pytest.fixture
 def begun(tiny_model, tmp_path):
-    """Give the tiny model with a tokenizer that puts tokens before every text."""
+    """Return the tiny model with a tokenizer that puts tokens before every text."""
     from tokenizers.processors import TemplateProcessing
 
     def make(*before, after=""):

@@ -38,7 +38,7 @@ RESULTS = ("adapter", *MODELS)
 
 
 def stays_here(name: str) -> bool:
-    """Whether a file of an artifact, by its relative name, is for this machine alone."""
+    """Return whether a file of an artifact, by its relative name, is for this machine alone."""
     return name in UNPUBLISHED or Path(name).parts[0] == LOGS
 
 
@@ -199,7 +199,7 @@ PACKAGES = ("torch", "transformers", "bitsandbytes", "accelerate", "safetensors"
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Give the versions that a result depends on, without importing anything."""
+    """Return the versions that a result depends on, without importing anything."""
     found = {"weightsmith": __version__, "python": platform.python_version()}
     for name in packages:
         try:
@@ -210,5 +210,5 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 
 
 def now() -> str:
-    """Give the time as artifacts write it."""
+    """Return the time as artifacts write it."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -16,7 +16,7 @@ ROOM = 16384
 
 
 def partial(target: Path, keep: bool = False) -> Path:
-    """Give the folder that `target` is written to until it is sealed.
+    """Return the folder that `target` is written to until it is sealed.
 
     Args:
         target: Does not exist yet.
@@ -58,7 +58,7 @@ def seal(folder: Path, target: Path, artifact: Artifact, known: Mapping[str, str
 
 
 def put_in_place(folder: Path, target: Path) -> None:
-    """Give a folder whose manifest is written its name, as seal() does at its end."""
+    """Rename a folder whose manifest is written to its final name, as seal() does at its end."""
     replace_folder(folder, target)
     forget_resumed(target)
 
@@ -109,7 +109,7 @@ def _size_within(folder: Path, name: str) -> int | None:
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether the folder exists as an artifact."""
+    """Return whether the folder exists as an artifact."""
     try:
         open_artifact(folder)
     except SpecError:
@@ -155,7 +155,7 @@ def manifest(artifact: Artifact) -> bytes:
 
 
 def manifest_size(artifact: Artifact, files: Mapping[str, int]) -> int:
-    """Give the bytes that `artifact.json` will have.
+    """Return the bytes that `artifact.json` will have.
 
     Args:
         artifact: What is known of it.

@@ -18,7 +18,7 @@ class Course(NamedTuple):
     answers: list[dict[str, Any]]  # lines of samples.jsonl: step, prompt, answer
 
     def series(self, name: str) -> list[tuple[int, float]]:
-        """Give a figure by step, where it is a finite number; of two at one step the first.
+        """Return a figure by step, where it is a finite number; of two at one step the first.
 
         The last step is measured again with the checkpoint that is kept, which may be another one.
         """
@@ -29,7 +29,7 @@ class Course(NamedTuple):
         return sorted(found.items())
 
     def last(self, name: str) -> float | None:
-        """Give the newest value of a figure."""
+        """Return the newest value of a figure."""
         return next((line[name] for line in reversed(self.figures) if line.get(name) is not None), None)
 
     @property

@@ -34,7 +34,7 @@ class _Estimate(Command):
         self.say(needed.model_dump() | more, f"{model_words(facts)}\n{needs(needed)}")
 
     def _recipe(self: Any) -> Recipe:
-        """Give the recipe that is meant: a file's, or that of one method."""
+        """Return the recipe that is meant: a file's, or that of one method."""
         if Path(self.model).suffix in (".yaml", ".yml"):
             if flags := self.model_fields_set - {"model", "json_"}:
                 raise SpecError(f"'{self.model}' says everything itself: leave out --{min(flags).replace('_', '-')}.")

@@ -30,7 +30,7 @@ class _Finetune(Command):
         facts = inspect(recipe.base_model, recipe.revision, hub_token())
         if self.preset:
             recipe = self._recipe(preset_values(self.preset, facts))
-        sys.stderr.write(f"Reckoned before the start: {needs(estimate(recipe, facts, load_settings().data))}\n")
+        sys.stderr.write(f"Estimated before the start: {needs(estimate(recipe, facts, load_settings().data))}\n")
         output, artifact = made(recipe, self.output)
         assert artifact.training
         self.say(

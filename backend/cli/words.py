@@ -1,4 +1,4 @@
-"""How the command line says what was made, measured and reckoned, to a person and to a script."""
+"""How the command line says what was made, measured and estimated, to a person and to a script."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ def needs(needed: "Estimate") -> str:
 
 
 def summary(artifact: Artifact) -> dict[str, Any]:
-    """Give what a script wants to know of an artifact."""
+    """Return what a script wants to know of an artifact."""
     return {
         "size": artifact.size,
         "seconds": artifact.seconds,

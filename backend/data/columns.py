@@ -103,14 +103,14 @@ _WRITTEN = re.compile(rf"""\s*\[\s*\{{.{{0,200}}['"](?:{"|".join(sorted(TURN))})
 
 
 def shown(value: Any, length: int = 120) -> str:
-    """Give the beginning of a value, for a table."""
+    """Return the beginning of a value, for a table."""
     text = "" if value is None else str(value)
     text = text if len(text) <= length else text[:length] + "…"
     return text.encode("utf-8", "replace").decode()  # JSON can hold half a character
 
 
 def find_mapping(columns: Sequence[Column], options: DatasetOptions, ledger: Ledger, hint: str = "") -> Mapping | None:
-    """Give what becomes of the columns: as the options say, else recognized; None after a question to the ledger.
+    """Return what becomes of the columns: as the options say, else recognized; None after a question to the ledger.
 
     Args:
         columns: What there is.

@@ -20,7 +20,7 @@ class Converter:
     Args:
         mapping: What becomes of the columns.
         options: The system prompt; what may be parsed.
-        ledger: Told of rows that cannot be used.
+        ledger: Receives rows that cannot be used.
     """
 
     def __init__(self, mapping: Mapping, options: DatasetOptions, ledger: Ledger) -> None:
@@ -34,7 +34,7 @@ class Converter:
         self._placeholders = placeholders(mapping.template) if mapping.template else ()
 
     def sample(self, row: Row) -> Sample | None:
-        """Give the row's sample; None where it has none, and the ledger says why."""
+        """Return the row's sample; None where it has none, and the ledger says why."""
         if row.values is None:
             return None
         self._number = row.number

@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 
 def pairs() -> Iterator[Pair]:
-    """Give the pairs, in an order that depends on nothing but the version of Python."""
+    """Yield the pairs, in an order that depends on nothing but the version of Python."""
     answers, things = set[str](), set[int]()
     for name, thing in _things():
         answer = _first_sentence(thing)
@@ -72,7 +72,7 @@ def _public(owner: Any) -> list[str]:
 
 
 def _is_of(module: ModuleType, thing: Any) -> bool:
-    """Whether a thing is a module's own, or of the C module behind it, and not one that it imports."""
+    """Return whether a thing is a module's own, or of the C module behind it, and not one that it imports."""
     home = getattr(thing, "__module__", None) or ""
     return home.lstrip("_") == module.__name__.lstrip("_") or (module.__name__ == "os" and home == "posix")
 

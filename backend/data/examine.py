@@ -79,11 +79,11 @@ class Dataset:
         return self._options.on_fault == "drop"
 
     def train(self) -> Iterator[Sample]:
-        """Give the samples to learn from, in the order of their rows."""
+        """Return the samples to learn from, in the order of their rows."""
         return (s for s in self._samples(self._surveys[0]) if s.digest not in self._held_out)
 
     def validation(self) -> Iterator[Sample]:
-        """Give the samples to measure on; there may be none."""
+        """Return the samples to measure on; there may be none."""
         if len(self._surveys) > 1:
             return self._samples(self._surveys[1])
         return (s for s in self._samples(self._surveys[0]) if s.digest in self._held_out)

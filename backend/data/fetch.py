@@ -48,7 +48,7 @@ def write_sources(folder: Path, sources: Sources) -> None:
 
 
 def read_sources(folder: Path) -> Sources:
-    """Give what write_sources() kept in a folder.
+    """Return what write_sources() kept in a folder.
 
     Raises:
         SpecError: It is not there, or damaged.
@@ -64,7 +64,7 @@ def read_sources(folder: Path) -> Sources:
 
 
 def pin(options: Options, token: str | None) -> Options:
-    """Give the options with the commit that the data set's branch or tag means now, before a job starts.
+    """Return the options with the commit that the data set's branch or tag means now, before a job starts.
 
     Raises:
         HubError: There is no such data set or revision, or the Hub could not be reached.
@@ -78,7 +78,7 @@ def pin(options: Options, token: str | None) -> Options:
 
 
 def splits_of(options: DatasetOptions, token: str | None) -> dict[str, tuple[str, ...]]:
-    """Give the splits of each config that there is to choose from; none where the rows do not come from the Hub.
+    """Return the splits of each config that there is to choose from; none where the rows do not come from the Hub.
 
     Raises:
         SpecError: There is nothing that can be read.
@@ -96,8 +96,8 @@ def fetch_dataset(options: DatasetOptions, folder: Path, token: str | None, repo
     Args:
         options: Which; see pin().
         folder: Where files are written that do not lie here yet.
-        token: Of who asks.
-        report: Told the bytes.
+        token: The caller's Hub token.
+        report: Receives the bytes.
 
     Raises:
         SpecError: There is no such config or split; what there is instead.

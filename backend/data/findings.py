@@ -50,7 +50,7 @@ class _Group:
 
 
 def _group(groups: dict[tuple[str, str], _Group], kind: str, new: _Group) -> _Group:
-    """Give the group that a row belongs to; where there are too many, all further ones are one."""
+    """Return the group that a row belongs to; where there are too many, all further ones are one."""
     key = kind, "" if new.each else new.text
     if key not in groups and len(groups) >= MAX_GROUPS:
         return groups.setdefault((kind, "…"), replace(new, text="something else of this kind is the matter"))
@@ -80,7 +80,7 @@ class Ledger:
         self._noted: dict[tuple[str, str], _Group] = {}
 
     def part(self, before: int, within: str) -> "Ledger":
-        """Give a ledger that writes into this one, for a file whose rows follow `before` others.
+        """Return a ledger that writes into this one, for a file whose rows follow `before` others.
 
         Args:
             before: Rows of the files before it.
@@ -118,7 +118,7 @@ class Ledger:
         _group(self._noted, kind, _Group(text, "", False)).add(row)
 
     def findings(self, total: int, drop: bool) -> tuple[Finding, ...]:
-        """Give everything found, questions first.
+        """Return everything found, questions first.
 
         Args:
             total: Rows read.
@@ -148,7 +148,7 @@ class Ledger:
         return sum(self.reasons().values())
 
     def unusable(self, total: int) -> SpecError:
-        """Give the error for a data set of which no row is left."""
+        """Return the error for a data set of which no row is left."""
         why = [f"{group.words(total)}: {group.remedy}." for group in self._faulty.values()]
         if not why:
             return fault(self.name, "Its rows have no columns. Give each value a name.")
@@ -157,7 +157,7 @@ class Ledger:
 
 
 def fault(name: str, text: str, option: str | None = None) -> SpecError:
-    """Give the error for a file that cannot be read at all: `'rows.csv': The file is empty. …`."""
+    """Return the error for a file that cannot be read at all: `'rows.csv': The file is empty. …`."""
     sentence = f"{quoted(name)}: {text}"
     return SpecError(sentence, {option: text} if option else None)
 

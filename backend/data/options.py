@@ -204,7 +204,7 @@ def dataset_field(value: str | None, info: ValidationInfo) -> str | None:
 
 
 def parse_dataset(text: str, paths: bool = False, folder: Path | None = None) -> str:
-    """Give what a data set's name means: `demo`, a repo id, or the absolute path of a local file.
+    """Return what a data set's name means: `demo`, a repo id, or the absolute path of a local file.
 
     Args:
         text: What was typed.
@@ -232,5 +232,5 @@ def parse_dataset(text: str, paths: bool = False, folder: Path | None = None) ->
 
 
 def is_file(dataset: str) -> bool:
-    """Whether a parsed data set is a file of this machine."""
+    """Return whether a parsed data set is a file of this machine."""
     return dataset.startswith("/")

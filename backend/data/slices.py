@@ -18,7 +18,7 @@ class Slice(NamedTuple):
         return any(bound is not None and (bound.endswith("%") or bound.startswith("-")) for bound in self)
 
     def bounds(self, total: int | None) -> tuple[int, int | None]:
-        """Give the first row and the one after the last, counted from 0; None where there is no end.
+        """Return the first row and the one after the last, counted from 0; None where there is no end.
 
         Args:
             total: Rows there are; needed where needs_total says so.

@@ -46,7 +46,7 @@ def check_columns(template: str, columns: Iterable[str]) -> None:
 
 
 def filled_size(template: str, values: Mapping[str, str]) -> int:
-    """Return how many characters fill() gives at the most: a template can name a long column a thousand times."""
+    """Return how many characters fill() gives at most: a template can name a long column a thousand times."""
     return len(template) + sum(len(values[piece[1].strip()]) for piece in _PIECE.finditer(template) if piece[1])
 
 

@@ -67,7 +67,7 @@ class TurnReader:
 
     Args:
         text: Gives a content that is no list as text; raises Unusable.
-        noted: Told of what a message has and nobody reads.
+        noted: Receives what a message has and nobody reads.
     """
 
     def __init__(self, text: Callable[[Any], str], noted: Callable[[str], None]) -> None:

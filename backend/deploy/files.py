@@ -29,7 +29,7 @@ _SUFFIXES = (".py", ".css", ".j2", ".yaml", ".txt", "")  # a picture shows how t
 
 
 def space_files(sdk: str, hardware: str) -> dict[str, bytes]:
-    """Give everything that the Space is to hold, by name.
+    """Return everything that the Space is to hold, by name.
 
     Args:
         sdk: gradio or docker.
@@ -46,7 +46,7 @@ def space_files(sdk: str, hardware: str) -> dict[str, bytes]:
 
 
 def is_in(name: str, part: str) -> bool:
-    """Whether a file is a part of the app, or lies in one."""
+    """Return whether a file is a part of the app, or lies in one."""
     return name == part or name.startswith(f"{part}/")
 
 

@@ -131,7 +131,7 @@ def deploy(plan: Plan, token: str) -> Deployed:
 
 
 def _at_creation(plan: Plan) -> dict[str, Any]:
-    """Give what is set in the call that makes the Space, so that it never runs without."""
+    """Return what is set in the call that makes the Space, so that it never runs without."""
     options = plan.options
     return {
         "private": options.private,
@@ -177,7 +177,7 @@ def _volumes(options: DeployOptions) -> list[Volume]:
 
 
 def _is_ours(info: SpaceInfo) -> bool:
-    """Whether a Space holds this app, or nothing yet."""
+    """Return whether a Space holds this app, or nothing yet."""
     held = {sibling.rfilename for sibling in info.siblings or []}
     tags = (info.card_data and info.card_data.tags) or []
     return held <= {*HUBS_OWN, README} or TAG in tags

@@ -42,9 +42,7 @@ class Machine(NamedTuple):
 class Executor(Protocol):
     """A place where steps run."""
 
-    def run(
-        self, part: Part, network: Network, token: str | None, listen: Listen, cancelled: Callable[[], bool]
-    ) -> int:
+    def run(self, part: Part, network: Network, token: str | None, listen: Listen, canceled: Callable[[], bool]) -> int:
         """Run steps to their end, or until they are canceled.
 
         Args:
@@ -52,7 +50,7 @@ class Executor(Protocol):
             network: What they may reach.
             token: The caller's, for a step that talks to the Hub.
             listen: Takes each event of the worker: progress, log, metrics, error, signs of life.
-            cancelled: Asked again and again; once it is true, the worker and all that it has started is ended.
+            canceled: Asked again and again; once it is true, the worker and all that it has started is ended.
 
         Returns:
             The worker's exit code: 0, or 1 after an `error` event, or 128 + n if signal n ended it.

@@ -26,13 +26,11 @@ class Local:
         self._home = home
         self._settings = settings
 
-    def run(
-        self, part: Part, network: Network, token: str | None, listen: Listen, cancelled: Callable[[], bool]
-    ) -> int:
+    def run(self, part: Part, network: Network, token: str | None, listen: Listen, canceled: Callable[[], bool]) -> int:
         """Run steps in one worker; see Executor."""
 
         def check() -> None:
-            if cancelled():
+            if canceled():
                 raise _Canceled
 
         numbers = ",".join(map(str, part.indices))

@@ -32,12 +32,12 @@ def read_losses(checkpoint: Path) -> float | None:
 
 
 def newest_sealed(folder: Path) -> Path | None:
-    """Give the newest checkpoint that is whole, or None; one that was half written, cut or changed is passed over."""
+    """Return the newest checkpoint that is whole, or None; one that was half written, cut or changed is passed over."""
     return next((path for path in reversed(checkpoints(folder)) if is_sealed(path)), None)
 
 
 def is_sealed(checkpoint: Path) -> bool:
-    """Whether every file of a checkpoint is there as it was written."""
+    """Return whether every file of a checkpoint is there as it was written."""
     hashes = read_whole(checkpoint / SEAL, dict[str, str])
     try:
         return bool(hashes) and all(sha256(checkpoint / name) == found for name, found in (hashes or {}).items())
@@ -46,13 +46,13 @@ def is_sealed(checkpoint: Path) -> bool:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Give all checkpoints of a training, whole or not, oldest first."""
+    """Return all checkpoints of a training, whole or not, oldest first."""
     found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
     return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
-    """Give the step that a checkpoint was made after."""
+    """Return the step that a checkpoint was made after."""
     return int(checkpoint.name.removeprefix(PREFIX))
 
 

@@ -81,7 +81,7 @@ class TrainingCost(NamedTuple):
 
 
 def sizes_of(options: FinetuneOptions, survey: Survey | None = None) -> RowSizes:
-    """Give the sizes of the rows: what was seen of them, else a guess for as many as the split names."""
+    """Return the sizes of the rows: what was seen of them, else a guess for as many as the split names."""
     if survey:
         return RowSizes(survey.rows, survey.tokens, min(survey.longest, options.max_length))
     rows = rows_of(options)
@@ -89,7 +89,7 @@ def sizes_of(options: FinetuneOptions, survey: Survey | None = None) -> RowSizes
 
 
 def rows_of(options: FinetuneOptions) -> float:
-    """Give the rows that are trained on, as far as the split says so."""
+    """Return the rows that are trained on, as far as the split says so."""
     _, part = parse_split(options.split)
     first, last = (0, None) if part.needs_total else part.bounds(None)
     rows = USUAL_ROWS if last is None else max(last - first, 0)
@@ -98,7 +98,7 @@ def rows_of(options: FinetuneOptions) -> float:
 
 
 def adapted(facts: ModelFacts, options: FinetuneOptions) -> list[Tensor]:
-    """Give the weights of the layers that get an adapter."""
+    """Return the weights of the layers that get an adapter."""
     linears = adaptable(facts)
     if options.target_modules == ALL_LINEAR:
         return linears
@@ -114,7 +114,7 @@ def adapter_parameters(facts: ModelFacts, options: FinetuneOptions) -> int:
 
 
 def steps_of(options: FinetuneOptions, rows: float, processes: int) -> int:
-    """Give the steps of a training.
+    """Return the steps of a training.
 
     Args:
         options: Epochs, batch and limit.
@@ -127,12 +127,12 @@ def steps_of(options: FinetuneOptions, rows: float, processes: int) -> int:
 
 
 def unpacks(parameters: int, memory: int) -> bool:
-    """Whether a 4-bit base is held in 16 bits on a CPU: faster, where a quarter of the memory does for it."""
+    """Return whether a 4-bit base is held in 16 bits on a CPU: faster, where a quarter of the memory does for it."""
     return 8 * parameters < memory
 
 
 def training_cost(facts: ModelFacts, options: FinetuneOptions, sizes: RowSizes, machine: Machine) -> TrainingCost:
-    """Reckon what a training needs.
+    """Estimate what a training needs.
 
     Args:
         facts: Of the base model.
@@ -201,7 +201,7 @@ def way_out(facts: ModelFacts, options: FinetuneOptions, sizes: RowSizes, machin
 
 
 def _base(facts: ModelFacts, options: FinetuneOptions, machine: Machine) -> float:
-    """Give the bytes of the frozen base as it is held."""
+    """Return the bytes of the frozen base as it is held."""
     width = _width(options)
     linear = sum(tensor.elements for tensor in facts.tensors if tensor.is_linear)
     rest = width * (facts.parameters - linear)
@@ -213,7 +213,7 @@ def _base(facts: ModelFacts, options: FinetuneOptions, machine: Machine) -> floa
 
 
 def _activations(facts: ModelFacts, options: FinetuneOptions, sizes: RowSizes, machine: Machine) -> dict[str, int]:
-    """Give the bytes of what a step keeps for the way back."""
+    """Return the bytes of what a step keeps for the way back."""
     batch, longest = _batch_tokens(options, sizes)
     width, layers = _width(options), max(facts.layers, 1)
     through = sum(sum(tensor.shape) for tensor in facts.tensors if tensor.is_linear)
@@ -232,7 +232,7 @@ def _activations(facts: ModelFacts, options: FinetuneOptions, sizes: RowSizes, m
 
 
 def _batch_tokens(options: FinetuneOptions, sizes: RowSizes) -> tuple[int, int]:
-    """Give the tokens of the largest batch, and up to how many of them attend to each other in one matrix."""
+    """Return the tokens of the largest batch, and up to how many of them attend to each other in one matrix."""
     size = options.per_device_train_batch_size
     if options.packing:
         return size * options.max_length, options.max_length
@@ -252,5 +252,5 @@ def _seconds(facts: ModelFacts, options: FinetuneOptions, sizes: RowSizes, machi
 
 
 def _width(options: FinetuneOptions) -> int:
-    """Give the bytes of a number that is computed with."""
+    """Return the bytes of a number that is computed with."""
     return 4 if options.bnb_4bit_compute_dtype == "float32" else 2

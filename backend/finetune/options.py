@@ -103,7 +103,7 @@ class FinetuneOptions(DatasetOptions, Stage):
         0.3, gt=0, le=100, description="Longer gradients are shortened to this.", json_schema_extra=ADVANCED
     )
     num_train_epochs: float = Field(3.0, gt=0, le=1000, description="How often each row is seen.")
-    max_steps: int = Field(-1, ge=-1, le=10_000_000, description="Steps at the most; -1: as many as the epochs take.")
+    max_steps: int = Field(-1, ge=-1, le=10_000_000, description="Steps at most; -1: as many as the epochs take.")
     per_device_train_batch_size: int = Field(8, ge=1, le=1024, description="Rows at once: faster, with more memory.")
     per_device_eval_batch_size: int = Field(
         8, ge=1, le=1024, description="Rows at once while validating.", json_schema_extra=ADVANCED
@@ -112,7 +112,7 @@ class FinetuneOptions(DatasetOptions, Stage):
         1, ge=1, le=4096, description="Batches that one step learns from together.", json_schema_extra=ADVANCED
     )
     max_length: int = Field(
-        1024, ge=16, le=1_000_000, description="Tokens of a row at the most; longer ones are cut, and counted."
+        1024, ge=16, le=1_000_000, description="Tokens of a row at most; longer ones are cut, and counted."
     )
     packing: bool = Field(
         False,

@@ -40,7 +40,7 @@ FIELDS = tuple(dict.fromkeys(name for preset in PRESETS.values() for name in pre
 
 
 def preset_values(name: PresetName, facts: ModelFacts | None) -> dict[str, Any]:
-    """Give what a preset sets, for a model: its rows are never longer than the model's context.
+    """Return what a preset sets, for a model: its rows are never longer than the model's context.
 
     Args:
         name: Of the preset.
@@ -52,6 +52,6 @@ def preset_values(name: PresetName, facts: ModelFacts | None) -> dict[str, Any]:
 
 
 def preset_of(options: FinetuneOptions, facts: ModelFacts | None) -> PresetName | None:
-    """Give the preset that options are set as, if they are."""
+    """Return the preset that options are set as, if they are."""
     set_as = {field: getattr(options, field) for field in FIELDS}
     return next((name for name in PRESETS if preset_values(name, facts) == set_as), None)

@@ -70,7 +70,7 @@ def finetune(base: Path, rows: Rows, tokenizer: Any, output: Path, options: Fine
         tokenizer: That they were rendered with.
         output: An existing folder, where checkpoints of an earlier run may lie; the adapter is written here.
         options: How.
-        report: Told steps and figures.
+        report: Receives steps and figures.
 
     Raises:
         SpecError: There is nothing to learn.
@@ -172,7 +172,7 @@ def _unpack(model: Any, dtype: Any) -> None:
 
 
 def compute_dtype(options: FinetuneOptions) -> str:
-    """Give torch's name of the type of the arithmetic: bfloat16 wherever the hardware has it."""
+    """Return torch's name of the type of the arithmetic: bfloat16 wherever the hardware has it."""
     import torch
 
     if options.bnb_4bit_compute_dtype != "auto":
@@ -246,7 +246,7 @@ def _mean_loss(here: float, before: float | None, resumed: int, steps: int) -> f
 
 
 def lora(options: FinetuneOptions) -> dict[str, Any]:
-    """Give the arguments of PEFT's LoraConfig."""
+    """Return the arguments of PEFT's LoraConfig."""
     targets = options.target_modules
     return {
         "task_type": "CAUSAL_LM",
@@ -257,7 +257,7 @@ def lora(options: FinetuneOptions) -> dict[str, Any]:
 
 
 def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side: bool, report: Report) -> Any:
-    """Give TRL's arguments."""
+    """Return TRL's arguments."""
     from transformers.utils import is_torch_tf32_available
     from trl.trainer.sft_config import SFTConfig
 
@@ -307,7 +307,7 @@ def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side:
 
 
 def _side_by_side(model: Any, rows: Rows, options: FinetuneOptions, report: Report) -> bool:
-    """Whether rows can lie side by side in one sequence, each seeing itself alone; asked of the model itself."""
+    """Return whether rows can lie side by side in one sequence, each seeing itself alone; asked of the model itself."""
     import torch
 
     batch = options.per_device_train_batch_size * (options.max_length if options.packing else _usual(rows.train))
@@ -345,7 +345,7 @@ LEAK = 0.05
 
 
 def _usual(rows: Sequence[Rendered]) -> int:
-    """Give the tokens that nine of ten rows do not exceed."""
+    """Return the tokens that nine of ten rows do not exceed."""
     lengths = sorted(len(row.input_ids) for row in rows)
     return lengths[len(lengths) * 9 // 10]
 
@@ -362,7 +362,7 @@ def _early(options: FinetuneOptions, rows: Rows) -> list[Any]:
 
 
 def _answers(model: Any, tokenizer: Any, prompts: Sequence[tuple[str, list[int]]]) -> list[tuple[str, str]]:
-    """Give questions and the model's most likely answers to them."""
+    """Return questions and the model's most likely answers to them."""
     import torch
 
     found = []

@@ -58,7 +58,7 @@ class Survey(Frozen):
 
 
 def rendered(samples: Iterable[Sample], renderer: Renderer, ledger: Ledger) -> Iterator[Rendered]:
-    """Give rows as the model sees them; the ledger is told of those that the chat template does not take."""
+    """Yield rows as the model sees them; the ledger is told of those that the chat template does not take."""
     for sample in samples:
         try:
             yield renderer.render(sample)

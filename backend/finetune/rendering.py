@@ -52,7 +52,7 @@ class Renderer:
     Args:
         tokenizer: A fast one of transformers, with a chat template where there are messages.
         loss: Which tokens count.
-        max_length: Tokens of a row at the most.
+        max_length: Tokens of a row at most.
         stops: Tokens that end generation.
 
     Raises:
@@ -152,7 +152,7 @@ def _labels(ids: list[int], places: list[Span], spans: list[Span]) -> list[int]:
 
 
 def stops_of(tokenizer: Any, named: Iterable[int]) -> set[int]:
-    """Give the tokens that end a model's answers: those its configs name, and the one its chat template writes.
+    """Return the tokens that end a model's answers: those its configs name, and the one its chat template writes.
 
     Args:
         tokenizer: Of transformers.

@@ -60,7 +60,7 @@ class Tuner(SFTTrainer):
         return loss
 
     def gathered(self, *numbers: int) -> torch.Tensor:
-        """Give whole numbers of every process, [processes, numbers]; each of them must call this."""
+        """Return whole numbers of every process, [processes, numbers]; each of them must call this."""
         mine = torch.tensor([numbers], device=self.accelerator.device)
         everyone: torch.Tensor = self.accelerator.gather(mine)
         return everyone
@@ -68,7 +68,7 @@ class Tuner(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Give the mean cross entropy of the tokens that count, in nats; only these go through the model's head."""
+        """Return the mean cross entropy of the tokens that count, in nats; only these go through the model's head."""
         targets = inputs["labels"][:, 1:]
         kept = (targets != IGNORED).any(0).nonzero()[:, 0]
         vocabulary = self.accelerator.unwrap_model(model).config.get_text_config().vocab_size
@@ -105,7 +105,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     """Tells how the training goes, and ends it when somebody asks or when nothing can come of it.
 
     Args:
-        report: Told every figure.
+        report: Receives every figure.
         folder: metrics.jsonl and samples.jsonl are written here.
         stop: Ends the training when this file is there.
         answers: Gives the model's answers to some prompts.
@@ -170,13 +170,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
 
 def _keeps_some(model: Any) -> bool:
-    """Whether a model can be asked for the logits of some tokens alone."""
+    """Return whether a model can be asked for the logits of some tokens alone."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "logits_to_keep" in inspect.signature(type(base).forward).parameters
 
 
 def memory_in_use() -> int:
-    """Give the bytes that the training holds: of the GPU where there is one, else of the process."""
+    """Return the bytes that the training holds: of the GPU where there is one, else of the process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())
     status = Path("/proc/self/status").read_text(encoding="ascii")

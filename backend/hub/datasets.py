@@ -74,8 +74,8 @@ def fetch_files(wanted: Wanted, suffixes: tuple[str, ...], folder: Path, token: 
         wanted: Which.
         suffixes: Of the files that can be read.
         folder: Where they are written, under their names.
-        token: Of who asks.
-        report: Told the bytes.
+        token: The caller's Hub token.
+        report: Receives the bytes.
 
     Raises:
         SpecError: There is no such config or split, or nothing that can be read; what there is instead.
@@ -88,7 +88,7 @@ def fetch_files(wanted: Wanted, suffixes: tuple[str, ...], folder: Path, token: 
     size = sum(entry.size for entry in entries)
     if size > MAX_ROWS_DOWNLOAD and not wanted.part:
         raise SpecError(
-            f"'{repo_id}' ({config}, {split}) has {size / 1e9:.1f} GB, {MAX_ROWS_DOWNLOAD / 1e9:.0f} GB at the most:"
+            f"'{repo_id}' ({config}, {split}) has {size / 1e9:.1f} GB, {MAX_ROWS_DOWNLOAD / 1e9:.0f} GB at most:"
             f" take a part, such as {split}[:10000], in split.",
             {"split": f"has {size / 1e9:.1f} GB: take a part, such as {split}[:10000]"},
         )
@@ -256,7 +256,7 @@ def within_limit(entries: list[Entry], repo_id: str, limit: int) -> tuple[list[E
     if not taken:
         raise SpecError(
             f"'{repo_id}': {quoted(entries[0].name)} has {entries[0].size / 1e6:.0f} MB, of which"
-            f" {limit // 1_000_000} are downloaded at the most: choose another config, split or data set."
+            f" {limit // 1_000_000} are downloaded at most: choose another config, split or data set."
         )
     return taken, "" if len(taken) == len(entries) else f", first {len(taken)} of {len(entries)} files"
 

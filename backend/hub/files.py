@@ -69,7 +69,7 @@ class HubFiles:
     Args:
         repo_id: The model, or data set.
         commit: 40 hex digits.
-        token: Of who asks; None asks anonymously.
+        token: The caller's Hub token; None asks anonymously.
         repo_type: model or dataset.
     """
 

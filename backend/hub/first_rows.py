@@ -25,9 +25,9 @@ def fetch_rows(
         files: The data set.
         entries: Of the split, in their order.
         rows: That will do.
-        limit: Bytes that are fetched at the most.
+        limit: Bytes that are fetched at most.
         folder: Where they are written.
-        report: Told the rows.
+        report: Receives the rows.
 
     Returns:
         What came, and whether nothing that is wanted lies in other files.

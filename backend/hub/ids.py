@@ -41,7 +41,7 @@ def parse_repo_id(text: str, namespaced: bool = False) -> str:
             " without '--' or '..'"
         )
     if len(repo_id) > MAX_LENGTH:
-        raise ValueError(f"has {len(repo_id)} characters: a repo id has {MAX_LENGTH} at the most")
+        raise ValueError(f"has {len(repo_id)} characters: a repo id has {MAX_LENGTH} at most")
     if namespaced and len(parts) == 1:
         raise ValueError(f"{repo_id!r} lacks its namespace: write your user name and a slash before it")
     return repo_id

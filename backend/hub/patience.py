@@ -19,7 +19,7 @@ class Patience:
         pauses: Seconds before the second try, the third, …; after the last the fault is raised.
         limit: Seconds from the first fault on, after which no new try is begun.
         longest: Seconds of one pause; who is told to wait longer is told so.
-        say: Told what is waited for, and how long.
+        say: Receives what is waited for, and how long.
         reply: Seconds without a byte after which a request is given up; None is as long as any other is waited for.
     """
 
@@ -39,7 +39,7 @@ def long_patience(seconds: float, say: Callable[[str], None]) -> Patience:
 
     Args:
         seconds: In all, for one request.
-        say: Told what is waited for, and how long.
+        say: Receives what is waited for, and how long.
     """
     pauses, pause = list[float](), seconds / 300
     while sum(pauses) < seconds:

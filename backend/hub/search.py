@@ -21,8 +21,8 @@ def search(query: str, limit: int = 20, token: str | None = None) -> list[Hit]:
 
     Args:
         query: A part of the id; empty finds the most downloaded of all.
-        limit: Hits at the most.
-        token: Of who asks; private models are found with it.
+        limit: Hits at most.
+        token: The caller's Hub token; private models are found with it.
 
     Raises:
         HubError: The Hub refused or could not be reached.

@@ -27,8 +27,8 @@ def fetch_text(dataset: str, target: Path, token: str | None, report: Report) ->
     Args:
         dataset: `id`, `id:config` or `id:config:split`.
         target: The file to write, UTF-8.
-        token: Of who asks.
-        report: Told the bytes.
+        token: The caller's Hub token.
+        report: Receives the bytes.
 
     Returns:
         Its name for a card: `id (config, split, commit abc1234)`.

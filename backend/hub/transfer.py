@@ -48,7 +48,7 @@ def fetch_file(files: HubFiles, entry: Entry, folder: Path, tell: Callable[[int]
         files: The repo.
         entry: The file.
         folder: Where it is written, under its name; what a killed download left there is gone on from.
-        tell: Told how many bytes of it are there.
+        tell: Receives how many bytes of it are there.
 
     Returns:
         Its sha256.

@@ -75,7 +75,7 @@ def stoppable(folder: Path, listen: Listen) -> Iterator[Listen]:
 
     Args:
         folder: Of the job.
-        listen: Told every event, and what Ctrl-C does.
+        listen: Receives every event, and what Ctrl-C does.
 
     Yields:
         What is to be told the events, for they say where the job is.
@@ -122,7 +122,7 @@ def _forget(runs: Path) -> None:
 
 
 def check_output(output: Path) -> Path:
-    """Give the absolute path of a folder that is to be written.
+    """Return the absolute path of a folder that is to be written.
 
     Raises:
         SpecError: Something is there already, or nothing can be written there.

@@ -36,7 +36,7 @@ class Seen(Frozen):
 
     @property
     def whole(self) -> Survey | None:
-        """The survey reckoned for all rows, where only the first were rendered."""
+        """The survey estimated for all rows, where only the first were rendered."""
         if not (self.survey and self.examination and self.survey.rows):
             return self.survey
         times = self.examination.train / self.survey.looked_at
@@ -56,7 +56,7 @@ def pinned(model: str, revision: str | None, options: FinetuneOptions, token: st
         model: As parse_model() gives it.
         revision: Of the model.
         options: Which rows, and how they are rendered.
-        token: Of who asks.
+        token: The caller's Hub token.
 
     Raises:
         SpecError, HubError: Why there is nothing to look at.
@@ -67,7 +67,7 @@ def pinned(model: str, revision: str | None, options: FinetuneOptions, token: st
 
 
 def read_seen(job: Path, spec: Preview) -> Seen:
-    """Give what the steps of a preview have found so far."""
+    """Return what the steps of a preview have found so far."""
     sealed = _sealed(job, spec)
     examination = _found(sealed, EXAMINATION, Examination)
     return Seen(

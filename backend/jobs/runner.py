@@ -77,7 +77,7 @@ class Run:
 
         Args:
             token: For the steps that talk to the Hub; the others never get it.
-            listen: Told every event, and `{"event": "step", "index", "name"}` as each step begins.
+            listen: Receives every event, and `{"event": "step", "index", "name"}` as each step begins.
 
         Raises:
             Canceled, Interrupted, LoginError, JobError: Why it ended early.

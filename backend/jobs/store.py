@@ -69,7 +69,7 @@ class Job(Frozen):
         return self.state == JobState.RUNNING and STEPS[self.steps[self.step]].stoppable
 
     def read_spec(self) -> Spec:
-        """Give the spec as a model.
+        """Return the spec as a model.
 
         Raises:
             JobError: The row cannot be read.
@@ -155,7 +155,7 @@ class Store:
         return job_id
 
     def has(self, job_id: str) -> bool:
-        """Whether there is such a job, whoever's it is."""
+        """Return whether there is such a job, whoever's it is."""
         return bool(self._read("WHERE id = ?", job_id))
 
     def ids(self) -> set[str]:
@@ -163,7 +163,7 @@ class Store:
         return {row["id"] for row in self._read("")}
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
-        """Give a job; with an owner, only if it is theirs.
+        """Return a job; with an owner, only if it is theirs.
 
         Raises:
             JobError: There is none; whether somebody else's exists is not told.
@@ -174,15 +174,15 @@ class Store:
         raise JobError("There is no such job: choose one of the list.")
 
     def of(self, owner: str) -> list[Job]:
-        """Give an owner's jobs, the newest first."""
+        """Return an owner's jobs, the newest first."""
         return [self._job(row) for row in self._read("WHERE owner = ? ORDER BY created DESC", owner)]
 
     def of_kind(self, kind: str, owner: str | None = None) -> list[Job]:
-        """Give all jobs of a kind, or those of one owner."""
+        """Return all jobs of a kind, or those of one owner."""
         return [self._job(row) for row in self._read("WHERE kind = ?", kind) if owner in (None, row["owner"])]
 
     def in_state(self, *states: JobState) -> list[Job]:
-        """Give all jobs in these states, the oldest first."""
+        """Return all jobs in these states, the oldest first."""
         return [job for row in self._read("ORDER BY created") if (job := self._job(row)).state in states]
 
     def claim(self, kinds: Sequence[str]) -> Job | None:

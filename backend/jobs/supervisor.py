@@ -127,7 +127,7 @@ class Supervisor:
         return self._add(spec, owner, token, job_id)
 
     def seen(self, job_id: str, owner: str) -> Seen:
-        """Give what a preview has found so far."""
+        """Return what a preview has found so far."""
         spec = self._store.get(job_id, owner).read_spec()
         assert isinstance(spec, Preview)
         return read_seen(self._settings.jobs / job_id, spec)
@@ -159,11 +159,11 @@ class Supervisor:
             raise JobError(words(e)) from e
 
     def stopping(self, job_id: str, owner: str) -> bool:
-        """Whether a training that runs was asked to end."""
+        """Return whether a training that runs was asked to end."""
         return self._store.get(job_id, owner).trains and (self._settings.jobs / job_id / STOP).exists()
 
     def course(self, job_id: str, owner: str) -> Course | None:
-        """Give how a job's training goes, or went; None where nothing was measured yet."""
+        """Return how a job's training goes, or went; None where nothing was measured yet."""
         job = self._store.get(job_id, owner)
         training = next((i for i, name in enumerate(job.steps) if STEPS[name].stoppable), None)
         if training is None:
@@ -214,7 +214,7 @@ class Supervisor:
         self.uploads.clean({str(path) for job in jobs if job.kind != UNREADABLE for path in job.read_spec().files()})
 
     def get(self, job_id: str, owner: str) -> Job:
-        """Give a job with its progress."""
+        """Return a job with its progress."""
         return self._with_progress(self._store.get(job_id, owner))
 
     def said(self, job_id: str) -> int:
@@ -222,11 +222,11 @@ class Supervisor:
         return self._said[job_id]
 
     def uses_gpu(self) -> bool:
-        """Whether anybody's job computes on the GPU, or waits to."""
+        """Return whether anybody's job computes on the GPU, or waits to."""
         return any(job.read_spec().uses_gpu for job in self._store.in_state(*UNFINISHED))
 
     def log(self, job_id: str, owner: str) -> str:
-        """Give the last lines of what the job said, oldest first."""
+        """Return the last lines of what the job said, oldest first."""
         self._store.get(job_id, owner)
         events = read_lines(self._settings.jobs / job_id / EVENTS)
         said = {"log": "{text}", "step": "— {name} —"}
@@ -234,12 +234,12 @@ class Supervisor:
         return "\n".join(lines[-LOG_LINES:])
 
     def artifacts(self, job_id: str, owner: str) -> list[Path]:
-        """Give the sealed artifacts with weights that a job has made so far."""
+        """Return the sealed artifacts with weights that a job has made so far."""
         self._store.get(job_id, owner)
         return artifacts(self._settings.jobs / job_id)
 
     def published(self, job_id: str, owner: str) -> list[dict[str, Any]]:
-        """Give where a job's artifacts were published, once it has published them."""
+        """Return where a job's artifacts were published, once it has published them."""
         return published(self._settings.jobs / job_id, self._store.get(job_id, owner).read_spec())
 
     def _add(self, spec: Spec, owner: str, token: str | None, job_id: str) -> str:
@@ -359,7 +359,7 @@ class Supervisor:
         self._begun.discard(job_id)
 
     def _token(self, job: Job) -> str | None:
-        """Give the token that came with the job; on one's own machine, that of `hf auth login`."""
+        """Return the token that came with the job; on one's own machine, that of `hf auth login`."""
         from huggingface_hub import get_token
 
         return self._tokens.get(job.id) or (None if self._settings.on_space else get_token())
@@ -384,5 +384,5 @@ class Supervisor:
         return [self._with_progress(job) for job in self._store.of(owner)]
 
     def list(self, owner: str) -> list[Job]:
-        """Give an owner's jobs, the newest first; a preview is none to them."""
+        """Return an owner's jobs, the newest first; a preview is none to them."""
         return [job for job in self.all(owner) if job.kind != PREVIEW]

@@ -30,7 +30,7 @@ class Uploads:
         self._lock = threading.Lock()
 
     def keep(self, upload: Path, owner: str) -> Path:
-        """Give an upload a place where jobs may still read it tomorrow: a second name, or elsewhere a copy.
+        """Return an upload a place where jobs may still read it tomorrow: a second name, or elsewhere a copy.
 
         Args:
             upload: Where it lies until Gradio deletes it, an hour after its last use.
@@ -58,7 +58,7 @@ class Uploads:
         return target
 
     def of(self, owner: str) -> list[Path]:
-        """Give what is kept of an owner's."""
+        """Return what is kept of an owner's."""
         return _files(self._of(owner))
 
     def clean(self, needed: Collection[str]) -> None:

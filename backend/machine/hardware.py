@@ -23,7 +23,7 @@ def hardware() -> str:
 
 
 def memory_bytes() -> int:
-    """Give the memory that this process may use: the machine's, or its container's limit."""
+    """Return the memory that this process may use: the machine's, or its container's limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()) != "max":
@@ -32,7 +32,7 @@ def memory_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Give the memory that is free now, or can be made so: of the machine, or what a container's limit leaves of it."""
+    """Return the memory that is free or can be freed: of the machine, or what a container's limit leaves of it."""
     meminfo = Path("/proc/meminfo")
     found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.is_file() else None
     free = int(found[1]) * 1024 if found else memory_bytes()
@@ -45,7 +45,7 @@ def available_bytes() -> int:
 
 
 def peak_memory_bytes() -> int:
-    """Give the peak resident memory of this process.
+    """Return the peak resident memory of this process.
 
     Where Linux says it, of this program alone: rusage goes on from what the process had that started it.
     """
@@ -75,7 +75,7 @@ def give_freed_memory_back() -> None:
 
 
 def torch_threads() -> int:
-    """Give the threads that torch would compute with, without importing it: OpenMP's number."""
+    """Return the threads that torch would compute with, without importing it: OpenMP's number."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
 
@@ -94,12 +94,12 @@ def gpus() -> tuple[str, ...]:
 
 
 def gpu_bytes() -> int:
-    """Give the memory of the smallest GPU, or 0 where there is none."""
+    """Return the memory of the smallest GPU, or 0 where there is none."""
     return min((int(found[1]) * 2**20 for name in gpus() if (found := re.search(r", (\d+) MiB$", name))), default=0)
 
 
 def gpu_memory_bytes(processes: Collection[int]) -> int | None:
-    """Give the memory of the GPUs that processes hold; None where NVIDIA's tool does not tell, as in many containers.
+    """Return the memory of the GPUs that processes hold; None where NVIDIA's tool does not tell, as in many containers.
 
     Args:
         processes: Their numbers.
@@ -116,7 +116,7 @@ def gpu_memory_bytes(processes: Collection[int]) -> int | None:
 
 @cache
 def processor_flags() -> frozenset[str]:
-    """Give what the processor can do, as Linux names it; nothing elsewhere."""
+    """Return what the processor can do, as Linux names it; nothing elsewhere."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())

@@ -14,7 +14,7 @@ SPEEDS = "speeds.json"
 
 
 class Speeds(Frozen):
-    """What a stage's time is reckoned from; rates in bytes a second, of what is read where nothing else is said.
+    """What a stage's time is estimated from; rates in bytes a second, of what is read where nothing else is said.
 
     The defaults serve until it is measured: 2 cores of an AVX-512 server with an SSD.
     """
@@ -30,7 +30,7 @@ class Speeds(Frozen):
     write: float = Field(0.5e9, gt=0, description="Rate at which what is written reaches the disk.")
 
     def rate(self, method: str) -> float:
-        """Give the rate of a method; one that was not measured counts as a cast."""
+        """Return the rate of a method; one that was not measured counts as a cast."""
         return self.methods.get(method) or self.methods["cast"]
 
 
@@ -40,7 +40,7 @@ def machine() -> str:
 
 
 def read_speeds(data: Path) -> Speeds | None:
-    """Give what was measured on this machine; None where nothing was, or the file is damaged."""
+    """Return what was measured on this machine; None where nothing was, or the file is damaged."""
     found = read_whole(data / SPEEDS, Speeds)
     return found if found and found.machine == machine() and "cast" in found.methods else None
 

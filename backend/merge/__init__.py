@@ -130,7 +130,7 @@ class MergeOptions(StreamOptions):
         return self.dtype
 
     def weight(self, index: int) -> float:
-        """Give the factor of an adapter."""
+        """Return the factor of an adapter."""
         return self.adapter_weights[index] if self.adapter_weights else 1.0
 
 
@@ -171,7 +171,7 @@ def _recorded(adapter: Adapter) -> Trained:
 def described(
     base: Base, config: Mapping[str, Any], adapters: Sequence[Adapter], options: MergeOptions
 ) -> tuple[list[Made], dict[str, Any]]:
-    """Give what becomes of each tensor and of config.json, from headers alone; `dtype` in it is the result's.
+    """Return what becomes of each tensor and of config.json, from headers alone; `dtype` in it is the result's.
 
     Raises:
         SpecError: An adapter does not fit the base model; what does not, and what to do.
@@ -196,7 +196,7 @@ def merged(weights: Weights, folders: Sequence[Path], options: MergeOptions, rep
         weights: Of the base model, in 16 or 32 bit.
         folders: Of the adapters, in the order of the options.
         options: What is merged how; where the adapters lie is not read.
-        report: Told what they are merged into.
+        report: Receives what they are merged into.
 
     Raises:
         SpecError: An adapter does not fit the base model; what does not, and what to do.
@@ -222,7 +222,7 @@ def merged(weights: Weights, folders: Sequence[Path], options: MergeOptions, rep
 
 
 def record(folders: Sequence[Path], options: MergeOptions) -> Merged:
-    """Give what an artifact remembers of a merge; a folder of this machine by its bare name.
+    """Return what an artifact remembers of a merge; a folder of this machine by its bare name.
 
     Args:
         folders: Of the adapters.
@@ -245,7 +245,7 @@ def merge(weights: Weights, output: Output, options: MergeOptions, report: Repor
         weights: From merged().
         output: Where to.
         options: As given to merged().
-        report: Told the bytes.
+        report: Receives the bytes.
     """
     stream(weights, output, options, report)
 

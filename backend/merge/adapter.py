@@ -51,7 +51,7 @@ _SAVED = re.compile(r"(?P<module>.+?)(\.base_layer|\.modules_to_save(\.default)?
 _ROWS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(\.default)?")
 _PATTERN = re.compile(r"[\w.\\^$|()\[\],-]*(?:(?<!\))[*+][\w.\\^$|()\[\],-]*){0,3}", re.ASCII)
 
-MAX_PATTERNS = 5000  # PEFT writes one a layer at the most
+MAX_PATTERNS = 5000  # PEFT writes one a layer at most
 
 
 class Lora(NamedTuple):

@@ -41,7 +41,7 @@ def parameter_of(module: str, targets: Collection[str]) -> str | None:
 
 
 def pieces(parameter: str, expert: int, outputs: int) -> Iterator[tuple[list[str], int, int]]:
-    """Give the tensors that one expert's part of a parameter lies in.
+    """Yield the tensors that one expert's part of a parameter lies in.
 
     Args:
         parameter: Its name, as transformers has it.

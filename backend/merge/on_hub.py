@@ -23,7 +23,7 @@ def inspect_adapter(name: str, revision: str | None, token: str | None) -> tuple
     Args:
         name: A repo id, or the absolute path of a local folder.
         revision: A branch, tag or commit of a repo; None or empty is its main branch.
-        token: Of who asks.
+        token: The caller's Hub token.
 
     Returns:
         The adapter; its commit, empty for a folder.
@@ -83,11 +83,11 @@ def _check_base(adapter: Adapter, facts: ModelFacts) -> None:
 
 
 def base_of(names: Sequence[str], token: str | None) -> str:
-    """Give the base model that adapters name in their settings.
+    """Return the base model that adapters name in their settings.
 
     Args:
         names: Of the adapters, as they were typed.
-        token: Of who asks.
+        token: The caller's Hub token.
 
     Raises:
         SpecError: They name none, or different ones.
@@ -107,13 +107,13 @@ def base_of(names: Sequence[str], token: str | None) -> str:
 
 
 def fetch_adapters(options: MergeOptions, models_dir: Path, token: str | None, report: Report) -> list[Path]:
-    """Give the folders of adapters, downloading those that do not lie here yet.
+    """Return the folders of adapters, downloading those that do not lie here yet.
 
     Args:
         options: With the commit of each adapter of the Hub.
         models_dir: Where models lie.
-        token: Of who asks.
-        report: Told the bytes.
+        token: The caller's Hub token.
+        report: Receives the bytes.
 
     Raises:
         SpecError: An adapter is refused; the file, the field, what to do.

@@ -52,7 +52,7 @@ class Made(NamedTuple):
     frees: tuple[Tensor, ...]  # of the base model, which nothing else needs after it
 
     def typed(self, dtype: str) -> Tensor:
-        """Give the tensor in the type of the result, as safetensors names it."""
+        """Return the tensor in the type of the result, as safetensors names it."""
         return self.tensor.model_copy(update={"dtype": dtype}) if self.tensor.dtype in FLOATS else self.tensor
 
 
@@ -125,7 +125,7 @@ class Merger:
                 self._changes.setdefault(self._place(known, adapter), []).append(change)
 
     def made(self, adapters: Sequence[Adapter]) -> list[Made]:
-        """Give the tensors of the merged model, in the base model's order.
+        """Return the tensors of the merged model, in the base model's order.
 
         Raises:
             SpecError: A shape does not fit.
@@ -173,7 +173,7 @@ class Merger:
     def _shape_saved(
         self, name: str, source: Tensor, saves: tuple[Save, ...], adapters: Sequence[Adapter]
     ) -> tuple[int, ...]:
-        """Give the shape that a tensor has once it is replaced: an adapter may have brought more tokens."""
+        """Return the shape that a tensor has once it is replaced: an adapter may have brought more tokens."""
         shape = source.shape
         for save in saves:
             found = save.tensor.shape
@@ -206,7 +206,7 @@ class Merger:
 
 
 def vocabulary(made: Sequence[Made], merger: Merger) -> int | None:
-    """Give the number of tokens where adapters have brought a new one, else None.
+    """Return the number of tokens where adapters have brought a new one, else None.
 
     Raises:
         SpecError: Input embeddings and output head would not have the same.
@@ -224,7 +224,7 @@ def vocabulary(made: Sequence[Made], merger: Merger) -> int | None:
 
 
 def packed(base: str, how: str) -> SpecError:
-    """Give the error for a base model whose weights are packed."""
+    """Return the error for a base model whose weights are packed."""
     return SpecError(
         f"{quoted(base)} is quantized already ({how}), and nothing can be merged into packed weights: merge into the"
         " 16-bit model that it was made from, then quantize."

@@ -31,7 +31,7 @@ class AdapterFile:
         self._path = folder / WEIGHTS
 
     def open(self, file: str) -> int:
-        """Give a descriptor of the file."""
+        """Return a descriptor of the file."""
         return os.open(self._path, os.O_RDONLY)
 
     def release(self, file: str) -> None:
@@ -162,7 +162,7 @@ class MergedWeights:
         return raw
 
     def _added(self, made: Made) -> LowRank:
-        """Give what is added to a tensor; whoever needs it first prepares it."""
+        """Return what is added to a tensor; whoever needs it first prepares it."""
         with self._lock:
             name = made.tensor.name
             if name not in self._products:
@@ -190,7 +190,7 @@ class MergedWeights:
         return LowRank(left, right, gains[False], gains[True])
 
     def _lengths(self, made: Made, thin: tuple[Doubles, Doubles], over: bool) -> Doubles:
-        """Give the length of each output's weights with the product added: of rows, or of columns where `over`."""
+        """Return the length of each output's weights with the product added: of rows, or of columns where `over`."""
         left, right = (np.ascontiguousarray(matrix) for matrix in thin)
         rows, columns = len(left), right.shape[1]
         more = LowRank(left, right, np.zeros(rows), np.zeros(columns))
@@ -204,5 +204,5 @@ class MergedWeights:
 
 
 def _thin(a: Doubles, b: Doubles, over: bool) -> tuple[Doubles, Doubles]:
-    """Give the factors of what is added, as the weights lie."""
+    """Return the factors of what is added, as the weights lie."""
     return (a.T, b.T) if over else (b, a)

@@ -85,7 +85,7 @@ def admit(files: Files, whole: bool = False) -> Admitted:
 
 
 def admit_adapter(files: Files) -> tuple[Entry, ...]:
-    """Give the files that are taken of an adapter's repo, or say in one sentence why none are.
+    """Return the files that are taken of an adapter's repo, or say in one sentence why none are.
 
     Raises:
         SpecError: The file, the field, and what to do.
@@ -239,7 +239,7 @@ def _json(files: Files, entry: Entry, limit: int = MAX_JSON) -> dict[str, Any]:
 
 def _read(files: Files, entry: Entry, limit: int) -> bytes:
     if entry.size > limit:
-        raise _fault(entry.name, f"has {entry.size} bytes, of which {limit} are read at the most")
+        raise _fault(entry.name, f"has {entry.size} bytes, of which {limit} are read at most")
     return files.read(entry.name, 0, entry.size)
 
 

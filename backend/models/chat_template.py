@@ -15,7 +15,7 @@ Turn = Mapping[str, Any]
 """A message as templates take it: role, content, and what else it has."""
 
 MAX_TEXT, GROWTH = 1_000_000, 20
-"""Characters that a template writes at the most, and as often as it may repeat what the conversation holds besides."""
+"""Characters that a template writes at most, and as often as it may repeat what the conversation holds besides."""
 
 _WHY = 200  # characters of what a template says when it refuses
 
@@ -64,7 +64,7 @@ def chat_text(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Any] | None
     most = MAX_TEXT + GROWTH * sum(len(str(turn)) for turn in turns)
     if len(text) > most:
         raise SpecError(
-            f"The model's chat template writes {len(text)} characters for one conversation, {most} at the most: choose"
+            f"The model's chat template writes {len(text)} characters for one conversation, {most} at most: choose"
             " another model."
         )
     return text

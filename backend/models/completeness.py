@@ -200,7 +200,7 @@ def _check_plausible(config: Config, blocks: Mapping[int, Mapping[str, Tensor]])
 
 
 def _numbers(value: Any) -> Iterator[int]:
-    """Give every whole number in a config."""
+    """Yield every whole number in a config."""
     if isinstance(value, dict | list):
         for child in value.values() if isinstance(value, dict) else value:
             yield from _numbers(child)

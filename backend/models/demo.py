@@ -88,7 +88,7 @@ def gguf_path() -> Path:
 
 @cache
 def demo_tensors() -> tuple[Tensor, ...]:
-    """Give the demo model's tensors as its safetensors folder has them."""
+    """Return the demo model's tensors as its safetensors folder has them."""
     layer = {
         "input_layernorm": (_HIDDEN,),
         "mlp.down_proj": (_HIDDEN, _FEED),
@@ -106,7 +106,7 @@ def demo_tensors() -> tuple[Tensor, ...]:
 
 
 def demo_facts() -> ModelFacts:
-    """Give the demo model's facts without opening it.
+    """Return the demo model's facts without opening it.
 
     Raises:
         SpecError: The package is not installed.
@@ -138,7 +138,7 @@ def demo_facts() -> ModelFacts:
 
 
 def facts_of(folder: Path) -> ModelFacts:
-    """Give the demo model's facts from the folder that demo_folder() made, to the byte."""
+    """Return the demo model's facts from the folder that demo_folder() made, to the byte."""
     header = read_header(folder / "model.safetensors")
     files = {path.name: path.stat().st_size for path in folder.iterdir()}
     return demo_facts().model_copy(update={"tensors": header.tensors, "config": read_config(folder), "files": files})
@@ -149,7 +149,7 @@ def demo_folder(models_dir: Path, report: Report) -> Path:
 
     Args:
         models_dir: Where models lie.
-        report: Told what is being done.
+        report: Receives what is being done.
 
     Raises:
         SpecError: The package is not installed.
@@ -174,7 +174,7 @@ def demo_folder(models_dir: Path, report: Report) -> Path:
 
 
 def demo_artifact() -> Artifact:
-    """Give what is recorded of the demo model's folder."""
+    """Return what is recorded of the demo model's folder."""
     return Artifact(
         kind="model", stage="fetch", base_model=BASE_MODEL, origin=ORIGIN, versions=versions(), created=now()
     )
@@ -210,12 +210,12 @@ def _copy_license(folder: Path) -> None:
 
 
 def calibration_text() -> str:
-    """Give the half of the embedded English prose that calibration may see."""
+    """Return the half of the embedded English prose that calibration may see."""
     return _prose()[0]
 
 
 def evaluation_text() -> str:
-    """Give the other half, which calibration has not seen: no topic and no paragraph is in both."""
+    """Return the other half, which calibration has not seen: no topic and no paragraph is in both."""
     return _prose()[1]
 
 

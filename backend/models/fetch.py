@@ -25,7 +25,7 @@ PICKLED = "pickled"  # the kind of one whose weights wait for their conversion
 def fetch_model(
     model: str, commit: str | None, models_dir: Path, token: str | None, report: Report, converts: bool = False
 ) -> Path:
-    """Give the folder of a model, downloading it if it does not lie here yet.
+    """Return the folder of a model, downloading it if it does not lie here yet.
 
     A killed download goes on from its last byte; the access is checked also when nothing is missing.
 
@@ -33,8 +33,8 @@ def fetch_model(
         model: `demo`, a repo id, or the absolute path of a local folder.
         commit: The commit of a Hub model, from resolve(); None for the others.
         models_dir: Where models lie.
-        token: Of who asks.
-        report: Told the bytes.
+        token: The caller's Hub token.
+        report: Receives the bytes.
         converts: Whether pickled weights are taken too: the folder holds them until they are converted.
 
     Raises:
@@ -70,14 +70,14 @@ def fetch_model(
 
 
 def fetch_tokenizer(model: str, commit: str | None, models_dir: Path, token: str | None, report: Report) -> Path:
-    """Give a folder with a Hub model's tokenizer and configs; no weights are downloaded for it.
+    """Return a folder with a Hub model's tokenizer and configs; no weights are downloaded for it.
 
     Args:
         model: A repo id.
         commit: Its commit.
         models_dir: Where models lie.
-        token: Of who asks.
-        report: Told the bytes.
+        token: The caller's Hub token.
+        report: Receives the bytes.
 
     Raises:
         SpecError, HubError, HardwareError: As fetch_model(); a model that it would refuse is refused here.
@@ -109,12 +109,12 @@ def take_apart(target: Path) -> None:
 
 
 def model_folder(models_dir: Path, model: str, commit: str) -> Path:
-    """Give where a commit of a Hub model lies, or would lie."""
+    """Return where a commit of a Hub model lies, or would lie."""
     return models_dir / model.replace("/", "--") / commit
 
 
 def downloaded(repo_id: str, commit: str | None, kind: str = "model") -> Artifact:
-    """Give what is recorded of a Hub model, or of an adapter."""
+    """Return what is recorded of a Hub model, or of an adapter."""
     return Artifact(kind=kind, stage="fetch", base_model=repo_id, revision=commit, versions=versions(), created=now())
 
 
@@ -126,7 +126,7 @@ def download(files: HubFiles, wanted: tuple[Entry, ...], target: Path, artifact:
         wanted: What is taken of it.
         target: The folder; it must not exist.
         artifact: From downloaded().
-        report: Told the bytes.
+        report: Receives the bytes.
     """
     folder = target.with_name(target.name + PARTIAL)
     folder.mkdir(exist_ok=True)

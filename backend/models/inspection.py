@@ -34,7 +34,7 @@ def inspect(model: str, revision: str | None = None, token: str | None = None) -
     Args:
         model: `demo`, a repo id, or the absolute path of a local folder, as parse_model() gives it.
         revision: A branch, tag or commit of a Hub model; None is its main branch.
-        token: Of who asks.
+        token: The caller's Hub token.
 
     Raises:
         SpecError: The model is none that the studio can work on; the file, the field, what to do.
@@ -70,7 +70,7 @@ def _local(folder: Path) -> ModelFacts:
 
 
 def read_tensors(files: Files, admitted: Admitted) -> tuple[Tensor, ...]:
-    """Give the tensors of all weight files, checked as read_headers() does."""
+    """Return the tensors of all weight files, checked as read_headers() does."""
     read = read_pickles if admitted.pickled else read_headers
     return tuple(tensor for file in read(files, admitted).values() for tensor in file.tensors)
 

@@ -27,7 +27,7 @@ _READERS = ("tiktoken", "sentencepiece", "sacremoses", "mistral_common", "rjieba
 
 
 def device() -> str:
-    """Give the device that models run on: the first GPU where there is one; of several processes each has its own."""
+    """Return the device that models run on: the first GPU where there is one; of several processes each has its own."""
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
@@ -38,7 +38,7 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
 
     Args:
         folder: Admitted: config.json and safetensors weights.
-        report: Told the tensors loaded.
+        report: Receives the tensors loaded.
         kwargs: Passed on to `from_pretrained`, such as dtype or quantization_config.
 
     Raises:

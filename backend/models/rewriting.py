@@ -26,7 +26,7 @@ class PlannedOptions(Stage):
     max_shard_size: int = Field(
         MAX_SHARD_SIZE,
         ge=1,
-        description="Bytes of weights in one file at the most; a larger model is split into shards.",
+        description="Bytes of weights in one file at most; a larger model is split into shards.",
         json_schema_extra=ADVANCED,
     )
 
@@ -36,11 +36,11 @@ class PlannedOptions(Stage):
         return None
 
     def form(self) -> Form | None:
-        """Give what becomes of each tensor that it does not skip; None: all stay as they are."""
+        """Return what becomes of each tensor that it does not skip; None: all stay as they are."""
         return None
 
     def config(self) -> dict[str, Any]:
-        """Give what changes in config.json; None removes a key."""
+        """Return what changes in config.json; None removes a key."""
         return {}
 
     def plan(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Plan:
@@ -72,7 +72,7 @@ class StreamOptions(PlannedOptions):
     streams = True
 
     def form(self) -> Format | None:
-        """Give what becomes of each tensor that it does not skip; None: all stay as they are."""
+        """Return what becomes of each tensor that it does not skip; None: all stay as they are."""
         return None
 
 
@@ -83,7 +83,7 @@ def stream(weights: Weights, output: Output, options: StreamOptions, report: Rep
         weights: The model's.
         output: Where they go.
         options: Say what becomes of them.
-        report: Told the bytes read.
+        report: Receives the bytes read.
 
     Raises:
         SpecError: A tensor holds numbers that are not finite, or lies beyond the end of its file.
@@ -120,7 +120,7 @@ def _named_dtype(config: Mapping[str, Any]) -> str | None:
 
 
 def loaded_dtype(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> str:
-    """Give the type that transformers loads a model in: the config's, else that of its first tensor."""
+    """Return the type that transformers loads a model in: the config's, else that of its first tensor."""
     if (named := _named_dtype(config)) is not None:
         return named
     first = next((t.dtype for t in tensors if t.dtype in FLOATS), "F32")

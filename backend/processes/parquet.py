@@ -57,7 +57,7 @@ def read_batches(path: Path, columns: Sequence[str], rows: int, largest: int) ->
     Args:
         path: The file.
         columns: That are read.
-        rows: At a time, at the most.
+        rows: At a time, at most.
         largest: Bytes of a row; a larger one is counted, not handed over.
 
     Raises:

@@ -63,7 +63,7 @@ def launch(job: Path, index: int, settings: Settings, report: Report) -> None:
         job: The folder, on a disk that all machines see where there are several.
         index: Of the step.
         settings: Say how many processes, or where accelerate's own configuration lies.
-        report: Told what the first of them says.
+        report: Receives what the first of them says.
 
     Raises:
         JobError: One of them failed.

@@ -58,7 +58,7 @@ class Preview(NamedTuple):
 
 
 def is_made_elsewhere(folder: Path) -> bool:
-    """Whether a folder is no artifact, and is published as it was found."""
+    """Return whether a folder is no artifact, and is published as it was found."""
     return not (folder / MANIFEST).is_file()
 
 
@@ -110,7 +110,7 @@ def adopt(folder: Path, target: Path, base_model: str | None, report: Report, to
         folder: With a model or an adapter in it.
         target: The artifact's folder; must not exist.
         base_model: As describe() takes it.
-        report: Told what is left out, and the bytes hashed.
+        report: Receives what is left out, and the bytes hashed.
         token: Of who may read the base model's license, where the folder's own card names none.
 
     Raises:
@@ -142,7 +142,7 @@ def adopt(folder: Path, target: Path, base_model: str | None, report: Report, to
 
 @contextmanager
 def as_artifact(folder: Path, report: Report, token: str | None = None) -> Iterator[Path]:
-    """Give an artifact's folder; of one made elsewhere an artifact that is there for as long as the block lasts.
+    """Yield an artifact's folder; of one made elsewhere an artifact that is there for as long as the block lasts.
 
     Args:
         folder: An artifact, or one with a model or an adapter in it.
@@ -199,7 +199,7 @@ def preview(
 
 
 def _is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter; refuse what holds no weights that can be published."""
+    """Return whether a folder holds an adapter; refuse what holds no weights that can be published."""
     names = {entry.name for entry in LocalFiles(folder).entries()}
     adapter = "adapter_config.json" in names and "config.json" not in names
     pickle = next((name for name in sorted(names) if _PICKLED.fullmatch(name)), None)
@@ -215,7 +215,7 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _taken(folder: Path) -> dict[str, int]:
-    """Give the files that are published, with their bytes: what makes the model, and its licenses."""
+    """Return the files that are published, with their bytes: what makes the model, and its licenses."""
     files = LocalFiles(folder)
     taken: tuple[Entry, ...] = admit_adapter(files) if _is_adapter(folder) else admit(files, whole=True).files
     own = [entry for entry in files.entries() if entry.name == "quantize_config.json"]  # of AutoGPTQ
@@ -224,7 +224,7 @@ def _taken(folder: Path) -> dict[str, int]:
 
 
 def _text(folder: Path, name: str, artifact: Artifact) -> bytes | None:
-    """Give a settings file without places of another machine and without code; None where it can stay as it is."""
+    """Return a settings file without places of another machine and without code; None where it can stay as it is."""
     if name not in _NAMES_A_PLACE and not is_settings(name):
         return None
     data = _read(folder, name)
@@ -242,7 +242,7 @@ def _text(folder: Path, name: str, artifact: Artifact) -> bytes | None:
 
 
 def _config(folder: Path, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Give a model's config; AutoGPTQ wrote what the weights are into a file of its own, which not everything reads."""
+    """Return a model's config; AutoGPTQ wrote what the weights are into a file of its own, which few readers open."""
     found = dict(config or _read(folder, "config.json"))
     if "quantization_config" not in found and (folder / "quantize_config.json").is_file():
         settings = _read(folder, "quantize_config.json")
@@ -253,7 +253,7 @@ def _config(folder: Path, config: Mapping[str, Any] | None = None) -> dict[str, 
 
 
 def _named_base(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """Give the one base model that a folder's card or config names by its Hub id."""
+    """Return the one base model that a folder's card or config names by its Hub id."""
     card = own_card(read_card(LocalFiles(folder))).base_model
     if card:
         return _id(folder, card[0]) if len(card) == 1 else None
@@ -261,7 +261,7 @@ def _named_base(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def _id(folder: Path, value: Any) -> str | None:
-    """Give a value that is a repo id with its namespace, and no path of this machine that only looks like one."""
+    """Return a value that is a repo id with its namespace, and no path of this machine that only looks like one."""
     if not isinstance(value, str) or any((place / value).exists() for place in (Path.cwd(), folder, folder.parent)):
         return None
     try:
@@ -271,7 +271,7 @@ def _id(folder: Path, value: Any) -> str | None:
 
 
 def _said(folder: Path, artifact: Artifact, token: str | None, report: Report) -> tuple[BaseCard, dict[str, bytes]]:
-    """Give what the folder's card says, and the texts of the base model's license where that card names none."""
+    """Return what the folder's card says, and the texts of the base model's license where that card names none."""
 
     from backend.hub import client
 
@@ -296,7 +296,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file a second name; a copy where that cannot be."""
+    """Link a file under a second name, or copy it where no link can be made."""
     try:
         os.link(source, target)
     except OSError:  # another disk, another owner, or a disk without links

@@ -21,7 +21,7 @@ HUBS_OWN = {".gitattributes"}
 
 
 def choices(name: str, licenses: Iterable[str], token: str | None) -> list[str]:
-    """Give the repo ids that a model can go to, one in each namespace of the token's; none where nobody can tell.
+    """Return the repo ids that a model can go to, one in each namespace of the token's; none where nobody can tell.
 
     The Hub is asked once for each token: it answers this question seldom.
 
@@ -69,7 +69,7 @@ def check_destination(
         options: Where it is to go.
         token: Of who publishes.
         to_come: Bytes that are to go there, and to other repos in that namespace; 0 where that was asked already.
-        tell: Told if a free account's storage may be too small for them.
+        tell: Receives a word if a free account's storage may be too small for them.
 
     Raises:
         SpecError, LoginError, HubError: As publish() does.
@@ -108,7 +108,7 @@ def check_outside(options: PublishOptions, folder: Path) -> None:
 
 
 def check_token(options: PublishOptions, token: str | None, patience: Patience | None = None) -> tuple[str, str]:
-    """Give the repo id and the token, if it is one of somebody who may have repos in that namespace."""
+    """Return the repo id and the token, if it is one of somebody who may have repos in that namespace."""
 
     from backend.hub import client
 
@@ -134,12 +134,12 @@ def check_token(options: PublishOptions, token: str | None, patience: Patience |
 
 
 def can_take(info: "ModelInfo", options: PublishOptions) -> bool:
-    """Whether a repo that exists can be taken as if it were new: it is empty, and nobody else sees it unasked."""
+    """Return whether an existing repo can be taken as if it were new: it is empty, and nobody else sees it unasked."""
     return is_empty(info) and (bool(info.private) or options.private is False)
 
 
 def is_empty(info: "ModelInfo") -> bool:
-    """Whether a repo holds nothing but what the Hub put into it."""
+    """Return whether a repo holds nothing but what the Hub put into it."""
     return {sibling.rfilename for sibling in info.siblings or []} <= HUBS_OWN
 
 
@@ -180,7 +180,7 @@ def _no_rights(organization: str) -> str:
 
 
 def _roles(who: Mapping[str, Any]) -> dict[str, str]:
-    """Give the role in each organization."""
+    """Return the role in each organization."""
     return {str(org.get("name")): str(org.get("roleInOrg")) for org in who.get("orgs") or []}
 
 

@@ -44,7 +44,7 @@ class OutgoingFile(NamedTuple):
     sha256: str
 
     def read(self) -> bytes:
-        """Give the whole content of a file that is here."""
+        """Return the whole content of a file that is here."""
         assert self.source is not None
         return self.source.read_bytes() if isinstance(self.source, Path) else self.source
 
@@ -57,7 +57,7 @@ def outgoing(
     card: str | None = None,
     variants: Sequence[str] = (),
 ) -> dict[str, OutgoingFile]:
-    """Give the files that publishing an artifact would send, by name; nothing is written.
+    """Return the files that publishing an artifact would send, by name; nothing is written.
 
     Args:
         folder: A sealed artifact; verify() it first, for its recorded sha256 are taken over.

@@ -24,7 +24,7 @@ def publish(folder: Path, options: PublishOptions, token: str | None, report: Re
         folder: A sealed artifact, or a folder made elsewhere, of which one is made for the while.
         options: Where it goes.
         token: Of whom publishes; a local folder needs none.
-        report: Told the bytes sent.
+        report: Receives the bytes sent.
 
     Raises:
         SpecError: The artifact has changed, must not leave or did not pass its check, or the destination is taken.

@@ -31,5 +31,5 @@ def _same(file: OutgoingFile, remote: RepoFile | None) -> bool:
 
 
 def _git_blob(data: bytes) -> str:
-    """Give git's name for a file: sha1 over a header and the content."""
+    """Return git's name for a file: sha1 over a header and the content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

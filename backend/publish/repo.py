@@ -103,7 +103,7 @@ class Repo:
         Args:
             files: Everything that the repo is to hold, by name.
             parent: The commit that claim() gave.
-            report: Told the bytes sent.
+            report: Receives the bytes sent.
 
         Raises:
             AppError: The Hub refuses, cannot be reached, or holds something else than was sent.
@@ -118,7 +118,7 @@ class Repo:
         return Published(location=self.url, commit=commit, files=tuple(files), verified=True)
 
     def _take(self, files: Files | None) -> str:
-        """Give the head of a repo that is there, if it is ours to write to."""
+        """Return the head of a repo that is there, if it is ours to write to."""
         info = client.model_info(self.repo_id, None, self.token, self._patience)
         head = client.commit_of(info, self.repo_id)
         self._private, self._empty = bool(info.private), is_empty(info)

@@ -65,7 +65,7 @@ def _held(namespace: str, token: str) -> int:
 
 
 def _is_free(who: Mapping[str, Any], namespace: str) -> bool:
-    """Whether the Hub says that an account pays nothing; an organization without a plan has none."""
+    """Return whether the Hub says that an account pays nothing; an organization without a plan has none."""
     if who.get("name") == namespace:
         return who.get("isPro") is False
     return any(

@@ -23,7 +23,7 @@ def upload(
     Args:
         files: Everything that the commit adds; what was sent ahead before is not sent.
         send: Sends some of them, in one go.
-        report: Told the bytes sent.
+        report: Receives the bytes sent.
     """
     here = {name: file.size for name, file in files.items() if file.source is not None}
     small = [name for name, size in here.items() if size < SMALL]
@@ -62,7 +62,7 @@ class _Addition(CommitOperationAdd):
 
 
 def _operation(name: str, file: OutgoingFile, tell: Callable[[int], None]) -> CommitOperationAdd:
-    """Give what adds a file; of one that was sent ahead only size and sha256 are known here."""
+    """Return what adds a file; of one that was sent ahead only size and sha256 are known here."""
     if isinstance(file.source, Path) and file.size >= SMALL:
         operation = _Addition(name, file.source)
         operation.tell = tell

@@ -12,7 +12,7 @@ _SLUG = re.compile(r"[\w.-]+/[\w.-]+-[0-9a-f]{24}", re.ASCII)
 
 
 def steps(options: PublishOptions, api: HfApi, private: bool) -> dict[str, Callable[[], None]]:
-    """Give what is still to be set of a repo that holds what it is to hold, each by what it is called.
+    """Return what is still to be set of a repo that holds what it is to hold, each by what it is called.
 
     Each can be done again where it was done before.
 

@@ -28,7 +28,7 @@ def check_weights(files: Files, token: str | None, report: Report) -> None:
     Args:
         files: What is to leave; weights that were sent ahead, which are not here any more, are left out.
         token: What publishes.
-        report: Told the bytes looked at.
+        report: Receives the bytes looked at.
 
     Raises:
         SpecError: The file, the tensor, what to do.

@@ -53,7 +53,7 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
                 raise SpecError(f"llm_int8_skip_modules: {text}", {"llm_int8_skip_modules": text})
 
     def skips(self, tensor: Tensor) -> bool:
-        """Whether a tensor stays as it is."""
+        """Return whether a tensor stays as it is."""
         return not tensor.is_linear or any(m in tensor.name.split(".") for m in self.llm_int8_skip_modules or ())
 
     def form(self) -> Any:

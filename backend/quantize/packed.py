@@ -30,7 +30,7 @@ def load_unpacked(folder: Path, report: Report) -> Any:
 
     Args:
         folder: Admitted.
-        report: Told the tensors loaded.
+        report: Receives the tensors loaded.
 
     Raises:
         SpecError: It is in another layout than those written here, or transformers cannot make sense of it.

@@ -35,7 +35,7 @@ class ChatOptions(Frozen):
 
     model_config = ConfigDict(str_strip_whitespace=False)  # an answer may end at a line break
 
-    max_tokens: int = Field(512, ge=1, le=32768, description="Tokens an answer may have at the most.")
+    max_tokens: int = Field(512, ge=1, le=32768, description="Tokens an answer may have at most.")
     temperature: float = Field(0.7, ge=0, le=2, description="0: always the likeliest token. Higher: more varied.")
     top_p: float = Field(0.95, gt=0, le=1, description="Only the likeliest tokens that together have this share.")
     top_k: int | None = Field(None, ge=1, description="Only so many of the likeliest tokens. Empty: as the model says.")

@@ -165,7 +165,7 @@ def read_prompts(file: Path) -> list[str]:
     if not prompts:
         raise JobError(f"'{name}' has no questions: write one a line.")
     if len(prompts) > MAX_PROMPTS:
-        raise JobError(f"'{name}' has {len(prompts)} questions, {MAX_PROMPTS} at the most: give a part of it.")
+        raise JobError(f"'{name}' has {len(prompts)} questions, {MAX_PROMPTS} at most: give a part of it.")
     return prompts
 
 
@@ -210,7 +210,7 @@ def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def _as_text(cell: str) -> str:
-    """Put an apostrophe before what a spreadsheet would reckon with, also behind what cannot be seen."""
+    """Put an apostrophe before what a spreadsheet would calculate with, also behind what cannot be seen."""
     seen = next((c for c in cell if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf")), "")
     begins = cell[:1] in ("\t", "\r", "\n") or unicodedata.normalize("NFKC", seen) in _FORMULA
     return f"'{cell}" if begins else cell

@@ -23,7 +23,7 @@ def decode_speed(folder: Path, engine: EngineName, settings: Settings, report: R
         folder: Of the model.
         engine: That serves it.
         settings: How long a server may take to start; its log lies in a folder that is removed again.
-        report: Told why it could not be timed, where that is so.
+        report: Receives why it could not be timed, where that is so.
 
     Returns:
         Tokens a second, or None where it could not be timed.

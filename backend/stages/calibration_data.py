@@ -34,8 +34,8 @@ def fetch_calibration(stage: CalibratedOptions, number: int, folder: Path, token
         stage: The quantization.
         number: Of it among the stages of its recipe, from 1.
         folder: Of the fetch step, not sealed yet.
-        token: Of who asks.
-        report: Told the bytes.
+        token: The caller's Hub token.
+        report: Receives the bytes.
 
     Raises:
         SpecError: There is no such config or split; what there is instead.
@@ -49,7 +49,7 @@ def fetch_calibration(stage: CalibratedOptions, number: int, folder: Path, token
 def windows(
     recipe: Recipe, options: CalibratedOptions, base: Base, fetched: Path, measured: Text | None, report: Report
 ) -> Windows:
-    """Give what a quantization calibrates on.
+    """Return what a quantization calibrates on.
 
     Args:
         recipe: What is done.
@@ -57,7 +57,7 @@ def windows(
         base: The base model, with the adapters that are merged into it.
         fetched: The fetch step's folder.
         measured: What quality is measured on, if it is.
-        report: Told how much there is, and what is doubtful about it.
+        report: Receives how much there is, and what is doubtful about it.
 
     Raises:
         SpecError: There is too little, rows leave a question open, or quality is measured on the same text.
@@ -91,7 +91,7 @@ def cut_rows(data: Dataset | None, tokenizer: Any, samples: int, length: int) ->
     Args:
         data: The rows.
         tokenizer: The model's.
-        samples: Windows at the most.
+        samples: Windows at most.
         length: Tokens in a window.
 
     Returns:
@@ -124,7 +124,7 @@ def _rows(recipe: Recipe, options: CalibratedOptions, fetched: Path) -> Dataset 
 
 
 def _tokens(data: Dataset, tokenizer: Any, ledger: Ledger) -> Iterator[list[int]]:
-    """Give the tokens of each row: conversations through the chat template, where there is one; texts follow on.
+    """Yield the tokens of each row: conversations through the chat template, where there is one; texts follow on.
 
     Raises:
         SpecError: The chat template takes no conversation at all.

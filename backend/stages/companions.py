@@ -95,7 +95,7 @@ class Base(NamedTuple):
         return [name for name in self.files if kind_of(name) in kinds]
 
     def texts(self, recipe: Recipe) -> dict[str, bytes]:
-        """Give the files that are written for the result.
+        """Return the files that are written for the result.
 
         Args:
             recipe: What is done, with the commit of its base model.
@@ -104,7 +104,7 @@ class Base(NamedTuple):
         return {BASE_CARD: base_card(self.card, self.weights_bytes), "recipe.yaml": public.to_yaml().encode()}
 
     def record(self, recipe: Recipe, options: Any) -> Artifact:
-        """Give what is to be remembered of the result of a recipe's stage, but for what only the run can tell."""
+        """Return what is to be remembered of the result of a recipe's stage, but for what only the run can tell."""
         merging, merged = recipe.merging, self.origin.merged
         if merging and self.adapters:
             merged = record([adapter.folder for adapter in self.adapters], merging)
@@ -123,7 +123,7 @@ class Base(NamedTuple):
         )
 
     def _training(self) -> Training | None:
-        """Give how the adapter that is in the result had been trained; of several, no training alone says it."""
+        """Return how the adapter that is in the result had been trained; of several, no training alone says it."""
         sources = self.adapters or (self,)
         return sources[0].origin.training if len(sources) == 1 else None
 

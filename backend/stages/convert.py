@@ -54,7 +54,7 @@ def convert_model(source: Path, target: Path, report: Report) -> None:
     Args:
         source: The folder with its pickled weights; a download is removed at the end.
         target: The folder that is sealed.
-        report: Told the bytes.
+        report: Receives the bytes.
 
     Raises:
         SpecError: A file holds something else than plain tensors.

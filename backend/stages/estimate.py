@@ -53,7 +53,7 @@ class Estimate(Frozen):
 
 
 def streams(recipe: Recipe, facts: ModelFacts, data: Path, keep: bool) -> bool:
-    """Whether a recipe is done from repo to repo, so that its model need not lie here whole; see estimate()."""
+    """Return whether a recipe is done from repo to repo, so that its model need not lie here whole; see estimate()."""
     return not (keep or facts.pickled) and recipe.can_stream and _fetched(facts, data.resolve() / "models") > 0
 
 
@@ -160,7 +160,7 @@ def _needs(
 
 
 def _fetched(facts: ModelFacts, models: Path) -> int:
-    """Give the bytes that fetching the base model writes."""
+    """Return the bytes that fetching the base model writes."""
     if is_local(facts.model) and not facts.pickled:
         return 0
     place = models / DEMO if facts.model == DEMO else model_folder(models, facts.model, facts.commit or "")
@@ -171,7 +171,7 @@ def _fetched(facts: ModelFacts, models: Path) -> int:
 
 
 def _passing(facts: ModelFacts, files: dict[str, int]) -> int:
-    """Give what lies here at a time of a model that streams: shards that came, shards to go, other files twice."""
+    """Return what lies here at a time of a model that streams: shards that came, shards to go, other files twice."""
     return (
         min(facts.size, ON_DISK * facts.largest_file)
         + sum(sorted(files.values())[-ON_DISK:])
@@ -183,7 +183,7 @@ LONGEST = 60.0  # seconds that measuring may take: the loops may have to be comp
 
 
 def measured_speeds(data: Path) -> Speeds:
-    """Give what was measured on this machine, in a process of its own if it was not yet; else the defaults.
+    """Return what was measured on this machine, in a process of its own if it was not yet; else the defaults.
 
     Args:
         data: The data folder, which exists: its disk is what is measured.

@@ -132,7 +132,7 @@ def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], repo
         reference: Folder of the model that the result was made from.
         result: Folder of the result.
         timed: What was timed before, by its folder.
-        report: Told what is timed.
+        report: Receives what is timed.
     """
     from backend.quantize.packed import is_packed
     from backend.serve.engines import ENGINES, choose

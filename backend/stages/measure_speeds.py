@@ -68,7 +68,7 @@ def _model(folder: Path, side: int) -> Path:
 
 
 def _rate(method: str, source: Path) -> float:
-    """Give the bytes a second of the median of some runs."""
+    """Return the bytes a second of the median of some runs."""
     return (source / "model.safetensors").stat().st_size / statistics.median(_run(method, source) for _ in range(RUNS))
 
 

@@ -32,7 +32,7 @@ def prepare(
         data: The data folder; its disk must hold what lies here at a time.
         token: The user's, or None.
         keep: Whether the result is wanted on this machine, also where it could go from repo to repo.
-        tell: Told what may stop it later and is no reason to refuse it now.
+        tell: Receives what may stop it later and is no reason to refuse it now.
 
     Returns:
         The recipe with the commits of base model and adapters; as a Streaming if the model need not lie here whole.

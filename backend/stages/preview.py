@@ -73,7 +73,7 @@ def findings(folders: list[Path]) -> tuple[Finding, ...]:
 
 @contextmanager
 def _output(work: Work) -> Iterator[Path]:
-    """Give the folder that a step writes to, and seal it; which options are at fault is kept."""
+    """Yield the folder that a step writes to, and seal it; which options are at fault is kept."""
     folder = partial(work.target)
     try:
         yield folder
@@ -176,7 +176,7 @@ def _cut(cut: Cut, data: Dataset | None, base: Path, folder: Path) -> None:
 
 
 def _measured(options: EvaluateOptions | None) -> str | None:
-    """Give the text that quality is measured on, or one in its language; None where that must be fetched first."""
+    """Return the text that quality is measured on, or one in its language; None where that must be fetched first."""
     if options is None or options.dataset:
         return None
     if options.text is None:

@@ -42,7 +42,7 @@ def tune(recipe: Recipe, base: Base, fetched: Path, folder: Path, report: Report
         base: The base model.
         fetched: The fetch step's folder.
         folder: Where the adapter is written; checkpoints of an earlier run may lie there.
-        report: Told all of it.
+        report: Receives all of it.
 
     Returns:
         What is to be recorded, or None where another process completes the folder.

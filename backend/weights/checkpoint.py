@@ -58,7 +58,7 @@ class Files(Protocol):
     headers: dict[str, Header]
 
     def open(self, file: str) -> int:
-        """Give a descriptor of a file, as soon as it is there."""
+        """Return a descriptor of a file, as soon as it is there."""
 
     def release(self, file: str) -> None:
         """Say that a file will not be read again; its descriptor is closed already."""
@@ -76,7 +76,7 @@ class Folder:
         self.identity = repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
 
     def open(self, file: str) -> int:
-        """Give a descriptor of a file."""
+        """Return a descriptor of a file."""
         return os.open(self._folder / file, os.O_RDONLY)
 
     def release(self, file: str) -> None:
@@ -84,7 +84,7 @@ class Folder:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """Give the shards of the index: beside them can lie the same weights under other names."""
+    """Return the shards of the index: beside them can lie the same weights under other names."""
     listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
     return [folder / name for name in sorted(set(listed.values()))]
 
@@ -119,7 +119,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """Give the checkpoint in an admitted folder."""
+        """Return the checkpoint in an admitted folder."""
         return cls(Folder(folder), read_config(folder))
 
     def __enter__(self) -> Self:

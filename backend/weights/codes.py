@@ -36,7 +36,7 @@ TINY = np.float32(1e-38)
 
 
 def grid(quant_type: str) -> tuple[Floats, Bytes]:
-    """Give the 15 bounds between neighbours of the sorted 4-bit grid, and the code of each of its 16 places."""
+    """Return the 15 bounds between neighbors of the sorted 4-bit grid, and the code of each of its 16 places."""
     order = _ORDERS[quant_type]
     code = CODES[quant_type][order]
     return (code[:-1] + code[1:]) / np.float32(2), order

@@ -35,7 +35,7 @@ _loaded: list[Any] = []  # what must live as long as the functions do
 
 @cache
 def compiled(name: str) -> Function | None:
-    """Give a loop of loops.LOOPS as a function that lets other threads run; None where there is no numba."""
+    """Return a loop of loops.LOOPS as a function that lets other threads run; None where there is no numba."""
     try:
         import llvmlite.binding as llvm
     except ImportError:

@@ -76,7 +76,7 @@ def convert(source: Path, files: Mapping[str, Pickled], planned: Conversion, out
         files: What each of them holds, read before without unpickling.
         planned: From conversion().
         output: Where the safetensors go.
-        report: Told the bytes.
+        report: Receives the bytes.
 
     Raises:
         SpecError: PyTorch does not find plain tensors of these types and shapes.

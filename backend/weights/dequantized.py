@@ -101,7 +101,7 @@ class Dequantized:
             return self._done[tensor.name]
 
     def _scales_of(self, tensor: Tensor) -> Floats:
-        """Give the scales of a whole tensor as double quantization leaves them."""
+        """Return the scales of a whole tensor as double quantization leaves them."""
         with self._lock:
             if tensor.name not in self._scales:
                 starts = range(0, tensor.elements, PIECE)

@@ -23,7 +23,7 @@ INFINITY = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000, "F64": 0x7FF000000
 
 
 def is_finite(raw: Bytes, dtype: str) -> bool:
-    """Whether raw bytes hold neither infinities nor NaNs."""
+    """Return whether raw bytes hold neither infinities nor NaNs."""
     if dtype not in FLOATS:
         return True
     bits = raw.view(INTEGERS[dtype])
@@ -34,7 +34,7 @@ def is_finite(raw: Bytes, dtype: str) -> bool:
 
 
 def to_float32(raw: Bytes, dtype: str) -> Floats:
-    """Give the numbers in raw bytes of a floating-point type; exact but for F64."""
+    """Return the numbers in raw bytes of a floating-point type; exact but for F64."""
     if dtype == "BF16":
         return np.left_shift(raw.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
     if dtype == "F16":
@@ -43,7 +43,7 @@ def to_float32(raw: Bytes, dtype: str) -> Floats:
 
 
 def from_float32(values: Floats, dtype: str) -> Bytes:
-    """Give the bytes of numbers in another type; what is too large becomes infinite."""
+    """Return the bytes of numbers in another type; what is too large becomes infinite."""
     if dtype != "BF16":
         with np.errstate(over="ignore"):
             return values.astype({"F16": np.float16, "F32": np.float32}[dtype]).view(np.uint8)

@@ -154,7 +154,7 @@ def parse_header(raw: bytes, file_size: int, name: str) -> Header:
 
 
 def _span(entry: Any, tensor: str, name: str) -> tuple[int, int]:
-    """Give the offsets of a tensor after checking that type × shape fills them."""
+    """Return the offsets of a tensor after checking that type × shape fills them."""
     where = f"tensor {quoted(tensor)}"
     if len(tensor) > MAX_NAME:
         raise _fault(name, f"has a {where} whose name is longer than {MAX_NAME} characters")

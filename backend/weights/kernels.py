@@ -110,7 +110,7 @@ def quantize_rows(values: NDArray[np.float16]) -> tuple[NDArray[np.int8], Floats
 
 @cache
 def dynamic_map() -> Floats:
-    """Give the 256 values of the signed dynamic type (arXiv 1511.04561) that scales are quantized to, sorted."""
+    """Return the 256 values of the signed dynamic type (arXiv 1511.04561) that scales are quantized to, sorted."""
     values = [0.0, 1.0]
     for exponent in range(7):
         steps = 2**exponent + 1
@@ -126,7 +126,7 @@ def dynamic_map() -> Floats:
 
 @cache
 def _nearest() -> Bytes:
-    """Give the nearest place on the dynamic map for 65,536 steps from -1 to 1, the table that bitsandbytes looks up."""
+    """Return the nearest place on the dynamic map for 65,536 steps from -1 to 1: the table that bitsandbytes uses."""
     code = dynamic_map()
     at = np.arange(65536) / 32767.5 - 1
     right = np.searchsorted(code, at).clip(0, 255)

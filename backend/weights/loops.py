@@ -92,7 +92,7 @@ def _largest(kind: _Kind) -> Loop:
     dtype, mask, _ = kind
 
     def largest(source: Any, elements: int) -> int:
-        """Give the bits of the largest magnitude."""
+        """Return the bits of the largest magnitude."""
         top = dtype(0)
         for j in range(elements):
             top = _larger(top, dtype(source[j] & mask))

@@ -27,7 +27,7 @@ class LowRank(NamedTuple):
     gains: Doubles  # [columns]
 
     def rows(self, first: int, last: int) -> "LowRank":
-        """Give what is added to some rows."""
+        """Return what is added to some rows."""
         return self._replace(left=self.left[first:last], gain=self.gain[first:last])
 
 
@@ -51,7 +51,7 @@ def add(raw: Bytes, dtype: str, more: LowRank, target: str) -> Bytes:
 
 
 def total(raw: Bytes, dtype: str, more: LowRank) -> Doubles:
-    """Give the same sums before they are rounded, [rows, columns]."""
+    """Return the same sums before they are rounded, [rows, columns]."""
     product = np.zeros((len(more.left), more.right.shape[1]))
     for k in range(len(more.right)):
         product += more.left[:, k, None] * more.right[k]
@@ -60,12 +60,12 @@ def total(raw: Bytes, dtype: str, more: LowRank) -> Doubles:
 
 
 def exact(raw: Bytes, dtype: str) -> Doubles:
-    """Give the numbers in raw bytes of any floating-point type."""
+    """Return the numbers in raw bytes of any floating-point type."""
     return raw.view(np.float64) if dtype == "F64" else to_float32(raw, dtype).astype(np.float64)
 
 
 def nearest(values: Doubles, target: str) -> Bytes:
-    """Give the bytes of numbers rounded once to another type, to nearest, ties to even."""
+    """Return the bytes of numbers rounded once to another type, to nearest, ties to even."""
     with np.errstate(over="ignore", invalid="ignore"):
         if target == "F32":
             return values.reshape(-1).astype(np.float32).view(np.uint8)

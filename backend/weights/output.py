@@ -32,7 +32,7 @@ class Output:
         """
 
     def has(self, file: str) -> bool:
-        """Whether a shard of this plan is finished already."""
+        """Return whether a shard of this plan is finished already."""
         return file in self.finished
 
     def begin(self, file: str) -> None:

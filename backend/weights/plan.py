@@ -16,7 +16,7 @@ TENSOR_BYTES, SLOT_BYTES = 1000, 1200
 
 
 def _in_hand(view: View, form: "Form | Plain") -> int:
-    """Give the bytes of what is in memory of a tensor at a time."""
+    """Return the bytes of what is in memory of a tensor at a time."""
     width, needed = view.tensor.bytes / max(view.elements, 1), form.memory(view)
     copies = 0 if view.dtype == view.tensor.dtype else 4 * (view.tensor.dtype != "F32") + BITS[view.dtype] // 8
     pieces = min(threads() * PIECE, view.elements) * (width + copies + needed.element)
@@ -34,10 +34,10 @@ class Form(Protocol):
     """What a method makes of a tensor, as far as headers tell."""
 
     def skips(self, tensor: Tensor) -> bool:
-        """Whether a tensor stays as it is."""
+        """Return whether a tensor stays as it is."""
 
     def slots(self, view: View) -> list[Slot]:
-        """Give what a tensor becomes."""
+        """Return what a tensor becomes."""
 
     def memory(self, view: View) -> Memory:
         """Say what writing a tensor takes beside the pieces that are read."""
@@ -57,7 +57,7 @@ class Plain:
         return type(self).__name__  # part of what a plan is known by
 
     def slots(self, view: View) -> list[Slot]:
-        """Give the tensor itself."""
+        """Return the tensor itself."""
         return [Slot(view.name, view.dtype, view.shape)]
 
     def write(self, source: Source, writer: Writer) -> None:

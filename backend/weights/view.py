@@ -14,7 +14,7 @@ from backend.weights.tensor import Tensor
 PIECE = 1 << 20  # elements that a thread has in hand: they fit its cache; a multiple of every block
 
 THREADS = 8
-"""Threads at the most: more would wait for memory, and each takes some megabytes."""
+"""Threads at most: more would wait for memory, and each takes some megabytes."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Source(View):
 
     Attributes:
         weights: What it is read from.
-        tell: Told the bytes of each piece that is done; several threads do.
+        tell: Receives the bytes of each piece that is done; several threads do.
     """
 
     weights: Weights
@@ -97,5 +97,5 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def threads() -> int:
-    """Give the number of threads that read, compute and write."""
+    """Return the number of threads that read, compute and write."""
     return min(len(os.sched_getaffinity(0)), THREADS)

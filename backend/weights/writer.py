@@ -25,7 +25,7 @@ ALIGN = 4096  # of the first tensor, so that pieces fill whole pages of the disk
 
 
 class Slot(NamedTuple):
-    """A tensor to be written; an `open` one takes its shape's bytes at the most."""
+    """A tensor to be written; an `open` one takes its shape's bytes at most."""
 
     name: str
     dtype: str
@@ -71,15 +71,15 @@ class Shard:
 
     @property
     def most(self) -> int:
-        """Bytes of its tensors at the most."""
+        """Bytes of its tensors at most."""
         return self.fixed + sum(slot.bytes for slot in self._open)
 
     def place(self, name: str) -> int | None:
-        """Give where a tensor begins in the file; None for an open one."""
+        """Return where a tensor begins in the file; None for an open one."""
         return self._places.get(name)
 
     def head(self, given: dict[str, bytes]) -> bytes:
-        """Give all that lies before the first tensor of known size.
+        """Return all that lies before the first tensor of known size.
 
         Args:
             given: The data of the open ones.
@@ -104,7 +104,7 @@ def into_shards(groups: Sequence[Sequence[Slot]], max_shard_size: int = MAX_SHAR
 
     Args:
         groups: Slots that stay in one file together, in order.
-        max_shard_size: Bytes of a file's tensors at the most, unless one group alone has more.
+        max_shard_size: Bytes of a file's tensors at most, unless one group alone has more.
     """
     parts: list[list[Slot]] = [[]]
     size = 0
@@ -121,7 +121,7 @@ def into_shards(groups: Sequence[Sequence[Slot]], max_shard_size: int = MAX_SHAR
 
 
 def index(shards: Sequence[Shard], parameters: int, tensor_bytes: int | None = None) -> bytes | None:
-    """Give the content of the index, or None where there is one file alone.
+    """Return the content of the index, or None where there is one file alone.
 
     Args:
         shards: All of them.

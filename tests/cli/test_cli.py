@@ -185,7 +185,7 @@ print("|", *sorted({module.split(".")[0] for module in sys.modules}))
 
 
 def loaded(*argv):
-    """Give the packages that a fresh process has imported after it has read a command."""
+    """Return the packages that a fresh process has imported after it has read a command."""
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *argv], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )

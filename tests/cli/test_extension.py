@@ -34,7 +34,7 @@ import backend.extension, backend.jobs.worker, backend.publish.push
 
 
 def installed_with(names):
-    """Give distributions and everything that they want."""
+    """Return distributions and everything that they want."""
     found, todo = set(), {canonicalize_name(name) for name in names}
     while todo:
         found |= todo

@@ -59,13 +59,13 @@ def test_a_good_file_is_shown_with_what_was_recognized(tmp_path: Path, case: str
     source = Source(name=name, files=(written(tmp_path, name, data),))
     found = examine(source, FinetuneOptions())
     assert not found.questions
-    assert re.search(f"(?s){words}", view(Seen(examination=found, findings=found.findings), colour=False))
+    assert re.search(f"(?s){words}", view(Seen(examination=found, findings=found.findings), color=False))
 
 
 def test_questions_come_first_and_name_their_flag(tmp_path: Path) -> None:
     rows = written(tmp_path, "rows.jsonl", jsonl({**PAIRS[0], "id": 1}, *PAIRS[1:], {"prompt": "q"}))
     found = examine(Source(name="rows.jsonl", files=(rows,)), FinetuneOptions())
-    shown = view(Seen(examination=found, findings=found.findings), colour=False)
+    shown = view(Seen(examination=found, findings=found.findings), color=False)
     question, answer, told = shown.partition("Findings")[2].splitlines()[1:4]
     assert question == (
         "  ? 'rows.jsonl': 'completion' is missing in 1 of 4 rows (row 4): fill it in, or set on_fault to drop to leave"
@@ -83,10 +83,10 @@ def test_what_is_learned_is_marked_and_nothing_in_a_row_steers_the_terminal() ->
         rows=2, tokens=8, learned_tokens=2, longest=9, truncated=1, masked=3, endless=0,
         histogram=((2, 0), (4, 2), (6, 1)), samples=(pieces,),
     ))  # fmt: skip
-    plain = view(seen, colour=False)
+    plain = view(seen, color=False)
     assert "Q�[2J:\n⟦ 4</s>⟧" in plain
     assert "\x1b" not in plain
-    assert "\x1b[32m 4</s>\x1b[0m" in view(seen, colour=True)
+    assert "\x1b[32m 4</s>\x1b[0m" in view(seen, color=True)
     assert "        1  cut at max_length" in plain
     assert "        3  left out" in plain
     assert "8  tokens, of which 2 (25%) are learned" in plain
@@ -152,7 +152,7 @@ def test_a_hub_data_set_that_leaves_a_choice_asks_for_it(  # noqa: PLR0913 - thr
     assert [question.option for question in seen.questions] == [option]
     assert words in seen.questions[0].text
     assert seen.examination is None
-    assert words in view(seen, colour=False)
+    assert words in view(seen, color=False)
     assert [name for splits in seen.splits.values() for name in splits]
 
 
@@ -185,7 +185,7 @@ def test_while_a_question_is_open_nothing_is_rendered(tmp_path: Path, tiny_model
     seen = looked(tmp_path / "job", spec(tiny_model, dataset=str(rows)))
     assert [question.option for question in seen.questions] == ["header"]
     assert seen.survey is None
-    assert "Nothing is rendered before the questions are answered." in view(seen, colour=False)
+    assert "Nothing is rendered before the questions are answered." in view(seen, color=False)
 
 
 def test_validation_rows_that_are_trained_on_are_asked_about(tmp_path: Path, tiny_model: Path) -> None:

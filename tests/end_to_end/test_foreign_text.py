@@ -125,7 +125,7 @@ def test_what_the_page_shows_is_looked_through_once():
 
 
 def patterns():
-    """Give every regular expression of the project that is written down as a text."""
+    """Yield every regular expression of the project that is written down as a text."""
     root = Path(__file__).parents[2]
     for path in sorted([*root.glob("backend/**/*.py"), *root.glob("ui/**/*.py")]):
         for found in re.finditer(r"\bre\.\w+\(\s*r?(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')", path.read_text()):
@@ -133,7 +133,7 @@ def patterns():
 
 
 def _unbounded(parsed):
-    """Give the repetitions without an end in a parsed expression, each with whether one of them stands within it."""
+    """Yield the repetitions without an end in a parsed expression, each with whether one of them stands within it."""
     for kind, value in parsed:
         name = str(kind)
         if name in ("MAX_REPEAT", "MIN_REPEAT") and value[1] > 1000:
@@ -149,7 +149,7 @@ def _unbounded(parsed):
 
 
 def _begins_with_a_mark(parsed):
-    """Whether what is repeated begins or ends with one letter that nothing else in it is: so it is read in one way."""
+    """Return whether what is repeated has a letter at one end that is nowhere else in it: it is read in one way."""
     data = list(parsed)
     while data and str(data[0][0]) == "SUBPATTERN":
         data = list(data[0][1][-1])

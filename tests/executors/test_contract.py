@@ -27,9 +27,9 @@ class Watched:
     def __init__(self, executor):
         self.executor, self.given = executor, []
 
-    def run(self, part, network, token, listen, cancelled):
+    def run(self, part, network, token, listen, canceled):
         self.given.append((part.indices, network, token))
-        return self.executor.run(part, network, token, listen, cancelled)
+        return self.executor.run(part, network, token, listen, canceled)
 
 
 class Ending:
@@ -38,7 +38,7 @@ class Ending:
     def __init__(self, code, *events):
         self.code, self.events = code, events
 
-    def run(self, part, network, token, listen, cancelled):
+    def run(self, part, network, token, listen, canceled):
         for event in self.events:
             listen(event)
         if isinstance(self.code, Exception):
@@ -89,10 +89,10 @@ def test_an_end_means_the_same_wherever_a_step_runs(executor, kind, words, recip
 
 def test_an_executor_is_told_of_a_cancel(recipe, settings):
     class Long:
-        def run(self, part, network, token, listen, cancelled):
-            assert not cancelled()
+        def run(self, part, network, token, listen, canceled):
+            assert not canceled()
             run.cancel()
-            assert cancelled()
+            assert canceled()
             return 128 + signal.SIGTERM
 
     run = Run(settings.jobs / "x", recipe, Long(), settings)

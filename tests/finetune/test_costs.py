@@ -32,7 +32,7 @@ def demo():
 
 
 def named(text):
-    """Give the settings that a sentence names."""
+    """Return the settings that a sentence names."""
     words = re.search(r"fits with ([^.]*?)(, which|\.|$)", text)[1]
     pairs = (pair.split(" ") for pair in words.split(", "))
     return {name: int(value) if value.isdigit() else value for name, value in pairs}

@@ -258,7 +258,7 @@ configs:
 
 
 def c4() -> dict[str, Any]:
-    """Give C4 as the Hub has it: packed JSON lines in a folder of each config."""
+    """Return C4 as the Hub has it: packed JSON lines in a folder of each config."""
     part = {i: gzip.compress(lines(*C4[200 * i : 200 * i + 200]).encode()) for i in range(3)}
     files = {f"en/c4-train.{i:05d}-of-01024.json.gz": data for i, data in part.items()}
     files |= {

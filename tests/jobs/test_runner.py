@@ -25,7 +25,7 @@ GPTQ = {"stage": "quantize", "method": "gptq"}
 
 
 def course(spec, settings):
-    """Give what a run says: the name of each step as it begins, and where a worker gives up the network."""
+    """Return what a run says: the name of each step as it begins, and where a worker gives up the network."""
     said = []
     with finished(prepare(spec, settings.data, None), TOKEN, said.append, settings.writable()) as job:
         results = {path.name: open_artifact(path) for path in (job / "stages").iterdir()}

@@ -81,7 +81,7 @@ def different(found, exact, dtype):
 
 
 def nearest(found, exact, dtype):
-    """Whether no more than one element in 100,000 is not the nearest to the float64 one."""
+    """Return whether no more than one element in 100,000 is not the nearest to the float64 one."""
     assert set(found) == set(exact)
     assert {tensor.dtype for tensor in found.values()} == {dtype}
     return different(found, exact, dtype) <= 1e-5 * sum(tensor.numel() for tensor in found.values())
@@ -488,7 +488,7 @@ def texts(folder):
 
 
 def qlora(base, adapter):
-    """Give what the model predicts: log-probabilities of each window, [tokens, vocabulary].
+    """Return what the model predicts: log-probabilities of each window, [tokens, vocabulary].
 
     bitsandbytes unpacks to the type that it computes in: bfloat16, in a training. Its rounding of the weights is wanted
     here, that of the activations would drown what is measured; so the weights are unpacked first.
@@ -506,7 +506,7 @@ def qlora(base, adapter):
 
 
 def divergence(folder, tuned):
-    """Give the mean KL(merged ‖ tuned) a token, in nats."""
+    """Return the mean KL(merged ‖ tuned) a token, in nats."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -16,7 +16,7 @@ NEW = [3, 150, 7]
 
 
 def trained_rows(weights):
-    """Give rows of tokens numbers as after a training."""
+    """Return rows of tokens numbers as after a training."""
     return {n: torch.randn_like(w) if "trainable_tokens" in n else w for n, w in weights.items()}
 
 

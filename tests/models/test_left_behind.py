@@ -48,7 +48,7 @@ def canary(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def coded(tiny_model: Path, tmp_path: Path, canary: Path) -> Callable[[str], Path]:
-    """Give the tiny model with code of its own beside it, by a key of KINDS."""
+    """Return the tiny model with code of its own beside it, by a key of KINDS."""
 
     def make(kind: str) -> Path:
         folder = tmp_path / "coded"

@@ -29,7 +29,7 @@ def looked_at(path, **options):
 
 
 def repeated(count, text):
-    """Give one list of as many texts, all the same."""
+    """Return one list of as many texts, all the same."""
     words = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), count), pa.array([text]))
     return pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), words)
 
@@ -58,7 +58,7 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_refused_in_a_sentence(tmp_pat
     path = written(tmp_path, BOMBS[bomb](), use_dictionary=bomb != "one cell", write_page_index=False)
     assert path.stat().st_size < 1_000_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(SpecError, match=r"'rows.parquet'.* (unpacks to more than 1 GB|can be used|MB at the most)"):
+    with pytest.raises(SpecError, match=r"'rows.parquet'.* (unpacks to more than 1 GB|can be used|MB at most)"):
         looked_at(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 

@@ -70,7 +70,7 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def complete(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[LoopbackHub], bool]:
-    """Whether the Hub holds all that is published: the files are those of a folder, but for the repo's name."""
+    """Return whether the Hub holds all that is published: the files are those of a folder, but for the repo's name."""
     target = tmp_path_factory.mktemp("complete") / "new"
     publish(folder, PublishOptions(to_folder=target), None, silent())
     named = ("README.md", "artifact.json")

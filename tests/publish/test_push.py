@@ -39,7 +39,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Give up after a tenth of a second from now on."""
+    """Return up after a tenth of a second from now on."""
     return lambda: monkeypatch.setenv("WEIGHTSMITH_HUB_PATIENCE_SECONDS", "0.1")
 
 

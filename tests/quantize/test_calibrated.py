@@ -116,7 +116,7 @@ def autogptq(tensors, base, bits):
 
 def autoawq(tensors, base):
     """Read AutoAWQ's layout as its GEMM kernel does; weights come as [in, out]."""
-    order = [0, 4, 1, 5, 2, 6, 3, 7]  # of the half bytes, by neighbour: AWQ_REVERSE_ORDER
+    order = [0, 4, 1, 5, 2, 6, 3, 7]  # of the half bytes, by neighbor: AWQ_REVERSE_ORDER
 
     def spread(words):
         shifts = np.array([4 * place for place in order], np.uint32)
@@ -166,7 +166,7 @@ def test_a_folded_block_computes_what_it_did(model_of, name):
 
 
 def unpacked(method, tensors, bits=4):
-    """Give a folder's tensors with the weights that its integers stand for, [in, out]."""
+    """Return a folder's tensors with the weights that its integers stand for, [in, out]."""
     found = {key: t for key, t in tensors.items() if key.rpartition(".")[2] in ("weight", "bias")}
     for base in [key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight")]:
         found[f"{base}.weight"] = autogptq(tensors, base, bits) if method == "gptq" else autoawq(tensors, base)

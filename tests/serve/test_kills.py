@@ -18,7 +18,7 @@ vllm = pytest.mark.skipif(interpreter() is None, reason="needs vLLM: make vllm")
 
 @pytest.fixture
 def play(tmp_path):
-    """Give a stage of a victim, an engine and a model."""
+    """Yield a stage of a victim, an engine and a model."""
     stages = []
 
     def make(victim, engine, folder):
@@ -33,7 +33,7 @@ def play(tmp_path):
 
 @pytest.fixture
 def wide_model(tiny_model, tmp_path):
-    """Give the tiny model with heads as wide as vLLM serves them on a CPU, whose answers are letters without an end.
+    """Return the tiny model with heads as wide as vLLM serves them on a CPU, whose answers are letters without an end.
 
     One that repeats a byte which is no text would say nothing until it has ended, and nobody could kill it before.
     """
@@ -78,7 +78,7 @@ def test_a_killed_server_leaves_nothing_and_says_so_in_one_sentence(play, tiny_m
 
 @pytest.fixture
 def temporary(monkeypatch):
-    """Give a temporary folder of one's own with a short name: a socket's path has 107 characters at most."""
+    """Yield a temporary folder of one's own with a short name: a socket's path has 107 characters at most."""
     with tempfile.TemporaryDirectory() as place:
         monkeypatch.setattr(tempfile, "tempdir", place)
         yield Path(place)

@@ -73,7 +73,7 @@ def made(recipe, job):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory, tiny_model):
-    """Give a model folder by the name of its case, with tokenizer, card and licenses, or bare."""
+    """Return a model folder by the name of its case, with tokenizer, card and licenses, or bare."""
     found = {}
 
     def give(case):

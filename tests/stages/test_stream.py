@@ -129,13 +129,13 @@ def relay_of(data, job_id):
 
 
 def sent(data, job_id):
-    """Give the sha256 of the shards that are known to be on the Hub."""
+    """Return the sha256 of the shards that are known to be on the Hub."""
     path = relay_of(data, job_id) / JOURNAL
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def process(data, part):
-    """Give the number of the process that does a part of the step, if it runs."""
+    """Return the number of the process that does a part of the step, if it runs."""
     for pid in marked(marker_prefix(data)):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

@@ -95,7 +95,7 @@ def _blocks(card: str, language: str) -> list[str]:
 
 
 def _brought(packages: list[str]) -> list[Distribution]:
-    """Give what pip installs for some packages: they, and whatever they require."""
+    """Return what pip installs for some packages: they, and whatever they require."""
     here = {canonicalize_name(found.name): found for found in reversed([*distributions(path=_PLACES)])}
     wanted, seen = [(Requirement(package), "") for package in packages], set[tuple[str, str]]()
     for requirement, extra in wanted:

@@ -67,7 +67,7 @@ TABLE = {
 
 
 def sample(house, path):
-    """Give an address of a route and what goes with it, with Anna's own names in it."""
+    """Return an address of a route and what goes with it, with Anna's own names in it."""
     assets = Path(gr.__file__).parent / "templates" / "frontend"
     asset, static = (
         next((assets / folder).rglob("*.js")).relative_to(assets / folder) for folder in ("assets", "static")

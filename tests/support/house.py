@@ -97,7 +97,7 @@ class Visitor:
         self.http = httpx.Client(base_url=house.url, headers=given, timeout=20, verify=False)
 
     def ask(self, method, path, **what):
-        """Give the status of an answer and the beginning of its body, which may never end."""
+        """Return the status of an answer and the beginning of its body, which may never end."""
         with self.http.stream(method, path, **what) as reply:
             body = next(reply.iter_bytes(), b"") if "event-stream" in reply.headers.get("content-type", "") else b""
             return reply.status_code, body or reply.read()

@@ -104,7 +104,7 @@ def is_lfs(path: str, size: int) -> bool:
 
 
 def blobs(source: Path | str | Mapping[str, bytes | str]) -> dict[str, Blob]:
-    """Give the blobs of a folder, or of a mapping from name to contents."""
+    """Return the blobs of a folder, or of a mapping from name to contents."""
     if isinstance(source, Mapping):
         data = {name: c.encode() if isinstance(c, str) else c for name, c in source.items()}
         return {name: Blob(c, is_lfs(name, len(c))) for name, c in data.items()}
@@ -234,7 +234,7 @@ def parameters(files: Mapping[str, Blob]) -> dict[str, Any] | None:
 
 
 def card_faults(content: str) -> list[str]:
-    """Give what `POST /api/validate-yaml` refuses; a card without front matter is only warned of."""
+    """Return what `POST /api/validate-yaml` refuses; a card without front matter is only warned of."""
     found = FRONT_MATTER.match(content)
     if not found:
         return []

@@ -41,7 +41,7 @@ TENSORS = {name: np.ones(shape, np.float16) for shard in _SHARDS for name, shape
 
 
 def paper_model(config: Mapping[str, Any] | None = None, **files: Any) -> dict[str, bytes | str]:
-    """Give a model's files.
+    """Return a model's files.
 
     Args:
         config: Fields of config.json to set; a value of `...` leaves the field out.
@@ -65,7 +65,7 @@ def paper_model(config: Mapping[str, Any] | None = None, **files: Any) -> dict[s
 
 
 def sharded(model: Mapping[str, bytes | str]) -> dict[str, bytes | str]:
-    """Give the same model in three shards with an index: the embeddings, the layers, and the rest."""
+    """Return the same model in three shards with an index: the embeddings, the layers, and the rest."""
     named = {f"model-{i:05}-of-00003.safetensors": tensors for i, tensors in enumerate(_SHARDS, 1)}
     shards = {shard: save({tensor: TENSORS[tensor] for tensor in tensors}) for shard, tensors in named.items()}
     names = {tensor: shard for shard, tensors in named.items() for tensor in tensors}

@@ -147,7 +147,7 @@ def llama_2(folder: Path, canary: Path) -> Path:
 
 
 def _state(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the random weights of a model in its type."""
+    """Return the random weights of a model in its type."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

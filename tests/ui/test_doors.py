@@ -126,7 +126,7 @@ def megabyte(letter, size=900_000):
 
 
 def refused(visitor, letter):
-    """Give why an upload was refused, or None."""
+    """Return why an upload was refused, or None."""
     reply = visitor.http.post("/gradio_api/upload", **megabyte(letter))
     return reply.text if reply.status_code == 413 else None
 

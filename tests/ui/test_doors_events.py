@@ -66,7 +66,7 @@ KINDS = {event.strip(): kind for kind, events in EVENTS.items() for event in eve
 
 
 def with_annas_names(house, fn):
-    """Give an event's inputs with every name of Anna's that it could be given, as though Gradio let them through."""
+    """Return an event's inputs with every name of Anna's that it could be given, as though Gradio let them through."""
     page, text = house.page, {"recipe-yaml": "base_model: demo", "model-hits": "demo", "chat-input": "Hello?"}
     ticks = [fn for fn in page.fns.values() if fn.api_name == "hear_rows"]
     states = {event(page, "jobs_keep").inputs[0]: house.done} | {fn.inputs[0]: house.preview for fn in ticks}
@@ -90,7 +90,7 @@ def with_annas_names(house, fn):
 
 
 def told(house, fn, who):
-    """Give everything that a handler answers somebody, its refusal too."""
+    """Return everything that a handler answers somebody, its refusal too."""
     try:
         return str(call(fn, with_annas_names(house, fn), who))
     except gr.Error as e:

@@ -191,7 +191,7 @@ def test_another_website_cannot_try_passwords(network):
 
 
 def enter(launch, word, wait=None, **headers):
-    """Give the status that a form is answered, which arrives when `wait` is over."""
+    """Return the status that a form is answered, which arrives when `wait` is over."""
     body = f"password={word}".replace(" ", "+").encode()
     given = {"content-length": str(len(body)), "content-type": "application/x-www-form-urlencoded", **headers}
     said = [{"type": "http.request", "body": body, "more_body": False}]

@@ -124,7 +124,7 @@ def loaded(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def pressing(studio: Studio) -> tuple[Workbench, Any]:
-    """Give a page, and what presses the button that a handler of this name belongs to."""
+    """Return a page, and what presses the button that a handler of this name belongs to."""
     with gr.Blocks() as page:
         bench = build_parts(studio)
         wire_sidebar(bench)

@@ -166,7 +166,7 @@ def test_samples_keep_their_white_space_and_are_text_and_nothing_else() -> None:
     assert sight(Seen()) == ""
     none = survey.model_copy(update={"rows": 0, "masked": 3, "histogram": (), "samples": ()})
     assert "Nothing in any row would be learned: raise max_length" in sight(Seen(survey=none))
-    assert "3  left out" in view(Seen(survey=none), colour=False)
+    assert "3  left out" in view(Seen(survey=none), color=False)
 
 
 def test_an_upload_is_looked_at_where_it_stays_and_nothing_is_done_twice(

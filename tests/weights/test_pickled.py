@@ -62,7 +62,7 @@ def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def plain() -> dict[str, Any]:
-    """Give tensors of every type, cut, turned, shared and empty."""
+    """Return tensors of every type, cut, turned, shared and empty."""
     torch.manual_seed(0)
     whole = torch.randn(32, 8)
     made = OrderedDict(

@@ -73,7 +73,7 @@ def plot(title: str, lines: Sequence[Line], last: int, mark: int | None, size: t
 
 
 def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Return at most POINTS points; each then stands for its neighbours: the last step, the mean of the values."""
+    """Return at most POINTS points; each then stands for its neighbors: the last step, the mean of the values."""
     size = math.ceil(len(points) / POINTS) or 1
     parts = [points[i : i + size] for i in range(0, len(points), size)]
     return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]

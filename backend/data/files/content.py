@@ -81,7 +81,7 @@ def open_data(path: Path, options: DatasetOptions, ledger: Ledger, name: str | N
     Args:
         path: The file.
         options: What is known of its encoding.
-        ledger: Told what is not as the name says, and asked.
+        ledger: Receives what is not as the name says, and asked.
         name: What it is called in sentences; its own name if not given.
 
     Raises:
@@ -97,7 +97,7 @@ def open_data(path: Path, options: DatasetOptions, ledger: Ledger, name: str | N
     if size == 0:
         raise fault(name, "The file is empty. Give one with rows.")
     if size > MAX_BYTES:
-        raise fault(name, f"It has {size / 1e6:.0f} MB, {MAX_BYTES // 10**6} at the most: give a part of it.")
+        raise fault(name, f"It has {size / 1e6:.0f} MB, {MAX_BYTES // 10**6} at most: give a part of it.")
     packed = name.lower().endswith(".gz")
     if packed:
         head = _unpacked_head(path, name, head)
@@ -149,7 +149,7 @@ def _refuse_foreign(head: bytes, name: str, path: Path) -> None:
 
 
 def _is_binary(head: bytes) -> bool:
-    """Whether it has control characters as no text has them; UTF-16 has, and says so or is recognized later."""
+    """Return whether it has control characters as no text has them; UTF-16 has, and says so or is recognized later."""
     if head.startswith((_PARQUET, *(mark for mark, _ in MARKS))):
         return False
     return sum(byte in _CONTROL for byte in head[:4000]) > 0.05 * len(head[:4000])
@@ -207,7 +207,7 @@ TURN = frozenset({"role", "from"})
 
 
 def _encoding(path: Path, name: str, packed: bool, options: DatasetOptions, ledger: Ledger) -> tuple[str, bool]:
-    """Give the encoding, and whether it is certain; a guess is asked about."""
+    """Return the encoding, and whether it is certain; a guess is asked about."""
     guess = Guess(options.encoding) if options.encoding else find_encoding(_chunks(path, name, packed))
     if guess.line:
         ledger.say("encoding", _question(guess), "encoding", asks=True)

@@ -12,7 +12,7 @@ from backend.data.options import DatasetOptions
 from backend.processes.parquet import MEMORY, read_batches, read_schema
 from backend.strict_json import quoted
 
-_LARGEST = 4 * MAX_ROW  # bytes; a character has four at the most
+_LARGEST = 4 * MAX_ROW  # bytes; a character has four at most
 _BATCH = 64  # rows; a dictionary can make a row a thousand times as large as the file
 _UNREADABLE = ("map<", "union", "extension<", "interval", "run_end_encoded")
 
@@ -23,7 +23,7 @@ class ParquetRows:
     Args:
         file: The file.
         options: Whether binary columns are read.
-        ledger: Told of columns that are left out.
+        ledger: Receives columns that are left out.
     """
 
     columns: tuple[str, ...]

@@ -20,7 +20,7 @@ class _Keys:
         self._clean: dict[str, str] = {}
 
     def clean(self, row: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
-        """Give the row with clean keys."""
+        """Return the row with clean keys."""
         known = self._clean
         if max(len(known), len(row)) > MAX_COLUMNS:
             raise fault(ledger.name, f"Its rows have more than {MAX_COLUMNS} different columns: put them into a list.")

@@ -37,7 +37,7 @@ def too_large(ledger: Ledger, row: int, line: int, size: int) -> None:
     ledger.faulty(
         "size",
         row,
-        f"{place(row, line)} has {size / 1e6:.1f} MB, {MAX_ROW // 10**6} MB at the most",
+        f"{place(row, line)} has {size / 1e6:.1f} MB, {MAX_ROW // 10**6} MB at most",
         "shorten it or take it out",
         each=True,
     )
@@ -50,7 +50,7 @@ def cut_off(ledger: Ledger, row: int, line: int) -> None:
 
 
 def no_rows(name: str, blank: int = 0, what: str = "") -> Exception:
-    """Give the error for a file without rows."""
+    """Return the error for a file without rows."""
     lines = f" ({blank} blank line{'s' * (blank != 1)})" if blank else what
     return fault(name, f"No rows found{lines}. Give a file with rows.")
 
@@ -70,7 +70,7 @@ def clean_names(names: Iterable[str], ledger: Ledger) -> tuple[str, ...]:
     if changed:
         ledger.say("column_names", f"Column names hold what cannot be seen: {', '.join(changed[:10])}.")
     if len(given) > MAX_COLUMNS:
-        raise fault(ledger.name, f"It has {len(given)} columns, {MAX_COLUMNS} at the most: check its delimiter.")
+        raise fault(ledger.name, f"It has {len(given)} columns, {MAX_COLUMNS} at most: check its delimiter.")
     for name, count in Counter(cleaned).items():
         if count > 1:
             first, second = [i for i, other in enumerate(cleaned, 1) if other == name][:2]
@@ -99,7 +99,7 @@ class Lines:
         """Characters of the last line, also where it was too long to be kept."""
 
     def next(self) -> str | None:
-        """Give the next line with its end; '' at the end of the file, None for one that is too long."""
+        """Return the next line with its end; '' at the end of the file, None for one that is too long."""
         line = self._stream.readline(MAX_ROW + 1)
         self.size = len(line)
         if line:

@@ -40,7 +40,7 @@ class Rows:
     Args:
         source: The files.
         options: How they are read.
-        ledger: Told what was recognized, and asked.
+        ledger: Receives what was recognized, and asked.
 
     Raises:
         SpecError: A file cannot be read at all.

@@ -53,7 +53,7 @@ class Scanner:
         return True
 
     def peek(self) -> str:
-        """Give the next character that is no space; '' at the end."""
+        """Return the next character that is no space; '' at the end."""
         while True:
             self._at = _SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]  # it matches nothing too
             if self._at < len(self._buffer):
@@ -62,7 +62,7 @@ class Scanner:
                 return ""
 
     def second(self) -> str:
-        """Give the character after the next one, spaces left out."""
+        """Return the character after the next one, spaces left out."""
         at = self._at + 1
         while True:
             at = _SPACE.match(self._buffer, at).end()  # type: ignore[union-attr]  # it matches nothing too
@@ -137,7 +137,7 @@ class Scanner:
         return self.fault(text) if self.peek() else self.fault("it is cut off", "upload the whole file")
 
     def fault(self, text: str, remedy: str = "repair it", pos: int | None = None, row: int = 0) -> SpecError:
-        """Give the error for what stands at a position, by default at the next character."""
+        """Return the error for what stands at a position, by default at the next character."""
         line, column = self._place(self._at if pos is None else pos)
         at = f"Row {row}, line" if row else "Line"
         return fault(self._name, f"{at} {line}, column {column}: {text}: {remedy}.")

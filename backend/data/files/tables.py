@@ -26,7 +26,7 @@ class Delimited:
     Args:
         file: The file.
         options: Delimiter, header and quoting, where they are given.
-        ledger: Told what was recognized, and asked.
+        ledger: Receives what was recognized, and asked.
     """
 
     columns: tuple[str, ...]
@@ -174,13 +174,13 @@ class _Lines:
         at = place(self._row, self.start)
         return fault(
             self._name,
-            f"{at[0].upper()}{at[1:]} has {size / 1e6:.1f} MB{several}, {MAX_ROW // 10**6} MB at the most: shorten it"
+            f"{at[0].upper()}{at[1:]} has {size / 1e6:.1f} MB{several}, {MAX_ROW // 10**6} MB at most: shorten it"
             " or take it out.",
         )
 
 
 def _is_header(records: list[list[str]]) -> bool:
-    """Whether the first row names columns: known names, or short words that are not found below them."""
+    """Return whether the first row names columns: known names, or short words that are not found below them."""
     first = [clean_name(cell) for cell in records[0]]
     if any(cell.lower() in KNOWN for cell in first):
         return True

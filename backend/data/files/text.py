@@ -31,7 +31,7 @@ class PlainText:
                 raise no_rows(self._file.name, lines.number)
 
     def _parts(self, lines: Lines) -> Iterator[tuple[int, int, str]]:
-        """Give the first line, the characters and the text of each part; of one that is too long only its size."""
+        """Yield the first line, the characters and the text of each part; of one that is too long only its size."""
         part: list[str] = []
         start = size = 0
         while (line := lines.next()) != "":

@@ -53,7 +53,7 @@ class BaseCard(Frozen):
 
 
 def base_card(card: Mapping[str, Any], weights_bytes: int) -> bytes:
-    """Give the content of BASE_CARD.
+    """Return the content of BASE_CARD.
 
     Args:
         card: The front matter of the base model's card.
@@ -65,7 +65,7 @@ def base_card(card: Mapping[str, Any], weights_bytes: int) -> bytes:
 
 
 def own_card(card: Mapping[str, Any]) -> BaseCard:
-    """Give what the card of a folder that is published itself says, also of what it was made from.
+    """Return what the card of a folder that is published itself says, also of what it was made from.
 
     Args:
         card: Its front matter.
@@ -80,7 +80,7 @@ def own_card(card: Mapping[str, Any]) -> BaseCard:
 
 
 def licensed(own: BaseCard, base: Mapping[str, Any]) -> BaseCard:
-    """Give what own_card() does, with the base model's license.
+    """Return what own_card() does, with the base model's license.
 
     Args:
         own: What own_card() gave, without a license.
@@ -91,7 +91,7 @@ def licensed(own: BaseCard, base: Mapping[str, Any]) -> BaseCard:
 
 
 def read_base_card(folder: Path) -> BaseCard:
-    """Give what an artifact knows of its base's card; a folder that was published says it in its own card.
+    """Return what an artifact knows of its base's card; a folder that was published says it in its own card.
 
     Raises:
         SpecError: The file is damaged.
@@ -118,7 +118,7 @@ def _base_card(card: Mapping[str, Any]) -> BaseCard:
 
 
 def _words(value: Any) -> tuple[str, ...]:
-    """Give a text or a list of texts as a list; what is something else is left out."""
+    """Return a text or a list of texts as a list; what is something else is left out."""
     items = value if isinstance(value, list) else [value]
     found = (_one(item, _WORD) for item in items[:_MAX_ITEMS])
     return tuple(dict.fromkeys(item for item in found if item))

@@ -188,7 +188,7 @@ def _weights(artifact: Artifact, base: BaseCard, config: dict[str, Any]) -> dict
 
 
 def _bits(quantization: Mapping[str, Any]) -> int | None:
-    """Give the bits of most weights, from each method's own words for them."""
+    """Return the bits of most weights, from each method's own words for them."""
     groups = quantization.get("config_groups")  # compressed-tensors
     grouped = {
         (group.get("weights") or {}).get("num_bits")

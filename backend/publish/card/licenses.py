@@ -61,7 +61,7 @@ TERMS = {
 
 
 def terms(licenses: Iterable[str]) -> list[Terms]:
-    """Give what these licenses ask, of ids that ask nothing here nothing."""
+    """Return what these licenses ask, of ids that ask nothing here nothing."""
     return [TERMS[license] for license in licenses if license in TERMS]
 
 
@@ -86,7 +86,7 @@ def check_name(repo_id: str, licenses: Iterable[str]) -> None:
 
 
 def fitting(name: str, licenses: Iterable[str]) -> str:
-    """Give a repo's name that begins as licenses ask: the name itself, if it does."""
+    """Return a repo's name that begins as licenses ask: the name itself, if it does."""
     for asked in terms(licenses):
         if asked.prefix and not name.lower().startswith(asked.prefix.lower()):
             name = f"{asked.prefix}-{name}"

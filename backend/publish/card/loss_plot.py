@@ -30,7 +30,7 @@ class Line(NamedTuple):
     """One line of the plot."""
 
     name: str
-    colour: str
+    color: str
     points: Points
 
 
@@ -71,9 +71,9 @@ def loss_plot(loss: Points, eval_loss: Points) -> bytes:
     for line in lines:
         places = [frame.at(step, value) for step, value in line.points]
         if len(places) > 1:
-            draw.line(places, fill=line.colour, width=5, joint="curve")
+            draw.line(places, fill=line.color, width=5, joint="curve")
         for x, y in places if len(places) <= _DOTS else []:
-            draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=line.colour)
+            draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=line.color)
     file = io.BytesIO()
     picture.quantize(64).save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -94,7 +94,7 @@ def _axes(draw: "Draw", font: "Font", frame: _Frame) -> None:
 def _legend(draw: "Draw", font: "Font", lines: Sequence[Line]) -> None:
     x = float(_LEFT)
     for line in lines:
-        draw.line([(x, 34), (x + 44, 34)], fill=line.colour, width=7)
+        draw.line([(x, 34), (x + 44, 34)], fill=line.color, width=7)
         draw.text((x + 58, 34), line.name, fill=_INK, font=font, anchor="lm")
         x += 58 + draw.textlength(line.name, font=font) + 44
     draw.text((_WIDTH - _RIGHT, 34), "nats a token", fill=_INK, font=font, anchor="rm")

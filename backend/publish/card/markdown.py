@@ -10,7 +10,7 @@ _MAX_TEXT = 2000  # characters of one value
 
 
 def literal(value: Any) -> str:
-    """Give a value as one line of Markdown that shows exactly its text: no HTML, link, emphasis, math or table cell."""
+    """Return a value as one line of Markdown that shows its exact text: no HTML, link, emphasis, math or table cell."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = " ".join(text.split())
     text = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
@@ -18,7 +18,7 @@ def literal(value: Any) -> str:
 
 
 def size(count: int) -> str:
-    """Give bytes as a person reads them, in powers of ten as the Hub does."""
+    """Return bytes as a person reads them, in powers of ten as the Hub does."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.3g} {unit}"

@@ -23,7 +23,7 @@ _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
 def metadata(artifact: Artifact, base: BaseCard, continues_text: bool, title: str) -> "ModelCardData":
-    """Give the front matter of an artifact's card."""
+    """Return the front matter of an artifact's card."""
 
     from huggingface_hub import ModelCardData
 
@@ -58,14 +58,14 @@ def with_body(card: str, body: str) -> str:
 
 
 def split_card(card: str) -> tuple[str, str]:
-    """Give the front matter of a card that build_card() wrote, without the lines around it, and its text."""
+    """Return the front matter of a card that build_card() wrote, without the lines around it, and its text."""
     front = _FRONT.match(card)
     assert front
     return front[1], card[front.end() :].lstrip("\n")
 
 
 def license_link(base: BaseCard, artifact: Artifact) -> str | None:
-    """Give the license's address: a file that lies here, or the base's own, never a file that nobody gets."""
+    """Return the license's address: a file that lies here, or the base's own, never a file that nobody gets."""
     link = base.license_link
     if link is None or link.startswith("http") or link in artifact.files:
         return link
@@ -75,12 +75,12 @@ def license_link(base: BaseCard, artifact: Artifact) -> str | None:
 
 
 def is_lora(artifact: Artifact) -> bool:
-    """Whether an artifact is an adapter of the one kind that is trained here, and not of another that PEFT knows."""
+    """Return whether an artifact is an adapter of the kind that is trained here, and not of another that PEFT knows."""
     return artifact.kind == "adapter" and artifact.options.get("peft_type", "LORA") == "LORA"
 
 
 def _relation(artifact: Artifact, base: BaseCard) -> str | None:
-    """Give what the Hub calls an artifact's relation to its base model: a training weighs more than the bits."""
+    """Return what the Hub calls an artifact's relation to its base model: a training weighs more than the bits."""
     if artifact.stage == ELSEWHERE and artifact.kind != "adapter" and base.base_model_relation:
         return base.base_model_relation
     if artifact.merged:

@@ -16,7 +16,7 @@ from backend.weights.codes import CODES
 Measured = Literal["loss", "eval_loss"]
 
 POINTS = 10
-"""Rows of the table of losses at the most."""
+"""Rows of the table of losses at most."""
 
 HUB = "https://huggingface.co"
 DTYPES = ("bfloat16", "float16", "float32")
@@ -51,14 +51,14 @@ class AdapterUse(NamedTuple):
 
 
 def hub_dataset(training: Training | None) -> str | None:
-    """Give the Hub id of what was trained on; a file has no commit, and no id."""
+    """Return the Hub id of what was trained on; a file has no commit, and no id."""
     if training and _HUB_ID.fullmatch(training.dataset) and _COMMIT.fullmatch(training.dataset_revision or ""):
         return training.dataset
     return None
 
 
 def needs_a_file(training: Training | None) -> bool:
-    """Whether who trains again must have the rows' file."""
+    """Return whether who trains again must have the rows' file."""
     return training is not None and training.dataset != "demo" and hub_dataset(training) is None
 
 
@@ -115,7 +115,7 @@ def adapter_use(folder: Path, artifact: Artifact) -> AdapterUse | None:
 
 
 def _held(options: Mapping[str, Any], dtype: str | None) -> tuple[list[str], str]:
-    """Give the arguments of BitsAndBytesConfig that a training had, and the same in words."""
+    """Return the arguments of BitsAndBytesConfig that a training had, and the same in words."""
     quantization = options.get("quantization")
     if quantization in CODES:
         double = options.get("bnb_4bit_use_double_quant") is True
@@ -129,7 +129,7 @@ def _held(options: Mapping[str, Any], dtype: str | None) -> tuple[list[str], str
 
 
 def is_causal_lm(folder: Path) -> bool:
-    """Whether an adapter continues text."""
+    """Return whether an adapter continues text."""
     return _adapter_config(folder).get("task_type") == "CAUSAL_LM"
 
 
@@ -181,7 +181,7 @@ def _facts(training: Training) -> list[tuple[str, str]]:
 
 
 def _course(folder: Path) -> dict[Measured, list[tuple[int, float]]]:
-    """Give the losses on the way, by step; of a step that is measured twice the first."""
+    """Return the losses on the way, by step; of a step that is measured twice the first."""
     found: dict[Measured, dict[int, float]] = {"loss": {}, "eval_loss": {}}
     for line in of_steps(folder / METRICS):
         for name, points in found.items():

@@ -58,7 +58,7 @@ class Architecture(NamedTuple):
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
-    """Give how a model is built; None where nobody knows.
+    """Return how a model is built; None where nobody knows.
 
     Args:
         config: What transformers' config of it says, defaults included.
@@ -94,7 +94,7 @@ def _olmo2(config: Mapping[str, Any]) -> Architecture:
 
 
 def _gated(config: Mapping[str, Any], attention: str | None, feed: str | None, plus_one: bool = False) -> Architecture:
-    """Give the usual block: q, k, v and o, then gate, up and down, with a norm before each half or none.
+    """Return the usual block: q, k, v and o, then gate, up and down, with a norm before each half or none.
 
     Where several query heads share values nothing is folded into these: one scale would have to suit all, and on
     the demo model that loses (KL 0.065 instead of 0.063, on other text 0.065 instead of 0.061).
@@ -173,7 +173,7 @@ def _gpt2(config: Mapping[str, Any]) -> Architecture:
 
 
 def _heads(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Give the number of query heads, of key and value heads, and the numbers in a head."""
+    """Return the number of query heads, of key and value heads, and the numbers in a head."""
     heads = int(config["num_attention_heads"])
     size = config.get("head_dim") or int(config["hidden_size"]) // heads
     return heads, int(config.get("num_key_value_heads") or heads), int(size)

@@ -57,7 +57,7 @@ class Shards:
             self._weights.release(view.tensor)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> dict[str, Numbers] | None:
-        """Give a block as an earlier run wrote it; None where none did, or where its bytes have changed.
+        """Return a block as an earlier run wrote it; None where none did, or where its bytes have changed.
 
         Args:
             tensors: Of the model that it is made from, by their names within the block.

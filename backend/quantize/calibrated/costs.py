@@ -24,7 +24,7 @@ class CalibratedCost(NamedTuple):
 
 
 def calibrated_cost(facts: ModelFacts, options: CalibratedOptions) -> CalibratedCost:
-    """Reckon with a block at a time, its activations, and what lies in no block once.
+    """Estimate with a block at a time, its activations, and what lies in no block once.
 
     Args:
         facts: Of the model, with its tensors.

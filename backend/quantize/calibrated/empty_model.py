@@ -58,7 +58,7 @@ class Skeleton:
         self.path, self.blocks = _find_blocks(self._model, weights.name)
 
     def embed(self, ids: Any) -> tuple[Any, list[Call]]:
-        """Give the input of the first block and what each block is called with.
+        """Return the input of the first block and what each block is called with.
 
         Args:
             ids: Tokens, [windows, length].
@@ -112,7 +112,7 @@ class Skeleton:
         return self.tensors_of(index)
 
     def tensors_of(self, index: int) -> dict[str, Tensor]:
-        """Give a block's tensors by their names within the block."""
+        """Return a block's tensors by their names within the block."""
         ends = [f"{self.path}.{index}.", f"{self.path.partition('.')[2]}.{index}."]
         return {
             name.removeprefix(start): tensor
@@ -203,7 +203,7 @@ T = TypeVar("T")
 
 
 def named(there: Mapping[str, T], name: str) -> T | None:
-    """Give what a checkpoint holds for a parameter: some leave out the name of the inner model."""
+    """Return what a checkpoint holds for a parameter: some leave out the name of the inner model."""
     spellings = (name, name.partition(".")[2], _RENAMED.get(name, name))
     return next((there[spelling] for spelling in spellings if spelling in there), None)
 
@@ -239,6 +239,6 @@ def _find_blocks(model: Any, name: str) -> tuple[str, Any]:
 
 
 def as_mapping(config: Any) -> Mapping[str, Any]:
-    """Give what a config of transformers says, defaults included."""
+    """Return what a config of transformers says, defaults included."""
     found: Mapping[str, Any] = config.to_dict()
     return found

@@ -43,7 +43,7 @@ def quantize_blocks(
         output: Where it goes.
         options: What is done.
         windows: What calibration reads.
-        report: Told the blocks.
+        report: Receives the blocks.
 
     Raises:
         SpecError: The model cannot be taken apart, or holds numbers that are not finite.
@@ -113,7 +113,7 @@ class _Run:
         self._skeleton.empty(index)
 
     def _complete(self, linears: Sequence[str]) -> list[Group]:
-        """Give the groups of a block: those that are known, and each other linear layer alone."""
+        """Return the groups of a block: those that are known, and each other linear layer alone."""
         known = [group for group in self._groups if all(name in linears for name in group.linears)]
         rest = [name for name in linears if not any(name in group.linears for group in known)]
         return [*known, *(Group((name,)) for name in rest)]
@@ -136,12 +136,12 @@ class _Run:
         return found[0] if isinstance(found, tuple | list) else found
 
     def _batches(self, hidden: Any) -> Any:
-        """Give the windows some at a time, each time with the number of the first."""
+        """Return the windows some at a time, each time with the number of the first."""
         step = max(self._tokens // hidden.shape[1], 1)
         return ((first, hidden[first : first + step]) for first in range(0, len(hidden), step))
 
     def _read(self, index: int, linears: list[str]) -> State:
-        """Give the block's tensors in float32."""
+        """Return the block's tensors in float32."""
         block = self._skeleton.blocks[index]
         return {
             name: (p.T if self._turned and name in linears else p).detach().float()

@@ -22,7 +22,7 @@ def solve(weight: Any, gram: Any, options: CalibratedOptions, report: Report) ->
         weight: float32 [out_features, in_features].
         gram: Of its inputs, float32 [in_features, in_features].
         options: What is done.
-        report: Told where more had to be damped.
+        report: Receives where more had to be damped.
     """
     import torch
 
@@ -54,12 +54,12 @@ def solve(weight: Any, gram: Any, options: CalibratedOptions, report: Report) ->
 
 
 def _order(used: Any, size: int, free: bool) -> Any:
-    """Give the order in which inputs are rounded: those that are used most come first and so get the least of errors.
+    """Return the order in which inputs are rounded: those that are used most come first and so get the least of errors.
 
     Args:
         used: Mean square of each input, [in_features].
         size: Of a group.
-        free: Whether groups are made in that order; else each stays together, and its neighbours are its own.
+        free: Whether groups are made in that order; else each stays together, and its neighbors are its own.
     """
     if free:
         return used.argsort(descending=True, stable=True)
@@ -87,7 +87,7 @@ def _round(rows: Any, root: Any, grid: Scales, top: int) -> tuple[Any, Any]:
 
 
 def _cost(gram: Any, root: Any, group: slice) -> Callable[[Any], Any]:
-    """Give what errors of a group cost each output; with feedback, what is left when later inputs made up for them.
+    """Return what errors of a group cost each output; with feedback, what is left when later inputs made up for them.
 
     That is exact for the errors that feedback leaves, which nobody knows before the grid is chosen. With those of plain
     rounding in their place, counting each alone (arXiv 2210.17323, equation 3) does better on other text.
@@ -99,12 +99,12 @@ def _cost(gram: Any, root: Any, group: slice) -> Callable[[Any], Any]:
 
 
 def inverse_root(gram: Any, damp: float, report: Report) -> Any:
-    """Give the upper triangular U with U'U = (gram + damping)⁻¹.
+    """Return the upper triangular U with U'U = (gram + damping)⁻¹.
 
     Args:
         gram: float32 [n, n]; where its diagonal is 0 an input was never used, and is left alone.
         damp: Share of the mean diagonal that is added.
-        report: Told where more had to be.
+        report: Receives where more had to be.
     """
     import torch
 

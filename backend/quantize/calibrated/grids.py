@@ -22,7 +22,7 @@ class Scales(NamedTuple):
 
 
 def storable(scale: Any) -> Any:
-    """Give the nearest scales that both float16, which is stored, and bfloat16, which vLLM may compute in, hold."""
+    """Return the nearest scales that both float16, which is stored, and bfloat16, which vLLM may compute in, hold."""
     import torch
 
     kept = scale.bfloat16().half().float()
@@ -30,7 +30,7 @@ def storable(scale: Any) -> Any:
 
 
 def candidates(rows: Any, options: CalibratedOptions) -> Iterator[Scales]:
-    """Give grids for a group, the widest first.
+    """Yield grids for a group, the widest first.
 
     Args:
         rows: Weights, float32 [inputs of the group, out_features].
@@ -47,7 +47,7 @@ def candidates(rows: Any, options: CalibratedOptions) -> Iterator[Scales]:
 
 
 def _symmetric(high: Any, low: Any, shrinks: tuple[float, ...], top: int) -> Iterator[Scales]:
-    """Give grids with the zero in the middle; one more step lies below it, which a negative scale puts above."""
+    """Yield grids with the zero in the middle; one more step lies below it, which a negative scale puts above."""
     import torch
 
     middle = (top + 1) // 2
@@ -59,7 +59,7 @@ def _symmetric(high: Any, low: Any, shrinks: tuple[float, ...], top: int) -> Ite
 
 
 def round_to(rows: Any, grid: Scales, top: int) -> Any:
-    """Give the integers nearest to weights, float32."""
+    """Return the integers nearest to weights, float32."""
     return (rows / grid.scale + grid.zero).round_().clamp_(0, top)
 
 

@@ -57,7 +57,7 @@ class CalibratedOptions(MethodOptions):
         json_schema_extra={"file": True},
     )
     num_calibration_samples: int = Field(
-        128, ge=1, le=100_000, description="Windows of calibration text at the most. More: better, and as much slower."
+        128, ge=1, le=100_000, description="Windows of calibration text at most. More: better, and as much slower."
     )
     max_seq_length: int = Field(512, ge=16, le=131_072, description="Tokens in a window of calibration text.")
 
@@ -117,12 +117,12 @@ class CalibratedOptions(MethodOptions):
             raise SpecError(f"group_size: {text}.", {"group_size": text})
 
     def group_sizes(self, facts: ModelFacts) -> list[int]:
-        """Give the group sizes that divide every layer of a model, the largest first; -1 always does."""
+        """Return the group sizes that divide every layer of a model, the largest first; -1 always does."""
         widths = {inputs for _, inputs in self._shapes(facts).values()}
         return [*(size for size in reversed(GROUP_SIZES) if not any(inputs % size for inputs in widths)), -1]
 
     def _shapes(self, facts: ModelFacts) -> dict[str, tuple[int, ...]]:
-        """Give the shapes of the weights that are quantized, [out_features, in_features]."""
+        """Return the shapes of the weights that are quantized, [out_features, in_features]."""
         turned = facts.model_type in TRANSPOSED
         return {t.name: t.shape[::-1] if turned else t.shape for t in facts.tensors if not self.skips(t)}
 
@@ -147,15 +147,15 @@ class CalibratedOptions(MethodOptions):
         return int(2**self.bits) - 1
 
     def group(self, inputs: int) -> int:
-        """Give the inputs that share a scale in a layer of so many."""
+        """Return the inputs that share a scale in a layer of so many."""
         return inputs if self.group_size < 0 else self.group_size
 
     def form(self) -> Any:
-        """Give the options: they know what becomes of each tensor."""
+        """Return the options: they know what becomes of each tensor."""
         return self
 
     def skips(self, tensor: Tensor) -> bool:
-        """Whether a tensor stays as it is."""
+        """Return whether a tensor stays as it is."""
         return not (tensor.is_linear and block_of(tensor.name) >= 0)
 
     def slots(self, view: View) -> list[Slot]:

@@ -16,7 +16,7 @@ FARTHEST = 0.3
 
 
 def refine(weight: Any, gram: Any, grid: Grid, options: CalibratedOptions) -> Grid:
-    """Give a grid with the same integers and the scales s that minimize the layer's error tr((W - D·s) H (W - D·s)').
+    """Return a grid with the same integers and the scales s that minimize the layer's error tr((W - D·s) H (W - D·s)').
 
     With D = q - zero that is a linear system for each output, one unknown a group. An output keeps its scales where
     rounding the new ones to what can be stored has lost what they gained.

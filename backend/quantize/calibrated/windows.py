@@ -73,7 +73,7 @@ def cut(name: str, tokens: Iterable[list[int]], before: list[int], samples: int,
         name: Of the texts.
         tokens: Of each text, without `before`.
         before: What every window begins with.
-        samples: Windows at the most; they are spread over all that there is.
+        samples: Windows at most; they are spread over all that there is.
         length: Tokens in a window.
 
     Raises:

@@ -1,6 +1,6 @@
 """The layout of AutoAWQ's GEMM kernel.
 
-`qweight` and `qzeros` pack eight neighbouring outputs a word, interleaved; `scales` are float16
+`qweight` and `qzeros` pack eight neighboring outputs a word, interleaved; `scales` are float16
 (github.com/casper-hansen/AutoAWQ, awq/modules/linear/gemm.py; read by vLLM and transformers).
 """
 

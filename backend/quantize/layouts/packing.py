@@ -31,7 +31,7 @@ def pack_rows(values: Small, bits: int) -> Words:
 
 
 def unpack_rows(words: Words, bits: int) -> Small:
-    """Give what pack_rows() was given."""
+    """Return what pack_rows() was given."""
     rows, columns = words.shape
     packed = words.view(np.uint32).reshape(rows // bits, bits, columns)
     lanes = np.empty((rows // bits, WORD, columns), np.uint8)
@@ -45,7 +45,7 @@ def unpack_rows(words: Words, bits: int) -> Small:
 
 
 INTERLEAVED = (0, 2, 4, 6, 1, 3, 5, 7)
-"""Which of eight neighbours AutoAWQ's GEMM kernel has in each half byte of a word, the lowest first."""
+"""Which of eight neighbors AutoAWQ's GEMM kernel has in each half byte of a word, the lowest first."""
 
 
 def pack_interleaved(values: Small) -> Words:
@@ -59,15 +59,15 @@ def pack_interleaved(values: Small) -> Words:
     """
     eights = values.reshape(len(values), -1, 8).astype(np.uint32)
     words = np.zeros(eights.shape[:2], np.uint32)
-    for place, neighbour in enumerate(INTERLEAVED):
-        words |= eights[:, :, neighbour] << np.uint32(4 * place)
+    for place, neighbor in enumerate(INTERLEAVED):
+        words |= eights[:, :, neighbor] << np.uint32(4 * place)
     return words.view(np.int32)
 
 
 def unpack_interleaved(words: Words) -> Small:
-    """Give what pack_interleaved() was given."""
+    """Return what pack_interleaved() was given."""
     packed = words.view(np.uint32)
     eights = np.empty((*words.shape, 8), np.uint8)
-    for place, neighbour in enumerate(INTERLEAVED):
-        eights[:, :, neighbour] = packed >> np.uint32(4 * place) & np.uint32(15)
+    for place, neighbor in enumerate(INTERLEAVED):
+        eights[:, :, neighbor] = packed >> np.uint32(4 * place) & np.uint32(15)
     return eights.reshape(len(words), -1)

@@ -39,7 +39,7 @@ def install(report: Report, hardware: str | None = None) -> Path:
     """Make the environment, unless it is there, and return its Python.
 
     Args:
-        report: Told what is installed; 3.4 GB on a CPU.
+        report: Receives what is installed; 3.4 GB on a CPU.
         hardware: gpu or cpu, where it is made for another machine.
 
     Raises:

@@ -60,7 +60,7 @@ class Relay:
         write_whole(self._sent, _SENT.dump_json(self.sent()))
 
     def headers(self) -> dict[str, Header]:
-        """Give the headers of the base model's shards by name, in their order."""
+        """Return the headers of the base model's shards by name, in their order."""
         return _HEADERS.validate_json(self._headers.read_bytes())
 
     def set_adapters(self, folders: Sequence[Path]) -> None:
@@ -68,7 +68,7 @@ class Relay:
         write_whole(self._adapters, _PATHS.dump_json(list(folders)))
 
     def adapters(self) -> list[Path]:
-        """Give where the adapters lie that are merged in."""
+        """Return where the adapters lie that are merged in."""
         return _PATHS.validate_json(self._adapters.read_bytes()) if self._adapters.is_file() else []
 
     def want(self, file: str) -> None:
@@ -76,7 +76,7 @@ class Relay:
         write_whole(self._wanted, file)
 
     def wanted(self) -> str | None:
-        """Give the shard that was asked for last, if any was."""
+        """Return the shard that was asked for last, if any was."""
         return self._wanted.read_text(encoding="utf-8") if self._wanted.is_file() else None
 
     def waiting(self) -> int:
@@ -88,7 +88,7 @@ class Relay:
         write_whole(self._planned, b"")
 
     def sent(self) -> dict[str, int]:
-        """Give what is on the Hub: sha256 to bytes; what is not known to be there is sent again."""
+        """Return what is on the Hub: sha256 to bytes; what is not known to be there is sent again."""
         return read_whole(self._sent, dict[str, int]) or {}
 
     def set_sent(self, sha256: str, size: int) -> None:
@@ -96,7 +96,7 @@ class Relay:
         write_whole(self._sent, _SENT.dump_json(self.sent() | {sha256: size}))
 
     def finished(self) -> dict[str, str]:
-        """Give the shards of the result that are finished: name to sha256."""
+        """Return the shards of the result that are finished: name to sha256."""
         if result := self.result():
             return {name: file.sha256 for name, file in result.files.items() if name.endswith(".safetensors")}
         journal = read_journal(self.output) if self._planned.is_file() else None
@@ -113,7 +113,7 @@ class Relay:
         return read_whole(self.output / MANIFEST, Artifact)
 
     def size(self, file: str, sha256: str) -> int:
-        """Give the bytes of a finished shard, wherever it is by now."""
+        """Return the bytes of a finished shard, wherever it is by now."""
         try:
             return (self.output / file).stat().st_size
         except FileNotFoundError:  # it is sent first and deleted then

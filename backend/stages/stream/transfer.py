@@ -45,7 +45,7 @@ class Bar:
     Args:
         source: The base model.
         result: Bytes of what is made of it.
-        report: Told both.
+        report: Receives both.
     """
 
     def __init__(self, source: Source, result: int, report: Report) -> None:
