@@ -15,7 +15,7 @@ from backend.errors import SpecError, shortened
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.hub.ids import DEMO, is_local, model_field
-from backend.merge import UNDONE, MergeOptions
+from backend.merge.options import UNDONE, MergeOptions
 from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions

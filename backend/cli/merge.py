@@ -8,8 +8,8 @@ from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP, hub_token
 from backend.cli.recipe import made
 from backend.cli.words import summary, words
-from backend.merge import MergeOptions
 from backend.merge.on_hub import base_of
+from backend.merge.options import MergeOptions
 from backend.recipes import parse_recipe
 
 

@@ -6,7 +6,8 @@ from typing import Any
 from backend.artifacts.artifact import Artifact, now
 from backend.artifacts.sealing import partial
 from backend.disk import read_whole, write_whole
-from backend.merge import MergeOptions, merge
+from backend.merge import merge
+from backend.merge.options import MergeOptions
 from backend.models.facts import ModelFacts
 from backend.progress import Report
 from backend.settings import load_settings

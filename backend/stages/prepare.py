@@ -8,7 +8,7 @@ from backend.errors import SpecError
 from backend.executors.local import this_machine
 from backend.finetune.options import FinetuneOptions
 from backend.hub.ids import is_local
-from backend.merge import UNDONE, MergeOptions
+from backend.merge.options import UNDONE, MergeOptions
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.recipes import Recipe, Streaming

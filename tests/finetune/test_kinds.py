@@ -8,7 +8,8 @@ import torch
 
 from backend.errors import SpecError
 from backend.finetune.options import FinetuneOptions
-from backend.merge import MergeOptions, merge, merged
+from backend.merge import merge, merged
+from backend.merge.options import MergeOptions
 from backend.models.inspection import inspect
 from backend.progress import silent
 from backend.weights.checkpoint import Checkpoint

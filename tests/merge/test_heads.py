@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from backend.merge import MergeOptions, merge, merged
+from backend.merge import merge, merged
+from backend.merge.options import MergeOptions
 from backend.progress import silent
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output

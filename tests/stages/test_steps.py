@@ -10,7 +10,7 @@ from backend.check import CheckOptions
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.jobs.job import Checking, Evaluation, Publication
-from backend.merge import MergeOptions
+from backend.merge.options import MergeOptions
 from backend.publish import PublishOptions
 from backend.quantize import METHODS
 from backend.recipes import Streaming, parse_recipe

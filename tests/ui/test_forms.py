@@ -5,7 +5,7 @@ import pytest
 
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
-from backend.merge import MergeOptions
+from backend.merge.options import MergeOptions
 from backend.options import COMMON_OPTIONS, Frozen, parse
 from backend.quantize import METHODS
 from backend.serve.chat import ChatOptions

@@ -19,7 +19,7 @@ from backend.executors import local
 from backend.finetune.rendered import Survey
 from backend.jobs.store import Job, JobState, Store
 from backend.jobs.supervisor import Supervisor
-from backend.merge import MergeOptions
+from backend.merge.options import MergeOptions
 from backend.models.demo import demo_facts
 from backend.models.inspection import inspect
 from backend.recipes import Recipe, Streaming, parse_recipe, parse_yaml

@@ -10,7 +10,7 @@ from backend.data.options import DEMO_DATASET, RowsOptions, is_file
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
-from backend.merge import MergeOptions
+from backend.merge.options import MergeOptions
 from backend.models.facts import ModelFacts
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.recipes import Recipe, Stage, parse_recipe, parse_yaml

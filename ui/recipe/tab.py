@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from backend.errors import SpecError
-from backend.merge import MergeOptions
+from backend.merge.options import MergeOptions
 from backend.models.facts import ModelFacts
 from backend.options import Frozen, parse
 from backend.quantize import METHODS
