@@ -18,6 +18,7 @@ from backend.finetune import costs
 from backend.finetune.checkpoints import newest_sealed, read_losses, step_of
 from backend.finetune.options import ALL_LINEAR, MAMBA, FinetuneOptions, adaptable
 from backend.finetune.rendering import Rendered
+from backend.finetune.side_by_side import fits_side_by_side
 from backend.machine.hardware import gpu_bytes, memory_bytes
 from backend.model_folder import read_config
 from backend.models.config import context_length, embedded
@@ -194,7 +195,7 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     from backend.finetune.sft_trainer import MAX_NOT_FINITE, Tuner, Watch  # noqa: PLC0415 - imports trl
 
     os.environ |= {name: str(output / LOGS) for name in ("TENSORBOARD_LOGGING_DIR", "TRACKIO_DIR")}
-    side_by_side = _side_by_side(model, rows, options, report)
+    side_by_side = fits_side_by_side(model, rows.train, options, report)
     watch = Watch(report, output, output.parent.parent / STOP, lambda: _answers(tuner.model, tokenizer, rows.prompts))
     tuner = Tuner(
         model=model,
@@ -304,50 +305,6 @@ def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side:
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # else one process would spread each batch over all GPUs
     return arguments
-
-
-def _side_by_side(model: Any, rows: Rows, options: FinetuneOptions, report: Report) -> bool:
-    """Return whether rows can lie side by side in one sequence, each seeing itself alone; asked of the model itself."""
-    import torch
-
-    batch = options.per_device_train_batch_size * (options.max_length if options.packing else _usual(rows.train))
-    flash = model.config._attn_implementation.startswith("flash")
-    if options.per_device_train_batch_size == 1 and not options.packing:
-        return False
-    if batch > costs.SIDE_BY_SIDE_TOKENS and not flash:
-        report.log("Rows are padded: together they are too long to lie side by side without flash attention.")
-        return False
-    if any(isinstance(module, torch.nn.Conv1d) for module in model.modules()):
-        report.log("Rows are padded: this model has layers that would hear of rows that lie side by side before them.")
-        return False
-    if flash:
-        return True
-    first, second = (row.input_ids[:32] for row in (rows.train[0], rows.train[-1]))
-    place = model.device
-    with torch.inference_mode():
-        alone = model(input_ids=torch.tensor([second], device=place)).logits[0].float()
-        together = (
-            model(
-                input_ids=torch.tensor([first + second], device=place),
-                position_ids=torch.tensor([[*range(len(first)), *range(len(second))]], device=place),
-            )
-            .logits[0, len(first) :]
-            .float()
-        )
-    leak = float((alone - together).abs().max() / alone.abs().max())
-    if leak > LEAK:
-        report.log("Rows are padded: this model's attention would see across rows that lie side by side.")
-    return leak <= LEAK
-
-
-LEAK = 0.05
-"""Change of the largest logit that is still the rounding of bfloat16."""
-
-
-def _usual(rows: Sequence[Rendered]) -> int:
-    """Return the tokens that nine of ten rows do not exceed."""
-    lengths = sorted(len(row.input_ids) for row in rows)
-    return lengths[len(lengths) * 9 // 10]
 
 
 def _columns(row: Rendered) -> dict[str, list[int]]:
