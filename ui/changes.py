@@ -19,7 +19,7 @@ from backend.jobs.store import Job, JobState
 from backend.jobs.supervisor import PREVIEW
 from ui.jobs.job import going, row, standing
 from ui.kit.errors import Handler
-from ui.kit.events import LATEST, QUIET
+from ui.kit.events import QUIET
 from ui.studio import Studio
 from ui.visitor import visitor_of
 
@@ -90,13 +90,17 @@ def hear(what: str, handler: Handler, inputs: Sequence[Block], outputs: Sequence
         inputs: Of the handler.
         outputs: Of the handler.
     """
-    gr.Button(visible="hidden", elem_id=f"hear-{what}").click(
-        handler, inputs, outputs, api_name=f"hear_{what}", **LATEST
+    told = gr.Button(visible="hidden", elem_id=f"hear-{what}").click(
+        handler, inputs, outputs, api_name=f"hear_{what}", trigger_mode="multiple", **QUIET
     )
+    told.then(None, None, None, js=_HEARD % what, api_name=f"heard_{what}", **QUIET)
 
+
+_HEARD = "() => document.dispatchEvent(new CustomEvent('heard', { detail: '%s' }))"
 
 _LISTEN = """() => {
-  const seen = %s, known = {}, SOON = 500, USUAL = 1000, QUIET = 3000, HIDDEN = 15000, AWHILE = 10000, LEAST = 3000;
+  const seen = %s, known = {}, SOON = 500, USUAL = 1000, QUIET = 3000, HIDDEN = 15000, AWHILE = 10000, LEAST = 3000,
+    LOST = 10000, STALE = 20000;
   let version = '', app, timer, asking = false, asked = 0, touched = Date.now(), changed = Date.now();
   const ago = (moment) => Date.now() - moment;
   const visible = (selector) => {
@@ -111,17 +115,19 @@ _LISTEN = """() => {
     document.querySelectorAll(`[data-going="${job}"]`).forEach((e) => { if (e.innerHTML !== bar) e.innerHTML = bar; });
   });
   const show = (versions) => Object.keys(seen).forEach((what) => {
-    const { version = '', at = 0 } = known[what] ?? {}, now = versions[what] ?? '';
+    const { version = '', at = 0, heard = true } = known[what] ?? {}, now = versions[what] ?? '';
     const button = document.getElementById(`hear-${what}`);  // there is none before the page is drawn
-    if (now === version || !button || !visible(seen[what]) || (what === 'training' && ago(at) < LEAST)) return;
-    known[what] = { version: now, at: Date.now() };
+    const lost = !heard && ago(at) > LOST;  // Gradio drops an event whose stream ends as it is sent
+    if ((now === version && !lost) || !button || !visible(seen[what])) return;
+    if (what === 'training' && ago(at) < LEAST) return;
+    known[what] = { version: now, at: Date.now(), heard: false };
     button.click();
   });
   let told = { versions: {}, running: {} };
   const ask = async () => {
     asking = true; asked = Date.now();
     try {
-      const answer = await fetch(`/changes?since=${version}`);
+      const answer = await fetch(`/changes?since=${version}`, { signal: AbortSignal.timeout(STALE) });
       if (answer.status === 200) {
         told = await answer.json();
         if (app && app !== told.app) return location.reload();
@@ -135,7 +141,11 @@ _LISTEN = """() => {
   const wait = (rest) => { clearTimeout(timer); timer = setTimeout(ask, rest); };
   const wake = () => { touched = Date.now(); if (!asking) wait(Math.max(100, SOON - ago(asked))); };
   ['pointerdown', 'keydown', 'change', 'drop'].forEach((name) => document.addEventListener(name, wake, true));
+  document.addEventListener('heard', ({ detail }) => { known[detail].heard = true; });
   document.addEventListener('visibilitychange', () => document.hidden || wake());
   ask();
 }"""
-"""Asks while the page is open: soon after an action, seldom when nothing happens or the page is hidden."""
+"""Asks while the page is open: soon after an action, seldom when nothing happens or the page is hidden.
+
+An update that does not come within LOST is asked for again, and so is a reply that does not come within STALE.
+"""

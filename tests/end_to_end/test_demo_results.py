@@ -117,7 +117,7 @@ def test_the_question_is_decided_by_the_weights_and_not_by_a_processors_rounding
 
 
 @pytest.mark.parametrize(
-    ("title", "engine"), [("NF4", "transformers"), ("GPTQ", "vllm"), ("AWQ", "vllm"), ("tuned", "vllm")]
+    ("title", "engine"), [("NF4", "transformers"), ("GPTQ", "vllm"), ("AWQ", "vllm"), ("fine-tuned", "vllm")]
 )
 def test_every_variant_is_loaded_and_knows_the_capital_of_japan(chat, title, engine):
     choose(chat, "#chat-artifact", re.compile(f" · {title} · "))

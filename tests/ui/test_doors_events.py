@@ -58,7 +58,8 @@ rows_look, rows_source_look, rows_upload_look,
 calibration_look, calibration_source_look, calibration_upload_look
 """,
     BROWSER: """
-keep_tab, listen, data_refuse_large, model_begin, chat_save, compare_save, publish_begin, publish_typed_stays,
+keep_tab, listen, heard_jobs, heard_training, heard_log, heard_publications, heard_server, heard_rows,
+heard_calibration, data_refuse_large, model_begin, chat_save, compare_save, publish_begin, publish_typed_stays,
 unnamed, unnamed_1, unnamed_2, js_fn
 """,
 }

@@ -78,6 +78,33 @@ def test_the_whole_way_from_a_model_to_a_published_card(app, page):
     assert not strangers
 
 
+def test_an_update_that_was_lost_on_its_way_is_asked_for_again(app, page):
+    tab(page, "Jobs")
+    choices = page.locator("#job-list input")
+    before, lost, loses = choices.count(), [], [True]
+    told = page.evaluate("window.gradio_config.dependencies.find((event) => event.api_name === 'hear_jobs').id")
+
+    def lose(route):
+        if not loses or f'"fn_index":{told},' not in route.request.post_data:
+            return route.continue_()
+        lost.append(route.request)
+        return route.fulfill(json={"event_id": "0" * 32})
+
+    page.route("**/gradio_api/queue/join*", lose)
+    other = page.context.new_page()
+    other.goto(app.url)
+    other.locator("#start button, button#start").first.click()
+    expect(other.locator("#job-bar")).to_be_visible(timeout=60_000)
+    tab(other, "Jobs")
+    other.locator("#job-cancel").click()
+    state(other, "Canceled")
+    page.wait_for_timeout(2000)  # now nothing changes any more, and nothing of it has come
+    assert lost
+    assert choices.count() == before
+    loses.clear()
+    expect(choices).to_have_count(before + 1, timeout=30_000)
+
+
 def test_a_page_where_nothing_happens_asks_whether_anything_is_new_and_nothing_more(page):
     page.wait_for_function("performance.getEntriesByName(location.origin + '/changes?since=').length > 0")
     page.wait_for_timeout(2000)  # what opening the page has begun has ended
