@@ -137,7 +137,8 @@ def test_two_models_answer_side_by_side_and_a_blind_vote_is_counted(chat):
     for number, title in enumerate(("tuned", "AWQ")):
         expect(cells.nth(number).locator("h3")).to_contain_text(title)
         expect(cells.nth(number).locator("p")).to_contain_text("Tokyo", timeout=SECONDS)
-        expect(cells.nth(number).locator("small")).to_contain_text(re.compile(r"tokens/s.* of memory"))
+        told = re.compile(r"tokens/s.* of memory")  # once the answer has ended, which may be a long one
+        expect(cells.nth(number).locator("small")).to_contain_text(told, timeout=SECONDS)
     chat.locator("#compare-blind input").check()
     chat.locator("#compare-ask").click()
     chat.locator("#compare-vote").get_by_text("A", exact=True).click(timeout=SECONDS)
