@@ -83,11 +83,6 @@ def is_license(name: str, size: int) -> bool:
     return kind_of(name) == "license" and size <= LIMITS["license"]
 
 
-def of_tokenizer(name: str) -> bool:
-    """Return whether a file is part of a tokenizer, its chat templates left aside."""
-    return kind_of(name) in ("vocabulary", "tokenizer")
-
-
 def has_tokenizer(names: Iterable[str]) -> bool:
     """Return whether there is a tokenizer among files with these names."""
     return any(kind_of(name) == "vocabulary" for name in names)

@@ -4,6 +4,7 @@ Each kind of job says its steps, with what each of them is asked, and whatever t
 """
 
 import math
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -55,9 +56,9 @@ class Spec(Frozen):
     """Whether the same command goes on where a failed one was."""
 
     @property
+    @abstractmethod
     def plan(self) -> tuple[Asked, ...]:
         """The steps, in order."""
-        raise NotImplementedError
 
     @property
     def steps(self) -> tuple[str, ...]:

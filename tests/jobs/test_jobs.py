@@ -22,7 +22,8 @@ from backend.processes.marks import marked, marker_prefix
 from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
 from backend.stages.work import stage_folder
-from tests.support.jobs import caught, finished, until, workers
+from tests.support.jobs import caught, finished, workers
+from tests.support.processes import until
 
 TOKEN = "hf_" + "secret" * 6
 

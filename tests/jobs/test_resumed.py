@@ -13,7 +13,8 @@ from backend.finetune.checkpoints import is_sealed
 from backend.jobs.runner import Run
 from backend.jobs.store import JobState
 from backend.recipes import parse_recipe
-from tests.support.jobs import caught, finished, until
+from tests.support.jobs import caught, finished
+from tests.support.processes import until
 
 pytestmark = pytest.mark.real
 

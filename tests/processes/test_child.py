@@ -9,7 +9,7 @@ import pytest
 
 from backend.processes.child import ROOT, Child, Hearing, Silent, environment, killed, mask
 from backend.processes.marks import MARKER, marked, marker_prefix, sweep
-from tests.support.processes import linux, wait_until
+from tests.support.processes import linux, until
 
 SECRET = "hf_" + "a" * 30
 
@@ -82,9 +82,9 @@ def test_stop_ends_grandchildren_also_those_that_left_the_group(tmp_path):
         "subprocess.Popen(sleep); subprocess.Popen(sleep, start_new_session=True); time.sleep(99)"
     )
     child = start(tmp_path, code)
-    assert wait_until(lambda: len(alive(tmp_path)) == 4)
+    until(lambda: len(alive(tmp_path)) == 4, 10)
     child.stop(0.5)
-    assert wait_until(lambda: not alive(tmp_path))
+    until(lambda: not alive(tmp_path), 10)
 
 
 @linux
@@ -96,10 +96,10 @@ def test_a_killed_app_leaves_nothing_running(tmp_path):
         "time.sleep(99)"
     )
     process = subprocess.Popen([sys.executable, "-c", app], cwd=ROOT)
-    assert wait_until(lambda: len(alive(tmp_path)) == 2)
+    until(lambda: len(alive(tmp_path)) == 2, 10)
     process.kill()
     process.wait()
-    assert wait_until(lambda: not alive(tmp_path))
+    until(lambda: not alive(tmp_path), 10)
 
 
 @linux
@@ -120,10 +120,10 @@ def test_a_killed_app_leaves_no_grandchildren_that_ignore_it_or_left_the_group(t
         "time.sleep(99)"
     )
     process = subprocess.Popen([sys.executable, "-c", app], cwd=ROOT)
-    assert wait_until((tmp_path / "ready").exists)
+    until((tmp_path / "ready").exists, 10)
     process.kill()
     process.wait()
-    assert wait_until(lambda: not alive(tmp_path))
+    until(lambda: not alive(tmp_path), 10)
 
 
 @linux
@@ -133,7 +133,7 @@ def test_the_sweep_kills_what_bears_the_folders_mark_and_nothing_else(tmp_path):
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"], env=env)
 
     ours, other = sleeper(tmp_path), sleeper(tmp_path / "other")
-    assert wait_until(lambda: len(alive(tmp_path)) == 1)
+    until(lambda: len(alive(tmp_path)) == 1, 10)
     assert sweep(marker_prefix(tmp_path)) == 1
     assert ours.wait(10) == -signal.SIGKILL
     assert other.poll() is None

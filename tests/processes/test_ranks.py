@@ -20,7 +20,7 @@ from backend.processes.ranks import processes
 from backend.recipes import parse_recipe
 from backend.settings import Settings
 from backend.stages.work import stage_folder
-from tests.support.processes import linux, wait_until
+from tests.support.processes import linux, until
 
 ROWS = [{"prompt": f"What is {i}?", "completion": f"It is {i * i}."} for i in range(20)]
 SAME = {
@@ -96,7 +96,7 @@ def test_a_process_that_fails_says_why_and_ends_the_others(tiny_model, rows, tmp
     recipe = recipe_of(tiny_model, rows, max_length=16, chat_template="auto")
     with pytest.raises(JobError, match="No row is left to learn from"):
         trained(recipe, tmp_path / "data", monkeypatch, 2)
-    assert wait_until(lambda: not any(list(marked(marker_prefix(job))) for job in tmp_path.glob("data/runs/*")))
+    until(lambda: not any(list(marked(marker_prefix(job))) for job in tmp_path.glob("data/runs/*")), 10)
 
 
 @linux
@@ -114,14 +114,14 @@ def test_killed_processes_start_again_once_and_whoever_is_killed_none_stays(tiny
     def learning():
         """Wait until both processes run and a checkpoint is sealed; give them and their launcher."""
         sealed = "data/runs/*/stages/*/checkpoints/*/sealed.json"
-        assert wait_until(lambda: list(tmp_path.glob(sealed)) and len(running(b"rank")) >= 2, 150)
+        until(lambda: list(tmp_path.glob(sealed)) and len(running(b"rank")) >= 2, 150)
         [launcher] = [pid for pid in running(b"accelerate.commands.launch") if os.getsid(pid) != pid]
         return set(running(b"rank")), launcher
 
     app = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     first, launcher = learning()
     os.kill(launcher, signal.SIGKILL)
-    assert wait_until(lambda: not first & set(running(b"rank")), 10)
+    until(lambda: not first & set(running(b"rank")), 10)
     second, launcher = learning()
     assert not first & second
     os.kill(launcher, signal.SIGKILL)
@@ -131,7 +131,7 @@ def test_killed_processes_start_again_once_and_whoever_is_killed_none_stays(tiny
     app = subprocess.Popen(command, cwd=ROOT)
     learning()
     app.kill()
-    assert wait_until(lambda: not running(b"rank"), 10)
+    until(lambda: not running(b"rank"), 10)
     assert app.wait(20) != 0
     assert not running(b"--multi_gpu")
 

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -21,6 +20,7 @@ from backend.serve.chat import ChatOptions, stream
 from backend.serve.engines import choose
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from tests.support.processes import until
 
 HELLO = [{"role": "user", "content": "hello"}]
 SHORT = ChatOptions(max_tokens=8, temperature=0)
@@ -45,13 +45,6 @@ def server_pid(settings):
         if b"backend.serve.engines.transformers_server" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3]:
             return pid
     return None
-
-
-def until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
 
 
 @pytest.mark.real
@@ -114,9 +107,9 @@ def test_an_unused_server_stops_by_itself(settings, tiny_model):
     servers = Servers(settings.model_copy(update={"server_idle_seconds": 1.0}))
     servers.open(tiny_model, "transformers")
     servers.wait(tiny_model, 90)
-    assert until(lambda: servers.status(tiny_model).state == "stopped")
+    until(lambda: servers.status(tiny_model).state == "stopped", 20)
     assert "nobody used it" in servers.status(tiny_model).text
-    assert until(lambda: not list(marked(marker_prefix(settings.data))))
+    until(lambda: not list(marked(marker_prefix(settings.data))), 20)
 
 
 @pytest.mark.real
@@ -126,12 +119,12 @@ def test_a_killed_server_is_started_again_once(servers, settings, tiny_model):
     os.kill(server_pid(settings), signal.SIGKILL)
     with pytest.raises(JobError, match="The server stopped while it answered"):
         list(stream(server, HELLO, SHORT))
-    assert until(lambda: servers.status(tiny_model).state == "starting")
+    until(lambda: servers.status(tiny_model).state == "starting", 20)
     assert "started again" in servers.status(tiny_model).text
     again = servers.wait(tiny_model, 90)
     assert list(stream(again, HELLO, SHORT))[-1].tokens
     os.kill(server_pid(settings), signal.SIGKILL)
-    assert until(lambda: servers.status(tiny_model).state == "failed")
+    until(lambda: servers.status(tiny_model).state == "failed", 20)
     assert "load the model again" in servers.status(tiny_model).text
     servers.open(tiny_model, "transformers")
     assert servers.wait(tiny_model, 90)

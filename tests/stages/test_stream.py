@@ -35,6 +35,7 @@ from backend.weights.header import header_from
 from backend.weights.output import Output
 from tests.support.adapters import TINY, edited, save_adapter
 from tests.support.loopback_hub import LoopbackHub
+from tests.support.processes import until
 
 TOKEN = "hf_" + "secret" * 6
 FINAL = (JobState.COMPLETED, JobState.ERROR, JobState.CANCELED, JobState.WAITING_FOR_LOGIN)
@@ -109,15 +110,6 @@ class Watch(threading.Thread):
         self.ended = True
         self.join()
         return dict(self.most)
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.01)
-    pytest.fail("it did not happen in time")
 
 
 def finished(supervisor, job_id):

@@ -2,26 +2,15 @@
 
 import os
 import signal
-import time
 from pathlib import Path
-
-import pytest
 
 from backend.jobs.store import JobState
 from backend.processes.marks import marked, marker_prefix
+from tests.support.processes import until
 
 EVALUATE = {"stage": "evaluate", "max_seq_length": 32, "num_samples": 2, "dataset": "me/prose"}
 
 FINAL = (JobState.COMPLETED, JobState.ERROR, JobState.CANCELED, JobState.WAITING_FOR_LOGIN)
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    pytest.fail("it did not happen in time")
 
 
 def finished(supervisor, job_id, owner="me"):

@@ -1,4 +1,4 @@
-"""Waiting for processes."""
+"""Waiting for what processes do."""
 
 import sys
 import time
@@ -8,8 +8,10 @@ import pytest
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found through /proc")
 
 
-def wait_until(condition, seconds=10):
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    pytest.fail("it did not happen in time")

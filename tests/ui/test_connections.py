@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests.support.jobs import until
+from tests.support.processes import until
 from ui.access import connections
 from ui.access.connections import allow_files, most_connections, server
 

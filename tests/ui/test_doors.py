@@ -16,7 +16,7 @@ import pytest
 from backend.settings import load_settings
 from tests.support.doors import DUPLICATE, SIGN_IN, TABLE, sample
 from tests.support.house import CANARY, SPACE_HOST, TOKENS, Visitor, event, identities, profile, routes, space_of_anna
-from tests.support.jobs import until
+from tests.support.processes import until
 from ui.access import guard
 from ui.visitor import visitor as visitor_from
 

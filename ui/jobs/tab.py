@@ -18,7 +18,6 @@ from ui.publish.fields import published
 from ui.studio import Studio
 
 _CAN_RETRY = (JobState.ERROR, JobState.CANCELED, JobState.INTERRUPTED, JobState.WAITING_FOR_LOGIN)
-_SURE = "(job) => confirm('Delete this job and everything that it made?') ? job : null"
 _EMPTY = (
     '<section class="panel empty"><h2>No jobs yet</h2><p>Press <b>Start</b> beside your recipe. The job keeps running'
     " if you close the page; you find it here when you come back.</p></section>"
