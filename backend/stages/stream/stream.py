@@ -15,11 +15,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import Artifact, File, now
+from backend.artifacts.artifact import Artifact, now
 from backend.artifacts.sealing import seal, write_manifest
-from backend.disk import JOURNAL, PARTIAL, read_whole, sha256, write_whole
+from backend.disk import JOURNAL, PARTIAL, read_whole, write_whole
 from backend.errors import AppError, JobError
-from backend.hub.files import LocalFiles
 from backend.hub.patience import long_patience
 from backend.merge import merge, merged
 from backend.merge.on_hub import fetch_adapters
@@ -100,10 +99,7 @@ def compute(work: Work, report: Report) -> None:
     origin = downloaded(recipe.base_model, recipe.revision)
     base = base_in(relay.base)._replace(origin=origin, weights_bytes=size, adapters=adapters, rows=rows)
     artifact = complete(recipe, options, base, plan, relay.output, report)
-    here = {entry.name: entry.size for entry in LocalFiles(relay.output).entries() if entry.name != JOURNAL}
-    beside = {name: size for name, size in here.items() if not name.endswith(".safetensors")}
-    files = {name: File(size=size, sha256=sha256(relay.output / name)) for name, size in beside.items()}
-    files |= output.files()
+    files = relay.beside() | output.files()
     artifact = artifact.model_copy(update={"files": dict(sorted(files.items())), "seconds": round(seconds, 1)})
     write_manifest(relay.output, artifact)
 
