@@ -151,7 +151,7 @@ REFUSED = {
     "B33 cut gzip": ("rows.jsonl.gz", gzip.compress(GOOD)[:-12], "damaged or cut off inside its gzip"),
     "B35 cut Parquet": ("rows.parquet", PARQUET[:-20], "cut off: no footer; upload again"),
     "B36 zip bomb": ("rows.jsonl", zipped(b"0" * 10_000_000), "This is a zip archive: unpack it"),
-    "B36 gzip bomb": ("rows.jsonl.gz", gzip.compress(b"\n" * 30_000_000, 1), "unpacks to more than 1 MB"),
+    "B36 gzip bomb": ("rows.jsonl.gz", gzip.compress(b"\n" * 30_000_000), "unpacks to more than 1 MB"),
     "B37 duplicate keys": (
         "rows.jsonl",
         GOOD + b'{"prompt": "a", "prompt": "b"}',
