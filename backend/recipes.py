@@ -160,6 +160,11 @@ class Recipe(Spec):
         return *asked, Asked("publish", self.publish)
 
     @property
+    def asked(self) -> str:
+        """All of it but for insisting: who insists on what failed its check goes on with what that run has made."""
+        return self.model_dump_json(exclude={"publish": {"insist"}})
+
+    @property
     def on_hub(self) -> bool:
         """Whether its model or what a stage names must be fetched from the Hub."""
         return not self._model_here or any(stage.on_hub() for stage in self.stages)

@@ -9,7 +9,7 @@ from backend.cli.names import existing, fetched, hub_token, local_or_id
 from backend.errors import SpecError
 from backend.hub.ids import DEMO, is_local
 from backend.jobs.foreground import Terminal, check_output, finished
-from backend.jobs.job import publication, published
+from backend.jobs.job import published
 from backend.model_folder import is_adapter, weights_bytes
 from backend.options import parse
 from backend.progress import Report
@@ -17,6 +17,7 @@ from backend.publish import PublishOptions
 from backend.publish.adopt import describe
 from backend.publish.destination import check_destination
 from backend.settings import load_settings
+from backend.stages.kinds import publication
 
 
 class _Publish(Command):

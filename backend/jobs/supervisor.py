@@ -20,7 +20,7 @@ from backend.disk import PARTIAL, clear, forget, lock, read_lines, words
 from backend.errors import AppError, JobError, LoginError
 from backend.executors.contract import Executor
 from backend.executors.local import Local
-from backend.jobs.job import KINDS, holds_spec, publication, published
+from backend.jobs.job import holds_spec, published
 from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import EVENTS, Canceled, Interrupted, Run, tidy
 from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState, Store, new_id
@@ -30,6 +30,7 @@ from backend.publish import PublishOptions
 from backend.settings import Settings
 from backend.spec import Preview, Spec
 from backend.stages import STEPS
+from backend.stages.kinds import KINDS, publication
 from backend.stages.work import artifacts, stage_folder
 
 LANES = [[name for name, spec in KINDS.items() if spec.lane == lane] for lane in ("machine", "uploads", "looks")]

@@ -17,13 +17,14 @@ from backend.artifacts.artifact import Check
 from backend.artifacts.sealing import is_sealed, open_artifact, record, verify
 from backend.disk import sha256
 from backend.errors import SpecError
-from backend.jobs.job import publication, write_spec
+from backend.jobs.job import write_spec
 from backend.jobs.worker import do
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.adopt import adopt, describe, preview
 from backend.publish.files import outgoing
 from backend.publish.push import publish
+from backend.stages.kinds import publication
 from backend.stages.work import stage_folder
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.typed import fails, succeeds

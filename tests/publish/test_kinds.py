@@ -17,7 +17,6 @@ from PIL import Image
 from backend.artifacts.artifact import TRAINED_HERE, Merged
 from backend.artifacts.sealing import open_artifact
 from backend.errors import SpecError
-from backend.jobs.job import publication
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.adopt import adopt, preview
@@ -29,6 +28,7 @@ from backend.publish.files import outgoing
 from backend.recipes import parse_recipe
 from backend.serve.engines import ENGINES
 from backend.serve.engines.vllm_environment import interpreter
+from backend.stages.kinds import publication
 from backend.stages.prepare import prepare
 from tests.support import hub_repos
 from tests.support.loopback_hub import LoopbackHub

@@ -4,8 +4,8 @@ import gradio as gr
 from gradio.blocks import Block
 
 from backend.errors import LoginError
-from backend.jobs.job import publication
 from backend.publish.destination import check_destination
+from backend.stages.kinds import publication
 from ui.changes import hear
 from ui.kit.errors import warning
 from ui.kit.events import LATEST, QUIET
