@@ -8,7 +8,7 @@ from typing import NamedTuple
 from backend.artifacts.artifact import MANIFEST
 from backend.artifacts.sealing import manifest_size, partial, seal
 from backend.machine.speeds import Speeds
-from backend.merge import merged
+from backend.merge.merging import merged
 from backend.models.config import embedded
 from backend.models.rewriting import PlannedOptions, config_json
 from backend.progress import Report
