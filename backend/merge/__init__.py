@@ -1,0 +1,1 @@
+"""Merging: LoRA adapters become part of their base model."""
