@@ -20,7 +20,7 @@ from backend.publish.push import publish
 from backend.recipes import parse_recipe
 from backend.serve.server import Server
 from backend.settings import Settings
-from backend.stages.kinds import publication
+from tests.support.published import publication
 from tests.support.typed import fails, succeeds
 
 NF4 = {"stage": "quantize", "method": "nf4"}

@@ -5,11 +5,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from backend.artifacts.sealing import open_artifact
 from backend.check import CheckOptions
 from backend.evaluate import EvaluateOptions
 from backend.hub.ids import DEMO, is_local
 from backend.publish import PublishOptions
+from backend.publish.plan import Plan
 from backend.recipes import Recipe, Streaming
 from backend.spec import CONVERT, Asked, Given, Preview, Spec, Wanted
 
@@ -25,6 +25,11 @@ class Publication(Spec):
     base_model: str | None = Field(None, description="Of a folder made elsewhere: the Hub id of what it was made from.")
     elsewhere: bool = Field(False, description="Whether it is no artifact yet.")
     checked: bool = Field(False, description="Whether it need not be checked before: it has passed already.")
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Publication":
+        """Return the job that does what was planned."""
+        return cls(**plan._asdict())
 
     @property
     def plan(self) -> tuple[Asked, ...]:
@@ -129,28 +134,3 @@ KINDS: dict[str, type[Spec]] = {
     "streaming": Streaming,
     "preview": Preview,
 }
-
-
-def publication(
-    folder: Path, options: PublishOptions, base: Path | None = None, base_model: str | None = None
-) -> Publication:
-    """Return what publishes a folder with weights, after a check where it has passed none; see Publication.
-
-    Raises:
-        SpecError: The folder holds nothing that can be published, it is to go into itself, or a license asks another
-            name of the repo.
-    """
-    from backend.publish.adopt import describe, is_made_elsewhere
-    from backend.publish.card.base_card import read_base_card
-    from backend.publish.card.licenses import check_name
-    from backend.publish.destination import check_outside
-
-    if options.repo_id:
-        check_name(options.repo_id, read_base_card(folder).licenses)
-    if is_made_elsewhere(folder):
-        describe(folder, base_model)
-        check_outside(options, folder)
-        return Publication(folder=folder, options=options, base=base, base_model=base_model, elsewhere=True)
-    check = open_artifact(folder).check
-    check_outside(options, folder)
-    return Publication(folder=folder, options=options, base=base, checked=check is not None and check.passed)

@@ -24,9 +24,9 @@ from backend.publish import PublishOptions
 from backend.publish.adopt import adopt, describe, preview
 from backend.publish.files import outgoing
 from backend.publish.push import publish
-from backend.stages.kinds import publication
 from backend.stages.work import stage_folder
 from tests.support.loopback_hub import LoopbackHub
+from tests.support.published import publication
 from tests.support.typed import fails, succeeds
 
 Make = Callable[..., Path]

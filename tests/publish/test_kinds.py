@@ -28,11 +28,10 @@ from backend.publish.files import outgoing
 from backend.recipes import parse_recipe
 from backend.serve.engines import ENGINES
 from backend.serve.engines.vllm_environment import interpreter
-from backend.stages.kinds import publication
 from backend.stages.prepare import prepare
 from tests.support import hub_repos
 from tests.support.loopback_hub import LoopbackHub
-from tests.support.published import METRICS
+from tests.support.published import METRICS, publication
 
 Make = Callable[..., Path]
 Kinds = Callable[[str], Path]
