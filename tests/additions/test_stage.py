@@ -49,10 +49,12 @@ field = count.form.fields["at_least"]
 print(count.wanted.label, count.wanted.info, field.label, field.info, sep="; ")
 given = {component: getattr(component, "value", None) for component in bench.inputs()}
 given |= {bench.model.facts: demo_facts(), count.wanted: True, field: 3}
+given[bench.recipe.others["check"].wanted] = True
 recipe = bench.draft_recipe(given)
 print(recipe.to_yaml())
 filled = bench.recipe.fill(parts(recipe))
 print("shown again:", filled[count.wanted], filled[field]["value"])
+print("in another order:", parts(recipe.model_copy(update={"stages": (*recipe.stages[:2], *recipe.stages[:1:-1])})))
 print("a fault:", bench.refresh(given | {field: -1})[field]["info"])
 """
 
@@ -78,6 +80,7 @@ def test_a_stage_that_was_added_has_a_form_in_the_page(house, tmp_path):
     assert "Count the tensors; A result with fewer tensors than you expect is refused.; At least; Tensors that" in said
     assert "stage: count\n  at_least: 3" in said
     assert "shown again: True 3" in said
+    assert "in another order: None" in said
     assert "a fault: Must be at least 0 (got -1)." in said
 
 

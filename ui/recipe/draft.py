@@ -156,15 +156,13 @@ def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
         uploads: What it reads of the visitor's own, of which it does not say where that lies.
     """
     finetune, merge = recipe.tuning, recipe.merging
-    quantize = tuple(stage for stage in recipe.stages if stage.stage == "quantize")
+    quantize = recipe.quantizing
     evaluate = next((stage for stage in recipe.stages if isinstance(stage, EvaluateOptions)), None)
-    others: dict[str, Stage] = {stage.stage: stage for stage in recipe.stages if stage.stage not in OWN}
+    found: dict[str, Stage] = {stage.stage: stage for stage in recipe.stages}
+    others = {name: found[name] for name in STAGES if name in found and name not in OWN}
     shown = [stage for stage in (finetune, merge, *quantize, evaluate, *others.values()) if stage]
-    if (
-        sorted(shown, key=lambda stage: _rank(stage.stage)) != list(recipe.stages)
-        or recipe.publish
-        or not all(map(can_show, shown))
-    ):
+    shown.sort(key=lambda stage: _rank(stage.stage))
+    if shown != list(recipe.stages) or recipe.publish or not all(map(can_show, shown)):
         return None
     if evaluate and evaluate.text:
         return None
