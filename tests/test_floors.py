@@ -14,7 +14,7 @@ while not (ROOT / "pyproject.toml").is_file():
 
 FLOORS = (
     ("app", "ui", "cli", "deploy", "extension", "__main__"),
-    ("jobs", "preview"),
+    ("jobs",),
     ("stages",),
     ("recipes", "spec"),
     ("finetune", "merge", "quantize", "evaluate", "check", "publish", "serve"),

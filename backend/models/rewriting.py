@@ -51,7 +51,9 @@ class PlannedOptions(Stage):
             config: What its config.json says.
         """
         target = SAFETENSORS[self.target or loaded_dtype(config, tensors)]
-        form, turned, plain = self.form(), config.get("model_type") in TRANSPOSED, Plain()
+        form = self.form()
+        turned = config.get("model_type") in TRANSPOSED
+        plain = Plain()
         work: list[tuple[View, Form | Plain]] = []
         for tensor in tensors:
             f = plain if form is None or form.skips(tensor) else form

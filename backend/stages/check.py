@@ -54,4 +54,9 @@ def words(stage: CheckOptions) -> tuple[str, str]:
     return "Test it in the engine that will serve it", f"{len(PROMPTS)} prompts"
 
 
-STEP = Step(run, need=need, words=words, alone=True)
+SUMMARY = (
+    "It answers a few prompts there, which are compared with what its weights say. What is published is tested first in"
+    " any case."
+)
+
+STEP = Step(run, need=need, words=words, summary=SUMMARY, alone=True)

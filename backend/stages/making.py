@@ -8,7 +8,7 @@ from typing import NamedTuple
 from backend.artifacts.artifact import MANIFEST
 from backend.artifacts.sealing import manifest_size, partial, seal
 from backend.machine.speeds import Speeds
-from backend.merge import merged
+from backend.merge.merging import merged
 from backend.models.config import embedded
 from backend.models.rewriting import PlannedOptions, config_json
 from backend.progress import Report
@@ -55,7 +55,9 @@ def make(work: Work, name: str, write: Callable[[Opened], str | None], report: R
         write: Writes weights and config; returns what was calibrated on, in words.
         report: Receives progress; its warnings stay with the artifact.
     """
-    recipe, options, base = work.recipe, work.options, work.fetched.folder
+    recipe = work.recipe
+    options = work.options
+    base = work.fetched.folder
     folder = partial(work.target, keep=True)
     known = base_in(base)._replace(adapters=tuple(base_in(adapter) for adapter in work.adapters))
     started = time.monotonic()

@@ -20,7 +20,7 @@ from backend.artifacts.sealing import seal, write_manifest
 from backend.disk import JOURNAL, PARTIAL, read_whole, write_whole
 from backend.errors import AppError, JobError
 from backend.hub.patience import long_patience
-from backend.merge import merge, merged
+from backend.merge.merging import merge, merged
 from backend.merge.on_hub import fetch_adapters
 from backend.merge.options import MergeOptions
 from backend.model_folder import read_config
