@@ -13,7 +13,8 @@ from typing import Any
 from backend.errors import SpecError
 from backend.models.config import Config, text_fields
 from backend.strict_json import quoted
-from backend.weights.tensor import Tensor, block_of, input_embeddings, output_head
+from backend.weights.anatomy import block_of, input_embeddings, is_expert, output_head
+from backend.weights.tensor import Tensor
 
 Size = int | None  # None: the config does not say, so that nothing is compared
 
@@ -154,7 +155,7 @@ def _check_experts(config: Config, blocks: Mapping[int, Mapping[str, Tensor]]) -
             if absent := wanted - numbers:
                 raise _missing(f"{quoted(name.replace('{}', str(min(absent)), 1))} of layer {index}")
         for name, tensor in inside.items():
-            held = ".experts." in f".{name}" or tensor.is_expert
+            held = ".experts." in f".{name}" or is_expert(tensor)
             if count and held and len(tensor.shape) == 3 and tensor.shape[0] < count:
                 raise _other_shape(tensor, f"{count} experts")
 
@@ -189,7 +190,7 @@ def _check_plausible(config: Config, blocks: Mapping[int, Mapping[str, Tensor]])
     named |= {2 * number for number in named if number >= hidden}
     for inside in blocks.values():
         for name, tensor in inside.items():
-            found = _MATRIX.fullmatch(name) if len(tensor.shape) == 2 and not tensor.is_expert else None
+            found = _MATRIX.fullmatch(name) if len(tensor.shape) == 2 and not is_expert(tensor) else None
             if found is None:
                 continue
             unnamed = feed and found["feed"] and not named.issuperset(tensor.shape)

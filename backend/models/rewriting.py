@@ -10,12 +10,13 @@ from backend.models.config import is_tied
 from backend.options import ADVANCED
 from backend.progress import Report
 from backend.stage import Stage
+from backend.weights.anatomy import TRANSPOSED, input_embeddings, output_head
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import FLOATS, SAFETENSORS
 from backend.weights.output import Output
 from backend.weights.plan import Form, Part, Plain, Plan
 from backend.weights.rewrite import Format, rewrite
-from backend.weights.tensor import TRANSPOSED, Tensor, input_embeddings, output_head
+from backend.weights.tensor import Tensor
 from backend.weights.view import View
 from backend.weights.writer import MAX_SHARD_SIZE, into_shards
 

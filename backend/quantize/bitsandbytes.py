@@ -10,7 +10,8 @@ from backend.models.families import MULTIPLIED, UNUSUAL
 from backend.models.rewriting import StreamOptions
 from backend.options import ADVANCED
 from backend.quantize.method import MethodOptions
-from backend.weights.tensor import HEADS, Tensor
+from backend.weights.anatomy import HEADS, is_linear
+from backend.weights.tensor import Tensor
 
 QUANT_METHOD = "bitsandbytes"
 PACKAGES = ("bitsandbytes",)
@@ -37,7 +38,7 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
                 f"'{facts.model}' is of the type '{facts.model_type}', whose layers transformers does not load from"
                 " bitsandbytes' formats: choose method cast, or another model."
             )
-        linears = [tensor for tensor in facts.tensors if tensor.is_linear]
+        linears = [tensor for tensor in facts.tensors if is_linear(tensor)]
         if not linears:
             raise SpecError(f"'{facts.model}' has no linear layers that could be quantized: choose another model.")
         whole = MULTIPLIED.get(facts.model_type)
@@ -54,7 +55,7 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
 
     def skips(self, tensor: Tensor) -> bool:
         """Return whether a tensor stays as it is."""
-        return not tensor.is_linear or any(m in tensor.name.split(".") for m in self.llm_int8_skip_modules or ())
+        return not is_linear(tensor) or any(m in tensor.name.split(".") for m in self.llm_int8_skip_modules or ())
 
     def form(self) -> Any:
         """Return the options: they know what becomes of each tensor."""

@@ -14,6 +14,7 @@ from backend.models.inspection import inspect
 from backend.quantize import METHODS
 from backend.recipes import Recipe
 from backend.stages.estimate import estimate
+from backend.weights.anatomy import is_expert
 from ui.kit.errors import fault
 from ui.kit.format import count, duration, escape, lead, size, times
 from ui.kit.forms import Updates
@@ -204,7 +205,7 @@ def _warnings(facts: ModelFacts) -> list[str]:
         found.append("It has no chat template: it continues text, but does not answer questions.")
     if not (facts.license or facts.license_name):
         found.append("Its authors state no license. Ask them before you publish anything made from it.")
-    if any(tensor.is_expert for tensor in facts.tensors):
+    if any(is_expert(tensor) for tensor in facts.tensors):
         found.append("It is a mixture of experts. No method quantizes experts yet: they stay as they are.")
     return found
 

@@ -13,8 +13,9 @@ from backend.errors import SpecError
 from backend.models.loading import device
 from backend.models.rewriting import loaded_dtype
 from backend.strict_json import quoted
+from backend.weights.anatomy import block_of
 from backend.weights.checkpoint import Weights
-from backend.weights.tensor import DTYPES, Tensor, block_of
+from backend.weights.tensor import DTYPES, Tensor
 
 _RENAMED = {"lm_head.weight": "embed_out.weight"}
 """Parameters that transformers calls otherwise than the checkpoints of GPT-NeoX do."""

@@ -22,9 +22,9 @@ from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.calibrated.refit_scales import refine
 from backend.quantize.calibrated.windows import Windows
 from backend.quantize.layouts.layout import Grid
+from backend.weights.anatomy import TRANSPOSED
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
-from backend.weights.tensor import TRANSPOSED
 
 BATCH = 2048
 """Tokens that go through a block at a time: with twice as many, peak memory is 70 MB more and no second is won."""
