@@ -40,8 +40,12 @@ class PlannedOptions(Stage):
         """Return what becomes of each tensor that it does not skip; None: all stay as they are."""
         return None
 
-    def config(self) -> dict[str, Any]:
-        """Return what changes in config.json; None removes a key."""
+    def config(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
+        """Return what changes in config.json; None removes a key.
+
+        Args:
+            tensors: Of the model that the result is made from.
+        """
         return {}
 
     def plan(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Plan:
@@ -91,7 +95,9 @@ def stream(weights: Weights, output: Output, options: StreamOptions, report: Rep
     """
     planned = options.plan(weights.tensors, weights.config)
     rewrite(weights, output, planned, options.form(), report)
-    (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, options.config()))
+    (output.folder / "config.json").write_bytes(
+        config_json(weights.config, weights.tensors, options.config(weights.tensors))
+    )
     planned.warn(report)
 
 

@@ -1,5 +1,6 @@
 """What nf4, fp4 and int8 share: which layers they skip, and what config.json says; no torch, no bitsandbytes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from backend.models.families import MULTIPLIED, UNUSUAL
 from backend.models.rewriting import StreamOptions
 from backend.options import ADVANCED
 from backend.quantize.method import MethodOptions
-from backend.weights.anatomy import HEADS, is_linear
+from backend.weights.anatomy import HEADS, is_linear, kept
 from backend.weights.tensor import Tensor
 
 QUANT_METHOD = "bitsandbytes"
@@ -61,16 +62,17 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
         """Return the options: they know what becomes of each tensor."""
         return self
 
-    def config(self) -> dict[str, Any]:
+    def config(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
         """Return what changes in config.json; every key that BitsAndBytesConfig has is written."""
-        return {"quantization_config": {**_DEFAULTS, **self.quantization_config()}}
-
-    def quantization_config(self) -> dict[str, Any]:
-        """Return what differs from BitsAndBytesConfig's defaults."""
-        given = self.llm_int8_skip_modules or ()
+        given = (*(self.llm_int8_skip_modules or ()), *kept(tensors))
         # where modules are given, transformers does not know by itself that a head is not quantized
         heads = sorted({*HEADS, "decoder"}.difference(given)) if given and "lm_head" not in given else []
-        return {"llm_int8_skip_modules": [*given, *heads] or None}
+        skipped = {"llm_int8_skip_modules": [*given, *heads] or None}
+        return {"quantization_config": {**_DEFAULTS, **skipped, **self.quantization_config()}}
+
+    def quantization_config(self) -> dict[str, Any]:
+        """Return what differs from BitsAndBytesConfig's defaults, but for the modules that are skipped."""
+        return {}
 
 
 _DEFAULTS: dict[str, Any] = {

@@ -52,7 +52,6 @@ class Options(BitsAndBytesOptions):
     def quantization_config(self) -> dict[str, Any]:
         """Return what differs from BitsAndBytesConfig's defaults."""
         return {
-            **super().quantization_config(),
             "_load_in_8bit": True,
             "load_in_8bit": True,
             "llm_int8_threshold": self.llm_int8_threshold,

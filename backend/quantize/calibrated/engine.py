@@ -64,7 +64,7 @@ def quantize_blocks(
             run.block(index, hidden, call, last=index == total - 1)
         report.progress("quantizing", total, total, "blocks")
     shards.close()
-    changes = options.config()
+    changes = options.config(weights.tensors)
     (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, changes))
     if served := options.LAYOUT.unserved(changes["quantization_config"]):
         packages = " and ".join(options.LAYOUT.PACKAGES)

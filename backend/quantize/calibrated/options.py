@@ -163,7 +163,7 @@ class CalibratedOptions(MethodOptions):
         """Return the tensors that a weight becomes."""
         return self.LAYOUT.slots(view, self.scheme)
 
-    def config(self) -> dict[str, Any]:
+    def config(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
         """Return what changes in config.json."""
         return {"quantization_config": self.LAYOUT.config(self.scheme)}
 
