@@ -12,6 +12,7 @@ from backend.executors.contract import Machine
 from backend.finetune.options import ALL_LINEAR, FinetuneOptions, adaptable
 from backend.finetune.rendered import Survey
 from backend.models.facts import ModelFacts
+from backend.weights.anatomy import is_linear
 from backend.weights.tensor import Tensor
 
 PROCESS_BYTES = 780_000_000  # Python with torch, transformers, peft and trl
@@ -205,7 +206,7 @@ def way_out(facts: ModelFacts, options: FinetuneOptions, sizes: RowSizes, machin
 def _base(facts: ModelFacts, options: FinetuneOptions, machine: Machine) -> float:
     """Return the bytes of the frozen base as it is held."""
     width = _width(options)
-    linear = sum(tensor.elements for tensor in facts.tensors if tensor.is_linear)
+    linear = sum(tensor.elements for tensor in facts.tensors if is_linear(tensor))
     rest = width * (facts.parameters - linear)
     if options.quantization == "int8":
         return linear + rest
@@ -218,7 +219,7 @@ def _activations(facts: ModelFacts, options: FinetuneOptions, sizes: RowSizes, m
     """Return the bytes of what a step keeps for the way back."""
     batch, longest = _batch_tokens(options, sizes)
     width, layers = _width(options), max(facts.layers, 1)
-    through = sum(sum(tensor.shape) for tensor in facts.tensors if tensor.is_linear)
+    through = sum(sum(tensor.shape) for tensor in facts.tensors if is_linear(tensor))
     copied = sum(tensor.shape[1] for tensor in adapted(facts, options))
     token = LAYER_BYTES * width * through + ADAPTED_BYTES * copied
     heads = facts.config.get("num_attention_heads") or 0

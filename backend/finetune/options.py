@@ -12,6 +12,7 @@ from backend.models.facts import ModelFacts
 from backend.models.families import MULTIPLIED
 from backend.options import ADVANCED, Switch
 from backend.stage import Stage
+from backend.weights.anatomy import is_expert, is_linear
 from backend.weights.tensor import Tensor
 
 ALL_LINEAR = ("all-linear",)
@@ -27,9 +28,9 @@ Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "cos
 
 def adaptable(facts: ModelFacts) -> list[Tensor]:
     """Return the weights of the linear layers that can get an adapter: the experts of a mixture get none."""
-    left = EXPERTS if any(tensor.is_expert for tensor in facts.tensors) else frozenset[str]()
+    left = EXPERTS if any(is_expert(tensor) for tensor in facts.tensors) else frozenset[str]()
     left |= {"out_proj"} if facts.model_type in MAMBA else set()
-    return [tensor for tensor in facts.tensors if tensor.is_linear and tensor.name.split(".")[-2] not in left]
+    return [tensor for tensor in facts.tensors if is_linear(tensor) and tensor.name.split(".")[-2] not in left]
 
 
 class FinetuneOptions(DatasetOptions, Stage):

@@ -27,6 +27,7 @@ from backend.models.inspection import inspect
 from backend.models.loading import check_embedded, device, load_causal_lm, pad_within
 from backend.processes.ranks import rank, world_size
 from backend.progress import Report
+from backend.weights.anatomy import is_expert
 from backend.weights.codes import CODES
 
 EVALUATIONS = 10
@@ -147,7 +148,7 @@ def _load(base: Path, options: FinetuneOptions, report: Report) -> Any:
 def _targeted(options: FinetuneOptions, facts: ModelFacts) -> FinetuneOptions:
     """Return the options with names in place of all-linear, where PEFT understands more by that than can be trained."""
     names = {tensor.name.split(".")[-2] for tensor in adaptable(facts)}
-    usual = not any(tensor.is_expert for tensor in facts.tensors) and facts.model_type not in MAMBA
+    usual = not any(is_expert(tensor) for tensor in facts.tensors) and facts.model_type not in MAMBA
     if usual or options.target_modules != ALL_LINEAR:
         return options
     return options.model_copy(update={"target_modules": tuple(sorted(names))})

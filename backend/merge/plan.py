@@ -12,8 +12,9 @@ from backend.errors import SpecError
 from backend.merge.adapter import WEIGHTS, Adapter, Lora, Rows
 from backend.merge.experts import is_parameter, pieces
 from backend.strict_json import quoted
+from backend.weights.anatomy import HEADS, TRANSPOSED, input_embeddings, is_linear, output_head
 from backend.weights.floats import FLOATS
-from backend.weights.tensor import HEADS, TRANSPOSED, Tensor, input_embeddings, output_head
+from backend.weights.tensor import Tensor
 
 
 class Save(NamedTuple):
@@ -148,7 +149,7 @@ class Merger:
 
     def _one(self, name: str, source: Tensor, adapters: Sequence[Adapter], frees: tuple[Tensor, ...]) -> Made:
         saves, changes = tuple(self._saves.get(name, ())), tuple(self._changes.get(name, ()))
-        linear = source.is_linear and name not in (self.head, self.embedding)
+        linear = is_linear(source) and name not in (self.head, self.embedding)
         turned = self._base.model_type in TRANSPOSED and linear
         tokens = tuple(self._tokens.get(name, ()))
         shape = self._shape_saved(name, source, saves, adapters)

@@ -13,7 +13,8 @@ from typing import Any
 from backend.errors import SpecError
 from backend.models.config import Config, text_fields
 from backend.strict_json import quoted
-from backend.weights.tensor import Tensor, block_of, input_embeddings, output_head
+from backend.weights.anatomy import block_of, input_embeddings, is_expert, output_head
+from backend.weights.tensor import Tensor
 
 Size = int | None  # None: the config does not say, so that nothing is compared
 
@@ -103,12 +104,12 @@ def check_complete(config: Config, tensors: Sequence[Tensor]) -> None:
         )
     inside = {i: blocks[i] for i in range(config.layers)}
     _check_experts(config, inside)
-    known = BLOCKS.get(config.model_type)
+    known = BLOCKS.get(config.text_type)
     if known is not None:
         _check_known(config, known, inside, tensors, packed)
-    elif not packed and config.model_type not in (*_UNEVEN, *_ROUNDED):
+    elif not packed and config.text_type not in (*_UNEVEN, *_ROUNDED):
         _check_plausible(config, inside)
-    if config.model_type not in _UNEVEN:
+    if config.text_type not in _UNEVEN:
         _check_even(config, inside, packed)
 
 
@@ -154,7 +155,7 @@ def _check_experts(config: Config, blocks: Mapping[int, Mapping[str, Tensor]]) -
             if absent := wanted - numbers:
                 raise _missing(f"{quoted(name.replace('{}', str(min(absent)), 1))} of layer {index}")
         for name, tensor in inside.items():
-            held = ".experts." in f".{name}" or tensor.is_expert
+            held = ".experts." in f".{name}" or is_expert(tensor)
             if count and held and len(tensor.shape) == 3 and tensor.shape[0] < count:
                 raise _other_shape(tensor, f"{count} experts")
 
@@ -176,9 +177,9 @@ def _check_known(
                 raise _missing(f"{quoted(name + '.weight')} of layer {index}")
             if tensor is not None and not packed:
                 _check_shape(tensor, tuple(sizes[letter] for letter in letters))
-    norm = _LAST_NORM.get(config.model_type, "norm")
+    norm = _LAST_NORM.get(config.text_type, "norm")
     behind = any(f".{t.name}".endswith(f".{norm}.weight") for t in tensors if block_of(t.name) < 0)
-    if not behind and config.model_type != "opt":
+    if not behind and config.text_type != "opt":
         raise _missing(f"the norm behind the layers, '{norm}.weight',")
 
 
@@ -189,7 +190,7 @@ def _check_plausible(config: Config, blocks: Mapping[int, Mapping[str, Tensor]])
     named |= {2 * number for number in named if number >= hidden}
     for inside in blocks.values():
         for name, tensor in inside.items():
-            found = _MATRIX.fullmatch(name) if len(tensor.shape) == 2 and not tensor.is_expert else None
+            found = _MATRIX.fullmatch(name) if len(tensor.shape) == 2 and not is_expert(tensor) else None
             if found is None:
                 continue
             unnamed = feed and found["feed"] and not named.issuperset(tensor.shape)
@@ -237,12 +238,12 @@ def _sizes(config: Config) -> dict[str, Size]:
         return next((fields[name] for name in names if type(fields.get(name)) is int and fields[name] > 0), None)
 
     hidden, heads = config.hidden_size, said("num_attention_heads", "n_head")
-    by_default = hidden // heads if heads and not config.model_type.startswith("gemma") else None
+    by_default = hidden // heads if heads and not config.text_type.startswith("gemma") else None
     head = said("head_dim") or by_default
     feed = said("intermediate_size", "ffn_dim", "n_inner")
-    if feed is None and config.model_type in ("gpt2", "bloom"):
+    if feed is None and config.text_type in ("gpt2", "bloom"):
         feed = 4 * hidden
-    groups = said("num_key_value_heads") or (heads if config.model_type in ("llama", "phi", "phi3") else None)
+    groups = said("num_key_value_heads") or (heads if config.text_type in ("llama", "phi", "phi3") else None)
     query, key = (count * head if count and head else None for count in (heads, groups))
     return {
         "H": hidden, "Q": query, "K": key, "D": head, "F": feed, "T": 3 * hidden,

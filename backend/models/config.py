@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from backend.errors import SpecError
 from backend.model_folder import LEFT_BEHIND, MAX_JSON
-from backend.models.families import CAUSAL, QUANT_METHODS, TIED, family
-from backend.models.native import is_native, is_native_tokenizer
+from backend.models.families import QUANT_METHODS, SAME_AS, family, is_taken
+from backend.models.native import defaults, is_native, is_native_tokenizer, text_types
 from backend.strict_json import parse_object, quoted
 
 _CODE_KEYS = re.compile(r"auto_map|custom_pipelines|custom_generate|trust_remote_code|_(attn|experts)_implementation.*")
-_HEADS = ("ForCausalLM", "LMHeadModel")
 _WRAPPER = "ForConditionalGeneration"
+_HEADS = ("ForCausalLM", "LMHeadModel", _WRAPPER)
 
 HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -40,6 +40,7 @@ class Config(NamedTuple):
 
     architecture: str
     model_type: str
+    text_type: str  # of the text model, which may be within one that reads pictures too
     layers: int
     hidden_size: int
     vocab_size: int
@@ -50,32 +51,35 @@ class Config(NamedTuple):
 
 
 def check_config(data: dict[str, Any], name: str = "config.json") -> Config:
-    """Check a causal language model's config.
+    """Check the config of a language model, or of one that wraps a language model to read pictures too.
 
     Raises:
         SpecError: Which field is at fault, and what to do.
     """
     model_type, own_code = data.get("model_type"), bool(data.get("auto_map"))
-    if isinstance(model_type, str) and model_type in CAUSAL:
+    if isinstance(model_type, str) and is_taken(model_type):
         data = without_code(data, name)
     refuse_code(data, name)
     if not isinstance(model_type, str):
         raise _fault(name, "has no model_type", "choose a model in transformers' format")
-    if model_type not in CAUSAL:
-        words = family(model_type, set(data))
-        what = f"says model_type {quoted(model_type)}, {words or 'which is not known here'}"
-        raise _fault(name, what, "choose a language model that reads and writes text alone, such as a Llama or Qwen")
+    if not is_taken(model_type):
+        words = family(model_type, set(data)) or "a type that the installed transformers has no class for"
+        raise _fault(name, f"says model_type {quoted(model_type)}, {words}", "choose a language model")
     fields = text_fields(data)
     _check_numbers(data, name)
     architecture = _architecture(data, name)
-    if own_code and not is_native(model_type, architecture):
-        raise _fault(
-            name, f"says architectures: {quoted(architecture)}, a class of the repo's own code, which never runs"
-        )
+    if not is_native(model_type, architecture):
+        if own_code:
+            what = f"says architectures: {quoted(architecture)}, a class of the repo's own code, which never runs"
+            raise _fault(name, what)
+        if architecture.endswith(_WRAPPER):
+            what = f"says architectures: {quoted(architecture)}, which is no class of model_type {quoted(model_type)}"
+            raise _fault(name, what)
     return Config(
         architecture=architecture,
         model_type=model_type,
-        layers=_needed(fields, LAYERS, name),
+        text_type=text_type(data),
+        layers=_first(fields, LAYERS) or len(fields.get("layers_block_type") or ()) or _needed(fields, LAYERS, name),
         hidden_size=_needed(fields, HIDDEN, name),
         vocab_size=_needed(fields, VOCABULARY, name),
         context_length=context_length(data),
@@ -153,14 +157,39 @@ def is_tied(config: Mapping[str, Any]) -> bool:
 
     A head that lies in the weights all the same, with other numbers, was trained apart: transformers keeps it.
     """
-    said = config.get("tie_word_embeddings", text_fields(config).get("tie_word_embeddings"))
-    return said if isinstance(said, bool) else config.get("model_type") in TIED
+    wrapped, text = reads_pictures(config), config.get("text_config")
+    nested = text.get("tie_word_embeddings") if isinstance(text, dict) and not wrapped else None
+    for said in (config.get("tie_word_embeddings"), nested):
+        if isinstance(said, bool):
+            return said
+    model_type = str(config.get("model_type")) if wrapped else text_type(config)
+    return bool(defaults(SAME_AS.get(model_type, model_type)).get("tie_word_embeddings"))
+
+
+def reads_pictures(config: Mapping[str, Any]) -> bool:
+    """Return whether a config is that of a model that wraps a language model to read pictures or sound too."""
+    names = config.get("architectures") or [""]
+    return str(names[0]).endswith(_WRAPPER)
+
+
+def auto_class_name(config: Mapping[str, Any]) -> str:
+    """Name the class of transformers that builds a model whole: with what reads pictures, where it has that."""
+    text = not reads_pictures(config) and config.get("model_type") in text_types()
+    return "AutoModelForCausalLM" if text else "AutoModelForImageTextToText"
+
+
+def text_type(config: Mapping[str, Any]) -> str:
+    """Return the model type of a config's text model: what it nests, or the model itself."""
+    model_type, text = str(config.get("model_type")), config.get("text_config")
+    if not isinstance(text, dict):
+        return model_type
+    return str(text.get("model_type") or defaults(model_type).get("text_config", {}).get("model_type") or model_type)
 
 
 def text_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a config, those of the text model that it nests among them."""
+    """Return the fields of a config, those of the text model that it nests among them, with their defaults."""
     text = config.get("text_config")
-    return {**config, **text} if isinstance(text, dict) else dict(config)
+    return {**defaults(text_type(config)), **config, **text} if isinstance(text, dict) else dict(config)
 
 
 def refuse_code(data: Any, name: str, at: str = "") -> None:
@@ -190,12 +219,8 @@ def _architecture(data: dict[str, Any], name: str) -> str:
         raise _fault(name, "lists no architectures", "add the class, such as LlamaForCausalLM, or choose another model")
     if re.fullmatch(r"[A-Za-z0-9_]{1,100}", names[0]) and names[0].endswith(_HEADS):
         return str(names[0])
-    why = "which is not taken here" if names[0].endswith(_WRAPPER) else "which writes no text"
-    remedy = "choose a model with a …ForCausalLM"
-    if isinstance(data.get("text_config"), dict):
-        why = "a language model within one that reads more than text, which is not taken here yet"
-        remedy = "choose its text model alone, whose architecture ends in ForCausalLM"
-    raise _fault(name, f"says architectures: {quoted(names[0])}, {why}", remedy)
+    remedy = "choose a model that writes text"
+    raise _fault(name, f"says architectures: {quoted(names[0])}, which writes no text", remedy)
 
 
 def _check_numbers(data: dict[str, Any], name: str, at: str = "") -> None:

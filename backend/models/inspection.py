@@ -19,10 +19,11 @@ from backend.models.config import check_config
 from backend.models.demo import demo_facts
 from backend.models.facts import ModelFacts
 from backend.strict_json import quoted
+from backend.weights.anatomy import output_head
 from backend.weights.conversion import conversion
 from backend.weights.header import PROBE, Allowance, Header, header_from
 from backend.weights.pickled import Pickled, read_pickled
-from backend.weights.tensor import DTYPES, Tensor, output_head
+from backend.weights.tensor import DTYPES, Tensor
 from backend.weights.writer import INDEX
 
 _BYTES_A_TENSOR = 160  # what a tensor takes in a header, generously

@@ -18,7 +18,7 @@ from backend.model_folder import (
     settings_in,
     stops_in,
 )
-from backend.models.config import longest_window
+from backend.models.config import auto_class_name, longest_window
 from backend.progress import Report
 from backend.strict_json import quoted
 
@@ -44,7 +44,7 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
     Raises:
         SpecError: transformers cannot make sense of the folder.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     settings = getattr(config, "quantization_config", None)
@@ -62,13 +62,20 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
     }
     try:
         with _progress(report):
-            model, found = AutoModelForCausalLM.from_pretrained(folder, config=config, **(options | kwargs))
+            model, found = auto_class(read_config(folder)).from_pretrained(folder, config=config, **(options | kwargs))
     except (ValueError, KeyError, RuntimeError, OSError) as e:
         text = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise SpecError(f"transformers could not load '{folder.name}': {text} Choose another model.") from e
     refuse_made_up(found, folder.name)
     leave_kernels(model)
     return model.eval()
+
+
+def auto_class(config: Mapping[str, Any]) -> Any:
+    """Return the class of transformers that builds a model; see auto_class_name()."""
+    import transformers
+
+    return getattr(transformers, auto_class_name(config))
 
 
 def greedy(folder: Path) -> Any:

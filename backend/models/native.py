@@ -1,13 +1,33 @@
 """What the installed transformers has classes for, as its own source says; importing it would take seconds."""
 
+import ast
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 _PAIR = re.compile(r'\(\s*"([^"]+)",\s*"(\w+)"')
+_TYPE = re.compile(r'^    model_type = "([^"]+)"', re.MULTILINE)
 _CLASS = re.compile(r"^class (\w+Tokenizer)(?:Fast)?\(", re.MULTILINE)
 _ANY_TOKENIZER = ("PreTrainedTokenizer", "TokenizersBackend")
+
+_TEXT, _PICTURES = "CAUSAL_LM", "IMAGE_TEXT_TO_TEXT"
+_NEITHER = ("MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "TEXT_TO_WAVEFORM")
+"""Tables of encoders, encoder-decoders and audio models, some of which stand in the table of language models too."""
+
+
+@cache
+def text_types() -> frozenset[str]:
+    """Return the model types that transformers builds a decoder of text for, without what else it may read."""
+    return frozenset(_table(_TEXT)).difference(*map(_table, _NEITHER))
+
+
+@cache
+def picture_types() -> frozenset[str]:
+    """Return the model types that transformers builds for pictures and text."""
+    return frozenset(_table(_PICTURES)).difference(*map(_table, _NEITHER))
 
 
 def is_native(model_type: str, architecture: str) -> bool:
@@ -19,10 +39,19 @@ def is_native(model_type: str, architecture: str) -> bool:
         model_type: As a config says.
         architecture: The class that the config names.
     """
-    classes = [_plain(name) for name in _causal().get(model_type, ())]
+    text = [_plain(name) for name in _table(_TEXT).get(model_type, ())]
     own, named = _plain(model_type), _plain(architecture)
-    borrowed = named == f"{own}forcausallm" and not any(name.startswith(own) for name in classes)
-    return not _causal() or named in classes or (bool(classes) and borrowed)
+    borrowed = named == f"{own}forcausallm" and not any(name.startswith(own) for name in text)
+    known = [*text, *map(_plain, _table(_PICTURES).get(model_type, ()))]
+    return not _table(_TEXT) or named in known or (bool(text) and borrowed)
+
+
+def defaults(model_type: str) -> Mapping[str, Any]:
+    """Return what transformers fills in where a config of a model type says nothing, but for what it computes.
+
+    Of a model that wraps a text model, `text_config` holds the text model's.
+    """
+    return _defaults(model_type)
 
 
 def is_native_tokenizer(name: object) -> bool:
@@ -31,14 +60,69 @@ def is_native_tokenizer(name: object) -> bool:
 
 
 @cache
-def _causal() -> dict[str, list[str]]:
-    """Return the classes of each model type that write text; none where transformers is not installed."""
+def _table(name: str) -> dict[str, list[str]]:
+    """Return the classes of each model type in one of transformers' tables; none where it is not installed."""
     found: dict[str, list[str]] = {}
     for path in _sources("auto/modeling_auto.py"):
-        table = path.read_text(encoding="utf-8").partition("\nMODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2]
+        table = path.read_text(encoding="utf-8").partition(f"\nMODEL_FOR_{name}_MAPPING_NAMES = ")[2]
         for model_type, architecture in _PAIR.findall(table.partition("\n)\n")[0]):
             found.setdefault(model_type, []).append(architecture)
     return found
+
+
+@cache
+def _defaults(model_type: str) -> dict[str, Any]:
+    source = _configs().get(model_type)
+    if source is None:
+        return {}
+    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    named = next(c for c in classes.values() if _assigned(c).get("model_type") == model_type)
+    said = _inherited(named, classes)
+    for inner in _held(named, "text_config"):
+        if isinstance(inner, ast.Name) and inner.id in classes:
+            said["text_config"] = _inherited(classes[inner.id], classes)
+        elif isinstance(inner, ast.keyword) and inner.arg == "model_type" and isinstance(inner.value, ast.Constant):
+            said["text_config"] = _defaults(str(inner.value.value))
+    return said
+
+
+def _inherited(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, Any]:
+    """Return the values that a class and those that it is made from in the same file assign."""
+    above = [classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
+    said: dict[str, Any] = {}
+    for base in reversed(above):
+        said |= _inherited(base, classes)
+    return said | _assigned(node)
+
+
+def _assigned(node: ast.ClassDef) -> dict[str, Any]:
+    """Return the constants in the body of a class, by name."""
+    found: dict[str, Any] = {}
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            target, value = statement.target.id, statement.value
+        elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            target, value = statement.targets[0].id, statement.value
+        else:
+            continue
+        if isinstance(value, ast.Constant):
+            found[target] = value.value
+    return found
+
+
+def _held(node: ast.ClassDef, key: str) -> list[ast.AST]:
+    """Return everything in what the dicts in the body of a class hold for a key."""
+    dicts = [inner for inner in ast.walk(node) if isinstance(inner, ast.Dict)]
+    pairs = [pair for found in dicts for pair in zip(found.keys, found.values, strict=True)]
+    values = [value for name, value in pairs if isinstance(name, ast.Constant) and name.value == key]
+    return [inner for value in values for inner in ast.walk(value)]
+
+
+@cache
+def _configs() -> dict[str, str]:
+    """Return the source that holds the config of each model type."""
+    sources = [path.read_text(encoding="utf-8") for path in _sources("*/configuration_*.py")]
+    return {model_type: source for source in sources for model_type in _TYPE.findall(source)}
 
 
 @cache

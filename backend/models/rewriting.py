@@ -10,12 +10,13 @@ from backend.models.config import is_tied
 from backend.options import ADVANCED
 from backend.progress import Report
 from backend.stage import Stage
+from backend.weights.anatomy import TRANSPOSED, input_embeddings, kept_exact, output_head
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import FLOATS, SAFETENSORS
 from backend.weights.output import Output
 from backend.weights.plan import Form, Part, Plain, Plan
 from backend.weights.rewrite import Format, rewrite
-from backend.weights.tensor import TRANSPOSED, Tensor, input_embeddings, output_head
+from backend.weights.tensor import Tensor
 from backend.weights.view import View
 from backend.weights.writer import MAX_SHARD_SIZE, into_shards
 
@@ -39,8 +40,12 @@ class PlannedOptions(Stage):
         """Return what becomes of each tensor that it does not skip; None: all stay as they are."""
         return None
 
-    def config(self) -> dict[str, Any]:
-        """Return what changes in config.json; None removes a key."""
+    def config(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
+        """Return what changes in config.json; None removes a key.
+
+        Args:
+            tensors: Of the model that the result is made from.
+        """
         return {}
 
     def plan(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Plan:
@@ -54,10 +59,11 @@ class PlannedOptions(Stage):
         form = self.form()
         turned = config.get("model_type") in TRANSPOSED
         plain = Plain()
+        exact = kept_exact(tensors)
         work: list[tuple[View, Form | Plain]] = []
         for tensor in tensors:
             f = plain if form is None or form.skips(tensor) else form
-            dtype = target if tensor.dtype in FLOATS else tensor.dtype
+            dtype = target if tensor.dtype in FLOATS and tensor.name not in exact else tensor.dtype
             work.append((View(tensor, dtype, turned and f is not plain), f))
         slots = [f.slots(view) for view, f in work]
         shards = into_shards(slots, self.max_shard_size)
@@ -92,7 +98,9 @@ def stream(weights: Weights, output: Output, options: StreamOptions, report: Rep
     """
     planned = options.plan(weights.tensors, weights.config)
     rewrite(weights, output, planned, options.form(), report)
-    (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, options.config()))
+    (output.folder / "config.json").write_bytes(
+        config_json(weights.config, weights.tensors, options.config(weights.tensors))
+    )
     planned.warn(report)
 
 

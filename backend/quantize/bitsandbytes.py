@@ -1,6 +1,7 @@
 """What nf4, fp4 and int8 share: which layers they skip, and what config.json says; no torch, no bitsandbytes."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -10,7 +11,8 @@ from backend.models.families import MULTIPLIED, UNUSUAL
 from backend.models.rewriting import StreamOptions
 from backend.options import ADVANCED
 from backend.quantize.method import MethodOptions
-from backend.weights.tensor import HEADS, Tensor
+from backend.weights.anatomy import HEADS, is_linear, kept
+from backend.weights.tensor import Tensor
 
 QUANT_METHOD = "bitsandbytes"
 PACKAGES = ("bitsandbytes",)
@@ -18,6 +20,8 @@ PACKAGES = ("bitsandbytes",)
 
 class BitsAndBytesOptions(MethodOptions, StreamOptions):
     """Names are BitsAndBytesConfig's; upstream uses the same skip list for 4 and 8 bit. The options are the Format."""
+
+    UNFIT: ClassVar[tuple[str, ...]] = ()  # linear layers that bitsandbytes cannot compute, by the last part of names
 
     llm_int8_skip_modules: tuple[str, ...] | None = Field(
         None,
@@ -37,7 +41,7 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
                 f"'{facts.model}' is of the type '{facts.model_type}', whose layers transformers does not load from"
                 " bitsandbytes' formats: choose method cast, or another model."
             )
-        linears = [tensor for tensor in facts.tensors if tensor.is_linear]
+        linears = [tensor for tensor in facts.tensors if is_linear(tensor)]
         if not linears:
             raise SpecError(f"'{facts.model}' has no linear layers that could be quantized: choose another model.")
         whole = MULTIPLIED.get(facts.model_type)
@@ -54,22 +58,25 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
 
     def skips(self, tensor: Tensor) -> bool:
         """Return whether a tensor stays as it is."""
-        return not tensor.is_linear or any(m in tensor.name.split(".") for m in self.llm_int8_skip_modules or ())
+        parts = tensor.name.split(".")
+        return not is_linear(tensor) or any(m in parts for m in (*self.UNFIT, *(self.llm_int8_skip_modules or ())))
 
     def form(self) -> Any:
         """Return the options: they know what becomes of each tensor."""
         return self
 
-    def config(self) -> dict[str, Any]:
+    def config(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
         """Return what changes in config.json; every key that BitsAndBytesConfig has is written."""
-        return {"quantization_config": {**_DEFAULTS, **self.quantization_config()}}
-
-    def quantization_config(self) -> dict[str, Any]:
-        """Return what differs from BitsAndBytesConfig's defaults."""
-        given = self.llm_int8_skip_modules or ()
+        unfit = [name for name in self.UNFIT if any(name in tensor.name.split(".") for tensor in tensors)]
+        given = (*(self.llm_int8_skip_modules or ()), *unfit, *kept(tensors))
         # where modules are given, transformers does not know by itself that a head is not quantized
         heads = sorted({*HEADS, "decoder"}.difference(given)) if given and "lm_head" not in given else []
-        return {"llm_int8_skip_modules": [*given, *heads] or None}
+        skipped = {"llm_int8_skip_modules": [*given, *heads] or None}
+        return {"quantization_config": {**_DEFAULTS, **skipped, **self.quantization_config()}}
+
+    def quantization_config(self) -> dict[str, Any]:
+        """Return what differs from BitsAndBytesConfig's defaults, but for the modules that are skipped."""
+        return {}
 
 
 _DEFAULTS: dict[str, Any] = {

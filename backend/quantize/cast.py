@@ -1,11 +1,13 @@
 """Cast: the same weights in another floating-point type; no quantization, the baseline of the others."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from backend.models.rewriting import Dtype, StreamOptions, stream
 from backend.quantize.method import Method, MethodOptions
+from backend.weights.tensor import Tensor
 
 
 class Options(MethodOptions, StreamOptions):
@@ -21,7 +23,7 @@ class Options(MethodOptions, StreamOptions):
         """The type."""
         return self.dtype
 
-    def config(self) -> dict[str, Any]:
+    def config(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
         """Name the type as transformers does, once."""
         return {"dtype": self.dtype, "torch_dtype": None}
 

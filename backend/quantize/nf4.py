@@ -43,7 +43,6 @@ class FourBitOptions(BitsAndBytesOptions):
     def quantization_config(self) -> dict[str, Any]:
         """Return what differs from BitsAndBytesConfig's defaults."""
         return {
-            **super().quantization_config(),
             "_load_in_4bit": True,
             "load_in_4bit": True,
             "bnb_4bit_quant_type": self.method,

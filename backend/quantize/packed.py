@@ -15,8 +15,8 @@ from backend.quantize.calibrated.empty_model import empty_model, named, put, rea
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.layouts.layout import Layout, Scheme
 from backend.strict_json import quoted
+from backend.weights.anatomy import TRANSPOSED
 from backend.weights.checkpoint import Checkpoint
-from backend.weights.tensor import TRANSPOSED
 
 
 def is_packed(folder: Path) -> bool:

@@ -98,7 +98,7 @@ def _files(recipe: Recipe, options: PlannedOptions, plan: Plan, planned: Planned
     """Return the bytes of every file of a result."""
     facts, base = planned.facts, base_of(planned.facts)
     pinned = recipe.model_copy(update={"revision": facts.commit})
-    files = {**plan.files, "config.json": len(config_json(facts.config, facts.tensors, options.config()))}
+    files = {**plan.files, "config.json": len(config_json(facts.config, facts.tensors, options.config(facts.tensors)))}
     files |= {name: source.files[name] for name, source in base.copied().items()}
     files |= {name: len(content) for name, content in base.texts(pinned).items()}
     return files | {MANIFEST: manifest_size(base.record(pinned, options), files)}

@@ -11,11 +11,12 @@ import numpy as np
 
 from backend.errors import SpecError
 from backend.machine.hardware import torch_threads
+from backend.weights.anatomy import TRANSPOSED, is_linear
 from backend.weights.checkpoint import Weights
 from backend.weights.codes import BLOCK, CODES, NESTED_BLOCK
 from backend.weights.floats import Bytes, Floats, cast, from_float32, is_finite, transposed
 from backend.weights.kernels import dynamic_map, quantize_4bit, quantize_absmax
-from backend.weights.tensor import BITS, TRANSPOSED, Tensor
+from backend.weights.tensor import BITS, Tensor
 from backend.weights.view import PIECE
 
 
@@ -40,7 +41,7 @@ class Dequantized:
         self._done: dict[str, Bytes] = {}  # and what they leave of it, as it lies
         self._lock, self._turning = Lock(), Lock()
         self.tensors: Sequence[Tensor] = tuple(
-            tensor.model_copy(update={"dtype": dtype}) if tensor.is_linear else tensor for tensor in weights.tensors
+            tensor.model_copy(update={"dtype": dtype}) if is_linear(tensor) else tensor for tensor in weights.tensors
         )
         code = CODES[quant_type]
         self._pairs = np.stack([np.repeat(code, 16), np.tile(code, 16)], 1)  # of each byte, its upper half first
@@ -52,7 +53,7 @@ class Dequantized:
             SpecError: A number is not finite.
         """
         stored = self._stored[tensor.name]
-        if not stored.is_linear:
+        if not is_linear(stored):
             return self._weights.read(stored, first, last)
         if self._turned:
             width = BITS[self._dtype] // 8

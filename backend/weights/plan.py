@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from backend.progress import Report
+from backend.weights.anatomy import is_expert
 from backend.weights.floats import Bytes, is_finite
 from backend.weights.tensor import BITS, Tensor
 from backend.weights.view import PIECE, Source, View, threads
@@ -109,7 +110,7 @@ class Plan(NamedTuple):
         """Share of a mixture's parameters that change, where its experts stay as they are; else None."""
         work = [pair for part in self.parts for pair in part.work]
         changed = sum(view.elements for view, form in work if form is not self.plain)
-        left = any(view.tensor.is_expert for view, form in work if form is self.plain)
+        left = any(is_expert(view.tensor) for view, form in work if form is self.plain)
         return changed / self.parameters if changed and left else None
 
     @property

@@ -12,6 +12,7 @@ from backend.publish import PublishOptions
 from backend.recipes import parse_recipe
 from backend.serve.engines.transformers_server import _limited
 from backend.stages.prepare import prepare
+from backend.weights.anatomy import is_linear
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.dequantized import Dequantized
 
@@ -75,7 +76,7 @@ def test_weights_that_lie_turned_are_dequantized_as_bitsandbytes_sees_them(kind,
         weights, seen = Dequantized(stored, "nf4", double, "BF16"), 0
         for name, tensor in load_file(model / "model.safetensors").items():
             there = next(t for t in weights.tensors if t.name == name)
-            if there.is_linear:
+            if is_linear(there):
                 packed, state = F.quantize_4bit(tensor.T.contiguous(), quant_type="nf4", compress_statistics=double)
                 tensor, seen = F.dequantize_4bit(packed, state).T, seen + 1
             middle = there.elements // 3

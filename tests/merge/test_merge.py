@@ -20,6 +20,7 @@ from backend.publish.card.card import build_card
 from backend.quantize import METHODS
 from backend.recipes import parse_recipe
 from backend.stages.prepare import prepare
+from backend.weights.anatomy import is_linear
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.dequantized import Dequantized
 from backend.weights.floats import SAFETENSORS
@@ -260,7 +261,7 @@ def test_dequantized_weights_are_bitsandbytes_bytes(quant_type, double, dtype, t
         for name, tensor in load_file(base / "model.safetensors").items():
             there = next(t for t in weights.tensors if t.name == name)
             found = torch.from_numpy(weights.read(there, 0, there.elements)).view(dtype).reshape(tensor.shape)
-            if there.is_linear:
+            if is_linear(there):
                 packed, state = F.quantize_4bit(tensor, quant_type=quant_type, compress_statistics=double)
                 tensor = F.dequantize_4bit(packed, state)
             assert torch.equal(found, tensor), name

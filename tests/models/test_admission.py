@@ -14,7 +14,7 @@ import pytest
 from backend.errors import SpecError
 from backend.hub.files import LocalFiles
 from backend.models.admission import admit
-from backend.models.families import CAUSAL, QUANT_METHODS
+from backend.models.families import OTHERS, QUANT_METHODS, is_taken
 from tests.support.paper_models import CARD, paper_model, sharded, write
 
 
@@ -80,19 +80,18 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"sub": {"deeper": [{"auto_map": {"a": "b"}}]}}, "'sub.deeper[0].auto_map'"),
     ({"model_type": ...}, "model_type"),
     ({"model_type": 7}, "model_type"),
-    ({"model_type": "hostile\n\x1b[31m"}, "not known here"),
+    ({"model_type": "hostile\n\x1b[31m"}, "the installed transformers has no class for"),
     ({"model_type": "bert"}, "an encoder"),
     ({"model_type": "t5"}, "encoder-decoder"),
-    ({"model_type": "qwen2_vl"}, "a vision model"),
+    ({"model_type": "blip-2"}, "a vision model"),
     ({"model_type": "new_thing", "vision_config": {}}, "a vision model"),
     ({"model_type": "whisper"}, "an audio model"),
-    ({"model_type": "gemma3", "text_config": {}, "vision_config": {}}, "a language model that reads pictures too"),
-    ({"model_type": "brand_new", "text_config": {}, "vision_config": {}}, "a language model that reads pictures too"),
     (
-        {"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": {}},
-        "within one that reads more than text, which is not taken here yet",
+        {"model_type": "brand_new", "text_config": {}, "vision_config": {}},
+        "the installed transformers has no class for",
     ),
-    ({"architectures": ["MistralForConditionalGeneration"]}, "which is not taken here"),
+    ({"model_type": "gemma3", "architectures": ["T5ForConditionalGeneration"]}, "no class of model_type 'gemma3'"),
+    ({"architectures": ["MistralForConditionalGeneration"]}, "no class of model_type"),
     ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
     ({"architectures": []}, "architectures"),
     ({"architectures": ["../../x"]}, "architectures"),
@@ -228,12 +227,19 @@ def test_the_known_model_types_and_methods_are_transformers_own() -> None:
     assert spec
     assert spec.origin
     folder = Path(spec.origin).parent
-    tree = ast.parse((folder / "models/auto/modeling_auto.py").read_text())
-    mapping = next(
-        node.value.args[0]
-        for node in tree.body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
-    )
-    assert {pair.elts[0].value for pair in mapping.elts} >= CAUSAL
+    tables: dict[str, set[str]] = {}
+    for node in ast.parse((folder / "models/auto/modeling_auto.py").read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "").endswith("_MAPPING_NAMES"):
+            pairs = [inner for inner in ast.walk(node.value) if isinstance(inner, ast.Tuple) and len(inner.elts) == 2]
+            tables[node.targets[0].id] = {
+                pair.elts[0].value for pair in pairs if isinstance(pair.elts[0], ast.Constant)
+            }
+    text, pictures = (tables[f"MODEL_FOR_{name}_MAPPING_NAMES"] for name in ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT"))
+    known = set(tables["MODEL_MAPPING_NAMES"]) | text | pictures
+    taken = {model_type for model_type in known if is_taken(model_type)}
+    assert taken <= text | pictures
+    assert {"llama", "qwen3_5", "gemma3", "gemma4", "mistral3", "qwen3_vl", "llama4", "smolvlm", "gpt_oss"} <= taken
+    assert not taken & {"bert", "t5", "whisper", "clip", "vit", "blip-2", "diffusion_gemma"}
+    assert not any(taken & types for types in OTHERS.values())
     source = (folder / "utils/quantization_config.py").read_text()
     assert all(f'"{method}"' in source for method in QUANT_METHODS)

@@ -14,7 +14,8 @@ from backend.models.config import check_config
 from backend.models.fetch import check_model
 from backend.models.loading import load_causal_lm, refuse_made_up
 from backend.progress import silent
-from backend.weights.tensor import Tensor, block_of
+from backend.weights.anatomy import block_of
+from backend.weights.tensor import Tensor
 from tests.support.paper_models import CONFIG
 
 COMMON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -16,6 +16,7 @@ from backend.publish.card.card import build_card
 from backend.quantize import METHODS
 from backend.recipes import parse_recipe
 from backend.stages.estimate import estimate
+from backend.weights.anatomy import is_linear
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from ui.recipe.sidebar import _costs
@@ -46,7 +47,7 @@ def test_the_estimate_says_what_share_of_a_mixture_is_quantized(model, method, t
     facts = inspect(str(model))
     recipe = parse_recipe({"base_model": str(model), "stages": [{"stage": "quantize", "method": method}]}, paths=True)
     needed = estimate(recipe, facts, tmp_path)
-    linear = sum(tensor.elements for tensor in facts.tensors if tensor.is_linear)
+    linear = sum(tensor.elements for tensor in facts.tensors if is_linear(tensor))
     words = f"{linear / facts.parameters:.1%} of its parameters"
     told = model.name != "llama" and method != "cast"
     assert (words in needs(needed)) == told

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from backend.merge.merging import merge, merged
 from backend.merge.options import MergeOptions
 from backend.models.config import context_length, is_tied
-from backend.models.families import CAUSAL, TIED
+from backend.models.families import is_taken
 from backend.models.inspection import inspect
+from backend.models.native import picture_types, text_types
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.quantize.calibrated.windows import Windows
@@ -108,8 +109,10 @@ def test_an_adapter_changes_the_head_that_is_there_and_not_the_embeddings(tmp_pa
 def test_the_types_that_tie_by_default_are_those_of_transformers():
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    tied = {kind for kind in CAUSAL if CONFIG_MAPPING[kind]().tie_word_embeddings}
-    assert tied == TIED
+    kinds = sorted(kind for kind in text_types() | picture_types() if is_taken(kind))
+    theirs = {kind: bool(getattr(CONFIG_MAPPING[kind](), "tie_word_embeddings", False)) for kind in kinds}
+    for names in ([], ["XForCausalLM"], ["XForConditionalGeneration"]):
+        assert {kind: is_tied({"model_type": kind, "architectures": names}) for kind in kinds} == theirs
     assert is_tied({"model_type": "opt"})
     assert not is_tied({"model_type": "llama"})
     assert is_tied({"model_type": "qwen3_5", "text_config": {"tie_word_embeddings": True}})

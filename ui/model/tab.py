@@ -8,12 +8,14 @@ import gradio as gr
 from backend.errors import AdapterError, SpecError
 from backend.hub.ids import DEMO, parse_model
 from backend.hub.search import Hit, search
+from backend.models.config import reads_pictures
 from backend.models.demo import first_model
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.quantize import METHODS
 from backend.recipes import Recipe
 from backend.stages.estimate import estimate
+from backend.weights.anatomy import is_expert
 from ui.kit.errors import fault
 from ui.kit.format import count, duration, escape, lead, size, times
 from ui.kit.forms import Updates
@@ -187,6 +189,7 @@ def _facts(facts: ModelFacts) -> dict[str, str]:
         "Architecture": facts.architecture,
         "Parameters": count(facts.parameters),
         "Size": f"{size(facts.size)} in {facts.dtype}",
+        "Reads": "text and pictures" if reads_pictures(facts.config) else "text",
         "Context": f"{facts.context_length:,} tokens" if facts.context_length else "not stated",
         "License": facts.license_name or facts.license or "not stated",
         "Access": access,
@@ -204,7 +207,7 @@ def _warnings(facts: ModelFacts) -> list[str]:
         found.append("It has no chat template: it continues text, but does not answer questions.")
     if not (facts.license or facts.license_name):
         found.append("Its authors state no license. Ask them before you publish anything made from it.")
-    if any(tensor.is_expert for tensor in facts.tensors):
+    if any(is_expert(tensor) for tensor in facts.tensors):
         found.append("It is a mixture of experts. No method quantizes experts yet: they stay as they are.")
     return found
 

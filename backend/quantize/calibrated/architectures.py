@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
 from backend.strict_json import quoted
+from backend.weights.anatomy import is_expert
 
 Rows = NDArray[np.int64]
 """For each input channel of a group, the row of what comes before that it is made from."""
@@ -74,7 +75,7 @@ def refuse_experts(facts: ModelFacts) -> None:
         SpecError: It is one.
     """
     said = any(facts.config.get(name) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
-    if said or any(tensor.is_expert for tensor in facts.tensors):
+    if said or any(is_expert(tensor) for tensor in facts.tensors):
         raise SpecError(
             f"{quoted(facts.model_type)} is a mixture of experts, which gptq and awq do not take yet: choose"
             " method nf4 or int8."

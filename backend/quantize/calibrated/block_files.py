@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.layouts.layout import Grid
+from backend.weights.anatomy import block_of
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import Bytes, from_float32, to_float32
 from backend.weights.output import Output
-from backend.weights.tensor import Tensor, block_of
+from backend.weights.tensor import Tensor
 from backend.weights.view import Source, View
 from backend.weights.writer import INDEX, Slot, Writer, index
 

@@ -6,7 +6,7 @@ from backend.models.config import longest_window
 from backend.models.facts import ModelFacts
 from backend.quantize.calibrated.engine import BATCH
 from backend.quantize.calibrated.options import CalibratedOptions
-from backend.weights.tensor import TRANSPOSED, block_of
+from backend.weights.anatomy import TRANSPOSED, block_of
 
 # From the demo model on 2 cores of an AVX-512 server, torch 2.13, transformers 5.23: 32 windows of 512 tokens.
 PROCESS_BYTES = 690_000_000  # Python with torch and transformers

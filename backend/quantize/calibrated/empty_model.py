@@ -10,11 +10,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from backend.errors import SpecError
-from backend.models.loading import device
+from backend.models.loading import auto_class, device
 from backend.models.rewriting import loaded_dtype
 from backend.strict_json import quoted
+from backend.weights.anatomy import block_of
 from backend.weights.checkpoint import Weights
-from backend.weights.tensor import DTYPES, Tensor, block_of
+from backend.weights.tensor import DTYPES, Tensor
 
 _RENAMED = {"lm_head.weight": "embed_out.weight"}
 """Parameters that transformers calls otherwise than the checkpoints of GPT-NeoX do."""
@@ -183,14 +184,14 @@ def empty_model(config: Mapping[str, Any], dtype: Any, name: str) -> Any:
         SpecError: transformers cannot build it.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM, PretrainedConfig
+    from transformers import PretrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
         said = PretrainedConfig._decode_special_floats(dict(config))  # infinities, which JSON has none of
         known = CONFIG_MAPPING[config["model_type"]].from_dict(said)
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(known, dtype=dtype)
+            model = auto_class(config).from_config(known, dtype=dtype)
     except (ValueError, KeyError, TypeError) as e:
         raise SpecError(f"transformers could not build '{name}': {e} Choose another model.") from e
     for module in model.modules():

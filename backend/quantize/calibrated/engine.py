@@ -22,9 +22,9 @@ from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.calibrated.refit_scales import refine
 from backend.quantize.calibrated.windows import Windows
 from backend.quantize.layouts.layout import Grid
+from backend.weights.anatomy import TRANSPOSED
 from backend.weights.checkpoint import Weights
 from backend.weights.output import Output
-from backend.weights.tensor import TRANSPOSED
 
 BATCH = 2048
 """Tokens that go through a block at a time: with twice as many, peak memory is 70 MB more and no second is won."""
@@ -64,7 +64,7 @@ def quantize_blocks(
             run.block(index, hidden, call, last=index == total - 1)
         report.progress("quantizing", total, total, "blocks")
     shards.close()
-    changes = options.config()
+    changes = options.config(weights.tensors)
     (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, changes))
     if served := options.LAYOUT.unserved(changes["quantization_config"]):
         packages = " and ".join(options.LAYOUT.PACKAGES)

@@ -12,8 +12,9 @@ from backend.options import ADVANCED, parse
 from backend.quantize.calibrated.architectures import refuse_experts
 from backend.quantize.layouts.layout import Layout, Scheme
 from backend.quantize.method import MethodOptions
+from backend.weights.anatomy import TRANSPOSED, block_of, is_linear
 from backend.weights.plan import Memory, Plan
-from backend.weights.tensor import TRANSPOSED, Tensor, block_of
+from backend.weights.tensor import Tensor
 from backend.weights.view import View
 from backend.weights.writer import Slot
 
@@ -156,13 +157,13 @@ class CalibratedOptions(MethodOptions):
 
     def skips(self, tensor: Tensor) -> bool:
         """Return whether a tensor stays as it is."""
-        return not (tensor.is_linear and block_of(tensor.name) >= 0)
+        return not (is_linear(tensor) and block_of(tensor.name) >= 0)
 
     def slots(self, view: View) -> list[Slot]:
         """Return the tensors that a weight becomes."""
         return self.LAYOUT.slots(view, self.scheme)
 
-    def config(self) -> dict[str, Any]:
+    def config(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
         """Return what changes in config.json."""
         return {"quantization_config": self.LAYOUT.config(self.scheme)}
 
