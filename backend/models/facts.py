@@ -28,6 +28,11 @@ class ModelFacts(Frozen):
     tied: bool = Field(description="Whether input embeddings and output head are one tensor.")
     chat_template: bool
     quant_method: str | None = Field(None, description="How it is quantized already, if it is.")
+    encoding: str | None = Field(
+        None,
+        description="How its weights ship in 8 or 4 bit, where they are decoded; all else here is as if they were.",
+    )
+    decoding_memory: int = Field(0, description="Bytes that decoding takes beside what is decoded.")
     license: str | None = Field(None, description="From the card or repo; never guessed.")
     license_name: str | None = None
     license_link: str | None = None

@@ -17,6 +17,7 @@ from backend.stages.companions import Base, base_in, base_of, complete
 from backend.stages.step import Need, Planned
 from backend.stages.work import Work
 from backend.weights.checkpoint import Checkpoint, Weights
+from backend.weights.decoded import decoded
 from backend.weights.output import Output, Resumable
 from backend.weights.plan import Plan
 
@@ -38,7 +39,8 @@ def open_weights(work: Work, report: Report) -> Iterator[Weights]:
     merging = recipe.merging
     at = recipe.stages.index(merging) + recipe.first if merging else 0
     kept = merging is not None and merging.keep and work.number > at
-    with Checkpoint.of(work.output(at) if kept else work.fetched.folder) as weights:
+    with Checkpoint.of(work.output(at) if kept else work.fetched.folder) as stored:
+        weights = decoded(stored)
         if merging is None or kept:
             yield weights
         else:

@@ -42,6 +42,7 @@ from backend.stages.stream.handover import ON_DISK, Arrivals, Departures, Relay
 from backend.stages.stream.transfer import Bar, Fetcher, Sender, admit_base
 from backend.stages.work import PUBLISHED, Work
 from backend.weights.checkpoint import Checkpoint, Weights
+from backend.weights.decoded import decoded, dense
 
 GRACE = 0.5  # seconds that it may take to end by itself
 
@@ -85,7 +86,7 @@ def compute(work: Work, report: Report) -> None:
     arrivals, output = Arrivals(relay, recipe.base_model, recipe.revision), Departures(relay)
     started = time.monotonic()
     with ExitStack() as stack:
-        weights: Weights = stack.enter_context(Checkpoint(arrivals, read_config(relay.base)))
+        weights: Weights = decoded(stack.enter_context(Checkpoint(arrivals, read_config(relay.base))))
         if merging:
             weights = stack.enter_context(merged(weights, relay.adapters(), merging, report))
         plan = options.plan(weights.tensors, weights.config)
@@ -121,7 +122,8 @@ def _stream(job: Path, recipe: Recipe, relay: Relay, token: str | None, report: 
             relay.set_adapters(fetch_adapters(recipe.merging, load_settings().models, token, report))
         options, tensors = recipe.stages[-1], [t for header in source.headers.values() for t in header.tensors]
         assert isinstance(options, StreamOptions)
-        planned = options.plan(tensors, read_config(relay.base))  # of a merge: with adapters of the usual kind
+        seen = dense(tensors, read_config(relay.base))
+        planned = options.plan(seen.tensors, seen.config)  # of a merge: with adapters of the usual kind
         bar = Bar(source, sum(planned.files.values()), report)
         try:
             _accompany(job, [Fetcher(relay, source, bar).run, Sender(relay, repo, bar).run], report)
