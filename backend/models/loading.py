@@ -19,8 +19,11 @@ from backend.model_folder import (
     stops_in,
 )
 from backend.models.config import longest_window
+from backend.models.torch_weights import decoded_tensors
 from backend.progress import Report
 from backend.strict_json import quoted
+from backend.weights.decoded import encoded_as
+from backend.weights.floats import named_dtype
 
 _READERS = ("tiktoken", "sentencepiece", "sacremoses", "mistral_common", "rjieba", "fugashi", "rhoknp", "pythainlp")
 """Packages that transformers reads some tokenizers with."""
@@ -34,7 +37,7 @@ def device() -> str:
 
 
 def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
-    """Load a causal language model for inference, in the type that its config names.
+    """Load a causal language model for inference, in the type that its config names; what ships in 8 bits is decoded.
 
     Args:
         folder: Admitted: config.json and safetensors weights.
@@ -62,13 +65,32 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
     }
     try:
         with _progress(report):
-            model, found = AutoModelForCausalLM.from_pretrained(folder, config=config, **(options | kwargs))
+            if encoded_as(read_config(folder)):
+                model, found = _load_decoded(folder, config, options | kwargs)
+            else:
+                model, found = AutoModelForCausalLM.from_pretrained(folder, config=config, **(options | kwargs))
     except (ValueError, KeyError, RuntimeError, OSError) as e:
         text = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise SpecError(f"transformers could not load '{folder.name}': {text} Choose another model.") from e
     refuse_made_up(found, folder.name)
     leave_kernels(model)
     return model.eval()
+
+
+def _load_decoded(folder: Path, config: Any, options: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """Load a model from weights that are decoded one tensor after the other; transformers knows nothing of it."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.auto_factory import _get_model_class
+
+    del config.quantization_config
+    options["dtype"] = (
+        named_dtype(read_config(folder)) or "bfloat16" if options["dtype"] == "auto" else options["dtype"]
+    )
+    with decoded_tensors(folder) as tensors:
+        kind = _get_model_class(config, MODEL_FOR_CAUSAL_LM_MAPPING)
+        model, found = kind.from_pretrained(None, config=config, state_dict=tensors, **options)
+    model.config.name_or_path = model.name_or_path = str(folder)  # adapters record it
+    return model, found
 
 
 def greedy(folder: Path) -> Any:

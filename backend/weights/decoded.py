@@ -10,7 +10,7 @@ from backend.weights.encodings import ENCODINGS
 from backend.weights.encodings.encoding import Encoded
 from backend.weights.floats import SAFETENSORS, Bytes, named_dtype
 from backend.weights.tensor import BITS, Tensor
-from backend.weights.view import PIECE, threads
+from backend.weights.view import threads
 
 _AT_ONCE = 1 << 18  # elements that are decoded at a time: what is in hand of them fits a core's cache
 
@@ -34,6 +34,18 @@ def _in_hand(one: Encoded) -> int:
     return min(max(_AT_ONCE, one.row), one.tensor.elements)
 
 
+def encoded_as(config: Mapping[str, Any]) -> str | None:
+    """Say how the weights of a model are encoded, as its config says; None where they are not, or not read here."""
+    settings = _settings(config)
+    encoding = ENCODINGS.get(str(settings.get("quant_method")))
+    return encoding.words(settings) if encoding else None
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    found = config.get("quantization_config")
+    return found if isinstance(found, dict) else {}
+
+
 def dense(tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Dense:
     """Say what a checkpoint is once it is decoded; itself where its weights are not encoded, or not read here.
 
@@ -44,11 +56,10 @@ def dense(tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Dense:
     Raises:
         SpecError: Tensors that belong together do not fit each other.
     """
-    settings = config.get("quantization_config")
-    encoding = ENCODINGS.get(str(settings.get("quant_method"))) if isinstance(settings, dict) else None
-    how = encoding.words(settings) if encoding and isinstance(settings, dict) else None
-    if encoding is None or how is None:
+    settings = _settings(config)
+    if (how := encoded_as(config)) is None:
         return Dense(tuple(tensors), dict(config))
+    encoding = ENCODINGS[settings["quant_method"]]
     named = named_dtype(config) or "bfloat16"
     found = encoding.find({tensor.name: tensor for tensor in tensors}, settings, SAFETENSORS[named])
     becomes = {one.parts[0].name: one.tensor for one in found.encoded}

@@ -1,6 +1,6 @@
 """compressed-tensors: integers packed into 32 bits, or of 8 bits, and 8-bit floats, as RedHat, Kimi and others ship.
 
-Layout and arithmetic: the package's `pack_quantized` and `naive_quantized` (github.com/vllm-project/compressed-tensors).
+Layout and arithmetic: `pack_quantized` and `naive_quantized` of github.com/vllm-project/compressed-tensors.
 """
 
 from collections.abc import Iterable, Mapping

@@ -3,8 +3,9 @@
 Which tensors belong together is told from their names, types and shapes, so that headers alone say what a model is.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from backend.errors import SpecError
 from backend.strict_json import quoted
@@ -15,7 +16,7 @@ Read = Callable[[Tensor, int, int], Bytes]
 """Reads the elements from one to before another of a stored tensor."""
 
 
-class Encoded(Protocol):
+class Encoded(ABC):
     """A dense tensor and the stored ones that it is computed from.
 
     Attributes:
@@ -26,21 +27,13 @@ class Encoded(Protocol):
         kept: Bytes that stay in memory until release().
     """
 
-    @property
-    def tensor(self) -> Tensor: ...
+    tensor: Tensor
+    parts: tuple[Tensor, ...]
+    row: int
+    element: int
+    kept: int = 0
 
-    @property
-    def parts(self) -> tuple[Tensor, ...]: ...
-
-    @property
-    def row(self) -> int: ...
-
-    @property
-    def element(self) -> int: ...
-
-    @property
-    def kept(self) -> int: ...
-
+    @abstractmethod
     def rows(self, read: Read, top: int, bottom: int) -> Bytes:
         """Return the rows from `top` to before `bottom`, in the type of the tensor.
 
@@ -48,6 +41,7 @@ class Encoded(Protocol):
             SpecError: What is stored contradicts itself.
         """
 
+    @abstractmethod
     def release(self) -> None:
         """Drop what is kept: the tensor will not be read again."""
 

@@ -29,8 +29,8 @@ _UNUSED = (
 
 def words(settings: Mapping[str, Any]) -> str | None:
     """Say how large the blocks are."""
-    block = settings.get("weight_block_size")
-    return f"FP8 in blocks of {sizes(tuple(block))}" if _is_block(block) else "FP8"
+    block = _block(settings)
+    return f"FP8 in blocks of {sizes(block)}" if block else "FP8"
 
 
 def find(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], dtype: str) -> Found:
@@ -44,8 +44,7 @@ def find(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], dtype: str)
     Raises:
         SpecError: A scale is missing, is left over, or has another shape.
     """
-    said = settings.get("weight_block_size")
-    block = (said[0], said[1]) if _is_block(said) else None
+    block = _block(settings)
     encoded = tuple(_scaled(t, tensors, block, dtype) for t in tensors.values() if t.dtype in CODES)
     unused = tuple(tensor for tensor in tensors.values() if tensor.name.endswith(_UNUSED))
     known = {part.name for one in encoded for part in one.parts} | {tensor.name for tensor in unused}
@@ -79,8 +78,12 @@ def grid(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> tuple[
     raise damaged(scale, f"has {sizes(scale.shape)} scales for {sizes(weight.shape)} weights")
 
 
-def _is_block(said: Any) -> bool:
-    return isinstance(said, list) and len(said) == 2 and all(type(size) is int and size > 0 for size in said)
+def _block(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the rows and columns of a block, if the settings say them."""
+    said = settings.get("weight_block_size")
+    if isinstance(said, list) and len(said) == 2 and all(type(size) is int and size > 0 for size in said):
+        return said[0], said[1]
+    return None
 
 
 def _scaled(weight: Tensor, tensors: Mapping[str, Tensor], block: tuple[int, int] | None, dtype: str) -> Scaled:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from backend.strict_json import quoted
-from backend.weights.encodings.encoding import Encoding, Found, Read, damaged, sizes
+from backend.weights.encodings.encoding import Encoded, Encoding, Found, Read, damaged, sizes
 from backend.weights.floats import Bytes, from_float32, to_float32
 from backend.weights.tensor import Tensor
 
@@ -58,7 +58,7 @@ def _experts(blocks: Tensor, tensors: Mapping[str, Tensor], dtype: str) -> "Expe
     return Experts(Tensor(name=name, dtype=dtype, shape=(experts, groups * GROUP, outputs)), blocks, scales)
 
 
-class Experts:
+class Experts(Encoded):
     """The experts of a layer.
 
     Args:
@@ -67,10 +67,11 @@ class Experts:
         scales: [experts, outputs, groups of inputs].
     """
 
+    element = 11  # half a byte, a code, and float32 twice
+
     def __init__(self, tensor: Tensor, blocks: Tensor, scales: Tensor) -> None:
         self.tensor, self.parts = tensor, (blocks, scales)
         self.row = GROUP * tensor.shape[-1]
-        self.element = 11  # a code, float32 twice, and half a byte
         _, self._outputs, self._groups, _ = blocks.shape
         self._bytes = self._outputs * self._groups * GROUP // 2  # of an expert
         self.kept = EXPERTS * self._bytes * 17 // 16

@@ -1,20 +1,17 @@
 """Scaled matrices: codes of 8 bits or less, and a number for each block of them that they are multiplied by."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from backend.weights.encodings.encoding import Read, damaged, sizes
+from backend.weights.encodings.encoding import Encoded, Read, damaged, sizes
 from backend.weights.floats import Bytes, Floats, cast, from_float32, to_float32
 from backend.weights.tensor import Tensor
 
-ELEMENT = 11
-"""Bytes of a number meanwhile: its code, the same unpacked, and float32 twice, of which one is narrowed."""
 
-
-@dataclass(frozen=True)
-class Scaled:
+@dataclass(eq=False)
+class Scaled(Encoded):
     """A matrix, or several of one shape, of scaled codes.
 
     Attributes:
@@ -36,29 +33,13 @@ class Scaled:
     zero: Tensor | None = None
     said: Tensor | None = None
     through: str = "F32"
+    parts: tuple[Tensor, ...] = field(init=False)
+    row: int = field(init=False)
+    element = 11  # a code, the same unpacked, and float32 twice, of which one is narrowed
 
-    @property
-    def parts(self) -> tuple[Tensor, ...]:
-        """What is stored for it."""
-        return tuple(part for part in (self.weight, self.scale, self.zero, self.said) if part)
-
-    @property
-    def row(self) -> int:
-        """Numbers of a row."""
-        return self.tensor.shape[-1]
-
-    @property
-    def element(self) -> int:
-        """Bytes of a number meanwhile."""
-        return ELEMENT
-
-    @property
-    def kept(self) -> int:
-        """Nothing is kept."""
-        return 0
-
-    def release(self) -> None:
-        """Nothing is kept."""
+    def __post_init__(self) -> None:
+        self.parts = tuple(part for part in (self.weight, self.scale, self.zero, self.said) if part)
+        self.row = self.tensor.shape[-1]
 
     def rows(self, read: Read, top: int, bottom: int) -> Bytes:
         """Return rows, all matrices counted through, in the type of the tensor.
@@ -75,6 +56,9 @@ class Scaled:
         kind = "F8_E8M0" if self.scale.dtype == "U8" else self.scale.dtype  # MX scales are saved as bytes too
         self._apply(np.multiply, values, to_float32(scales, kind).reshape(bottom - top, -1))
         return cast(from_float32(values, self.through), self.through, self.tensor.dtype)
+
+    def release(self) -> None:
+        """Nothing is kept."""
 
     def _values(self, read: Read, top: int, bottom: int) -> Floats:
         """Return codes as numbers, those of symmetric grids with 0 in the middle."""
@@ -114,7 +98,8 @@ class Scaled:
             line[:] = 0
         first, last = int(line[0]), int(line[-1]) + 1
         raw = read(tensor, first * across, last * across).reshape(last - first, -1)
-        return raw[line - first].reshape(-1)
+        found: Bytes = raw[line - first].reshape(-1)
+        return found
 
     def _apply(self, work: Any, values: Floats, blocks: Floats) -> None:
         """Do arithmetic on values in place, with what belongs to their blocks."""
