@@ -32,7 +32,8 @@ class ModelFacts(Frozen):
         None,
         description="How its weights ship in 8 or 4 bit, where they are decoded; all else here is as if they were.",
     )
-    decoding_memory: int = Field(0, description="Bytes that decoding takes beside what is decoded.")
+    decoded: int = Field(0, description="Parameters that are decoded.")
+    decoding_memory: int = Field(0, description="Bytes that this takes beside what is decoded.")
     license: str | None = Field(None, description="From the card or repo; never guessed.")
     license_name: str | None = None
     license_link: str | None = None
@@ -48,3 +49,8 @@ class ModelFacts(Frozen):
         default_factory=dict, repr=False, description="Bytes of its files as they lie here, weights included."
     )
     card: dict[Any, Any] = Field(default_factory=dict, repr=False, description="Its card's front matter.")
+
+    @property
+    def loaded(self) -> int:
+        """Bytes of its weights in memory, as the config says their type."""
+        return sum(tensor.bytes for tensor in self.tensors) if self.encoding else self.size

@@ -168,6 +168,7 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
         chat_template=admitted.chat_template,
         quant_method=config.quantization["quant_method"] if config.quantization else None,
         encoding=found.how,
+        decoded=sum(one.tensor.elements for one in found.encoded),
         decoding_memory=found.memory,
         license=license.id,
         license_name=license.name,

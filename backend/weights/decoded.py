@@ -12,7 +12,7 @@ from backend.weights.floats import SAFETENSORS, Bytes, named_dtype
 from backend.weights.tensor import BITS, Tensor
 from backend.weights.view import threads
 
-_AT_ONCE = 1 << 18  # elements that are decoded at a time: what is in hand of them fits a core's cache
+_AT_ONCE = 1 << 17  # elements that are decoded at a time: what is in hand of them fits a core's cache
 
 
 class Dense(NamedTuple):

@@ -18,7 +18,8 @@ from backend.weights.tensor import Tensor
 GROUP = 32
 """Numbers that share a scale, two in a byte, the first in its lower half."""
 
-CODES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+_CODES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+_PAIRS = np.stack([np.tile(_CODES, 16), np.repeat(_CODES, 16)], 1).view(np.uint64).reshape(-1)  # of each byte
 
 EXPERTS = 2
 """Experts whose bytes are kept: threads that read one after the other are seldom further apart."""
@@ -88,13 +89,10 @@ class Experts(Encoded):
 
     def _group(self, read: Read, expert: int, group: int) -> Bytes:
         blocks, scales = self._expert(read, expert)
-        packed = blocks[:, group]
-        numbers = np.empty((self._outputs, GROUP // 2, 2), np.float32)
-        numbers[..., 0] = CODES[packed & 0xF]
-        numbers[..., 1] = CODES[packed >> 4]
+        numbers = np.take(_PAIRS, blocks[:, group]).view(np.float32)
         with np.errstate(over="ignore"):  # what is too large becomes infinite
-            numbers *= to_float32(scales[:, group], "F8_E8M0")[:, None, None]
-        turned = np.ascontiguousarray(numbers.reshape(self._outputs, GROUP).T)
+            numbers *= to_float32(scales[:, group], "F8_E8M0")[:, None]
+        turned = np.ascontiguousarray(numbers.T)
         return from_float32(turned.reshape(-1), self.tensor.dtype)
 
     def _expert(self, read: Read, expert: int) -> tuple[Bytes, Bytes]:
