@@ -3,7 +3,7 @@
 Layout and arithmetic: `pack_quantized` and `naive_quantized` of github.com/vllm-project/compressed-tensors.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.strict_json import quoted
@@ -82,7 +82,7 @@ def _is_unused(tensor: Tensor) -> bool:
     return tensor.name.endswith(_UNUSED) or zero_of_floats
 
 
-def _encoded(weight: Tensor, tensors: Mapping[str, Tensor], groups: Iterable[Mapping[str, Any]], dtype: str) -> Scaled:
+def _encoded(weight: Tensor, tensors: Mapping[str, Tensor], groups: Sequence[Mapping[str, Any]], dtype: str) -> Scaled:
     base = weight.name.removesuffix("_packed")
     scale, zero = tensors.get(f"{base}_scale"), tensors.get(f"{base}_zero_point")
     zero = None if zero and _is_unused(zero) else zero
@@ -94,7 +94,7 @@ def _encoded(weight: Tensor, tensors: Mapping[str, Tensor], groups: Iterable[Map
         dense = weight.model_copy(update={"dtype": dtype})
         if zero and (zero.dtype != "I8" or zero.shape != scale.shape):
             raise damaged(zero, f"has {sizes(zero.shape)} zeros of the type {zero.dtype} for {sizes(scale.shape)}")
-        return Scaled(dense, weight, scale, fp8.grid(weight, scale, None), zero=zero, through=scale.dtype)
+        return Scaled(dense, weight, scale, _grid(weight, scale, groups), zero=zero, through=scale.dtype)
     bits, columns = _packing(weight, scale, groups)
     dense = Tensor(name=base, dtype=dtype, shape=(weight.shape[0], columns))
     block = fp8.grid(dense, scale, None)
@@ -107,7 +107,15 @@ def _encoded(weight: Tensor, tensors: Mapping[str, Tensor], groups: Iterable[Map
     return Scaled(dense, weight, scale, block, bits, zero, said, through=scale.dtype)
 
 
-def _packing(weight: Tensor, scale: Tensor, groups: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+def _grid(weight: Tensor, scale: Tensor, groups: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Return the rows and columns that share a scale: of all groups of layers, the blocks that fit its shape."""
+    rows, columns = weight.shape
+    blocks = [block for group in groups if (block := fp8.pair(group.get("block_structure")))]
+    fits = [(down, across) for down, across in blocks if scale.shape == (-(-rows // down), -(-columns // across))]
+    return fp8.grid(weight, scale, fits[0] if fits else None)
+
+
+def _packing(weight: Tensor, scale: Tensor, groups: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """Return the bits of a code and the columns of a packed matrix: of all groups of layers, what fits its shapes.
 
     Raises:

@@ -29,7 +29,7 @@ _UNUSED = (
 
 def words(settings: Mapping[str, Any]) -> str | None:
     """Say how large the blocks are."""
-    block = _block(settings)
+    block = pair(settings.get("weight_block_size"))
     return f"FP8 in blocks of {sizes(block)}" if block else "FP8"
 
 
@@ -44,7 +44,7 @@ def find(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], dtype: str)
     Raises:
         SpecError: A scale is missing, is left over, or has another shape.
     """
-    block = _block(settings)
+    block = pair(settings.get("weight_block_size"))
     encoded = tuple(_scaled(t, tensors, block, dtype) for t in tensors.values() if t.dtype in CODES)
     unused = tuple(tensor for tensor in tensors.values() if tensor.name.endswith(_UNUSED))
     known = {part.name for one in encoded for part in one.parts} | {tensor.name for tensor in unused}
@@ -78,9 +78,8 @@ def grid(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> tuple[
     raise damaged(scale, f"has {sizes(scale.shape)} scales for {sizes(weight.shape)} weights")
 
 
-def _block(settings: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return the rows and columns of a block, if the settings say them."""
-    said = settings.get("weight_block_size")
+def pair(said: Any) -> tuple[int, int] | None:
+    """Return the rows and columns of a block, if settings say them."""
     if isinstance(said, list) and len(said) == 2 and all(type(size) is int and size > 0 for size in said):
         return said[0], said[1]
     return None

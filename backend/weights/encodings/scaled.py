@@ -55,7 +55,7 @@ class Scaled(Encoded):
         scales = self._of_blocks(read, self.scale, top, bottom)
         kind = "F8_E8M0" if self.scale.dtype == "U8" else self.scale.dtype  # MX scales are saved as bytes too
         self._apply(np.multiply, values, to_float32(scales, kind).reshape(bottom - top, -1))
-        return cast(from_float32(values, self.through), self.through, self.tensor.dtype)
+        return cast(from_float32(values.reshape(-1), self.through), self.through, self.tensor.dtype)
 
     def release(self) -> None:
         """Nothing is kept."""
