@@ -2,8 +2,8 @@
 
     .venv-cards/bin/python tests/support/compressed_cases.py
 
-Each case holds what a checkpoint would, under `<case>/weight_packed` and so on, and in `<case>/decoded` what the package
-makes of it; the metadata hold its config group.
+Each case holds what a checkpoint would, under `<case>/weight_packed` and so on, and in `<case>/decoded` what the
+package makes of it; the metadata hold its config group.
 """
 
 import json
@@ -20,7 +20,9 @@ PACK, INT, FLOAT = "pack-quantized", "int-quantized", "float-quantized"
 
 CASES = {
     "w4 groups": (PACK, (24, 96), {"num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": True}),
-    "w4 groups with zeros": (PACK, (20, 128), {"num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": False}),
+    "w4 groups with zeros": (
+        PACK, (20, 128), {"num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": False},
+    ),
     "w4 rows": (PACK, (20, 40), {"num_bits": 4, "strategy": "channel", "symmetric": True}),
     "w4 rows with zeros": (PACK, (12, 48), {"num_bits": 4, "strategy": "channel", "symmetric": False}),
     "w8 groups": (PACK, (10, 64), {"num_bits": 8, "strategy": "group", "group_size": 16, "symmetric": True}),

@@ -1,4 +1,4 @@
-"""Weights that ship in 8 or 4 bits are decoded to the very numbers that transformers and compressed-tensors make of them."""
+"""Weights that ship in 8 or 4 bits are decoded to what transformers and compressed-tensors make of them."""
 
 import json
 from pathlib import Path
