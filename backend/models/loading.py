@@ -19,11 +19,10 @@ from backend.model_folder import (
     stops_in,
 )
 from backend.models.config import longest_window
-from backend.models.torch_weights import decoded_tensors
+from backend.models.torch_weights import opened
 from backend.progress import Report
 from backend.strict_json import quoted
 from backend.weights.decoded import encoded_as
-from backend.weights.floats import named_dtype
 
 _READERS = ("tiktoken", "sentencepiece", "sacremoses", "mistral_common", "rjieba", "fugashi", "rhoknp", "pythainlp")
 """Packages that transformers reads some tokenizers with."""
@@ -82,13 +81,10 @@ def _load_decoded(folder: Path, config: Any, options: dict[str, Any]) -> tuple[A
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.models.auto.auto_factory import _get_model_class
 
-    del config.quantization_config
-    options["dtype"] = (
-        named_dtype(read_config(folder)) or "bfloat16" if options["dtype"] == "auto" else options["dtype"]
-    )
-    with decoded_tensors(folder) as tensors:
-        kind = _get_model_class(config, MODEL_FOR_CAUSAL_LM_MAPPING)
-        model, found = kind.from_pretrained(None, config=config, state_dict=tensors, **options)
+    with opened(folder) as (said, tensors):
+        plain = type(config).from_dict(said)
+        kind = _get_model_class(plain, MODEL_FOR_CAUSAL_LM_MAPPING)
+        model, found = kind.from_pretrained(None, config=plain, state_dict=tensors, **options)
     model.config.name_or_path = model.name_or_path = str(folder)  # adapters record it
     return model, found
 

@@ -29,11 +29,15 @@ def read(weights: Weights, tensor: Tensor) -> Any:
 
 
 @contextmanager
-def decoded_tensors(folder: Path) -> Iterator[dict[str, Any]]:
-    """Open the tensors of an admitted folder, decoded, as `from_pretrained` takes them for a state_dict."""
+def opened(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Open an admitted folder: its config, and its tensors as `from_pretrained` takes them for a state_dict; decoded.
+
+    Args:
+        folder: With safetensors weights.
+    """
     with Checkpoint.of(folder) as stored:
         weights = decoded(stored)
-        yield {tensor.name: _Later(weights, tensor) for tensor in weights.tensors}
+        yield weights.config, {tensor.name: _Later(weights, tensor) for tensor in weights.tensors}
 
 
 class _Later:

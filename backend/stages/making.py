@@ -17,7 +17,7 @@ from backend.stages.companions import Base, base_in, base_of, complete
 from backend.stages.step import Need, Planned
 from backend.stages.work import Work
 from backend.weights.checkpoint import Checkpoint, Weights
-from backend.weights.decoded import decoded
+from backend.weights.decoded import decoded, encoded_as
 from backend.weights.output import Output, Resumable
 from backend.weights.plan import Plan
 
@@ -41,12 +41,20 @@ def open_weights(work: Work, report: Report) -> Iterator[Weights]:
     at = recipe.stages.index(merging) + recipe.first if merging else 0
     kept = merging is not None and merging.keep and work.number > at
     with Checkpoint.of(work.output(at) if kept else work.fetched.folder) as stored:
-        weights = decoded(stored)
+        weights = dense_weights(stored, report)
         if merging is None or kept:
             yield weights
         else:
             with merged(weights, work.adapters, merging, report) as result:
                 yield result
+
+
+def dense_weights(stored: Weights, report: Report) -> Weights:
+    """Return weights that are dense, and say so where they are decoded for that."""
+    weights = decoded(stored)
+    if how := encoded_as(stored.config):
+        report.log(f"The weights of '{stored.name}' are {how}: they are decoded to {weights.config['dtype']}.")
+    return weights
 
 
 def make(work: Work, name: str, write: Callable[[Opened], str | None], report: Report) -> None:

@@ -12,6 +12,8 @@ from backend.weights.floats import SAFETENSORS, Bytes, named_dtype
 from backend.weights.tensor import BITS, Tensor
 from backend.weights.view import threads
 
+_SETTINGS = "quantization_config"
+
 _AT_ONCE = 1 << 17  # elements that are decoded at a time: what is in hand of them fits a core's cache
 
 
@@ -42,8 +44,15 @@ def encoded_as(config: Mapping[str, Any]) -> str | None:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    found = config.get("quantization_config")
-    return found if isinstance(found, dict) else {}
+    """Return what a config says of the quantization, of its text model where it does not of the whole."""
+    text = config.get("text_config")
+    said = (part.get(_SETTINGS) for part in (config, text) if isinstance(part, Mapping))
+    return next((settings for settings in said if isinstance(settings, dict)), {})
+
+
+def _plain(config: Any) -> Any:
+    """Return a config without what it says of the quantization."""
+    return {key: value for key, value in config.items() if key != _SETTINGS} if isinstance(config, Mapping) else config
 
 
 def dense(tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Dense:
@@ -56,16 +65,17 @@ def dense(tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Dense:
     Raises:
         SpecError: Tensors that belong together do not fit each other.
     """
-    settings = _settings(config)
     if (how := encoded_as(config)) is None:
         return Dense(tuple(tensors), dict(config))
+    settings = _settings(config)
     encoding = ENCODINGS[settings["quant_method"]]
     named = named_dtype(config) or "bfloat16"
     found = encoding.find({tensor.name: tensor for tensor in tensors}, settings, SAFETENSORS[named])
     becomes = {one.parts[0].name: one.tensor for one in found.encoded}
     gone = {part.name for one in found.encoded for part in one.parts[1:]} | {tensor.name for tensor in found.unused}
     seen = tuple(becomes.get(tensor.name, tensor) for tensor in tensors if tensor.name not in gone)
-    said = {key: value for key, value in config.items() if key not in ("quantization_config", "torch_dtype")}
+    said = {key: _plain(value) if key == "text_config" else value for key, value in _plain(config).items()}
+    said.pop("torch_dtype", None)
     return Dense(seen, said | {"dtype": named}, how, found.encoded, found.unused)
 
 

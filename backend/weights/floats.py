@@ -53,7 +53,15 @@ def to_float32(raw: Bytes, dtype: str) -> Floats:
         return raw.view(np.float16).astype(np.float32)
     if dtype in EIGHT_BITS:
         return np.take(_eight_bits(dtype), raw, mode="clip")
+    if dtype == "F4":
+        return np.take(_PAIRS, raw).view(np.float32)
     return raw.view(np.float32) if dtype == "F32" else raw.view(np.float64).astype(np.float32)
+
+
+_FOUR_BITS = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+"""Numbers of the type F4 (E2M1 of OCP MX, 1.0), two of which are in a byte, the first in its lower half."""
+
+_PAIRS = np.stack([np.tile(_FOUR_BITS, 16), np.repeat(_FOUR_BITS, 16)], 1).view(np.uint64).reshape(-1)
 
 
 @cache

@@ -109,6 +109,23 @@ def test_scales_that_are_powers_of_two(kind, tmp_path):
     assert torch.equal(only(tmp_path, {WEIGHT: weight, WEIGHT + "_scale_inv": scale.view(kind)}, settings), expected)
 
 
+@pytest.mark.parametrize("shape", [(40, 64), (7, 96)])
+def test_experts_in_4_bits_beside_matrices_in_8(shape, tmp_path):
+    weight = torch.randint(-128, 128, (shape[0], shape[1] // 2), dtype=torch.int8)
+    scale = torch.randint(100, 140, (shape[0], shape[1] // 32), dtype=torch.uint8).view(torch.float8_e8m0fnu)
+    expected = Fp8Dequantize(None)._dequantize_one(weight, scale, torch.bfloat16)
+    tensors = {WEIGHT: weight, WEIGHT.replace("weight", "scale"): scale}
+    assert torch.equal(only(tmp_path, tensors, FP8 | {"expert_dtype": "fp4"}), expected)
+
+
+def test_what_a_text_model_within_another_says_of_its_quantization_counts(tmp_path):
+    tensors = {WEIGHT: eight_bits(64, 64), WEIGHT + "_scale_inv": torch.rand(1, 1)}
+    with checkpoint(tmp_path, tensors, None, text_config={"hidden_size": 64, "quantization_config": FP8}) as stored:
+        found = decoded(stored)
+    assert [tensor.dtype for tensor in found.tensors] == ["BF16"]
+    assert found.config["text_config"] == {"hidden_size": 64}
+
+
 @pytest.mark.parametrize("piece", [999, 1 << 20])
 @pytest.mark.parametrize("shape", [(4, 96, 2, 16), (2, 50, 3, 16), (1, 7, 1, 16)])
 def test_mxfp4_is_turned_as_transformers_turns_it(shape, piece, tmp_path):

@@ -37,12 +37,13 @@ from backend.quantize import METHODS
 from backend.recipes import Recipe
 from backend.settings import load_settings
 from backend.stages.companions import base_in, complete
+from backend.stages.making import dense_weights
 from backend.stages.step import Step
 from backend.stages.stream.handover import ON_DISK, Arrivals, Departures, Relay
 from backend.stages.stream.transfer import Bar, Fetcher, Sender, admit_base
 from backend.stages.work import PUBLISHED, Work
-from backend.weights.checkpoint import Checkpoint, Weights
-from backend.weights.decoded import decoded, dense
+from backend.weights.checkpoint import Checkpoint
+from backend.weights.decoded import dense
 
 GRACE = 0.5  # seconds that it may take to end by itself
 
@@ -86,7 +87,7 @@ def compute(work: Work, report: Report) -> None:
     arrivals, output = Arrivals(relay, recipe.base_model, recipe.revision), Departures(relay)
     started = time.monotonic()
     with ExitStack() as stack:
-        weights: Weights = decoded(stack.enter_context(Checkpoint(arrivals, read_config(relay.base))))
+        weights = dense_weights(stack.enter_context(Checkpoint(arrivals, read_config(relay.base))), report)
         if merging:
             weights = stack.enter_context(merged(weights, relay.adapters(), merging, report))
         plan = options.plan(weights.tensors, weights.config)

@@ -104,7 +104,7 @@ def _encoded(weight: Tensor, tensors: Mapping[str, Tensor], groups: Sequence[Map
     said = tensors.get(f"{base}_shape")
     if said and (said.dtype not in ("I32", "I64") or said.elements != len(dense.shape)):
         raise damaged(said, f"has {sizes(said.shape)} numbers of the type {said.dtype}, which is no shape")
-    return Scaled(dense, weight, scale, block, bits, zero, said, through=scale.dtype)
+    return Scaled(dense, weight, scale, block, bits=bits, zero=zero, said=said, through=scale.dtype)
 
 
 def _grid(weight: Tensor, scale: Tensor, groups: Sequence[Mapping[str, Any]]) -> tuple[int, int]:

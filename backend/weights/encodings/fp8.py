@@ -1,5 +1,6 @@
 """FP8: 8-bit floating-point matrices with a scale for each block, row or tensor, as DeepSeek, Qwen and Mistral ship.
 
+DeepSeek V4 has its experts in 4 bits beside them, two in a byte, with a power of two for each 32.
 Layout and arithmetic: transformers' `finegrained_fp8` (`Fp8Dequantize`) and `fbgemm_fp8`. Where a matrix is no multiple
 of its blocks, the last block of a row or column is the smaller one, as in DeepSeek's own `weight_dequant`.
 """
@@ -45,7 +46,9 @@ def find(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], dtype: str)
         SpecError: A scale is missing, is left over, or has another shape.
     """
     block = pair(settings.get("weight_block_size"))
-    encoded = tuple(_scaled(t, tensors, block, dtype) for t in tensors.values() if t.dtype in CODES)
+    kinds = {kind: kind for kind in CODES} | ({"I8": "F4"} if settings.get("expert_dtype") == "fp4" else {})
+    found = [(t, kinds[t.dtype]) for t in tensors.values() if t.dtype in kinds]
+    encoded = tuple(_scaled(weight, kind, tensors, block, dtype) for weight, kind in found)
     unused = tuple(tensor for tensor in tensors.values() if tensor.name.endswith(_UNUSED))
     known = {part.name for one in encoded for part in one.parts} | {tensor.name for tensor in unused}
     for tensor in tensors.values():
@@ -85,7 +88,9 @@ def pair(said: Any) -> tuple[int, int] | None:
     return None
 
 
-def _scaled(weight: Tensor, tensors: Mapping[str, Tensor], block: tuple[int, int] | None, dtype: str) -> Scaled:
+def _scaled(
+    weight: Tensor, kind: str, tensors: Mapping[str, Tensor], block: tuple[int, int] | None, dtype: str
+) -> Scaled:
     names = [weight.name + end for end in _OF_WEIGHT]
     names += [weight.name.removesuffix(".weight") + end for end in _OF_LAYER]
     scale = next((tensors[name] for name in names if name in tensors), None)
@@ -93,8 +98,9 @@ def _scaled(weight: Tensor, tensors: Mapping[str, Tensor], block: tuple[int, int
         raise damaged(weight, f"is a matrix in 8 bits without its scale, {quoted(names[0])}")
     if scale.dtype not in FLOATS and scale.dtype not in (*EIGHT_BITS, "U8"):
         raise damaged(scale, f"holds scales of the type {scale.dtype}")
-    dense = weight.model_copy(update={"dtype": dtype})
-    return Scaled(dense, weight, scale, grid(weight, scale, block))
+    columns = weight.shape[-1] * (2 if kind == "F4" else 1)
+    dense = weight.model_copy(update={"dtype": dtype, "shape": (*weight.shape[:-1], columns)})
+    return Scaled(dense, weight, scale, grid(dense, scale, block), kind)
 
 
 ENCODING = Encoding(words, find)

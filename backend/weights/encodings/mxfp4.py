@@ -16,10 +16,7 @@ from backend.weights.floats import Bytes, from_float32, to_float32
 from backend.weights.tensor import Tensor
 
 GROUP = 32
-"""Numbers that share a scale, two in a byte, the first in its lower half."""
-
-_CODES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-_PAIRS = np.stack([np.tile(_CODES, 16), np.repeat(_CODES, 16)], 1).view(np.uint64).reshape(-1)  # of each byte
+"""Numbers that share a scale."""
 
 EXPERTS = 2
 """Experts whose bytes are kept: threads that read one after the other are seldom further apart."""
@@ -89,7 +86,7 @@ class Experts(Encoded):
 
     def _group(self, read: Read, expert: int, group: int) -> Bytes:
         blocks, scales = self._expert(read, expert)
-        numbers = np.take(_PAIRS, blocks[:, group]).view(np.float32)
+        numbers = to_float32(blocks[:, group], "F4")
         with np.errstate(over="ignore"):  # what is too large becomes infinite
             numbers *= to_float32(scales[:, group], "F8_E8M0")[:, None]
         turned = np.ascontiguousarray(numbers.T)

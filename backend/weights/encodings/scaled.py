@@ -19,7 +19,8 @@ class Scaled(Encoded):
         weight: The codes.
         scale: Of each block, [..., rows of blocks, columns of blocks]; of one block without dimensions too.
         block: Rows and columns that share a scale; the last ones may have fewer.
-        bits: Of a code where codes are packed into 32 bits, the first in the lowest; 0: each is a number of its own.
+        kind: The type of the codes; nothing where it is what the header says.
+        bits: Of a code where they are integers in words of 32 bits, the first in the lowest; 0: they are not.
         zero: Codes that stand for 0, of each block; packed along the rows where the weights are packed along columns.
         said: Holds the shape once more.
         through: The type in which a product is rounded before it is cast to the tensor's.
@@ -29,6 +30,7 @@ class Scaled(Encoded):
     weight: Tensor
     scale: Tensor
     block: tuple[int, int]
+    kind: str = ""
     bits: int = 0
     zero: Tensor | None = None
     said: Tensor | None = None
@@ -65,8 +67,9 @@ class Scaled(Encoded):
         width = self.weight.shape[-1]
         raw = read(self.weight, top * width, bottom * width)
         if not self.bits:
-            signed = raw.view(np.int8).astype(np.float32) if self.weight.dtype == "I8" else None
-            return (to_float32(raw, self.weight.dtype) if signed is None else signed).reshape(-1, self.row)
+            kind = self.kind or self.weight.dtype
+            numbers = raw.view(np.int8).astype(np.float32) if kind == "I8" else to_float32(raw, kind)
+            return numbers.reshape(-1, self.row)
         raw, count = raw.reshape(bottom - top, 4 * width), 8 // self.bits
         codes = np.empty((*raw.shape, count), np.uint8)
         for place in range(count):
