@@ -180,7 +180,8 @@ def test_weights_in_other_ways_stay_as_they_are(name, tmp_path):
     "changes",
     [{"format": "nvfp4-pack-quantized"}, {"transform_config": {"config_groups": {"u": {}}}},
      {"quantization_status": "frozen"}, {"sparsity_config": {"format": "sparse-24-bitmask"}},
-     {"config_groups": {"a": {"weights": {"num_bits": 3}}}}, {"config_groups": {"W4A16": ["Linear"]}}],
+     {"config_groups": {"a": {"weights": {"num_bits": 3}}}}, {"config_groups": {"a": {"weights": {"num_bits": 4.0}}}},
+     {"config_groups": {"W4A16": ["Linear"]}}],
 )  # fmt: skip
 def test_compressed_tensors_that_are_not_read_here_are_not_taken_for_dense(changes):
     group = {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int"}}
@@ -209,6 +210,10 @@ WORDS = {f"{UP}.weight_packed": torch.zeros(8, 4, dtype=torch.int32), f"{UP}.wei
          rf"'{WEIGHT}_scale_inv' scales weights that are not there in 8 bits"),
         ({WEIGHT: eight_bits(8, 8), WEIGHT + "_scale_inv": torch.ones(1, 1, dtype=torch.int32)}, FP8,
          rf"'{WEIGHT}_scale_inv' holds scales of the type I32"),
+        ({WEIGHT: eight_bits(0, 8), WEIGHT + "_scale_inv": torch.ones(1, 1)}, FP8,
+         rf"'{WEIGHT}' has 0 × 8 numbers, which is no matrix"),
+        ({WEIGHT: eight_bits(1, 1).expand(1, (1 << 23) + 1), WEIGHT + "_scale_inv": torch.ones(1, 1)}, FP8,
+         rf"'{WEIGHT}' has 1 × 8388609 numbers, which is no matrix"),
         (BLOCKS, MXFP4, rf"'{EXPERTS}_blocks' lacks its scales, '{EXPERTS}_scales'"),
         (BLOCKS | {EXPERTS + "_scales": torch.zeros(2, 8, 3, dtype=torch.uint8)}, MXFP4,
          rf"'{EXPERTS}_scales' has 2 × 8 × 3 scales for blocks of 2 × 8 × 2 × 16 bytes"),

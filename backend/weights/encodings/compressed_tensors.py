@@ -68,7 +68,8 @@ def _groups(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _is_read(group: Mapping[str, Any], overall: Any) -> bool:
     bits, kind = group["weights"].get("num_bits"), group["weights"].get("type", "int")
     form = group.get("format") or overall
-    return (form == _PACKED and kind == "int" and bits in BITS) or (form in _PLAIN and bits == 8)
+    whole = type(bits) is int
+    return whole and ((form == _PACKED and kind == "int" and bits in BITS) or (form in _PLAIN and bits == 8))
 
 
 def _is_codes(tensor: Tensor) -> bool:
@@ -124,9 +125,10 @@ def _packing(weight: Tensor, scale: Tensor, groups: Sequence[Mapping[str, Any]])
     found = set()
     for group in groups:
         bits, size = group["num_bits"], group.get("group_size")
+        size = size if type(size) is int and size > 0 else 0
         columns = weight.shape[1] * 32 // bits
-        if group.get("strategy", "group" if size and size > 0 else "channel") == "group":
-            columns = scale.shape[-1] * size if scale.shape and type(size) is int and size > 0 else 0
+        if group.get("strategy", "group" if size else "channel") == "group":
+            columns = scale.shape[-1] * size if scale.shape else 0
         if weight.dtype == "I32" and columns and -(-columns * bits // 32) == weight.shape[1]:
             found.add((bits, columns))
     if len(found) != 1:

@@ -12,6 +12,9 @@ from backend.strict_json import quoted
 from backend.weights.floats import Bytes
 from backend.weights.tensor import Tensor
 
+LONGEST_ROW = 1 << 23
+"""Elements that are decoded together at most: each piece of a longer row would take all of it."""
+
 Read = Callable[[Tensor, int, int], Bytes]
 """Reads the elements from one to before another of a stored tensor."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backend.strict_json import quoted
-from backend.weights.encodings.encoding import Encoding, Found, damaged, sizes
+from backend.weights.encodings.encoding import LONGEST_ROW, Encoding, Found, damaged, sizes
 from backend.weights.encodings.scaled import Scaled
 from backend.weights.floats import EIGHT_BITS, FLOATS
 from backend.weights.tensor import Tensor
@@ -66,9 +66,11 @@ def grid(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> tuple[
         block: As the config says it, if it does.
 
     Raises:
-        SpecError: The scale has another shape.
+        SpecError: The scale has another shape, or there is nothing to scale.
     """
     *matrices, rows, columns = weight.shape
+    if not weight.elements or columns > LONGEST_ROW:
+        raise damaged(weight, f"has {sizes(weight.shape)} numbers, which is no matrix that is read here")
     shape = scale.shape if len(scale.shape) > 1 else (*scale.shape, 1)
     if scale.elements == 1:
         return math.prod(weight.shape[:-1]), columns

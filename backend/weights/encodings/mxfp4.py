@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from backend.strict_json import quoted
-from backend.weights.encodings.encoding import Encoded, Encoding, Found, Read, damaged, sizes
+from backend.weights.encodings.encoding import LONGEST_ROW, Encoded, Encoding, Found, Read, damaged, sizes
 from backend.weights.floats import Bytes, from_float32, to_float32
 from backend.weights.tensor import Tensor
 
@@ -48,7 +48,8 @@ def _experts(blocks: Tensor, tensors: Mapping[str, Tensor], dtype: str) -> "Expe
     scales = tensors.get(name + _SCALES)
     if scales is None:
         raise damaged(blocks, f"lacks its scales, {quoted(name + _SCALES)}")
-    if blocks.dtype != "U8" or len(blocks.shape) != 4 or blocks.shape[-1] != GROUP // 2 or not blocks.elements:
+    whole = len(blocks.shape) == 4 and blocks.shape[-1] == GROUP // 2 and blocks.elements
+    if blocks.dtype != "U8" or not whole or GROUP * blocks.shape[1] > LONGEST_ROW:
         raise damaged(blocks, f"holds {sizes(blocks.shape)} numbers of the type {blocks.dtype}, which is no MXFP4")
     if scales.dtype not in ("U8", "F8_E8M0") or scales.shape != blocks.shape[:-1]:
         raise damaged(scales, f"has {sizes(scales.shape)} scales for blocks of {sizes(blocks.shape)} bytes")
