@@ -177,7 +177,10 @@ def test_a_number_that_is_none_is_named_with_its_tensor(method, byte, pairs, tmp
     stored[name].view(torch.uint8)[3, 5] = byte
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
     assert main(["quantize", str(folder), "--method", method, "--output", str(tmp_path / "made")]) != 0
-    assert f"'{name}' holds numbers that are not finite" in capsys.readouterr().err
+    words = f"'{name}' holds numbers that are not finite"
+    assert words in capsys.readouterr().err
+    with pytest.raises(SpecError, match=words):
+        load_causal_lm(folder, silent())
 
 
 def test_a_scale_that_is_missing_is_named_before_anything_is_made(pairs, tmp_path):
