@@ -36,7 +36,7 @@ def device() -> str:
 
 
 def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
-    """Load a causal language model for inference, in the type that its config names, decoded if it ships in 8 or 4 bits.
+    """Load a causal language model for inference, in the type that its config names; one in 8 or 4 bits is decoded.
 
     Args:
         folder: Admitted: config.json and safetensors weights.
