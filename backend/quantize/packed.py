@@ -10,8 +10,9 @@ from backend.errors import SpecError
 from backend.model_folder import read_config
 from backend.models.loading import device, greedy
 from backend.models.rewriting import loaded_dtype
+from backend.models.torch_weights import read
 from backend.progress import Report
-from backend.quantize.calibrated.empty_model import empty_model, named, put, read
+from backend.quantize.calibrated.empty_model import empty_model, named, put
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.layouts.layout import Layout, Scheme
 from backend.strict_json import quoted

@@ -7,15 +7,14 @@ once with blocks that only note it down.
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-
 from backend.errors import SpecError
 from backend.models.loading import auto_class, device
 from backend.models.rewriting import loaded_dtype
+from backend.models.torch_weights import read
 from backend.strict_json import quoted
 from backend.weights.anatomy import block_of
 from backend.weights.checkpoint import Weights
-from backend.weights.tensor import DTYPES, Tensor
+from backend.weights.tensor import Tensor
 
 _RENAMED = {"lm_head.weight": "embed_out.weight"}
 """Parameters that transformers calls otherwise than the checkpoints of GPT-NeoX do."""
@@ -155,21 +154,6 @@ class _Recorder:
         if self._last:
             raise _Heard
         return hidden
-
-
-def read(weights: Weights, tensor: Tensor) -> Any:
-    """Read a whole tensor as one of torch.
-
-    Raises:
-        SpecError: It holds numbers that are not finite.
-    """
-    import torch
-
-    raw = weights.read(tensor, 0, tensor.elements)
-    values = torch.from_numpy(np.asarray(raw)).view(getattr(torch, DTYPES[tensor.dtype])).reshape(tensor.shape)
-    if not torch.isfinite(values).all():
-        raise SpecError(f"'{tensor.name}' holds numbers that are not finite: the model is damaged, choose another.")
-    return values
 
 
 def empty_model(config: Mapping[str, Any], dtype: Any, name: str) -> Any:
