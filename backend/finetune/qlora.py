@@ -16,18 +16,20 @@ from backend.errors import HardwareError, JobError, SpecError
 from backend.executors.contract import Machine
 from backend.finetune import costs
 from backend.finetune.checkpoints import newest_sealed, read_losses, step_of
-from backend.finetune.options import ALL_LINEAR, MAMBA, FinetuneOptions, adaptable
+from backend.finetune.layers import targets
+from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Rendered
 from backend.finetune.side_by_side import fits_side_by_side
+from backend.finetune.suited import suited
 from backend.machine.hardware import gpu_bytes, memory_bytes
 from backend.model_folder import read_config
 from backend.models.config import context_length, embedded
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
-from backend.models.loading import check_embedded, device, load_causal_lm, pad_within
+from backend.models.loading import check_embedded, device, in_our_words, load_causal_lm, pad_within
+from backend.models.native import lacks
 from backend.processes.ranks import rank, world_size
 from backend.progress import Report
-from backend.weights.anatomy import is_expert
 from backend.weights.codes import CODES
 
 EVALUATIONS = 10
@@ -79,24 +81,26 @@ def finetune(base: Path, rows: Rows, tokenizer: Any, output: Path, options: Fine
         HardwareError: The memory does not do; what would fit.
         JobError: The loss was no number, and no checkpoint was sealed before.
     """
-    import torch
-
     if not rows.train:
         raise SpecError("No row is left to learn from: see what was dropped, and why.")
     read = embedded(read_config(base))
     largest = max(max(row.input_ids, default=0) for row in (*rows.train, *rows.validation))
     check_embedded(tokenizer, largest, read, base.name)
     pad_within(tokenizer, read or len(tokenizer))
-    model = _load(base, options, report)
-    options = _targeted(options, inspect(str(base.resolve())))
+    facts = inspect(str(base.resolve()))
+    options, lines = suited(options, facts)
+    for line in lines:
+        report.log(line)
     try:
-        return _train(model, tokenizer, rows, output, options, report)
-    except (torch.OutOfMemoryError, MemoryError) as e:
+        model = _load(base, facts, options, report)
+        layers = targets(model, facts, options.target_modules)
+        if not layers:
+            raise SpecError(f"'{base.name}' has no layer that an adapter could be trained for: choose another model.")
+        chosen = options.model_copy(update={"target_modules": tuple(layers)})
+        with in_our_words(f"The training of '{base.name}'", "try quantization none, or choose another model"):
+            return _train(model, tokenizer, rows, output, chosen, report)
+    except HardwareError as e:
         raise out_of_memory(base, options, rows.sizes) from e
-    except RuntimeError as e:
-        if "not enough memory" in str(e) or "can't allocate" in str(e):  # how the CPU's allocator says it
-            raise out_of_memory(base, options, rows.sizes) from e
-        raise
 
 
 def out_of_memory(base: Path, options: FinetuneOptions, sizes: costs.RowSizes) -> HardwareError:
@@ -116,13 +120,13 @@ def out_of_memory(base: Path, options: FinetuneOptions, sizes: costs.RowSizes) -
     )
 
 
-def _load(base: Path, options: FinetuneOptions, report: Report) -> Any:
+def _load(base: Path, facts: ModelFacts, options: FinetuneOptions, report: Report) -> Any:
     """Load the base model, frozen."""
     import torch
     from transformers import BitsAndBytesConfig
 
     dtype = getattr(torch, compute_dtype(options))
-    kwargs: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(options)}
+    kwargs: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(facts, options)}
     if options.quantization in CODES:
         kwargs["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -136,22 +140,12 @@ def _load(base: Path, options: FinetuneOptions, report: Report) -> Any:
     model.config.use_cache = False
     if getattr(model.config, "num_local_experts", None) == 0:  # a dense Granite 4, whose routers TRL would balance
         model.config.router_aux_loss_coef = 0.0
-    parameters = inspect(str(base.resolve())).parameters
-    if options.quantization in CODES and device() == "cpu" and costs.unpacks(parameters, memory_bytes()):
+    if options.quantization in CODES and device() == "cpu" and costs.unpacks(facts.parameters, memory_bytes()):
         _unpack(model, dtype)
         report.log("The 4-bit weights are held unpacked: the same numbers, faster on a CPU.")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
-
-
-def _targeted(options: FinetuneOptions, facts: ModelFacts) -> FinetuneOptions:
-    """Return the options with names in place of all-linear, where PEFT understands more by that than can be trained."""
-    names = {tensor.name.split(".")[-2] for tensor in adaptable(facts)}
-    usual = not any(is_expert(tensor) for tensor in facts.tensors) and facts.model_type not in MAMBA
-    if usual or options.target_modules != ALL_LINEAR:
-        return options
-    return options.model_copy(update={"target_modules": tuple(sorted(names))})
 
 
 def _unpack(model: Any, dtype: Any) -> None:
@@ -182,11 +176,12 @@ def compute_dtype(options: FinetuneOptions) -> str:
     return "bfloat16" if device() == "cpu" or torch.cuda.is_bf16_supported() else "float16"
 
 
-def _attention(options: FinetuneOptions) -> str | None:
+def _attention(facts: ModelFacts, options: FinetuneOptions) -> str | None:
     """Return what attention is computed with; None: what transformers chooses, since not every model has all."""
     if options.attn_implementation != "auto":
         return options.attn_implementation
-    return "flash_attention_2" if device() != "cpu" and find_spec("flash_attn") else None
+    flash = device() != "cpu" and find_spec("flash_attn") and "flash_attn" not in lacks(facts.model_type)
+    return "flash_attention_2" if flash else None
 
 
 def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: FinetuneOptions, report: Report) -> Outcome:
@@ -249,10 +244,9 @@ def _mean_loss(here: float, before: float | None, resumed: int, steps: int) -> f
 
 def lora(options: FinetuneOptions) -> dict[str, Any]:
     """Return the arguments of PEFT's LoraConfig."""
-    targets = options.target_modules
     return {
         "task_type": "CAUSAL_LM",
-        "target_modules": "all-linear" if targets == ALL_LINEAR else list(targets),
+        "target_modules": list(options.target_modules),
         **{name: getattr(options, name) for name in
            ("r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora")},
     }  # fmt: skip

@@ -1,13 +1,14 @@
 """Loading a model folder with transformers: from the disk only, never running code that a repo brings."""
 
 import os
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from backend.errors import SpecError
+from backend.errors import HardwareError, SpecError
 from backend.model_folder import (
     CONFIG,
     GENERATION,
@@ -61,15 +62,53 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
         "generation_config": greedy(folder),
         "output_loading_info": True,
     }
-    try:
-        with _progress(report):
-            model, found = auto_class(read_config(folder)).from_pretrained(folder, config=config, **(options | kwargs))
-    except (ValueError, KeyError, RuntimeError, OSError) as e:
-        text = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise SpecError(f"transformers could not load '{folder.name}': {text} Choose another model.") from e
+    remedy = "choose another model, or install what the log says is missing"
+    with in_our_words(f"Loading '{folder.name}'", remedy), _progress(report):
+        model, found = auto_class(read_config(folder)).from_pretrained(folder, config=config, **(options | kwargs))
     refuse_made_up(found, folder.name)
     leave_kernels(model)
     return model.eval()
+
+
+_FOREIGN = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, OSError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What packages raise for all that goes wrong in them."""
+
+_NO_MEMORY = ("not enough memory", "can't allocate")
+"""What torch's allocator for CPUs says in a RuntimeError."""
+
+
+@contextmanager
+def in_our_words(what: str, remedy: str) -> Iterator[None]:
+    """Say in one sentence that something failed in a package; what the package says goes to the log.
+
+    Args:
+        what: Was done: "Loading 'me/model'".
+        remedy: What to do about it.
+
+    Raises:
+        HardwareError: There was not enough memory.
+        SpecError: It failed.
+    """
+    try:
+        yield
+    except _FOREIGN as e:
+        if isinstance(e, OSError) and e.errno:
+            raise  # of the disk, for which there are words
+        traceback.print_exc()
+        if type(e).__name__ == "OutOfMemoryError" or isinstance(e, MemoryError) or any(x in str(e) for x in _NO_MEMORY):
+            raise HardwareError(f"{what} ran out of memory: choose a smaller model, or a larger machine.") from e
+        raise SpecError(f"{what} failed in {_package(e)}: {remedy}. The log has the details.") from e
+
+
+def _package(error: BaseException) -> str:
+    """Return the name of the package that an error was raised in."""
+    frames = traceback.extract_tb(error.__traceback__)
+    parts = [Path(frame.filename).parts for frame in frames]
+    inside = [found[found.index("site-packages") + 1] for found in parts if "site-packages" in found]
+    return inside[-1].removesuffix(".py") if inside else "transformers"
 
 
 def auto_class(config: Mapping[str, Any]) -> Any:
