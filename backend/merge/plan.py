@@ -12,7 +12,7 @@ from backend.errors import SpecError
 from backend.merge.adapter import WEIGHTS, Adapter, Lora, Rows
 from backend.merge.experts import is_parameter, pieces
 from backend.strict_json import quoted
-from backend.weights.anatomy import HEADS, TRANSPOSED, input_embeddings, is_linear, output_head
+from backend.weights.anatomy import HEADS, TRANSPOSED, input_embeddings, inside, is_linear, output_head
 from backend.weights.floats import FLOATS
 from backend.weights.tensor import Tensor
 
@@ -75,6 +75,9 @@ class Merger:
     def __init__(self, base: Base) -> None:
         self._base = base
         self._stored = {tensor.name: tensor for tensor in base.tensors}
+        places = [(inside(name), name) for name in self._stored]
+        often = Counter(place for place, _ in places)
+        self._inside = {place: name for place, name in places if often[place] == 1}
         embedding, head = input_embeddings(base.tensors), output_head(base.tensors)
         self.embedding = embedding.name if embedding else ""
         self.head = head.name if head else "lm_head.weight"
@@ -185,11 +188,15 @@ class Merger:
         return shape
 
     def _place(self, target: str, adapter: Adapter) -> str:
-        """Find a tensor by the name that an adapter knows it by: with or without the name of the model in the model."""
+        """Find a tensor by the name that an adapter knows it by.
+
+        That of the model in the model may be there or not, or another one, as in models that read pictures too:
+        classes have renamed their parts, and checkpoints keep the old names.
+        """
         short = target.partition(".")[2]
         router = target.replace(".mlp.gate.", ".block_sparse_moe.gate.")  # as checkpoints of Mixtral call it
         names = (target, short, f"model.{target}", f"transformer.{target}", router)
-        found = next((name for name in names if name in self._stored), None)
+        found = next((name for name in names if name in self._stored), self._inside.get(inside(target)))
         is_head = target.removesuffix(".weight").rpartition(".")[2] in HEADS  # checkpoints of GPT-NeoX: embed_out
         if found is None and is_head and (self.tied or self.head in self._stored):
             found = self.head

@@ -67,6 +67,7 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
         model, found = auto_class(read_config(folder)).from_pretrained(folder, config=config, **(options | kwargs))
     refuse_made_up(found, folder.name)
     leave_kernels(model)
+    leave_pictures_out()
     return model.eval()
 
 
@@ -162,6 +163,14 @@ def leave_kernels(model: Any) -> None:
         if getattr(module, "support_avx512bf16_for_cpu", False):
             fits = module.out_features % 32 == 0 and module.in_features % 64 == 0
             module.support_avx512bf16_for_cpu = fits
+
+
+def leave_pictures_out() -> None:
+    """Have transformers' Llama 4 read text: its class asks its text model's outputs for those of pictures."""
+    from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+
+    if not hasattr(MoeCausalLMOutputWithPast, "image_outputs"):
+        MoeCausalLMOutputWithPast.image_outputs = None
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -32,7 +32,8 @@ _SLIM = {
 
 TOWERS = {
     "visual", "vision_tower", "vision_model", "high_res_vision_model", "vision_encoder", "vision_adapter",
-    "vision_projection", "vision_embed_tokens", "vision_tokenizer", "visual_embeddings_table", "embed_vision",
+    "vision_projection", "vision_embed_tokens", "vision_embedder", "vision_tokenizer", "visual_embeddings_table",
+    "embed_vision",
     "audio_tower", "embed_audio", "multi_modal_projector", "mm_projector", "projector", "aligner", "connector",
     "merger", "resampler_model", "embed_tokens_extend",
 }  # fmt: skip
@@ -91,6 +92,15 @@ def block_of(name: str) -> int:
     """Return the number of the block of the text tower that a tensor is in; -1 where it is in none."""
     found = _BLOCK.match(name)
     return int(found[1]) if found and not is_beside(name) else -1
+
+
+def inside(name: str) -> str:
+    """Return a tensor's name from its block's number on, if it is in a block of the text tower; else all of it.
+
+    What stands before it differs between classes of the same model, and between their versions.
+    """
+    found = _BLOCK.match(name)
+    return name[found.start(1) :] if found and not is_beside(name) else name
 
 
 def input_embeddings(tensors: Iterable[Tensor]) -> Tensor | None:
