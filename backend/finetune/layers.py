@@ -21,10 +21,14 @@ MAMBA = ("bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "mamba", "mam
 """Model types whose out_proj is multiplied by without being called, where its kernels are; PEFT refuses most."""
 
 
+CHOOSING = "indexer"
+"""Part of the names of layers that choose what others attend to: no gradient reaches them."""
+
+
 def adaptable(facts: ModelFacts) -> list[Tensor]:
     """Return the weights of the linear layers that can get an adapter: the experts of a mixture get none."""
     without = left_out(facts)
-    return [tensor for tensor in facts.tensors if is_linear(tensor) and tensor.name.split(".")[-2] not in without]
+    return [tensor for tensor in facts.tensors if _learns(tensor) and tensor.name.split(".")[-2] not in without]
 
 
 def left_out(facts: ModelFacts) -> frozenset[str]:
@@ -56,9 +60,14 @@ def targets(model: Any, facts: ModelFacts, chosen: Iterable[str]) -> list[str]:
         last = name.rpartition(".")[2]
         wanted = last not in without and (last in names or names == {*ALL_LINEAR})
         packed = hasattr(module, "qweight")  # GPTQModel's layers, which are tuned as they are
-        if wanted and (packed or isinstance(module, nn.Linear | Conv1D)) and is_linear(_weight(name)):
+        if wanted and (packed or isinstance(module, nn.Linear | Conv1D)) and _learns(_weight(name)):
             found.append(name)
     return found
+
+
+def _learns(tensor: Tensor) -> bool:
+    """Return whether a tensor is the weight of a linear layer of the text tower that gradients reach."""
+    return is_linear(tensor) and CHOOSING not in tensor.name.split(".")
 
 
 def _weight(module: str) -> Tensor:

@@ -20,16 +20,16 @@ from backend.finetune.layers import targets
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Rendered
 from backend.finetune.side_by_side import fits_side_by_side
-from backend.finetune.suited import suited
+from backend.finetune.suited import lacking, suited
 from backend.machine.hardware import gpu_bytes, memory_bytes
 from backend.model_folder import read_config
 from backend.models.config import context_length, embedded
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
 from backend.models.loading import check_embedded, device, in_our_words, load_causal_lm, pad_within
-from backend.models.native import lacks
 from backend.processes.ranks import rank, world_size
 from backend.progress import Report
+from backend.quantize import METHODS
 from backend.weights.codes import CODES
 
 EVALUATIONS = 10
@@ -127,19 +127,18 @@ def _load(base: Path, facts: ModelFacts, options: FinetuneOptions, report: Repor
 
     dtype = getattr(torch, compute_dtype(options))
     kwargs: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(facts, options)}
-    if options.quantization in CODES:
+    if options.quantization != "none":
+        settings = METHODS[options.quantization].Options().config(facts.tensors)["quantization_config"]
         kwargs["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type=options.quantization,
+            load_in_4bit=options.quantization in CODES,
+            load_in_8bit=options.quantization == "int8",
+            bnb_4bit_quant_type=settings["bnb_4bit_quant_type"],
             bnb_4bit_use_double_quant=options.bnb_4bit_use_double_quant,
             bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=settings["llm_int8_skip_modules"],  # as where the model is quantized so
         )
-    elif options.quantization == "int8":
-        kwargs["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     model = load_causal_lm(base, report, **kwargs)
     model.config.use_cache = False
-    if getattr(model.config, "num_local_experts", None) == 0:  # a dense Granite 4, whose routers TRL would balance
-        model.config.router_aux_loss_coef = 0.0
     if options.quantization in CODES and device() == "cpu" and costs.unpacks(facts.parameters, memory_bytes()):
         _unpack(model, dtype)
         report.log("The 4-bit weights are held unpacked: the same numbers, faster on a CPU.")
@@ -180,8 +179,8 @@ def _attention(facts: ModelFacts, options: FinetuneOptions) -> str | None:
     """Return what attention is computed with; None: what transformers chooses, since not every model has all."""
     if options.attn_implementation != "auto":
         return options.attn_implementation
-    flash = device() != "cpu" and find_spec("flash_attn") and "flash_attn" not in lacks(facts.model_type)
-    return "flash_attention_2" if flash else None
+    has = device() != "cpu" and find_spec("flash_attn") is not None
+    return "flash_attention_2" if has and "flash_attn" not in lacking(facts) else None
 
 
 def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: FinetuneOptions, report: Report) -> Outcome:
@@ -282,6 +281,7 @@ def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side:
         bf16=dtype == "bfloat16",
         fp16=dtype == "float16",
         gradient_checkpointing={"on": True, "off": False, "auto": not on_cpu}[options.gradient_checkpointing],
+        router_aux_loss_coef=0.0,  # routers stay as they are: there is nothing to balance
         packing=options.packing and side_by_side,
         padding_free=side_by_side,
         max_length=options.max_length if options.packing and side_by_side else None,

@@ -30,7 +30,7 @@ def suited(options: FinetuneOptions, facts: ModelFacts) -> Suited:
     if context and context < usual and options.max_length in (context, usual):
         changes["max_length"] = context
         lines.append(f"Rows have {context} tokens at most: the model reads no more.")
-    missing = lacks(facts.model_type) | lacks(text_type(facts.config))
+    missing = lacking(facts)
     if text_fields(facts.config).get("num_attention_heads") and _attention(options) in missing:
         changes["attn_implementation"] = "eager"
         lines.append("Attention is computed plainly (eager): transformers has no faster way for this kind of model.")
@@ -39,6 +39,11 @@ def suited(options: FinetuneOptions, facts: ModelFacts) -> Suited:
         lines.append("Layers are not computed twice to save memory: this kind of model cannot do that.")
     lines.extend(_left(facts))
     return Suited(options.model_copy(update=changes), tuple(lines))
+
+
+def lacking(facts: ModelFacts) -> frozenset[str]:
+    """Return what the classes of a model cannot do, those of a text model within it included; see lacks()."""
+    return lacks(facts.model_type) | lacks(text_type(facts.config))
 
 
 def _attention(options: FinetuneOptions) -> str:
