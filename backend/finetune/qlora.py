@@ -26,7 +26,7 @@ from backend.model_folder import read_config
 from backend.models.config import context_length, embedded
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
-from backend.models.loading import check_embedded, device, in_our_words, load_causal_lm, pad_within
+from backend.models.loading import changes, check_embedded, device, in_our_words, load_causal_lm, pad_within
 from backend.processes.ranks import rank, world_size
 from backend.progress import Report
 from backend.quantize import METHODS
@@ -216,6 +216,10 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
         report.warn(stopped)
     elif stopped is None and tuner.state.global_step < tuner.state.max_steps:
         stopped = f"The validation loss got no better {options.early_stopping_patience} times in a row."
+    if not changes(tuner.model):
+        if stopped is None:
+            raise JobError("Nothing was learned: the model says the same without the adapter. Raise the learning rate.")
+        report.warn("Nothing was learned until then: the model says the same without the adapter.")
     first = next((float(line["eval_loss"]) for line in tuner.state.log_history if "eval_loss" in line), None)
     last = float(tuner.evaluate()["eval_loss"]) if rows.validation else None
     if rank() == 0:

@@ -151,6 +151,42 @@ def refuse_made_up(found: Mapping[str, Any], name: str) -> None:
         )
 
 
+def refuse_idle(model: Any, name: str) -> None:
+    """Refuse a model with an adapter that changes nothing of what it says.
+
+    Args:
+        model: Of transformers, with layers of PEFT's in it.
+        name: The adapter's, for the error.
+
+    Raises:
+        SpecError: The logits are the same without the adapter.
+    """
+    if not changes(model):
+        raise SpecError(
+            f"The adapter '{name}' changes nothing of what the model says: no layer has the names in its files, or it"
+            " has learned nothing. Tune again, or choose another adapter."
+        )
+
+
+def changes(model: Any) -> bool:
+    """Return whether the adapter in a model changes its logits."""
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    ids = torch.arange(min(16, len(model.get_input_embeddings().weight)), device=model.device)[None]
+    said, training = [], model.training
+    model.eval()
+    for on in (False, True):  # they are left on
+        for layer in layers:
+            layer.enable_adapters(on)
+        with torch.inference_mode():
+            said.append(model(input_ids=ids, use_cache=False).logits)
+    model.train(training)
+    return not torch.equal(*said)
+
+
 def leave_kernels(model: Any) -> None:
     """Keep layers in 4 bits from bitsandbytes' kernel for CPUs where their sizes are none that it can take."""
     for module in model.modules():

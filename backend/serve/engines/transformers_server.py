@@ -21,7 +21,7 @@ from backend.errors import SpecError
 from backend.model_folder import read_config
 from backend.models.chat_template import in_words
 from backend.models.config import context_length
-from backend.models.loading import leave_kernels, refuse_made_up
+from backend.models.loading import leave_kernels, leave_pictures_out, refuse_idle, refuse_made_up
 from backend.serve.guard import Guard
 
 
@@ -120,6 +120,9 @@ def _load_whole_models_alone(name: str) -> None:
         model, found = load(cls, *args, output_loading_info=True, **kwargs)
         refuse_made_up(found, name)
         leave_kernels(model)
+        leave_pictures_out()
+        if getattr(model, "_hf_peft_config_loaded", False):
+            refuse_idle(model.eval(), name)
         return model
 
     PreTrainedModel.from_pretrained = classmethod(whole)
