@@ -6,6 +6,7 @@ for four times the memory and a fraction of the time.
 
 import os
 from collections.abc import Sequence
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,8 +157,11 @@ def _unpack(model: Any, dtype: Any) -> None:
         for name, layer in list(parent.named_children()):
             if isinstance(layer, bnb.nn.Linear4bit):
                 plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-                weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-                plain.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+                state = copy(layer.weight.quant_state)
+                state.shape = (plain.weight.numel(),)  # bitsandbytes' kernel for CPUs takes rows for whole blocks
+                weight = bnb.functional.dequantize_4bit(layer.weight.data, state)
+                weight = weight.to(dtype).reshape(plain.weight.shape)
+                plain.weight = nn.Parameter(weight, requires_grad=False)
                 if layer.bias is not None:
                     plain.bias = nn.Parameter(layer.bias.data, requires_grad=False)
                 setattr(parent, name, plain)
