@@ -80,7 +80,7 @@ def test_an_adapter_whose_layers_nothing_loads_fails(make_adapter, tiny_model, t
     asked = ["check", str(adapter), "--base-model", str(tiny_model), "--engine", "transformers", "--json"]
     assert main(asked) == 1
     found = json.loads(capsys.readouterr().out)
-    assert "changes nothing of what the model says: no layer has the names in its files" in found["reason"]
+    assert "ended while it started: The adapter '1-finetune' has nothing for 'model.layers.0." in found["reason"]
 
 
 @pytest.mark.real

@@ -191,7 +191,7 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     from datasets import Dataset
     from peft import LoraConfig
 
-    from backend.finetune.sft_trainer import MAX_NOT_FINITE, Tuner, Watch  # noqa: PLC0415 - imports trl
+    from backend.finetune.sft_trainer import Tuner, Watch  # noqa: PLC0415 - imports trl
 
     os.environ |= {name: str(output / LOGS) for name in ("TENSORBOARD_LOGGING_DIR", "TRACKIO_DIR")}
     side_by_side = fits_side_by_side(model, rows.train, options, report)
@@ -214,16 +214,7 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     # Not with evaluate(): a model that was measured first is never wrapped, and each process would learn for itself.
     tuner.args.eval_on_start = bool(rows.validation) and resumed is None
     done = tuner.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    stopped = "Stopped by its user." if watch.stopped else None
-    if tuner.not_finite >= MAX_NOT_FINITE:
-        stopped = _back_to_the_last_good(tuner, output)
-        report.warn(stopped)
-    elif stopped is None and tuner.state.global_step < tuner.state.max_steps:
-        stopped = f"The validation loss got no better {options.early_stopping_patience} times in a row."
-    if not changes(tuner.model):
-        if stopped is None:
-            raise JobError("Nothing was learned: the model says the same without the adapter. Raise the learning rate.")
-        report.warn("Nothing was learned until then: the model says the same without the adapter.")
+    stopped = _why_early(tuner, watch.stopped, output, options, report)
     first = next((float(line["eval_loss"]) for line in tuner.state.log_history if "eval_loss" in line), None)
     last = float(tuner.evaluate()["eval_loss"]) if rows.validation else None
     if rank() == 0:
@@ -233,6 +224,27 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     state = tuner.state
     loss = _mean_loss(float(done.training_loss), before, step_of(resumed) if resumed else 0, state.global_step)
     return Outcome(state.global_step, state.max_steps, loss, first, last, stopped)
+
+
+def _why_early(tuner: Any, asked: bool, output: Path, options: FinetuneOptions, report: Report) -> str | None:
+    """Say why a training has ended before its last step; None where it has not.
+
+    Raises:
+        JobError: Nothing was learned.
+    """
+    from backend.finetune.sft_trainer import MAX_NOT_FINITE  # noqa: PLC0415 - imports trl
+
+    why = "Stopped by its user." if asked else None
+    if tuner.not_finite >= MAX_NOT_FINITE:
+        why = _back_to_the_last_good(tuner, output)
+        report.warn(why)
+    elif why is None and tuner.state.global_step < tuner.state.max_steps:
+        why = f"The validation loss got no better {options.early_stopping_patience} times in a row."
+    if not changes(tuner.model):
+        if why is None:
+            raise JobError("Nothing was learned: the model says the same without the adapter. Raise the learning rate.")
+        report.warn("Nothing was learned until then: the model says the same without the adapter.")
+    return why
 
 
 def _mean_loss(here: float, before: float | None, resumed: int, steps: int) -> float:

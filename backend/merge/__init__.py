@@ -99,11 +99,9 @@ def merged(weights: Weights, folders: Sequence[Path], options: MergeOptions, rep
     adapters = [read_adapter(LocalFiles(folder), folder.name) for folder in folders]
     model_type, dtype = str(weights.config.get("model_type")), loaded_dtype(weights.config, weights.tensors)
     trained = trained_on(adapters, options)
-    if trained.into != "original" and model_type in UNUSUAL:
-        if options.merge_into != "auto":
-            raise SpecError(f"'{weights.name}' is of the type '{model_type}': choose merge_into original.")
-        trained = Trained("original")
     if trained.into != "original":
+        if model_type in UNUSUAL:
+            raise SpecError(f"'{weights.name}' is of the type '{model_type}': choose merge_into original.")
         weights = Dequantized(weights, trained.into, trained.double, SAFETENSORS[dtype])
     report.log(words(trained, options))
     base = Base(weights.name, model_type, weights.tensors)

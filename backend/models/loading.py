@@ -145,6 +145,11 @@ def refuse_made_up(found: Mapping[str, Any], name: str) -> None:
         SpecError: Which weight.
     """
     if missing := sorted([*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])]):
+        if ".lora_" in missing[0]:
+            raise SpecError(
+                f"The adapter '{name}' has nothing for {quoted(missing[0])}, which its settings name: its files name"
+                " other layers. Tune again, or choose another adapter."
+            )
         raise SpecError(
             f"{quoted(missing[0])} is missing in '{name}', and transformers has put random numbers in its place: choose"
             " a complete model."

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from backend.errors import SpecError
 from backend.finetune import qlora
 from backend.finetune.costs import adapter_parameters
 from backend.finetune.options import FinetuneOptions
@@ -14,14 +15,16 @@ from backend.finetune.suited import suited
 from backend.models.inspection import inspect
 from backend.models.loading import changes, load_causal_lm
 from backend.progress import Report, silent
+from backend.recipes import parse_recipe
+from backend.stages.estimate import estimate
 from tests.support.adapters import merge_to
 from tests.support.family_models import FAMILIES, make
 from tests.support.training import rows
 
 pytestmark = pytest.mark.real
 
-REFUSED = {"Gemma 3n": "wants the package timm"}
-"""Rows that are not tuned here, and why."""
+REFUSED = {"Gemma 3n": "with the package timm, which is not installed here: run `pip install timm`"}
+"""Rows that are not tuned here, and what is said of them."""
 UNMERGED = {"DeepSeek V4": "whose layers have other names in its files than in its class"}
 """Rows whose adapters are not merged into their files, and why."""
 
@@ -95,6 +98,21 @@ def test_a_family_is_tuned_with_defaults_and_merged_as_peft_computes_it(name, tm
     trained_on = with_adapter(qlora._load(folder, facts, suited(options, facts).options, silent()), adapter)
     merge_to(tmp_path / "dequantized", folder, adapter, merge_into="nf4", dtype="float32")
     assert torch.allclose(logits(load_causal_lm(tmp_path / "dequantized", silent())), logits(trained_on), atol=1e-4)
+
+
+def test_what_is_done_otherwise_stands_in_the_estimate(tmp_path):
+    folder = make("Nemotron-3", tmp_path / "model")
+    stages = [{"stage": "finetune", "dataset": "demo"}]
+    recipe = parse_recipe({"base_model": str(folder), "stages": stages}, paths=True)
+    assert estimate(recipe, inspect(str(folder)), tmp_path).warnings == (CONTEXT, EXPERTS, OUT)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_family_that_cannot_be_tuned_is_refused_before_a_download(name, tmp_path):
+    model = make("Qwen3", tmp_path / "model")
+    facts = inspect(str(model)).model_copy(update={"model_type": FAMILIES[name].model_type})
+    with pytest.raises(SpecError, match=REFUSED[name]):
+        FinetuneOptions().check(facts)
 
 
 @pytest.mark.parametrize("name", ["Qwen3.5 dense", "Gemma 4 MoE", "gpt-oss", "Nemotron-3", "GPT-2"])
