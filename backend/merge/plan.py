@@ -215,11 +215,17 @@ class Merger:
         if found is None:
             raise SpecError(
                 f"The adapter {quoted(adapter.name)} changes {quoted(target)}, which {quoted(self._base.name)} does not"
-                f" have: {_its_base(adapter)}."
+                f" have: {self._remedy(adapter)}."
             )
         if self._stored.get(found, self._base.tensors[0]).dtype not in FLOATS:
             raise packed(self._base.name, f"{found} is {self._stored[found].dtype}")
         return found
+
+    def _remedy(self, adapter: Adapter) -> str:
+        """Say what to do about an adapter of layers that are not here."""
+        if adapter.base_model and adapter.base_model.rpartition("/")[2] == self._base.name.rpartition("/")[2]:
+            return "the model's class has other names for its layers than its files, so merge it with PEFT"
+        return _its_base(adapter)
 
     def _is_tied(self, name: str) -> bool:
         return self.tied and name in (self.embedding, self.head)
