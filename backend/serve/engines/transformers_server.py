@@ -25,7 +25,6 @@ from backend.models.config import context_length
 from backend.models.loading import leave_kernels, leave_pictures_out, refuse_idle, refuse_made_up
 from backend.serve.guard import Guard
 
-
 _OF_A_MODEL = (".json", ".jinja", ".model", ".safetensors", ".txt")
 
 
