@@ -47,11 +47,6 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
     """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    settings = getattr(config, "quantization_config", None)
-    if device() == "cpu" and isinstance(settings, dict):
-        # On a CPU this flag would leave int8 weights in plain linear layers; it speaks of GPUs with too little memory.
-        settings.pop("llm_int8_enable_fp32_cpu_offload", None)
     options = {
         "dtype": "auto",
         "device_map": {"": device()},
@@ -63,6 +58,11 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
     }
     remedy = "choose another model, or install what the log says is missing"
     with in_our_words(f"Loading '{folder.name}'", remedy), _progress(report):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        settings = getattr(config, "quantization_config", None)
+        if device() == "cpu" and isinstance(settings, dict):
+            # On a CPU this flag would leave int8 weights in plain linear layers; it speaks of GPUs with too little memory.
+            settings.pop("llm_int8_enable_fp32_cpu_offload", None)
         model, found = auto_class(read_config(folder)).from_pretrained(folder, config=config, **(options | kwargs))
     refuse_made_up(found, folder.name)
     leave_kernels(model)
@@ -108,7 +108,7 @@ def _package(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     parts = [Path(frame.filename).parts for frame in frames]
     inside = [found[found.index("site-packages") + 1] for found in parts if "site-packages" in found]
-    return inside[-1].removesuffix(".py") if inside else "transformers"
+    return inside[-1].removesuffix(".py") if inside else "a package"
 
 
 def auto_class(config: Mapping[str, Any]) -> Any:
