@@ -61,7 +61,7 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         settings = getattr(config, "quantization_config", None)
         if device() == "cpu" and isinstance(settings, dict):
-            # On a CPU this flag would leave int8 weights in plain linear layers; it speaks of GPUs with too little memory.
+            # On a CPU this flag would leave int8 weights in plain linear layers; it speaks of GPUs short of memory.
             settings.pop("llm_int8_enable_fp32_cpu_offload", None)
         model, found = auto_class(read_config(folder)).from_pretrained(folder, config=config, **(options | kwargs))
     refuse_made_up(found, folder.name)
