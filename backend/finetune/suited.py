@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from backend.finetune.layers import EXPERTS, has_experts, left_out
 from backend.finetune.options import FinetuneOptions
+from backend.machine.hardware import gpus
 from backend.models.config import text_fields, text_type
 from backend.models.facts import ModelFacts
 from backend.models.native import lacks
@@ -34,7 +35,8 @@ def suited(options: FinetuneOptions, facts: ModelFacts) -> Suited:
     if text_fields(facts.config).get("num_attention_heads") and _attention(options) in missing:
         changes["attn_implementation"] = "eager"
         lines.append("Attention is computed plainly (eager): transformers has no faster way for this kind of model.")
-    if "gradient_checkpointing" in missing and options.gradient_checkpointing != "off":
+    twice = {"on": True, "off": False, "auto": bool(gpus())}[options.gradient_checkpointing]
+    if twice and "gradient_checkpointing" in missing:
         changes["gradient_checkpointing"] = "off"
         lines.append("Layers are not computed twice to save memory: this kind of model cannot do that.")
     lines.extend(_left(facts))
