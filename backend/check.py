@@ -74,20 +74,36 @@ def check(folder: Path, base: Path | None, options: CheckOptions, settings: Sett
     except AppError as e:
         return Check(passed=False, reason=str(e), **found)
     found |= {"tokens": len(gaps)}
+    if gaps:
+        found |= {"agreement": _share(gaps, NEAR), "likeliest": _share(gaps, 0)}
+    reason = _fault(engine, gaps, alone)
+    return Check(passed=reason is None, reason=reason, **found)
+
+
+def _fault(engine: str, gaps: list[float], alone: list[float]) -> str | None:
+    """Say what is wrong with what an engine wrote; None where nothing is.
+
+    Args:
+        engine: Its title.
+        gaps: Of each token to the weights, in nats; see _gaps().
+        alone: To those of the base model alone.
+    """
     if not gaps:
-        return Check(passed=False, reason=f"{engine} answered none of {len(PROMPTS)} prompts.", **found)
+        return f"{engine} answered none of {len(PROMPTS)} prompts."
     if sum(gaps) - sum(alone) > NEAR:
         words = "answers as the base model does, without the adapter: it does not load layers of these names"
-        return Check(passed=False, reason=f"{engine} {words}. Choose another engine, or merge the adapter.", **found)
-    share, first = (sum(gap <= most for gap in gaps) / len(gaps) for most in (NEAR, 0))
-    found |= {"agreement": share, "likeliest": first}
+        return f"{engine} {words}. Choose another engine, or merge the adapter."
+    share, first = _share(gaps, NEAR), _share(gaps, 0)
     if share >= NEEDED and first >= LIKELIEST:
-        return Check(passed=True, **found)
-    reason = (
+        return None
+    return (
         f"Of what {engine} wrote with it, the same weights in transformers find {first:.0%} of the tokens the likeliest"
         f" and {share:.0%} nearly so; {LIKELIEST:.0%} and {NEEDED:.0%} are wanted."
     )
-    return Check(passed=False, reason=reason, **found)
+
+
+def _share(gaps: list[float], most: float) -> float:
+    return sum(gap <= most for gap in gaps) / len(gaps)
 
 
 class _Answer(NamedTuple):
