@@ -18,7 +18,7 @@ from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import PROMPTS
 from backend.model_folder import has_chat_template, is_adapter
 from backend.models.chat_template import chat_text
-from backend.models.loading import load_causal_lm, load_tokenizer
+from backend.models.loading import in_our_words, load_causal_lm, load_tokenizer, refuse_idle
 from backend.progress import Report
 from backend.quantize.packed import is_packed, load_unpacked
 from backend.serve.engines import AUTO, ENGINES, EngineName
@@ -69,19 +69,41 @@ def check(folder: Path, base: Path | None, options: CheckOptions, settings: Sett
     if [answer.read for answer in answers] != prompts:
         words = "reads a prompt as other tokens than its tokenizer and chat template write"
         return Check(passed=False, reason=f"{engine} {words}.", **found)
-    gaps = _gaps(folder, base, answers, report)
+    try:
+        gaps, alone = _gaps(folder, base, answers, report)
+    except AppError as e:
+        return Check(passed=False, reason=str(e), **found)
     found |= {"tokens": len(gaps)}
+    if gaps:
+        found |= {"agreement": _share(gaps, NEAR), "likeliest": _share(gaps, 0)}
+    reason = _fault(engine, gaps, alone)
+    return Check(passed=reason is None, reason=reason, **found)
+
+
+def _fault(engine: str, gaps: list[float], alone: list[float]) -> str | None:
+    """Say what is wrong with what an engine wrote; None where nothing is.
+
+    Args:
+        engine: Its title.
+        gaps: Of each token to the weights, in nats; see _gaps().
+        alone: To those of the base model alone.
+    """
     if not gaps:
-        return Check(passed=False, reason=f"{engine} answered none of {len(PROMPTS)} prompts.", **found)
-    share, first = (sum(gap <= most for gap in gaps) / len(gaps) for most in (NEAR, 0))
-    found |= {"agreement": share, "likeliest": first}
+        return f"{engine} answered none of {len(PROMPTS)} prompts."
+    if sum(gaps) - sum(alone) > NEAR:
+        words = "answers as the base model does, without the adapter: it does not load layers of these names"
+        return f"{engine} {words}. Choose another engine, or merge the adapter."
+    share, first = _share(gaps, NEAR), _share(gaps, 0)
     if share >= NEEDED and first >= LIKELIEST:
-        return Check(passed=True, **found)
-    reason = (
+        return None
+    return (
         f"Of what {engine} wrote with it, the same weights in transformers find {first:.0%} of the tokens the likeliest"
         f" and {share:.0%} nearly so; {LIKELIEST:.0%} and {NEEDED:.0%} are wanted."
     )
-    return Check(passed=False, reason=reason, **found)
+
+
+def _share(gaps: list[float], most: float) -> float:
+    return sum(gap <= most for gap in gaps) / len(gaps)
 
 
 class _Answer(NamedTuple):
@@ -162,14 +184,26 @@ def _whole(folder: Path, base: Path | None) -> Path:
     return base if base and is_adapter(folder) else folder
 
 
-def _gaps(folder: Path, base: Path | None, answers: list[_Answer], report: Report) -> list[float]:
-    """Return how much likelier than each token that was written the likeliest one is to the weights, in nats."""
-    import torch
+def _gaps(folder: Path, base: Path | None, answers: list[_Answer], report: Report) -> tuple[list[float], list[float]]:
+    """Return how much likelier than each token that was written the likeliest one is to the weights, in nats.
 
+    Returns:
+        To all of the weights; and to those of an adapter's base model alone, the same where it is no adapter.
+    """
     whole = _whole(folder, base)
     model = (load_unpacked if is_packed(whole) else load_causal_lm)(whole, report)
-    if whole != folder:
-        model = _with_adapter(model, folder)
+    if whole == folder:
+        found = _each(model, answers, report)
+        return found, found
+    model = _with_adapter(model, folder)
+    found = _each(model, answers, report)
+    with model.disable_adapter():
+        return found, _each(model, answers, report)
+
+
+def _each(model: Any, answers: list[_Answer], report: Report) -> list[float]:
+    import torch
+
     penalty = getattr(model.generation_config, "repetition_penalty", None) or 1.0
     gaps = []
     for done, (read, written) in enumerate(answers):
@@ -203,13 +237,21 @@ def _scores(logits: Any, before: list[int], penalty: float) -> Any:
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
+    """Return a model with an adapter, as PEFT loads it.
+
+    Raises:
+        SpecError: It changes nothing, or not all of it is loaded.
+    """
     from peft import PeftModel
 
-    with warnings.catch_warnings():
+    again = "tune again, or save the adapter again with PEFT"
+    with warnings.catch_warnings(), in_our_words(f"Loading the adapter '{adapter.name}'", again):
         warnings.filterwarnings("error", "Found missing adapter keys")
         try:
-            return PeftModel.from_pretrained(model, adapter, is_trainable=False).eval()
+            loaded = PeftModel.from_pretrained(model, adapter, is_trainable=False).eval()
         except UserWarning as e:
             raise SpecError(
                 f"'{adapter.name}' lacks weights that its settings speak of: save the adapter again."
             ) from e
+    refuse_idle(loaded, adapter.name)
+    return loaded

@@ -6,13 +6,15 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import torch
 
 from backend import check as checking
 from backend.__main__ import main
-from backend.artifacts.artifact import Check
+from backend.artifacts.artifact import MANIFEST, Check
 from backend.artifacts.sealing import open_artifact, record
 from backend.check import CheckOptions, check
 from backend.errors import JobError, SpecError
+from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.card.card import build_card
@@ -20,6 +22,7 @@ from backend.publish.push import publish
 from backend.recipes import parse_recipe
 from backend.serve.server import Server
 from backend.settings import Settings
+from tests.support.adapters import resaved
 from tests.support.published import publication
 from tests.support.typed import fails, succeeds
 
@@ -65,6 +68,33 @@ def test_an_adapter_is_checked_on_its_base_model(make_adapter, tiny_model, tmp_p
     found = succeeds(capsys, *asked)
     assert found["likeliest"] > 0.9
     assert open_artifact(adapter).check.passed
+
+
+@pytest.mark.real
+def test_an_adapter_whose_layers_nothing_loads_fails(make_adapter, tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    adapter = make_adapter(check=None)
+    (adapter / MANIFEST).unlink()  # a stranger's, which is not sealed
+    resaved(adapter, lambda tensors: {key.replace("model.layers", "model.language_model.layers"): value
+                                      for key, value in tensors.items()})  # fmt: skip
+    asked = ["check", str(adapter), "--base-model", str(tiny_model), "--engine", "transformers", "--json"]
+    assert main(asked) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert "ended while it started: The adapter '1-finetune' has nothing for 'model.layers.0." in found["reason"]
+
+
+@pytest.mark.real
+def test_an_adapter_that_an_engine_ignores_fails(make_adapter, tiny_model, tmp_path, monkeypatch):
+    model, tokenizer = load_causal_lm(tiny_model, silent()), load_tokenizer(tiny_model)
+    answers = []
+    for prompt in checking.PROMPTS:
+        read = checking._tokens(tokenizer, prompt, True)
+        made = model.generate(torch.tensor([read]), max_new_tokens=8, do_sample=False)[0].tolist()
+        answers.append(checking._Answer(read, made[len(read) :]))
+    monkeypatch.setattr(checking, "_answers", lambda *args: ("vLLM", answers))
+    found = check(make_adapter(), tiny_model, CheckOptions(), settings(tmp_path), silent())
+    assert not found.passed
+    assert found.reason.startswith("vLLM answers as the base model does, without the adapter")
 
 
 @pytest.mark.real

@@ -5,6 +5,7 @@ not exist.
 """
 
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -199,6 +200,11 @@ class Artifact(Frozen):
 
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "accelerate", "safetensors")
+
+
+def is_of_a_folder(manifest: Mapping[str, Any]) -> bool:
+    """Return whether an adapter's manifest says that it was tuned on a local folder, whose bare name it has kept."""
+    return manifest.get("stage") == "finetune" and manifest.get("base_model") is None
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

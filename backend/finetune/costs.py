@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from backend.data.slices import parse_split
 from backend.executors.contract import Machine
-from backend.finetune.options import ALL_LINEAR, FinetuneOptions, adaptable
+from backend.finetune.layers import ALL_LINEAR, adaptable
+from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendered import Survey
 from backend.models.facts import ModelFacts
 from backend.weights.anatomy import is_linear

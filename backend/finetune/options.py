@@ -7,30 +7,14 @@ from pydantic import Field, model_validator
 
 from backend.data.options import DatasetOptions
 from backend.errors import SpecError
+from backend.finetune.layers import ALL_LINEAR, adaptable
 from backend.machine.hardware import gpus
 from backend.models.facts import ModelFacts
-from backend.models.families import MULTIPLIED
+from backend.models.families import MULTIPLIED, PACKAGES
 from backend.options import ADVANCED, Switch
 from backend.stage import Stage
-from backend.weights.anatomy import is_expert, is_linear
-from backend.weights.tensor import Tensor
-
-ALL_LINEAR = ("all-linear",)
-
-EXPERTS = frozenset(("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"))
-"""Names that PEFT takes for the experts of a mixture, wherever they stand; it trains experts without dropout alone."""
-
-MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-"""Model types of which PEFT refuses to train out_proj."""
 
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_min_lr"]
-
-
-def adaptable(facts: ModelFacts) -> list[Tensor]:
-    """Return the weights of the linear layers that can get an adapter: the experts of a mixture get none."""
-    left = EXPERTS if any(is_expert(tensor) for tensor in facts.tensors) else frozenset[str]()
-    left |= {"out_proj"} if facts.model_type in MAMBA else set()
-    return [tensor for tensor in facts.tensors if is_linear(tensor) and tensor.name.split(".")[-2] not in left]
 
 
 class FinetuneOptions(DatasetOptions, Stage):
@@ -196,6 +180,12 @@ class FinetuneOptions(DatasetOptions, Stage):
                 was chosen is not installed here.
         """
         self._check_machine()
+        package = PACKAGES.get(facts.model_type)
+        if package and find_spec(package) is None:
+            what = f"transformers builds a model of the type '{facts.model_type}' with the package {package}"
+            raise SpecError(
+                f"{what}, which is not installed here: run `pip install {package}`, or choose another model."
+            )
         if self.quantization != "none" and facts.model_type in ("falcon", *MULTIPLIED):
             text = f"transformers does not load a model of the type '{facts.model_type}' so: choose none"
             raise SpecError(f"quantization: {text} (got {self.quantization})", {"quantization": text})
@@ -205,7 +195,8 @@ class FinetuneOptions(DatasetOptions, Stage):
                 if module not in linears:
                     text = f"'{module}' is no linear layer of the model: choose among {', '.join(linears)}"
                     raise SpecError(f"target_modules: {text}", {"target_modules": text})
-        if facts.context_length and self.max_length > facts.context_length:
+        asked = "max_length" in self.model_fields_set
+        if asked and facts.context_length and self.max_length > facts.context_length:
             text = f"is more than the {facts.context_length} tokens that '{facts.model}' was made for: lower it"
             raise SpecError(f"max_length: {text} (got {self.max_length})", {"max_length": text})
 

@@ -6,6 +6,7 @@ for four times the memory and a fraction of the time.
 
 import os
 from collections.abc import Sequence
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,18 +17,20 @@ from backend.errors import HardwareError, JobError, SpecError
 from backend.executors.contract import Machine
 from backend.finetune import costs
 from backend.finetune.checkpoints import newest_sealed, read_losses, step_of
-from backend.finetune.options import ALL_LINEAR, MAMBA, FinetuneOptions, adaptable
+from backend.finetune.layers import targets
+from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Rendered
 from backend.finetune.side_by_side import fits_side_by_side
+from backend.finetune.suited import lacking, suited
 from backend.machine.hardware import gpu_bytes, memory_bytes
 from backend.model_folder import read_config
 from backend.models.config import context_length, embedded
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
-from backend.models.loading import check_embedded, device, load_causal_lm, pad_within
+from backend.models.loading import changes, check_embedded, device, in_our_words, load_causal_lm, pad_within
 from backend.processes.ranks import rank, world_size
 from backend.progress import Report
-from backend.weights.anatomy import is_expert
+from backend.quantize import METHODS
 from backend.weights.codes import CODES
 
 EVALUATIONS = 10
@@ -79,24 +82,26 @@ def finetune(base: Path, rows: Rows, tokenizer: Any, output: Path, options: Fine
         HardwareError: The memory does not do; what would fit.
         JobError: The loss was no number, and no checkpoint was sealed before.
     """
-    import torch
-
     if not rows.train:
         raise SpecError("No row is left to learn from: see what was dropped, and why.")
     read = embedded(read_config(base))
     largest = max(max(row.input_ids, default=0) for row in (*rows.train, *rows.validation))
     check_embedded(tokenizer, largest, read, base.name)
     pad_within(tokenizer, read or len(tokenizer))
-    model = _load(base, options, report)
-    options = _targeted(options, inspect(str(base.resolve())))
+    facts = inspect(str(base.resolve()))
+    options, lines = suited(options, facts)
+    for line in lines:
+        report.log(line)
     try:
-        return _train(model, tokenizer, rows, output, options, report)
-    except (torch.OutOfMemoryError, MemoryError) as e:
+        model = _load(base, facts, options, report)
+        layers = targets(model, facts, options.target_modules)
+        if not layers:
+            raise SpecError(f"'{base.name}' has no layer that an adapter could be trained for: choose another model.")
+        chosen = options.model_copy(update={"target_modules": tuple(layers)})
+        with in_our_words(f"The training of '{base.name}'", "try quantization none, or choose another model"):
+            return _train(model, tokenizer, rows, output, chosen, report)
+    except HardwareError as e:
         raise out_of_memory(base, options, rows.sizes) from e
-    except RuntimeError as e:
-        if "not enough memory" in str(e) or "can't allocate" in str(e):  # how the CPU's allocator says it
-            raise out_of_memory(base, options, rows.sizes) from e
-        raise
 
 
 def out_of_memory(base: Path, options: FinetuneOptions, sizes: costs.RowSizes) -> HardwareError:
@@ -116,42 +121,31 @@ def out_of_memory(base: Path, options: FinetuneOptions, sizes: costs.RowSizes) -
     )
 
 
-def _load(base: Path, options: FinetuneOptions, report: Report) -> Any:
+def _load(base: Path, facts: ModelFacts, options: FinetuneOptions, report: Report) -> Any:
     """Load the base model, frozen."""
     import torch
     from transformers import BitsAndBytesConfig
 
     dtype = getattr(torch, compute_dtype(options))
-    kwargs: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(options)}
-    if options.quantization in CODES:
+    kwargs: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(facts, options)}
+    if options.quantization != "none":
+        settings = METHODS[options.quantization].Options().config(facts.tensors)["quantization_config"]
         kwargs["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type=options.quantization,
+            load_in_4bit=options.quantization in CODES,
+            load_in_8bit=options.quantization == "int8",
+            bnb_4bit_quant_type=settings["bnb_4bit_quant_type"],
             bnb_4bit_use_double_quant=options.bnb_4bit_use_double_quant,
             bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=settings["llm_int8_skip_modules"],  # as where the model is quantized so
         )
-    elif options.quantization == "int8":
-        kwargs["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     model = load_causal_lm(base, report, **kwargs)
     model.config.use_cache = False
-    if getattr(model.config, "num_local_experts", None) == 0:  # a dense Granite 4, whose routers TRL would balance
-        model.config.router_aux_loss_coef = 0.0
-    parameters = inspect(str(base.resolve())).parameters
-    if options.quantization in CODES and device() == "cpu" and costs.unpacks(parameters, memory_bytes()):
+    if options.quantization in CODES and device() == "cpu" and costs.unpacks(facts.parameters, memory_bytes()):
         _unpack(model, dtype)
         report.log("The 4-bit weights are held unpacked: the same numbers, faster on a CPU.")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
-
-
-def _targeted(options: FinetuneOptions, facts: ModelFacts) -> FinetuneOptions:
-    """Return the options with names in place of all-linear, where PEFT understands more by that than can be trained."""
-    names = {tensor.name.split(".")[-2] for tensor in adaptable(facts)}
-    usual = not any(is_expert(tensor) for tensor in facts.tensors) and facts.model_type not in MAMBA
-    if usual or options.target_modules != ALL_LINEAR:
-        return options
-    return options.model_copy(update={"target_modules": tuple(sorted(names))})
 
 
 def _unpack(model: Any, dtype: Any) -> None:
@@ -163,8 +157,11 @@ def _unpack(model: Any, dtype: Any) -> None:
         for name, layer in list(parent.named_children()):
             if isinstance(layer, bnb.nn.Linear4bit):
                 plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-                weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-                plain.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+                state = copy(layer.weight.quant_state)
+                state.shape = (plain.weight.numel(),)  # bitsandbytes' kernel for CPUs takes rows for whole blocks
+                weight = bnb.functional.dequantize_4bit(layer.weight.data, state)
+                weight = weight.to(dtype).reshape(plain.weight.shape)
+                plain.weight = nn.Parameter(weight, requires_grad=False)
                 if layer.bias is not None:
                     plain.bias = nn.Parameter(layer.bias.data, requires_grad=False)
                 setattr(parent, name, plain)
@@ -182,18 +179,19 @@ def compute_dtype(options: FinetuneOptions) -> str:
     return "bfloat16" if device() == "cpu" or torch.cuda.is_bf16_supported() else "float16"
 
 
-def _attention(options: FinetuneOptions) -> str | None:
+def _attention(facts: ModelFacts, options: FinetuneOptions) -> str | None:
     """Return what attention is computed with; None: what transformers chooses, since not every model has all."""
     if options.attn_implementation != "auto":
         return options.attn_implementation
-    return "flash_attention_2" if device() != "cpu" and find_spec("flash_attn") else None
+    has = device() != "cpu" and find_spec("flash_attn") is not None
+    return "flash_attention_2" if has and "flash_attn" not in lacking(facts) else None
 
 
 def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: FinetuneOptions, report: Report) -> Outcome:
     from datasets import Dataset
     from peft import LoraConfig
 
-    from backend.finetune.sft_trainer import MAX_NOT_FINITE, Tuner, Watch  # noqa: PLC0415 - imports trl
+    from backend.finetune.sft_trainer import Tuner, Watch  # noqa: PLC0415 - imports trl
 
     os.environ |= {name: str(output / LOGS) for name in ("TENSORBOARD_LOGGING_DIR", "TRACKIO_DIR")}
     side_by_side = fits_side_by_side(model, rows.train, options, report)
@@ -216,12 +214,7 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     # Not with evaluate(): a model that was measured first is never wrapped, and each process would learn for itself.
     tuner.args.eval_on_start = bool(rows.validation) and resumed is None
     done = tuner.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    stopped = "Stopped by its user." if watch.stopped else None
-    if tuner.not_finite >= MAX_NOT_FINITE:
-        stopped = _back_to_the_last_good(tuner, output)
-        report.warn(stopped)
-    elif stopped is None and tuner.state.global_step < tuner.state.max_steps:
-        stopped = f"The validation loss got no better {options.early_stopping_patience} times in a row."
+    stopped = _why_early(tuner, watch.stopped, output, options, report)
     first = next((float(line["eval_loss"]) for line in tuner.state.log_history if "eval_loss" in line), None)
     last = float(tuner.evaluate()["eval_loss"]) if rows.validation else None
     if rank() == 0:
@@ -231,6 +224,27 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
     state = tuner.state
     loss = _mean_loss(float(done.training_loss), before, step_of(resumed) if resumed else 0, state.global_step)
     return Outcome(state.global_step, state.max_steps, loss, first, last, stopped)
+
+
+def _why_early(tuner: Any, asked: bool, output: Path, options: FinetuneOptions, report: Report) -> str | None:
+    """Say why a training has ended before its last step; None where it has not.
+
+    Raises:
+        JobError: Nothing was learned.
+    """
+    from backend.finetune.sft_trainer import MAX_NOT_FINITE  # noqa: PLC0415 - imports trl
+
+    why = "Stopped by its user." if asked else None
+    if tuner.not_finite >= MAX_NOT_FINITE:
+        why = _back_to_the_last_good(tuner, output)
+        report.warn(why)
+    elif why is None and tuner.state.global_step < tuner.state.max_steps:
+        why = f"The validation loss got no better {options.early_stopping_patience} times in a row."
+    if not changes(tuner.model):
+        if why is None:
+            raise JobError("Nothing was learned: the model says the same without the adapter. Raise the learning rate.")
+        report.warn("Nothing was learned until then: the model says the same without the adapter.")
+    return why
 
 
 def _mean_loss(here: float, before: float | None, resumed: int, steps: int) -> float:
@@ -249,10 +263,9 @@ def _mean_loss(here: float, before: float | None, resumed: int, steps: int) -> f
 
 def lora(options: FinetuneOptions) -> dict[str, Any]:
     """Return the arguments of PEFT's LoraConfig."""
-    targets = options.target_modules
     return {
         "task_type": "CAUSAL_LM",
-        "target_modules": "all-linear" if targets == ALL_LINEAR else list(targets),
+        "target_modules": list(options.target_modules),
         **{name: getattr(options, name) for name in
            ("r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora")},
     }  # fmt: skip
@@ -288,6 +301,7 @@ def _arguments(options: FinetuneOptions, rows: Rows, output: Path, side_by_side:
         bf16=dtype == "bfloat16",
         fp16=dtype == "float16",
         gradient_checkpointing={"on": True, "off": False, "auto": not on_cpu}[options.gradient_checkpointing],
+        router_aux_loss_coef=0.0,  # routers stay as they are: there is nothing to balance
         packing=options.packing and side_by_side,
         padding_free=side_by_side,
         max_length=options.max_length if options.packing and side_by_side else None,

@@ -9,7 +9,7 @@ import re
 from functools import partial
 from typing import Any, NamedTuple
 
-from backend.artifacts.artifact import MANIFEST
+from backend.artifacts.artifact import MANIFEST, is_of_a_folder
 from backend.errors import SpecError
 from backend.hub.files import Files
 from backend.merge.experts import is_parameter, is_target, parameter_of
@@ -126,7 +126,7 @@ def read_adapter(files: Files, name: str) -> Adapter:
         manifest = _json(files, MANIFEST, entries[MANIFEST].size)
         found = manifest.get("options")
         recorded = {key: found[key] for key in QUANTIZATION if key in found} if isinstance(found, dict) else {}
-        on_folder = manifest.get("stage") == "finetune" and manifest.get("base_model") is None
+        on_folder = is_of_a_folder(manifest)
     return _sorted(name, config, header, recorded)._replace(on_folder=on_folder)
 
 

@@ -15,6 +15,13 @@ _PIECES = {"gate_up_proj": (("gate_proj", "w1"), ("up_proj", "w3")), "down_proj"
 """What a parameter consists of, and how checkpoints call that for each expert."""
 
 
+TURNED = ("aria", "gpt_oss")
+"""Model types that keep all experts in one tensor as [experts, in, out], and whose classes say so."""
+
+_STACKS = {"gate_up_proj": "input_linear.weight", "down_proj": "output_linear.weight"}
+"""How checkpoints of Granite call the tensor of all experts."""
+
+
 def is_parameter(name: Any) -> bool:
     """Return whether the name of a parameter is that of experts that can be merged."""
     return str(name).rpartition(".")[2] in PARAMETERS and "experts" in str(name).split(".")
@@ -38,6 +45,12 @@ def parameter_of(module: str, targets: Collection[str]) -> str | None:
     adapted = [name for name in PARAMETERS if any(f".{bare}.{name}".endswith(f".{target}") for target in targets)]
     depth = module.count(".base_layer")
     return f"{bare}.{adapted[-1 - depth]}" if depth < len(adapted) else None
+
+
+def stacks(parameter: str) -> tuple[str, str]:
+    """Return the names that checkpoints have for the one tensor that a parameter lies in."""
+    path, _, name = parameter.rpartition(".")
+    return parameter, f"{path.removesuffix('.experts')}.{_STACKS[name]}"
 
 
 def pieces(parameter: str, expert: int, outputs: int) -> Iterator[tuple[list[str], int, int]]:

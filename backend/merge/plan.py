@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from backend.errors import SpecError
 from backend.merge.adapter import WEIGHTS, Adapter, Lora, Rows
-from backend.merge.experts import is_parameter, pieces
+from backend.merge.experts import TURNED, is_parameter, pieces, stacks
 from backend.strict_json import quoted
-from backend.weights.anatomy import HEADS, TRANSPOSED, input_embeddings, is_linear, output_head
+from backend.weights.anatomy import HEADS, TRANSPOSED, input_embeddings, inside, is_linear, output_head
 from backend.weights.floats import FLOATS
 from backend.weights.tensor import Tensor
 
@@ -75,6 +75,9 @@ class Merger:
     def __init__(self, base: Base) -> None:
         self._base = base
         self._stored = {tensor.name: tensor for tensor in base.tensors}
+        places = [(inside(name), name) for name in self._stored]
+        often = Counter(place for place, _ in places)
+        self._inside = {place: name for place, name in places if often[place] == 1}
         embedding, head = input_embeddings(base.tensors), output_head(base.tensors)
         self.embedding = embedding.name if embedding else ""
         self.head = head.name if head else "lm_head.weight"
@@ -112,16 +115,16 @@ class Merger:
                 self._changes.setdefault(target, []).append(Change(index, lora, weight))
 
     def _add_experts(self, index: int, adapter: Adapter, parameter: str, weight: float) -> None:
-        """Take the changes of a mixture's experts, which lie here one by one."""
-        lora, short = adapter.loras[parameter], parameter.partition(".")[2]
-        if parameter in self._stored or short in self._stored:
-            raise SpecError(
-                f"{quoted(self._base.name)} keeps its experts in one tensor, {quoted(parameter)}, and only experts that"
-                " lie one by one are merged into: merge it with PEFT, and choose the merged model."
-            )
+        """Take the changes of a mixture's experts, which lie here one by one, or all in one tensor."""
+        lora = adapter.loras[parameter]
+        outputs = lora.b.shape[0]
+        if (whole := next(filter(None, map(self._known, stacks(parameter))), None)) is not None:
+            change = Change(index, lora._replace(part=(0, 0, outputs)), weight)
+            self._changes.setdefault(self._place(whole, adapter), []).append(change)
+            return
         for expert in range(lora.experts):
-            for names, first, last in pieces(parameter, expert, lora.b.shape[0]):
-                known = next((name for name in names if name in self._stored), names[0])
+            for names, first, last in pieces(parameter, expert, outputs):
+                known = next(filter(self._known, names), names[0])
                 change = Change(index, lora._replace(part=(expert, first, last)), weight)
                 self._changes.setdefault(self._place(known, adapter), []).append(change)
 
@@ -151,6 +154,8 @@ class Merger:
         saves, changes = tuple(self._saves.get(name, ())), tuple(self._changes.get(name, ()))
         linear = is_linear(source) and name not in (self.head, self.embedding)
         turned = self._base.model_type in TRANSPOSED and linear
+        if len(source.shape) == 3 and changes:
+            turned = self._are_turned(source, changes[0].lora)
         tokens = tuple(self._tokens.get(name, ()))
         shape = self._shape_saved(name, source, saves, adapters)
         for found in tokens:
@@ -165,11 +170,17 @@ class Merger:
         for change in changes:
             a, b = change.lora.a.shape[1], change.lora.outputs
             over = turned or change.lora.embedding
-            _fit(shape, (a, b) if over else (b, a), name, adapters[change.adapter], self._base.name)
+            stack = (change.lora.experts,) * (len(shape) - 2)
+            _fit(shape, (*stack, *((a, b) if over else (b, a))), name, adapters[change.adapter], self._base.name)
             length = change.lora.magnitude.elements if change.lora.magnitude else b
             _fit((b,), (length,), f"{name} (lora_magnitude_vector)", adapters[change.adapter], self._base.name)
         tensor = source.model_copy(update={"name": name, "shape": shape})
         return Made(tensor, source, saves, tokens, changes, turned, frees)
+
+    def _are_turned(self, source: Tensor, lora: Lora) -> bool:
+        """Return whether experts that are one tensor lie as [experts, in, out]."""
+        wide, high = lora.a.shape[1], lora.outputs
+        return source.shape[1:] == (wide, high) if wide != high else self._base.model_type in TURNED
 
     def _shape_saved(
         self, name: str, source: Tensor, saves: tuple[Save, ...], adapters: Sequence[Adapter]
@@ -184,23 +195,37 @@ class Merger:
             shape = found
         return shape
 
-    def _place(self, target: str, adapter: Adapter) -> str:
-        """Find a tensor by the name that an adapter knows it by: with or without the name of the model in the model."""
+    def _known(self, target: str) -> str | None:
+        """Return the name that a tensor has here, if it is here."""
         short = target.partition(".")[2]
         router = target.replace(".mlp.gate.", ".block_sparse_moe.gate.")  # as checkpoints of Mixtral call it
         names = (target, short, f"model.{target}", f"transformer.{target}", router)
-        found = next((name for name in names if name in self._stored), None)
+        return next((name for name in names if name in self._stored), self._inside.get(inside(target)))
+
+    def _place(self, target: str, adapter: Adapter) -> str:
+        """Find a tensor by the name that an adapter knows it by.
+
+        That of the model in the model may be there or not, or another one, as in models that read pictures too:
+        classes have renamed their parts, and checkpoints keep the old names.
+        """
+        found = self._known(target)
         is_head = target.removesuffix(".weight").rpartition(".")[2] in HEADS  # checkpoints of GPT-NeoX: embed_out
         if found is None and is_head and (self.tied or self.head in self._stored):
             found = self.head
         if found is None:
             raise SpecError(
                 f"The adapter {quoted(adapter.name)} changes {quoted(target)}, which {quoted(self._base.name)} does not"
-                f" have: {_its_base(adapter)}."
+                f" have: {self._remedy(adapter)}."
             )
         if self._stored.get(found, self._base.tensors[0]).dtype not in FLOATS:
             raise packed(self._base.name, f"{found} is {self._stored[found].dtype}")
         return found
+
+    def _remedy(self, adapter: Adapter) -> str:
+        """Say what to do about an adapter of layers that are not here."""
+        if adapter.base_model and adapter.base_model.rpartition("/")[2] == self._base.name.rpartition("/")[2]:
+            return "the model's class has other names for its layers than its files, so merge it with PEFT"
+        return _its_base(adapter)
 
     def _is_tied(self, name: str) -> bool:
         return self.tied and name in (self.embedding, self.head)

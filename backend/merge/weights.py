@@ -97,7 +97,7 @@ class MergedWeights:
         self._adapters = adapters
         self._dtype = dtype
         self._made = {one.tensor.name: one for one in made}
-        self._products: dict[str, LowRank] = {}
+        self._products: dict[tuple[str, int], LowRank] = {}
         self._lock = Lock()
         self.tensors: Sequence[Tensor] = tuple(one.typed(dtype) for one in made)
 
@@ -112,16 +112,24 @@ class MergedWeights:
             raw, dtype = self._before(made, first, last)
             result = nearest(raw.view(np.float64), self._dtype) if dtype == "F64" else cast(raw, dtype, self._dtype)
             return self._checked(made, result)
-        columns, width = tensor.shape[1], BITS[self._dtype] // 8
+        size = tensor.shape[-2] * tensor.shape[-1]  # of an expert, where all are in one tensor
+        parts = range(first // size, -(-last // size))
+        found = [self._merged(made, part, max(first, part * size), min(last, (part + 1) * size)) for part in parts]
+        return self._checked(made, found[0] if len(found) == 1 else np.concatenate(found))
+
+    def _merged(self, made: Made, part: int, first: int, last: int) -> Bytes:
+        """Return elements of a matrix, which is a part of its tensor where there are experts."""
+        rows, columns, width = *made.tensor.shape[-2:], BITS[self._dtype] // 8
         top, bottom = first // columns, -(-last // columns)
         raw, dtype = self._before(made, top * columns, bottom * columns)
-        merged = add(raw, dtype, self._added(made).rows(top, bottom), self._dtype)
+        added = self._added(made, part).rows(top - part * rows, bottom - part * rows)
         start = (first - top * columns) * width
-        return self._checked(made, merged[start : start + (last - first) * width])
+        return add(raw, dtype, added, self._dtype)[start : start + (last - first) * width]
 
     def release(self, tensor: Tensor) -> None:
         """Say that a tensor will not be read again."""
-        self._products.pop(tensor.name, None)
+        with self._lock:
+            self._products = {key: product for key, product in self._products.items() if key[0] != tensor.name}
         for source in self._made[tensor.name].frees:
             self._base.release(source)
 
@@ -166,21 +174,23 @@ class MergedWeights:
             )
         return raw
 
-    def _added(self, made: Made) -> LowRank:
-        """Return what is added to a tensor; whoever needs it first prepares it."""
+    def _added(self, made: Made, part: int) -> LowRank:
+        """Return what is added to a tensor, or to one expert in it; whoever needs it first prepares it."""
         with self._lock:
-            name = made.tensor.name
-            if name not in self._products:
-                self._products[name] = self._prepare(made)
-            return self._products[name]
+            key = made.tensor.name, part
+            if key not in self._products:
+                self._products[key] = self._prepare(made, part)
+            return self._products[key]
 
-    def _prepare(self, made: Made) -> LowRank:
-        rows, columns = made.tensor.shape
+    def _prepare(self, made: Made, part: int) -> LowRank:
+        rows, columns = made.tensor.shape[-2:]
         lefts, rights = [], []
         gains = {False: np.zeros(rows), True: np.zeros(columns)}  # by whether outputs are columns
         for change in made.changes:
             over = made.turned or change.lora.embedding
             opened, lora = self._adapters[change.adapter], change.lora
+            if len(made.tensor.shape) == 3:
+                lora = lora._replace(part=(part, *lora.part[1:]))
             a, b = opened.factors(lora)
             scale: Any = lora.scale
             if lora.magnitude is not None:

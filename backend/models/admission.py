@@ -6,6 +6,7 @@ Reliability §4.5: only our own JSON reader sees a repo until it is admitted; no
 import re
 from typing import Any, NamedTuple
 
+from backend.artifacts.artifact import MANIFEST, is_of_a_folder
 from backend.errors import AdapterError, SpecError
 from backend.hub.files import Entry, Files
 from backend.hub.ids import parse_repo_id
@@ -128,6 +129,9 @@ def _adapter(files: Files, entries: dict[str, Entry]) -> SpecError:
     if "config.json" in entries:
         return _fault("adapter_config.json", "says that an adapter lies beside the model", "choose one without it")
     named = _json(files, entries["adapter_config.json"]).get("base_model_name_or_path")
+    if MANIFEST in entries and is_of_a_folder(_json(files, entries[MANIFEST])):
+        what = f"an adapter, tuned on a local folder, {quoted(named)}"
+        return AdapterError(f"'adapter_config.json' says that this is {what}: choose that folder.", None)
     try:
         base = parse_repo_id(named) if isinstance(named, str) else None
     except ValueError:  # a path of its author's machine, or worse: not repeated

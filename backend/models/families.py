@@ -19,6 +19,9 @@ UNUSUAL = ("falcon", "llama4", "llama4_text", "zamba", "zamba2")
 MULTIPLIED = dict.fromkeys(("falcon_mamba", "jamba", "mamba"), "dt_proj")
 """A linear layer, by model type, whose weight transformers multiplies by without calling it: it stays in 16 bit."""
 
+PACKAGES = {"gemma3n": "timm"}
+"""A package that transformers builds a model type with, beside what is installed."""
+
 OTHERS = {
     "an encoder, which writes no text": _words("""
     albert bert bert-generation big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie

@@ -1,13 +1,14 @@
 """Loading a model folder with transformers: from the disk only, never running code that a repo brings."""
 
 import os
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from backend.errors import SpecError
+from backend.errors import HardwareError, SpecError
 from backend.model_folder import (
     CONFIG,
     GENERATION,
@@ -48,11 +49,6 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
     """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    settings = getattr(config, "quantization_config", None)
-    if device() == "cpu" and isinstance(settings, dict):
-        # On a CPU this flag would leave int8 weights in plain linear layers; it speaks of GPUs with too little memory.
-        settings.pop("llm_int8_enable_fp32_cpu_offload", None)
     options = {
         "dtype": "auto",
         "device_map": {"": device()},
@@ -62,19 +58,63 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
         "generation_config": greedy(folder),
         "output_loading_info": True,
     }
-    try:
-        with _progress(report):
-            if encoded_as(read_config(folder)):
-                model, found = _load_decoded(folder, config, options | kwargs)
-            else:
-                build = auto_class(read_config(folder))
-                model, found = build.from_pretrained(folder, config=config, **(options | kwargs))
-    except (ValueError, KeyError, RuntimeError, OSError) as e:
-        text = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise SpecError(f"transformers could not load '{folder.name}': {text} Choose another model.") from e
+    remedy = "choose another model, or install what the log says is missing"
+    with in_our_words(f"Loading '{folder.name}'", remedy), _progress(report):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        settings = getattr(config, "quantization_config", None)
+        if device() == "cpu" and isinstance(settings, dict):
+            # On a CPU this flag would leave int8 weights in plain linear layers; it speaks of GPUs short of memory.
+            settings.pop("llm_int8_enable_fp32_cpu_offload", None)
+        if encoded_as(read_config(folder)):
+            model, found = _load_decoded(folder, config, options | kwargs)
+        else:
+            build = auto_class(read_config(folder))
+            model, found = build.from_pretrained(folder, config=config, **(options | kwargs))
     refuse_made_up(found, folder.name)
     leave_kernels(model)
+    leave_pictures_out()
     return model.eval()
+
+
+_FOREIGN = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, OSError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What packages raise for all that goes wrong in them."""
+
+_NO_MEMORY = ("not enough memory", "can't allocate")
+"""What torch's allocator for CPUs says in a RuntimeError."""
+
+
+@contextmanager
+def in_our_words(what: str, remedy: str) -> Iterator[None]:
+    """Say in one sentence that something failed in a package; what the package says goes to the log.
+
+    Args:
+        what: Was done: "Loading 'me/model'".
+        remedy: What to do about it.
+
+    Raises:
+        HardwareError: There was not enough memory.
+        SpecError: It failed.
+    """
+    try:
+        yield
+    except _FOREIGN as e:
+        if isinstance(e, OSError) and e.errno:
+            raise  # of the disk, for which there are words
+        traceback.print_exc()
+        if type(e).__name__ == "OutOfMemoryError" or isinstance(e, MemoryError) or any(x in str(e) for x in _NO_MEMORY):
+            raise HardwareError(f"{what} ran out of memory: choose a smaller model, or a larger machine.") from e
+        raise SpecError(f"{what} failed in {_package(e)}: {remedy}. The log has the details.") from e
+
+
+def _package(error: BaseException) -> str:
+    """Return the name of the package that an error was raised in."""
+    frames = traceback.extract_tb(error.__traceback__)
+    parts = [Path(frame.filename).parts for frame in frames]
+    inside = [found[found.index("site-packages") + 1] for found in parts if "site-packages" in found]
+    return inside[-1].removesuffix(".py") if inside else "a package"
 
 
 def auto_class(config: Mapping[str, Any]) -> Any:
@@ -123,10 +163,51 @@ def refuse_made_up(found: Mapping[str, Any], name: str) -> None:
         SpecError: Which weight.
     """
     if missing := sorted([*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])]):
+        if ".lora_" in missing[0]:
+            raise SpecError(
+                f"The adapter '{name}' has nothing for {quoted(missing[0])}, which its settings name: its files name"
+                " other layers. Tune again, or choose another adapter."
+            )
         raise SpecError(
             f"{quoted(missing[0])} is missing in '{name}', and transformers has put random numbers in its place: choose"
             " a complete model."
         )
+
+
+def refuse_idle(model: Any, name: str) -> None:
+    """Refuse a model with an adapter that changes nothing of what it says.
+
+    Args:
+        model: Of transformers, with layers of PEFT's in it.
+        name: The adapter's, for the error.
+
+    Raises:
+        SpecError: The logits are the same without the adapter.
+    """
+    if not changes(model):
+        raise SpecError(
+            f"The adapter '{name}' changes nothing of what the model says: no layer has the names in its files, or it"
+            " has learned nothing. Tune again, or choose another adapter."
+        )
+
+
+def changes(model: Any) -> bool:
+    """Return whether the adapter in a model changes its logits."""
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    ids = torch.arange(min(16, len(model.get_input_embeddings().weight)), device=model.device)[None]
+    said, training = [], model.training
+    model.eval()
+    for on in (False, True):  # they are left on
+        for layer in layers:
+            layer.enable_adapters(on)
+        with torch.inference_mode():
+            said.append(model(input_ids=ids, use_cache=False).logits)
+    model.train(training)
+    return not torch.equal(*said)
 
 
 def leave_kernels(model: Any) -> None:
@@ -135,6 +216,14 @@ def leave_kernels(model: Any) -> None:
         if getattr(module, "support_avx512bf16_for_cpu", False):
             fits = module.out_features % 32 == 0 and module.in_features % 64 == 0
             module.support_avx512bf16_for_cpu = fits
+
+
+def leave_pictures_out() -> None:
+    """Have transformers' Llama 4 read text: its class asks its text model's outputs for those of pictures."""
+    from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+
+    if not hasattr(MoeCausalLMOutputWithPast, "image_outputs"):
+        MoeCausalLMOutputWithPast.image_outputs = None
 
 
 def load_tokenizer(folder: Path) -> Any:

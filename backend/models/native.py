@@ -10,8 +10,14 @@ from typing import Any
 
 _PAIR = re.compile(r'\(\s*"([^"]+)",\s*"(\w+)"')
 _TYPE = re.compile(r'^    model_type = "([^"]+)"', re.MULTILINE)
+_CAN = re.compile(r"^    _?supports_(\w+) = True", re.MULTILINE)
+_ABILITIES = frozenset(("sdpa", "flash_attn", "gradient_checkpointing"))
 _CLASS = re.compile(r"^class (\w+Tokenizer)(?:Fast)?\(", re.MULTILINE)
 _ANY_TOKENIZER = ("PreTrainedTokenizer", "TokenizersBackend")
+
+_LIKE = re.compile(r'^    "(\w+)": "(\w+)",', re.MULTILINE)
+_SPLIT_BEFORE = ("mixtral", "qwen2_moe")
+"""Model types that stand in transformers' table for all whose experts it joins in the same way, and in PEFT's."""
 
 _TEXT, _PICTURES = "CAUSAL_LM", "IMAGE_TEXT_TO_TEXT"
 _NEITHER = ("MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "TEXT_TO_WAVEFORM")
@@ -54,6 +60,27 @@ def defaults(model_type: str) -> Mapping[str, Any]:
     return _defaults(model_type)
 
 
+@cache
+def lacks(model_type: str) -> frozenset[str]:
+    """Return what no class of a model type can do, of sdpa, flash_attn and gradient_checkpointing."""
+    path = _configs().get(model_type)
+    source = _modeling(path).read_text(encoding="utf-8") if path and _modeling(path).is_file() else ""
+    own = "(PreTrainedModel)" in source  # else its classes are another type's, which is asked for itself
+    return _ABILITIES.difference(_CAN.findall(source)) if own else frozenset()
+
+
+@cache
+def rebuilds_experts(model_type: str) -> bool:
+    """Return whether PEFT takes the names of a mixture's single experts, wherever they stand, for all of its experts.
+
+    It does so for models that it knows from before transformers had their experts in one tensor.
+    """
+    [source] = [path.read_text(encoding="utf-8") for path in _sources("../conversion_mapping.py")] or [""]
+    table = source.partition("\n_MODEL_TO_CONVERSION_PATTERN = ")[2].partition("\n}\n")[0]
+    known = {name for name, like in _LIKE.findall(table) if like in _SPLIT_BEFORE}
+    return model_type in known | {*_SPLIT_BEFORE}
+
+
 def is_native_tokenizer(name: object) -> bool:
     """Return whether transformers has a tokenizer class of that name."""
     return isinstance(name, str) and name.removesuffix("Fast") in _tokenizers()
@@ -72,10 +99,11 @@ def _table(name: str) -> dict[str, list[str]]:
 
 @cache
 def _defaults(model_type: str) -> dict[str, Any]:
-    source = _configs().get(model_type)
-    if source is None:
+    path = _configs().get(model_type)
+    if path is None:
         return {}
-    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
     named = next(c for c in classes.values() if _assigned(c).get("model_type") == model_type)
     said = _inherited(named, classes)
     for inner in _held(named, "text_config"):
@@ -119,10 +147,15 @@ def _held(node: ast.ClassDef, key: str) -> list[ast.AST]:
 
 
 @cache
-def _configs() -> dict[str, str]:
-    """Return the source that holds the config of each model type."""
-    sources = [path.read_text(encoding="utf-8") for path in _sources("*/configuration_*.py")]
-    return {model_type: source for source in sources for model_type in _TYPE.findall(source)}
+def _configs() -> dict[str, Path]:
+    """Return the file that holds the config of each model type."""
+    files = [(path, path.read_text(encoding="utf-8")) for path in _sources("*/configuration_*.py")]
+    return {model_type: path for path, source in files for model_type in _TYPE.findall(source)}
+
+
+def _modeling(config: Path) -> Path:
+    """Return the file of a model's classes, by that of its config."""
+    return config.with_name(config.name.replace("configuration_", "modeling_"))
 
 
 @cache

@@ -238,6 +238,9 @@ class Serving:
         if code == _KILLED:
             return "it was killed, as Linux does when memory runs out. Unload other models, or choose a smaller one."
         said = [line for line in self._written().splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        ours = said[-1].partition("backend.errors.SpecError: ")[2] if said else ""  # a sentence already
+        if ours:
+            return f"{ours} All of it is in {place}."
         return f"{said[-1][:300]}. All of it is in {place}." if said else f"see {place}."
 
 

@@ -39,7 +39,7 @@ class Estimate(Frozen):
     disk_bytes: int = Field(description="What is written: the download, if it is not here already, and the results.")
     seconds: float = Field(description="All steps, without the download.")
     files: dict[str, int] = Field(description="Bytes of every file; with the result's folder where there are several.")
-    warnings: tuple[str, ...] = Field((), exclude=True, description="What of a result stays as large as it is.")
+    warnings: tuple[str, ...] = Field((), exclude=True, description="What stays as it is, or is done otherwise.")
     memory: dict[str, int] = Field(exclude=True, description="Of each kind of step.")
     training: TrainingCost | None = Field(None, exclude=True, description="Of the training, by part.")
     gpu_memory: dict[str, int] = Field(exclude=True, description="On the GPU, of each kind of step that trains.")

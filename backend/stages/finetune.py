@@ -37,8 +37,10 @@ def pin(stage: FinetuneOptions, facts: ModelFacts, token: str | None) -> Any:
     """Check it, read rows of this machine, and pin a data set to its commit."""
     from backend.data.examine import load
     from backend.data.fetch import fetch_dataset, pin
+    from backend.finetune.suited import suited
 
     stage.check(facts)
+    stage = suited(stage, facts).options
     if stage.dataset == DEMO_DATASET or is_file(stage.dataset):
         with TemporaryDirectory() as folder:
             sources = fetch_dataset(stage, Path(folder), token, silent())
@@ -56,12 +58,14 @@ def fetch(stage: FinetuneOptions, work: Work, folder: Path, token: str | None, r
 def need(stage: FinetuneOptions, planned: Planned) -> Need:
     """Estimate a training, and find what makes it fit where it does not."""
     from backend.finetune.costs import sizes_of, training_cost, way_out
+    from backend.finetune.suited import suited
 
     facts = planned.facts
     machine = planned.machine
+    stage, lines = suited(stage, facts)
     sizes = sizes_of(stage, planned.survey)
     cost = training_cost(facts, stage, sizes, machine)
-    need = Need(cost.memory, planned.around + cost.seconds, _files(stage, planned), training=cost)
+    need = Need(cost.memory, planned.around + cost.seconds, _files(stage, planned), lines, cost)
     if cost.needed <= machine.room:
         return need
     return need._replace(remedy=way_out(facts, stage, sizes, machine, machine.room) or need.remedy)

@@ -45,7 +45,7 @@ class Need(NamedTuple):
     memory: int
     seconds: float
     files: Mapping[str, int] = {}  # of its result
-    doubts: tuple[str, ...] = ()  # what of the result stays as large as it is
+    doubts: tuple[str, ...] = ()  # what of the model stays as it is, or is done otherwise for its sake
     training: "TrainingCost | None" = None
     remedy: str = "choose a smaller model, or a machine with more memory"  # where its memory is not there
 

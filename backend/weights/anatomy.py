@@ -109,6 +109,15 @@ def block_of(name: str) -> int:
     return int(found[1]) if found and not is_beside(name) else -1
 
 
+def inside(name: str) -> str:
+    """Return a tensor's name from its block's number on, if it is in a block of the text tower; else all of it.
+
+    What stands before it differs between classes of the same model, and between their versions.
+    """
+    found = _BLOCK.match(name)
+    return name[found.start(1) :] if found and not is_beside(name) else name
+
+
 def input_embeddings(tensors: Iterable[Tensor]) -> Tensor | None:
     """Return the tensor that turns tokens into numbers, [tokens, width], if it is there."""
     return _outside(tensors, _EMBEDDINGS)

@@ -43,7 +43,8 @@ MERGE = {"stage": "merge"}
     ("llama4_text", "a model of the type 'llama4_text' is merged into its original weights only"),
 ])  # fmt: skip
 def test_a_merge_that_cannot_be_done_is_refused_before_its_training(kind, words, tmp_path):
-    sizes = {"llama4_text": {"num_local_experts": 2, "intermediate_size_mlp": 64, "head_dim": 16}}.get(kind, {})
+    experts = {"num_local_experts": 2, "intermediate_size": 64, "intermediate_size_mlp": 64, "head_dim": 16}
+    sizes = {"llama4_text": {"num_key_value_heads": 2, **experts}}.get(kind, {})
     model = saved(tmp_path / kind, kind, **sizes)
     with pytest.raises(SpecError, match=words):
         prepare(recipe(model, tmp_path, MERGE, quantization="nf4"), tmp_path / "data", None)

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from backend.__main__ import main
-from backend.errors import SpecError
+from backend.errors import AdapterError, SpecError
 from backend.hub.files import LocalFiles
 from backend.merge.adapter import read_adapter
 from backend.merge.on_hub import base_of
+from backend.models.inspection import inspect
 from tests.support.adapters import merge_to, resaved, save_adapter, save_model, with_peft
 
 NEW = [3, 150, 7]
@@ -147,4 +148,9 @@ def test_an_adapter_of_a_local_folder_sends_nobody_to_the_hub(hub, tmp_path, mak
         base_of([str(adapter)], None)
     assert main(["merge", str(adapter), "--output", str(tmp_path / "out")]) == 1
     assert "with --base" in capsys.readouterr().err
+    with pytest.raises(
+        AdapterError, match="tuned on a local folder, 'my-own': choose that folder"
+    ) as taken_for_a_model:
+        inspect(str(adapter))
+    assert taken_for_a_model.value.base_model is None
     assert hub.requests == []

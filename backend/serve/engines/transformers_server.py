@@ -17,12 +17,15 @@ from typing import Any
 
 from fastapi import HTTPException
 
+from backend.artifacts.artifact import MANIFEST
 from backend.errors import SpecError
 from backend.model_folder import read_config
 from backend.models.chat_template import in_words
 from backend.models.config import context_length
-from backend.models.loading import leave_kernels, refuse_made_up
+from backend.models.loading import leave_kernels, leave_pictures_out, refuse_idle, refuse_made_up
 from backend.serve.guard import Guard
+
+_OF_A_MODEL = (".json", ".jinja", ".model", ".safetensors", ".txt")
 
 
 def main(stack: ExitStack) -> None:
@@ -122,6 +125,9 @@ def _load_whole_models_alone(name: str) -> None:
         model, found = load(cls, *args, output_loading_info=True, **kwargs)
         refuse_made_up(found, name)
         leave_kernels(model)
+        leave_pictures_out()
+        if getattr(model, "_hf_peft_config_loaded", False):
+            refuse_idle(model.eval(), name)
         return model
 
     PreTrainedModel.from_pretrained = classmethod(whole)
@@ -152,8 +158,10 @@ def _with_base(adapter: Path, base: Path, place: Path) -> Path:
     for file in adapter.iterdir():
         if file.is_file() and file.name != "adapter_config.json":
             (folder / file.name).symlink_to(file)
-    for file in [base / "config.json", *base.glob("model*.safetensors*")]:
-        (folder / file.name).symlink_to(file)
+    for file in base.iterdir():  # what reads pictures has files of its own
+        missing = file.is_file() and not (folder / file.name).exists()
+        if missing and file.suffix in _OF_A_MODEL and file.name != MANIFEST:
+            (folder / file.name).symlink_to(file)
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = str(base)
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
