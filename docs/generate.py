@@ -19,6 +19,7 @@ from backend.errors import AppError
 from backend.options import COMMON_OPTIONS
 from backend.recipes import Recipe
 from backend.settings import PREFIX, Settings
+from tests.support.family_models import DOES, FAMILIES, REFUSED
 
 FOLDER = Path(__file__).parent / "reference"
 
@@ -88,10 +89,40 @@ from `backend.errors`:
 """
 
 
+FAMILIES_HEAD = """# Families of models
+
+What is done with the models that people pick, shown by a tiny model of each family in `tests/families/`. Models of
+other types are taken, too, where the installed transformers has a class for them that writes text.
+
+* **e**: NF4, FP4 and INT8 leave the experts of a mixture in 16 bit, as their readers hold them; the estimate says how
+  large the result is. GPTQ and AWQ quantize experts, one by one. Adapters are for attention and other shared layers.
+* What reads pictures and sound stays in 16 bit and goes with every result.
+"""
+
+
 def pages() -> dict[str, str]:
     """Return each page's text by its file name."""
     made = {"cli.md": _cli(), "recipe.md": _recipe(), "settings.md": _settings(), "errors.md": _errors()}
-    return {name: NOTE + text for name, text in made.items()}
+    return {name: NOTE + text for name, text in made.items()} | {"families.md": _families()}
+
+
+def _families() -> str:
+    """Write what is done with each family, and below the table why something is not."""
+    reasons = list(dict.fromkeys(reason for row in REFUSED.values() for reason in row.values()))
+    rows = [
+        (name, f"`{family.model_type}`", "yes" if family.tower else "", *(_cell(name, what, reasons) for what in DOES))
+        for name, family in FAMILIES.items()
+    ]
+    notes = "".join(f"{number}. {reason[0].upper()}{reason[1:]}.\n" for number, reason in enumerate(reasons, 1))
+    note = NOTE.replace("the option models in backend/", "tests/support/family_models.py")
+    return f"{note}{FAMILIES_HEAD}\n{_table(('family', 'model type', 'pictures', *DOES), rows)}\n{notes}"
+
+
+def _cell(name: str, what: str, reasons: Sequence[str]) -> str:
+    if reason := REFUSED.get(name, {}).get(what):
+        return f"no ({reasons.index(reason) + 1})"
+    mixture = any("expert" in key for key in FAMILIES[name].text)
+    return "yes, e" if mixture and what in ("nf4", "int8", "tune") else "yes"
 
 
 def _cli() -> str:

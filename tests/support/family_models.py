@@ -139,6 +139,22 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
+DOES = ("nf4", "int8", "cast", "gptq", "awq", "tune", "merge")
+"""What is done with each."""
+
+REFUSED: dict[str, dict[str, str]] = {
+    "Gemma 3n": dict.fromkeys(DOES, "transformers builds it with the package timm, which is not among ours: untested"),
+    "Llama 4": dict.fromkeys(
+        ("nf4", "int8"), "transformers builds its experts otherwise in these formats: choose gptq, awq or cast"
+    ),
+    "DeepSeek V4": {"merge": "its class has other names for its layers than its files: merge it with PEFT"},
+}
+"""What is refused of a row, and why, in the words of the table of families."""
+
+BUILT = tuple(sorted(name for name in FAMILIES if set(REFUSED.get(name, ())) != set(DOES)))
+"""Rows of which something is done."""
+
+
 def config_of(family: Family) -> Any:
     """Return the config of a family's tiny model."""
     from transformers import CONFIG_MAPPING
