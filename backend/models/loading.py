@@ -62,7 +62,7 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
         "output_loading_info": True,
     }
     try:
-        with _progress(report):
+        with progress_of(report):
             model, found = auto_class(read_config(folder)).from_pretrained(folder, config=config, **(options | kwargs))
     except (ValueError, KeyError, RuntimeError, OSError) as e:
         text = str(e).splitlines()[0] if str(e) else type(e).__name__
@@ -195,7 +195,7 @@ def window_length(folder: Path, asked: int, report: Report) -> int:
 
 
 @contextmanager
-def _progress(report: Report) -> Iterator[None]:
+def progress_of(report: Report) -> Iterator[None]:
     """Turn transformers' progress bars into progress events."""
     from transformers.utils import logging
 

@@ -1,6 +1,6 @@
 """What nf4, fp4 and int8 share: which layers they skip, and what config.json says; no torch, no bitsandbytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -58,11 +58,11 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
         """Return whether a tensor stays as it is."""
         return not is_linear(tensor) or any(m in tensor.name.split(".") for m in self.llm_int8_skip_modules or ())
 
-    def form(self) -> Any:
+    def form(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Any:
         """Return the options: they know what becomes of each tensor."""
         return self
 
-    def config(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
+    def config(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         """Return what changes in config.json; every key that BitsAndBytesConfig has is written."""
         given = (*(self.llm_int8_skip_modules or ()), *kept(tensors))
         # where modules are given, transformers does not know by itself that a head is not quantized

@@ -11,11 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.errors import SpecError
-from backend.models.facts import ModelFacts
-from backend.strict_json import quoted
-from backend.weights.anatomy import is_expert
-
 Rows = NDArray[np.int64]
 """For each input channel of a group, the row of what comes before that it is made from."""
 
@@ -66,20 +61,6 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
     """
     make = _TABLE.get(str(config.get("model_type")))
     return make(config) if make else None
-
-
-def refuse_experts(facts: ModelFacts) -> None:
-    """Refuse a mixture of experts.
-
-    Raises:
-        SpecError: It is one.
-    """
-    said = any(facts.config.get(name) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
-    if said or any(is_expert(tensor) for tensor in facts.tensors):
-        raise SpecError(
-            f"{quoted(facts.model_type)} is a mixture of experts, which gptq and awq do not take yet: choose"
-            " method nf4 or int8."
-        )
 
 
 def _llama(config: Mapping[str, Any]) -> Architecture:
