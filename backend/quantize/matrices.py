@@ -21,8 +21,8 @@ _STACKS = {
     "experts.gate_up_proj": ("gate_proj", "up_proj"),
     "experts.up_proj": ("up_proj",),
     "experts.down_proj": ("down_proj",),
-    "input_linear.weight": ("gate_proj", "up_proj"),
-    "output_linear.weight": ("down_proj",),
+    "block_sparse_moe.input_linear.weight": ("gate_proj", "up_proj"),
+    "block_sparse_moe.output_linear.weight": ("down_proj",),
 }
 """By the end of a tensor's name, what lies side by side in the outputs of each of its experts."""
 
@@ -100,8 +100,9 @@ def stacks(name: str) -> tuple[str, ...]:
     Args:
         name: Of the matrix, as it lies by itself.
     """
-    base, last = experts_of(name).removesuffix(".experts"), name.split(".")[-2]
-    return tuple(f"{base}.{end}" for end, parts in _STACKS.items() if base and last in parts)
+    base, last = experts_of(name), name.split(".")[-2]
+    ends = [end for end, parts in _STACKS.items() if base and last in parts]
+    return tuple(f"{base.rpartition('.' + end.partition('.')[0])[0]}.{end}" for end in ends)
 
 
 def experts_of(name: str) -> str:

@@ -17,13 +17,14 @@ class Calls:
 
     Args:
         last: Whether it ends the forward.
+        more: How many values a block gives beside its output.
 
     Attributes:
         hidden: The input that it was called with last.
     """
 
-    def __init__(self, last: bool) -> None:
-        self._last = last
+    def __init__(self, last: bool, more: int = 0) -> None:
+        self._last, self._more = last, tuple(_Handed(number) for number in range(more))
         self._leaves: list[Any] | None = None
         self._form: Any = None
         self._varying: dict[int, list[Any]] = {}  # by the leaf's number, what it is in each window
@@ -41,7 +42,7 @@ class Calls:
         self._windows += 1
         if self._last:
             raise Heard
-        return self.hidden
+        return (self.hidden, *self._more) if self._more else self.hidden
 
     def at(self, first: int, count: int, shared: Shared) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return what the block is called with for some windows, beside its input.
@@ -57,12 +58,26 @@ class Calls:
         assert self._leaves is not None
         leaves = list(self._leaves)
         for i, leaf in enumerate(leaves):
-            if _is_shared(leaf):
+            if isinstance(leaf, _Handed):
+                leaves[i] = shared[leaf.number, first]
+            elif _is_shared(leaf):
                 leaves[i] = shared.setdefault((id(leaf), first), copy.copy(leaf))
             elif i in self._varying:
                 leaves[i] = torch.cat(self._varying[i][first : first + count])
         args, kwargs = tree_unflatten(leaves, self._form)
         return args, kwargs
+
+    def hand_on(self, found: Any, first: int, shared: Shared) -> Any:
+        """Return a block's output; what it gives beside that is kept for the next block.
+
+        Args:
+            found: What the block returns.
+            first: Number of the first window.
+            shared: Is added to.
+        """
+        output, *more = found if isinstance(found, tuple | list) else (found,)
+        shared.update({(handed.number, first): value for handed, value in zip(self._more, more, strict=False)})
+        return output
 
     def _note(self, leaves: list[Any]) -> None:
         """Keep what is not as it was in the first window."""
@@ -74,6 +89,13 @@ class Calls:
                 self._varying[i].append(leaf)
             elif isinstance(leaf, torch.Tensor) and leaf is not first and not torch.equal(leaf, first):
                 self._varying[i] = [first] * self._windows + [leaf]
+
+
+class _Handed:
+    """Stands for a value that a block gives to the next one beside its output."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 def _is_shared(leaf: Any) -> bool:

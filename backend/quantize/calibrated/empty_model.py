@@ -6,6 +6,7 @@ once with blocks that only note it down.
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,10 @@ from backend.strict_json import quoted
 from backend.weights.anatomy import block_of, is_beside, output_head
 from backend.weights.checkpoint import Weights
 from backend.weights.tensor import DTYPES, Tensor
+
+
+MOST = 3
+"""Values that blocks return at most."""
 
 
 class Block(NamedTuple):
@@ -87,34 +92,43 @@ class Skeleton:
         outside = self._model.base_model
         needed = [t for t in self.outside if not is_beside(t.name) and t is not output_head(self._tensors.values())]
         self._fill(t for t in needed if self._filler.reads(t.name))
-        calls = [Calls(last=index == len(self.blocks) - 1) for index in range(len(self.blocks))]
+        for more in range(MOST):
+            found = self._listen(outside, ids, more)
+            if not isinstance(found, Exception):
+                _drop(outside)
+                return found
+        raise SpecError(
+            f"'{self._weights.name}' is of the type '{self.config.model_type}', whose blocks cannot be called one by"
+            " one, as gptq and awq do: choose method nf4 or int8."
+        ) from found
+
+    def _listen(self, outside: Any, ids: Any, more: int) -> tuple[Any, list[Calls]] | Exception:
+        """Run a model until its last block is called, with blocks that give so many values beside their outputs.
+
+        Returns:
+            As embed(); the error where blocks of this model give others.
+        """
+        import torch
+
+        calls = [Calls(index == len(self.blocks) - 1, more) for index in range(len(self.blocks))]
         forwards = [block.forward for block in self.blocks]
         inputs = torch.empty(0)
         for block, recorder in zip(self.blocks, calls, strict=True):
             block.forward = recorder
-        with torch.inference_mode():
-            for i, window in enumerate(ids):
-                self._call(outside, torch.from_numpy(window)[None].to(self.device))
-                first = calls[0].hidden
-                inputs = inputs if i else torch.empty(len(ids), *first.shape[1:], dtype=self.dtype)
-                inputs[i] = first[0]
-        for block, forward in zip(self.blocks, forwards, strict=True):
-            block.forward = forward
-        _drop(outside)
-        return inputs, calls
-
-    def _call(self, outside: Any, ids: Any) -> None:
-        """Run a model until its last block is called."""
         try:
-            outside(input_ids=ids, use_cache=False)
-        except Heard:
-            pass
+            with torch.inference_mode():
+                for i, window in enumerate(ids):
+                    with suppress(Heard):
+                        outside(input_ids=torch.from_numpy(window)[None].to(self.device), use_cache=False)
+                    first = calls[0].hidden
+                    inputs = inputs if i else torch.empty(len(ids), *first.shape[1:], dtype=self.dtype)
+                    inputs[i] = first[0]
         except (ValueError, TypeError, AttributeError, IndexError) as e:
-            kind, name = self.config.model_type, self._weights.name
-            raise SpecError(
-                f"'{name}' is of the type '{kind}', whose blocks hand on more than one tensor, and gptq and awq go"
-                " through them one by one: choose method nf4 or int8."
-            ) from e
+            return e
+        finally:
+            for block, forward in zip(self.blocks, forwards, strict=True):
+                block.forward = forward
+        return inputs, calls
 
     def fill(self, index: int) -> Block:
         """Read a block's weights into it.
@@ -199,7 +213,7 @@ def _drop(module: Any) -> None:
 
 
 def _find_blocks(model: Any, name: str) -> tuple[str, Any]:
-    """Find the list of the text tower's blocks: of the lists of modules outside of others, the one with most weights."""
+    """Find the list of the text tower's blocks: of all lists of modules in no other one, that with most weights."""
     import torch
 
     lists = [(path, m) for path, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m)]

@@ -26,7 +26,7 @@ from backend.weights.output import Output
 BATCH = 2048
 """Tokens that go through a block at a time: with twice as many, peak memory is 70 MB more and no second is won."""
 
-ONE_BY_ONE = ("bloom", "xglm")
+ONE_BY_ONE = ("bloom", "xglm", "qwen4_exp_text")
 """Model types whose blocks are called with masks or biases of so many windows as go through: noted down of one."""
 
 
@@ -121,7 +121,8 @@ class _Run:
             if experts.lent:
                 count = len(experts.matrices)
                 self._report.log(
-                    f"Block {index}: {experts.lent} of {count} experts saw too few tokens and heard others of their layer."
+                    f"Block {index}: {experts.lent} of {count} experts saw too few tokens and heard others of their"
+                    " layer."
                 )
         self._shards.write(layers.tensors, stays, written)
         yield from stays.items()
@@ -159,7 +160,7 @@ class _Run:
     def _forward(self, layers: Layers, first: int, batch: Any, calls: Calls) -> Any:
         args, kwargs = calls.at(first, len(batch), self._shared)
         found = layers.module(batch.to(self._skeleton.device), *args, **kwargs)
-        return found[0] if isinstance(found, tuple | list) else found
+        return calls.hand_on(found, first, self._shared)
 
     def _batches(self, hidden: Any) -> Iterator[tuple[int, Any]]:
         """Return the windows some at a time, each time with the number of the first."""
