@@ -10,7 +10,7 @@ from backend.models.config import is_tied
 from backend.options import ADVANCED
 from backend.progress import Report
 from backend.stage import Stage
-from backend.weights.anatomy import TRANSPOSED, input_embeddings, output_head
+from backend.weights.anatomy import TRANSPOSED, input_embeddings, kept_exact, output_head
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import FLOATS, SAFETENSORS
 from backend.weights.output import Output
@@ -63,10 +63,11 @@ class PlannedOptions(Stage):
         """
         target = SAFETENSORS[self.target or loaded_dtype(config, tensors)]
         form, turned, plain = self.form(tensors, config), config.get("model_type") in TRANSPOSED, Plain()
+        exact = kept_exact(tensors)
         work: list[tuple[View, Form | Plain]] = []
         for tensor in tensors:
             f = plain if form is None or form.skips(tensor) else form
-            dtype = target if tensor.dtype in FLOATS else tensor.dtype
+            dtype = target if tensor.dtype in FLOATS and tensor.name not in exact else tensor.dtype
             work.append((View(tensor, dtype, turned and f is not plain), f))
         slots = [f.slots(view) for view, f in work]
         shards = into_shards(slots, self.max_shard_size)

@@ -1,7 +1,7 @@
 """What nf4, fp4 and int8 share: which layers they skip, and what config.json says; no torch, no bitsandbytes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ PACKAGES = ("bitsandbytes",)
 
 class BitsAndBytesOptions(MethodOptions, StreamOptions):
     """Names are BitsAndBytesConfig's; upstream uses the same skip list for 4 and 8 bit. The options are the Format."""
+
+    UNFIT: ClassVar[tuple[str, ...]] = ()  # linear layers that bitsandbytes cannot compute, by the last part of names
 
     llm_int8_skip_modules: tuple[str, ...] | None = Field(
         None,
@@ -56,7 +58,8 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
 
     def skips(self, tensor: Tensor) -> bool:
         """Return whether a tensor stays as it is."""
-        return not is_linear(tensor) or any(m in tensor.name.split(".") for m in self.llm_int8_skip_modules or ())
+        parts = tensor.name.split(".")
+        return not is_linear(tensor) or any(m in parts for m in (*self.UNFIT, *(self.llm_int8_skip_modules or ())))
 
     def form(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Any:
         """Return the options: they know what becomes of each tensor."""
@@ -64,7 +67,8 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
 
     def config(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         """Return what changes in config.json; every key that BitsAndBytesConfig has is written."""
-        given = (*(self.llm_int8_skip_modules or ()), *kept(tensors))
+        unfit = [name for name in self.UNFIT if any(name in tensor.name.split(".") for tensor in tensors)]
+        given = (*(self.llm_int8_skip_modules or ()), *unfit, *kept(tensors))
         # where modules are given, transformers does not know by itself that a head is not quantized
         heads = sorted({*HEADS, "decoder"}.difference(given)) if given and "lm_head" not in given else []
         skipped = {"llm_int8_skip_modules": [*given, *heads] or None}

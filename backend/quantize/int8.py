@@ -20,6 +20,8 @@ from backend.weights.writer import Slot, Writer
 class Options(BitsAndBytesOptions):
     """LLM.int8(); names and defaults are BitsAndBytesConfig's."""
 
+    UNFIT = ("kv_b_proj",)  # gets four dimensions, of which bitsandbytes 0.50 gives two back
+
     method: Literal["int8"] = "int8"
     llm_int8_threshold: float = Field(
         6.0,

@@ -20,23 +20,31 @@ HEADS = {"lm_head", "embed_out", "output_projection", "head"}
 
 _NOT_LINEAR = _EMBEDDINGS | HEADS | {
     "embed_tokens_per_layer", "embed_positions", "positions_embed", "encoder_hash_tok_embedding", "wpe", "decoder",
-    "gate", "router",
+    "gate", "router", "o_a_proj", "wo_a",
 }  # fmt: skip
 """Last part of the names of two-dimensional weights that are no linear layer, or the output head."""
 
 _SLIM = {
     "in_proj_a", "in_proj_b", "in_proj_ba", "a_proj", "b_proj", "igate_preact", "fgate_preact", "sink_proj",
     "shared_expert_gate", "weights_proj", "modality_router", "correction_coefs", "prediction_coefs",
+    "block_inject_weight",
 }  # fmt: skip
 """Last part of the names of linear layers with a handful of outputs, a head or an expert each, that steer the rest."""
+
+_STEERING = {"router", "compressor"}
+"""Parts of the names of what chooses experts, or the text that a layer attends to."""
 
 TOWERS = {
     "visual", "vision_tower", "vision_model", "high_res_vision_model", "vision_encoder", "vision_adapter",
     "vision_projection", "vision_embed_tokens", "vision_tokenizer", "visual_embeddings_table", "embed_vision",
+    "vision_embedder",
     "audio_tower", "embed_audio", "multi_modal_projector", "mm_projector", "projector", "aligner", "connector",
     "merger", "resampler_model", "embed_tokens_extend",
 }  # fmt: skip
 """Parts of the names of what turns pictures and sound into a text model's input."""
+
+_SAME = {"vision_embedder": ("vision_embedder", "embed_vision")}
+"""Towers that a class of transformers calls otherwise than its checkpoints do."""
 
 PREDICTORS = {"mtp"}
 """Parts of the names of heads that predict more tokens at once, which transformers does not load."""
@@ -65,6 +73,13 @@ def is_expert(tensor: Tensor) -> bool:
     return (named or stacked) and len(tensor.shape) > 1 and tensor.dtype in _FLOATS
 
 
+def kept_exact(tensors: Iterable[Tensor]) -> frozenset[str]:
+    """Return the names of what a model in 16 bit keeps in float32 on purpose: scores of routers, some norms, decays."""
+    there = list(tensors)
+    narrow = any(tensor.dtype in ("BF16", "F16") and is_linear(tensor) for tensor in there)
+    return frozenset(t.name for t in there if narrow and t.dtype == "F32" and not _is_large(t))
+
+
 def is_beside(name: str) -> bool:
     """Return whether a name is that of a tensor beside the text tower: of pictures, sound, or further tokens."""
     return not (TOWERS | PREDICTORS).isdisjoint(name.split("."))
@@ -82,8 +97,9 @@ def kept(tensors: Iterable[Tensor]) -> tuple[str, ...]:
         root = next((i for i, part in enumerate(parts) if part in TOWERS | PREDICTORS), None)
         if root is not None:
             bare = ".".join(parts[: root + 1]).removeprefix("model.")
-            found |= dict.fromkeys((bare, f"model.{bare}"))  # older checkpoints leave out the name of the inner model
-        elif _multiplies(tensor) and parts[-1] in _SLIM:
+            # older checkpoints leave out the name of the inner model, or call a tower otherwise than the class does
+            found |= dict.fromkeys(f"{inner}{name}" for name in _SAME.get(bare, (bare,)) for inner in ("", "model."))
+        elif _is_matrix(tensor) and _stays(tensor):
             found[".".join(parts[-2:])] = None
     return tuple(found)
 
@@ -104,19 +120,29 @@ def output_head(tensors: Iterable[Tensor]) -> Tensor | None:
     return _outside(tensors, HEADS)
 
 
+def _is_matrix(tensor: Tensor) -> bool:
+    """Return whether a tensor is what most linear layers' weights are: a matrix, though not of an expert."""
+    # transformers keeps the experts of a mixture in one three-dimensional tensor, and calls none of them linear
+    named = len(tensor.shape) == 2 and tensor.name.endswith(".weight")
+    return named and tensor.dtype in _FLOATS and not is_expert(tensor)
+
+
 def _multiplies(tensor: Tensor) -> bool:
     """Return whether a tensor is a linear layer's weight."""
-    name = tensor.name.removesuffix(".weight")
-    last = name.removesuffix(".layer").rsplit(".", 1)[-1]  # a router of Granite's is called router.layer
-    # transformers keeps the experts of a mixture in one three-dimensional tensor, and calls none of them linear
-    if tensor.dtype not in _FLOATS or is_expert(tensor):
-        return False
-    return len(tensor.shape) == 2 and name != tensor.name and last not in _NOT_LINEAR
+    return _is_matrix(tensor) and tensor.name.split(".")[-2] not in _NOT_LINEAR
+
+
+def _is_large(tensor: Tensor) -> bool:
+    """Return whether a tensor is a matrix of a layer, of experts, or of embeddings."""
+    parts = tensor.name.removesuffix(".weight").split(".")
+    layer = _multiplies(tensor) and _STEERING.isdisjoint(parts)
+    return layer or is_expert(tensor) or parts[-1] in _EMBEDDINGS | HEADS
 
 
 def _stays(tensor: Tensor) -> bool:
     """Return whether a linear layer is left as it is."""
-    return is_beside(tensor.name) or tensor.name.split(".")[-2] in _SLIM
+    parts = tensor.name.split(".")
+    return is_beside(tensor.name) or parts[-2] in _SLIM or not _STEERING.isdisjoint(parts)
 
 
 def _outside(tensors: Iterable[Tensor], last: set[str]) -> Tensor | None:

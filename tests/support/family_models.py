@@ -43,6 +43,10 @@ MAMBA: dict[str, Any] = {
 }  # fmt: skip
 
 
+PICTURE = 500
+"""The token that stands for a piece of a picture."""
+
+
 class Family(NamedTuple):
     """A row.
 
@@ -90,10 +94,10 @@ FAMILIES: dict[str, Family] = {
     "Gemma 3": Family("gemma3", 3, 5, SLIDING, TOWER, {"mm_tokens_per_image": 4}),
     "Gemma 3 text": Family("gemma3_text", 1, 4),
     "Gemma 3n": Family("gemma3n", 1, 1),
-    "Mistral Small": Family("mistral3", 3, 3, {"model_type": "mistral"}, TOWER | {"head_dim": 16}),
-    "Ministral 3": Family("mistral3", 2, 3, {"model_type": "ministral3"}, TOWER | {"head_dim": 16}),
+    "Mistral Small": Family("mistral3", 3, 3, {"model_type": "mistral"}, TOWER | {"head_dim": 16, "image_size": 56}),
+    "Ministral 3": Family("mistral3", 2, 3, {"model_type": "ministral3"}, TOWER | {"head_dim": 16, "image_size": 56}),
     "Mistral": Family("mistral", 1, 3),
-    "Mistral Small 4": Family("mistral4", 1, 0, MLA),
+    "Mistral Small 4": Family("mistral4", 1, 0, MLA | {"head_dim": ...}),
     "Phi-4": Family("phi3", 1, 3),
     "GLM-4.7-Flash": Family("glm4_moe_lite", 2, 1, MLA),
     "GLM-4.6": Family("glm4_moe", 1, 0.5, MLA | {"head_dim": 16, "num_key_value_heads": 2}),
@@ -112,7 +116,7 @@ FAMILIES: dict[str, Family] = {
     "Granite": Family("granite", 0.5, 0.5),
     "Muse Glimmer": Family("muse_glimmer", 1.5, 1, SLIDING, TOWER | {
         "pos_emb_height": 2, "pos_emb_width": 2, "max_position_embeddings": 4,
-    }, {"out_hidden_size": 64, "projector_hidden_size": 64}),
+    }, {"out_hidden_size": 128, "projector_hidden_size": 64}),
     "SmolLM3": Family("smollm3", 0.3, 1),
     "OLMo 3": Family("olmo3", 0.3, 0.5),
     "LFM2": Family("lfm2", 0.4, 1, {"layer_types": ["conv", "full_attention"], "block_ff_dim": 128}),
@@ -124,13 +128,13 @@ FAMILIES: dict[str, Family] = {
         "num_local_experts": 4, "intermediate_size_mlp": 128, "interleave_moe_layer_step": 1,
     }, TOWER | {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}),
     "MiniMax M2": Family("minimax_m2", 0.8, 0, {"num_local_experts": 4, "num_experts_per_tok": 2}),
-    "Kimi K2.5": Family("kimi_k25", 0.8, 0, MLA, TOWER),
+    "Kimi K2.5": Family("kimi_k25", 0.8, 0, MLA, TOWER, {"projection_hidden_size": 32}),
     "Hunyuan": Family("hunyuan_v1_dense", 0.4, 0.5),
     "Seed-OSS": Family("seed_oss", 0.4, 0.3),
     "EXAONE 4": Family("exaone4", 0.5, 0.5, SLIDING),
     "ERNIE 4.5": Family("ernie4_5", 0.3, 0.5),
     "OPT": Family("opt", 0.1, 0.4, {"ffn_dim": 128, "word_embed_proj_dim": 64}),
-    "GPT-2": Family("gpt2", 0.1, 0.4, {"n_embd": 64, "n_layer": 2, "n_head": 4}),
+    "GPT-2": Family("gpt2", 0.1, 0.4, {"n_embd": 64, "n_layer": 2, "n_head": 4, "intermediate_size": 256}),
     "GPT-NeoX": Family("gpt_neox", 0.1, 0.2),
 }  # fmt: skip
 
@@ -143,7 +147,10 @@ def config_of(family: Family) -> Any:
     made = CONFIG_MAPPING[family.model_type]
     if family.tower is None:
         return made(**text, **family.top)
-    return made(text_config=text, vision_config=dict(family.tower), **family.top)
+    config = made(text_config=text, vision_config=dict(family.tower), **family.top)
+    named = "image_token_index" if family.model_type == "gemma3" else "image_token_id"
+    setattr(config, named, PICTURE)
+    return config
 
 
 def make(name: str, folder: Path) -> Path:
@@ -164,6 +171,38 @@ def make(name: str, folder: Path) -> Path:
     made = (AutoModelForCausalLM if text else AutoModelForImageTextToText).from_config(
         config_of(family), dtype=torch.bfloat16
     )
+    for parameter in made.parameters():
+        if parameter.dim() > 1 and not parameter.any():  # some projectors begin with nothing
+            torch.nn.init.normal_(parameter, std=0.02)
     made.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+def picture(name: str) -> dict[str, Any]:
+    """Return the inputs of a small picture among words, as a family's processor makes them."""
+    import torch
+
+    random = torch.Generator().manual_seed(0)
+    family = FAMILIES[name]
+    tower, kind = family.tower or {}, family.model_type
+    side = tower.get("patch_size", 14)
+    if kind in ("gemma4", "gemma4_unified"):  # nine patches, of which the tower makes one piece
+        places = torch.tensor([[[x, y] for y in range(3) for x in range(3)]])
+        width = 3 * (side * (3 if kind == "gemma4_unified" else 1)) ** 2
+        pixels: Any = {"pixel_values": torch.rand(1, 9, width, generator=random), "image_position_ids": places}
+        pieces = 9 if kind == "gemma4_unified" else 1
+    elif "image_size" in tower and kind not in ("muse_glimmer", "kimi_k25"):
+        size, pieces = tower["image_size"], 4
+        pixels = {"pixel_values": torch.rand(1, 3, size, size, generator=random)}
+        pixels |= {"image_sizes": torch.tensor([[size, size]])} if kind == "mistral3" else {}
+    else:
+        grid, shape = torch.tensor([[1, 2, 2]]), (4, 3 * 2 * side**2)
+        shape = (4, 3, side, side) if kind == "kimi_k25" else shape
+        pixels = {"pixel_values": torch.rand(*shape, generator=random), "image_grid_thw": grid}
+        pieces = 1
+    ids = torch.tensor([[5, 6, 7, *[PICTURE] * pieces, 8, 9, 10]])
+    token_types = (ids == PICTURE).long()
+    extra = {"mm_token_type_ids": token_types} if "image_grid_thw" in pixels or "gemma4" in kind else {}
+    extra |= {"token_type_ids": token_types} if kind == "gemma3" else {}
+    return {"input_ids": ids, **pixels, **extra}

@@ -21,7 +21,6 @@ from backend.weights.anatomy import block_of, is_beside, output_head
 from backend.weights.checkpoint import Weights
 from backend.weights.tensor import DTYPES, Tensor
 
-
 MOST = 3
 """Values that blocks return at most."""
 
@@ -87,7 +86,6 @@ class Skeleton:
         Returns:
             Numbers in the model's type, [windows, length, hidden_size], in memory; and the calls of each block.
         """
-        import torch
 
         outside = self._model.base_model
         needed = [t for t in self.outside if not is_beside(t.name) and t is not output_head(self._tensors.values())]

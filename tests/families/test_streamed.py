@@ -1,0 +1,74 @@
+"""NF4, INT8 and cast of every family that people pick: what transformers makes of the result, with pictures too."""
+
+import pytest
+import torch
+
+from backend.errors import SpecError
+from backend.model_folder import read_config
+from backend.models.inspection import inspect
+from backend.models.loading import load_causal_lm
+from backend.models.rewriting import config_json
+from backend.progress import silent
+from backend.quantize import METHODS
+from backend.weights.checkpoint import Checkpoint
+from backend.weights.output import Output
+from tests.support.family_models import FAMILIES, make, picture
+
+pytestmark = pytest.mark.real
+
+ABSENT = {"Gemma 3n": "timm"}
+"""Rows whose classes want a package that is not installed."""
+REFUSED = {"Llama 4"}
+"""Rows whose experts transformers reads otherwise where they are in bitsandbytes' formats."""
+MUTE = {"Llama 4"}
+"""Rows that transformers 5.24 builds and loads, and whose forward ends in an AttributeError."""
+
+IDS = {"input_ids": torch.arange(2, 34)[None]}
+WHOLE = {"nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}}
+WHOLE |= {"int8": {"load_in_8bit": True}}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("families")
+    return {name: make(name, folder / name.replace(" ", "_")) for name in FAMILIES if name not in ABSENT}
+
+
+def logits(model, inputs):
+    cast = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    with torch.inference_mode():
+        return model(**cast).logits.float()
+
+
+def quantized(folder, method, output):
+    options = METHODS[method].Options()
+    output.mkdir()
+    with Checkpoint.of(folder) as weights:
+        METHODS[method].quantize(weights, Output(output), options, silent())
+    return output
+
+
+@pytest.mark.parametrize("method", ["nf4", "int8", "cast"])
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(ABSENT)))
+def test_a_result_is_what_transformers_makes_of_the_model(name, method, models, tmp_path):
+    from transformers import BitsAndBytesConfig
+
+    folder, options = models[name], METHODS[method].Options()
+    facts = inspect(str(folder))
+    if name in REFUSED and method != "cast":
+        with pytest.raises(SpecError, match="choose method cast"):
+            options.check(facts)
+        return
+    options.check(facts)
+    made = quantized(folder, method, tmp_path / method)
+    planned = options.plan(facts.tensors, facts.config).files
+    planned["config.json"] = len(config_json(facts.config, facts.tensors, options.config(facts.tensors)))
+    assert {path.name: path.stat().st_size for path in made.iterdir()} == planned
+    settings = read_config(made).get("quantization_config", {})
+    skipped = {"llm_int8_skip_modules": settings.get("llm_int8_skip_modules"), "bnb_4bit_compute_dtype": torch.bfloat16}
+    how = {"quantization_config": BitsAndBytesConfig(**WHOLE[method], **skipped)} if method in WHOLE else {}
+    theirs, ours = load_causal_lm(folder, silent(), **how), load_causal_lm(made, silent())
+    assert type(theirs) is type(ours)
+    if name not in MUTE:
+        inputs = IDS if FAMILIES[name].tower is None else picture(name)
+        assert torch.equal(logits(ours, inputs), logits(theirs, inputs))
