@@ -62,7 +62,7 @@ def test_a_result_is_what_transformers_makes_of_the_model(name, method, models, 
     options.check(facts)
     made = quantized(folder, method, tmp_path / method)
     planned = options.plan(facts.tensors, facts.config).files
-    planned["config.json"] = len(config_json(facts.config, facts.tensors, options.config(facts.tensors)))
+    planned["config.json"] = len(config_json(facts.config, facts.tensors, options.config(facts.tensors, facts.config)))
     assert {path.name: path.stat().st_size for path in made.iterdir()} == planned
     settings = read_config(made).get("quantization_config", {})
     skipped = {"llm_int8_skip_modules": settings.get("llm_int8_skip_modules"), "bnb_4bit_compute_dtype": torch.bfloat16}
