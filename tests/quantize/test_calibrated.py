@@ -15,7 +15,7 @@ from backend.models.loading import device, load_tokenizer
 from backend.options import parse
 from backend.progress import silent
 from backend.quantize import METHODS
-from backend.quantize.calibrated.architectures import architecture_of
+from backend.quantize.calibrated.architectures import groups_of
 from backend.quantize.calibrated.channel_scales import fold_scale
 from backend.quantize.calibrated.empty_model import Skeleton
 from backend.quantize.calibrated.windows import Windows, check_apart, cut, doubts, text_windows
@@ -143,8 +143,8 @@ def test_a_folded_block_computes_what_it_did(model_of, name):
         )
         first = hidden[:1].double()
         before = block(first, *args, **kwargs)
-        known = architecture_of(CONFIGS[name].to_dict())
-        folded = [group for group in known.groups if group.fold] if known else []
+        known = groups_of(CONFIGS[name].to_dict())
+        folded = [group for group in known if group.fold] if known else []
         turned = name == "gpt2"
         linears = {f"{linear}.weight" for group in folded for linear in group.linears}
         state = {n: p.T.clone() if turned and n in linears else p.clone() for n, p in block.named_parameters()}

@@ -32,6 +32,11 @@ class Calls:
         self.hidden: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Note what the block is called with.
+
+        Returns:
+            Its input; with it, what stands for the further values that it gives.
+        """
         from torch.utils._pytree import tree_flatten
 
         self.hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), args)

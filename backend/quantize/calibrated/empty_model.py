@@ -91,21 +91,20 @@ class Skeleton:
         needed = [t for t in self.outside if not is_beside(t.name) and t is not output_head(self._tensors.values())]
         self._fill(t for t in needed if self._filler.reads(t.name))
         for more in range(MOST):
-            found = self._listen(outside, ids, more)
-            if not isinstance(found, Exception):
+            try:
+                found = self._listen(outside, ids, more)
+            except (ValueError, TypeError, AttributeError, IndexError) as e:  # blocks of this model give more
+                error = e
+            else:
                 _drop(outside)
                 return found
         raise SpecError(
             f"'{self._weights.name}' is of the type '{self.config.model_type}', whose blocks cannot be called one by"
             " one, as gptq and awq do: choose method nf4 or int8."
-        ) from found
+        ) from error
 
-    def _listen(self, outside: Any, ids: Any, more: int) -> tuple[Any, list[Calls]] | Exception:
-        """Run a model until its last block is called, with blocks that give so many values beside their outputs.
-
-        Returns:
-            As embed(); the error where blocks of this model give others.
-        """
+    def _listen(self, outside: Any, ids: Any, more: int) -> tuple[Any, list[Calls]]:
+        """Run a model until its last block is called, with blocks that give so many values beside their outputs."""
         import torch
 
         calls = [Calls(index == len(self.blocks) - 1, more) for index in range(len(self.blocks))]
@@ -121,8 +120,6 @@ class Skeleton:
                     first = calls[0].hidden
                     inputs = inputs if i else torch.empty(len(ids), *first.shape[1:], dtype=self.dtype)
                     inputs[i] = first[0]
-        except (ValueError, TypeError, AttributeError, IndexError) as e:
-            return e
         finally:
             for block, forward in zip(self.blocks, forwards, strict=True):
                 block.forward = forward

@@ -6,12 +6,13 @@ the inputs of its next block again from them, which costs a forward and keeps no
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from backend.machine.hardware import give_freed_memory_back
 from backend.models.rewriting import config_json
 from backend.progress import Report
-from backend.quantize.calibrated.architectures import Group, architecture_of
+from backend.quantize.calibrated.architectures import Group, groups_of
 from backend.quantize.calibrated.block_files import Numbers, Shards
 from backend.quantize.calibrated.block_layers import Layers
 from backend.quantize.calibrated.calls import Calls, Shared
@@ -73,12 +74,12 @@ class _Run:
 
     def __init__(self, skeleton: Skeleton, shards: Shards, options: CalibratedOptions, report: Report) -> None:
         self._skeleton, self._shards, self._options, self._report = skeleton, shards, options, report
-        known = architecture_of(as_mapping(skeleton.config))
+        known = groups_of(as_mapping(skeleton.config))
         if known is None:
             report.log(
                 f"'{skeleton.config.model_type}' is not known here: its layers are rounded without scale search."
             )
-        self._known = known.groups if known else ()
+        self._known = known or ()
         alone = skeleton.config.model_type in ONE_BY_ONE or getattr(skeleton.config, "alibi", False)
         self._tokens = 1 if alone else BATCH
         self._shared: Shared = {}
@@ -135,7 +136,7 @@ class _Run:
         if not rest:
             return known
         inputs: dict[str, Any] = {}
-        hooks = [layers.on_input(name, lambda x, name=name: inputs.setdefault(name, x)) for name in rest]
+        hooks = [layers.on_input(name, partial(inputs.setdefault, name)) for name in rest]
         first, batch = next(self._batches(hidden))
         self._forward(layers, first, batch, calls)
         for hook in hooks:

@@ -66,8 +66,8 @@ class Experts:
             everything = torch.cat(self._inputs)
             heard = torch.cat([heard, everything[:: max(1, len(everything) // (LENT * width))]])
         first, second = Statistics(), Statistics()
-        for batch in heard.split(BATCH):
-            x = batch.to(device)
+        for at in range(0, len(heard), BATCH):
+            x = heard[at : at + BATCH].to(device)
             first.add(x)
             second.add(self._between(expert, x))
         return [first, second]

@@ -26,7 +26,7 @@ SERVED = ((4, True, False), (8, True, False))
 
 def config(scheme: Scheme, kept: Sequence[str] = ()) -> dict[str, Any]:
     """Return the quantization_config, as GPTQConfig and vLLM read it."""
-    skipped = {"dynamic": {f"-:.*{re.escape(name)}": {} for name in kept}} if kept else {}
+    skipped: dict[str, Any] = {"dynamic": {f"-:.*{re.escape(name)}": {} for name in kept}} if kept else {}
     return {
         "quant_method": "gptq",
         "bits": scheme.bits,
