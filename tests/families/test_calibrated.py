@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file as load_numbers
 from safetensors.torch import load_file
 
 from backend.models.inspection import inspect

@@ -57,7 +57,7 @@ class Shards:
             for view in views:
                 self._copy(view)
             self._mark(views)
-            self._plan.warn(report)
+        self._plan.warn(report)
         self._close_full(views)
         for view in views:
             self._weights.release(view.tensor)

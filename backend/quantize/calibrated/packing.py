@@ -34,9 +34,10 @@ class Packing:
         config: What its config.json says.
 
     Attributes:
-        layers: The tensors with linear layers, in blocks.
-        matrices: How they hold linear layers.
-        odd: Those of them that the layout does not hold.
+        matrices: How the tensors hold linear layers.
+        layers: The tensors with some, in blocks.
+        shapes: Of these layers, [out_features, in_features], by their names as written.
+        odd: The tensors with layers that the layout does not hold, and those that must stay with them.
         stays: Parts of the names of the modules that readers must know that they are not packed.
     """
 
@@ -44,13 +45,16 @@ class Packing:
         self._options = options
         self.matrices = Matrices(config)
         inside = [tensor for tensor in tensors if block_of(tensor.name) >= 0]
-        layers = [tensor for tensor in inside if self.matrices.of(tensor)]
-        stay = {_kin(t.name) for t in layers if not all(self.holds(m.shape) for m in self.matrices.of(t))}
-        self.layers = tuple(layers)
-        self.odd = tuple(tensor for tensor in layers if _kin(tensor.name) in stay)
-        self._packed = {tensor.name for tensor in layers} - {tensor.name for tensor in self.odd}
-        beside = [t for t in inside if t.name not in self._packed and (t in self.odd or _is_weight(t))]
-        self.stays = tuple(dict.fromkeys((*kept(tensors), *(_from_number(_module(t.name)) for t in beside))))
+        found = {tensor: {m.name: m.shape for m in self.matrices.of(tensor)} for tensor in inside}
+        self.layers = tuple(tensor for tensor, shapes in found.items() if shapes)
+        self.shapes = {name: shape for shapes in found.values() for name, shape in shapes.items()}
+        stay = {_kin(t.name) for t in self.layers if not all(map(self.holds, found[t].values()))}
+        self.odd = tuple(tensor for tensor in self.layers if _kin(tensor.name) in stay)
+        self._packed = {tensor.name for tensor in self.layers if _kin(tensor.name) not in stay}
+        beside = [t.name for t in inside if t.name not in self._packed and (found[t] or _is_weight(t))]
+        named = kept(tensors)
+        rest = (name for name in map(_from_number, map(_module, beside)) if not name.endswith(named))
+        self.stays = tuple(dict.fromkeys((*named, *rest)))
 
     def holds(self, shape: Sequence[int], group_size: int | None = None) -> bool:
         """Return whether the layout holds a layer.
@@ -63,11 +67,6 @@ class Packing:
         group = self._options.group_size if group_size is None else group_size
         fits = inputs % MULTIPLE == 0 and outputs % MULTIPLE == 0
         return fits and (group < 0 or inputs % group == 0)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of all linear layers in blocks, [out_features, in_features], by their names as written."""
-        return {matrix.name: matrix.shape for tensor in self.layers for matrix in self.matrices.of(tensor)}
 
     def held(self, group_size: int) -> int:
         """Return how many weights the layout holds with a group size."""
