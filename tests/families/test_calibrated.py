@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from backend.models.inspection import inspect
 from backend.models.loading import load_causal_lm
 from backend.models.rewriting import config_json
-from backend.progress import silent
+from backend.progress import Report, silent
 from backend.quantize import METHODS
 from backend.quantize.calibrated.architectures import groups_of
 from backend.quantize.calibrated.block_layers import Layers
@@ -19,8 +19,9 @@ from backend.quantize.layouts.layout import Scheme
 from backend.quantize.packed import load_unpacked
 from backend.weights.anatomy import is_beside, is_expert, is_linear
 from backend.weights.checkpoint import Checkpoint
-from backend.weights.output import Output
+from backend.weights.output import Output, Resumable
 from tests.support.family_models import FAMILIES, make, picture
+from tests.support.killed_runs import Killed, Mortal
 
 pytestmark = pytest.mark.real
 
@@ -142,3 +143,36 @@ def test_a_folded_block_computes_what_it_did(name, models):
             layers.put((layers.names[key], values.numpy()) for key, values in state.items())
             after = call.hand_on(layers.module(hidden[:1].float(), *args, **kwargs), 0, {})
             assert (after - before).norm() < 1e-3 * before.norm()
+
+
+def test_nearly_all_that_people_quantize_is_among_these():
+    share = sum(FAMILIES[name].quantize for name in ROWS) / sum(family.quantize for family in FAMILIES.values())
+    assert share >= 0.95
+
+
+def written(folder, output, windows=IDS, report=None):
+    method = METHODS["gptq"]
+    with Checkpoint.of(folder) as weights:
+        method.quantize(weights, output, method.Options(group_size=32), Windows("random", windows), report or silent())
+
+
+@pytest.mark.parametrize("name", ["Qwen3 MoE", "gpt-oss", "Gemma 4", "GLM-5"])
+def test_a_killed_run_goes_on_to_the_same_bytes(name, models, tmp_path):
+    """With experts one by one and in one tensor, and with what blocks hand on beside their outputs."""
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+    written(models(name), Output(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        written(models(name), Mortal(tmp_path / "killed", 2))
+    again = Resumable(tmp_path / "killed")
+    written(models(name), again)
+    again.close()
+    whole, killed = (tmp_path / folder / "model.safetensors" for folder in ("whole", "killed"))
+    assert whole.read_bytes() == killed.read_bytes()
+
+
+def test_experts_that_see_too_few_tokens_hear_others_and_the_log_says_so(models, tmp_path):
+    events = []
+    written(models("Qwen3 MoE"), Output(tmp_path), IDS[:1, :4], Report(events.append))
+    said = [event["text"] for event in events if event["event"] == "log"]
+    assert sum("of 4 experts saw too few tokens and heard others of their layer" in text for text in said) == 2

@@ -25,6 +25,7 @@ from backend.quantize.packed import load_unpacked
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output, Resumable
 from backend.weights.tensor import Tensor
+from tests.support.killed_runs import Killed, Mortal
 
 SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
 SIZES |= {"num_attention_heads": 4, "max_position_embeddings": 64}
@@ -233,24 +234,6 @@ def test_planned_files_are_those_written_to_the_byte(model_of, tmp_path, method,
     with Checkpoint.of(source) as weights:
         planned = chosen.plan(weights.tensors, weights.config).files
     assert planned == {path.name: path.stat().st_size for path in (tmp_path / "q").glob("model*")}
-
-
-class Killed(BaseException):
-    """Ends a run as a signal would, between two blocks."""
-
-
-class Mortal(Resumable):
-    """A folder whose run is killed when it has finished so many parts."""
-
-    def __init__(self, folder, parts):
-        super().__init__(folder)
-        self._parts = parts
-
-    def mark(self, part, digest):
-        super().mark(part, digest)
-        self._parts -= 1
-        if self._parts == 0:
-            raise Killed
 
 
 @pytest.mark.parametrize("shard", [10**9, 60_000])
