@@ -91,11 +91,6 @@ class CalibratedOptions(MethodOptions):
             SpecError: No linear layers in blocks, or none that the layout holds; a group size that does not divide
                 most of them, with the sizes that do.
         """
-        if facts.model_type == "rwkv":
-            raise SpecError(
-                f"'{facts.model}' is of the type 'rwkv', whose blocks hand on more than one tensor, and gptq and awq go"
-                " through them one by one: choose method nf4 or int8."
-            )
         packing = self.form(facts.tensors, facts.config)
         shapes = packing.shapes
         if not shapes:
