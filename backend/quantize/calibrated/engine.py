@@ -141,10 +141,10 @@ class _Run:
         self._forward(layers, first, batch, calls)
         for hook in hooks:
             hook.remove()
-        alike: dict[tuple[int, ...], list[str]] = {}
+        alike: dict[object, list[str]] = {}
         for name in rest:
-            x = inputs.get(name)
-            alike.setdefault((x.data_ptr(), x.numel(), x.shape[-1]) if x is not None else (), []).append(name)
+            x = inputs.get(name)  # nothing where a layer is not called
+            alike.setdefault(name if x is None else (x.data_ptr(), x.shape), []).append(name)
         return [*known, *(Group(tuple(names)) for names in alike.values())]
 
     def _listen(self, layers: Layers, groups: Sequence[Group], hidden: Any, calls: Calls) -> list[Statistics]:
@@ -160,7 +160,7 @@ class _Run:
 
     def _forward(self, layers: Layers, first: int, batch: Any, calls: Calls) -> Any:
         args, kwargs = calls.at(first, len(batch), self._shared)
-        found = layers.module(batch.to(self._skeleton.device), *args, **kwargs)
+        found = layers.module(batch.to(self._skeleton.device, copy=True), *args, **kwargs)  # some change their input
         return calls.hand_on(found, first, self._shared)
 
     def _batches(self, hidden: Any) -> Iterator[tuple[int, Any]]:
