@@ -11,8 +11,12 @@ from backend.quantize.calibrated.architectures import Fold, Group
 from backend.quantize.calibrated.channel_scales import State
 from backend.quantize.calibrated.input_statistics import Statistics
 
-FEW = 1 / 8
-"""Tokens for each of an expert's inputs below which it hears tokens that its router sends elsewhere too."""
+FEW = 2
+"""Tokens for each of an expert's inputs below which it hears tokens that its router sends elsewhere too.
+
+Measured on a layer of 576 inputs whose tokens fall into four clusters, on further tokens of the two largest: with 72,
+288, 576 and 1024 of their own tokens the error is 15, 23, 13 and 4 % smaller with what is lent.
+"""
 
 LENT = 2
 """Tokens of its layer for each of its inputs, that an expert is lent which saw too few."""

@@ -151,7 +151,8 @@ class CalibratedOptions(MethodOptions):
             tensors: Of the model.
             config: What its config.json says.
         """
-        return {"quantization_config": self.LAYOUT.config(self.scheme, self.form(tensors, config).stays)}
+        packing = self.form(tensors, config)
+        return {"quantization_config": self.LAYOUT.config(self.scheme, packing.stays, packing.listed)}
 
     def plan(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Plan:
         """Say which file will hold which bytes: blocks in the order in which they are computed, after all else.

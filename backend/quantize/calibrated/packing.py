@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backend.quantize.matrices import Matrices, experts_of
@@ -24,6 +24,9 @@ _TOGETHER = {
 }  # fmt: skip
 """Layers of which vLLM makes one: all of them are packed or none."""
 
+_OURS, _VLLMS = "mamba", "mixer"
+"""What checkpoints of Granite and Falcon-H1 call a module, and how vLLM 0.32 asks whether it is quantized."""
+
 
 class Packing:
     """What becomes of the tensors of a model.
@@ -38,6 +41,7 @@ class Packing:
         layers: The tensors with some, in blocks.
         shapes: Of these layers, [out_features, in_features], by their names as written.
         odd: The tensors with layers that the layout does not hold, and those that must stay with them.
+        listed: Ends of the names of what is packed, where vLLM would not find all of it by itself.
         stays: Parts of the names of the modules that readers must know that they are not packed.
     """
 
@@ -54,7 +58,9 @@ class Packing:
         beside = [t.name for t in inside if t.name not in self._packed and (found[t] or _is_weight(t))]
         named = kept(tensors)
         rest = (name for name in map(_from_number, map(_module, beside)) if not name.endswith(named))
-        self.stays = tuple(dict.fromkeys((*named, *rest)))
+        self.stays = tuple(dict.fromkeys((*named, *_called(rest))))
+        ends = [".".join(_module(name).split(".")[-2:]) for name in self._packed]
+        self.listed = tuple(dict.fromkeys(_called(sorted(ends)))) if any(map(_is_renamed, ends)) else ()
 
     def holds(self, shape: Sequence[int], group_size: int | None = None) -> bool:
         """Return whether the layout holds a layer.
@@ -101,6 +107,18 @@ def _from_number(name: str) -> str:
     """Return a module's name from the list of blocks on: what stands before differs between readers."""
     path, number, rest = re.split(r"\.(\d+)\.", name, maxsplit=1)
     return f"{path.rpartition('.')[2]}.{number}.{rest}"
+
+
+def _is_renamed(name: str) -> bool:
+    return _OURS in name.split(".")
+
+
+def _called(names: Iterable[str]) -> Iterator[str]:
+    """Return names, and those by which vLLM asks for the same modules."""
+    for name in names:
+        yield name
+        if _is_renamed(name):
+            yield ".".join(_VLLMS if part == _OURS else part for part in name.split("."))
 
 
 def _is_weight(tensor: Tensor) -> bool:

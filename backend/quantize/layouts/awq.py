@@ -20,7 +20,7 @@ LOWEST = 0
 TENSORS: tuple[str, ...] = ("qweight", "qzeros", "scales")
 
 
-def config(scheme: Scheme, kept: Sequence[str] = ()) -> dict[str, Any]:
+def config(scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
     """Return the quantization_config, as AwqConfig and vLLM read it."""
     return {
         "quant_method": "awq",

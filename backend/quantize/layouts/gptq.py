@@ -24,9 +24,11 @@ SERVED = ((4, True, False), (8, True, False))
 """Bits, sym and desc_act that vLLM 0.32 takes."""
 
 
-def config(scheme: Scheme, kept: Sequence[str] = ()) -> dict[str, Any]:
+def config(scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
     """Return the quantization_config, as GPTQConfig and vLLM read it."""
-    skipped: dict[str, Any] = {"dynamic": {f"-:.*{re.escape(name)}": {} for name in kept}} if kept else {}
+    found: dict[str, Any] = {"dynamic": {f"-:.*{re.escape(name)}": {} for name in kept}} if kept else {}
+    if packed:
+        found["modules_in_block_to_quantize"] = [list(packed)]
     return {
         "quant_method": "gptq",
         "bits": scheme.bits,
@@ -38,7 +40,7 @@ def config(scheme: Scheme, kept: Sequence[str] = ()) -> dict[str, Any]:
         "true_sequential": False,
         "static_groups": False,
         "checkpoint_format": "gptq",
-        **skipped,
+        **found,
     }
 
 

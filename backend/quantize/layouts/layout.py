@@ -84,12 +84,13 @@ class Layout(Protocol):
     LOWEST: int
     TENSORS: tuple[str, ...]
 
-    def config(self, scheme: Scheme, kept: Sequence[str] = ()) -> dict[str, Any]:
+    def config(self, scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
         """Return the quantization_config of config.json, as transformers and vLLM read it.
 
         Args:
             scheme: Of all grids.
             kept: Parts of the names of what is not quantized, beside the output head.
+            packed: Ends of the names of what is, where readers would not find it by themselves.
         """
 
     def scheme(self, settings: Mapping[str, Any]) -> Scheme | None:

@@ -15,7 +15,7 @@ LOWEST = 0
 TENSORS: tuple[str, ...] = ("codes", "zeros", "scales")
 
 
-def config(scheme: Scheme, kept: Sequence[str] = ()) -> dict[str, Any]:
+def config(scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
     """Return the quantization_config."""
     return {"quant_method": "plain", "bits": scheme.bits, "group_size": scheme.group_size}
 
