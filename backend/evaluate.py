@@ -246,7 +246,9 @@ def _convention(windows: int, length: int, before: int) -> str:
 class _Sums:
     """Running sums over tokens; the KL's percentile comes from a histogram with 230 bins a decade (1 % wide)."""
 
-    LOW, HIGH, BINS = -10.0, 3.0, 2990  # log10 of nats; below LOW the two are equal for any purpose
+    LOW = -10.0  # log10 of nats; below it the two are equal for any purpose
+    HIGH = 3.0
+    BINS = 2990
 
     def __init__(self) -> None:
         import torch

@@ -16,7 +16,9 @@ LEFT_BEHIND = ("auto_map", "custom_pipelines", "custom_generate")
 
 Kind = Literal["vocabulary", "tokenizer", "template", "processor", "generation", "notes", "license"]
 
-CONFIG, GENERATION, TEMPLATE = "config.json", "generation_config.json", "chat_template.jinja"
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"

@@ -36,7 +36,10 @@ class Report:
         """
         now = time.monotonic()
         if phase != self._phase:
-            self._phase, self._started, self._last, self._first = phase, now, 0.0, done
+            self._phase = phase
+            self._started = now
+            self._last = 0.0
+            self._first = done
         if done < total and now - self._last < _INTERVAL:
             return
         self._last = now

@@ -1,8 +1,9 @@
 """Recipe: a base model, an ordered list of stages, and where the result goes; which steps that takes."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -20,11 +21,27 @@ from backend.options import Frozen, parse
 from backend.publish import PublishOptions
 from backend.quantize import QuantizeOptions
 from backend.spec import CONVERT, Asked, Spec, Wanted
+from backend.stage import Stage as StageOptions
 from backend.strict_yaml import KeyTwice, load_options
 
 Stage = Annotated[
     FinetuneOptions | MergeOptions | QuantizeOptions | EvaluateOptions | CheckOptions, Field(discriminator="stage")
 ]
+
+
+def _models(union: Any) -> Iterator[type[StageOptions]]:
+    """Walk a union of option models, in which a union may be a member."""
+    if isinstance(union, type):
+        yield union
+    else:
+        for member in get_args(union):
+            yield from _models(member)
+
+
+STAGES: dict[str, tuple[type[StageOptions], ...]] = {
+    name: tuple(models) for name, models in groupby(_models(Stage), lambda model: model.model_fields["stage"].default)
+}
+"""The option models of every stage, by its name: one, or where there are several methods one each."""
 
 MAX_LENGTH = 1_000_000  # characters
 
@@ -158,6 +175,11 @@ class Recipe(Spec):
         if not self.publish.insist and check.stage not in [one.step for one in asked]:
             asked.append(Asked(check.stage, check))
         return *asked, Asked("publish", self.publish)
+
+    @property
+    def asked(self) -> str:
+        """All of it but for insisting: who insists on what failed its check goes on with what that run has made."""
+        return self.model_dump_json(exclude={"publish": {"insist"}})
 
     @property
     def on_hub(self) -> bool:

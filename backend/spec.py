@@ -81,6 +81,11 @@ class Spec(Frozen):
         return False
 
     @property
+    def asked(self) -> str:
+        """What a run is told from others by, beside what its files hold."""
+        return self.model_dump_json()
+
+    @property
     def carried_out(self) -> Frozen | None:
         """The recipe that is carried out, if one is."""
         return None

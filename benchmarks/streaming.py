@@ -54,7 +54,7 @@ model.save_pretrained(sys.argv[2])
 """
 MERGE = """
 import sys; from pathlib import Path
-from backend.merge import MergeOptions, merge, merged; from backend.options import parse
+from backend.merge.merging import MergeOptions, merge, merged; from backend.options import parse
 from backend.progress import silent
 from backend.weights.checkpoint import Checkpoint; from backend.weights.output import Output
 options = parse(MergeOptions, {"adapters": [sys.argv[3]]}, context={"paths": True})

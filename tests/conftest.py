@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -39,6 +40,9 @@ os.environ |= {
     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     "TORCH_COMPILE_DISABLE": "1",  # vLLM would compile each model for 50 s before it serves it
 }
+# Each of the hundreds of processes that tests start would compile what it imports again, and pytest the tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 pytest_plugins = ["tests.support.browser"]
 expect.set_options(timeout=30_000)  # milliseconds: two processes test side by side
 

@@ -13,7 +13,6 @@ from backend.artifacts.artifact import Check
 from backend.artifacts.sealing import open_artifact, record
 from backend.check import CheckOptions, check
 from backend.errors import JobError, SpecError
-from backend.jobs.job import publication
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.card.card import build_card
@@ -21,6 +20,7 @@ from backend.publish.push import publish
 from backend.recipes import parse_recipe
 from backend.serve.server import Server
 from backend.settings import Settings
+from tests.support.published import publication
 from tests.support.typed import fails, succeeds
 
 NF4 = {"stage": "quantize", "method": "nf4"}

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ while not (ROOT / "pyproject.toml").is_file():
 
 FLOORS = (
     ("app", "ui", "cli", "deploy", "extension", "__main__"),
-    ("jobs", "preview"),
+    ("jobs",),
     ("stages",),
     ("recipes", "spec"),
     ("finetune", "merge", "quantize", "evaluate", "check", "publish", "serve"),
@@ -42,17 +43,21 @@ def room(module: str) -> str:
     return others[0] if first == "backend" and others else first
 
 
+@cache
+def imported(source: str) -> list[ast.Import | ast.ImportFrom]:
+    """Return what a source imports, wherever in it."""
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports(module: str, source: str, known: Mapping[str, str]) -> Iterator[tuple[int, str]]:
     """Return the modules of the app that one imports, wherever in it, each with its line."""
-    for node in ast.walk(ast.parse(source)):
+    for node in imported(source):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{module}:{node.lineno}: a relative import: write it from backend or ui"
             whole = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if name in known else str(node.module) for name in whole]
-        else:
-            continue
         yield from ((node.lineno, name) for name in names if name.split(".")[0] in ("app", "backend", "ui"))
 
 

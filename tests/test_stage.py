@@ -10,12 +10,12 @@ from backend.check import CheckOptions
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.jobs.foreground import identity
-from backend.jobs.job import Checking, Evaluation, Publication
 from backend.merge.options import MergeOptions
 from backend.publish import PublishOptions
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe
 from backend.spec import Preview, Spec
+from backend.stages.kinds import Checking, Evaluation, Publication
 
 OPTIONS = [FinetuneOptions, MergeOptions, EvaluateOptions, CheckOptions, *(m.Options for m in METHODS.values())]
 

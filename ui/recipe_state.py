@@ -25,6 +25,7 @@ from ui.recipe.draft import (
     NO_UPLOADS,
     Draft,
     Uploads,
+    in_order,
     parts,
     read_yaml,
     suits,
@@ -185,9 +186,10 @@ class Workbench:
             rows = {"calibration": {"dataset": DEMO_DATASET} | data.calibration.values(given)}
             calibrated = [n for n, values in stages.items() if n.startswith("quantize") and is_calibrated(values)]
             stages |= {name: stages[name] | rows for name in calibrated}
-        if given[self.recipe.evaluate] and any(name.split()[0] in ("merge", "quantize") for name in stages):
+        whole = any(name.split()[0] in ("merge", "quantize") for name in stages)
+        if given[self.recipe.evaluate] and whole:
             stages["evaluate"] = data.values(given)
-        stages |= {"check": {}} if given[self.recipe.check] else {}
+        stages = in_order(stages | self.recipe.more(given, whole))
         uploads = Uploads(data.text(given), data.rows.upload(given), data.calibration.upload(given))
         return Draft(facts.model, facts.commit, stages, uploads)
 

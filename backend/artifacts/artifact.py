@@ -18,7 +18,10 @@ from backend.options import Frozen
 
 MANIFEST = "artifact.json"
 
-BASE_CARD, SURVEY, METRICS, SAMPLES = "base_card.json", "survey.json", "metrics.jsonl", "samples.jsonl"
+BASE_CARD = "base_card.json"
+SURVEY = "survey.json"
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
 UNPUBLISHED = frozenset({BASE_CARD, SURVEY, METRICS, SAMPLES})
 """Files that lie in an artifact for the page and the card, and never leave: rows of a user's stand in some of them."""
 

@@ -10,9 +10,9 @@ from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import admitted, existing, fetched, hub_token
 from backend.errors import JobError
 from backend.jobs.foreground import Terminal, finished
-from backend.jobs.job import Checking
 from backend.options import parse
 from backend.settings import load_settings
+from backend.stages.kinds import Checking
 from backend.stages.work import stage_folder
 
 

@@ -11,11 +11,11 @@ from backend.cli.names import MODEL_HELP, admitted, hub_token, local_or_id
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.jobs.foreground import Terminal, finished
-from backend.jobs.job import Evaluation
 from backend.models.inspection import inspect
 from backend.options import parse
 from backend.settings import load_settings
 from backend.stages.estimate import converts
+from backend.stages.kinds import Evaluation
 from backend.stages.work import stage_folder
 
 

@@ -9,14 +9,15 @@ from backend.cli.names import existing, fetched, hub_token, local_or_id
 from backend.errors import SpecError
 from backend.hub.ids import DEMO, is_local
 from backend.jobs.foreground import Terminal, check_output, finished
-from backend.jobs.job import publication, published
-from backend.model_folder import is_adapter, weights_bytes
+from backend.jobs.job import published
+from backend.model_folder import is_adapter
 from backend.options import parse
 from backend.progress import Report
 from backend.publish import PublishOptions
 from backend.publish.adopt import describe
-from backend.publish.destination import check_destination
+from backend.publish.plan import plan
 from backend.settings import load_settings
+from backend.stages.kinds import Publication
 
 
 class _Publish(Command):
@@ -40,8 +41,9 @@ class _Publish(Command):
         options = parse(PublishOptions, given | ({"private": False} if self.public else {}))
         folder = existing(self.folder)
         named = local_or_id(self.base_model, "base model") if self.base_model else None
-        spec = publication(folder, options, base_model=None if named == DEMO or (named and is_local(named)) else named)
-        check_destination(options, hub_token(), weights_bytes(folder), Report(Terminal().hear).log)
+        base_model = None if named == DEMO or (named and is_local(named)) else named
+        [found] = plan([(folder, options)], hub_token(), Report(Terminal().hear).log, base_model)
+        spec = Publication.of(found)
         if is_adapter(folder) and spec.checks:
             named = named or (describe(folder).base_model if spec.elsewhere else None)
             spec = spec.model_copy(update={"base": fetched(named, settings) if named else None})

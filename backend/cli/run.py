@@ -11,14 +11,14 @@ from backend.cli.words import summary, words
 from backend.jobs.foreground import Terminal, check_output, finished, move
 from backend.jobs.job import published
 from backend.progress import Report
-from backend.recipes import Recipe, read_recipe
+from backend.recipes import STAGES, Recipe, read_recipe
 from backend.settings import load_settings
 from backend.stages.prepare import prepare
 from backend.stages.work import artifacts
 
 
 class _Run(Command):
-    recipe: Argument[Path] = Field(description="The recipe, YAML.")
+    recipe: Argument[Path] = Field(description=f"The recipe, YAML. Its stages: {', '.join(STAGES)}.")
     output: Path | None = Field(
         None,
         description="The folder to write; by default output/ in the data folder, and none where the model goes from"

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 def model_words(facts: ModelFacts) -> str:
     """Say what a model is."""
     pickled = ", pickled: a step `convert` makes safetensors first" if facts.pickled else ""
-    return f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {facts.size / 1e6:.0f} MB{pickled}"
+    ships = f", {facts.encoding}: decoded where it is read" if facts.encoding else ""
+    size = f"{facts.size / 1e6:.0f} MB{pickled}{ships}"
+    return f"{facts.architecture}, {facts.parameters / 1e6:.0f} M parameters, {size}"
 
 
 def needs(needed: "Estimate") -> str:

@@ -24,7 +24,9 @@ class Converter:
     """
 
     def __init__(self, mapping: Mapping, options: DatasetOptions, ledger: Ledger) -> None:
-        self._map, self._options, self._ledger = mapping, options, ledger
+        self._map = mapping
+        self._options = options
+        self._ledger = ledger
         self._decoder = Decoder()
         self._number = 0
         self._turns = TurnReader(
@@ -145,10 +147,13 @@ class Converter:
             except UnicodeDecodeError as e:
                 raise Unusable("binary", f"{quoted(name)} is not UTF-8", "leave the column out") from e
         if isinstance(value, list | dict):
-            what = "a conversation" if turns_of(value) else "a list" if isinstance(value, list) else "an object"
+            what = "a list" if isinstance(value, list) else "an object"
+            if turns_of(value):
+                what = "a conversation"
             raise Unusable("type", f"{quoted(name)} is {what} where text is needed", "name another column")
         self._ledger.noted("converted", number, f"{quoted(name)} is {_kind(value)}, read as text,")
-        return ("true" if value else "false") if isinstance(value, bool) else str(value)
+        text = str(value)
+        return text.lower() if isinstance(value, bool) else text
 
     def _conversation(self, values: dict[str, Any]) -> list[Any]:
         name = self._map.messages

@@ -70,7 +70,9 @@ class Dataset:
     """Samples of a data set in which everything was checked; they can be read again and again."""
 
     def __init__(self, options: DatasetOptions, surveys: tuple[_Survey, ...], held_out: Set[int]) -> None:
-        self._options, self._surveys, self._held_out = options, surveys, held_out
+        self._options = options
+        self._surveys = surveys
+        self._held_out = held_out
         self.examination = _examination(options, surveys, held_out)
 
     @property
@@ -150,7 +152,11 @@ def _survey(source: Source, options: DatasetOptions) -> _Survey:
         mapping = _told_apart(mapping, head, ledger)
     unclear = any(f.asks and f.kind in ("columns", "json_text", "binary") for f in ledger.said.values())
     converter = Converter(mapping, options, ledger) if mapping and not unclear else None
-    total, names, samples, preview, kept = 0, dict[str, None](), Counter[int](), list[Sample](), Kept()
+    total = 0
+    names = dict[str, None]()
+    samples = Counter[int]()
+    preview = list[Sample]()
+    kept = Kept()
     for row in rows.read(ledger):
         total += 1
         if row.values is not None and not row.values.keys() <= names.keys():

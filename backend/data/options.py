@@ -129,7 +129,8 @@ class RowsOptions(Frozen):
     @model_validator(mode="after")
     def _one_way_to_map(self) -> "RowsOptions":
         ways = [name for name in ("messages_column", "text_column") if getattr(self, name)]
-        ways += ["template" if self.template else "user_column"] if self.template or self.user_column else []
+        if self.template or self.user_column:
+            ways.append("template" if self.template else "user_column")
         if self.template and self.user_column:
             raise ValueError("template: it is the user's words already: leave out user_column, or name it in braces")
         if len(ways) > 1:

@@ -46,7 +46,9 @@ class Unusable(Exception):
 
     def __init__(self, kind: str, text: str, remedy: str) -> None:
         super().__init__(text)
-        self.kind, self.text, self.remedy = kind, text, remedy
+        self.kind = kind
+        self.text = text
+        self.remedy = remedy
 
 
 def turns_of(value: Any) -> list[Any] | None:

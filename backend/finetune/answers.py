@@ -43,7 +43,10 @@ class Talk:
     """
 
     def __init__(self, text: str, places: Sequence[Place], messages: Sequence[Message], ends: Ends) -> None:
-        self._text, self._places, self._messages, self._ends = text, places, messages, ends
+        self._text = text
+        self._places = places
+        self._messages = messages
+        self._ends = ends
         self._first: dict[int, int] = {}
         self._last: dict[int, int] = {}
         self.thoughts = {place.message for place in places if place.thought}

@@ -265,7 +265,9 @@ def _thought_end(text: str) -> int:
 
 def _without_end(text: str, stops: Collection[str]) -> tuple[str, str]:
     """Return a text without the tokens at its end that stop generation, and the first of them."""
-    end, at, found = len(text), -1, ""
+    end = len(text)
+    at = -1
+    found = ""
     while at != end:
         at = end
         while end and text[end - 1].isspace():

@@ -141,7 +141,9 @@ def training_cost(facts: ModelFacts, options: FinetuneOptions, sizes: RowSizes, 
         sizes: Of the rows.
         machine: That it runs on.
     """
-    optim = options.optim if options.optim != "auto" else "paged_adamw_8bit" if machine.gpu else "adamw_torch"
+    optim = options.optim
+    if optim == "auto":
+        optim = "paged_adamw_8bit" if machine.gpu else "adamw_torch"
     parts = {
         "base": round(_base(facts, options, machine)),
         "adapter": (8 + OPTIMIZER_BYTES[optim]) * adapter_parameters(facts, options),  # with its gradient, in float32

@@ -76,7 +76,10 @@ class Marks:
 
     def find(self, text: str) -> tuple[str, list[Place]]:
         """Return a rendered text without marks, and where they stood."""
-        parts, places, length, at = [], [], 0, 0
+        parts = []
+        places = []
+        length = 0
+        at = 0
         for mark in self._any.finditer(text):
             parts.append(text[at : mark.start()])
             length += mark.start() - at

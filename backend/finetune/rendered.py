@@ -13,6 +13,7 @@ from backend.options import Frozen
 
 SHOWN = 10
 BINS = 20
+SHOWN_TEXT = 2_000  # characters of a sample
 
 
 class Piece(Frozen):
@@ -44,16 +45,20 @@ class Survey(Frozen):
         return self.rows + self.masked + self.refused
 
     @property
-    def words(self) -> str:
-        """Say it in a sentence or two."""
-        text = f"{self.rows} rows of {self.tokens} tokens, of which {self.learned_tokens} are learned."
-        faults = {
+    def faults(self) -> dict[str, int]:
+        """Rows that somebody should look at, by what is the matter with them."""
+        return {
             "cut at max_length": self.truncated,
             "left out because nothing of them would be learned": self.masked,
             "left out because the chat template does not take them": self.refused,
             "without a token that ends the answer": self.endless,
         }
-        said = [f"{count} {'is' if count == 1 else 'are'} {what}" for what, count in faults.items() if count]
+
+    @property
+    def words(self) -> str:
+        """Say it in a sentence or two."""
+        text = f"{self.rows} rows of {self.tokens} tokens, of which {self.learned_tokens} are learned."
+        said = [f"{count} {'is' if count == 1 else 'are'} {what}" for what, count in self.faults.items() if count]
         return f"{text} {', '.join(said)[:1].upper()}{', '.join(said)[1:]}." if said else text
 
 
@@ -110,3 +115,14 @@ def _pieces(row: Rendered, tokenizer: Any) -> tuple[Piece, ...]:
             parts.append((learned, []))
         parts[-1][1].append(token)
     return tuple(Piece(text=tokenizer.decode(tokens), learned=learned) for learned, tokens in parts)
+
+
+def shortened(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield the pieces up to a length that one can still look at."""
+    left = SHOWN_TEXT
+    for piece in pieces:
+        text = piece.text if len(piece.text) <= left else piece.text[:left] + " …"
+        yield piece.model_copy(update={"text": text})
+        left -= len(piece.text)
+        if left <= 0:
+            return

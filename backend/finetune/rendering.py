@@ -63,7 +63,9 @@ class Renderer:
         if not tokenizer.is_fast:
             raise SpecError("The model's tokenizer is not a fast one, without which answers cannot be found: choose"
                             " another model.")  # fmt: skip
-        self._tokenizer, self._loss, self._max_length = tokenizer, loss, max_length
+        self._tokenizer = tokenizer
+        self._loss = loss
+        self._max_length = max_length
         self._stops = frozenset(stops)
         self._around = around(tokenizer)
         self.control = control_tokens(tokenizer)

@@ -112,7 +112,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, report: Report, folder: Path, stop: Path, answers: Callable[[], Sequence[Any]]) -> None:
-        self._report, self._folder, self._stop, self._answers = report, folder, stop, answers
+        self._report = report
+        self._folder = folder
+        self._stop = stop
+        self._answers = answers
         self._tuner: Tuner | None = None
         self._started = 0.0
         self._tokens = 0  # of all processes

@@ -74,7 +74,10 @@ class HubFiles:
     """
 
     def __init__(self, repo_id: str, commit: str, token: str | None, repo_type: str = "model") -> None:
-        self.repo_id, self.commit, self.token, self.repo_type = repo_id, commit, token, repo_type
+        self.repo_id = repo_id
+        self.commit = commit
+        self.token = token
+        self.repo_type = repo_type
         self._entries: tuple[Entry, ...] | None = None
 
     def entries(self) -> tuple[Entry, ...]:

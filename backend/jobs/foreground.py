@@ -108,8 +108,7 @@ def identity(spec: Spec) -> str:
     """Say what a run is made from: the spec, and what the files that it names are now."""
     places = [path for named in spec.files() for path in (sorted(named.rglob("*")) if named.is_dir() else [named])]
     looks = [f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in places if path.exists()]
-    # who insists on what failed its check goes on with what that run has made
-    return "\n".join([spec.model_dump_json(exclude={"publish": {"insist"}}), *looks])
+    return "\n".join([spec.asked, *looks])
 
 
 def _forget(runs: Path) -> None:

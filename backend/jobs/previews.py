@@ -44,6 +44,15 @@ class Seen(Frozen):
         return self.survey.model_copy(update=counts)
 
     @property
+    def reach(self) -> str:
+        """Which of the rows were rendered, in words."""
+        rendered = self.survey.looked_at if self.survey else 0
+        every = self.examination.train if self.examination else rendered
+        if rendered < every:
+            return f"Counted on the first {rendered:,} of {every:,} rows."
+        return "Counted on every row."
+
+    @property
     def questions(self) -> tuple[Finding, ...]:
         """What must be answered by an option before anything starts."""
         return tuple(finding for finding in self.findings if finding.asks)

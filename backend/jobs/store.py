@@ -21,10 +21,11 @@ from pydantic import Field
 
 from backend.disk import read_whole, write_whole
 from backend.errors import JobError
-from backend.jobs.job import KINDS, NO_JOB, kind, parse_spec, spec_file, write_spec
+from backend.jobs.job import NO_JOB, kind, parse_spec, spec_file, write_spec
 from backend.options import Frozen
 from backend.spec import Spec
 from backend.stages import STEPS
+from backend.stages.kinds import KINDS
 
 
 class JobState(StrEnum):

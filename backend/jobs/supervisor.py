@@ -20,16 +20,16 @@ from backend.disk import PARTIAL, clear, forget, lock, read_lines, words
 from backend.errors import AppError, JobError, LoginError
 from backend.executors.contract import Executor
 from backend.executors.local import Local
-from backend.jobs.job import KINDS, holds_spec, publication, published
+from backend.jobs.job import holds_spec, published
 from backend.jobs.previews import Seen, read_seen, take_over
 from backend.jobs.runner import EVENTS, Canceled, Interrupted, Run, tidy
 from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState, Store, new_id
 from backend.jobs.uploads import Uploads
 from backend.processes.marks import marker_prefix, sweep
-from backend.publish import PublishOptions
 from backend.settings import Settings
 from backend.spec import Preview, Spec
 from backend.stages import STEPS
+from backend.stages.kinds import KINDS
 from backend.stages.work import artifacts, stage_folder
 
 LANES = [[name for name, spec in KINDS.items() if spec.lane == lane] for lane in ("machine", "uploads", "looks")]
@@ -131,10 +131,6 @@ class Supervisor:
         spec = self._store.get(job_id, owner).read_spec()
         assert isinstance(spec, Preview)
         return read_seen(self._settings.jobs / job_id, spec)
-
-    def publish(self, artifact: Path, options: PublishOptions, owner: str, token: str | None) -> str:
-        """Queue the publication of an artifact that artifacts() gave, and give the new job's id."""
-        return self.submit(publication(artifact, options), owner, token)
 
     def cancel(self, job_id: str, owner: str) -> None:
         """Cancel a job; what it has sealed stays."""

@@ -18,7 +18,9 @@ from backend.weights.floats import FLOATS
 from backend.weights.header import Header, header_from
 from backend.weights.tensor import Tensor
 
-CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PICKLE = "adapter_model.bin"
 
 QUANTIZATION = ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
 """What artifact.json records of the base that an adapter was trained on, under these names of BitsAndBytesConfig."""
@@ -233,7 +235,9 @@ def _lora(name: str, config: dict[str, Any], module: str, parts: dict[str, Tenso
     for part in names:
         if part not in parts:
             raise _fault(name, f"lacks {part} of {quoted(module)}")
-    a, b, magnitude = parts[names[0]], parts[names[1]], parts.get("lora_magnitude_vector")
+    a = parts[names[0]]
+    b = parts[names[1]]
+    magnitude = parts.get("lora_magnitude_vector")
     rank = _first(config["rank_pattern"], module, config.get("r", 8))
     alpha = _first(config["alpha_pattern"], module, config.get("lora_alpha", 8))
     if len(a.shape) != 2 or len(b.shape) != 2 or not a.elements or not b.elements:

@@ -7,8 +7,8 @@ from backend.artifacts.sealing import is_sealed
 from backend.errors import SpecError
 from backend.hub.files import HubFiles, LocalFiles
 from backend.hub.ids import is_local, parse_model, parse_repo_id
-from backend.merge import described, trained_on
 from backend.merge.adapter import Adapter, read_adapter
+from backend.merge.merging import described, trained_on
 from backend.merge.options import MergeOptions
 from backend.merge.plan import Base
 from backend.models.admission import admit_adapter

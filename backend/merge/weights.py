@@ -57,7 +57,10 @@ class Opened(NamedTuple):
         """Read the matrices of a layer, or of one expert among those that they hold: [rank, in], [out, rank]."""
         if lora.experts == 1:
             return self.matrix(lora.a).astype(np.float64), self.matrix(lora.b).astype(np.float64)
-        (expert, first, last), rank, inputs, columns = lora.part, lora.rank, lora.a.shape[1], lora.b.shape[1]
+        expert, first, last = lora.part
+        rank = lora.rank
+        inputs = lora.a.shape[1]
+        columns = lora.b.shape[1]
         a = self.piece(lora.a, expert * rank * inputs, (expert + 1) * rank * inputs)
         b = to_float32(self.piece(lora.b, first * columns, last * columns), lora.b.dtype)
         mine = b.reshape(last - first, rank, lora.experts)[:, :, expert]
@@ -90,7 +93,9 @@ class MergedWeights:
     ) -> None:
         self.name, self.config = base.name, config
         self.identity = repr((base.identity, [opened.weights.identity for opened in adapters], made, dtype))
-        self._base, self._adapters, self._dtype = base, adapters, dtype
+        self._base = base
+        self._adapters = adapters
+        self._dtype = dtype
         self._made = {one.tensor.name: one for one in made}
         self._products: dict[str, LowRank] = {}
         self._lock = Lock()

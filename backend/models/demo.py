@@ -30,7 +30,11 @@ ORIGIN = f"dequantized from the Q4_1 GGUF in the Python package {PACKAGE} {VERSI
 LICENSE, LANGUAGES = "apache-2.0", ("en",)  # both from the GGUF's metadata
 TEXT = "pydoc_data.topics of CPython"
 
-_LAYERS, _HIDDEN, _FEED, _KV, _VOCABULARY = 30, 576, 1536, 192, 49152
+_LAYERS = 30
+_HIDDEN = 576
+_FEED = 1536
+_KV = 192
+_VOCABULARY = 49152
 _CARD = f"""---
 license: {LICENSE}
 language:

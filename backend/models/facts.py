@@ -28,6 +28,12 @@ class ModelFacts(Frozen):
     tied: bool = Field(description="Whether input embeddings and output head are one tensor.")
     chat_template: bool
     quant_method: str | None = Field(None, description="How it is quantized already, if it is.")
+    encoding: str | None = Field(
+        None,
+        description="How its weights ship in 8 or 4 bit, where they are decoded; all else here is as if they were.",
+    )
+    decoded: int = Field(0, description="Parameters that are decoded.")
+    decoding_memory: int = Field(0, description="Bytes that this takes beside what is decoded.")
     license: str | None = Field(None, description="From the card or repo; never guessed.")
     license_name: str | None = None
     license_link: str | None = None
@@ -43,3 +49,8 @@ class ModelFacts(Frozen):
         default_factory=dict, repr=False, description="Bytes of its files as they lie here, weights included."
     )
     card: dict[Any, Any] = Field(default_factory=dict, repr=False, description="Its card's front matter.")
+
+    @property
+    def loaded(self) -> int:
+        """Bytes of its weights in memory, as the config says their type."""
+        return sum(tensor.bytes for tensor in self.tensors) if self.encoding else self.size

@@ -15,12 +15,13 @@ from backend.hub.front_matter import languages_of, license_of, read_card
 from backend.hub.ids import DEMO, is_local
 from backend.models.admission import PICKLE_INDEX, Admitted, admit
 from backend.models.completeness import check_complete
-from backend.models.config import check_config
+from backend.models.config import Config, check_config
 from backend.models.demo import demo_facts
 from backend.models.facts import ModelFacts
 from backend.strict_json import quoted
 from backend.weights.anatomy import output_head
 from backend.weights.conversion import conversion
+from backend.weights.decoded import Dense, dense
 from backend.weights.header import PROBE, Allowance, Header, header_from
 from backend.weights.pickled import Pickled, read_pickled
 from backend.weights.tensor import DTYPES, Tensor
@@ -90,8 +91,15 @@ def read_headers(files: Files, admitted: Admitted) -> dict[str, Header]:
 
     shards = _each(admitted, read)
     _check_places({shard: header.tensors for shard, header in shards.items()}, admitted.weight_map or {}, INDEX)
-    check_complete(admitted.config, [tensor for header in shards.values() for tensor in header.tensors])
+    stored = [tensor for header in shards.values() for tensor in header.tensors]
+    check_complete(*_as_seen(admitted.config, dense(stored, admitted.config.data)))
     return shards
+
+
+def _as_seen(config: Config, found: Dense) -> tuple[Config, tuple[Tensor, ...]]:
+    """Return config and tensors as whoever works on the model sees them."""
+    quantization = None if found.how else config.quantization
+    return config._replace(quantization=quantization, data=found.config), found.tensors
 
 
 def read_pickles(files: Files, admitted: Admitted) -> dict[str, Pickled]:
@@ -132,11 +140,13 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
     there = {entry.name: entry.size for entry in admitted.files} | admitted.kept
     pickled = read_pickles(files, admitted) if admitted.pickled else {}
     planned = conversion(pickled, config.data) if pickled else None
-    tensors = planned.tensors if planned else read_tensors(files, admitted)
+    stored = planned.tensors if planned else read_tensors(files, admitted)
     if planned:
         config = check_config(json.loads(planned.config))
-        check_complete(config, tensors)
+        check_complete(config, stored)
         there = {entry.name: there[entry.name] for entry in admitted.beside} | planned.files
+    found = dense(stored, config.data)
+    config, tensors = _as_seen(config, found)
     license = license_of(card, tags)
     counts: Counter[str] = Counter()
     for tensor in tensors:
@@ -158,6 +168,9 @@ def _facts(model: str, files: Files, admitted: Admitted, tags: tuple[str, ...]) 
         tied=config.tied and output_head(tensors) is None,
         chat_template=admitted.chat_template,
         quant_method=config.quantization["quant_method"] if config.quantization else None,
+        encoding=found.how,
+        decoded=sum(one.tensor.elements for one in found.encoded),
+        decoding_memory=found.memory,
         license=license.id,
         license_name=license.name,
         license_link=license.link,

@@ -19,8 +19,10 @@ from backend.model_folder import (
     stops_in,
 )
 from backend.models.config import auto_class_name, longest_window
+from backend.models.torch_weights import opened
 from backend.progress import Report
 from backend.strict_json import quoted
+from backend.weights.decoded import encoded_as
 
 _READERS = ("tiktoken", "sentencepiece", "sacremoses", "mistral_common", "rjieba", "fugashi", "rhoknp", "pythainlp")
 """Packages that transformers reads some tokenizers with."""
@@ -34,7 +36,7 @@ def device() -> str:
 
 
 def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
-    """Load a causal language model for inference, in the type that its config names.
+    """Load a causal language model for inference, in the type that its config names; one in 8 or 4 bits is decoded.
 
     Args:
         folder: Admitted: config.json and safetensors weights.
@@ -62,7 +64,11 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
     }
     try:
         with progress_of(report):
-            model, found = auto_class(read_config(folder)).from_pretrained(folder, config=config, **(options | kwargs))
+            if encoded_as(read_config(folder)):
+                model, found = _load_decoded(folder, config, options | kwargs)
+            else:
+                build = auto_class(read_config(folder))
+                model, found = build.from_pretrained(folder, config=config, **(options | kwargs))
     except (ValueError, KeyError, RuntimeError, OSError) as e:
         text = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise SpecError(f"transformers could not load '{folder.name}': {text} Choose another model.") from e
@@ -76,6 +82,18 @@ def auto_class(config: Mapping[str, Any]) -> Any:
     import transformers
 
     return getattr(transformers, auto_class_name(config))
+
+
+def _load_decoded(folder: Path, config: Any, options: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """Load a model from weights that are decoded one tensor after the other; transformers knows nothing of it."""
+    from transformers.models.auto.auto_factory import _get_model_class
+
+    with opened(folder) as (said, tensors):
+        plain = type(config).from_dict(said)
+        kind = _get_model_class(plain, auto_class(said)._model_mapping)
+        model, found = kind.from_pretrained(None, config=plain, state_dict=tensors, **options)
+    model.config.name_or_path = model.name_or_path = str(folder)  # adapters record it
+    return model, found
 
 
 def greedy(folder: Path) -> Any:

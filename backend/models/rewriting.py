@@ -12,7 +12,7 @@ from backend.progress import Report
 from backend.stage import Stage
 from backend.weights.anatomy import TRANSPOSED, input_embeddings, kept_exact, output_head
 from backend.weights.checkpoint import Weights
-from backend.weights.floats import FLOATS, SAFETENSORS
+from backend.weights.floats import FLOATS, SAFETENSORS, named_dtype
 from backend.weights.output import Output
 from backend.weights.plan import Form, Part, Plain, Plan
 from backend.weights.rewrite import Format, rewrite
@@ -62,7 +62,9 @@ class PlannedOptions(Stage):
             config: What its config.json says.
         """
         target = SAFETENSORS[self.target or loaded_dtype(config, tensors)]
-        form, turned, plain = self.form(tensors, config), config.get("model_type") in TRANSPOSED, Plain()
+        form = self.form(tensors, config)
+        turned = config.get("model_type") in TRANSPOSED
+        plain = Plain()
         exact = kept_exact(tensors)
         work: list[tuple[View, Form | Plain]] = []
         for tensor in tensors:
@@ -121,21 +123,15 @@ def config_json(config: Mapping[str, Any], tensors: Sequence[Tensor], changes: M
     """
     if is_tied(config) and input_embeddings(tensors) and output_head(tensors):
         changes = {**changes, "tie_word_embeddings": False}
-    if _named_dtype(config) is None:
+    if named_dtype(config) is None:
         changes = {"dtype": loaded_dtype(config, tensors), "torch_dtype": None, **changes}
     merged = {k: v for k, v in {**config, **changes}.items() if v is not None or k not in changes}
     return (json.dumps(merged, indent=2) + "\n").encode()
 
 
-def _named_dtype(config: Mapping[str, Any]) -> str | None:
-    """Return the type that a config names, if models are computed in it."""
-    named = config.get("dtype") or config.get("torch_dtype")
-    return named if isinstance(named, str) and named in SAFETENSORS else None
-
-
 def loaded_dtype(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> str:
     """Return the type that transformers loads a model in: the config's, else that of its first tensor."""
-    if (named := _named_dtype(config)) is not None:
+    if (named := named_dtype(config)) is not None:
         return named
     first = next((t.dtype for t in tensors if t.dtype in FLOATS), "F32")
     return next((name for name, short in SAFETENSORS.items() if short == first), "float32")

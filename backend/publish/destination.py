@@ -123,7 +123,9 @@ def check_token(options: PublishOptions, token: str | None, patience: Patience |
         if answered in (403, 404):
             raise LoginError(f"{could_not} The Hub does not say whose token this is: make one at {TOKENS_PAGE}") from e
         raise type(e)(f"{could_not} {e}") from e
-    user, namespace, allowed = str(who.get("name")), options.repo_id.split("/")[0], namespaces(who)
+    user = str(who.get("name"))
+    namespace = options.repo_id.split("/")[0]
+    allowed = namespaces(who)
     if not allowed:
         raise LoginError(f"{could_not} The token of '{user}' may only read: make one that may write at {TOKENS_PAGE}")
     if namespace in allowed:

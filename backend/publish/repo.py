@@ -49,7 +49,9 @@ class Repo:
 
     def __init__(self, options: PublishOptions, token: str, patience: Patience) -> None:
         assert options.repo_id
-        self.repo_id, self.options, self.token = options.repo_id, options, token
+        self.repo_id = options.repo_id
+        self.options = options
+        self.token = token
         self.api = client.api(token)
         self.url = f"{endpoint()}/{self.repo_id}"
         self._patience = patience

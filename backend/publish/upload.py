@@ -71,5 +71,7 @@ def _operation(name: str, file: OutgoingFile, tell: Callable[[int], None]) -> Co
         return CommitOperationAdd(name, file.source)
     sent = CommitOperationAdd(name, b"")
     sent.upload_info = UploadInfo(file.size, b"", bytes.fromhex(file.sha256))
-    sent._upload_mode, sent._should_ignore, sent._is_uploaded = "lfs", False, True
+    sent._upload_mode = "lfs"
+    sent._should_ignore = False
+    sent._is_uploaded = True
     return sent

@@ -25,7 +25,8 @@ def steps(options: PublishOptions, api: HfApi, private: bool) -> dict[str, Calla
     assert repo_id
     visible = options.private if options.private is not None and options.private != private else None
     if visible is not None or options.gated:
-        what = " and ".join(["its visibility"] * (visible is not None) + ["its gate"] * bool(options.gated))
+        asked = {"its visibility": visible is not None, "its gate": options.gated}
+        what = " and ".join(name for name, wanted in asked.items() if wanted)
         # in one request, so that nobody finds it open before it is gated
         found[what] = lambda: _set(repo_id, visible, options.gated, api)
     if title := options.collection:

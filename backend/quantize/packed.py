@@ -10,8 +10,9 @@ from backend.errors import SpecError
 from backend.model_folder import read_config
 from backend.models.loading import device, greedy
 from backend.models.rewriting import loaded_dtype
+from backend.models.torch_weights import read
 from backend.progress import Report
-from backend.quantize.calibrated.empty_model import empty_model, read
+from backend.quantize.calibrated.empty_model import empty_model
 from backend.quantize.calibrated.filling import Filler
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.layouts.layout import Layout, Scheme

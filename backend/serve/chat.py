@@ -73,7 +73,11 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
             f"'{server.model}' has no chat template, so it does not know how a conversation looks: choose a model that"
             " was made for chat."
         )
-    started, first, count, text, thinking = time.monotonic(), None, 0, "", False
+    started = time.monotonic()
+    first = None
+    count = 0
+    text = ""
+    thinking = False
     stops = [text for text in options.stop if text]
     said, thoughts = Stops(stops), Stops(stops)
     request: dict[str, Any] = {"model": server.model, "messages": messages}
@@ -94,8 +98,12 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
                     now = time.monotonic()
                     first = first or now
                     count += 1
-                    text += THINKS * (bool(thought) and not text) + thought
-                    text += THOUGHT * (thinking and bool(piece)) + piece
+                    if thought and not text:
+                        text = THINKS
+                    text += thought
+                    if piece and thinking:
+                        text += THOUGHT
+                    text += piece
                     thinking = not piece and (thinking or bool(thought))
                     speed = (count - 1) / (now - first) if now > first else None
                     told = {"seconds_to_first_token": first - started, "tokens_per_second": speed}

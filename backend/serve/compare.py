@@ -119,7 +119,9 @@ def _once(words: Sequence[str]) -> dict[str, int]:
 
 def _rising(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return the longest part of pairs in which the second numbers rise, too."""
-    ends, piles, below = list[int](), list[int](), list[int]()  # of each pile its top, by number and by place
+    ends = list[int]()  # of each pile its top, by number
+    piles = list[int]()  # the same, by place
+    below = list[int]()
     for place, (_, number) in enumerate(pairs):
         pile = bisect_left(ends, number)
         below.append(piles[pile - 1] if pile else -1)

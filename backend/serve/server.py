@@ -75,7 +75,9 @@ class Serving:
     """
 
     def __init__(self, server: Server, why: str, settings: Settings, log: Path) -> None:
-        self._server, self._settings, self._log = server, settings, log
+        self._server = server
+        self._settings = settings
+        self._log = log
         self._lock = threading.RLock()
         self._child: Child | None = None
         self._status = ServerStatus(
@@ -150,7 +152,9 @@ class Serving:
         Args:
             sockets: An empty folder with a short name, in which an engine's processes may meet.
         """
-        engine, server, home = ENGINES[self._server.engine], self._server, self._settings.data.resolve()
+        engine = ENGINES[self._server.engine]
+        server = self._server
+        home = self._settings.data.resolve()
         command = engine.command(server.folder, server.port, "cuda:0" if gpus() else "cpu", server.base)
         env = environment(home, online=False) | {KEY: server.key, MODEL: server.model}
         env |= engine.environment(sockets)

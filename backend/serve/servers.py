@@ -37,7 +37,9 @@ class Servers:
         base_of: Callable[[Path], Path | None] = lambda folder: None,
         gpu_is_used: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._settings, self._base_of, self._gpu_is_used = settings, base_of, gpu_is_used
+        self._settings = settings
+        self._base_of = base_of
+        self._gpu_is_used = gpu_is_used
         self._lock = threading.RLock()
         self._all: dict[Path, Serving] = {}
 

@@ -43,7 +43,7 @@ def need(stage: CheckOptions, planned: Planned) -> Need:
     """Estimate trying each result in its engine: a server of it, then its weights in transformers."""
     facts = planned.facts
     engine = expected(stage.engine)
-    memory = engine.overhead + facts.size
+    memory = engine.overhead + facts.loaded
     once = engine.start_seconds + facts.parameters * ANSWER_SECONDS_A_PARAMETER
     remedy = "leave the check out, or choose a machine with more memory"
     return Need(memory, IMPORT_SECONDS + len(planned.results) * once, remedy=remedy)
@@ -54,4 +54,9 @@ def words(stage: CheckOptions) -> tuple[str, str]:
     return "Test it in the engine that will serve it", f"{len(PROMPTS)} prompts"
 
 
-STEP = Step(run, need=need, words=words, alone=True)
+SUMMARY = (
+    "It answers a few prompts there, which are compared with what its weights say. What is published is tested first in"
+    " any case."
+)
+
+STEP = Step(run, need=need, words=words, summary=SUMMARY, alone=True)

@@ -14,7 +14,7 @@ from backend.hub.files import LocalFiles
 from backend.hub.front_matter import read_card
 from backend.hub.ids import DEMO, is_local
 from backend.machine.hardware import hardware, peak_memory_bytes
-from backend.merge import record
+from backend.merge.merging import record
 from backend.model_folder import Kind, has_tokenizer, is_license, kind_of, set_template, template_in, weights_bytes
 from backend.models.admission import is_taken
 from backend.models.config import as_kept, is_settings

@@ -94,8 +94,8 @@ def estimate(
         for name, count in found.items()
     }
     output = sum(files.values())
-    twice = recipe.publish is not None and recipe.publish.to_folder is not None
-    written = _passing(facts, files) if streamed else fetched + output * (2 if twice else 1)
+    copied = output if recipe.publish and recipe.publish.to_folder else 0
+    written = _passing(facts, files) if streamed else fetched + output + copied
     return Estimate(
         output_bytes=output,
         peak_memory_bytes=largest_last[-1][1].memory,
@@ -127,7 +127,10 @@ def check_room(needed: Estimate, facts: ModelFacts, machine: Machine) -> None:
     step, need = max(needed.memory.items(), key=lambda item: item[1])
     for name, wanted in needed.gpu_memory.items():
         if wanted > machine.gpu:
-            step, need, have, place = name, wanted, machine.gpu, "its GPU has"
+            step = name
+            need = wanted
+            have = machine.gpu
+            place = "its GPU has"
     if need > have:
         raise HardwareError(
             f"Could not {to_do}. Its step '{step}' needs {size_words(need)} of memory and {place}"

@@ -167,12 +167,12 @@ def need(stage: EvaluateOptions, planned: Planned) -> Need:
     sizes = (files.items() for files in planned.results.values())
     largest = max(sum(count for name, count in files if name.endswith(".safetensors")) for files in sizes)
     if any(isinstance(other, CalibratedOptions) for other in planned.recipe.stages):  # it is unpacked to be measured
-        largest = max(largest, facts.size)
+        largest = max(largest, facts.loaded)
     rows = min(ROWS, length)
     width = 4 if facts.dtype == "float32" else 2
     logits = (2 * width * length + ROWS_BYTES * rows) * facts.vocab_size
     copies = COPIES_BYTES * length * facts.hidden_size
-    memory = EVALUATE_BYTES + facts.size + largest + logits + copies
+    memory = EVALUATE_BYTES + facts.loaded + largest + logits + copies
     remedy = "leave evaluate out, give it a smaller max_seq_length, or choose a machine with more memory"
     return Need(memory, IMPORT_SECONDS + forward, remedy=remedy)
 

@@ -57,7 +57,9 @@ def need(stage: FinetuneOptions, planned: Planned) -> Need:
     """Estimate a training, and find what makes it fit where it does not."""
     from backend.finetune.costs import sizes_of, training_cost, way_out
 
-    facts, machine, sizes = planned.facts, planned.machine, sizes_of(stage, planned.survey)
+    facts = planned.facts
+    machine = planned.machine
+    sizes = sizes_of(stage, planned.survey)
     cost = training_cost(facts, stage, sizes, machine)
     need = Need(cost.memory, planned.around + cost.seconds, _files(stage, planned), training=cost)
     if cost.needed <= machine.room:

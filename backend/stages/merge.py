@@ -6,7 +6,7 @@ from typing import Any
 from backend.artifacts.artifact import Artifact, now
 from backend.artifacts.sealing import partial
 from backend.disk import read_whole, write_whole
-from backend.merge import merge
+from backend.merge.merging import merge
 from backend.merge.options import MergeOptions
 from backend.models.facts import ModelFacts
 from backend.progress import Report

@@ -37,9 +37,12 @@ from backend.stages.work import MODEL, Fetched, Work
 MAX_RENDERED = 5_000
 """Rows that are rendered for a preview; the first ones show what the model will see of all others."""
 
-EXAMINATION, FINDINGS, FAULTS, SPLITS, SURVEY, READING = (
-    "examination.json", "findings.json", "faults.json", "splits.json", "survey.json", "reading.json",
-)  # fmt: skip
+EXAMINATION = "examination.json"
+FINDINGS = "findings.json"
+FAULTS = "faults.json"
+SPLITS = "splits.json"
+SURVEY = "survey.json"
+READING = "reading.json"
 
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 _SPLITS = TypeAdapter(dict[str, tuple[str, ...]])

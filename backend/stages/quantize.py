@@ -71,7 +71,8 @@ def need(stage: Any, planned: Planned) -> Need:
 
     cost = calibrated_cost(planned.facts, stage)
     plan = stage.plan(planned.facts.tensors, planned.facts.config)
-    return result(stage, plan, planned, Need(cost.memory, planned.around + cost.seconds))
+    need = Need(cost.memory + planned.facts.decoding_memory, planned.around + cost.seconds)
+    return result(stage, plan, planned, need)
 
 
 def grid(options: Mapping[str, Any]) -> str:

@@ -76,6 +76,7 @@ class Step(NamedTuple):
         fetch: Brings what a stage reads into the folder of the fetch step.
         need: Estimates a stage from what the steps before it have planned; None: nothing worth a word.
         words: A stage as a title and a detail.
+        summary: What it is good for, for who chooses it.
         online: Whether it has the network and the token; all others run in a process with neither.
         alone: Whether it takes the memory of a model, or the GPU: one such step at a time on a machine.
         repeats: Whether it brings the same again when it is run again, so that what was made from it stays.
@@ -88,6 +89,7 @@ class Step(NamedTuple):
     fetch: Callable[[Any, Work, Path, str | None, Report], None] = _nothing_fetched
     need: Callable[[Any, Planned], Need | None] = _no_need
     words: Callable[[Any], tuple[str, str]] = _no_words
+    summary: str = ""
     online: bool = False
     alone: bool = False
     repeats: bool = False

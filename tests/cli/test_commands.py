@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from backend.__main__ import main
-from backend.artifacts.sealing import open_artifact
+from backend.artifacts.artifact import Check
+from backend.artifacts.sealing import open_artifact, record
 from backend.executors import local
 from backend.jobs.foreground import identity
 from backend.processes.child import ROOT
 from backend.recipes import parse_recipe
+from tests.conftest import PASSED
 from tests.support.typed import fails, succeeds
 
 PROSE = "The quick brown fox jumps over the lazy dog. " * 20
@@ -35,6 +37,14 @@ def nf4(tiny_model, tmp_path_factory):
         patch.setenv("WEIGHTSMITH_DATA", str(output.parent / "data"))
         assert main(["quantize", str(tiny_model), "--method", "nf4", "--output", str(output)]) == 0
     return output
+
+
+@pytest.fixture(scope="module")
+def checked(nf4, tmp_path_factory):
+    """The same after a check that it passed."""
+    folder = shutil.copytree(nf4, tmp_path_factory.mktemp("checked") / "nf4")
+    record(folder, check=Check(**PASSED))
+    return folder
 
 
 @pytest.fixture
@@ -126,34 +136,35 @@ def test_run_does_a_recipe_and_publishes_to_a_folder(tiny_model, tmp_path, capsy
     assert all(made["metrics"]["tokens"] == 62 for made in done["artifacts"])
 
 
+@pytest.mark.real
 def test_publish_writes_to_a_folder_what_the_hub_would_get(nf4, tmp_path, capsys):
     done = succeeds(capsys, "publish", str(nf4), "--to-folder", str(tmp_path / "out"))
     assert done["location"] == str(tmp_path / "out")
     assert (tmp_path / "out" / "README.md").is_file()
 
 
-def test_publish_takes_the_token_from_the_environment(nf4, hub, capsys, monkeypatch):
+def test_publish_takes_the_token_from_the_environment(checked, hub, capsys, monkeypatch):
     hub.add_token("hf_" + "x" * 30, "me")
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 30)
-    done = succeeds(capsys, "publish", str(nf4), "--repo-id", "me/tiny-nf4")
+    done = succeeds(capsys, "publish", str(checked), "--repo-id", "me/tiny-nf4")
     assert "me/tiny-nf4" in done["location"]
     assert "model.safetensors" in hub.files("me/tiny-nf4")
     hub.add_model("me/taken", {"README.md": "somebody's work"})
-    assert "'me/taken'" in fails(capsys, "publish", str(nf4), "--repo-id", "me/taken")
+    assert "'me/taken'" in fails(capsys, "publish", str(checked), "--repo-id", "me/taken")
     assert set(hub.files("me/taken")) == {"README.md"}
 
 
-def test_publish_says_first_that_a_free_account_may_be_full_and_links_to_variants(nf4, hub, capsys, monkeypatch):
+def test_publish_says_first_that_a_free_account_may_be_full_and_links_to_variants(checked, hub, capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_write")
     hub.add_model("me/secret", {"config.json": "{}"}, private=True, used_storage=100 * 10**9)
-    argv = ["publish", str(nf4), "--repo-id", "me/tiny-nf4", "--variants", "me/tiny-int8,me/tiny-gptq", "--json"]
+    argv = ["publish", str(checked), "--repo-id", "me/tiny-nf4", "--variants", "me/tiny-int8,me/tiny-gptq", "--json"]
     assert main(argv) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["verified"]
     assert err.startswith("'me' holds 100 GB in private repos and ")
     card = hub.files("me/tiny-nf4")["README.md"].decode()
     assert all(f"* [{name}](https://huggingface.co/{name})" in card for name in ("me/tiny-int8", "me/tiny-gptq"))
-    assert "not a repo id" in fails(capsys, "publish", str(nf4), "--repo-id", "me/x", "--variants", "me/x y")
+    assert "not a repo id" in fails(capsys, "publish", str(checked), "--repo-id", "me/x", "--variants", "me/x y")
 
 
 @pytest.mark.parametrize(

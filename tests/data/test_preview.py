@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from backend.__main__ import main
+from backend.cli.preview import view
 from backend.data.examine import Examination, examine
 from backend.data.files.rows import Source
 from backend.errors import JobError, SpecError
@@ -20,7 +21,6 @@ from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.jobs.worker import do
 from backend.options import parse
-from backend.preview import view
 from backend.progress import silent
 from backend.settings import Settings
 from backend.spec import Cut, Preview

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import httpx
 import pytest
 import torch
-from peft import PeftModel
 from playwright.sync_api import expect
 
 from backend.__main__ import main
@@ -105,6 +104,8 @@ def test_the_question_is_decided_by_the_weights_and_not_by_a_processors_rounding
     whole = demo_results.data / "models" / "demo" if name == "adapter" else folder
     model = (load_unpacked if is_packed(whole) else load_causal_lm)(whole, silent())
     if whole != folder:
+        from peft import PeftModel
+
         model = PeftModel.from_pretrained(model, folder)
     tokenizer, asked = load_tokenizer(folder), [{"role": "user", "content": QUESTION}]
     prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)

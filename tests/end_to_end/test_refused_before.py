@@ -40,10 +40,10 @@ MERGE = {"stage": "merge"}
 
 @pytest.mark.parametrize(("kind", "words"), [
     ("falcon", "quantization: transformers does not load a model of the type 'falcon' so: choose none"),
-    ("jetmoe", "a model of the type 'jetmoe' is merged into its original weights only"),
+    ("llama4_text", "a model of the type 'llama4_text' is merged into its original weights only"),
 ])  # fmt: skip
 def test_a_merge_that_cannot_be_done_is_refused_before_its_training(kind, words, tmp_path):
-    sizes = {"jetmoe": {"num_key_value_heads": 2, "kv_channels": 16, "intermediate_size": 64}}.get(kind, {})
+    sizes = {"llama4_text": {"num_local_experts": 2, "intermediate_size_mlp": 64, "head_dim": 16}}.get(kind, {})
     model = saved(tmp_path / kind, kind, **sizes)
     with pytest.raises(SpecError, match=words):
         prepare(recipe(model, tmp_path, MERGE, quantization="nf4"), tmp_path / "data", None)

@@ -8,7 +8,7 @@ import torch
 
 from backend.errors import SpecError
 from backend.finetune.options import FinetuneOptions
-from backend.merge import merge, merged
+from backend.merge.merging import merge, merged
 from backend.merge.options import MergeOptions
 from backend.models.inspection import inspect
 from backend.progress import silent

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from backend.errors import JobError
-from backend.jobs.job import KINDS, read_spec
+from backend.jobs.job import read_spec
 from backend.jobs.store import UNREADABLE, JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.settings import Settings
+from backend.stages.kinds import KINDS
 from tests.support.earlier import DONE, WAITING, earlier
 
 

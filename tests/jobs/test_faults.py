@@ -17,13 +17,14 @@ from backend.artifacts.sealing import is_sealed, partial, seal
 from backend.disk import JOURNAL, PREFIX, lock
 from backend.errors import JobError
 from backend.jobs.foreground import finished, identity
-from backend.jobs.job import KINDS, write_spec
+from backend.jobs.job import write_spec
 from backend.jobs.runner import tidy
 from backend.jobs.store import UNREADABLE, Job, JobState, Store, new_id
 from backend.jobs.supervisor import LANES, LEFT_DAYS, Supervisor
 from backend.recipes import parse_recipe
 from backend.serve.servers import Servers
 from backend.settings import Settings
+from backend.stages.kinds import KINDS
 from backend.stages.work import MODEL, Fetched, stage_folder
 from ui.jobs.job import row, view
 from ui.jobs.tab import build_jobs_tab

@@ -24,6 +24,7 @@ from backend.recipes import parse_recipe
 from backend.stages.work import stage_folder
 from tests.support.jobs import caught, finished, workers
 from tests.support.processes import until
+from tests.support.published import publication
 
 TOKEN = "hf_" + "secret" * 6
 
@@ -179,7 +180,7 @@ def test_a_publication_need_not_wait_for_a_quantization(supervisor, settings, re
     busy = supervisor.submit(recipe, "me", None)
     caught(settings, 1)
     options = PublishOptions(to_folder=tmp_path / "out")
-    job_id = supervisor.publish(make_artifact(), options, "me", None)
+    job_id = supervisor.submit(publication(make_artifact(), options), "me", None)
     assert finished(supervisor, job_id).state == JobState.COMPLETED
     assert supervisor.published(job_id, "me")[0]["location"] == str(tmp_path / "out")
     assert supervisor.get(busy, "me").state == JobState.RUNNING

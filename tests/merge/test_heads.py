@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from backend.merge import merge, merged
+from backend.merge.merging import merge, merged
 from backend.merge.options import MergeOptions
 from backend.progress import silent
 from backend.weights.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from backend.__main__ import main
 from backend.artifacts.sealing import open_artifact
 from backend.errors import SpecError
-from backend.merge import record
+from backend.merge.merging import record
 from backend.models.demo import demo_folder, evaluation_text
 from backend.progress import silent
 from backend.publish.card.card import build_card

@@ -17,7 +17,7 @@ from backend.artifacts.artifact import Check
 from backend.artifacts.sealing import is_sealed, open_artifact, record, verify
 from backend.disk import sha256
 from backend.errors import SpecError
-from backend.jobs.job import publication, write_spec
+from backend.jobs.job import write_spec
 from backend.jobs.worker import do
 from backend.progress import silent
 from backend.publish import PublishOptions
@@ -26,6 +26,7 @@ from backend.publish.files import outgoing
 from backend.publish.push import publish
 from backend.stages.work import stage_folder
 from tests.support.loopback_hub import LoopbackHub
+from tests.support.published import publication
 from tests.support.typed import fails, succeeds
 
 Make = Callable[..., Path]

@@ -25,6 +25,7 @@ from backend.publish.push import publish
 from backend.settings import Settings
 from tests.conftest import artifact_maker
 from tests.support.loopback_hub import LoopbackHub
+from tests.support.published import publication
 
 pytestmark = pytest.mark.real
 
@@ -259,7 +260,7 @@ def test_a_token_that_expires_midway_waits_for_the_same_user(
     supervisor = Supervisor(Settings(data=tmp_path / "data", cancel_seconds=1))
     supervisor.start()
     try:
-        job_id = supervisor.publish(folder, NEW, "owner", "hf_first")
+        job_id = supervisor.submit(publication(folder, NEW), "owner", "hf_first")
         job = _ended(supervisor, job_id)
         assert (job.state, "hf_first" in str(job.error)) == (JobState.WAITING_FOR_LOGIN, False)
         assert "sign in again" in str(job.error)
@@ -285,7 +286,7 @@ def test_a_job_that_meets_a_full_storage_is_retried_without_sending_anything_twi
     supervisor = Supervisor(Settings(data=tmp_path / "data", cancel_seconds=1))
     supervisor.start()
     try:
-        job_id = supervisor.publish(folder, NEW, "owner", ME)
+        job_id = supervisor.submit(publication(folder, NEW), "owner", ME)
         job = _ended(supervisor, job_id)
         assert job.state == JobState.ERROR  # not one that waits for a login
         assert "The private storage of 'me' is full" in str(job.error)

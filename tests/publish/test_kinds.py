@@ -17,7 +17,6 @@ from PIL import Image
 from backend.artifacts.artifact import TRAINED_HERE, Merged
 from backend.artifacts.sealing import open_artifact
 from backend.errors import SpecError
-from backend.jobs.job import publication
 from backend.progress import silent
 from backend.publish import PublishOptions
 from backend.publish.adopt import adopt, preview
@@ -32,7 +31,7 @@ from backend.serve.engines.vllm_environment import interpreter
 from backend.stages.prepare import prepare
 from tests.support import hub_repos
 from tests.support.loopback_hub import LoopbackHub
-from tests.support.published import METRICS
+from tests.support.published import METRICS, publication
 
 Make = Callable[..., Path]
 Kinds = Callable[[str], Path]

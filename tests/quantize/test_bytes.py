@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backend.merge import merge, merged
+from backend.merge.merging import merge, merged
 from backend.merge.options import MergeOptions
 from backend.options import parse
 from backend.progress import silent

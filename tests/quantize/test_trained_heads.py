@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from backend.merge import merge, merged
+from backend.merge.merging import merge, merged
 from backend.merge.options import MergeOptions
 from backend.models.config import context_length, is_tied
 from backend.models.families import is_taken

@@ -1,15 +1,16 @@
 """Steps: each stage and each kind of job finds the modules that do it, and a worker imports no other step's."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from backend import jobs
 from backend.check import CheckOptions
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
-from backend.jobs.job import Checking, Evaluation, Publication
 from backend.merge.options import MergeOptions
 from backend.publish import PublishOptions
 from backend.quantize import METHODS
@@ -17,6 +18,7 @@ from backend.recipes import Streaming, parse_recipe
 from backend.spec import Preview, Spec
 from backend.stage import Stage
 from backend.stages import STEPS
+from backend.stages.kinds import Checking, Evaluation, Publication
 
 STAGES: list[Stage] = [
     FinetuneOptions(), MergeOptions(), EvaluateOptions(), CheckOptions(),
@@ -51,6 +53,16 @@ def test_every_stage_has_a_step_that_says_it_in_words() -> None:
 def test_every_step_is_of_a_kind_of_job_and_every_kind_is_made_of_steps() -> None:
     named = {name for spec in specs() for name in spec.steps}
     assert named | {"finetune", "merge"} == set(STEPS)
+
+
+def test_no_module_of_the_jobs_names_a_step() -> None:
+    texts = {
+        (path.name, node.value)
+        for path in Path(jobs.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+    }
+    assert [place for place in texts if place[1] in STEPS] == []
 
 
 def test_only_what_talks_to_the_hub_has_the_network() -> None:

@@ -34,11 +34,11 @@ from backend.weights.checkpoint import Checkpoint
 from backend.weights.header import header_from
 from backend.weights.output import Output
 from tests.support.adapters import TINY, edited, save_adapter
+from tests.support.jobs import completed, finished
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.processes import until
 
 TOKEN = "hf_" + "secret" * 6
-FINAL = (JobState.COMPLETED, JobState.ERROR, JobState.CANCELED, JobState.WAITING_FOR_LOGIN)
 STAGE = {"stage": "quantize", "method": "nf4", "max_shard_size": 30_000}
 
 
@@ -110,10 +110,6 @@ class Watch(threading.Thread):
         self.ended = True
         self.join()
         return dict(self.most)
-
-
-def finished(supervisor, job_id):
-    return until(lambda: (job := supervisor.get(job_id, "me")).state in FINAL and job)
 
 
 def relay_of(data, job_id):
@@ -244,8 +240,7 @@ def test_a_killed_stream_goes_on_after_its_last_shard(hub, recipe, expected, dat
     released.set()
     until(lambda: supervisor.get(job_id, "me").attempt == 1)
     known = set(sent(data, job_id))
-    job = finished(supervisor, job_id)
-    assert (job.state, job.error) == (JobState.COMPLETED, None)
+    completed(supervisor, job_id)
     there = hashes(hub, "me/tiny-nf4")
     assert {name: there[name] for name in expected} == expected
     assert all(uploads(hub)[oid] == 1 for oid in known)
@@ -268,7 +263,7 @@ def test_cancel_ends_both_processes_and_frees_the_disk(hub, recipe, expected, da
     assert not list(data.rglob("*.safetensors"))
     known = set(sent(data, job_id))
     supervisor.retry(job_id, "me", TOKEN)
-    assert finished(supervisor, job_id).state == JobState.COMPLETED
+    completed(supervisor, job_id)
     there = hashes(hub, "me/tiny-nf4")
     assert {name: there[name] for name in expected} == expected
     assert all(uploads(hub)[oid] == 1 for oid in known)
@@ -289,13 +284,13 @@ def test_a_damaged_shard_is_refused_and_nothing_is_published(hub, recipe, data, 
     assert not list(marked(marker_prefix(data)))
     hub.faults.clear()
     supervisor.retry(job_id, "me", TOKEN)
-    assert finished(supervisor, job_id).state == JobState.COMPLETED
+    completed(supervisor, job_id)
 
 
 @pytest.mark.real
 def test_a_stream_whose_commit_got_no_reply_is_published_once(hub, recipe, data, supervisor):
     hub.fail("POST */commit/*", "lost")
-    assert finished(supervisor, supervisor.submit(Streaming(recipe=recipe), "me", TOKEN)).state == JobState.COMPLETED
+    completed(supervisor, supervisor.submit(Streaming(recipe=recipe), "me", TOKEN))
     assert len(hub.commits("me/tiny-nf4")) == 2
 
 
@@ -313,7 +308,7 @@ def test_the_token_is_on_no_disk_and_the_arithmetic_has_neither_token_nor_networ
     on_disk = [path.read_bytes() for path in data.rglob("*") if path.is_file()]
     assert not [content for content in on_disk if TOKEN.encode() in content]
     released.set()
-    assert finished(supervisor, job_id).state == JobState.COMPLETED
+    completed(supervisor, job_id)
     assert not [path for path in data.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from safetensors.torch import load_file, save_file
 
-from backend.merge import merge, merged
+from backend.merge.merging import merge, merged
 from backend.merge.options import MergeOptions
 from backend.options import parse
 from backend.progress import silent

@@ -4,6 +4,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from backend.jobs.store import JobState
 from backend.processes.marks import marked, marker_prefix
 from tests.support.processes import until
@@ -15,6 +17,14 @@ FINAL = (JobState.COMPLETED, JobState.ERROR, JobState.CANCELED, JobState.WAITING
 
 def finished(supervisor, job_id, owner="me"):
     return until(lambda: (job := supervisor.get(job_id, owner)).state in FINAL and job)
+
+
+def completed(supervisor, job_id, owner="me"):
+    """Wait for a job that must succeed; one that does not leaves its error and its log in the report."""
+    job = finished(supervisor, job_id, owner)
+    if (job.state, job.error) != (JobState.COMPLETED, None):
+        pytest.fail(f"The job is {job.state.value}: {job.error}\n{supervisor.log(job_id, owner)}")
+    return job
 
 
 def workers(settings, step):

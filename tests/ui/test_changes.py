@@ -9,7 +9,6 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from backend.errors import JobError
-from backend.jobs.job import Publication
 from backend.jobs.store import JobState
 from backend.jobs.supervisor import Supervisor
 from backend.recipes import parse_recipe
@@ -17,6 +16,7 @@ from backend.serve.chat import paced
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from backend.spec import Preview
+from backend.stages.kinds import Publication
 from ui.changes import SEEN, add_changes
 from ui.page import build_page
 from ui.studio import Studio

@@ -118,6 +118,7 @@ EVERY_MERGE_OPTION = {
     "max_shard_size": 10**9,
 }
 EVALUATE = {"stage": "evaluate", "dataset": "me/texts", "num_samples": 3, "max_seq_length": 512}
+CHECK = {"stage": "check", "engine": "transformers", "max_tokens": 8}
 TUNE = {"stage": "finetune", "dataset": "demo", "split": "train[:200]", "validation_size": 20}
 LEARNED = {"dataset": "me/rows", "config": "small", "user_column": "q", "assistant_column": "a", "system_prompt": "Hi."}
 EVERY_KIND_OF_TUNING_OPTION = {
@@ -140,7 +141,9 @@ EVERY_KIND_OF_TUNING_OPTION = {
         [MERGE | EVERY_MERGE_OPTION, EVALUATE],
         [MERGE, {"stage": "quantize", "method": "nf4"}, EVALUATE],
         [MERGE | {"keep": False}, {"stage": "quantize", "method": "int8"}],
+        [{"stage": "quantize", "method": "nf4"}, EVALUATE, CHECK],
         [TUNE],
+        [TUNE, CHECK],
         [TUNE | EVERY_KIND_OF_TUNING_OPTION, {"stage": "merge"}],
         [TUNE | LEARNED, {"stage": "merge", "keep": False}, {"stage": "quantize", "method": "int8"}],
         [TUNE, {"stage": "merge", "dtype": "float16"}, {"stage": "quantize", "method": "nf4"}, EVALUATE],

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from backend.cli.preview import view
 from backend.data.examine import examine
 from backend.data.files.rows import Source
 from backend.data.findings import Finding
@@ -20,7 +21,6 @@ from backend.jobs.store import UNFINISHED, Job, JobState
 from backend.jobs.supervisor import Supervisor
 from backend.models.demo import demo_facts
 from backend.options import parse
-from backend.preview import view
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from backend.spec import Preview

@@ -4,10 +4,10 @@ import html
 from collections.abc import Iterable
 
 from backend.data.examine import Examination
-from backend.finetune.rendered import Piece, Survey
+from backend.data.recognized import SHOWN_COLUMNS, dropped, recognized, taken_for
+from backend.finetune.rendered import Piece, Survey, shortened
 from backend.jobs.previews import Seen
 from backend.jobs.store import UNFINISHED, Job
-from backend.preview import SHOWN_COLUMNS, counts, dropped, reach, recognized, shortened, taken_for
 from backend.stages.calibration_data import fewer
 from backend.stages.preview import Reading
 from ui.kit.errors import fault
@@ -49,8 +49,8 @@ def sight(seen: Seen) -> str:
         return ""
     share = survey.learned_tokens / max(survey.tokens, 1)
     figures = {"rows": survey.rows, "tokens": survey.tokens, f"learned ({share:.0%})": survey.learned_tokens}
-    figures |= {"tokens in the longest row": survey.longest, **counts(survey)}
-    head = part("What the model will see", f"Rows with the chat template, as the model reads them. {reach(seen)}")
+    figures |= {"tokens in the longest row": survey.longest, **survey.faults}
+    head = part("What the model will see", f"Rows with the chat template, as the model reads them. {seen.reach}")
     if not survey.samples:
         return head + _list(figures) + fault("Nothing in any row would be learned: raise max_length, or change loss.")
     return f"{head}{_list(figures)}{_histogram(survey)}{_legend(survey)}{_samples(survey.samples)}"

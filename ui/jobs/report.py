@@ -84,8 +84,7 @@ def _grade(metrics: Metrics) -> tuple[str, str]:
 def _sentence(metrics: Metrics) -> str:
     """Say in one plain sentence how a result behaves."""
     change = metrics.perplexity / metrics.reference_perplexity - 1
-    moved = (
-        "stays the same" if abs(change) < 0.005 else f"{'rises' if change > 0 else 'falls'} by {percent(abs(change))}"
-    )
+    verb = "rises" if change > 0 else "falls"
+    moved = "stays the same" if abs(change) < 0.005 else f"{verb} by {percent(abs(change))}"
     agreed = f"it picks the same next token {percent(metrics.top1_agreement)} of the time"
     return f"{agreed}, and its perplexity {moved}."

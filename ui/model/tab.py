@@ -188,15 +188,21 @@ def _facts(facts: ModelFacts) -> dict[str, str]:
     return {
         "Architecture": facts.architecture,
         "Parameters": count(facts.parameters),
-        "Size": f"{size(facts.size)} in {facts.dtype}",
+        "Size": f"{size(facts.size)} in {facts.encoding or facts.dtype}",
         "Reads": "text and pictures" if reads_pictures(facts.config) else "text",
         "Context": f"{facts.context_length:,} tokens" if facts.context_length else "not stated",
         "License": facts.license_name or facts.license or "not stated",
         "Access": access,
         "Chat template": "yes" if facts.chat_template else "no",
         "Weights": "pickled, converted to safetensors first" if facts.pickled else "safetensors",
-        "Quantized": f"already, with {facts.quant_method}" if facts.quant_method else "not yet",
+        "Quantized": _quantized(facts),
     }
+
+
+def _quantized(facts: ModelFacts) -> str:
+    if facts.encoding:
+        return f"by its authors, and decoded to {facts.dtype} where it is read"
+    return f"already, with {facts.quant_method}" if facts.quant_method else "not yet"
 
 
 def _warnings(facts: ModelFacts) -> list[str]:

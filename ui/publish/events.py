@@ -4,8 +4,8 @@ import gradio as gr
 from gradio.blocks import Block
 
 from backend.errors import LoginError
-from backend.jobs.job import publication
-from backend.publish.destination import check_destination
+from backend.publish.plan import plan
+from backend.stages.kinds import Publication
 from ui.changes import hear
 from ui.kit.errors import warning
 from ui.kit.events import LATEST, QUIET
@@ -105,14 +105,13 @@ def _begin(tab: PublishTab, given: Given, owner: str, token: str | None, agreed:
     if options.repo_id and not token:
         raise LoginError(TOKEN_NEEDED)
     warned: list[str] = []
-    check_destination(options, token, sum(each.artifact.size for each, _ in going), warned.append)
-    for _, place in going[1:]:
-        check_destination(place, token)
-    for each, place in going:
-        if asked := tab.question.put(publication(each.folder, place), owner, agreed):
+    planned = plan([(each.folder, place) for each, place in going], token, warned.append)
+    specs = [Publication.of(each) for each in planned]
+    for spec in specs:
+        if asked := tab.question.put(spec, owner, agreed):
             return {tab.note: "", **asked}
-    for each, place in going:
-        tab.studio.supervisor.publish(each.folder, place, owner, token)
+    for spec in specs:
+        tab.studio.supervisor.submit(spec, owner, token)
     folder = gr.skip() if options.repo_id else tab.free_folder(result, options.to_folder)
     told = {**tab.question.hidden(), **tab.progress(result, owner)}
     return {tab.note: "".join(map(warning, warned)), tab.folder: folder, **told}

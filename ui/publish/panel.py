@@ -20,12 +20,11 @@ from gradio.blocks import Block
 from gradio.context import Context
 
 from backend.errors import LoginError
-from backend.model_folder import weights_bytes
 from backend.options import parse
 from backend.progress import Report
 from backend.publish import PublishOptions
 from backend.publish.adopt import Preview, preview
-from backend.publish.destination import check_destination
+from backend.publish.plan import plan
 from backend.publish.push import publish
 from ui.kit.errors import shown, warning
 from ui.kit.events import LATEST, QUIET
@@ -83,7 +82,7 @@ class PublishPanel:
         said = {"insist": bool(given[self.insist]), "card": self.contents.edited(given)}
         options = parse(PublishOptions, self.hub.place(given) | said)
         warned: list[str] = []
-        check_destination(options, token, weights_bytes(self.folder), warned.append)
+        plan([(self.folder, options)], token, warned.append)
         events: SimpleQueue[dict[str, Any]] = SimpleQueue()
         yield {self.note: "".join(map(warning, warned)), self.result: bar(None, "starting", "publish-bar")}
         with ThreadPoolExecutor(1) as pool:

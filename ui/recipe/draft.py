@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backend.check import CheckOptions
 from backend.data.options import DEMO_DATASET, RowsOptions, is_file
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
@@ -13,9 +12,10 @@ from backend.finetune.options import FinetuneOptions
 from backend.merge.options import MergeOptions
 from backend.models.facts import ModelFacts
 from backend.quantize.calibrated.options import CalibratedOptions
-from backend.recipes import Recipe, Stage, parse_recipe, parse_yaml
+from backend.recipes import STAGES, Recipe, Stage, parse_recipe, parse_yaml
 from ui.data.rows_form import can_show_rows
 from ui.kit.forms import can_show
+from ui.recipe.others import OWN
 
 
 class Uploads(NamedTuple):
@@ -87,6 +87,19 @@ class Draft:
         return found
 
 
+_MADE = ("adapter", "merged", "quantized", None)
+"""What stages make, in the order in which they make it; then those come that look at it."""
+
+
+def in_order(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the values of stages, by name, in the order of a recipe; stages that make the same stay as they are."""
+    return dict(sorted(stages.items(), key=lambda item: _rank(item[0].split()[0])))
+
+
+def _rank(stage: str) -> int:
+    return _MADE.index(STAGES[stage][0].makes)
+
+
 _FIELD = re.compile(r"stages\[(?P<stage>\d+)\]\.(?P<name>\w+(\.\w+)?)")
 
 
@@ -132,7 +145,7 @@ class Parts:
     merge: MergeOptions | None
     quantize: tuple[Any, ...]
     evaluate: EvaluateOptions | None
-    check: bool
+    others: dict[str, Stage]
 
 
 def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
@@ -143,11 +156,13 @@ def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
         uploads: What it reads of the visitor's own, of which it does not say where that lies.
     """
     finetune, merge = recipe.tuning, recipe.merging
-    quantize = tuple(stage for stage in recipe.stages if stage.stage == "quantize")
+    quantize = recipe.quantizing
     evaluate = next((stage for stage in recipe.stages if isinstance(stage, EvaluateOptions)), None)
-    check = next((stage for stage in recipe.stages if stage == CheckOptions()), None)
-    in_order = [stage for stage in (finetune, merge, *quantize, evaluate, check) if stage]
-    if in_order != list(recipe.stages) or recipe.publish or not all(map(can_show, in_order)):
+    found: dict[str, Stage] = {stage.stage: stage for stage in recipe.stages}
+    others = {name: found[name] for name in STAGES if name in found and name not in OWN}
+    shown = [stage for stage in (finetune, merge, *quantize, evaluate, *others.values()) if stage]
+    shown.sort(key=lambda stage: _rank(stage.stage))
+    if shown != list(recipe.stages) or recipe.publish or not all(map(can_show, shown)):
         return None
     if evaluate and evaluate.text:
         return None
@@ -162,7 +177,7 @@ def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
     elsewhere = calibration and (is_file(calibration.dataset) or calibration.dataset == DEMO_DATASET)
     if elsewhere and not uploads.calibration:
         return None
-    return Parts(finetune, calibration, merge, quantize, evaluate, check is not None)
+    return Parts(finetune, calibration, merge, quantize, evaluate, others)
 
 
 def read_yaml(text: str, paths: bool) -> Recipe:

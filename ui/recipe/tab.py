@@ -19,6 +19,7 @@ from ui.kit.format import lead, part
 from ui.kit.forms import Given, OptionForm, Updates, Values, both, label, option_form
 from ui.recipe.draft import Parts
 from ui.recipe.finetune import Finetuning, build_finetuning
+from ui.recipe.others import StageForm, build_others
 
 UNQUANTIZED = "none"
 
@@ -65,7 +66,7 @@ class RecipeTab:
     variants: gr.CheckboxGroup
     another: gr.Button
     evaluate: gr.Checkbox
-    check: gr.Checkbox
+    others: dict[str, StageForm]
     text: gr.Textbox
     apply: gr.Button
     note: gr.HTML
@@ -74,7 +75,9 @@ class RecipeTab:
     @property
     def fields(self) -> list[gr.components.Component]:
         """What mark() changes, whatever the method."""
-        return [c for form in (self.finetuning.form, self.merge, *self.forms.values()) for c in form.components]
+        others = [other.form for other in self.others.values()]
+        forms = (self.finetuning.form, self.merge, *self.forms.values(), *others)
+        return [component for form in forms for component in form.components]
 
     @property
     def components(self) -> list[gr.components.Component]:
@@ -85,18 +88,19 @@ class RecipeTab:
             self.method,
             self.variants,
             self.evaluate,
-            self.check,
+            *(other.wanted for other in self.others.values()),
             *self.fields,
         ]
 
     def outputs(self) -> list[Block]:
         """What fill() changes."""
-        return list(dict.fromkeys([*self.components, *self.finetuning.outputs(), *self.switched()]))
+        rooms = [other.room for other in self.others.values()]
+        return list(dict.fromkeys([*self.components, *self.finetuning.outputs(), *self.switched(), *rooms]))
 
     def switched(self) -> list[Block]:
         """What switch() changes."""
         others = [self.merge.fields[name] for name in OF_OTHERS]
-        rooms = [self.adapters, self.quantizing, *self.groups.values()]
+        rooms = [self.adapters, self.quantizing, *self.groups.values(), *(o.place for o in self.others.values())]
         return [self.finetuning.wanted, self.finetuning.room, self.merging, self.method, self.evaluate, *others, *rooms]
 
     def stages(self, given: Given) -> dict[str, dict[str, Any]]:
@@ -114,6 +118,16 @@ class RecipeTab:
         if method and (values := {"method": method, **self.forms[method].values(given)}) and not _among(values, kept):
             stages["quantize"] = values
         return stages
+
+    def more(self, given: Given, whole: bool) -> dict[str, dict[str, Any]]:
+        """Read the stages that have no form elsewhere.
+
+        Args:
+            given: What the form holds.
+            whole: Whether the stages before make a whole model, not an adapter alone.
+        """
+        found = {name: other.values(given, whole) for name, other in self.others.items()}
+        return {name: values for name, values in found.items() if values is not None}
 
     def calibrates(self, given: Given) -> bool:
         """Return whether any stage reads calibration data."""
@@ -142,10 +156,12 @@ class RecipeTab:
         """Show a recipe in the forms."""
         *kept, last = known.quantize or (None,)
         method = last.method if last else UNQUANTIZED
-        filled: Updates = {self.evaluate: gr.update(value=known.evaluate is not None), self.check: known.check}
+        filled: Updates = {self.evaluate: gr.update(value=known.evaluate is not None)}
         filled |= self.finetuning.form.fill(known.finetune) if known.finetune else {}
         filled |= self.merge.fill(known.merge) if known.merge else {}
         filled |= self.forms[method].fill(last) if last else {}
+        for name, other in self.others.items():
+            filled |= other.fill(known.others.get(name))
         filled[self.variants] = _offered([_written(options) for options in kept if options])
         return both(filled, self.switch(known.finetune is not None, known.merge is not None, method))
 
@@ -159,6 +175,8 @@ class RecipeTab:
         method = self._quantizing(given)
         marks = self.merge.mark(faults.get("merge", {}))
         marks |= self.finetuning.form.mark(faults.get("finetune", {}))
+        for name, other in self.others.items():
+            marks |= other.form.mark(faults.get(name, {}))
         return marks | (self.forms[method].mark(faults.get("quantize", {})) if method else {})
 
     def begin(self, finetuning: bool, adapters: str, method: str) -> Updates:
@@ -172,6 +190,8 @@ class RecipeTab:
         methods = gr.update(choices=[*_METHODS, _UNQUANTIZED] if merging else _METHODS, value=method)
         label, info = _MERGING[finetuning]
         others: Updates = {self.merge.fields[name]: gr.update(visible=not finetuning) for name in OF_OTHERS}
+        for other in self.others.values():
+            others |= other.switch(whole)
         return {
             **self.finetuning.switch(finetuning),
             **others,
@@ -222,14 +242,9 @@ def build_recipe_tab() -> RecipeTab:
         info="Perplexity, KL divergence and agreement with the model it was made from, on the text chosen under Data.",
         elem_id="evaluate",
     )
-    check = gr.Checkbox(
-        label="Test it in the engine that will serve it",
-        info="It answers a few prompts there, which are compared with what its weights say. What is published is tested"
-        " first in any case.",
-        elem_id="check",
-    )
+    others = build_others()
     tab = RecipeTab(
-        finetuning, merging, adapters, merge, quantizing, *methods, evaluate, check, *_file(), gr.State(None)
+        finetuning, merging, adapters, merge, quantizing, *methods, evaluate, others, *_file(), gr.State(None)
     )
     method = tab.method
     finetuning.wanted.input(

@@ -166,8 +166,11 @@ def _format(name: str, head: bytes, packed: bool, ledger: Ledger) -> Format:
     inner = name[: -len(".gz")] if packed else name
     suffix = Path(inner).suffix.lower()
     named = SUFFIXES.get(suffix)
-    # prose may begin with a bracket
-    found = "parquet" if head.startswith(_PARQUET) else None if named == "txt" else _json_kind(head, named)
+    found = None
+    if head.startswith(_PARQUET):
+        found = "parquet"
+    elif named != "txt":  # prose may begin with a bracket
+        found = _json_kind(head, named)
     if named == "parquet" and found != "parquet":
         raise fault(name, "It is named as Parquet but is not: upload again, or give its format's own name.")
     if named in ("json", "jsonl") and not found:

@@ -21,7 +21,11 @@ class BadJson(Exception):
 
     def __init__(self, text: str, pos: int, remedy: str = "repair it", kind: str = "json", end: int = 0) -> None:
         super().__init__(text)
-        self.text, self.pos, self.remedy, self.kind, self.end = text, pos, remedy, kind, end
+        self.text = text
+        self.pos = pos
+        self.remedy = remedy
+        self.kind = kind
+        self.end = end
 
 
 class CutOff(BadJson):

@@ -30,7 +30,10 @@ class Guess(NamedTuple):
 
 def find_encoding(chunks: Iterable[bytes]) -> Guess:
     """Read a file through and say how it writes letters; certain unless a line is named."""
-    decoder, line, before, first = codecs.getincrementaldecoder("utf-8")(), 1, b"", True
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line = 1
+    before = b""
+    first = True
     for chunk in chunks:
         if first:
             first = False

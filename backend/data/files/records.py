@@ -58,7 +58,10 @@ class JsonLines:
 
     def rows(self, ledger: Ledger) -> Iterator[Row]:
         """Read all rows."""
-        decoder, keys, number, blank = Decoder(), _Keys(), 0, 0
+        decoder = Decoder()
+        keys = _Keys()
+        number = 0
+        blank = 0
         broken: tuple[int, int, BadJson] | None = None
         with self._file.text("\n") as stream:
             lines = Lines(stream)

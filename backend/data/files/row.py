@@ -51,8 +51,9 @@ def cut_off(ledger: Ledger, row: int, line: int) -> None:
 
 def no_rows(name: str, blank: int = 0, what: str = "") -> Exception:
     """Return the error for a file without rows."""
-    lines = f" ({blank} blank line{'s' * (blank != 1)})" if blank else what
-    return fault(name, f"No rows found{lines}. Give a file with rows.")
+    if blank:
+        what = " (1 blank line)" if blank == 1 else f" ({blank} blank lines)"
+    return fault(name, f"No rows found{what}. Give a file with rows.")
 
 
 def clean_names(names: Iterable[str], ledger: Ledger) -> tuple[str, ...]:

@@ -25,7 +25,9 @@ class Scanner:
     """Reads JSON of any length from a stream, one value at a time."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
-        self._stream, self._name, self._decoder = stream, name, Decoder()
+        self._stream = stream
+        self._name = name
+        self._decoder = Decoder()
         self._buffer, self._at = "", 0
         self._line, self._counted = 1, 0  # the line of the character at _counted
         self._column = 1  # of the first character in the buffer

@@ -134,7 +134,7 @@ _QUOTES = 'close it, write quotes inside a field twice (""), or set quoting to f
 
 
 def _ragged(row: int, count: int, width: int, line: int, header: bool) -> str:
-    fields = f"{count} field{'s' * (count != 1)}"
+    fields = "1 field" if count == 1 else f"{count} fields"
     return f"row {row} has {fields}, {'header' if header else 'row 1'} has {width} (line {line})"
 
 
@@ -143,7 +143,9 @@ class _Lines:
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream, self._name = stream, name
-        self._number, self._size, self._row = 0, 0, 0
+        self._number = 0
+        self._size = 0
+        self._row = 0
         self.start, self.nul = 1, False
 
     def begin(self, row: int) -> None:

@@ -31,7 +31,9 @@ class _Unpacked(io.RawIOBase):
     """Unpacks gzip and stops at the limits, while reading."""
 
     def __init__(self, path: Path, name: str) -> None:
-        self._file, self._name, self._done = gzip.open(path), name, 0  # noqa: SIM115, closed with this
+        self._file = gzip.open(path)  # noqa: SIM115, closed with this
+        self._name = name
+        self._done = 0
         self._limit = min(MAX_BYTES, max(SMALL, MAX_EXPANSION * path.stat().st_size))
 
     def readable(self) -> bool:

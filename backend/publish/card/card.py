@@ -83,11 +83,9 @@ def build_card(
     """
     from huggingface_hub import ModelCard
 
-    artifact, base, config = (
-        _checked(artifact or open_artifact(folder)),
-        base or read_base_card(folder),
-        _json(folder / "config.json"),
-    )
+    artifact = _checked(artifact or open_artifact(folder))
+    base = base or read_base_card(folder)
+    config = _json(folder / "config.json")
     title = repo_id.split("/")[-1] if repo_id else _title(artifact)
     recipe, use = folder / "recipe.yaml", adapter_use(folder, artifact)
     card = ModelCard.from_template(
@@ -138,7 +136,10 @@ def _at_hand(artifact: Artifact) -> str:
     needed += ["the adapter's folder"] if any("/" not in name and name != TRAINED_HERE for name in adapters) else []
     trains = artifact.kind == "adapter" or TRAINED_HERE in adapters
     needed += ["the file of the rows"] if trains and needs_a_file(artifact.training) else []
-    return " and ".join(needed) + (" are" if len(needed) > 1 else " is") if needed else ""
+    if not needed:
+        return ""
+    verb = "are" if len(needed) > 1 else "is"
+    return f"{' and '.join(needed)} {verb}"
 
 
 def _merged(artifact: Artifact) -> str | None:
@@ -167,8 +168,12 @@ def _merged(artifact: Artifact) -> str | None:
 
 
 def _title(artifact: Artifact) -> str:
-    name = artifact.base_model.split("/")[-1] if artifact.base_model else "" if artifact.stage == ELSEWHERE else "model"
-    made = "adapter" if artifact.kind == "adapter" else "merged" if artifact.merged else ""
+    name = "" if artifact.stage == ELSEWHERE else "model"
+    if artifact.base_model:
+        name = artifact.base_model.split("/")[-1]
+    made = "merged" if artifact.merged else ""
+    if artifact.kind == "adapter":
+        made = "adapter"
     return "-".join(word for word in (name, made, artifact.options.get("method")) if word) or "model"
 
 
@@ -260,15 +265,22 @@ def _check(check: Check | None) -> str:
 
 def _made(artifact: Artifact) -> list[tuple[str, str]]:
     """List what was recorded of the making, as rows of a table."""
-    seconds, memory, base, commit = artifact.seconds, artifact.peak_memory_bytes, artifact.base_model, artifact.revision
+    seconds = artifact.seconds
+    memory = artifact.peak_memory_bytes
+    base = artifact.base_model
+    commit = artifact.revision
     versions = ", ".join(f"{name} {number}" for name, number in artifact.versions.items())
     here = artifact.stage != ELSEWHERE
+    local = "a local folder" if here else None
+    time = None
+    if seconds:
+        time = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
     rows = [
-        ("Base model", f"[{base}](https://huggingface.co/{base})" if base else "a local folder" if here else None),
+        ("Base model", f"[{base}](https://huggingface.co/{base})" if base else local),
         ("Its commit", f"[{commit}](https://huggingface.co/{base}/tree/{commit})" if base and commit else commit),
         ("Calibrated on", literal(artifact.calibration) if artifact.calibration else None),
         ("Hardware", literal(artifact.hardware) if artifact.hardware else None),
-        ("Time", (f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min") if seconds else None),
+        ("Time", time),
         ("Peak memory", size(memory) if memory else None),
         ("Made", literal(artifact.created) if here else None),
         ("With" if here else "Saved with", literal(versions) if versions else None),

@@ -17,9 +17,15 @@ LOSS_PLOT = "training_loss.png"
 """The file's name."""
 
 _WIDTH, _HEIGHT = 1280, 560
-_LEFT, _RIGHT, _TOP, _BOTTOM = 100, 40, 70, 80  # room for the numbers and the legend
+# Room for the numbers and the legend
+_LEFT = 100
+_RIGHT = 40
+_TOP = 70
+_BOTTOM = 80
 _TICKS = 4
-_INK, _GRID, _PAPER = "#57606a", "#d8dee4", "#ffffff"
+_INK = "#57606a"
+_GRID = "#d8dee4"
+_PAPER = "#ffffff"
 _TEXT = 26
 _DOTS = 40  # points of a line that are shown one by one; of more they would be a worm
 

@@ -28,7 +28,9 @@ def metadata(artifact: Artifact, base: BaseCard, task: str | None, title: str) -
     from huggingface_hub import ModelCardData
 
     found = artifact.stage == ELSEWHERE
-    bases = [artifact.base_model] if artifact.base_model else list(base.base_model) if found else []
+    bases = list(base.base_model) if found else []
+    if artifact.base_model:
+        bases = [artifact.base_model]
     relation = _relation(artifact, base) if bases else None
     return ModelCardData(
         base_model=_scalar(bases) if relation or found else None,

@@ -98,7 +98,9 @@ def adapter_use(folder: Path, artifact: Artifact) -> AdapterUse | None:
     """Say how an adapter is loaded, on its base model as the training held it; None of other artifacts."""
     if artifact.kind != "adapter":
         return None
-    options, named, base = artifact.options, _named_base(folder), artifact.base_model
+    options = artifact.options
+    named = _named_base(folder)
+    base = artifact.base_model
     dtype = next((name for name in DTYPES if name == options.get("bnb_4bit_compute_dtype")), None)
     arguments, held = _held(options, dtype) if artifact.stage != ELSEWHERE else ([], None)
     unnamed = "a local model" if held else "a model that its files do not name"
@@ -156,7 +158,11 @@ def _learned(training: Training) -> str | None:
     before, after = training.eval_loss_before, training.eval_loss
     if before is None or after is None:
         return None
-    verb = "fell" if after < before else "rose" if after > before else "went"
+    verb = "went"
+    if after < before:
+        verb = "fell"
+    elif after > before:
+        verb = "rose"
     return f"On the {training.validation_rows:,} validation rows the loss {verb} from {before:.3f} to **{after:.3f}**."
 
 

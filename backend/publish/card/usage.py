@@ -26,7 +26,9 @@ def loading(
         artifact: What it is.
     """
     needed = packages(quantization(config).get("quant_method", ""))
-    more = ["peft", *(["bitsandbytes"] if use.quantization else [])] if use else needed
+    more = list(needed)
+    if use:
+        more = ["peft", "bitsandbytes"] if use.quantization else ["peft"]
     own_tokenizer = has_tokenizer(path.name for path in folder.iterdir())
     return {
         "model_id": model_id,

@@ -9,17 +9,16 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from backend.errors import SpecError
 from backend.models.loading import auto_class, device
 from backend.models.rewriting import loaded_dtype
+from backend.models.torch_weights import read
 from backend.quantize.calibrated.calls import Calls, Heard
 from backend.quantize.calibrated.filling import Filler, Place
 from backend.strict_json import quoted
 from backend.weights.anatomy import block_of, is_beside, output_head
 from backend.weights.checkpoint import Weights
-from backend.weights.tensor import DTYPES, Tensor
+from backend.weights.tensor import Tensor
 
 MOST = 3
 """Values that blocks return at most."""
@@ -154,21 +153,6 @@ class Skeleton:
     def _fill(self, tensors: Iterable[Tensor]) -> None:
         read_ones = {tensor.name: read(self._weights, tensor) for tensor in tensors}
         self._filler.fill(read_ones, self.device, self.dtype)
-
-
-def read(weights: Weights, tensor: Tensor) -> Any:
-    """Read a whole tensor as one of torch.
-
-    Raises:
-        SpecError: It holds numbers that are not finite.
-    """
-    import torch
-
-    raw = weights.read(tensor, 0, tensor.elements)
-    values = torch.from_numpy(np.asarray(raw)).view(getattr(torch, DTYPES[tensor.dtype])).reshape(tensor.shape)
-    if not torch.isfinite(values).all():
-        raise SpecError(f"'{tensor.name}' holds numbers that are not finite: the model is damaged, choose another.")
-    return values
 
 
 def empty_model(config: Mapping[str, Any], dtype: Any, name: str) -> Any:

@@ -35,7 +35,9 @@ def main(stack: ExitStack) -> None:
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
     from transformers.cli.serving.completion import CompletionHandler
 
-    folder, port, device = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    folder = Path(sys.argv[1])
+    port = int(sys.argv[2])
+    device = sys.argv[3]
     if len(sys.argv) > 4:
         folder = _with_base(folder, Path(sys.argv[4]), Path(stack.enter_context(tempfile.TemporaryDirectory())))
     # transformers reads an "@" in a model's name as a revision; from its parent, the folder's bare name will do.

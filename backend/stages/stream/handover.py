@@ -15,9 +15,9 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from backend.artifacts.artifact import MANIFEST, Artifact, File
-from backend.disk import JOURNAL, read_whole, write_whole
+from backend.disk import JOURNAL, read_whole, sha256, write_whole
 from backend.weights.header import Header
-from backend.weights.output import Resumable, read_journal
+from backend.weights.output import SHARD, Resumable, read_journal
 
 ON_DISK = 2
 """Shards of the base model, and as many of the result, that lie here at a time."""
@@ -98,7 +98,7 @@ class Relay:
     def finished(self) -> dict[str, str]:
         """Return the shards of the result that are finished: name to sha256."""
         if result := self.result():
-            return {name: file.sha256 for name, file in result.files.items() if name.endswith(".safetensors")}
+            return {name: file.sha256 for name, file in result.files.items() if name.endswith(SHARD)}
         journal = read_journal(self.output) if self._planned.is_file() else None
         return journal.hashes if journal else {}
 
@@ -118,6 +118,15 @@ class Relay:
             return (self.output / file).stat().st_size
         except FileNotFoundError:  # it is sent first and deleted then
             return self.sent()[sha256]
+
+    def beside(self) -> dict[str, File]:
+        """Describe the result's files but its shards, any of which may be sent and deleted at this moment."""
+        described = {}
+        for path in self.output.rglob("*"):
+            name = path.relative_to(self.output).as_posix()
+            if path.suffix != SHARD and name != JOURNAL and path.is_file():
+                described[name] = File(size=path.stat().st_size, sha256=sha256(path))
+        return described
 
 
 class Arrivals:

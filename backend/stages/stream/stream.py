@@ -15,13 +15,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import Artifact, File, now
+from backend.artifacts.artifact import Artifact, now
 from backend.artifacts.sealing import seal, write_manifest
-from backend.disk import JOURNAL, PARTIAL, read_whole, sha256, write_whole
+from backend.disk import JOURNAL, PARTIAL, read_whole, write_whole
 from backend.errors import AppError, JobError
-from backend.hub.files import LocalFiles
 from backend.hub.patience import long_patience
-from backend.merge import merge, merged
+from backend.merge.merging import merge, merged
 from backend.merge.on_hub import fetch_adapters
 from backend.merge.options import MergeOptions
 from backend.model_folder import read_config
@@ -37,11 +36,13 @@ from backend.quantize import METHODS
 from backend.recipes import Recipe
 from backend.settings import load_settings
 from backend.stages.companions import base_in, complete
+from backend.stages.making import dense_weights
 from backend.stages.step import Step
 from backend.stages.stream.handover import ON_DISK, Arrivals, Departures, Relay
 from backend.stages.stream.transfer import Bar, Fetcher, Sender, admit_base
 from backend.stages.work import PUBLISHED, Work
-from backend.weights.checkpoint import Checkpoint, Weights
+from backend.weights.checkpoint import Checkpoint
+from backend.weights.decoded import dense
 
 GRACE = 0.5  # seconds that it may take to end by itself
 
@@ -85,7 +86,7 @@ def compute(work: Work, report: Report) -> None:
     arrivals, output = Arrivals(relay, recipe.base_model, recipe.revision), Departures(relay)
     started = time.monotonic()
     with ExitStack() as stack:
-        weights: Weights = stack.enter_context(Checkpoint(arrivals, read_config(relay.base)))
+        weights = dense_weights(stack.enter_context(Checkpoint(arrivals, read_config(relay.base))), report)
         if merging:
             weights = stack.enter_context(merged(weights, relay.adapters(), merging, report))
         plan = options.plan(weights.tensors, weights.config)
@@ -100,10 +101,7 @@ def compute(work: Work, report: Report) -> None:
     origin = downloaded(recipe.base_model, recipe.revision)
     base = base_in(relay.base)._replace(origin=origin, weights_bytes=size, adapters=adapters, rows=rows)
     artifact = complete(recipe, options, base, plan, relay.output, report)
-    here = {entry.name: entry.size for entry in LocalFiles(relay.output).entries() if entry.name != JOURNAL}
-    beside = {name: size for name, size in here.items() if not name.endswith(".safetensors")}
-    files = {name: File(size=size, sha256=sha256(relay.output / name)) for name, size in beside.items()}
-    files |= output.files()
+    files = relay.beside() | output.files()
     artifact = artifact.model_copy(update={"files": dict(sorted(files.items())), "seconds": round(seconds, 1)})
     write_manifest(relay.output, artifact)
 
@@ -121,7 +119,8 @@ def _stream(job: Path, recipe: Recipe, relay: Relay, token: str | None, report: 
             relay.set_adapters(fetch_adapters(recipe.merging, load_settings().models, token, report))
         options, tensors = recipe.stages[-1], [t for header in source.headers.values() for t in header.tensors]
         assert isinstance(options, StreamOptions)
-        planned = options.plan(tensors, read_config(relay.base))  # of a merge: with adapters of the usual kind
+        seen = dense(tensors, read_config(relay.base))
+        planned = options.plan(seen.tensors, seen.config)  # of a merge: with adapters of the usual kind
         bar = Bar(source, sum(planned.files.values()), report)
         try:
             _accompany(job, [Fetcher(relay, source, bar).run, Sender(relay, repo, bar).run], report)

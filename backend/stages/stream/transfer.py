@@ -66,7 +66,9 @@ class Fetcher:
     """Brings the shard that is wanted, and the one after it while there is room."""
 
     def __init__(self, relay: Relay, source: Source, bar: Bar) -> None:
-        self._relay, self._source, self._bar = relay, source, bar
+        self._relay = relay
+        self._source = source
+        self._bar = bar
         self._came: set[str] = set()
 
     def run(self, stop: threading.Event) -> None:
@@ -104,7 +106,9 @@ class Sender:
     """Sends finished shards ahead of the commit, and deletes them here."""
 
     def __init__(self, relay: Relay, repo: Repo, bar: Bar | None) -> None:
-        self._relay, self._repo, self._bar = relay, repo, bar
+        self._relay = relay
+        self._repo = repo
+        self._bar = bar
 
     def run(self, stop: threading.Event) -> None:
         """Go on until told to stop."""

@@ -32,4 +32,4 @@ def words(stage: CountOptions) -> tuple[str, str]:
     return "Count the tensors", f"at least {stage.at_least}"
 
 
-STEP = Step(run, need=need, words=words)
+STEP = Step(run, need=need, words=words, summary="A result with fewer tensors than you expect is refused.")
