@@ -26,6 +26,9 @@ pytestmark = [pytest.mark.real, pytest.mark.skipif(interpreter() is None, reason
 SIZES = {"head_dim": 64}
 """What vLLM's kernels take."""
 
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "shared_intermediate_size": 512, "num_local_experts": 0}
+WIDE |= {"mamba_d_head": 64, "mamba_d_state": 64, "mamba_chunk_size": 256}
+
 
 def scored(folder, tokens):
     """Return the logarithms of the probabilities of tokens, each after those before it, as vLLM computes them."""
@@ -55,6 +58,11 @@ def check(name, method, folder, **sizes):
     theirs = scored(made, tokens)
     assert np.abs(theirs - ours).max() < 0.1  # both compute in bfloat16
     assert ours.std() > 0.05
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_without_a_gpu_a_hybrid_with_an_odd_layer_is_served(method, tmp_path):
+    check("Granite 4 hybrid", method, tmp_path, **WIDE)
 
 
 def lacks_torchvision():
