@@ -129,7 +129,7 @@ def _load(base: Path, facts: ModelFacts, options: FinetuneOptions, report: Repor
     dtype = getattr(torch, compute_dtype(options))
     kwargs: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(facts, options)}
     if options.quantization != "none":
-        settings = METHODS[options.quantization].Options().config(facts.tensors)["quantization_config"]
+        settings = METHODS[options.quantization].Options().config(facts.tensors, facts.config)["quantization_config"]
         kwargs["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=options.quantization in CODES,
             load_in_8bit=options.quantization == "int8",

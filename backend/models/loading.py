@@ -59,7 +59,7 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
         "output_loading_info": True,
     }
     remedy = "choose another model, or install what the log says is missing"
-    with in_our_words(f"Loading '{folder.name}'", remedy), _progress(report):
+    with in_our_words(f"Loading '{folder.name}'", remedy), progress_of(report):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         settings = getattr(config, "quantization_config", None)
         if device() == "cpu" and isinstance(settings, dict):
@@ -296,7 +296,7 @@ def window_length(folder: Path, asked: int, report: Report) -> int:
 
 
 @contextmanager
-def _progress(report: Report) -> Iterator[None]:
+def progress_of(report: Report) -> Iterator[None]:
     """Turn transformers' progress bars into progress events."""
     from transformers.utils import logging
 

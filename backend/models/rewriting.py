@@ -36,15 +36,21 @@ class PlannedOptions(Stage):
         """Torch's name of the type of all tensors that the method leaves as they are; None: the config's."""
         return None
 
-    def form(self) -> Form | None:
-        """Return what becomes of each tensor that it does not skip; None: all stay as they are."""
+    def form(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Form | None:
+        """Return what becomes of each tensor that it does not skip; None: all stay as they are.
+
+        Args:
+            tensors: Of the model.
+            config: What its config.json says.
+        """
         return None
 
-    def config(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
+    def config(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         """Return what changes in config.json; None removes a key.
 
         Args:
             tensors: Of the model that the result is made from.
+            config: What its config.json says.
         """
         return {}
 
@@ -56,7 +62,7 @@ class PlannedOptions(Stage):
             config: What its config.json says.
         """
         target = SAFETENSORS[self.target or loaded_dtype(config, tensors)]
-        form = self.form()
+        form = self.form(tensors, config)
         turned = config.get("model_type") in TRANSPOSED
         plain = Plain()
         exact = kept_exact(tensors)
@@ -79,7 +85,7 @@ class StreamOptions(PlannedOptions):
 
     streams = True
 
-    def form(self) -> Format | None:
+    def form(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Format | None:
         """Return what becomes of each tensor that it does not skip; None: all stay as they are."""
         return None
 
@@ -97,9 +103,9 @@ def stream(weights: Weights, output: Output, options: StreamOptions, report: Rep
         SpecError: A tensor holds numbers that are not finite, or lies beyond the end of its file.
     """
     planned = options.plan(weights.tensors, weights.config)
-    rewrite(weights, output, planned, options.form(), report)
+    rewrite(weights, output, planned, options.form(weights.tensors, weights.config), report)
     (output.folder / "config.json").write_bytes(
-        config_json(weights.config, weights.tensors, options.config(weights.tensors))
+        config_json(weights.config, weights.tensors, options.config(weights.tensors, weights.config))
     )
     planned.warn(report)
 

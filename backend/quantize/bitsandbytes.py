@@ -1,6 +1,6 @@
 """What nf4, fp4 and int8 share: which layers they skip, and what config.json says; no torch, no bitsandbytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -61,11 +61,11 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
         parts = tensor.name.split(".")
         return not is_linear(tensor) or any(m in parts for m in (*self.UNFIT, *(self.llm_int8_skip_modules or ())))
 
-    def form(self) -> Any:
+    def form(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Any:
         """Return the options: they know what becomes of each tensor."""
         return self
 
-    def config(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
+    def config(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         """Return what changes in config.json; every key that BitsAndBytesConfig has is written."""
         unfit = [name for name in self.UNFIT if any(name in tensor.name.split(".") for tensor in tensors)]
         given = (*(self.llm_int8_skip_modules or ()), *unfit, *kept(tensors))

@@ -1,6 +1,6 @@
 """Cast: the same weights in another floating-point type; no quantization, the baseline of the others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -23,7 +23,7 @@ class Options(MethodOptions, StreamOptions):
         """The type."""
         return self.dtype
 
-    def config(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
+    def config(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         """Name the type as transformers does, once."""
         return {"dtype": self.dtype, "torch_dtype": None}
 

@@ -12,12 +12,13 @@ from backend.models.loading import device, greedy
 from backend.models.rewriting import loaded_dtype
 from backend.models.torch_weights import read
 from backend.progress import Report
-from backend.quantize.calibrated.empty_model import empty_model, named, put
+from backend.quantize.calibrated.empty_model import empty_model
+from backend.quantize.calibrated.filling import Filler
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.layouts.layout import Layout, Scheme
+from backend.quantize.matrices import Matrices
 from backend.strict_json import quoted
-from backend.weights.anatomy import TRANSPOSED
-from backend.weights.checkpoint import Checkpoint
+from backend.weights.checkpoint import Checkpoint, Weights
 
 
 def is_packed(folder: Path) -> bool:
@@ -41,29 +42,75 @@ def load_unpacked(folder: Path, report: Report) -> Any:
     config = read_config(folder)
     layout, scheme = _layout(config.pop("quantization_config"), folder.name)
     with Checkpoint.of(folder) as weights:
-        tensors = {tensor.name: tensor for tensor in weights.tensors}
         dtype = getattr(torch, loaded_dtype(config, weights.tensors))
         model = empty_model(config, dtype, folder.name)
-        names, missing = [name for name, _ in model.named_parameters()], set[str]()
-        for done, name in enumerate(names):
-            if tensor := named(tensors, name):
-                values = read(weights, tensor)
-            elif packed := named(tensors, name.removesuffix("weight") + layout.TENSORS[0]):
-                base = packed.name.removesuffix(layout.TENSORS[0])
-                there = {last: tensors[base + last] for last in layout.TENSORS if base + last in tensors}
-                grid = layout.unpack({last: read(weights, t).numpy() for last, t in there.items()}, scheme)
-                values = torch.from_numpy(grid.weight())
-                values = values.T.contiguous() if config["model_type"] in TRANSPOSED else values
-            else:
-                missing.add(name)  # rightly so if it is the output head of a model whose embeddings are used there
-                continue
-            put(model, name, values.to(device(), dtype))
-            report.progress("loading weights", done + 1, len(names), "tensors")
+        unpacked = _Unpacked(weights, layout, scheme, Matrices(config))
+        filler = Filler(model, unpacked.names)
+        batches = unpacked.batches(filler)
+        for done, names in enumerate(batches):
+            filler.fill(unpacked.load(names, filler), device(), dtype)
+            report.progress("loading weights", done + 1, len(batches), "tensors")
+    missing = {name for name, p in model.named_parameters() if p.is_meta}
     model.tie_weights(missing, recompute_mapping=False)  # a head that is there and differs stays
     model.generation_config = greedy(folder)
     if missing:
         raise SpecError(f"{quoted(min(missing))} is missing in '{folder.name}': choose a complete model.")
     return model
+
+
+class _Unpacked:
+    """The tensors of a packed folder as those of a plain one.
+
+    Args:
+        weights: The folder's.
+        layout: Of its integers.
+        scheme: Of its grids.
+        matrices: How the model's tensors hold linear layers.
+
+    Attributes:
+        names: Of all tensors.
+    """
+
+    def __init__(self, weights: Weights, layout: Layout, scheme: Scheme, matrices: Matrices) -> None:
+        self._weights, self._layout, self._scheme, self._matrices = weights, layout, scheme, matrices
+        self._tensors = {tensor.name: tensor for tensor in weights.tensors}
+        first = f".{layout.TENSORS[0]}"
+        packed = {name.removesuffix(first) for name in self._tensors if name.endswith(first)}
+        plain = [name for name in self._tensors if name.rpartition(".")[0] not in packed or name.endswith(".bias")]
+        self.names = [*plain, *(f"{base}.weight" for base in sorted(packed))]
+
+    def read(self, name: str) -> Any:
+        """Return a tensor as one of torch."""
+        import torch
+
+        if name in self._tensors:
+            return read(self._weights, self._tensors[name])
+        base = name.removesuffix("weight")
+        there = {last: self._tensors[base + last] for last in self._layout.TENSORS if base + last in self._tensors}
+        held = {last: read(self._weights, tensor).numpy() for last, tensor in there.items()}
+        values = torch.from_numpy(self._layout.unpack(held, self._scheme).weight())
+        return values.T.contiguous() if self._matrices.transposed else values
+
+    def batches(self, filler: Filler) -> list[list[str]]:
+        """Return all names, those together that become one parameter of a model."""
+        found: dict[str, list[str]] = {}
+        for name in self.names:
+            stack = filler.stack(name)
+            found.setdefault(stack.name if stack else filler.places[name].parameter, []).append(name)
+        return list(found.values())
+
+    def load(self, names: list[str], filler: Filler) -> dict[str, Any]:
+        """Return some tensors; experts that a model of the type has in one tensor alone are put into that."""
+        import torch
+
+        stack = filler.stack(names[0])
+        if stack is None:
+            return {name: self.read(name) for name in names}
+        values = torch.empty(stack.shape, dtype=torch.float32)
+        for matrix, part in self._matrices.of(stack).items():
+            assert part
+            self._matrices.view(values, part, matrix.shape[0]).copy_(self.read(matrix.name))
+        return {stack.name: values}
 
 
 def _layout(settings: dict[str, Any], name: str) -> tuple[Layout, Scheme]:

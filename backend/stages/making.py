@@ -111,7 +111,8 @@ def _files(recipe: Recipe, options: PlannedOptions, plan: Plan, planned: Planned
     """Return the bytes of every file of a result."""
     facts, base = planned.facts, base_of(planned.facts)
     pinned = recipe.model_copy(update={"revision": facts.commit})
-    files = {**plan.files, "config.json": len(config_json(facts.config, facts.tensors, options.config(facts.tensors)))}
+    changes = options.config(facts.tensors, facts.config)
+    files = {**plan.files, "config.json": len(config_json(facts.config, facts.tensors, changes))}
     files |= {name: source.files[name] for name, source in base.copied().items()}
     files |= {name: len(content) for name, content in base.texts(pinned).items()}
     return files | {MANIFEST: manifest_size(base.record(pinned, options), files)}

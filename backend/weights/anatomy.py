@@ -69,7 +69,8 @@ def is_linear(tensor: Tensor) -> bool:
 def is_expert(tensor: Tensor) -> bool:
     """Return whether a tensor is a matrix of a mixture's experts, or all of them in one."""
     stacked = len(tensor.shape) == 3 and tensor.name.endswith(_STACKED)
-    return (".experts." in tensor.name or stacked) and len(tensor.shape) > 1 and tensor.dtype in _FLOATS
+    named = ".experts." in tensor.name and not tensor.name.endswith("bias")
+    return (named or stacked) and len(tensor.shape) > 1 and tensor.dtype in _FLOATS
 
 
 def kept_exact(tensors: Iterable[Tensor]) -> frozenset[str]:

@@ -1,5 +1,6 @@
 """Plan: which file will hold which bytes, known from the headers alone before the first is written."""
 
+import re
 from collections import Counter
 from typing import NamedTuple, Protocol
 
@@ -93,11 +94,19 @@ class Part(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a model becomes, known from its headers alone."""
+    """What a model becomes, known from its headers alone.
+
+    Attributes:
+        parts: Its files.
+        plain: Writes what stays as it is.
+        parameters: Of the model.
+        odd: Linear layers that stay because their sizes do not fit the format.
+    """
 
     parts: tuple[Part, ...]
     plain: Plain
     parameters: int
+    odd: tuple[Tensor, ...] = ()
 
     @property
     def memory(self) -> int:
@@ -116,12 +125,17 @@ class Plan(NamedTuple):
     @property
     def doubts(self) -> tuple[str, ...]:
         """What whoever takes the result for smaller than it is must know."""
-        if self.share is None:
-            return ()
-        return (
-            f"The experts of this mixture are not quantized: {self.share:.1%} of its parameters are, all others stay as"
-            " they are.",
-        )
+        found = []
+        if self.share is not None:
+            found.append(
+                f"The experts of this mixture are not quantized: {self.share:.1%} of its parameters are, all others"
+                " stay as they are."
+            )
+        if self.odd:
+            kinds = {re.sub(r".*\.\d+\.", "", t.name.removesuffix(".weight")): t for t in self.odd}
+            named = ", ".join(f"'{name}' {'×'.join(map(str, t.shape))}" for name, t in sorted(kinds.items()))
+            found.append(f"{len(self.odd)} layers stay as they are, whose sizes do not fit the groups: {named}.")
+        return tuple(found)
 
     def warn(self, report: Report) -> None:
         """Say what float16 could not hold, and what is doubtful."""

@@ -18,12 +18,12 @@ from backend.progress import Report, silent
 from backend.recipes import parse_recipe
 from backend.stages.estimate import estimate
 from tests.support.adapters import merge_to
-from tests.support.family_models import FAMILIES, make
+from tests.support.family_models import FAMILIES, REFUSED, make
 from tests.support.training import rows
 
 pytestmark = pytest.mark.real
 
-REFUSED = {"Gemma 3n": "with the package timm, which is not installed here: run `pip install timm`"}
+UNTUNED = {"Gemma 3n": "with the package timm, which is not installed here: run `pip install timm`"}
 """Rows that are not tuned here, and what is said of them."""
 UNMERGED = {"DeepSeek V4": "the model's class has other names for its layers than its files, so merge it with PEFT"}
 """Rows whose adapters are not merged into their files, and what is said of them."""
@@ -78,7 +78,7 @@ def tuned(folder, output, **given):
     return said, load_file(output / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - REFUSED.keys()))
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - UNTUNED.keys()))
 def test_a_family_is_tuned_with_defaults_and_merged_as_peft_computes_it(name, tmp_path):
     folder, adapter = make(name, tmp_path / "model"), tmp_path / "job" / "adapter"
     facts, options = inspect(str(folder)), FinetuneOptions()
@@ -109,11 +109,11 @@ def test_what_is_done_otherwise_stands_in_the_estimate(tmp_path):
     assert estimate(recipe, inspect(str(folder)), tmp_path).warnings == (CONTEXT, EXPERTS, OUT)
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", UNTUNED)
 def test_a_family_that_cannot_be_tuned_is_refused_before_a_download(name, tmp_path):
     model = make("Qwen3", tmp_path / "model")
     facts = inspect(str(model)).model_copy(update={"model_type": FAMILIES[name].model_type})
-    with pytest.raises(SpecError, match=REFUSED[name]):
+    with pytest.raises(SpecError, match=UNTUNED[name]):
         FinetuneOptions().check(facts)
 
 
@@ -132,9 +132,14 @@ def test_an_adapter_has_the_names_that_engines_load_against_the_published_base(t
     assert json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
 
 
+def test_the_table_of_families_names_what_is_refused():
+    assert {name for name, row in REFUSED.items() if "tune" in row} == set(UNTUNED)
+    assert {name for name, row in REFUSED.items() if "merge" in row} == set(UNTUNED | UNMERGED)
+
+
 def test_what_people_tune_works(capsys):
     total = sum(family.tune for family in FAMILIES.values())
-    share = 100 * sum(family.tune for name, family in FAMILIES.items() if name not in REFUSED) / total
+    share = 100 * sum(family.tune for name, family in FAMILIES.items() if name not in UNTUNED) / total
     with capsys.disabled():
         sys.stdout.write(f"\nOf what people tune, {share:.1f} % works with default options.\n")
     assert share >= 97

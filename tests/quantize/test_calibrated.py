@@ -15,7 +15,7 @@ from backend.models.loading import device, load_tokenizer
 from backend.options import parse
 from backend.progress import silent
 from backend.quantize import METHODS
-from backend.quantize.calibrated.architectures import architecture_of
+from backend.quantize.calibrated.architectures import groups_of
 from backend.quantize.calibrated.channel_scales import fold_scale
 from backend.quantize.calibrated.empty_model import Skeleton
 from backend.quantize.calibrated.windows import Windows, check_apart, cut, doubts, text_windows
@@ -25,6 +25,7 @@ from backend.quantize.packed import load_unpacked
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output, Resumable
 from backend.weights.tensor import Tensor
+from tests.support.killed_runs import Killed, Mortal
 
 SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
 SIZES |= {"num_attention_heads": 4, "max_position_embeddings": 64}
@@ -137,14 +138,14 @@ def test_a_folded_block_computes_what_it_did(model_of, name):
         hidden, calls = skeleton.embed(windows().ids)
         skeleton.fill(1)
         block = skeleton.blocks[1].double()
-        call = calls[1]
+        args, kwargs = calls[1].at(0, 1, {})
         kwargs = torch.utils._pytree.tree_map(
-            lambda v: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v, call.kwargs
+            lambda v: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v, kwargs
         )
-        first = hidden[:1].double()  # what ALiBi adds was noted down of one window
-        before = block(first, *call.args, **kwargs)
-        known = architecture_of(CONFIGS[name].to_dict())
-        folded = [group for group in known.groups if group.fold] if known else []
+        first = hidden[:1].double()
+        before = block(first, *args, **kwargs)
+        known = groups_of(CONFIGS[name].to_dict())
+        folded = [group for group in known if group.fold] if known else []
         turned = name == "gpt2"
         linears = {f"{linear}.weight" for group in folded for linear in group.linears}
         state = {n: p.T.clone() if turned and n in linears else p.clone() for n, p in block.named_parameters()}
@@ -157,7 +158,7 @@ def test_a_folded_block_computes_what_it_did(model_of, name):
             values = state[n].T if turned and n in linears else state[n]
             changed += not torch.equal(p, values)
             p.copy_(values)
-        after = block(first, *call.args, **kwargs)
+        after = block(first, *args, **kwargs)
         before, after = (out[0] if isinstance(out, tuple) else out for out in (before, after))
         loose = name.startswith("gemma")  # whose norms compute in float32, whatever comes
         assert torch.allclose(before, after, rtol=1e-4 if loose else 1e-9, atol=1e-5 if loose else 1e-10)
@@ -235,24 +236,6 @@ def test_planned_files_are_those_written_to_the_byte(model_of, tmp_path, method,
     assert planned == {path.name: path.stat().st_size for path in (tmp_path / "q").glob("model*")}
 
 
-class Killed(BaseException):
-    """Ends a run as a signal would, between two blocks."""
-
-
-class Mortal(Resumable):
-    """A folder whose run is killed when it has finished so many parts."""
-
-    def __init__(self, folder, parts):
-        super().__init__(folder)
-        self._parts = parts
-
-    def mark(self, part, digest):
-        super().mark(part, digest)
-        self._parts -= 1
-        if self._parts == 0:
-            raise Killed
-
-
 @pytest.mark.parametrize("shard", [10**9, 60_000])
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_a_run_killed_after_any_block_goes_on_to_the_same_bytes(model_of, tmp_path, method, shard):
@@ -313,10 +296,20 @@ def facts_of(*tensors, **config):
     )  # fmt: skip
 
 
-def test_a_mixture_of_experts_is_refused_in_words():
-    facts = facts_of("model.layers.0.self_attn.q_proj.weight 64 64", model_type="mixtral", num_local_experts=8)
-    with pytest.raises(SpecError, match=r"mixture of experts.*choose method nf4"):
-        METHODS["awq"].Options(group_size=32).check(facts)
+def test_a_layer_that_the_layout_cannot_hold_stays_and_is_named():
+    sizes = {"q_proj": "64 64", "k_proj": "16 64", "v_proj": "16 64", "o_proj": "64 64"}
+    lines = [f"model.layers.0.self_attn.{name}.weight {size}" for name, size in sizes.items()]
+    lines += ["model.layers.0.mlp.down_proj.weight 64 128", "model.layers.0.mlp.gate.weight 4 64"]
+    options, facts = METHODS["awq"].Options(group_size=32), facts_of(*lines)
+    options.check(facts)
+    planned = options.plan(facts.tensors, facts.config)
+    packed = {name.removesuffix(".qweight") for shard in planned.shards for name in shard.names if "qweight" in name}
+    assert packed == {"model.layers.0.self_attn.o_proj", "model.layers.0.mlp.down_proj"}
+    assert "3 layers stay as they are" in planned.doubts[0]
+    assert "'self_attn.k_proj' 16×64" in planned.doubts[0]
+    settings = options.config(facts.tensors, facts.config)["quantization_config"]
+    stays = [f"layers.0.{name}" for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate")]
+    assert settings["modules_to_not_convert"] == stays
 
 
 def test_a_model_whose_layers_cannot_be_packed_is_refused():

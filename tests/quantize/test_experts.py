@@ -8,7 +8,6 @@ import torch
 from backend.__main__ import main
 from backend.artifacts.sealing import open_artifact
 from backend.cli.words import needs
-from backend.errors import SpecError
 from backend.models.inspection import inspect
 from backend.models.loading import load_causal_lm
 from backend.progress import silent
@@ -64,18 +63,20 @@ def test_what_is_quantized_of_a_mixture_is_what_transformers_loads(model, tmp_pa
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "ernie4_5_moe"])
-def test_blocks_of_integers_are_refused_of_every_mixture(kind, tmp_path):
+def test_experts_are_planned_as_integers_one_by_one(kind, tmp_path):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     given = KINDS.get(kind, {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 64})
     config = AutoConfig.for_model(kind, **SIZES | given)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     facts, options = inspect(str(tmp_path)), METHODS["gptq"].Options(group_size=32)
-    if kind == "llama":
-        options.check(facts)
-    else:
-        with pytest.raises(SpecError, match=f"^'{kind}' is a mixture of experts"):
-            options.check(facts)
+    options.check(facts)
+    planned = options.plan(facts.tensors, facts.config)
+    names = [name for shard in planned.shards for name in shard.names if ".experts.3." in name]
+    layers = 0 if kind == "llama" else 2 if kind != "ernie4_5_moe" else 1  # the first of which has no experts there
+    assert sum(name.endswith(".qweight") for name in names) == 3 * layers
+    assert not any(name.endswith(".weight") for name in names)
+    assert planned.share is None
 
 
 @pytest.mark.parametrize("model", ["qwen3_moe"], indirect=True)

@@ -155,11 +155,16 @@ BUILT = tuple(sorted(name for name in FAMILIES if set(REFUSED.get(name, ())) != 
 """Rows of which something is done."""
 
 
-def config_of(family: Family) -> Any:
-    """Return the config of a family's tiny model."""
+def config_of(family: Family, **sizes: int) -> Any:
+    """Return the config of a family's tiny model.
+
+    Args:
+        family: A row.
+        sizes: Fields of the text model that are other than SIZES.
+    """
     from transformers import CONFIG_MAPPING
 
-    text = {name: value for name, value in {**SIZES, **family.text}.items() if value is not ...}
+    text = {name: value for name, value in {**SIZES, **family.text, **sizes}.items() if value is not ...}
     made = CONFIG_MAPPING[family.model_type]
     if family.tower is None:
         return made(**text, **family.top)
@@ -169,12 +174,13 @@ def config_of(family: Family) -> Any:
     return config
 
 
-def make(name: str, folder: Path) -> Path:
+def make(name: str, folder: Path, **sizes: int) -> Path:
     """Write a family's tiny model, in bfloat16, with random weights and a tokenizer of letters.
 
     Args:
         name: Of the row.
         folder: Is made.
+        sizes: Fields of the text model that are other than SIZES.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
@@ -185,7 +191,7 @@ def make(name: str, folder: Path) -> Path:
     text = family.tower is None and family.model_type in text_types()
     torch.manual_seed(0)
     made = (AutoModelForCausalLM if text else AutoModelForImageTextToText).from_config(
-        config_of(family), dtype=torch.bfloat16
+        config_of(family, **sizes), dtype=torch.bfloat16
     )
     for parameter in made.parameters():
         if parameter.dim() > 1 and not parameter.any():  # some projectors begin with nothing

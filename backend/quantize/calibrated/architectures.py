@@ -11,11 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.errors import SpecError
-from backend.models.facts import ModelFacts
-from backend.strict_json import quoted
-from backend.weights.anatomy import is_expert
-
 Rows = NDArray[np.int64]
 """For each input channel of a group, the row of what comes before that it is made from."""
 
@@ -46,130 +41,149 @@ class Group(NamedTuple):
     fold: Fold | None = None
 
 
-class Architecture(NamedTuple):
-    """How a kind of model is built.
-
-    Attributes:
-        blocks: The list of its blocks, as transformers names it.
-        groups: The groups of linear layers of each block, in the order in which they are computed.
-    """
-
-    blocks: str
-    groups: tuple[Group, ...]
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
-def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
-    """Return how a model is built; None where nobody knows.
+def groups_of(config: Mapping[str, Any]) -> tuple[Group, ...] | None:
+    """Return the groups of a kind of model's blocks, in the order in which they are computed; None where nobody knows.
+
+    A block has those of them whose layers are in it.
 
     Args:
-        config: What transformers' config of it says, defaults included.
+        config: What transformers' config of the text model says, defaults included.
     """
     make = _TABLE.get(str(config.get("model_type")))
     return make(config) if make else None
 
 
-def refuse_experts(facts: ModelFacts) -> None:
-    """Refuse a mixture of experts.
-
-    Raises:
-        SpecError: It is one.
-    """
-    said = any(facts.config.get(name) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
-    if said or any(is_expert(tensor) for tensor in facts.tensors):
-        raise SpecError(
-            f"{quoted(facts.model_type)} is a mixture of experts, which gptq and awq do not take yet: choose"
-            " method nf4 or int8."
-        )
-
-
-def _llama(config: Mapping[str, Any]) -> Architecture:
+def _llama(config: Mapping[str, Any]) -> tuple[Group, ...]:
     return _gated(config, "input_layernorm", "post_attention_layernorm")
 
 
-def _gemma(config: Mapping[str, Any]) -> Architecture:
+def _gemma(config: Mapping[str, Any]) -> tuple[Group, ...]:
     return _gated(config, "input_layernorm", "pre_feedforward_layernorm", plus_one=True)
 
 
-def _olmo2(config: Mapping[str, Any]) -> Architecture:
+def _zero_centered(config: Mapping[str, Any]) -> tuple[Group, ...]:
+    return _gated(config, "input_layernorm", "post_attention_layernorm", plus_one=True)
+
+
+def _gemma4(config: Mapping[str, Any]) -> tuple[Group, ...]:
+    groups = _gated(config, "input_layernorm", "pre_feedforward_layernorm")
+    return tuple(
+        g._replace(fold=None) if g.linears == ("self_attn.o_proj",) else g for g in groups
+    )  # values are normed
+
+
+def _olmo2(config: Mapping[str, Any]) -> tuple[Group, ...]:
     return _gated(config, None, None)  # its norms come after the layers
 
 
-def _gated(config: Mapping[str, Any], attention: str | None, feed: str | None, plus_one: bool = False) -> Architecture:
+def _gated(
+    config: Mapping[str, Any], attention: str | None, feed: str | None, plus_one: bool = False
+) -> tuple[Group, ...]:
     """Return the usual block: q, k, v and o, then gate, up and down, with a norm before each half or none.
 
     Where several query heads share values nothing is folded into these: one scale would have to suit all, and on
     the demo model that loses (KL 0.065 instead of 0.063, on other text 0.065 instead of 0.061).
     """
     heads, shared, _ = _heads(config)
-    return Architecture(
-        "model.layers",
-        (
-            Group(
-                ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-                Fold(attention, plus_one=plus_one) if attention else None,
-            ),
-            Group(("self_attn.o_proj",), None if shared < heads else Fold("self_attn.v_proj")),
-            Group(("mlp.gate_proj", "mlp.up_proj"), Fold(feed, plus_one=plus_one) if feed else None),
-            Group(("mlp.down_proj",), Fold("mlp.up_proj")),
+    return (
+        Group(
+            _QKV,
+            Fold(attention, plus_one=plus_one) if attention else None,
         ),
+        Group(("self_attn.o_proj",), None if shared < heads else Fold("self_attn.v_proj")),
+        Group(("mlp.gate_proj", "mlp.up_proj"), Fold(feed, plus_one=plus_one) if feed else None),
+        Group(("mlp.down_proj",), Fold("mlp.up_proj")),
     )
 
 
-def _phi3(config: Mapping[str, Any]) -> Architecture:
+def _latent(config: Mapping[str, Any]) -> tuple[Group, ...]:
+    """Return the groups of attention through a few numbers, and of feed-forward layers without experts."""
+    _, _, *feed = _llama(config)
+    return (
+        Group(
+            ("self_attn.q_proj", "self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa"),
+            Fold("input_layernorm"),
+        ),
+        Group(("self_attn.q_b_proj",), Fold("self_attn.q_a_layernorm")),
+        Group(("self_attn.kv_b_proj",), Fold("self_attn.kv_a_layernorm")),
+        *feed,
+    )
+
+
+def _falcon_h1(config: Mapping[str, Any]) -> tuple[Group, ...]:
+    return _feed("feed_forward.gate_proj", "feed_forward.up_proj", "feed_forward.down_proj", "pre_ff_layernorm")
+
+
+def _lfm2(config: Mapping[str, Any]) -> tuple[Group, ...]:
+    return (
+        Group(_QKV, Fold("operator_norm")),
+        Group(("conv.in_proj",), Fold("operator_norm")),
+        *_feed("feed_forward.w1", "feed_forward.w3", "feed_forward.w2", "ffn_norm"),
+    )
+
+
+def _granite_hybrid(config: Mapping[str, Any]) -> tuple[Group, ...]:
+    return Group(_QKV, Fold("input_layernorm")), Group(("mamba.in_proj",), Fold("input_layernorm"))
+
+
+def _nemotron_h(config: Mapping[str, Any]) -> tuple[Group, ...]:
+    return (
+        Group(("mixer.in_proj",), Fold("norm")),
+        Group(("mixer.q_proj", "mixer.k_proj", "mixer.v_proj"), Fold("norm")),
+        Group(("mixer.up_proj",), Fold("norm")),
+    )
+
+
+def _feed(gate: str, up: str, down: str, norm: str) -> tuple[Group, ...]:
+    return Group((gate, up), Fold(norm)), Group((down,), Fold(up))
+
+
+def _phi3(config: Mapping[str, Any]) -> tuple[Group, ...]:
     heads, shared, size = _heads(config)
     values, width = (heads + shared) * size + np.arange(shared * size), int(config["intermediate_size"])
-    return Architecture(
-        "model.layers",
-        (
-            Group(("self_attn.qkv_proj",), Fold("input_layernorm")),
-            Group(("self_attn.o_proj",), None if shared < heads else Fold("self_attn.qkv_proj", values)),
-            Group(("mlp.gate_up_proj",), Fold("post_attention_layernorm")),
-            Group(("mlp.down_proj",), Fold("mlp.gate_up_proj", width + np.arange(width))),
-        ),
+    return (
+        Group(("self_attn.qkv_proj",), Fold("input_layernorm")),
+        Group(("self_attn.o_proj",), None if shared < heads else Fold("self_attn.qkv_proj", values)),
+        Group(("mlp.gate_up_proj",), Fold("post_attention_layernorm")),
+        Group(("mlp.down_proj",), Fold("mlp.gate_up_proj", width + np.arange(width))),
     )
 
 
-def _opt(config: Mapping[str, Any]) -> Architecture:
+def _opt(config: Mapping[str, Any]) -> tuple[Group, ...]:
     before = config.get("do_layer_norm_before", True)  # else its norms come after the layers
     relu = config.get("activation_function", "relu") == "relu"  # which lets a positive factor through
-    return Architecture(
-        "model.decoder.layers",
-        (
-            Group(
-                ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-                Fold("self_attn_layer_norm") if before else None,
-            ),
-            Group(("self_attn.out_proj",), Fold("self_attn.v_proj")),
-            Group(("fc1",), Fold("final_layer_norm") if before else None),
-            Group(("fc2",), Fold("fc1") if relu else None),
+    return (
+        Group(
+            _QKV,
+            Fold("self_attn_layer_norm") if before else None,
         ),
+        Group(("self_attn.out_proj",), Fold("self_attn.v_proj")),
+        Group(("fc1",), Fold("final_layer_norm") if before else None),
+        Group(("fc2",), Fold("fc1") if relu else None),
     )
 
 
-def _gpt_neox(config: Mapping[str, Any]) -> Architecture:
+def _gpt_neox(config: Mapping[str, Any]) -> tuple[Group, ...]:
     heads, _, size = _heads(config)
     values = (np.arange(heads)[:, None] * 3 * size + 2 * size + np.arange(size)).reshape(-1)
-    return Architecture(
-        "gpt_neox.layers",
-        (
-            Group(("attention.query_key_value",), Fold("input_layernorm")),
-            Group(("attention.dense",), Fold("attention.query_key_value", values)),
-            Group(("mlp.dense_h_to_4h",), Fold("post_attention_layernorm")),
-            Group(("mlp.dense_4h_to_h",)),
-        ),
+    return (
+        Group(("attention.query_key_value",), Fold("input_layernorm")),
+        Group(("attention.dense",), Fold("attention.query_key_value", values)),
+        Group(("mlp.dense_h_to_4h",), Fold("post_attention_layernorm")),
+        Group(("mlp.dense_4h_to_h",)),
     )
 
 
-def _gpt2(config: Mapping[str, Any]) -> Architecture:
+def _gpt2(config: Mapping[str, Any]) -> tuple[Group, ...]:
     size = int(config["n_embd"])
-    return Architecture(
-        "transformer.h",
-        (
-            Group(("attn.c_attn",), Fold("ln_1")),
-            Group(("attn.c_proj",), Fold("attn.c_attn", 2 * size + np.arange(size))),
-            Group(("mlp.c_fc",), Fold("ln_2")),
-            Group(("mlp.c_proj",)),
-        ),
+    return (
+        Group(("attn.c_attn",), Fold("ln_1")),
+        Group(("attn.c_proj",), Fold("attn.c_attn", 2 * size + np.arange(size))),
+        Group(("mlp.c_fc",), Fold("ln_2")),
+        Group(("mlp.c_proj",)),
     )
 
 
@@ -180,8 +194,14 @@ def _heads(config: Mapping[str, Any]) -> tuple[int, int, int]:
     return heads, int(config.get("num_key_value_heads") or heads), int(size)
 
 
-_TABLE: dict[str, Callable[[Mapping[str, Any]], Architecture]] = {
+_TABLE: dict[str, Callable[[Mapping[str, Any]], tuple[Group, ...]]] = {
     "llama": _llama, "mistral": _llama, "qwen2": _llama, "qwen3": _llama, "granite": _llama, "smollm3": _llama,
+    "qwen3_vl_text": _llama, "ministral3": _llama, "seed_oss": _llama, "hunyuan_v1_dense": _llama, "ernie4_5": _llama,
+    "qwen3_moe": _llama, "glm4_moe": _llama, "minimax_m2": _llama, "mixtral": _llama, "gpt_oss": _llama,
+    "llama4_text": _llama, "ernie4_5_moe": _llama, "qwen3_5_text": _zero_centered, "qwen3_5_moe_text": _zero_centered,
+    "qwen3_next": _zero_centered, "gemma4_text": _gemma4, "gemma4_unified_text": _gemma4, "olmo3": _olmo2,
+    "exaone4": _olmo2, "deepseek_v3": _latent, "glm4_moe_lite": _latent, "mistral4": _latent, "falcon_h1": _falcon_h1,
+    "lfm2": _lfm2, "lfm2_moe": _lfm2, "granitemoehybrid": _granite_hybrid, "nemotron_h": _nemotron_h,
     "phi3": _phi3, "gemma2": _gemma, "gemma3_text": _gemma, "olmo2": _olmo2, "opt": _opt, "gpt_neox": _gpt_neox,
     "gpt2": _gpt2,
 }  # fmt: skip

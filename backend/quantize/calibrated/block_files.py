@@ -1,8 +1,9 @@
 """Shards of a calibrated model: where each tensor goes is known before, and what is written can be read again."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,11 @@ from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.layouts.layout import Grid
 from backend.weights.anatomy import block_of
 from backend.weights.checkpoint import Weights
-from backend.weights.floats import Bytes, from_float32, to_float32
+from backend.weights.floats import FLOATS, Bytes, from_float32, to_float32
 from backend.weights.output import Output
 from backend.weights.tensor import Tensor
 from backend.weights.view import Source, View
 from backend.weights.writer import INDEX, Slot, Writer, index
-
-OUTSIDE = -1
 
 _NUMPY = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64, "F16": np.float16, "F32": np.float32}
 
@@ -37,6 +36,7 @@ class Shards:
 
     def __init__(self, weights: Weights, output: Output, options: CalibratedOptions, calibration: str) -> None:
         self._weights, self._output, self._options = weights, output, options
+        self.packing = options.form(weights.tensors, weights.config)
         self._plan = options.plan(weights.tensors, weights.config)
         self._views = {view.name: view for part in self._plan.parts for view, _ in part.work}
         self._shards = {name: shard for shard in self._plan.shards for name in shard.names}
@@ -45,55 +45,60 @@ class Shards:
         description = repr((weights.identity, self._plan.files, options, calibration))
         output.plan(hashlib.sha256(description.encode()).hexdigest())
 
-    def copy(self, report: Report) -> None:
-        """Write what lies in no block as it is, in the model's type."""
-        outside = [view for view in self._views.values() if block_of(view.name) == OUTSIDE]
-        if not self._is_there(outside):
-            for view in outside:
+    def copy(self, outside: Iterable[Tensor], report: Report) -> None:
+        """Write what lies in no block as it is, in the model's type.
+
+        Args:
+            outside: The tensors.
+            report: Receives what is doubtful.
+        """
+        views = [self._views[tensor.name] for tensor in outside]
+        if not self._is_there(views):
+            for view in views:
                 self._copy(view)
-            self._mark(outside)
-            self._plan.plain.warn(report)
-        self._close_full(outside)
-        for view in outside:
+            self._mark(views)
+        self._plan.warn(report)
+        self._close_full(views)
+        for view in views:
             self._weights.release(view.tensor)
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> dict[str, Numbers] | None:
+    def restore(self, tensors: Iterable[Tensor]) -> Iterable[tuple[str, Numbers]] | None:
         """Return a block as an earlier run wrote it; None where none did, or where its bytes have changed.
 
         Args:
-            tensors: Of the model that it is made from, by their names within the block.
+            tensors: Of the block.
 
         Returns:
-            Numbers by the same names; weights of linear layers are what they were rounded to.
+            The names of what is written, and numbers; weights of linear layers are what they were rounded to.
         """
-        views = {name: self._views[tensor.name] for name, tensor in tensors.items()}
-        if not self._is_there(views.values()):
+        views = [self._views[tensor.name] for tensor in tensors]
+        if not self._is_there(views):
             return None
-        found = {name: self._restored(view) for name, view in views.items()}
-        self._close_full(views.values())
-        return found
+        self._close_full(views)
+        return chain.from_iterable(self._restored(view) for view in views if view.tensor.dtype in FLOATS)
 
-    def write(self, tensors: Mapping[str, Tensor], state: Mapping[str, Numbers], grids: Mapping[str, Grid]) -> None:
+    def write(self, tensors: Iterable[Tensor], state: Mapping[str, Numbers], grids: Mapping[str, Grid]) -> None:
         """Write a block.
 
         Args:
-            tensors: As restore() takes them.
-            state: Numbers of what is not quantized, by the same names.
-            grids: What the linear layers were rounded to, by their names.
+            tensors: Of the block.
+            state: Numbers of what is not quantized, by the tensors' names; what is missing is as it was.
+            grids: What the linear layers were rounded to, by the names of their weights.
         """
-        views = {name: self._views[tensor.name] for name, tensor in tensors.items()}
-        for name, view in views.items():
-            if (layer := name.removesuffix(".weight")) in grids:
-                for last, values in self._options.LAYOUT.pack(grids[layer], self._options.scheme).items():
-                    slot = view.name.removesuffix("weight") + last
-                    self._writer(slot).write(slot, values)
-            elif name not in state:  # what older versions saved, such as masks, and no model reads any more
-                self._copy(view)
-            else:
-                raw = from_float32(np.ascontiguousarray(state[name]), view.dtype)
+        views = [self._views[tensor.name] for tensor in tensors]
+        for view in views:
+            if not self.packing.skips(view.tensor):
+                for matrix in self.packing.matrices.of(view.tensor):
+                    for last, values in self._options.LAYOUT.pack(grids[matrix.name], self._options.scheme).items():
+                        slot = matrix.name.removesuffix("weight") + last
+                        self._writer(slot).write(slot, values)
+            elif view.name in state:
+                raw = from_float32(np.ascontiguousarray(state[view.name]), view.dtype)
                 self._writer(view.name).write(view.name, raw)
-        self._mark(views.values())
-        self._close_full(views.values())
+            else:
+                self._copy(view)
+        self._mark(views)
+        self._close_full(views)
 
     def close(self) -> None:
         """Write the index, where there are several files."""
@@ -105,19 +110,21 @@ class Shards:
         source = Source(view.tensor, view.dtype, view.turned, self._weights, lambda n: None)
         self._plan.plain.write(source, self._writer(view.name))
 
-    def _restored(self, view: View) -> Numbers:
-        slots = self._slots(view)
-        if self._options.skips(view.tensor):
-            return to_float32(self._read(slots[0]), view.dtype).reshape(view.shape)
-        start = view.name.removesuffix("weight")
-        packed = {
-            slot.name.removeprefix(start): self._read(slot).view(_NUMPY[slot.dtype]).reshape(slot.shape)
-            for slot in slots
-        }
-        return self._options.LAYOUT.unpack(packed, self._options.scheme).weight()
+    def _restored(self, view: View) -> Iterator[tuple[str, Numbers]]:
+        if self.packing.skips(view.tensor):
+            yield view.name, to_float32(self._read(self._slots(view)[0]), view.dtype).reshape(view.shape)
+            return
+        layout, scheme = self._options.LAYOUT, self._options.scheme
+        for matrix in self.packing.matrices.of(view.tensor):
+            start = matrix.name.removesuffix("weight")
+            packed = {
+                slot.name.removeprefix(start): self._read(slot).view(_NUMPY[slot.dtype]).reshape(slot.shape)
+                for slot in layout.slots(matrix, scheme)
+            }
+            yield matrix.name, layout.unpack(packed, scheme).weight()
 
     def _slots(self, view: View) -> list[Slot]:
-        return (self._plan.plain if self._options.skips(view.tensor) else self._options).slots(view)
+        return (self._plan.plain if self.packing.skips(view.tensor) else self.packing).slots(view)
 
     def _writer(self, slot: str) -> Writer:
         shard = self._shards[slot]

@@ -1,12 +1,13 @@
 """What a calibrated quantization will need, before it starts: memory by part, and time, from the headers alone."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from backend.models.config import longest_window
 from backend.models.facts import ModelFacts
 from backend.quantize.calibrated.engine import BATCH
 from backend.quantize.calibrated.options import CalibratedOptions
-from backend.weights.anatomy import TRANSPOSED, block_of
+from backend.weights.anatomy import block_of, is_beside, is_expert
 
 # From the demo model on 2 cores of an AVX-512 server, torch 2.13, transformers 5.23: 32 windows of 512 tokens.
 PROCESS_BYTES = 690_000_000  # Python with torch and transformers
@@ -16,6 +17,10 @@ GRAM_SECONDS = 1.0e-11  # a token and number of the Gram matrices, in float32
 SOLVE_SECONDS = 4.0e-10  # a quantized parameter and input that it shares its Gram matrix with
 
 
+_CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_k", "moe_topk", "top_k")
+"""What configs call the number of experts that a token goes through."""
+
+
 class CalibratedCost(NamedTuple):
     """Bytes and seconds."""
 
@@ -23,28 +28,78 @@ class CalibratedCost(NamedTuple):
     seconds: float
 
 
+class _Layer(NamedTuple):
+    """A linear layer that is packed."""
+
+    block: int
+    expert: str  # the expert that it is in, or nothing
+    outputs: int
+    inputs: int
+
+    @property
+    def elements(self) -> int:
+        return self.outputs * self.inputs
+
+
 def calibrated_cost(facts: ModelFacts, options: CalibratedOptions) -> CalibratedCost:
     """Estimate with a block at a time, its activations, and what lies in no block once.
+
+    Of a mixture's experts a block is in memory as it is, and one expert at a time as it is computed.
 
     Args:
         facts: Of the model, with its tensors.
         options: What is done.
     """
-    turned = facts.model_type in TRANSPOSED
-    layers = [t for t in facts.tensors if not options.skips(t)]
+    layers = _layers(facts, options)
     tokens = options.num_calibration_samples * longest_window(facts.config, options.max_seq_length)
-    blocks: dict[int, int] = {}
-    for tensor in facts.tensors:
-        blocks[block_of(tensor.name)] = blocks.get(block_of(tensor.name), 0) + tensor.elements
-    outside, largest = blocks.get(-1, 0), max((n for i, n in blocks.items() if i >= 0), default=0)
-    widths = [(t.elements, t.shape[0 if turned else 1]) for t in layers]
-    widest, height = max(n for _, n in widths), max(t.shape[1 if turned else 0] for t in layers)
     width = 4 if facts.dtype == "float32" else 2
-    activations = width * tokens * facts.hidden_size
-    block = (width + 3 * 4) * largest + 6 * 4 * widest**2  # itself, in float32 thrice; the Gram matrix and its root
+    blocks: dict[int, int] = {}
+    experts: dict[int, int] = {}
+    for tensor in facts.tensors:
+        counted = experts if is_expert(tensor) else blocks
+        if not is_beside(tensor.name):
+            counted[block_of(tensor.name)] = counted.get(block_of(tensor.name), 0) + tensor.elements
+    outside = blocks.pop(-1, 0)
+    widest, height = max(n.inputs for n in layers), max(n.outputs for n in layers)
+    single = max((n.elements for n in layers if n.expert), default=0)
+    activations = width * tokens * facts.hidden_size * (2 if experts else 1)
+    # a block itself, in float32 thrice; its experts as they are read and stacked; the Gram matrix and its root
+    block = max((width + 3 * 4) * n + 2 * width * experts.get(i, 0) for i, n in blocks.items())
+    block += 3 * 3 * 4 * single + 6 * 4 * widest**2
     batch = 3 * 4 * BATCH * max(widest, height)
-    grams = 0.6 * sum({(block_of(t.name), n): n * n for t, (_, n) in zip(layers, widths, strict=True)}.values())
-    seconds = tokens * (FORWARD_SECONDS * sum(n for n, _ in widths) + GRAM_SECONDS * grams)
-    seconds += SOLVE_SECONDS * sum(n * inputs for n, inputs in widths)
+    seconds = tokens * (FORWARD_SECONDS * _used(layers, facts) + GRAM_SECONDS * _grams(layers, facts))
+    seconds += SOLVE_SECONDS * sum(n.elements * n.inputs for n in layers)
     memory = PROCESS_BYTES + activations + max(block + batch, width * outside)
     return CalibratedCost(memory, START_SECONDS + seconds)
+
+
+def _layers(facts: ModelFacts, options: CalibratedOptions) -> list[_Layer]:
+    packing = options.form(facts.tensors, facts.config)
+    packed = [tensor for tensor in packing.layers if not packing.skips(tensor)]
+    return [
+        _Layer(block_of(matrix.name), ".".join(matrix.name.split(".")[:-2]) if is_expert(tensor) else "", *matrix.shape)
+        for tensor in packed
+        for matrix in packing.matrices.of(tensor)
+    ]
+
+
+def _share(layers: list[_Layer], facts: ModelFacts) -> float:
+    """Return which share of the tokens an expert sees."""
+    inner = facts.config.get("text_config")
+    said = {**facts.config, **(inner if isinstance(inner, Mapping) else {})}
+    chosen = next((said[name] for name in _CHOSEN if type(said.get(name)) is int), 1)
+    experts = {(n.block, n.expert) for n in layers if n.expert}
+    return chosen * len({block for block, _ in experts}) / max(len(experts), 1)
+
+
+def _used(layers: list[_Layer], facts: ModelFacts) -> float:
+    """Return the parameters that a token goes through."""
+    share = _share(layers, facts)
+    return sum(n.elements * (share if n.expert else 1) for n in layers)
+
+
+def _grams(layers: list[_Layer], facts: ModelFacts) -> float:
+    """Return the numbers of the Gram matrices that a token adds to."""
+    share = _share(layers, facts)
+    found = {(n.block, n.expert, n.inputs) for n in layers}
+    return sum(inputs**2 * (share if expert else 0.6) for _, expert, inputs in found)

@@ -4,27 +4,38 @@ What each block is called with beside its input (rotary embeddings, masks) is wh
 once with blocks that only note it down.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from backend.errors import SpecError
 from backend.models.loading import auto_class, device
 from backend.models.rewriting import loaded_dtype
 from backend.models.torch_weights import read
+from backend.quantize.calibrated.calls import Calls, Heard
+from backend.quantize.calibrated.filling import Filler, Place
 from backend.strict_json import quoted
-from backend.weights.anatomy import block_of
+from backend.weights.anatomy import block_of, is_beside, output_head
 from backend.weights.checkpoint import Weights
 from backend.weights.tensor import Tensor
 
-_RENAMED = {"lm_head.weight": "embed_out.weight"}
-"""Parameters that transformers calls otherwise than the checkpoints of GPT-NeoX do."""
+MOST = 3
+"""Values that blocks return at most."""
 
 
-class Call(NamedTuple):
-    """What a block is called with beside its input."""
+class Block(NamedTuple):
+    """A block that is filled.
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    Attributes:
+        module: Torch's.
+        tensors: What the checkpoint holds of it, by their names there.
+        places: Where each of them lies in the module; of one that no model reads, what its name would be there.
+    """
+
+    module: Any
+    tensors: dict[str, Tensor]
+    places: dict[str, Place]
 
 
 class Skeleton:
@@ -34,10 +45,9 @@ class Skeleton:
         weights: The model's.
 
     Attributes:
-        config: As transformers has it, defaults included.
+        config: Of the text model, as transformers has it, defaults included.
         dtype: Torch's type that it computes in.
         device: Where it computes.
-        path: Name of the list of blocks, as transformers names it.
         blocks: The blocks, empty.
 
     Raises:
@@ -54,106 +64,95 @@ class Skeleton:
         # without a GPU float16 is computed by loops that are not made for it
         self.dtype = getattr(torch, "float32" if named == "float16" and self.device == "cpu" else named)
         self._model = empty_model(weights.config, self.dtype, weights.name)
-        self.config = self._model.config
-        self.path, self.blocks = _find_blocks(self._model, weights.name)
+        self.config = self._model.config.get_text_config(decoder=True)
+        self._filler = Filler(self._model, self._tensors)
+        path, self.blocks = _find_blocks(self._model, weights.name)
+        self._paths = [f"{path}.{index}." for index in range(len(self.blocks))]
 
-    def embed(self, ids: Any) -> tuple[Any, list[Call]]:
+    @property
+    def outside(self) -> list[Tensor]:
+        """The tensors that are in no block."""
+        start = self._paths[0].removesuffix("0.")
+        number = re.compile(re.escape(start) + r"\d+\.")
+        return [t for name, t in self._tensors.items() if not number.match(self._filler.places[name].parameter)]
+
+    def embed(self, ids: Any) -> tuple[Any, list[Calls]]:
         """Return the input of the first block and what each block is called with.
 
         Args:
             ids: Tokens, [windows, length].
 
         Returns:
-            Numbers in the model's type, [windows, length, hidden_size], in memory; and a call for each block.
+            Numbers in the model's type, [windows, length, hidden_size], in memory; and the calls of each block.
         """
-        import torch
 
         outside = self._model.base_model
-        prefix = _prefix(self._model)
-        names = [name for name, _ in outside.named_parameters() if block_of(prefix + name) < 0]
-        self._fill(outside, names, prefix)
-        recorders = [_Recorder(last=index == len(self.blocks) - 1) for index in range(len(self.blocks))]
+        needed = [t for t in self.outside if not is_beside(t.name) and t is not output_head(self._tensors.values())]
+        self._fill(t for t in needed if self._filler.reads(t.name))
+        for more in range(MOST):
+            try:
+                found = self._listen(outside, ids, more)
+            except (ValueError, TypeError, AttributeError, IndexError) as e:  # blocks of this model give more
+                error = e
+            else:
+                _drop(outside)
+                return found
+        raise SpecError(
+            f"'{self._weights.name}' is of the type '{self.config.model_type}', whose blocks cannot be called one by"
+            " one, as gptq and awq do: choose method nf4 or int8."
+        ) from error
+
+    def _listen(self, outside: Any, ids: Any, more: int) -> tuple[Any, list[Calls]]:
+        """Run a model until its last block is called, with blocks that give so many values beside their outputs."""
+        import torch
+
+        calls = [Calls(index == len(self.blocks) - 1, more) for index in range(len(self.blocks))]
         forwards = [block.forward for block in self.blocks]
         inputs = torch.empty(0)
-        for block, recorder in zip(self.blocks, recorders, strict=True):
+        for block, recorder in zip(self.blocks, calls, strict=True):
             block.forward = recorder
-        with torch.inference_mode():
-            for i, window in enumerate(ids):
-                self._call(outside, torch.from_numpy(window)[None].to(self.device))
-                first = recorders[0].hidden[0]
-                inputs = inputs if i else torch.empty(len(ids), *first.shape, dtype=self.dtype)
-                inputs[i] = first
-        for block, forward in zip(self.blocks, forwards, strict=True):
-            block.forward = forward
-        _drop(outside, names)
-        return inputs, [recorder.call for recorder in recorders]
-
-    def _call(self, outside: Any, ids: Any) -> None:
-        """Run a model until its last block is called."""
         try:
-            outside(input_ids=ids, use_cache=False)
-        except _Heard:
-            pass
-        except (ValueError, TypeError, AttributeError, IndexError) as e:
-            kind, name = self.config.model_type, self._weights.name
-            raise SpecError(
-                f"'{name}' is of the type '{kind}', whose blocks hand on more than one tensor, and gptq and awq go"
-                " through them one by one: choose method nf4 or int8."
-            ) from e
+            with torch.inference_mode():
+                for i, window in enumerate(ids):
+                    with suppress(Heard):
+                        outside(input_ids=torch.from_numpy(window)[None].to(self.device), use_cache=False)
+                    first = calls[0].hidden
+                    inputs = inputs if i else torch.empty(len(ids), *first.shape[1:], dtype=self.dtype)
+                    inputs[i] = first[0]
+        finally:
+            for block, forward in zip(self.blocks, forwards, strict=True):
+                block.forward = forward
+        return inputs, calls
 
-    def fill(self, index: int) -> dict[str, Tensor]:
+    def fill(self, index: int) -> Block:
         """Read a block's weights into it.
 
-        Returns:
-            The tensors by their names within the block.
+        Raises:
+            SpecError: Some are missing.
         """
-        block = self.blocks[index]
-        self._fill(block, [name for name, _ in block.named_parameters()], f"{self.path}.{index}.")
-        return self.tensors_of(index)
+        tensors = self.tensors_of(index)
+        self._fill(tensor for name, tensor in tensors.items() if self._filler.reads(name))
+        start, module = self._paths[index], self.blocks[index]
+        if missing := next((name for name, p in module.named_parameters() if p.is_meta), None):
+            raise SpecError(f"{quoted(start + missing)} is missing in '{self._weights.name}': choose a complete model.")
+        places = {name: self._filler.places[name] for name in tensors}
+        inside = {n: p._replace(parameter=p.parameter.removeprefix(start)) for n, p in places.items()}
+        return Block(module, tensors, inside)
 
     def tensors_of(self, index: int) -> dict[str, Tensor]:
-        """Return a block's tensors by their names within the block."""
-        ends = [f"{self.path}.{index}.", f"{self.path.partition('.')[2]}.{index}."]
-        return {
-            name.removeprefix(start): tensor
-            for name, tensor in self._tensors.items()
-            for start in ends
-            if name.startswith(start)
-        }
+        """Return a block's tensors by their names."""
+        places, start = self._filler.places, self._paths[index]
+        return {name: t for name, t in self._tensors.items() if places[name].parameter.startswith(start)}
 
     def empty(self, index: int) -> None:
         """Take a block's weights out of memory; they are not read again."""
-        _drop(self.blocks[index], [name for name, _ in self.blocks[index].named_parameters()])
+        _drop(self.blocks[index])
         for tensor in self.tensors_of(index).values():
             self._weights.release(tensor)
 
-    def _fill(self, module: Any, names: list[str], prefix: str) -> None:
-        for name in names:
-            tensor = named(self._tensors, prefix + name)
-            if tensor is None:
-                raise SpecError(
-                    f"{quoted(prefix + name)} is missing in '{self._weights.name}': choose a complete model."
-                )
-            put(module, name, read(self._weights, tensor).to(self.device, self.dtype))
-
-
-class _Heard(Exception):
-    """All blocks have been called: what comes after them is not needed, and some models want tuples from them."""
-
-
-class _Recorder:
-    """Stands for a block: notes what it is called with and gives its input on; the last one ends the forward."""
-
-    def __init__(self, last: bool) -> None:
-        self._last = last
-        self.hidden: Any = None
-        self.call = Call((), {})
-
-    def __call__(self, hidden: Any, *args: Any, **kwargs: Any) -> Any:
-        self.hidden, self.call = hidden, Call(args, kwargs)
-        if self._last:
-            raise _Heard
-        return hidden
+    def _fill(self, tensors: Iterable[Tensor]) -> None:
+        read_ones = {tensor.name: read(self._weights, tensor) for tensor in tensors}
+        self._filler.fill(read_ones, self.device, self.dtype)
 
 
 def empty_model(config: Mapping[str, Any], dtype: Any, name: str) -> Any:
@@ -184,43 +183,25 @@ def empty_model(config: Mapping[str, Any], dtype: Any, name: str) -> Any:
     return model.eval()
 
 
-T = TypeVar("T")
-
-
-def named(there: Mapping[str, T], name: str) -> T | None:
-    """Return what a checkpoint holds for a parameter: some leave out the name of the inner model."""
-    spellings = (name, name.partition(".")[2], _RENAMED.get(name, name))
-    return next((there[spelling] for spelling in spellings if spelling in there), None)
-
-
-def put(module: Any, name: str, values: Any) -> None:
-    """Put values in the place of a parameter."""
+def _drop(module: Any) -> None:
     import torch
 
-    path, _, last = name.rpartition(".")
-    setattr(module.get_submodule(path), last, torch.nn.Parameter(values, requires_grad=False))
-
-
-def _drop(module: Any, names: list[str]) -> None:
-    for name in names:
-        put(module, name, module.get_parameter(name).to("meta"))
-
-
-def _prefix(model: Any) -> str:
-    return f"{model.base_model_prefix}." if model.base_model is not model else ""
+    for part in module.modules():
+        for name, p in part.named_parameters(recurse=False):
+            setattr(part, name, torch.nn.Parameter(p.to("meta"), requires_grad=False))
 
 
 def _find_blocks(model: Any, name: str) -> tuple[str, Any]:
-    """Find the one list of modules of equal classes."""
+    """Find the list of the text tower's blocks: of all lists of modules in no other one, that with most weights."""
     import torch
 
-    lists = [(path, m) for path, m in model.named_modules() if isinstance(m, torch.nn.ModuleList)]
-    equal = [(path, m) for path, m in lists if len({type(block) for block in m}) == 1 and block_of(f"{path}.0.w") == 0]
-    if len(equal) != 1:
+    lists = [(path, m) for path, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
+    outer = [(path, m) for path, m in lists if block_of(f"{path}.0.w") == 0 and not re.search(r"\.\d", path)]
+    if not outer:
         raise SpecError(
             f"The blocks of '{name}' cannot be found, which gptq and awq go through one by one: choose nf4 or int8."
         )
-    return equal[0]
+    return max(outer, key=lambda found: sum(p.numel() for p in found[1].parameters()))
 
 
 def as_mapping(config: Any) -> Mapping[str, Any]:

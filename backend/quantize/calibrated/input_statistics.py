@@ -19,9 +19,13 @@ class Statistics:
 
     def __call__(self, module: Any, args: tuple[Any, ...]) -> None:
         """Add the inputs of a forward, [..., in_features]."""
+        self.add(args[0].reshape(-1, args[0].shape[-1]))
+
+    def add(self, x: Any) -> None:
+        """Add inputs, [tokens, in_features]."""
         import torch
 
-        x = args[0].reshape(-1, args[0].shape[-1]).float()
+        x = x.float()
         n = x.shape[1]
         if self._gram is None:
             self._gram = torch.zeros(n, n, device=x.device)
@@ -31,6 +35,11 @@ class Statistics:
             self._gram[first:last, first:].addmm_(x[:, first:last].T, x[:, first:])
         self._magnitude += x.abs().sum(0)
         self._count += len(x)
+
+    @property
+    def heard(self) -> bool:
+        """Whether there were any."""
+        return self._count > 0
 
     @property
     def gram(self) -> Any:

@@ -9,14 +9,12 @@ from backend.data.options import DatasetOptions, RowsOptions
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
 from backend.options import ADVANCED, parse
-from backend.quantize.calibrated.architectures import refuse_experts
+from backend.quantize.calibrated.packing import MULTIPLE, Packing
 from backend.quantize.layouts.layout import Layout, Scheme
 from backend.quantize.method import MethodOptions
-from backend.weights.anatomy import TRANSPOSED, block_of, is_linear
-from backend.weights.plan import Memory, Plan
+from backend.weights.anatomy import block_of
+from backend.weights.plan import Plan
 from backend.weights.tensor import Tensor
-from backend.weights.view import View
-from backend.weights.writer import Slot
 
 GROUP_SIZES = (32, 64, 128)
 
@@ -90,42 +88,33 @@ class CalibratedOptions(MethodOptions):
         """Refuse what does not fit the model, before anything is downloaded.
 
         Raises:
-            SpecError: A mixture of experts; no linear layers in blocks; a layer that the group size does not divide,
-                with the sizes that do.
+            SpecError: No linear layers in blocks, or none that the layout holds; a group size that does not divide
+                most of them, with the sizes that do.
         """
-        refuse_experts(facts)
-        if facts.model_type == "rwkv":
-            raise SpecError(
-                f"'{facts.model}' is of the type 'rwkv', whose blocks hand on more than one tensor, and gptq and awq go"
-                " through them one by one: choose method nf4 or int8."
-            )
-        shapes = self._shapes(facts)
+        packing = self.form(facts.tensors, facts.config)
+        shapes = packing.shapes
         if not shapes:
             raise SpecError(f"'{facts.model}' has no linear layers in blocks that could be quantized: choose nf4.")
-        for name, (outputs, inputs) in shapes.items():
-            if inputs % 32 or outputs % 32:
-                raise SpecError(
-                    f"'{name}' has {inputs} inputs and {outputs} outputs, and the layout packs 32 at a time: choose"
-                    " method nf4."
-                )
-        fit = self.group_sizes(facts)
-        if self.group_size not in fit:
+        most = packing.held(-1)
+        if not most:
+            name, (outputs, inputs) = next(iter(shapes.items()))
+            raise SpecError(
+                f"'{name}' has {inputs} inputs and {outputs} outputs, and the layout packs {MULTIPLE} at a time: choose"
+                " method nf4."
+            )
+        if packing.held(self.group_size) < most / 2:
             name = next(name for name, (_, inputs) in shapes.items() if inputs % self.group_size)
             text = (
                 f"{self.group_size} does not divide the {shapes[name][1]} inputs of '{name}': choose"
-                f" {' or '.join(map(str, fit))}"
+                f" {' or '.join(map(str, self.group_sizes(facts)))}"
             )
             raise SpecError(f"group_size: {text}.", {"group_size": text})
 
     def group_sizes(self, facts: ModelFacts) -> list[int]:
-        """Return the group sizes that divide every layer of a model, the largest first; -1 always does."""
-        widths = {inputs for _, inputs in self._shapes(facts).values()}
-        return [*(size for size in reversed(GROUP_SIZES) if not any(inputs % size for inputs in widths)), -1]
-
-    def _shapes(self, facts: ModelFacts) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the weights that are quantized, [out_features, in_features]."""
-        turned = facts.model_type in TRANSPOSED
-        return {t.name: t.shape[::-1] if turned else t.shape for t in facts.tensors if not self.skips(t)}
+        """Return the group sizes with which all is quantized that can be, the largest first; -1 always is one."""
+        packing = self.form(facts.tensors, facts.config)
+        most = packing.held(-1)
+        return [*(size for size in reversed(GROUP_SIZES) if packing.held(size) == most), -1]
 
     @property
     def symmetric(self) -> bool:
@@ -151,25 +140,19 @@ class CalibratedOptions(MethodOptions):
         """Return the inputs that share a scale in a layer of so many."""
         return inputs if self.group_size < 0 else self.group_size
 
-    def form(self) -> Any:
-        """Return the options: they know what becomes of each tensor."""
-        return self
+    def form(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Packing:
+        """Return what becomes of each tensor."""
+        return Packing(self, tensors, config)
 
-    def skips(self, tensor: Tensor) -> bool:
-        """Return whether a tensor stays as it is."""
-        return not (is_linear(tensor) and block_of(tensor.name) >= 0)
+    def config(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what changes in config.json.
 
-    def slots(self, view: View) -> list[Slot]:
-        """Return the tensors that a weight becomes."""
-        return self.LAYOUT.slots(view, self.scheme)
-
-    def config(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
-        """Return what changes in config.json."""
-        return {"quantization_config": self.LAYOUT.config(self.scheme)}
-
-    def memory(self, view: View) -> Memory:
-        """Nothing but the block that it is in, which the engine's own estimate counts."""
-        return Memory(0, 0)
+        Args:
+            tensors: Of the model.
+            config: What its config.json says.
+        """
+        packing = self.form(tensors, config)
+        return {"quantization_config": self.LAYOUT.config(self.scheme, packing.stays, packing.listed)}
 
     def plan(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Plan:
         """Say which file will hold which bytes: blocks in the order in which they are computed, after all else.
@@ -178,4 +161,5 @@ class CalibratedOptions(MethodOptions):
             tensors: Of the model.
             config: What its config.json says.
         """
-        return super().plan(sorted(tensors, key=lambda tensor: block_of(tensor.name)), config)
+        planned = super().plan(sorted(tensors, key=lambda tensor: block_of(tensor.name)), config)
+        return planned._replace(odd=self.form(tensors, config).odd)

@@ -4,15 +4,14 @@
 (github.com/casper-hansen/AutoAWQ, awq/modules/linear/gemm.py; read by vLLM and transformers).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.quantize.layouts.layout import Grid, Scheme
+from backend.quantize.layouts.layout import Grid, Matrix, Scheme
 from backend.quantize.layouts.packing import pack_interleaved, unpack_interleaved
-from backend.weights.view import View
 from backend.weights.writer import Slot
 
 PACKAGES: tuple[str, ...] = ("gptqmodel",)
@@ -21,7 +20,7 @@ LOWEST = 0
 TENSORS: tuple[str, ...] = ("qweight", "qzeros", "scales")
 
 
-def config(scheme: Scheme) -> dict[str, Any]:
+def config(scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
     """Return the quantization_config, as AwqConfig and vLLM read it."""
     return {
         "quant_method": "awq",
@@ -29,7 +28,7 @@ def config(scheme: Scheme) -> dict[str, Any]:
         "bits": scheme.bits,
         "group_size": scheme.group_size,
         "zero_point": True,
-        "modules_to_not_convert": None,
+        "modules_to_not_convert": list(kept) or None,
     }
 
 
@@ -44,10 +43,10 @@ def unserved(settings: Mapping[str, Any]) -> str | None:
     """Return None: vLLM serves whatever the layout holds."""
 
 
-def slots(view: View, scheme: Scheme) -> list[Slot]:
+def slots(matrix: Matrix, scheme: Scheme) -> list[Slot]:
     """Return the tensors that a weight becomes, named as AutoAWQ names them."""
-    outputs, inputs = view.shape
-    base, groups = view.name.removesuffix("weight"), scheme.groups(inputs)
+    outputs, inputs = matrix.shape
+    base, groups = matrix.name.removesuffix("weight"), scheme.groups(inputs)
     return [
         Slot(base + "qweight", "I32", (inputs, outputs // 8)),
         Slot(base + "qzeros", "I32", (groups, outputs // 8)),

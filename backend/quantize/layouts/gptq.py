@@ -4,15 +4,15 @@
 `g_idx` names the group of each input (github.com/AutoGPTQ/AutoGPTQ, qlinear_cuda_old.py; vLLM reads it).
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.quantize.layouts.layout import Grid, Scheme
+from backend.quantize.layouts.layout import Grid, Matrix, Scheme
 from backend.quantize.layouts.packing import WORD, pack_rows, unpack_rows
-from backend.weights.view import View
 from backend.weights.writer import Slot
 
 PACKAGES: tuple[str, ...] = ("gptqmodel", "optimum")
@@ -24,8 +24,11 @@ SERVED = ((4, True, False), (8, True, False))
 """Bits, sym and desc_act that vLLM 0.32 takes."""
 
 
-def config(scheme: Scheme) -> dict[str, Any]:
+def config(scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
     """Return the quantization_config, as GPTQConfig and vLLM read it."""
+    found: dict[str, Any] = {"dynamic": {f"-:.*{re.escape(name)}": {} for name in kept}} if kept else {}
+    if packed:
+        found["modules_in_block_to_quantize"] = [list(packed)]
     return {
         "quant_method": "gptq",
         "bits": scheme.bits,
@@ -37,6 +40,7 @@ def config(scheme: Scheme) -> dict[str, Any]:
         "true_sequential": False,
         "static_groups": False,
         "checkpoint_format": "gptq",
+        **found,
     }
 
 
@@ -52,10 +56,10 @@ def unserved(settings: Mapping[str, Any]) -> str | None:
     return None if found in SERVED else "vLLM serves GPTQ in 4 and 8 bits with sym and without desc_act alone"
 
 
-def slots(view: View, scheme: Scheme) -> list[Slot]:
+def slots(matrix: Matrix, scheme: Scheme) -> list[Slot]:
     """Return the tensors that a weight becomes, named as AutoGPTQ names them."""
-    outputs, inputs = view.shape
-    base, groups = view.name.removesuffix("weight"), scheme.groups(inputs)
+    outputs, inputs = matrix.shape
+    base, groups = matrix.name.removesuffix("weight"), scheme.groups(inputs)
     return [
         Slot(base + "qweight", "I32", (inputs * scheme.bits // WORD, outputs)),
         Slot(base + "qzeros", "I32", (groups, outputs * scheme.bits // WORD)),

@@ -1,12 +1,11 @@
 """Layout: how a linear layer's integers, scales and zeros lie in a file, whatever algorithm found them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.weights.view import View
 from backend.weights.writer import Slot
 
 
@@ -34,6 +33,18 @@ class Grid(NamedTuple):
         steps = self.q.astype(np.float32) - self.zeros.astype(np.float32)[:, self.g_idx]
         weight: NDArray[np.float32] = steps * self.scales[:, self.g_idx]
         return weight
+
+
+class Matrix(NamedTuple):
+    """A linear layer's weight.
+
+    Attributes:
+        name: Whose last part is `weight`.
+        shape: [out_features, in_features].
+    """
+
+    name: str
+    shape: tuple[int, ...]
 
 
 class Scheme(NamedTuple):
@@ -73,8 +84,14 @@ class Layout(Protocol):
     LOWEST: int
     TENSORS: tuple[str, ...]
 
-    def config(self, scheme: Scheme) -> dict[str, Any]:
-        """Return the quantization_config of config.json, as transformers and vLLM read it."""
+    def config(self, scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the quantization_config of config.json, as transformers and vLLM read it.
+
+        Args:
+            scheme: Of all grids.
+            kept: Parts of the names of what is not quantized, beside the output head.
+            packed: Ends of the names of what is, where readers would not find it by themselves.
+        """
 
     def scheme(self, settings: Mapping[str, Any]) -> Scheme | None:
         """Return what a quantization_config says of its grids; None where it is of another version of the layout."""
@@ -82,7 +99,7 @@ class Layout(Protocol):
     def unserved(self, settings: Mapping[str, Any]) -> str | None:
         """Say what vLLM serves, where weights with this quantization_config are other; None where it serves them."""
 
-    def slots(self, view: View, scheme: Scheme) -> list[Slot]:
+    def slots(self, matrix: Matrix, scheme: Scheme) -> list[Slot]:
         """Return the tensors that a weight becomes."""
 
     def pack(self, grid: Grid, scheme: Scheme) -> dict[str, NDArray[Any]]:

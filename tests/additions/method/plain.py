@@ -1,13 +1,12 @@
 """A layout for the eyes: a byte for each integer and each zero, nothing packed, nothing turned."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.quantize.layouts.layout import Grid, Scheme
-from backend.weights.view import View
+from backend.quantize.layouts.layout import Grid, Matrix, Scheme
 from backend.weights.writer import Slot
 
 PACKAGES: tuple[str, ...] = ("toyquant",)
@@ -16,7 +15,7 @@ LOWEST = 0
 TENSORS: tuple[str, ...] = ("codes", "zeros", "scales")
 
 
-def config(scheme: Scheme) -> dict[str, Any]:
+def config(scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
     """Return the quantization_config."""
     return {"quant_method": "plain", "bits": scheme.bits, "group_size": scheme.group_size}
 
@@ -31,10 +30,10 @@ def unserved(settings: Mapping[str, Any]) -> str | None:
     return "vLLM does not serve the layout plain"
 
 
-def slots(view: View, scheme: Scheme) -> list[Slot]:
+def slots(matrix: Matrix, scheme: Scheme) -> list[Slot]:
     """Return the tensors that a weight becomes."""
-    outputs, inputs = view.shape
-    base, groups = view.name.removesuffix("weight"), scheme.groups(inputs)
+    outputs, inputs = matrix.shape
+    base, groups = matrix.name.removesuffix("weight"), scheme.groups(inputs)
     return [
         Slot(base + "codes", "U8", (outputs, inputs)),
         Slot(base + "zeros", "U8", (outputs, groups)),
