@@ -18,6 +18,8 @@ Kind = Literal["vocabulary", "tokenizer", "template", "processor", "generation",
 
 CONFIG, GENERATION, TEMPLATE = "config.json", "generation_config.json", "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+"""What says how pictures are prepared for a model; one of them does."""
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
 

@@ -15,10 +15,12 @@ from pydantic import Field
 from backend.disk import scratch
 from backend.errors import AppError, JobError
 from backend.machine.hardware import gpus
+from backend.model_folder import CONFIG, PROCESSORS, settings_in
+from backend.models.config import reads_pictures
 from backend.options import Frozen
 from backend.processes.child import Child, environment
 from backend.serve.engines import ENGINES
-from backend.serve.guard import KEY, MODEL
+from backend.serve.guard import KEY, MODEL, PICTURES
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,6 +46,14 @@ class Server(Frozen):
     def model(self) -> str:
         """The name that requests give."""
         return self.folder.name
+
+    @property
+    def sees(self) -> bool:
+        """Return whether the model reads pictures, and what prepares them lies beside it."""
+        config = settings_in(self.base or self.folder, CONFIG)
+        folders = [folder for folder in (self.folder, self.base) if folder]
+        prepared = any((folder / name).is_file() for folder in folders for name in PROCESSORS)
+        return prepared and reads_pictures(config) and isinstance(config.get("vision_config"), dict)
 
     @property
     def port(self) -> int:
@@ -153,7 +163,7 @@ class Serving:
         engine, server, home = ENGINES[self._server.engine], self._server, self._settings.data.resolve()
         command = engine.command(server.folder, server.port, "cuda:0" if gpus() else "cpu", server.base)
         env = environment(home, online=False) | {KEY: server.key, MODEL: server.model}
-        env |= engine.environment(sockets)
+        env |= engine.environment(sockets) | ({PICTURES: "1"} if server.sees else {})
         started = time.monotonic()
         try:
             with self._lock:
