@@ -15,10 +15,9 @@ from pydantic import Field
 from backend.disk import scratch
 from backend.errors import AppError, JobError
 from backend.machine.hardware import gpus
-from backend.model_folder import CONFIG, PROCESSORS, settings_in
-from backend.models.config import reads_pictures
 from backend.options import Frozen
 from backend.processes.child import Child, environment
+from backend.serve.engine import sees
 from backend.serve.engines import ENGINES
 from backend.serve.guard import KEY, MODEL, PICTURES
 from backend.settings import Settings
@@ -49,11 +48,8 @@ class Server(Frozen):
 
     @property
     def sees(self) -> bool:
-        """Return whether the model reads pictures, and what prepares them lies beside it."""
-        config = settings_in(self.base or self.folder, CONFIG)
-        folders = [folder for folder in (self.folder, self.base) if folder]
-        prepared = any((folder / name).is_file() for folder in folders for name in PROCESSORS)
-        return prepared and reads_pictures(config) and isinstance(config.get("vision_config"), dict)
+        """Return whether the model takes pictures."""
+        return sees(self.folder, self.base)
 
     @property
     def port(self) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 from fastapi import HTTPException
 
 from backend.errors import SpecError
-from backend.model_folder import read_config
+from backend.model_folder import kind_of, read_config
 from backend.models.chat_template import in_words
 from backend.models.config import context_length
 from backend.models.loading import leave_kernels, refuse_made_up
@@ -227,6 +227,9 @@ def _with_base(adapter: Path, base: Path, place: Path) -> Path:
             (folder / file.name).symlink_to(file)
     for file in [base / "config.json", *base.glob("model*.safetensors*")]:
         (folder / file.name).symlink_to(file)
+    for file in base.iterdir():
+        if kind_of(file.name) == "processor" and not (folder / file.name).exists():
+            (folder / file.name).symlink_to(file)
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = str(base)
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
