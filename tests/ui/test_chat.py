@@ -17,8 +17,9 @@ from backend.serve.installation import Installation
 from backend.serve.server import Server
 from backend.serve.servers import Servers
 from backend.settings import Settings
-from ui.chat.events import plain, speed, up_to
+from ui.chat.events import speed
 from ui.chat.tab import build_chat_tab
+from ui.chat.talk import Asked, plain, up_to
 from ui.studio import Studio
 
 TALK = [
@@ -43,7 +44,7 @@ def test_what_was_thought_is_not_sent_again():
     (0, 0, "What is 2+2?"), (2, 0, "What is 2+2?"), (3, 3, "And 3+3?"), (4, 3, "And 3+3?"), ((4, 0), 3, "And 3+3?"),
 ])  # fmt: skip
 def test_a_retry_begins_at_the_question(index, before, question):
-    assert up_to(TALK, index) == (TALK[:before], question)
+    assert up_to(TALK, index) == (TALK[:before], Asked(question, []))
 
 
 def test_under_an_answer_stands_what_it_cost():
