@@ -15,6 +15,7 @@ from backend.model_folder import has_chat_template
 from backend.models.tokens import THINKS, THOUGHT
 from backend.options import Frozen
 from backend.serve import pictures
+from backend.serve.engine import sees
 from backend.serve.server import Server
 from backend.serve.stops import Stops
 
@@ -72,7 +73,7 @@ def stream(server: Server, messages: Sequence[Mapping[str, Any]], options: ChatO
 
     if sum(len(text) for message in messages for text in _texts(message)) > MAX_CHARACTERS:
         raise JobError(f"The conversation is longer than {MAX_CHARACTERS} characters: start a new one.")
-    check_pictures(server, messages)
+    check_pictures(server.folder, server.base, messages)
     if not (has_chat_template(server.folder) or (server.base and has_chat_template(server.base))):
         raise JobError(
             f"'{server.model}' has no chat template, so it does not know how a conversation looks: choose a model that"
@@ -133,11 +134,20 @@ def turn(text: str, images: Sequence[Path] = ()) -> dict[str, Any]:
     return {"role": "user", "content": [*map(pictures.part, images), {"type": "text", "text": text}]}
 
 
-def check_pictures(server: Server, messages: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse pictures for a model that reads none, or more than it is shown at a time."""
+def check_pictures(folder: Path, base: Path | None, messages: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse pictures for a model that reads none, or more than it is shown at a time.
+
+    Args:
+        folder: Of the model, or of an adapter.
+        base: Of an adapter: the folder of its base model.
+        messages: As stream() takes them.
+
+    Raises:
+        SpecError: What to do instead.
+    """
     shown = sum(part["type"] != "text" for message in messages for part in _parts(message))
-    if shown and not server.sees:
-        raise SpecError(f"'{server.model}' reads no pictures: ask it without one, or choose a model that does.")
+    if shown and not sees(folder, base):
+        raise SpecError(f"'{folder.name}' reads no pictures: ask it without one, or choose a model that does.")
     if shown > pictures.MOST:
         raise SpecError(f"The conversation has {shown} pictures, {pictures.MOST} at most: start a new one.")
 

@@ -84,7 +84,7 @@ def part(file: Path) -> dict[str, Any]:
         with file.open("rb") as opened:
             data = opened.read(BYTES + 1)
     except OSError as e:
-        raise SpecError(f"'{file}' cannot be read as a picture ({e.strerror}): check the path.") from e
+        raise SpecError(f"'{file.name}' cannot be read as a picture ({e.strerror}): choose it again.") from e
     found = header(data)
     if (wrong := fault(data)) or found is None:
         raise SpecError(f"'{file.name}' {wrong}.")
