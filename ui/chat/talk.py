@@ -36,7 +36,7 @@ def typed(value: dict[str, Any] | None) -> Asked | None:
     Raises:
         SpecError: There are pictures, and no question about them.
     """
-    text, pictures = ((value or {}).get("text") or "").strip(), (value or {}).get("files") or ()
+    text, pictures = ((value or {}).get("text") or "").strip(), (value or {}).get("files") or []
     if pictures and not text:
         raise SpecError("Write what you want to know of the picture.")
     return Asked(text, pictures) if text else None

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.model_folder import ADAPTER_CONFIG, CONFIG, GENERATION, TEMPLATE, settings_in
-from backend.models.config import longest_window
+from backend.models.config import longest_window, reads_pictures
 from backend.serve.engine import HERE, PLAIN, CardLines, Engine, Install, Refusal, Served, Shown, quantization, sees
-from backend.serve.engines.vllm_environment import install, interpreter, obstacle
+from backend.serve.engines.vllm_environment import install, interpreter, lacks_torchvision, obstacle
 from backend.serve.pictures import MOST, PIXELS
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def _serves(served: Served) -> Refusal | None:
             return Refusal(f"{reason}, which '{name}' holds")
         packages = " and ".join(layout.PACKAGES)
         return Refusal(f"{reason}, and '{name}' is other", f"it loads in transformers with the packages {packages}")
+    if reads_pictures(served.config) and lacks_torchvision():
+        return Refusal(f"vLLM needs torchvision for a model that reads pictures, as '{name}' does, and has none here")
     if served.base and (reason := _unserved_part(served.folder)):
         return Refusal(f"vLLM serves no adapter with {reason}, as '{name}' has")
     return None
