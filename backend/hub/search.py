@@ -1,9 +1,15 @@
 """Search the Hub for models that the studio can work on."""
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
 from pydantic import Field
 
 from backend.hub import client
 from backend.options import Frozen
+
+TASKS = ("text-generation", "image-text-to-text")
+"""What the Hub calls the tasks of models that write text, of text alone and of pictures too."""
 
 
 class Hit(Frozen):
@@ -17,7 +23,7 @@ class Hit(Frozen):
 
 
 def search(query: str, limit: int = 20, token: str | None = None) -> list[Hit]:
-    """Find causal language models, the most downloaded first.
+    """Find language models, those that read pictures too among them, the most downloaded first.
 
     Args:
         query: A part of the id; empty finds the most downloaded of all.
@@ -27,11 +33,18 @@ def search(query: str, limit: int = 20, token: str | None = None) -> list[Hit]:
     Raises:
         HubError: The Hub refused or could not be reached.
     """
+    with ThreadPoolExecutor(len(TASKS)) as pool:
+        found = chain.from_iterable(pool.map(lambda task: _listed(task, query, limit, token), TASKS))
+    return sorted(found, key=lambda hit: hit.downloads, reverse=True)[:limit]
+
+
+def _listed(task: str, query: str, limit: int, token: str | None) -> list[Hit]:
+    """Return the most downloaded models of a task; the Hub lists one at a time."""
     found = client.ask(
         lambda: list(
             client.api(token).list_models(
                 search=query.strip()[:96] or None,
-                pipeline_tag="text-generation",
+                pipeline_tag=task,
                 filter="transformers",
                 sort="downloads",
                 limit=limit,

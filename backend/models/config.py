@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from backend.errors import SpecError
 from backend.model_folder import LEFT_BEHIND, MAX_JSON
 from backend.models.families import QUANT_METHODS, SAME_AS, family, is_taken
-from backend.models.native import defaults, is_native, is_native_tokenizer
+from backend.models.native import defaults, is_native, is_native_tokenizer, text_types
 from backend.strict_json import parse_object, quoted
 
 _CODE_KEYS = re.compile(r"auto_map|custom_pipelines|custom_generate|trust_remote_code|_(attn|experts)_implementation.*")
@@ -170,6 +170,12 @@ def reads_pictures(config: Mapping[str, Any]) -> bool:
     """Return whether a config is that of a model that wraps a language model to read pictures or sound too."""
     names = config.get("architectures") or [""]
     return str(names[0]).endswith(_WRAPPER)
+
+
+def auto_class_name(config: Mapping[str, Any]) -> str:
+    """Name the class of transformers that builds a model whole: with what reads pictures, where it has that."""
+    text = not reads_pictures(config) and config.get("model_type") in text_types()
+    return "AutoModelForCausalLM" if text else "AutoModelForImageTextToText"
 
 
 def text_type(config: Mapping[str, Any]) -> str:

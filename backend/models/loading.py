@@ -18,8 +18,7 @@ from backend.model_folder import (
     settings_in,
     stops_in,
 )
-from backend.models.config import longest_window, reads_pictures
-from backend.models.native import text_types
+from backend.models.config import auto_class_name, longest_window
 from backend.progress import Report
 from backend.strict_json import quoted
 
@@ -73,15 +72,10 @@ def load_causal_lm(folder: Path, report: Report, **kwargs: Any) -> Any:
 
 
 def auto_class(config: Mapping[str, Any]) -> Any:
-    """Return the class of transformers that builds a model, whole: with what reads pictures, where it has that.
+    """Return the class of transformers that builds a model; see auto_class_name()."""
+    import transformers
 
-    Args:
-        config: What config.json says.
-    """
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
-    text = not reads_pictures(config) and config["model_type"] in text_types()
-    return AutoModelForCausalLM if text else AutoModelForImageTextToText
+    return getattr(transformers, auto_class_name(config))
 
 
 def greedy(folder: Path) -> Any:

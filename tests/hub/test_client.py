@@ -175,12 +175,16 @@ def test_a_redirect_into_the_own_network_is_not_followed(hub: LoopbackHub, place
         files.read("config.json", 0, 1)
 
 
-def test_search_finds_text_models_by_downloads(hub: LoopbackHub) -> None:
+def test_search_finds_models_that_write_text_by_downloads(hub: LoopbackHub) -> None:
     hub.add_model("acme/tiny-llama", paper_model(), downloads=3)
     hub.add_model("acme/tiny-gated", paper_model(), downloads=9, gated=True)
     hub.add_model("acme/tiny-vision", {"README.md": "---\npipeline_tag: image-classification\n---\n"}, downloads=99)
+    reads = "---\npipeline_tag: image-text-to-text\n---\n"
+    hub.add_model("acme/tiny-qwen3.5", paper_model() | {"README.md": reads}, downloads=5)
     hits = search("tiny")
-    assert [(h.id, h.downloads, h.gated) for h in hits] == [("acme/tiny-gated", 9, True), ("acme/tiny-llama", 3, False)]
+    assert [(h.id, h.downloads, h.gated) for h in hits] == [
+        ("acme/tiny-gated", 9, True), ("acme/tiny-qwen3.5", 5, False), ("acme/tiny-llama", 3, False),
+    ]  # fmt: skip
     assert hits[0].updated
     assert len(search("tiny", limit=1)) == 1
     assert search("nothing like it") == []

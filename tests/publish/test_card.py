@@ -97,6 +97,14 @@ def test_what_is_not_known_is_left_out_and_never_guessed(make_artifact: Make) ->
     assert "None" not in card
 
 
+def test_a_model_that_reads_pictures_is_said_to_and_loaded_with_what_reads_them(make_artifact: Make) -> None:
+    config = {"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": {}}
+    card = build_card(make_artifact(extra={"config.json": json.dumps(config)}), "me/x")
+    assert front_matter(card)["pipeline_tag"] == "image-text-to-text"
+    assert "AutoModelForImageTextToText.from_pretrained(model_id" in card
+    assert "AutoModelForCausalLM" not in card
+
+
 @pytest.mark.parametrize("license", ["apache-2.0", "llama3.2", "[mit, apache-2.0]"])
 def test_the_license_is_the_bases(make_artifact: Make, license: str) -> None:
     card = build_card(make_artifact(card=f"---\nlicense: {license}\n---\n"), None)

@@ -202,7 +202,8 @@ def front_matter(readme: Blob | None) -> dict[str, Any]:
 
 
 def tags(card: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    found = ["transformers", "safetensors", config.get("model_type"), "text-generation"] if config else []
+    task = card.get("pipeline_tag") or "text-generation"
+    found = ["transformers", "safetensors", config.get("model_type"), task] if config else []
     found += card.get("tags") or []
     language = card.get("language") or []
     found += [language] if isinstance(language, str) else language

@@ -8,6 +8,7 @@ import gradio as gr
 from backend.errors import AdapterError, SpecError
 from backend.hub.ids import DEMO, parse_model
 from backend.hub.search import Hit, search
+from backend.models.config import reads_pictures
 from backend.models.demo import first_model
 from backend.models.facts import ModelFacts
 from backend.models.inspection import inspect
@@ -188,6 +189,7 @@ def _facts(facts: ModelFacts) -> dict[str, str]:
         "Architecture": facts.architecture,
         "Parameters": count(facts.parameters),
         "Size": f"{size(facts.size)} in {facts.dtype}",
+        "Reads": "text and pictures" if reads_pictures(facts.config) else "text",
         "Context": f"{facts.context_length:,} tokens" if facts.context_length else "not stated",
         "License": facts.license_name or facts.license or "not stated",
         "Access": access,

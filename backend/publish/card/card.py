@@ -12,6 +12,7 @@ from backend.artifacts.artifact import ELSEWHERE, TRAINED_HERE, Artifact, Check
 from backend.artifacts.sealing import open_artifact
 from backend.disk import read_whole
 from backend.model_folder import kind_of
+from backend.models.config import reads_pictures
 from backend.publish.card.base_card import BaseCard, read_base_card
 from backend.publish.card.licenses import check_name, terms
 from backend.publish.card.loss_plot import LOSS_PLOT
@@ -90,7 +91,7 @@ def build_card(
     title = repo_id.split("/")[-1] if repo_id else _title(artifact)
     recipe, use = folder / "recipe.yaml", adapter_use(folder, artifact)
     card = ModelCard.from_template(
-        metadata(artifact, base, _continues_text(folder, config), title),
+        metadata(artifact, base, _task(folder, config), title),
         template_path=str(TEMPLATE),
         title=literal(title),
         artifact=artifact,
@@ -287,8 +288,14 @@ def _license(artifact: Artifact, base: BaseCard) -> dict[str, Any]:
     }
 
 
-def _continues_text(folder: Path, config: dict[str, Any]) -> bool:
-    return is_causal_lm(folder) or any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or [])
+def _task(folder: Path, config: dict[str, Any]) -> str | None:
+    """Return what the Hub calls the task of a model, or of an adapter's model."""
+    if config and reads_pictures(config):
+        return "image-text-to-text"
+    writes = is_causal_lm(folder) or any(
+        str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or []
+    )
+    return "text-generation" if writes else None
 
 
 def _json(path: Path) -> dict[str, Any]:

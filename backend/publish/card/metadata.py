@@ -22,7 +22,7 @@ _OWN = re.compile(r"\A\s*---[ \t]*\r?\n.*?\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
-def metadata(artifact: Artifact, base: BaseCard, continues_text: bool, title: str) -> "ModelCardData":
+def metadata(artifact: Artifact, base: BaseCard, task: str | None, title: str) -> "ModelCardData":
     """Return the front matter of an artifact's card."""
 
     from huggingface_hub import ModelCardData
@@ -39,7 +39,7 @@ def metadata(artifact: Artifact, base: BaseCard, continues_text: bool, title: st
         language=hub_languages(base.language) or None,
         datasets=_datasets(artifact, base) or None,
         library_name="peft" if artifact.kind == "adapter" else "transformers",
-        pipeline_tag="text-generation" if continues_text else None,
+        pipeline_tag=task,
         tags=list(dict.fromkeys([*base.tags, *(["lora"] if is_lora(artifact) else []), "weightsmith"])),
         model_name=title if artifact.metrics else None,
         eval_results=_results(artifact),

@@ -6,6 +6,7 @@ from typing import Any
 
 from backend.artifacts.artifact import Artifact
 from backend.model_folder import has_chat_template, has_tokenizer
+from backend.models.config import auto_class_name
 from backend.publish.card.training import AdapterUse
 from backend.serve.engine import CardLines, Shown, quantization
 from backend.serve.engines import ENGINES
@@ -29,6 +30,7 @@ def loading(
     own_tokenizer = has_tokenizer(path.name for path in folder.iterdir())
     return {
         "model_id": model_id,
+        "auto_class": auto_class_name(config),
         "packages": " ".join(["transformers", "torch", "accelerate", *more]),
         "needed": needed,
         "own_tokenizer": own_tokenizer,
