@@ -94,6 +94,7 @@ def test_a_picture_is_asked_about_and_stays_out_of_what_is_kept_and_downloaded(c
     ask(chat, "And what else?")
     expect(chat.locator("#chat-speed")).not_to_contain_text(context, timeout=60_000)
     expect(chat.locator("#chat-speed")).to_contain_text("tokens of context used", timeout=60_000)
+    expect(chat.locator("#chat-send")).to_be_visible(timeout=60_000)
 
     kept = chat.evaluate("Object.values(localStorage).join('')")
     assert len(kept) < 10_000
