@@ -20,6 +20,8 @@ CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+"""What says how pictures are prepared for a model; one of them does."""
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
 

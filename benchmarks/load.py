@@ -220,7 +220,7 @@ async def ask_bare(url: str, key: str, model: str) -> None:
 
 async def ask_page(page: Page, key: str) -> None:
     """Ask in the page, and read until the answer stands there."""
-    given = {"chat-artifact": key, "chat-box": [], "chat-input": "Write.", "chat-system": ""}
+    given = {"chat-artifact": key, "chat-box": [], "chat-input": {"text": "Write.", "files": []}, "chat-system": ""}
     said = await page.happen(page.event("chat-send", "click"), given)
     if f"{TOKENS} tokens" not in json.dumps(said):
         raise httpx.ReadError("the answer is not whole")

@@ -4,15 +4,18 @@ import json
 import math
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from backend.errors import AppError, JobError
+from backend.errors import AppError, JobError, SpecError
 from backend.model_folder import has_chat_template
 from backend.models.tokens import THINKS, THOUGHT
 from backend.options import Frozen
+from backend.serve import pictures
+from backend.serve.engine import sees
 from backend.serve.server import Server
 from backend.serve.stops import Stops
 
@@ -53,21 +56,24 @@ class Answer(Frozen):
     tokens_per_second: float | None = Field(None, description="After the first token.")
 
 
-def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOptions) -> Iterator[Answer]:
+def stream(server: Server, messages: Sequence[Mapping[str, Any]], options: ChatOptions) -> Iterator[Answer]:
     """Ask the server and yield the answer as it grows; closing the iterator stops the generation.
 
     Args:
         server: A ready server.
-        messages: `{"role": "system" | "user" | "assistant", "content": …}`, oldest first.
+        messages: `{"role": "system" | "user" | "assistant", "content": …}`, oldest first; a content is text, or a list
+            of parts as turn() makes them.
         options: Sampling.
 
     Raises:
         JobError: The conversation is too long, or the server does not answer.
+        SpecError: It holds pictures, and the model reads none, or not so many.
     """
     import openai
 
-    if sum(len(message["content"]) for message in messages) > MAX_CHARACTERS:
+    if sum(len(text) for message in messages for text in _texts(message)) > MAX_CHARACTERS:
         raise JobError(f"The conversation is longer than {MAX_CHARACTERS} characters: start a new one.")
+    check_pictures(server.folder, server.base, messages)
     if not (has_chat_template(server.folder) or (server.base and has_chat_template(server.base))):
         raise JobError(
             f"'{server.model}' has no chat template, so it does not know how a conversation looks: choose a model that"
@@ -121,6 +127,48 @@ def stream(server: Server, messages: Sequence[dict[str, str]], options: ChatOpti
         raise JobError(_STOPPED) from e
 
 
+def turn(text: str, images: Sequence[Path] = ()) -> dict[str, Any]:
+    """Return what a user says, with the pictures that are shown before it.
+
+    Args:
+        text: The question.
+        images: Files on this machine.
+
+    Raises:
+        SpecError: One of them is no picture that is taken.
+    """
+    if not images:
+        return {"role": "user", "content": text}
+    return {"role": "user", "content": [*map(pictures.part, images), {"type": "text", "text": text}]}
+
+
+def check_pictures(folder: Path, base: Path | None, messages: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse pictures for a model that reads none, or more than it is shown at a time.
+
+    Args:
+        folder: Of the model, or of an adapter.
+        base: Of an adapter: the folder of its base model.
+        messages: As stream() takes them.
+
+    Raises:
+        SpecError: What to do instead.
+    """
+    shown = sum(part["type"] != "text" for message in messages for part in _parts(message))
+    if shown and not sees(folder, base):
+        raise SpecError(f"'{folder.name}' reads no pictures: ask it without one, or choose a model that does.")
+    if shown > pictures.MOST:
+        raise SpecError(f"The conversation has {shown} pictures, {pictures.MOST} at most: start a new one.")
+
+
+def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _texts(message: Mapping[str, Any]) -> list[str]:
+    return [part.get("text", "") for part in _parts(message)]
+
+
 def paced(answers: Iterator[Shown], seconds: float = PACE) -> Iterator[Shown]:
     """Yield what grows at most once in so many seconds, and the last: for a reader who shows it slower than it comes.
 
@@ -149,7 +197,7 @@ def _refused(error: "openai.APIStatusError") -> str:
     said = body.get("message") or body.get("detail")
     if error.status_code == 400 and isinstance(said, str):
         reason = f"The server could not answer this: {said.splitlines()[0][:MAX_REASON]}"
-        if "chat template" in reason:
+        if "chat template" in reason or "picture" in reason:  # which say what to do
             return reason
         return f"{reason} Shorten the conversation, empty the system prompt, or lower max_tokens."
     # vLLM answers 500 in the second before it is found dead

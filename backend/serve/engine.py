@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backend.model_folder import CONFIG, PROCESSORS, settings_in
+from backend.models.config import reads_pictures
 from backend.progress import Report
 
 PLAIN = "16 bit"
@@ -114,3 +116,16 @@ def quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return how a config says that its model's weights are quantized; empty where it does not."""
     settings = config.get("quantization_config")
     return settings if isinstance(settings, Mapping) else {}
+
+
+def sees(folder: Path, base: Path | None = None) -> bool:
+    """Return whether a model takes pictures: it has a tower for them, and what prepares them lies beside it.
+
+    Args:
+        folder: Of the model, or of an adapter.
+        base: Of an adapter: the folder of its base model.
+    """
+    config = settings_in(base or folder, CONFIG)
+    places = [place for place in (folder, base) if place]
+    prepared = any((place / name).is_file() for place in places for name in PROCESSORS)
+    return prepared and reads_pictures(config) and isinstance(config.get("vision_config"), dict)

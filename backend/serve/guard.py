@@ -1,7 +1,7 @@
 """The guard of a chat server: whoever has the key may list the one model and ask it, with the fields named here.
 
 It stands in front of every engine. Theirs let in more: a chat template in a request is a program, guided decoding can
-take a server for minutes, an image's address is fetched, and vLLM's other routes ask for no key. Nothing but Python's
+take a server for minutes, a picture's address is fetched, and vLLM's other routes ask for no key. Nothing but Python's
 own library is imported: this runs in vLLM's environment too.
 """
 
@@ -11,11 +11,18 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from backend.serve import pictures
+
 KEY, MODEL = "VLLM_API_KEY", "WEIGHTSMITH_SERVER_MODEL"
 """Variables with the key, which vLLM asks for too, and the model: other users cannot read a process's environment."""
 
+PICTURES = "WEIGHTSMITH_SERVER_PICTURES"
+"""The variable that is set where the model reads pictures."""
+
 MOST = 4_000_000
-"""Bytes of a request."""
+"""Bytes of a request without its pictures."""
+
+MOST_WITH_PICTURES = MOST + pictures.MOST * pictures.BYTES * 4 // 3
 
 MAX_TOKENS = 32_768
 
@@ -25,6 +32,7 @@ _FIELDS = {
     "seed", "stop", "ignore_eos", "return_token_ids",
 }  # fmt: skip
 _ROLES = ("system", "user", "assistant")
+_PICTURE = "image_url"
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -43,6 +51,8 @@ class Guard:
         self._app = app
         self._wanted = f"Bearer {os.environ[KEY]}".encode()
         self._model = os.environ[MODEL]
+        self._sees = bool(os.environ.get(PICTURES))
+        self._most = MOST_WITH_PICTURES if self._sees else MOST
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer, refuse, or pass the request on."""
@@ -62,16 +72,18 @@ class Guard:
 
     async def _ask(self, asked: str, scope: Message, receive: Receive, send: Send) -> None:
         """Pass a request on, if it holds what is allowed and nothing else."""
-        body, more = b"", True
-        while more and len(body) <= MOST:
+        taken, more = bytearray(), True
+        while more and len(taken) <= self._most:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-        if len(body) > MOST:
-            await _refuse(413, f"The request has more than {MOST // 10**6} MB: shorten the conversation.", send)
+            taken += message.get("body", b"")
+            more = message.get("more_body", False)
+        if len(taken) > self._most:
+            await _refuse(413, f"The request has more than {self._most // 10**6} MB: shorten the conversation.", send)
             return
-        if fault := wrong(body, asked, self._model):
+        body = bytes(taken)
+        if fault := wrong(body, asked, self._model, self._sees):
             await _refuse(400, fault, send)
             return
         given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -82,13 +94,14 @@ class Guard:
         await self._app(scope, again, send)
 
 
-def wrong(body: bytes, asked: str, model: str) -> str | None:
+def wrong(body: bytes, asked: str, model: str, sees: bool = False) -> str | None:
     """Say what is wrong with a request, in a sentence; None where nothing is.
 
     Args:
         body: As it came.
         asked: The field that holds what is asked: messages, or prompt.
         model: The name that requests give.
+        sees: Whether the model reads pictures.
     """
     try:
         request = json.loads(body)
@@ -111,19 +124,40 @@ def wrong(body: bytes, asked: str, model: str) -> str | None:
     messages = request.get("messages")
     if not isinstance(messages, list) or not messages:
         return "messages must be a list of turns, each with role and content."
-    return next((fault for i, message in enumerate(messages) if (fault := _wrong_turn(message, i))), None)
+    if fault := next((fault for i, message in enumerate(messages) if (fault := _wrong_turn(message, i, sees))), None):
+        return fault
+    shown = sum(_is_picture(part) for turn in messages for part in _parts(turn))
+    if shown > pictures.MOST:
+        return f"The conversation has {shown} pictures, {pictures.MOST} at most: start a new one."
+    return None
 
 
-def _wrong_turn(message: Any, number: int) -> str | None:
+def _wrong_turn(message: Any, number: int, sees: bool) -> str | None:
     if not isinstance(message, Mapping) or not message.keys() <= {"role", "content"}:
         return f"messages[{number}] must have a role and a content, and nothing else."
     if message.get("role") not in _ROLES:
         return f"messages[{number}].role must be one of {', '.join(_ROLES)}."
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-    if not all(isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in parts):
-        return f"messages[{number}].content must be text: pictures and files are not taken here."
+    for i, part in enumerate(_parts(message)):
+        if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+            continue
+        if not sees:
+            return f"messages[{number}].content must be text: pictures and files are not taken here."
+        if not _is_picture(part):
+            return f"messages[{number}].content must be text and pictures (image_url with a url, and nothing else)."
+        if fault := pictures.url_fault(part[_PICTURE]["url"]):
+            return f"The picture in messages[{number}].content[{i}] {fault}."
     return None
+
+
+def _parts(turn: Mapping[str, Any]) -> list[Any]:
+    content = turn.get("content")
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
+
+
+def _is_picture(part: Any) -> bool:
+    """Return whether a part has the form of a picture, and no field beside."""
+    named = isinstance(part, dict) and part.keys() == {"type", _PICTURE} and part["type"] == _PICTURE
+    return named and isinstance(part[_PICTURE], dict) and part[_PICTURE].keys() == {"url"}
 
 
 async def _refuse(status: int, text: str, send: Send) -> None:

@@ -17,8 +17,9 @@ from backend.errors import AppError, JobError
 from backend.machine.hardware import gpus
 from backend.options import Frozen
 from backend.processes.child import Child, environment
+from backend.serve.engine import sees
 from backend.serve.engines import ENGINES
-from backend.serve.guard import KEY, MODEL
+from backend.serve.guard import KEY, MODEL, PICTURES
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ class Server(Frozen):
     def model(self) -> str:
         """The name that requests give."""
         return self.folder.name
+
+    @property
+    def sees(self) -> bool:
+        """Return whether the model takes pictures."""
+        return sees(self.folder, self.base)
 
     @property
     def port(self) -> int:
@@ -157,7 +163,7 @@ class Serving:
         home = self._settings.data.resolve()
         command = engine.command(server.folder, server.port, "cuda:0" if gpus() else "cpu", server.base)
         env = environment(home, online=False) | {KEY: server.key, MODEL: server.model}
-        env |= engine.environment(sockets)
+        env |= engine.environment(sockets) | ({PICTURES: "1"} if server.sees else {})
         started = time.monotonic()
         try:
             with self._lock:

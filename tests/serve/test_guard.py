@@ -6,7 +6,8 @@ import json
 import httpx
 import pytest
 
-from backend.serve.guard import KEY, MOST, Guard
+from backend.serve.guard import KEY, MOST, MOST_WITH_PICTURES, PICTURES, Guard
+from tests.support.pictures import data_url, encoded, shown
 
 TURNS = [{"role": "user", "content": "hello"}]
 RIGHT = {"Authorization": "Bearer right"}
@@ -99,6 +100,68 @@ def test_what_is_wrong_is_said_in_a_sentence(ask, body, words):
 
 def test_too_large_a_request_is_refused(ask):
     assert ask("/v1/completions", content=b"x" * (MOST + 1))[::2] == (413, [])
+
+
+@pytest.fixture
+def ask_seeing(ask, monkeypatch):
+    """The same, of a model that reads pictures."""
+    monkeypatch.setenv(PICTURES, "1")
+    return ask
+
+
+def test_pictures_reach_a_model_that_reads_them_as_they_were_sent(ask_seeing):
+    for kind in ("png", "jpeg", "webp"):
+        body = json.dumps({"messages": shown(data_url(encoded(kind), kind)) * 4}).encode()
+        assert ask_seeing("/v1/chat/completions", content=body) == (200, "{}", [("/v1/chat/completions", body)])
+
+
+def test_pictures_reach_no_model_that_reads_none(ask):
+    status, words, reached = ask("/v1/chat/completions", json={"messages": shown(data_url(encoded()))})
+    assert (status, reached) == (400, [])
+    assert "pictures and files are not taken here" in words
+
+
+URL = data_url(encoded())
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}, "no address is fetched"),
+        ({"type": "image_url", "image_url": {"url": "https://huggingface.co/a.png"}}, "no address is fetched"),
+        ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, "no address is fetched"),
+        ({"type": "image_url", "image_url": {"url": "/etc/passwd"}}, "no address is fetched"),
+        ({"type": "image_url", "image_url": {"url": URL.replace("png", "svg+xml")}}, "no address is fetched"),
+        ({"type": "image_url", "image_url": {"url": URL.replace("image", "video")}}, "no address is fetched"),
+        ({"type": "image_url", "image_url": {"url": URL.upper()}}, "no address is fetched"),
+        ({"type": "image_url", "image_url": {"url": ["data:"]}}, "no address is fetched"),
+        ({"type": "image_url", "image_url": {"url": URL[:-4] + "\n==="}}, "is not valid base64"),
+        ({"type": "image_url", "image_url": {"url": URL[:-4] + "éééé"}}, "is not valid base64"),
+        ({"type": "image_url", "image_url": {"url": data_url(encoded("gif"))}}, "is not a valid PNG, JPEG or WebP"),
+        ({"type": "image_url", "image_url": {"url": data_url(encoded(size=(5000, 5000)))}}, "pixels, 16.8 million"),
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9_000_000}}, "more than 6 MB"),
+        ({"type": "image_url", "image_url": {"url": URL, "detail": "high"}}, "and nothing else"),
+        ({"type": "image_url", "image_url": {"url": URL}, "uuid": "x"}, "and nothing else"),
+        ({"type": "image_url", "image_url": URL}, "and nothing else"),
+        ({"type": "video_url", "video_url": {"url": URL}}, "and nothing else"),
+        ({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}, "and nothing else"),
+        ({"type": "image_embeds", "image_embeds": ""}, "and nothing else"),
+        ("text", "and nothing else"),
+        (None, "and nothing else"),
+    ],
+)  # fmt: skip
+def test_what_is_no_picture_that_is_taken_is_refused_in_a_sentence(ask_seeing, part, words):
+    turn = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, part]}
+    status, said, reached = ask_seeing("/v1/chat/completions", json={"messages": [turn]})
+    assert (status, reached) == (400, [])
+    assert words in json.loads(said)["error"]["message"]
+
+
+def test_too_many_pictures_or_too_large_a_request_with_them_are_refused(ask_seeing):
+    status, words, reached = ask_seeing("/v1/chat/completions", json={"messages": shown(URL) * 5})
+    assert (status, reached) == (400, [])
+    assert "has 5 pictures, 4 at most" in words
+    assert ask_seeing("/v1/chat/completions", content=b"x" * (MOST_WITH_PICTURES + 1))[::2] == (413, [])
 
 
 @pytest.mark.parametrize(

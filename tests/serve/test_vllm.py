@@ -5,8 +5,9 @@ import json
 import pytest
 
 from backend.errors import HardwareError, SpecError
-from backend.serve.engines import ENGINES, choose, installable, transformers
+from backend.serve.engines import ENGINES, choose, installable, transformers, vllm_environment
 from backend.serve.engines.vllm import kernel
+from tests.support.pictures import make_gemma
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "sym": True, "desc_act": False}
 AWQ = {"quant_method": "awq", "bits": 4, "version": "gemm"}
@@ -73,6 +74,31 @@ def test_what_transformers_lacks_to_load_a_model_is_named(vllm, tmp_path, monkey
     assert choose(folder_with(tmp_path, GPTQ))[0] == "transformers"
     assert not installable(folder_with(tmp_path, GPTQ))
     assert installable(folder_with(tmp_path, {"quant_method": "compressed-tensors"}))
+
+
+def test_a_model_that_reads_pictures_goes_to_transformers_where_vllm_has_no_torchvision(vllm, tmp_path, monkeypatch):
+    model, home = make_gemma(tmp_path / "gemma"), tmp_path / "vllm"
+    monkeypatch.setattr(vllm_environment, "PLACE", home)
+    assert choose(model)[0] == "vllm"  # which is not there yet, and may have it once it is
+    home.mkdir()
+    (home / "ready").touch()
+    assert choose(model)[0] == "transformers"
+    with pytest.raises(HardwareError, match=r"vLLM needs torchvision .* has none here: choose transformers"):
+        choose(model, "vllm")
+    (home / "lib" / "python3.11" / "site-packages" / "torchvision").mkdir(parents=True)
+    assert choose(model)[0] == "vllm"
+
+
+def test_what_vllm_shows_a_model_is_bounded_and_no_address_is_fetched(tmp_path):
+    model = make_gemma(tmp_path / "gemma")
+    command = ENGINES["vllm"].command(model, 7, "cpu", None)
+    for flag, value in (
+        ("--limit-mm-per-prompt", '{"image": 4, "video": 0, "audio": 0}'),
+        ("--allowed-media-domains", "no.address.invalid"),
+    ):
+        assert command[command.index(flag) + 1] == value
+    assert ENGINES["vllm"].environment(tmp_path)["VLLM_MAX_IMAGE_PIXELS"] == str(4096 * 4096)
+    assert "--limit-mm-per-prompt" not in ENGINES["vllm"].command(folder_with(tmp_path, None), 7, "cpu", None)
 
 
 def adapter_in(path, **more):

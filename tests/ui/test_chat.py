@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from backend.errors import HardwareError
+from backend.errors import HardwareError, SpecError
 from backend.jobs.supervisor import Supervisor
 from backend.serve.chat import Answer, usage
 from backend.serve.engines import ENGINES, transformers
@@ -17,8 +17,10 @@ from backend.serve.installation import Installation
 from backend.serve.server import Server
 from backend.serve.servers import Servers
 from backend.settings import Settings
-from ui.chat.events import plain, speed, up_to
+from tests.support.pictures import data_url, encoded
+from ui.chat.events import speed
 from ui.chat.tab import build_chat_tab
+from ui.chat.talk import NOT_KEPT, Asked, plain, told, typed, up_to
 from ui.studio import Studio
 
 TALK = [
@@ -43,7 +45,7 @@ def test_what_was_thought_is_not_sent_again():
     (0, 0, "What is 2+2?"), (2, 0, "What is 2+2?"), (3, 3, "And 3+3?"), (4, 3, "And 3+3?"), ((4, 0), 3, "And 3+3?"),
 ])  # fmt: skip
 def test_a_retry_begins_at_the_question(index, before, question):
-    assert up_to(TALK, index) == (TALK[:before], question)
+    assert up_to(TALK, index) == (TALK[:before], Asked(question, []))
 
 
 def test_under_an_answer_stands_what_it_cost():
@@ -116,3 +118,49 @@ def test_where_others_use_the_page_too_nobody_installs_anything(studio, packed, 
     with gr.Blocks():
         tab = build_chat_tab(studio)
     assert not tab.show_server(packed)[tab.install]["visible"]
+
+
+SEEN = [
+    {"role": "user", "content": [{"type": "file", "file": {"path": "/a/red.png"}}, {"path": "/a/blue.png"}]},
+    {"role": "user", "content": [{"type": "text", "text": "What is this?"}]},
+    {"role": "assistant", "content": "A color."},
+    {"role": "user", "content": "Which?"},
+    {"role": "assistant", "content": "Red."},
+]
+BOTH = Asked("What is this?", ["/a/red.png", "/a/blue.png"])
+
+
+@pytest.mark.parametrize("index", [0, (0, 1), 1, 2])
+def test_a_retry_takes_the_pictures_of_the_question_along(index):
+    assert up_to(SEEN, index) == ([], BOTH)
+    assert up_to([*TALK, *SEEN], index[0] + 5 if isinstance(index, tuple) else index + 5) == (TALK, BOTH)
+    assert up_to(SEEN, 4) == (SEEN[:3], Asked("Which?", []))
+
+
+def test_what_is_kept_has_no_pictures_and_says_so():
+    assert plain(SEEN) == [
+        {"role": "user", "content": f"{NOT_KEPT}\n\nWhat is this?"},
+        {"role": "assistant", "content": "A color."},
+        {"role": "user", "content": "Which?"},
+        {"role": "assistant", "content": "Red."},
+    ]
+
+
+def test_the_server_is_told_a_question_with_its_pictures_as_one_turn(tmp_path):
+    file = tmp_path / "red.png"
+    file.write_bytes(encoded())
+    asked = Asked("What is this?", [str(file)])
+    first, second = told([*asked.turns, {"role": "assistant", "content": "Red."}])
+    assert [part["type"] for part in first["content"]] == ["image_url", "text"]
+    assert first["content"][0]["image_url"]["url"] == data_url(encoded())
+    assert (first["role"], second) == ("user", {"role": "assistant", "content": "Red."})
+    file.unlink()
+    with pytest.raises(SpecError, match=r"'red\.png' cannot be read as a picture .*: choose it again"):
+        told(asked.turns)
+
+
+def test_pictures_want_a_question():
+    assert typed(None) is typed({"text": " ", "files": []}) is None
+    assert typed({"text": " Hello? ", "files": []}) == Asked("Hello?", [])
+    with pytest.raises(SpecError, match="Write what you want to know"):
+        typed({"text": " ", "files": ["/a/red.png"]})

@@ -69,7 +69,8 @@ KINDS = {event.strip(): kind for kind, events in EVENTS.items() for event in eve
 
 def with_annas_names(house, fn):
     """Return an event's inputs with every name of Anna's that it could be given, as though Gradio let them through."""
-    page, text = house.page, {"recipe-yaml": "base_model: demo", "model-hits": "demo", "chat-input": "Hello?"}
+    page, text = house.page, {"recipe-yaml": "base_model: demo", "model-hits": "demo"}
+    text |= {"chat-input": {"text": "Hello?", "files": []}}
     ticks = [fn for fn in page.fns.values() if fn.api_name == "hear_rows"]
     states = {event(page, "jobs_keep").inputs[0]: house.done} | {fn.inputs[0]: house.preview for fn in ticks}
     states[event(page, "model_find_standing").inputs[1]] = demo_facts()
@@ -234,7 +235,7 @@ def test_a_question_that_nobody_answered_goes_back_where_it_was_typed(space, wan
         shown |= update
     assert "not loaded" in str(shown)
     assert shown[talk] == (given[talk] if wanted == "chat_send" else [])
-    assert shown[text] == ("hello" if wanted == "chat_edit" else "Hello?")
+    assert shown[text]["text"] == ("hello" if wanted == "chat_edit" else "Hello?")
 
 
 def test_a_model_that_two_have_loaded_is_unloaded_by_neither(space, monkeypatch):

@@ -66,8 +66,8 @@ class Compare:
 
 def build_compare(studio: Studio) -> Compare:
     """Build it inside the open Blocks."""
-    text = "The same question and seed for two or three models, with the options above. Differences are marked."
-    gr.HTML(part("Compare", text))
+    text = "The same question, without pictures, and the same seed for two or three models, with the options above."
+    gr.HTML(part("Compare", f"{text} Differences are marked."))
     models = gr.Dropdown([], multiselect=True, max_choices=MOST, label="Models", elem_id="compare-models")
     with gr.Row(elem_classes=["ask"]):
         prompt = gr.Textbox(

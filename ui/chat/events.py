@@ -12,7 +12,8 @@ from backend.serve.chat import Answer, ChatOptions, paced, stream
 from backend.serve.engines import EngineName, installable
 from ui.changes import hear
 from ui.chat.compare import wire_compare
-from ui.chat.tab import ChatTab, Messages
+from ui.chat.tab import ChatTab
+from ui.chat.talk import NOT_KEPT, Asked, Messages, plain, text_of, told, typed, up_to
 from ui.kit.errors import Handler
 from ui.kit.events import QUIET
 from ui.kit.forms import Given, Updates, label
@@ -21,13 +22,17 @@ from ui.visitor import Visitor, handler, require_alone
 _SAVE = """(talk, system) => {
   const text = (content) => typeof content === 'string' ? content : content.map((part) => part.text ?? '').join('');
   const answers = talk.filter((turn) => !turn.metadata?.title);
-  const said = answers.map(({ role, content }) => ({ role, content: text(content) }));
+  const isShown = ({ content }) => typeof content !== 'string' && content.some((part) => part.file) && !text(content);
+  const said = answers.filter((turn) => !isShown(turn)).map((turn) => {
+    const before = answers[answers.indexOf(turn) - 1];
+    return { role: turn.role, content: (before && isShown(before) ? 'NOT_KEPT\\n\\n' : '') + text(turn.content) };
+  });
   const messages = system?.trim() ? [{ role: 'system', content: system.trim() }, ...said] : said;
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([JSON.stringify({ messages }) + '\\n'], { type: 'application/jsonl' }));
   link.download = 'conversation.jsonl';
   link.click();
-}"""
+}""".replace("NOT_KEPT", NOT_KEPT)
 """Writes the conversation as a row that a training reads; nothing leaves the browser for it."""
 
 
@@ -118,21 +123,19 @@ def _wire_asking(tab: ChatTab) -> dict[str, Dependency]:
     @handler(settings, tab.speed)
     def ask(given: Given, who: Visitor) -> Iterator[Updates]:
         owner = who.member()
-        question = (given[tab.text] or "").strip()
-        if question:
-            yield from _answer(tab, given, given[tab.chat] or [], question, owner)
+        if asked := typed(given[tab.text]):
+            yield from _answer(tab, given, given[tab.chat] or [], asked, owner)
 
     @handler(settings, tab.speed)
     def retry(given: Given, data: gr.RetryData, who: Visitor) -> Iterator[Updates]:
         owner = who.member()
-        before, question = up_to(given[tab.chat], data.index)
-        yield from _answer(tab, given, before, question, owner)
+        yield from _answer(tab, given, *up_to(given[tab.chat], data.index), owner)
 
     @handler(settings, tab.speed)
     def edit(given: Given, data: gr.EditData, who: Visitor) -> Iterator[Updates]:
         owner = who.member()
-        before, _ = up_to(given[tab.chat], data.index)
-        yield from _answer(tab, given, before, _text(data.value).strip(), owner)
+        before, asked = up_to(given[tab.chat], data.index)
+        yield from _answer(tab, given, before, asked._replace(text=text_of(data.value).strip()), owner)
 
     inputs: set[Block] = {tab.artifact, tab.chat, tab.text, tab.system, *tab.options.components}
     outputs = [tab.chat, tab.text, tab.speed, tab.send, tab.stop, *tab.options.components]
@@ -144,7 +147,7 @@ def _wire_asking(tab: ChatTab) -> dict[str, Dependency]:
     }
 
 
-def _answer(tab: ChatTab, given: Given, before: Messages, question: str, owner: str) -> Iterator[Updates]:
+def _answer(tab: ChatTab, given: Given, before: Messages, asked: Asked, owner: str) -> Iterator[Updates]:
     """Ask what comes after a conversation, and show the answer as it grows."""
     servers = tab.studio.servers
     model = tab.studio.model(given[tab.artifact], owner)
@@ -153,19 +156,20 @@ def _answer(tab: ChatTab, given: Given, before: Messages, question: str, owner: 
     except SpecError as e:
         yield tab.options.mark(e.faults)
         raise SpecError(f"Could not ask. Under More options: {_lines(e)}") from e
-    shown = [*before, {"role": "user", "content": question}]
+    shown = [*before, *asked.turns]
     system = (given[tab.system] or "").strip()
     first = [{"role": "system", "content": system}] if system else []
     yield {tab.chat: shown, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
-    told: Messages = []
+    answered: Messages = []
     try:
         with servers.in_use(model.folder):
-            for answer in paced(stream(servers.current(model.folder), [*first, *plain(shown)], options)):
-                told = [{"role": "assistant", "content": answer.text}]
-                yield {tab.chat: [*shown, *told], tab.speed: speed(answer)}
+            for answer in paced(stream(servers.current(model.folder), [*first, *told(shown)], options)):
+                answered = [{"role": "assistant", "content": answer.text}]
+                yield {tab.chat: [*shown, *answered], tab.speed: speed(answer)}
     except AppError:
         # without an answer the question stands where it can be sent again, and not twice in the conversation
-        yield {tab.chat: [*shown, *told] if told else before, tab.text: question, **_speaking(tab, False)}
+        again = {"text": asked.text, "files": list(asked.pictures)}
+        yield {tab.chat: [*shown, *answered] if answered else before, tab.text: again, **_speaking(tab, False)}
         raise
     yield _speaking(tab, False)
 
@@ -178,28 +182,6 @@ def _cleared() -> tuple[Messages, str]:
     return [], ""
 
 
-def plain(messages: Messages) -> Messages:
-    """Return a conversation as the server takes it: without what the model said to itself.
-
-    Gradio wraps each text of the browser in a list of blocks, and makes a turn of its own of what was thought.
-    """
-    said = [m for m in messages if not (m.get("metadata") or {}).get("title")]
-    return [{"role": m["role"], "content": _text(m["content"])} for m in said]
-
-
-def up_to(messages: Messages, index: int | tuple[int, int]) -> tuple[Messages, str]:
-    """Return what was said before a question, and the question.
-
-    Args:
-        messages: The conversation.
-        index: Of the question, or of something in its answer.
-    """
-    at = index if isinstance(index, int) else index[0]
-    while at > 0 and messages[at]["role"] != "user":
-        at -= 1
-    return messages[:at], _text(messages[at]["content"])
-
-
 def speed(answer: Answer) -> str:
     """Write what an answer cost in time."""
     parts = [f"{answer.tokens} tokens"]
@@ -210,12 +192,6 @@ def speed(answer: Answer) -> str:
     if answer.context:
         parts.append(f"{answer.context:,} tokens of context used")
     return f'<p class="quiet">{" · ".join(parts)}</p>'
-
-
-def _text(content: str | list[dict[str, str]]) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(block.get("text", "") for block in content if isinstance(block, dict))
 
 
 def _speaking(tab: ChatTab, busy: bool) -> Updates:

@@ -1,13 +1,12 @@
 """The Chat tab: a conversation with a result, streaming, with what it costs in time."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
 
 from backend.models.tokens import THINKS, THOUGHT
-from backend.serve.chat import ChatOptions, usage
+from backend.serve.chat import MAX_CHARACTERS, ChatOptions, usage
 from backend.serve.engines import AUTO, ENGINES, installable
 from backend.serve.server import ServerStatus
 from ui.chat.compare import Compare, build_compare
@@ -28,7 +27,7 @@ _UNSERVED = (
     " The code for it appears here once the model is loaded.</p>"
 )
 
-Messages = list[dict[str, Any]]
+_PICTURES = [".png", ".jpg", ".jpeg", ".webp"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class ChatTab:
     status: gr.HTML
     chat: gr.Chatbot
     speed: gr.HTML
-    text: gr.Textbox
+    text: gr.MultimodalTextbox
     send: gr.Button
     stop: gr.Button
     clear: gr.Button
@@ -106,7 +105,11 @@ class ChatTab:
             ),
             self.unload: gr.update(visible=state in ("starting", "ready")),
             self.chat: gr.update(placeholder=_ASK if ready else _LOAD_FIRST),
-            self.text: gr.update(interactive=ready, placeholder=_TYPE_HERE if ready else "Load the model first"),
+            self.text: gr.update(
+                interactive=ready,
+                placeholder=_TYPE_HERE if ready else "Load the model first",
+                sources=["upload"] if ready and model and self.studio.servers.current(model.folder).sees else [],
+            ),
             self.send: gr.update(interactive=ready),
             self.usage: self._usage(model) if ready and model else _UNSERVED,
         }
@@ -135,9 +138,10 @@ def build_chat_tab(studio: Studio) -> ChatTab:
         )  # fmt: skip
         speed = gr.HTML("", elem_id="chat-speed")
         with gr.Row(elem_classes=["ask"]):
-            text = gr.Textbox(
+            text = gr.MultimodalTextbox(
                 label="Message", show_label=False, lines=1, max_lines=6, interactive=False, elem_id="chat-input",
-                placeholder="Load the model first",
+                placeholder="Load the model first", submit_btn=False, sources=[], file_types=_PICTURES,
+                file_count="multiple", max_plain_text_length=MAX_CHARACTERS,
             )  # fmt: skip
             send = gr.Button("Send", variant="primary", scale=0, min_width=88, interactive=False, elem_id="chat-send")
             stop = gr.Button("Stop", visible=False, scale=0, min_width=88, elem_id="chat-stop")

@@ -9,23 +9,24 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from fastapi import HTTPException
 
-from backend.artifacts.artifact import MANIFEST
 from backend.errors import SpecError
-from backend.model_folder import read_config
+from backend.model_folder import kind_of, read_config
 from backend.models.chat_template import in_words
 from backend.models.config import context_length
 from backend.models.loading import leave_kernels, leave_pictures_out, refuse_idle, refuse_made_up
 from backend.serve.guard import Guard
-
-_OF_A_MODEL = (".json", ".jinja", ".model", ".safetensors", ".txt")
+from backend.serve.pictures import KINDS, PIXELS
 
 
 def main(stack: ExitStack) -> None:
@@ -62,7 +63,9 @@ def main(stack: ExitStack) -> None:
             _keep_within(handler, most)
 
     _load_whole_models_alone(folder.name)
+    _load_processors_without_films()
     _word_refusals()
+    _decode_pictures(ChatCompletionHandler)
 
     class KeyedServe(Serve):  # type: ignore[misc]
         def start_server(self) -> None:
@@ -74,19 +77,88 @@ def main(stack: ExitStack) -> None:
 
 
 def _word_refusals() -> None:
-    """Have the server answer in a sentence where the chat template does not take a conversation."""
-    from transformers import PreTrainedTokenizerBase
+    """Have the server answer in a sentence where a chat template or a processor does not take a conversation."""
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin, processing_utils
 
-    write = PreTrainedTokenizerBase.apply_chat_template
+    def worded(place: Any, name: str, words: Callable[[], AbstractContextManager[None]]) -> None:
+        write = getattr(place, name)
 
-    def worded(*args: Any, **kwargs: Any) -> Any:
+        def write_or_refuse(*args: Any, **kwargs: Any) -> Any:
+            try:
+                with words():
+                    return write(*args, **kwargs)
+            except SpecError as e:
+                raise HTTPException(400, str(e)) from e
+
+        setattr(place, name, write_or_refuse)
+
+    worded(PreTrainedTokenizerBase, "apply_chat_template", in_words)
+    worded(processing_utils, "render_jinja_template", in_words)
+    worded(ProcessorMixin, "apply_chat_template", _pictures_in_words)
+
+
+@contextmanager
+def _pictures_in_words() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as e:
+        why = " ".join(str(e).split())[:200]
+        raise SpecError(f"The model does not take its pictures from this conversation ({why}): ask without one.") from e
+
+
+def _load_processors_without_films() -> None:
+    """Have processors load where torchvision, which they need for films alone, is missing.
+
+    A model whose pictures need it too is served without: what prepares them is left out, and its tokenizer stays.
+    """
+    from transformers import AutoTokenizer, ProcessorMixin
+    from transformers.cli.serving.model_manager import ModelManager
+    from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+    if find_spec("torchvision"):
+        return
+    check, load = ProcessorMixin.check_argument_for_proper_class, ModelManager._load_processor
+    AutoVideoProcessor.from_pretrained = classmethod(lambda cls, *args, **kwargs: None)
+    ProcessorMixin.check_argument_for_proper_class = lambda self, name, given: given and check(self, name, given)
+
+    def lenient(self: Any, model: str, *args: Any, **kwargs: Any) -> Any:
         try:
-            with in_words():
-                return write(*args, **kwargs)
-        except SpecError as e:
-            raise HTTPException(400, str(e)) from e
+            return load(self, model, *args, **kwargs)
+        except ImportError:
+            return AutoTokenizer.from_pretrained(model)
 
-    PreTrainedTokenizerBase.apply_chat_template = worded
+    ModelManager._load_processor = lenient
+
+
+def _decode_pictures(handler: Any) -> None:
+    """Have the server decode pictures itself, from data URLs alone: transformers would open addresses and files."""
+    from transformers.cli.serving.utils import Modality
+
+    convert = handler.get_processor_inputs_from_messages
+
+    def decoded(messages: list[dict[str, Any]], modality: Any) -> list[dict[str, Any]]:
+        turns: list[dict[str, Any]] = convert(messages, modality)
+        parts = [part for turn in messages if isinstance(turn["content"], list) for part in turn["content"]]
+        if modality == Modality.LLM and any(part["type"] == "image_url" for part in parts):
+            raise HTTPException(400, "To prepare pictures for this model, transformers lacks torchvision here.")
+        for part in (part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]):
+            if part["type"] == "image":
+                part["image"] = _decoded(part.pop("url"))
+        return turns
+
+    handler.get_processor_inputs_from_messages = staticmethod(decoded)
+
+
+def _decoded(url: str) -> Any:
+    """Return the picture of a data URL, which the guard has looked at."""
+    from PIL import Image, ImageOps
+
+    Image.MAX_IMAGE_PIXELS = PIXELS // 2  # Pillow refuses what has more than twice as many
+    try:
+        opened = Image.open(BytesIO(b64decode(url.partition(",")[2])), formats=[kind.upper() for kind in KINDS])
+        return ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise HTTPException(400, "A picture in the conversation cannot be decoded: save it again.") from e
 
 
 def _give_token_ids(handler: Any) -> None:
@@ -158,9 +230,10 @@ def _with_base(adapter: Path, base: Path, place: Path) -> Path:
     for file in adapter.iterdir():
         if file.is_file() and file.name != "adapter_config.json":
             (folder / file.name).symlink_to(file)
-    for file in base.iterdir():  # what reads pictures has files of its own
-        missing = file.is_file() and not (folder / file.name).exists()
-        if missing and file.suffix in _OF_A_MODEL and file.name != MANIFEST:
+    for file in [base / "config.json", *base.glob("model*.safetensors*")]:
+        (folder / file.name).symlink_to(file)
+    for file in base.iterdir():
+        if kind_of(file.name) == "processor" and not (folder / file.name).exists():
             (folder / file.name).symlink_to(file)
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = str(base)

@@ -1,14 +1,16 @@
 """vLLM: the fastest for 16 bit, GPTQ, AWQ and compressed-tensors, where it is installed and can run."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.model_folder import ADAPTER_CONFIG, CONFIG, GENERATION, TEMPLATE, settings_in
-from backend.models.config import longest_window
-from backend.serve.engine import HERE, PLAIN, CardLines, Engine, Install, Refusal, Served, Shown, quantization
-from backend.serve.engines.vllm_environment import install, interpreter, obstacle
+from backend.models.config import longest_window, reads_pictures
+from backend.serve.engine import HERE, PLAIN, CardLines, Engine, Install, Refusal, Served, Shown, quantization, sees
+from backend.serve.engines.vllm_environment import install, interpreter, lacks_torchvision, obstacle
+from backend.serve.pictures import MOST, PIXELS
 
 if TYPE_CHECKING:
     from backend.quantize.layouts.layout import Layout
@@ -23,6 +25,11 @@ _METHODS = (PLAIN, "compressed-tensors")
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Of adapters, that it makes room for."""
+
+_PICTURES = [
+    "--limit-mm-per-prompt", json.dumps({"image": MOST, "video": 0, "audio": 0}),
+    "--allowed-media-domains", "no.address.invalid",  # the guard lets none through; this names none that exists
+]  # fmt: skip
 
 _KERNEL = re.compile(r"Using (\w*Kernel) for")
 """What it logs when it has chosen the kernel of quantized layers."""
@@ -39,6 +46,8 @@ def _serves(served: Served) -> Refusal | None:
             return Refusal(f"{reason}, which '{name}' holds")
         packages = " and ".join(layout.PACKAGES)
         return Refusal(f"{reason}, and '{name}' is other", f"it loads in transformers with the packages {packages}")
+    if reads_pictures(served.config) and lacks_torchvision():
+        return Refusal(f"vLLM needs torchvision for a model that reads pictures, as '{name}' does, and has none here")
     if served.base and (reason := _unserved_part(served.folder)):
         return Refusal(f"vLLM serves no adapter with {reason}, as '{name}' has")
     return None
@@ -80,6 +89,8 @@ def _command(folder: Path, port: int, device: str, base: Path | None) -> list[st
     if device == "cpu":
         most = longest_window(settings_in(base or folder, CONFIG), MOST_TOKENS)
         command += ["--max-model-len", str(most)]
+    if sees(folder, base):
+        command += _PICTURES
     if base is None:
         return [*command, "--model", str(folder), "--served-model-name", folder.name]
     return [*command, "--model", str(base), "--served-model-name", "base", *_on_base(folder, folder.name, str(folder))]
@@ -107,6 +118,7 @@ def _environment(sockets: Path) -> dict[str, str]:
     return {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": CPU_CACHE,
+        "VLLM_MAX_IMAGE_PIXELS": str(PIXELS),
         # its processes talk over loopback: with no network it would look for an address of this machine in vain
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_RPC_BASE_PATH": str(sockets),  # where they meet; a killed one leaves its sockets

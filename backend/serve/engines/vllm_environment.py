@@ -26,6 +26,11 @@ def interpreter() -> Path | None:
     return PLACE / "bin" / "python" if (PLACE / _READY).is_file() else None
 
 
+def lacks_torchvision() -> bool:
+    """Return whether it is there without the package that most models that read pictures need in it."""
+    return (PLACE / _READY).is_file() and not any(PLACE.glob("lib/python*/site-packages/torchvision"))
+
+
 def obstacle() -> str | None:
     """Return why vLLM cannot run on this machine; None where it can."""
     if not sys.platform.startswith("linux"):
