@@ -9,7 +9,7 @@ from typing import Any
 from backend.models.facts import ModelFacts
 from backend.models.families import MULTIPLIED
 from backend.models.native import rebuilds_experts
-from backend.weights.anatomy import is_expert, is_linear
+from backend.weights.anatomy import ahead, is_expert, is_linear
 from backend.weights.tensor import Tensor
 
 ALL_LINEAR = ("all-linear",)
@@ -27,8 +27,9 @@ CHOOSING = "indexer"
 
 def adaptable(facts: ModelFacts) -> list[Tensor]:
     """Return the weights of the linear layers that can get an adapter: the experts of a mixture get none."""
-    without = left_out(facts)
-    return [tensor for tensor in facts.tensors if _learns(tensor) and tensor.name.split(".")[-2] not in without]
+    without, spare = left_out(facts), ahead(facts.tensors)
+    found = (tensor for tensor in facts.tensors if _learns(tensor) and tensor.name not in spare)
+    return [tensor for tensor in found if tensor.name.split(".")[-2] not in without]
 
 
 def left_out(facts: ModelFacts) -> frozenset[str]:

@@ -10,7 +10,7 @@ from backend.models.config import is_tied
 from backend.options import ADVANCED
 from backend.progress import Report
 from backend.stage import Stage
-from backend.weights.anatomy import TRANSPOSED, input_embeddings, kept_exact, output_head
+from backend.weights.anatomy import TRANSPOSED, ahead, input_embeddings, kept_exact, output_head
 from backend.weights.checkpoint import Weights
 from backend.weights.floats import FLOATS, SAFETENSORS, named_dtype
 from backend.weights.output import Output
@@ -65,10 +65,10 @@ class PlannedOptions(Stage):
         form = self.form(tensors, config)
         turned = config.get("model_type") in TRANSPOSED
         plain = Plain()
-        exact = kept_exact(tensors)
+        exact, spare = kept_exact(tensors), ahead(tensors)
         work: list[tuple[View, Form | Plain]] = []
         for tensor in tensors:
-            f = plain if form is None or form.skips(tensor) else form
+            f = plain if form is None or form.skips(tensor) or tensor.name in spare else form
             dtype = target if tensor.dtype in FLOATS and tensor.name not in exact else tensor.dtype
             work.append((View(tensor, dtype, turned and f is not plain), f))
         slots = [f.slots(view) for view, f in work]

@@ -46,8 +46,11 @@ TOWERS = {
 _SAME = {"vision_embedder": ("vision_embedder", "embed_vision")}
 """Towers that a class of transformers calls otherwise than its checkpoints do."""
 
-PREDICTORS = {"mtp"}
+PREDICTORS = {"mtp", "mtp_layers", "mtp_dspark"}
 """Parts of the names of heads that predict more tokens at once, which transformers does not load."""
+
+_AHEAD = {"eh_proj", "enorm", "hnorm", "shared_head"}
+"""Parts of the names that only such a head has where it is one more block, as of DeepSeek V3 and GLM-4.6."""
 
 _STACKED = (".input_linear.weight", ".output_linear.weight")
 """Ends of the names of tensors that hold all experts of Granite's and JetMoe's mixtures."""
@@ -85,14 +88,22 @@ def is_beside(name: str) -> bool:
     return not (TOWERS | PREDICTORS).isdisjoint(name.split("."))
 
 
+def ahead(tensors: Iterable[Tensor]) -> dict[str, str]:
+    """Return the tensors of the blocks that predict more tokens at once, each with how its block's names begin."""
+    blocks = {t.name: found[0] for t in tensors if (found := _BLOCK.match(t.name)) and not is_beside(t.name)}
+    heads = {block for name, block in blocks.items() if not _AHEAD.isdisjoint(name.split("."))}
+    return {name: block for name, block in blocks.items() if block in heads}
+
+
 def kept(tensors: Iterable[Tensor]) -> tuple[str, ...]:
     """Return the names of what readers must know that it is not quantized, beside output heads and experts.
 
     A tower is named as a whole, a slim layer by the ends of its names: with it, as transformers, vLLM and GPTQModel
     each read such a list, no other layer is named.
     """
-    found: dict[str, None] = {}
-    for tensor in tensors:
+    there = list(tensors)
+    found = dict.fromkeys(ahead(there).values())
+    for tensor in there:
         parts = tensor.name.removesuffix(".weight").split(".")
         root = next((i for i, part in enumerate(parts) if part in TOWERS | PREDICTORS), None)
         if root is not None:

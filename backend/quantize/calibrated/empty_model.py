@@ -71,10 +71,12 @@ class Skeleton:
 
     @property
     def outside(self) -> list[Tensor]:
-        """The tensors that are in no block."""
+        """The tensors that are in no block of the model; one more can stand behind them and predict further tokens."""
         start = self._paths[0].removesuffix("0.")
-        number = re.compile(re.escape(start) + r"\d+\.")
-        return [t for name, t in self._tensors.items() if not number.match(self._filler.places[name].parameter)]
+        block = re.compile(re.escape(start) + r"(\d+)\.")
+        found = {name: block.match(self._filler.places[name].parameter) for name in self._tensors}
+        inside = {name for name, number in found.items() if number and int(number[1]) < len(self._paths)}
+        return [tensor for name, tensor in self._tensors.items() if name not in inside]
 
     def embed(self, ids: Any) -> tuple[Any, list[Calls]]:
         """Return the input of the first block and what each block is called with.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backend.quantize.matrices import Matrices, experts_of
-from backend.weights.anatomy import block_of, kept
+from backend.weights.anatomy import ahead, block_of, kept
 from backend.weights.plan import Memory
 from backend.weights.tensor import Tensor
 from backend.weights.view import View
@@ -48,7 +48,8 @@ class Packing:
     def __init__(self, options: "CalibratedOptions", tensors: Sequence[Tensor], config: Mapping[str, Any]) -> None:
         self._options = options
         self.matrices = Matrices(config)
-        inside = [tensor for tensor in tensors if block_of(tensor.name) >= 0]
+        spare = ahead(tensors)
+        inside = [tensor for tensor in tensors if block_of(tensor.name) >= 0 and tensor.name not in spare]
         found = {tensor: {m.name: m.shape for m in self.matrices.of(tensor)} for tensor in inside}
         self.layers = tuple(tensor for tensor, shapes in found.items() if shapes)
         self.shapes = {name: shape for shapes in found.values() for name, shape in shapes.items()}
