@@ -129,7 +129,7 @@ class Plan(NamedTuple):
         if self.share is not None:
             found.append(
                 f"The experts of this mixture are not quantized: {self.share:.1%} of its parameters are. Readers of"
-                f" this format hold experts in 16 bit, so that the weights have {sum(self.files.values()) / 1e9:.3g} GB."
+                f" this format hold experts in 16 bit: the weights have {sum(self.files.values()) / 1e9:.3g} GB."
                 " Methods gptq and awq quantize experts too."
             )
         if self.odd:

@@ -55,9 +55,15 @@ def make_gemma(folder: Path) -> Path:
     return _with_tokens(folder, {"image_token_index": tokenizer.convert_tokens_to_ids(GEMMA["image_token"])})
 
 
-def make_qwen(folder: Path) -> Path:
-    """Write a tiny Qwen3-VL as its repo is: its processor also takes films, for which it wants torchvision."""
-    make("Qwen3-VL", folder)
+def make_qwen(folder: Path, name: str = "Qwen3-VL", **sizes: int) -> Path:
+    """Write a tiny Qwen3-VL as its repo is: its processor also takes films, for which it wants torchvision.
+
+    Args:
+        folder: Is made.
+        name: Of another family with this processor.
+        sizes: Of the text model.
+    """
+    make(name, folder, **sizes)
     patch = json.loads((folder / "config.json").read_text())["vision_config"]["patch_size"]
     template = TEMPLATE % "".join((QWEN["vision_start_token"], QWEN["image_token"], QWEN["vision_end_token"]))
     tokenizer = make_tokenizer((*CHATML_TOKENS, *QWEN.values(), VIDEO), template, extra_special_tokens=QWEN)

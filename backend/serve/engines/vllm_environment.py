@@ -17,8 +17,11 @@ from backend.progress import Report
 PLACE = ROOT / ".venv-vllm"
 
 _READY = "ready"
-_BUILT_FOR_CUDA = ("torchvision", "torchaudio", "torchcodec")
+_BUILT_FOR_CUDA = ("torchaudio", "torchcodec")
 """What a CPU's torch cannot import, and what vLLM imports where it is there."""
+
+_HOOK = Path(__file__).with_name("without_cuda.py")
+"""With which torchvision, built for CUDA too, is imported all the same: vLLM needs it for models with pictures."""
 
 
 def interpreter() -> Path | None:
@@ -65,6 +68,9 @@ def install(report: Report, hardware: str | None = None) -> Path:
         _run([str(python), "-m", "pip", "install", "--progress-bar", "off", "-r", str(requirements)], report)
         if not on_gpu:
             _run([str(python), "-m", "pip", "uninstall", "--yes", *_BUILT_FOR_CUDA], report)
+            packages = next(PLACE.glob("lib/python*/site-packages"))
+            shutil.copyfile(_HOOK, packages / f"weightsmith_{_HOOK.name}")
+            (packages / "weightsmith.pth").write_text(f"import weightsmith_{_HOOK.stem}\n", encoding="utf-8")
         (PLACE / _READY).touch()
         return python
 
