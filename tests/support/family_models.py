@@ -103,7 +103,9 @@ FAMILIES: dict[str, Family] = {
     "GLM-4.6": Family("glm4_moe", 1, 0.5, MLA | {"head_dim": 16, "num_key_value_heads": 2}),
     "GLM-5": Family("glm_moe_dsa", 2, 0, MLA | {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 16}),
     "DeepSeek V3": Family("deepseek_v3", 1, 0, MLA),
-    "DeepSeek V4": Family("deepseek_v4", 1, 0, {"n_routed_experts": 4, "num_experts_per_tok": 2}),
+    "DeepSeek V4": Family("deepseek_v4", 1, 0, {
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "q_lora_rank": 32, "o_groups": 2, "o_lora_rank": 32,
+    }),
     "Nemotron-3": Family("nemotron_h", 1.5, 1, {
         "layers_block_type": ["mamba", "attention", "moe", "mlp"], "num_hidden_layers": 4, "ssm_state_size": 16,
         "mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 1, "chunk_size": 16, "n_routed_experts": 4,
