@@ -23,7 +23,7 @@ class Finder(MetaPathFinder):
             sys.meta_path.remove(self)
             import torch
 
-            Finder.library = torch.library.Library("torchvision", "FRAGMENT")
+            Finder.library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
             for name in OPERATORS:
                 Finder.library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return None
