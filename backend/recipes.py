@@ -18,7 +18,7 @@ from backend.finetune.options import FinetuneOptions
 from backend.hub.ids import DEMO, is_local, model_field
 from backend.merge.options import UNDONE, MergeOptions
 from backend.options import Frozen, parse
-from backend.publish import PublishOptions
+from backend.publish.options import PublishOptions
 from backend.quantize import QuantizeOptions
 from backend.spec import CONVERT, Asked, Spec, Wanted
 from backend.stage import Stage as StageOptions

@@ -16,8 +16,8 @@ from backend.check import CheckOptions, check
 from backend.errors import JobError, SpecError
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import silent
-from backend.publish import PublishOptions
 from backend.publish.card.card import build_card
+from backend.publish.options import PublishOptions
 from backend.publish.push import publish
 from backend.recipes import parse_recipe
 from backend.serve.server import Server

@@ -11,7 +11,7 @@ from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.jobs.foreground import identity
 from backend.merge.options import MergeOptions
-from backend.publish import PublishOptions
+from backend.publish.options import PublishOptions
 from backend.quantize import METHODS
 from backend.recipes import Recipe, parse_recipe
 from backend.spec import Preview, Spec

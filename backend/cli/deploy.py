@@ -6,7 +6,7 @@ from pydantic import Field
 
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import hub_token
-from backend.deploy import DeployOptions
+from backend.deploy.options import DeployOptions
 from backend.errors import SpecError
 from backend.options import parse
 

@@ -13,8 +13,8 @@ from backend.jobs.job import published
 from backend.model_folder import is_adapter
 from backend.options import parse
 from backend.progress import Report
-from backend.publish import PublishOptions
 from backend.publish.adopt import describe
+from backend.publish.options import PublishOptions
 from backend.publish.plan import plan
 from backend.settings import load_settings
 from backend.stages.kinds import Publication

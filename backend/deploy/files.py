@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from backend import __version__
-from backend.deploy import FREE_HARDWARE
+from backend.deploy.options import FREE_HARDWARE
 from backend.errors import SpecError
 from backend.processes.child import ROOT
 from backend.settings import load_settings

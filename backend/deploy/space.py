@@ -11,8 +11,8 @@ from huggingface_hub.hf_api import SpaceInfo
 from pydantic import Field
 
 from backend import __version__
-from backend.deploy import FREE_HARDWARE, DeployOptions
 from backend.deploy.files import DOCKER_PARTS, PARTS, README, TAG, is_in, space_files
+from backend.deploy.options import FREE_HARDWARE, DeployOptions
 from backend.errors import AppError, LoginError, SpecError
 from backend.hub import client
 from backend.hub.errors import DEPLOYING, TAKEN, refused, translated

@@ -9,8 +9,8 @@ from backend.errors import AppError, HubError, LoginError, SpecError
 from backend.hub.ids import parse_repo_id
 from backend.hub.pages import TOKENS_PAGE
 from backend.hub.patience import HASTY, Patience, status
-from backend.publish import PublishOptions
 from backend.publish.card.licenses import fitting
+from backend.publish.options import PublishOptions
 from backend.publish.storage import shortage
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from backend.artifacts.sealing import open_artifact
 from backend.model_folder import weights_bytes
-from backend.publish import PublishOptions
 from backend.publish.adopt import describe, is_made_elsewhere
 from backend.publish.card.base_card import read_base_card
 from backend.publish.card.licenses import check_name
 from backend.publish.destination import check_destination, check_outside
+from backend.publish.options import PublishOptions
 
 
 class Plan(NamedTuple):

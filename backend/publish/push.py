@@ -8,10 +8,10 @@ from backend.disk import fsync, scratch, sha256
 from backend.errors import HardwareError, SpecError
 from backend.hub.patience import long_patience
 from backend.progress import Report
-from backend.publish import PublishOptions
 from backend.publish.adopt import as_artifact
 from backend.publish.destination import check_folder, check_outside, check_token
 from backend.publish.files import OutgoingFile, outgoing
+from backend.publish.options import PublishOptions
 from backend.publish.repo import Published, Repo
 from backend.publish.weights_check import check_weights
 from backend.settings import load_settings

@@ -20,8 +20,9 @@ from backend.hub.transport import FAULTS, Unreachable, endpoint
 from backend.hub.xet import send_ahead
 from backend.options import Frozen
 from backend.progress import Report
-from backend.publish import PublishOptions, visibility
+from backend.publish import visibility
 from backend.publish.destination import can_take, is_empty, taken
+from backend.publish.options import PublishOptions
 from backend.publish.readback import Files, differences, extra
 from backend.publish.refusals import refusal, unsure
 from backend.publish.upload import upload

@@ -6,7 +6,7 @@ from typing import Literal
 
 from huggingface_hub import HfApi
 
-from backend.publish import PublishOptions
+from backend.publish.options import PublishOptions
 
 _SLUG = re.compile(r"[\w.-]+/[\w.-]+-[0-9a-f]{24}", re.ASCII)
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from backend.check import CheckOptions
 from backend.evaluate import EvaluateOptions
 from backend.hub.ids import DEMO, is_local
-from backend.publish import PublishOptions
+from backend.publish.options import PublishOptions
 from backend.publish.plan import Plan
 from backend.recipes import Recipe, Streaming
 from backend.spec import CONVERT, Asked, Given, Preview, Spec, Wanted

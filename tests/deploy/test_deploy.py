@@ -16,8 +16,8 @@ from huggingface_hub import snapshot_download
 from playwright.sync_api import expect, sync_playwright
 
 from backend.__main__ import main
-from backend.deploy import DeployOptions
 from backend.deploy import files as deploy_files
+from backend.deploy.options import DeployOptions
 from backend.deploy.space import deploy, plan
 from backend.errors import HubError, LoginError, SpecError
 from backend.jobs.supervisor import Supervisor

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from backend.errors import SpecError
 from backend.options import parse
-from backend.publish import PublishOptions
+from backend.publish.options import PublishOptions
 from backend.recipes import parse_recipe
 from backend.serve.engines.transformers_server import _limited
 from backend.stages.prepare import prepare

@@ -19,7 +19,7 @@ from backend.jobs.store import JobState, Store
 from backend.jobs.supervisor import Supervisor
 from backend.processes.child import ROOT
 from backend.processes.marks import marked, marker_prefix
-from backend.publish import PublishOptions
+from backend.publish.options import PublishOptions
 from backend.recipes import parse_recipe
 from backend.stages.work import stage_folder
 from tests.support.jobs import caught, finished, workers

@@ -20,9 +20,9 @@ from backend.errors import SpecError
 from backend.jobs.job import write_spec
 from backend.jobs.worker import do
 from backend.progress import silent
-from backend.publish import PublishOptions
 from backend.publish.adopt import adopt, describe, preview
 from backend.publish.files import outgoing
+from backend.publish.options import PublishOptions
 from backend.publish.push import publish
 from backend.stages.work import stage_folder
 from tests.support.loopback_hub import LoopbackHub

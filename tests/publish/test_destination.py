@@ -13,8 +13,9 @@ from backend.hub.pages import LIMITS_PAGE
 from backend.hub.patience import Patience
 from backend.options import parse
 from backend.progress import silent
-from backend.publish import PublishOptions, destination
+from backend.publish import destination
 from backend.publish.destination import check_destination, choices
+from backend.publish.options import PublishOptions
 from backend.publish.push import publish
 from backend.publish.storage import shortage
 from backend.recipes import parse_recipe

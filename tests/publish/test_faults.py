@@ -20,7 +20,7 @@ from backend.jobs.store import UNFINISHED, Job, JobState
 from backend.jobs.supervisor import Supervisor
 from backend.processes.child import ROOT
 from backend.progress import Report, silent
-from backend.publish import PublishOptions
+from backend.publish.options import PublishOptions
 from backend.publish.push import publish
 from backend.settings import Settings
 from tests.conftest import artifact_maker
@@ -321,7 +321,7 @@ def test_what_the_hub_says_to_xet_is_heard(
 ) -> None:
     code = (
         "import sys; from pathlib import Path; from backend.errors import HubError; from backend.hub import transport;"
-        "from backend.progress import silent; from backend.publish import PublishOptions;"
+        "from backend.progress import silent; from backend.publish.options import PublishOptions;"
         "from backend.publish.push import publish; transport.TIMEOUT = 0.3\n"
         "try: print(publish(Path(sys.argv[1]), PublishOptions(repo_id='me/new'), 'hf_write', silent()).verified)\n"
         "except HubError as e: print(f'{type(e).__name__}: {e}')"

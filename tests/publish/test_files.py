@@ -8,8 +8,8 @@ import pytest
 
 from backend.errors import SpecError
 from backend.progress import silent
-from backend.publish import PublishOptions
 from backend.publish.files import outgoing
+from backend.publish.options import PublishOptions
 from backend.publish.push import publish
 from tests.support.loopback_hub import LoopbackHub
 

@@ -18,13 +18,13 @@ from backend.artifacts.artifact import TRAINED_HERE, Merged
 from backend.artifacts.sealing import open_artifact
 from backend.errors import SpecError
 from backend.progress import silent
-from backend.publish import PublishOptions
 from backend.publish.adopt import adopt, preview
 from backend.publish.card.card import build_card
 from backend.publish.card.licenses import IDS, check_name
 from backend.publish.card.loss_plot import LOSS_PLOT, loss_plot
 from backend.publish.card.metadata import with_body
 from backend.publish.files import outgoing
+from backend.publish.options import PublishOptions
 from backend.recipes import parse_recipe
 from backend.serve.engines import ENGINES
 from backend.serve.engines.vllm_environment import interpreter

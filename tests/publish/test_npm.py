@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from backend.progress import silent
-from backend.publish import PublishOptions
+from backend.publish.options import PublishOptions
 from backend.publish.push import publish
 from backend.weights.header import read_header
 from tests.support.loopback_hub import LoopbackHub

@@ -15,9 +15,9 @@ from backend.disk import PREFIX
 from backend.errors import HubError, LoginError, SpecError
 from backend.hub import client
 from backend.progress import Report, silent
-from backend.publish import PublishOptions
 from backend.publish.card.loss_plot import LOSS_PLOT
 from backend.publish.destination import check_destination
+from backend.publish.options import PublishOptions
 from backend.publish.push import publish
 from tests.conftest import CANARY
 from tests.support.loopback_hub import LoopbackHub
@@ -309,7 +309,7 @@ def test_weights_go_through_xet_where_the_library_has_it(make_artifact: Make, tm
     folder = make_artifact()
     code = (
         "import sys; from pathlib import Path; from backend.progress import silent;"
-        "from backend.publish import PublishOptions; from backend.publish.push import publish;"
+        "from backend.publish.options import PublishOptions; from backend.publish.push import publish;"
         "publish(Path(sys.argv[1]), PublishOptions(repo_id='me/new'), 'hf_write', silent())"
     )
     with LoopbackHub(xet=tmp_path / "xet") as hub:
@@ -332,7 +332,7 @@ def test_weights_go_through_xet_where_the_library_has_it(make_artifact: Make, tm
 def test_publishing_needs_no_torch_and_no_page(make_artifact: Make, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from backend.progress import silent;"
-        "from backend.publish import PublishOptions; from backend.publish.push import publish;"
+        "from backend.publish.options import PublishOptions; from backend.publish.push import publish;"
         "publish(Path(sys.argv[1]), PublishOptions(to_folder=Path(sys.argv[2])), None, silent());"
         "assert not {'torch', 'transformers', 'gradio', 'sqlite3'} & set(sys.modules)"
     )

@@ -13,8 +13,9 @@ from backend.errors import HubError, LoginError, SpecError
 from backend.hub import client
 from backend.options import parse
 from backend.progress import Report, silent
-from backend.publish import PublishOptions, upload
+from backend.publish import upload
 from backend.publish.destination import check_destination
+from backend.publish.options import PublishOptions
 from backend.publish.push import publish
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.published import FILES

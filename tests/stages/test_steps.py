@@ -12,7 +12,7 @@ from backend.check import CheckOptions
 from backend.evaluate import EvaluateOptions
 from backend.finetune.options import FinetuneOptions
 from backend.merge.options import MergeOptions
-from backend.publish import PublishOptions
+from backend.publish.options import PublishOptions
 from backend.quantize import METHODS
 from backend.recipes import Streaming, parse_recipe
 from backend.spec import Preview, Spec

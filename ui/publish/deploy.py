@@ -6,7 +6,7 @@ import gradio as gr
 from gradio.blocks import Block
 from huggingface_hub import SpaceHardware
 
-from backend.deploy import ZERO_GPU, DeployOptions
+from backend.deploy.options import ZERO_GPU, DeployOptions
 from backend.deploy.space import Plan, deploy, plan
 from backend.errors import LoginError, SpecError
 from backend.options import parse

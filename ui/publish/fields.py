@@ -11,11 +11,11 @@ from gradio.blocks import Block
 from gradio.context import Context
 
 from backend.errors import SpecError
-from backend.publish import PublishOptions
 from backend.publish.adopt import Preview
 from backend.publish.card.base_card import read_base_card
 from backend.publish.card.metadata import split_card
 from backend.publish.destination import choices
+from backend.publish.options import PublishOptions
 from ui.kit.events import QUIET
 from ui.kit.format import escape, size
 from ui.kit.forms import Given, OptionForm, Updates, Values, option_form

@@ -22,8 +22,8 @@ from gradio.context import Context
 from backend.errors import LoginError
 from backend.options import parse
 from backend.progress import Report
-from backend.publish import PublishOptions
 from backend.publish.adopt import Preview, preview
+from backend.publish.options import PublishOptions
 from backend.publish.plan import plan
 from backend.publish.push import publish
 from ui.kit.errors import shown, warning

@@ -14,10 +14,10 @@ from gradio.blocks import Block
 from backend.errors import SpecError
 from backend.jobs.store import Job, JobState
 from backend.options import parse
-from backend.publish import PublishOptions
 from backend.publish.adopt import preview
 from backend.publish.card.base_card import read_base_card
 from backend.publish.card.licenses import fitting
+from backend.publish.options import PublishOptions
 from ui.jobs.job import view
 from ui.jobs.question import Question, build_question
 from ui.jobs.variants import variant_name
