@@ -23,6 +23,7 @@ from backend.machine.hardware import hardware
 from backend.processes.child import ROOT
 from backend.weights.floats import from_float32
 from backend.weights.writer import INDEX, Shard, Slot, index, into_shards
+from tests.support.tokenizers_made import make_tokenizer
 
 RESULTS = Path(__file__).parent / "results" / "shapes.json"
 METHODS = ("cast", "int8", "nf4", "gptq", "awq")
@@ -56,7 +57,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
 
 
 SAMPLES = ("--num-calibration-samples", "16", "--group-size", "32")
-FIRST = {"nf4": 12, "gptq": 4}
+FIRST = {"nf4": 12, "gptq": 1}
 """Blocks that a method runs on where it does not take all of them."""
 WHOLE = 25_000_000_000
 """Bytes of a result up to which NF4 takes the whole model."""
@@ -119,6 +120,7 @@ def write(name: str, folder: Path, layers: int | None = None, holes: bool = True
     if content := index(shards, sum(slot.bytes // 2 for slot in slots)):
         (folder / INDEX).write_bytes(content)
     (folder / "config.json").write_text(json.dumps(config))
+    make_tokenizer().save_pretrained(folder)
     return folder
 
 
