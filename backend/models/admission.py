@@ -214,12 +214,15 @@ def _check_template(data: dict[str, Any], name: str) -> bool:
     found = data.get("chat_template")
     if isinstance(found, list):
         found = {t.get("name"): t.get("template") for t in found if isinstance(t, dict) and _plain(t.get("name"), name)}
-    named = found if isinstance(found, dict) else {"default": found} if found is not None else {}
-    for key, text in named.items():
+    elif found is None:
+        found = {}
+    elif not isinstance(found, dict):
+        found = {"default": found}
+    for key, text in found.items():
         _plain(key, name)
         if not isinstance(text, str) or len(text) > MAX_TEXT:
             raise _fault(name, f"has a chat_template {quoted(key)} that is no text of at most {MAX_TEXT} characters")
-    return any(named.values())
+    return any(found.values())
 
 
 def _plain(key: Any, name: str) -> bool:

@@ -72,7 +72,10 @@ class _Unpacked:
     """
 
     def __init__(self, weights: Weights, layout: Layout, scheme: Scheme, matrices: Matrices) -> None:
-        self._weights, self._layout, self._scheme, self._matrices = weights, layout, scheme, matrices
+        self._weights = weights
+        self._layout = layout
+        self._scheme = scheme
+        self._matrices = matrices
         self._tensors = {tensor.name: tensor for tensor in weights.tensors}
         first = f".{layout.TENSORS[0]}"
         packed = {name.removesuffix(first) for name in self._tensors if name.endswith(first)}

@@ -105,7 +105,9 @@ class Decoded:
         one = self._encoded.get(tensor.name)
         if one is None:
             return self._weights.read(tensor, first, last)
-        width, row, step = BITS[tensor.dtype] // 8, one.row, max(_AT_ONCE // one.row, 1)
+        width = BITS[tensor.dtype] // 8
+        row = one.row
+        step = max(_AT_ONCE // one.row, 1)
         top, bottom = first // row, -(-last // row)
         raw = np.empty((bottom - top) * row * width, np.uint8)
         for at in range(top, bottom, step):

@@ -33,7 +33,10 @@ class Dequantized:
     def __init__(self, weights: Weights, quant_type: str, double: bool, dtype: str) -> None:
         self.name, self.config = weights.name, weights.config
         self.identity = repr((weights.identity, quant_type, double, dtype))
-        self._weights, self._quant_type, self._double, self._dtype = weights, quant_type, double, dtype
+        self._weights = weights
+        self._quant_type = quant_type
+        self._double = double
+        self._dtype = dtype
         self._stored = {tensor.name: tensor for tensor in weights.tensors}
         self._turned = weights.config.get("model_type") in TRANSPOSED
         self._scales: dict[str, Floats] = {}

@@ -28,7 +28,9 @@ class Allowance:
     """What the headers of one model may take together, whichever threads read them."""
 
     def __init__(self) -> None:
-        self._bytes, self._tensors, self._lock = MAX_HEADERS, MAX_TENSORS, Lock()
+        self._bytes = MAX_HEADERS
+        self._tensors = MAX_TENSORS
+        self._lock = Lock()
 
     def take(self, name: str, size: int = 0, tensors: int = 0) -> None:
         """Take bytes, before they are read, or tensors, before they are looked at.
@@ -162,7 +164,9 @@ def _span(entry: Any, tensor: str, name: str) -> tuple[int, int]:
         raise _fault(name, f"has a tensor with an unprintable name, {quoted(tensor)}")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _fault(name, f"describes {where} wrongly")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    dtype = entry["dtype"]
+    shape = entry["shape"]
+    offsets = entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
         raise _fault(name, f"has {where} of the unknown type {quoted(dtype)}")
     if not _counts(shape) or len(shape) > 16:

@@ -117,7 +117,9 @@ class _Ranges(io.RawIOBase):
     """A file that is read a chunk at a time, wherever it lies."""
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
-        self._read, self._size, self._at = read, size, 0
+        self._read = read
+        self._size = size
+        self._at = 0
         self._chunk, self._start = b"", 0
 
     def seekable(self) -> bool:

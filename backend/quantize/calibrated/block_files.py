@@ -35,7 +35,9 @@ class Shards:
     """
 
     def __init__(self, weights: Weights, output: Output, options: CalibratedOptions, calibration: str) -> None:
-        self._weights, self._output, self._options = weights, output, options
+        self._weights = weights
+        self._output = output
+        self._options = options
         self.packing = options.form(weights.tensors, weights.config)
         self._plan = options.plan(weights.tensors, weights.config)
         self._views = {view.name: view for part in self._plan.parts for view, _ in part.work}

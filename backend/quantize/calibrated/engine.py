@@ -73,7 +73,10 @@ class _Run:
     """What all blocks have in common."""
 
     def __init__(self, skeleton: Skeleton, shards: Shards, options: CalibratedOptions, report: Report) -> None:
-        self._skeleton, self._shards, self._options, self._report = skeleton, shards, options, report
+        self._skeleton = skeleton
+        self._shards = shards
+        self._options = options
+        self._report = report
         known = groups_of(as_mapping(skeleton.config))
         if known is None:
             report.log(

@@ -47,7 +47,9 @@ class Filler:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming
 
-        self._model, self._mapping, self._state = model, get_model_conversion_mapping(model), model.state_dict()
+        self._model = model
+        self._mapping = get_model_conversion_mapping(model)
+        self._state = model.state_dict()
         self._renamings = [entry for entry in self._mapping if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in self._mapping if isinstance(entry, WeightConverter)]
         self._sources = {
