@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.errors import SpecError
-from backend.models.config import Config, text_fields
+from backend.models.config import Config, experts, text_fields
 from backend.strict_json import quoted
 from backend.weights.anatomy import block_of, input_embeddings, is_expert, output_head
 from backend.weights.tensor import Tensor
@@ -248,7 +248,7 @@ def _sizes(config: Config) -> dict[str, Size]:
     return {
         "H": hidden, "Q": query, "K": key, "D": head, "F": feed, "T": 3 * hidden,
         "A": query + 2 * key if query and key else None, "G": 2 * feed if feed else None,
-        "E": max(said(name) or 0 for name in ("num_local_experts", "num_experts", "n_routed_experts")) or None,
+        "E": experts(config.data) or None,
     }  # fmt: skip
 
 

@@ -24,6 +24,8 @@ LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 VOCABULARY = ("vocab_size",)
 CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
 _RANGES: dict[str, int] = (
     dict.fromkeys(HIDDEN, 262_144)
     | dict.fromkeys(LAYERS, 2_000)
@@ -31,7 +33,7 @@ _RANGES: dict[str, int] = (
     | dict.fromkeys(CONTEXT, 1_000_000_000)
     | dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_key_value_heads", "head_dim"), 16_384)
     | dict.fromkeys(("intermediate_size", "n_inner", "moe_intermediate_size", "ffn_dim"), 4_194_304)
-    | dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"), 16_384)
+    | dict.fromkeys((*EXPERTS, "num_experts_per_tok"), 16_384)
 )
 
 
@@ -176,6 +178,12 @@ def auto_class_name(config: Mapping[str, Any]) -> str:
     """Name the class of transformers that builds a model whole: with what reads pictures, where it has that."""
     text = not reads_pictures(config) and config.get("model_type") in text_types()
     return "AutoModelForCausalLM" if text else "AutoModelForImageTextToText"
+
+
+def experts(config: Mapping[str, Any]) -> int:
+    """Return how many experts a mixture has in a block; 0 where a model is none."""
+    fields = text_fields(config)
+    return max(fields[name] if type(fields.get(name)) is int else 0 for name in EXPERTS)
 
 
 def text_type(config: Mapping[str, Any]) -> str:

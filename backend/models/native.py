@@ -52,12 +52,25 @@ def is_native(model_type: str, architecture: str) -> bool:
     return not _table(_TEXT) or named in known or (bool(text) and borrowed)
 
 
+@cache
 def defaults(model_type: str) -> Mapping[str, Any]:
     """Return what transformers fills in where a config of a model type says nothing, but for what it computes.
 
     Of a model that wraps a text model, `text_config` holds the text model's.
     """
-    return _defaults(model_type)
+    path = _configs().get(model_type)
+    if path is None:
+        return {}
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+    named = next(c for c in classes.values() if _assigned(c).get("model_type") == model_type)
+    said = _inherited(named, classes)
+    for inner in _held(named, "text_config"):
+        if isinstance(inner, ast.Name) and inner.id in classes:
+            said["text_config"] = _inherited(classes[inner.id], classes)
+        elif isinstance(inner, ast.keyword) and inner.arg == "model_type" and isinstance(inner.value, ast.Constant):
+            said["text_config"] = defaults(str(inner.value.value))
+    return said
 
 
 @cache
@@ -95,23 +108,6 @@ def _table(name: str) -> dict[str, list[str]]:
         for model_type, architecture in _PAIR.findall(table.partition("\n)\n")[0]):
             found.setdefault(model_type, []).append(architecture)
     return found
-
-
-@cache
-def _defaults(model_type: str) -> dict[str, Any]:
-    path = _configs().get(model_type)
-    if path is None:
-        return {}
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
-    named = next(c for c in classes.values() if _assigned(c).get("model_type") == model_type)
-    said = _inherited(named, classes)
-    for inner in _held(named, "text_config"):
-        if isinstance(inner, ast.Name) and inner.id in classes:
-            said["text_config"] = _inherited(classes[inner.id], classes)
-        elif isinstance(inner, ast.keyword) and inner.arg == "model_type" and isinstance(inner.value, ast.Constant):
-            said["text_config"] = _defaults(str(inner.value.value))
-    return said
 
 
 def _inherited(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, Any]:

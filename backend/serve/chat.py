@@ -71,6 +71,80 @@ def stream(server: Server, messages: Sequence[Mapping[str, Any]], options: ChatO
     """
     import openai
 
+    _refuse(server, messages)
+    stops = [text for text in options.stop if text]
+    writing, reason = _Writing(stops), None
+    try:
+        with (
+            _client(server) as client,
+            client.chat.completions.create(stream=True, **_request(server, messages, options, stops)) as chunks,
+        ):
+            for chunk in chunks:
+                choice = chunk.choices[0] if chunk.choices else None
+                reason = (choice.finish_reason if choice else None) or reason
+                if choice and writing.take(choice.delta):
+                    yield writing.answer
+                if chunk.usage:
+                    writing.count(chunk.usage)
+        if reason is None or reason in _CUT:  # a server that dies may close its reply as if all had been said
+            raise JobError(_STOPPED)
+        yield writing.whole()
+    except openai.APIStatusError as e:
+        raise JobError(_refused(e)) from e
+    except openai.APIError as e:
+        raise JobError(_STOPPED) from e
+
+
+class _Writing:
+    """An answer that is written, with what the model says to itself before it.
+
+    Args:
+        stops: Texts that the answer ends before.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.answer = Answer(text="")
+        self._said, self._thoughts = Stops(stops), Stops(stops)
+        self._text = ""
+        self._pieces = 0
+        self._thinking = False
+        self._started = time.monotonic()
+        self._first: float | None = None
+
+    def take(self, delta: Any) -> bool:
+        """Add what came, and return whether that shows."""
+        piece = self._said.take(delta.content or "")
+        thought = self._thoughts.take(getattr(delta, "reasoning", None) or "")
+        thought += self._thoughts.rest() if piece else ""
+        if not (thought or piece):
+            return False
+        if thought and not self._text:
+            self._text = THINKS
+        self._text += thought
+        if piece and self._thinking:
+            self._text += THOUGHT
+        self._text += piece
+        self._thinking = not piece and (self._thinking or bool(thought))
+        now = time.monotonic()
+        self._first = self._first or now
+        self._pieces += 1
+        speed = (self._pieces - 1) / (now - self._first) if now > self._first else None
+        told = {"seconds_to_first_token": self._first - self._started, "tokens_per_second": speed}
+        self.answer = Answer(text=self._text, tokens=self._pieces, **told)
+        return True
+
+    def count(self, usage: Any) -> None:
+        """Take the numbers of tokens from the server."""
+        known = {"tokens": usage.completion_tokens, "context": usage.total_tokens}
+        self.answer = self.answer.model_copy(update=known)
+
+    def whole(self) -> Answer:
+        """Return it with what was held back, in case it began a text that it ends before."""
+        return self.answer.model_copy(update={"text": self._text + self._thoughts.rest() + self._said.rest()})
+
+
+def _refuse(server: Server, messages: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a conversation that the model cannot read."""
     if sum(len(text) for message in messages for text in _texts(message)) > MAX_CHARACTERS:
         raise JobError(f"The conversation is longer than {MAX_CHARACTERS} characters: start a new one.")
     check_pictures(server.folder, server.base, messages)
@@ -79,52 +153,17 @@ def stream(server: Server, messages: Sequence[Mapping[str, Any]], options: ChatO
             f"'{server.model}' has no chat template, so it does not know how a conversation looks: choose a model that"
             " was made for chat."
         )
-    started = time.monotonic()
-    first = None
-    count = 0
-    text = ""
-    thinking = False
-    stops = [text for text in options.stop if text]
-    said, thoughts = Stops(stops), Stops(stops)
+
+
+def _request(
+    server: Server, messages: Sequence[Mapping[str, Any]], options: ChatOptions, stops: Sequence[str]
+) -> dict[str, Any]:
+    """Return what the server is asked, as OpenAI's package takes it."""
     request: dict[str, Any] = {"model": server.model, "messages": messages}
     request |= options.model_dump(exclude_none=True, exclude={"top_k", "stop"})
     request["stream_options"] = {"include_usage": True}
     request |= {"stop": stops} if stops else {}
-    request |= {"extra_body": {"top_k": options.top_k}} if options.top_k else {}  # no field of OpenAI's own
-    answer, reason = Answer(text=""), None
-    try:
-        with _client(server) as client, client.chat.completions.create(stream=True, **request) as chunks:
-            for chunk in chunks:
-                delta = chunk.choices[0].delta if chunk.choices else None
-                reason = (chunk.choices[0].finish_reason if chunk.choices else None) or reason
-                piece = said.take((delta.content if delta else None) or "")
-                thought = thoughts.take(getattr(delta, "reasoning", None) or "")
-                thought += thoughts.rest() if piece else ""
-                if thought or piece:
-                    now = time.monotonic()
-                    first = first or now
-                    count += 1
-                    if thought and not text:
-                        text = THINKS
-                    text += thought
-                    if piece and thinking:
-                        text += THOUGHT
-                    text += piece
-                    thinking = not piece and (thinking or bool(thought))
-                    speed = (count - 1) / (now - first) if now > first else None
-                    told = {"seconds_to_first_token": first - started, "tokens_per_second": speed}
-                    answer = Answer(text=text, tokens=count, **told)
-                    yield answer
-                if chunk.usage:
-                    known = {"tokens": chunk.usage.completion_tokens, "context": chunk.usage.total_tokens}
-                    answer = answer.model_copy(update=known)
-        if reason is None or reason in _CUT:  # a server that dies may close its reply as if all had been said
-            raise JobError(_STOPPED)
-        yield answer.model_copy(update={"text": text + thoughts.rest() + said.rest()})
-    except openai.APIStatusError as e:
-        raise JobError(_refused(e)) from e
-    except openai.APIError as e:
-        raise JobError(_STOPPED) from e
+    return request | ({"extra_body": {"top_k": options.top_k}} if options.top_k else {})  # no field of OpenAI's own
 
 
 def turn(text: str, images: Sequence[Path] = ()) -> dict[str, Any]:

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from backend.errors import HardwareError, SpecError
+from backend.serve.engine import Served, Shown
 from backend.serve.engines import ENGINES, choose, installable, transformers, vllm_environment
+from backend.serve.engines import vllm as engine
 from backend.serve.engines.vllm import kernel
 from tests.support.pictures import make_gemma
 
@@ -48,6 +50,23 @@ def test_vllm_serves_whatever_it_can(vllm, tmp_path, settings):
 def test_what_vllm_does_not_serve_says_why(vllm, tmp_path, settings, words):
     with pytest.raises(HardwareError, match=words):
         choose(folder_with(tmp_path, settings), "vllm")
+
+
+@pytest.mark.parametrize("settings", [GPTQ, AWQ])
+def test_quantized_experts_need_a_gpu_and_those_of_gpt_oss_another_format(vllm, tmp_path, monkeypatch, settings):
+    said = {"model_type": "qwen3_moe", "num_experts": 128}
+    (tmp_path / "config.json").write_text(json.dumps(said | {"quantization_config": settings}))
+    with pytest.raises(HardwareError, match=r"experts in \w+ with a GPU alone.* has 128 in a block: chat with it on"):
+        choose(tmp_path, "vllm")
+    monkeypatch.setattr(engine, "gpus", lambda: ["a GPU"])
+    assert choose(tmp_path, "vllm")[0] == "vllm"
+    oss = {"model_type": "gpt_oss", "quantization_config": settings}
+    (tmp_path / "config.json").write_text(json.dumps(oss))
+    with pytest.raises(HardwareError, match=r"gpt-oss in MXFP4 and 16 bit alone.*: serve its original"):
+        choose(tmp_path, "vllm")
+    assert ENGINES["vllm"].card(Shown(tmp_path, "me/x", oss)) is None
+    monkeypatch.undo()
+    assert ENGINES["vllm"].serves(Served(tmp_path, said)) is None  # in 16 bit
 
 
 def test_without_vllm_the_way_to_it_is_named(vllm, tmp_path):

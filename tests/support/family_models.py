@@ -128,7 +128,10 @@ FAMILIES: dict[str, Family] = {
     "Falcon-H1": Family("falcon_h1", 0.3, 0.5, MAMBA | {"mamba_d_ssm": 128}),
     "Llama 4": Family("llama4", 0.5, 0.3, {
         "num_local_experts": 4, "intermediate_size_mlp": 128, "interleave_moe_layer_step": 1,
-    }, TOWER | {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}),
+    }, TOWER | {
+        "image_size": 56, "intermediate_size": 128, "vision_output_dim": 32, "projector_input_dim": 32,
+        "projector_output_dim": 32,
+    }),
     "MiniMax M2": Family("minimax_m2", 0.8, 0, {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "Kimi K2.5": Family("kimi_k25", 0.8, 0, MLA, TOWER, {"projection_hidden_size": 32}),
     "Hunyuan": Family("hunyuan_v1_dense", 0.4, 0.5),

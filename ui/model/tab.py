@@ -111,8 +111,7 @@ def build_model_tab(studio: Studio) -> ModelTab:
     gr.HTML(
         lead(
             "Choose a model",
-            "Any causal language model with safetensors weights or pytorch_model.bin. The bundled one needs no network"
-            " and no account.",
+            "Any language model, of text alone or of pictures too. The bundled one needs no network and no account.",
         )
     )
     with gr.Row(elem_classes=["ask"]):

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend.machine.hardware import gpus
 from backend.model_folder import ADAPTER_CONFIG, CONFIG, GENERATION, TEMPLATE, settings_in
-from backend.models.config import longest_window, reads_pictures
+from backend.models.config import experts, longest_window, reads_pictures, text_type
 from backend.serve.engine import HERE, PLAIN, CardLines, Engine, Install, Refusal, Served, Shown, quantization, sees
 from backend.serve.engines.vllm_environment import install, interpreter, lacks_torchvision, obstacle
 from backend.serve.pictures import MOST, PIXELS
@@ -22,6 +23,8 @@ CPU_CACHE = "1"  # GiB for the keys and values of a conversation
 
 _METHODS = (PLAIN, "compressed-tensors")
 """What it serves on every machine, beside LAYOUTS; its plugins for bitsandbytes and GGUF are for CUDA alone."""
+
+_GPT_OSS = "vLLM serves gpt-oss in MXFP4 and 16 bit alone"
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Of adapters, that it makes room for."""
@@ -40,12 +43,19 @@ _SLOW = ("ConchLinearKernel", "ExllamaLinearKernel", "TritonW4A16LinearKernel")
 
 def _serves(served: Served) -> Refusal | None:
     name, method = served.folder.name, served.method
-    if reason := _unserved(served.settings):
-        layout = _layout(method)
+    layout = _layout(method)
+    if reason := _unserved(served.config):
         if layout is None:
             return Refusal(f"{reason}, which '{name}' holds")
+        if reason == _GPT_OSS:
+            return Refusal(f"{reason}, and '{name}' is in {method}", "serve its original")
         packages = " and ".join(layout.PACKAGES)
         return Refusal(f"{reason}, and '{name}' is other", f"it loads in transformers with the packages {packages}")
+    if layout and experts(served.config) and not gpus():
+        return Refusal(
+            f"vLLM serves experts in {method} with a GPU alone, and '{name}' has {experts(served.config)} in a block",
+            "chat with it on a machine with one, or with the model in nf4 here",
+        )
     if reads_pictures(served.config) and lacks_torchvision():
         return Refusal(f"vLLM needs torchvision for a model that reads pictures, as '{name}' does, and has none here")
     if served.base and (reason := _unserved_part(served.folder)):
@@ -59,11 +69,12 @@ def _layout(method: str) -> "Layout | None":
     return LAYOUTS.get(method)
 
 
-def _unserved(settings: Mapping[str, Any]) -> str | None:
-    """Say what vLLM serves, or does not, where it serves no weights that are quantized like these."""
+def _unserved(config: Mapping[str, Any]) -> str | None:
+    """Say what vLLM serves, or does not, where it serves no weights that are quantized like a model's."""
+    settings = quantization(config)
     method = str(settings.get("quant_method", PLAIN))
     if layout := _layout(method):
-        return layout.unserved(settings)
+        return _GPT_OSS if text_type(config) == "gpt_oss" else layout.unserved(settings)
     return None if method in _METHODS else f"vLLM does not serve {method}"
 
 
@@ -142,7 +153,7 @@ def _card(shown: Shown) -> CardLines | None:
     """Return the lines that serve a model on any machine that has vLLM."""
     link = "[vLLM](https://docs.vllm.ai)"
     if shown.config:
-        served = _unserved(quantization(shown.config)) is None
+        served = _unserved(shown.config) is None
         return CardLines(link, f"vllm serve {shown.model_id}") if served else None
     if shown.base_model is None or _unserved_part(shown.folder):
         return None
