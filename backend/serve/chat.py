@@ -57,7 +57,9 @@ class Answer(Frozen):
 
 
 def stream(server: Server, messages: Sequence[Mapping[str, Any]], options: ChatOptions) -> Iterator[Answer]:
-    """Ask the server and yield the answer as it grows; closing the iterator stops the generation.
+    """Ask the server, and return the answer as it grows: closing the iterator stops the generation.
+
+    What cannot be asked is refused at once, before anything is iterated.
 
     Args:
         server: A ready server.
@@ -69,16 +71,18 @@ def stream(server: Server, messages: Sequence[Mapping[str, Any]], options: ChatO
         JobError: The conversation is too long, or the server does not answer.
         SpecError: It holds pictures, and the model reads none, or not so many.
     """
-    import openai
-
     _refuse(server, messages)
     stops = [text for text in options.stop if text]
+    return _stream(server, _request(server, messages, options, stops), stops)
+
+
+def _stream(server: Server, request: dict[str, Any], stops: Sequence[str]) -> Iterator[Answer]:
+    """Ask the server and yield the answer as it grows."""
+    import openai
+
     writing, reason = _Writing(stops), None
     try:
-        with (
-            _client(server) as client,
-            client.chat.completions.create(stream=True, **_request(server, messages, options, stops)) as chunks,
-        ):
+        with _client(server) as client, client.chat.completions.create(stream=True, **request) as chunks:
             for chunk in chunks:
                 choice = chunk.choices[0] if chunk.choices else None
                 reason = (choice.finish_reason if choice else None) or reason

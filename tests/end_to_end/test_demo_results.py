@@ -29,7 +29,7 @@ from backend.quantize.packed import is_packed, load_unpacked
 from backend.recipes import parse_recipe
 from backend.serve.engines.vllm_environment import interpreter
 from backend.settings import Settings
-from tests.support.browser import App, choose, tab
+from tests.support.browser import choose, open_chat, running
 from tests.support.card_lines import OVERLAY, run_python, served
 from ui.visitor import LOCAL
 
@@ -83,16 +83,14 @@ def demo_results(tmp_path_factory: pytest.TempPathFactory) -> DemoResults:
 @pytest.fixture(scope="module")
 def app(demo_results):
     """An app on the data folder in which the jobs were done."""
-    started = App(demo_results.data).start()
-    yield started
-    started.stop()
+    with running(demo_results.data) as started:
+        yield started
 
 
 @pytest.fixture
 def chat(page):
     """The page at its Chat tab, where answers are not left to chance."""
-    tab(page, "Chat")
-    page.locator("#chat-room").get_by_text("More options").first.click()
+    open_chat(page)
     page.locator("#sampling-temperature input").first.fill("0")
     return page
 

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -60,11 +61,18 @@ class App:
         assert self.process.wait(30) in (0, -signal.SIGTERM)
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    started = App(tmp_path_factory.mktemp("browser") / "data").start()
+@contextmanager
+def running(data):
+    """An app on a data folder, until it is stopped."""
+    started = App(data).start()
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("browser") / "data") as started:
+        yield started
     assert not list(marked(marker_prefix(started.data)))
 
 
@@ -92,6 +100,12 @@ def page(app, chromium):
 
 def tab(page, name):
     page.get_by_role("tab", name=name).click()
+
+
+def open_chat(page):
+    """Open the Chat tab with all of its options."""
+    tab(page, "Chat")
+    page.locator("#chat-room").get_by_text("More options").first.click()
 
 
 def choose(page, field, option):

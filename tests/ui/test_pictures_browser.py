@@ -11,7 +11,7 @@ from backend.artifacts.sealing import partial, seal
 from backend.jobs.store import JobState, Store
 from backend.recipes import parse_recipe
 from backend.settings import Settings
-from tests.support.browser import App, choose, tab
+from tests.support.browser import choose, open_chat, running, tab
 from tests.support.pictures import encoded, make_gemma
 from ui.chat.talk import NOT_KEPT
 from ui.visitor import LOCAL
@@ -36,16 +36,14 @@ def app(tmp_path_factory, tiny_model):
         seal(draft, result, Artifact(kind="quantized", stage="quantize", options=CAST, created=now()))
         store.finish(job, JobState.COMPLETED)
     store.close()
-    started = App(settings.data).start()
-    yield started
-    started.stop()
+    with running(settings.data) as started:
+        yield started
 
 
 @pytest.fixture
 def chat(page):
     """The page at its Chat tab, with transformers as its engine."""
-    tab(page, "Chat")
-    page.locator("#chat-room").get_by_text("More options").first.click()
+    open_chat(page)
     page.locator("#chat-engine").get_by_text("transformers", exact=True).click()
     page.locator("#sampling-max_tokens input").first.fill("8")
     return page

@@ -7,7 +7,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from backend.jobs.store import JobState, Store
 from backend.recipes import parse_recipe
-from tests.support.browser import CHROMIUM, FLAGS, App, tab
+from tests.support.browser import CHROMIUM, FLAGS, running, tab
 
 pytestmark = pytest.mark.real
 
@@ -29,9 +29,8 @@ def app(hub, tmp_path, make_artifact, monkeypatch):
     made.mkdir(parents=True)
     for i, stage in enumerate(stages, 1):
         shutil.move(make_artifact(f"{i}-quantize", options=stage), made)
-    started = App(data).start()
-    yield started
-    started.stop()
+    with running(data) as started:
+        yield started
 
 
 @pytest.fixture

@@ -159,11 +159,12 @@ def _answer(tab: ChatTab, given: Given, before: Messages, asked: Asked, owner: s
     shown = [*before, *asked.turns]
     system = (given[tab.system] or "").strip()
     first = [{"role": "system", "content": system}] if system else []
-    yield {tab.chat: shown, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
     answered: Messages = []
     try:
+        answers = stream(servers.current(model.folder), [*first, *told(shown)], options)
+        yield {tab.chat: shown, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
         with servers.in_use(model.folder):
-            for answer in paced(stream(servers.current(model.folder), [*first, *told(shown)], options)):
+            for answer in paced(answers):
                 answered = [{"role": "assistant", "content": answer.text}]
                 yield {tab.chat: [*shown, *answered], tab.speed: speed(answer)}
     except AppError:

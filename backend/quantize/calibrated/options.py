@@ -161,5 +161,6 @@ class CalibratedOptions(MethodOptions):
             tensors: Of the model.
             config: What its config.json says.
         """
-        planned = super().plan(sorted(tensors, key=lambda tensor: block_of(tensor.name)), config)
-        return planned._replace(odd=self.form(tensors, config).odd)
+        packing = self.form(tensors, config)
+        ordered = sorted(tensors, key=lambda tensor: block_of(tensor.name))
+        return self.planned(ordered, config, packing)._replace(odd=packing.odd)
