@@ -1,6 +1,7 @@
 """Pictures in the chat of the page: added, shown, asked about, kept out of what is kept, in a real browser."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -86,10 +87,14 @@ def test_a_picture_is_asked_about_and_stays_out_of_what_is_kept_and_downloaded(c
     expect(chat.locator("#chat-input").get_by_label("Remove file")).to_have_count(0)
 
     context = chat.locator("#chat-speed").inner_text()
+    chat.locator("#sampling-max_tokens input").first.fill("7")
+    chat.locator("#chat-input textarea").fill("And what else?")
     chat.locator("#chat-box button[aria-label='Retry']").last.click()
+    expect(chat.locator("#chat-speed")).to_contain_text(re.compile("[1-7] tokens ·.* of context used"), timeout=60_000)
     expect(chat.locator("#chat-send")).to_be_visible(timeout=60_000)
     expect(chat.locator("#chat-box img")).to_have_count(2)
-    ask(chat, "And what else?")
+    expect(chat.locator("#chat-input textarea")).to_have_value("And what else?")
+    chat.locator("#chat-send").click()
     expect(chat.locator("#chat-speed")).not_to_contain_text(context, timeout=60_000)
     expect(chat.locator("#chat-speed")).to_contain_text("tokens of context used", timeout=60_000)
     expect(chat.locator("#chat-send")).to_be_visible(timeout=60_000)

@@ -124,7 +124,7 @@ def _wire_asking(tab: ChatTab) -> dict[str, Dependency]:
     def ask(given: Given, who: Visitor) -> Iterator[Updates]:
         owner = who.member()
         if asked := typed(given[tab.text]):
-            yield from _answer(tab, given, given[tab.chat] or [], asked, owner)
+            yield from _answer(tab, given, given[tab.chat] or [], asked, owner, is_typed=True)
 
     @handler(settings, tab.speed)
     def retry(given: Given, data: gr.RetryData, who: Visitor) -> Iterator[Updates]:
@@ -147,8 +147,14 @@ def _wire_asking(tab: ChatTab) -> dict[str, Dependency]:
     }
 
 
-def _answer(tab: ChatTab, given: Given, before: Messages, asked: Asked, owner: str) -> Iterator[Updates]:
-    """Ask what comes after a conversation, and show the answer as it grows."""
+def _answer(
+    tab: ChatTab, given: Given, before: Messages, asked: Asked, owner: str, *, is_typed: bool = False
+) -> Iterator[Updates]:
+    """Ask what comes after a conversation, and show the answer as it grows.
+
+    A typed question leaves its field, and stands there again where it gets no answer; beside any other question the
+    field holds the next one, which stays.
+    """
     servers = tab.studio.servers
     model = tab.studio.model(given[tab.artifact], owner)
     try:
@@ -160,17 +166,19 @@ def _answer(tab: ChatTab, given: Given, before: Messages, asked: Asked, owner: s
     system = (given[tab.system] or "").strip()
     first = [{"role": "system", "content": system}] if system else []
     answered: Messages = []
+    emptied: Updates = {tab.text: ""} if is_typed else {}
+    refilled: Updates = {tab.text: {"text": asked.text, "files": list(asked.pictures)}} if is_typed else {}
     try:
         answers = stream(servers.current(model.folder), [*first, *told(shown)], options)
-        yield {tab.chat: shown, tab.text: "", tab.speed: "", **tab.options.mark({}), **_speaking(tab, True)}
+        yield {tab.chat: shown, tab.speed: "", **emptied, **tab.options.mark({}), **_speaking(tab, True)}
         with servers.in_use(model.folder):
             for answer in paced(answers):
                 answered = [{"role": "assistant", "content": answer.text}]
                 yield {tab.chat: [*shown, *answered], tab.speed: speed(answer)}
     except AppError:
-        # without an answer the question stands where it can be sent again, and not twice in the conversation
-        again = {"text": asked.text, "files": list(asked.pictures)}
-        yield {tab.chat: [*shown, *answered] if answered else before, tab.text: again, **_speaking(tab, False)}
+        # without an answer the conversation is what it was, and the question stands where it can be sent again
+        left = [*shown, *answered] if answered else given[tab.chat]
+        yield {tab.chat: left, **refilled, **_speaking(tab, False)}
         raise
     yield _speaking(tab, False)
 
