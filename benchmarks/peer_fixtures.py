@@ -4,9 +4,15 @@
 
 It runs in the environment that benchmarks/calibrated.py makes, and knows nothing of the studio. llm-compressor
 quantizes a Llama of one block in each scheme and saves it. `<scheme>.safetensors` holds what the checkpoint holds of
-some layers, under the checkpoint's names; under `used/<name>` a scale or zero point that was computed and then stored
-as other numbers; and under `decoded/<name>` what the package compressed-tensors makes of a layer again. `made` in the
-metadata is JSON: `quantization_config` as config.json got it, `source`, the file with the weights, and `versions`.
+some layers, under the checkpoint's names, and where the numbers are others:
+
+* `used/<name>`: the scale or zero point that was computed, before it was stored.
+* `float32/<name>`: what the same writer makes of the same weights and scales when it divides in float32. It divides in
+  the weights' own bfloat16, in which an integer of 8 bits is often rounded twice.
+* `decoded/<name>`: what the package compressed-tensors makes of the first layer again.
+
+`made` in the metadata is JSON: `quantization_config` as config.json got it, `source`, the file with the weights, and
+`versions`.
 """
 
 import json
@@ -18,6 +24,7 @@ from pathlib import Path
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme
+from compressed_tensors.utils import get_direct_state_dict
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import QuantizationModifier
@@ -29,16 +36,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 FOLDER = Path(__file__).parents[1] / "tests" / "support" / "compressed_tensors"
 PACKAGES = ("llmcompressor", "compressed-tensors", "transformers", "torch")
 ATTENTION, FEED = "model.layers.0.self_attn.", "model.layers.0.mlp."
-PARTS = ("weight_scale", "weight_zero_point", "weight_global_scale", "input_global_scale")
 
 MODELS = {
-    "rows": {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 8, "head_dim": 4},
+    "rows": {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 4, "head_dim": 4},
     "edges": {"hidden_size": 8, "intermediate_size": 132, "num_attention_heads": 4, "head_dim": 2},
 }
 """Shapes by the file that keeps their weights. Of `edges`, 132 is a block of 128 and four more."""
-KEPT = {"rows": (f"{ATTENTION}k_proj", f"{ATTENTION}o_proj"), "edges": (f"{FEED}gate_proj", f"{FEED}down_proj")}
-FUSED = tuple(f"{ATTENTION}{name}_proj" for name in "qkv")
+IGNORED = ["lm_head", "re:.*o_proj"]
+"""Of `rows`, o_proj has fewer inputs than a group."""
+FUSED = tuple(f"{ATTENTION}{name}_proj" for name in "kqv")
 """Share one global scale in NVFP4."""
+KEPT = {"rows": FUSED, "edges": (f"{FEED}gate_proj", f"{FEED}down_proj")}
 
 GROUPS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True}
 SCHEMES = {
@@ -60,10 +68,9 @@ def main(folder: Path) -> None:
     """Write the files."""
     for name in MODELS:
         weights = model_of(name).state_dict()
-        layers = KEPT[name] + (FUSED if name == "rows" else ())
-        save(folder / f"{name}.safetensors", {f"{layer}.weight": weights[f"{layer}.weight"] for layer in layers})
+        save(folder / f"{name}.safetensors", {f"{layer}.weight": weights[f"{layer}.weight"] for layer in KEPT[name]})
     for name, (model, settings) in SCHEMES.items():
-        layers = KEPT[model] + (FUSED[:1] + FUSED[2:] if name == "nvfp4" else ())
+        layers = KEPT[model] if name == "nvfp4" else KEPT[model][:2]
         tensors, config = written(model_of(model), scheme_of(settings), layers)
         save(folder / f"{name}.safetensors", tensors, source=model, quantization_config=config)
 
@@ -94,30 +101,40 @@ def written(
     with tempfile.TemporaryDirectory() as place:
         source.save_pretrained(place)
         model = quantized(place, scheme)
-        linears = {layer: model.get_submodule(layer) for layer in layers}
-        computed = {f"{layer}.{part}": getattr(linear, part).detach().clone()
-                    for layer, linear in linears.items() for part in PARTS if hasattr(linear, part)}  # fmt: skip
+        computed = {layer: get_direct_state_dict(model.get_submodule(layer)) for layer in layers}
         model.save_pretrained(f"{place}/out")
         stored = load_file(f"{place}/out/model.safetensors")
         config = json.loads(Path(f"{place}/out/config.json").read_text())["quantization_config"]
-    found = {name: tensor for name, tensor in stored.items() if name.rpartition(".")[0] in layers}
-    used = {f"used/{name}": tensor for name, tensor in computed.items() if not same(found.get(name, tensor), tensor)}
     package = BaseCompressor.get_value_from_registry(config["config_groups"]["group_0"]["format"])
-    first = {name.rpartition(".")[2]: tensor for name, tensor in found.items() if name.startswith(f"{layers[0]}.")}
-    decoded = package.decompress(first, linears[layers[0]].quantization_scheme)["weight"].to(torch.bfloat16)
-    return found | used | {f"decoded/{layers[0]}.weight": decoded}, config
+    tensors = {}
+    for layer, state in computed.items():
+        scheme = model.get_submodule(layer).quantization_scheme
+        parts = {name.rpartition(".")[2]: tensor for name, tensor in stored.items() if name.startswith(f"{layer}.")}
+        tensors |= {f"{layer}.{part}": tensor for part, tensor in parts.items()}
+        wide = package.compress(state | {"weight": state["weight"].float()}, scheme)
+        scales = {part: tensor for part, tensor in state.items() if part != "weight"}
+        tensors |= {f"float32/{layer}.{part}": tensor for part, tensor in others(wide, parts).items()}
+        tensors |= {f"used/{layer}.{part}": tensor for part, tensor in others(scales, parts).items()}
+        if layer == layers[0]:
+            tensors[f"decoded/{layer}.weight"] = package.decompress(parts, scheme)["weight"].to(torch.bfloat16)
+    return tensors, config
 
 
-def same(stored: torch.Tensor, computed: torch.Tensor) -> bool:
-    """Return whether a tensor was stored with the numbers that were computed."""
-    return stored.shape == computed.shape and torch.equal(stored.float(), computed.float())
+def others(found: dict[str, torch.Tensor], stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors that were stored with other numbers."""
+    return {part: tensor for part, tensor in found.items() if part in stored and not same(tensor, stored[part])}
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether tensors hold the same numbers."""
+    return one.shape == other.shape and torch.equal(one.float(), other.float())
 
 
 def quantized(folder: str, scheme: QuantizationScheme) -> LlamaForCausalLM:
     """Have llm-compressor quantize the model in a folder."""
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, "a")))  # asked for, not used
     rows = Dataset.from_list([{"input_ids": list(range(32)), "attention_mask": [1] * 32}])
-    recipe = QuantizationModifier(config_groups={"group_0": scheme}, ignore=["lm_head"])
+    recipe = QuantizationModifier(config_groups={"group_0": scheme}, ignore=IGNORED)
     return oneshot(model=folder, processor=words, dataset=rows, recipe=recipe, num_calibration_samples=1)
 
 
