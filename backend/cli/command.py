@@ -121,8 +121,12 @@ def _flags(model: type[Frozen]) -> Iterator[_Flag]:
 
 
 def _typed(annotation: Any, choices: tuple[Any, ...]) -> Any:
-    """Return what a flag is read as: one of several numbers as a number, which the option model then looks at."""
-    return Annotated[int, _Choices(choices)] if choices and isinstance(choices[0], int) else annotation
+    """Return what a flag is read as: one of several, of which the option model then takes those that it knows."""
+    if not choices:
+        return annotation
+    if isinstance(choices[0], int):
+        return Annotated[int, _Choices(choices)]
+    return annotation if set(choices) == set(_choices(annotation)) else Literal[*choices]
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:

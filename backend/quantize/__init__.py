@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from backend.quantize import awq, cast, gptq, int8, nf4
+from backend.quantize import awq, cast, gptq, int8, nf4, nvfp4, w8a8
 from backend.quantize.method import Method, MethodOptions
 
 METHODS: dict[str, Method] = {
@@ -18,6 +18,8 @@ METHODS: dict[str, Method] = {
     "int8": int8.METHOD,
     "gptq": gptq.METHOD,
     "awq": awq.METHOD,
+    "w8a8": w8a8.METHOD,
+    "nvfp4": nvfp4.METHOD,
     "cast": cast.METHOD,
 }
 

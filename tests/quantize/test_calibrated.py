@@ -226,6 +226,8 @@ def test_what_is_packed_is_what_an_independent_reader_finds(method, bits):
         ("gptq", {"desc_act": True}),
         ("gptq", {"group_size": -1, "max_shard_size": 60_000}),
         ("awq", {"max_shard_size": 60_000}),
+        ("w8a8", {"group_size": -1}),
+        ("nvfp4", {"group_size": 16, "max_shard_size": 60_000}),
     ],
 )
 def test_planned_files_are_those_written_to_the_byte(model_of, tmp_path, method, options):
@@ -237,18 +239,18 @@ def test_planned_files_are_those_written_to_the_byte(model_of, tmp_path, method,
 
 
 @pytest.mark.parametrize("shard", [10**9, 60_000])
-@pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_a_run_killed_after_any_block_goes_on_to_the_same_bytes(model_of, tmp_path, method, shard):
-    source = model_of("llama", torch.bfloat16)
-    quantized(method, source, tmp_path / "whole", max_shard_size=shard)
+@pytest.mark.parametrize(("method", "size"), [("gptq", 32), ("awq", 32), ("w8a8", -1), ("nvfp4", 16)])
+def test_a_run_killed_after_any_block_goes_on_to_the_same_bytes(model_of, tmp_path, method, size, shard):
+    source, options = model_of("llama", torch.bfloat16), {"max_shard_size": shard, "group_size": size}
+    quantized(method, source, tmp_path / "whole", **options)
     expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
     for parts in range(1, 5):  # what lies outside of blocks, then three blocks
         folder = tmp_path / f"killed-{parts}"
         folder.mkdir()
         with pytest.raises(Killed):
-            quantized(method, source, folder, Mortal(folder, parts), max_shard_size=shard)
+            quantized(method, source, folder, Mortal(folder, parts), **options)
         again = Resumable(folder)
-        quantized(method, source, folder, again, max_shard_size=shard)
+        quantized(method, source, folder, again, **options)
         again.close()
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
 

@@ -19,8 +19,13 @@ OTHERS = {
     "int8": {"llm_int8_threshold": 4.5, "llm_int8_enable_fp32_cpu_offload": True, "llm_int8_skip_modules": ("x",)},
     "gptq": {"bits": 3, "group_size": -1, "sym": False, "desc_act": True, "calibration": "a/rows"},
     "awq": {"group_size": 64, "scale_search": False, "clip_search": False, "num_calibration_samples": 7},
+    "w8a8": {"scale_search": False, "damp_percent": 0.05, "calibration": "a/rows"},
+    "nvfp4": {"error_feedback": False, "max_seq_length": 64},
     "cast": {"dtype": "float16"},
 }  # fmt: skip
+
+UNASKED = {"awq": {"bits"}, "w8a8": {"layout", "bits", "group_size"}, "nvfp4": {"layout", "bits", "group_size"}}
+"""What a method has no choice of."""
 
 
 def build(options: type[Frozen]) -> OptionForm:
@@ -45,7 +50,7 @@ def test_an_untouched_form_is_the_option_model_with_its_defaults(options: type[F
 @pytest.mark.parametrize("options", [*MODELS, MergeOptions])
 def test_every_option_with_a_choice_is_in_the_form_once_with_its_description(options: type[Frozen]) -> None:
     form = build(options)
-    unasked = {*COMMON_OPTIONS, "bits"} if options is METHODS["awq"].Options else {*COMMON_OPTIONS}
+    unasked = {*COMMON_OPTIONS, *UNASKED.get(getattr(options(), "method", ""), ())}
     assert set(form.fields) == options.model_fields.keys() - unasked
     assert all(form.fields[name].info == options.model_fields[name].description for name in form.fields)
 

@@ -20,7 +20,7 @@ from backend.weights.view import Source, View
 from backend.weights.writer import INDEX, Slot, Writer, index
 
 _NUMPY = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64, "F16": np.float16, "F32": np.float32,
-          "BF16": np.uint16}  # fmt: skip
+          "BF16": np.uint16, "F8_E4M3": np.uint8}  # fmt: skip
 
 Numbers = NDArray[np.float32]
 

@@ -77,7 +77,8 @@ def fold_scale(state: State, group: Group, scale: Any, dtype: Any) -> Any:
 def _nearest(weight: Any, options: CalibratedOptions) -> Any:
     """Round weights to the widest grid of each group."""
     outputs, inputs = weight.shape
-    rows = weight.reshape(outputs, -1, options.group(inputs)).permute(2, 0, 1)
+    unit = options.numbers.unit(weight)
+    rows = (weight * unit).reshape(outputs, -1, options.group(inputs)).permute(2, 0, 1)
     grid = next(candidates(rows, options))
-    rounded = (round_to(rows, grid, options.top) - grid.zero) * grid.scale
+    rounded = (round_to(rows, grid, options.numbers) - grid.zero) * (grid.scale / unit)
     return rounded.permute(1, 2, 0).reshape(outputs, inputs)

@@ -5,11 +5,12 @@ from typing import Any
 
 from backend.progress import Report
 from backend.quantize.calibrated.grids import Scales, best, round_to
+from backend.quantize.calibrated.numbers import Numbers
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.layouts.layout import Grid
 
 BLOCK = 32
-"""Inputs that are rounded before what they have lost is spread over all that follow."""
+"""Inputs that are rounded before what they have lost is spread over all that follow; a group at most."""
 
 DAMPER = 10.0
 """By how much more is damped where a Gram matrix is not positive definite."""
@@ -32,15 +33,16 @@ def solve(weight: Any, gram: Any, options: CalibratedOptions, report: Report) ->
     root = inverse_root(gram, options.damp_percent, report) if options.error_feedback else None
     q = torch.empty(rows.shape, dtype=torch.uint8, device=rows.device)
     grids = []
-    for first in range(0, inputs, BLOCK):
-        block, later = slice(first, first + BLOCK), slice(first + BLOCK, None)
+    length = min(BLOCK, size)
+    for first in range(0, inputs, length):
+        block, later = slice(first, first + length), slice(first + length, None)
         if first % size == 0:
             group = slice(first, first + size)
             grids.append(best(rows[group], _cost(gram[group, group], root, group), options))
         if root is None:
-            q[block] = round_to(rows[block], grids[-1], options.top)
+            q[block] = round_to(rows[block], grids[-1], options.numbers)
         else:
-            q[block], errors = _round(rows[block], root[block, block], grids[-1], options.top)
+            q[block], errors = _round(rows[block], root[block, block], grids[-1], options.numbers)
             rows[later].addmm_(root[block, later].T, errors, alpha=-1)
     place = order.argsort()
     g_idx = place // size
@@ -69,7 +71,7 @@ def _order(used: Any, size: int, free: bool) -> Any:
     return (first[:, None] * size + inside[first]).reshape(-1)
 
 
-def _round(rows: Any, root: Any, grid: Scales, top: int) -> tuple[Any, Any]:
+def _round(rows: Any, root: Any, grid: Scales, numbers: Numbers) -> tuple[Any, Any]:
     """Round some inputs one after the other.
 
     Returns:
@@ -80,7 +82,7 @@ def _round(rows: Any, root: Any, grid: Scales, top: int) -> tuple[Any, Any]:
     q, errors = torch.empty_like(rows), torch.empty_like(rows)
     steps = 1 / root.diagonal()
     for j in range(len(rows)):
-        q[j] = round_to(rows[j], grid, top)
+        q[j] = round_to(rows[j], grid, numbers)
         errors[j] = (rows[j] - (q[j] - grid.zero) * grid.scale) * steps[j]
         rows[j + 1 :].addr_(root[j, j + 1 :], errors[j], alpha=-1)
     return q, errors

@@ -7,10 +7,8 @@ Weights lie as [inputs, out_features] here: what is done to one input after the 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from backend.quantize.calibrated.numbers import Numbers
 from backend.quantize.calibrated.options import CalibratedOptions
-
-SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
-"""Shares of a group's range that are tried."""
 
 NEAR = 0.2
 """Steps of a grid by which weights may miss it that lie on it: bfloat16 leaves 0.03 of 16 levels, and error feedback
@@ -23,22 +21,12 @@ LEVELS = 16
 SAMPLE = 16
 """Outputs that are looked at first: where none of them lies on a grid, the others do not either."""
 
-TINY = 2.0**-24  # the smallest float16 above 0
-
 
 class Scales(NamedTuple):
     """Grids of one group: the weight is (q - zero) · scale; both float32 [out_features]."""
 
     scale: Any
     zero: Any
-
-
-def storable(scale: Any) -> Any:
-    """Return the nearest scales that both float16, which is stored, and bfloat16, which vLLM may compute in, hold."""
-    import torch
-
-    kept = scale.bfloat16().half().float()
-    return torch.where(kept == 0, TINY, kept)
 
 
 def candidates(rows: Any, options: CalibratedOptions) -> Iterator[Scales]:
@@ -49,7 +37,7 @@ def candidates(rows: Any, options: CalibratedOptions) -> Iterator[Scales]:
         options: Bits, symmetry, and whether narrower grids are wanted.
     """
     high, low = rows.amax(0).clamp(min=0), rows.amin(0).clamp(max=0)
-    shrinks = SHRINK if options.clip_search else SHRINK[:1]
+    shrinks = options.numbers.shrink[: None if options.clip_search else 1]
     tried = (_symmetric if options.symmetric else _between)(high, low, shrinks, options)
     yield _lain_on(rows, next(tried), options)
     yield from tried
@@ -73,7 +61,7 @@ def _lain_on(rows: Any, widest: Scales, options: CalibratedOptions) -> Scales:
             sign = torch.where(above, -1.0, 1.0) if options.symmetric else 1.0
             zero = torch.full_like(high, middle) - (0.0 if options.symmetric else above.float())
             lies = _misses(rows, steps) <= NEAR
-            mine = Scales(storable(sign * largest / steps), zero)
+            mine = Scales(options.numbers.storable(sign * largest / steps), zero)
             found = Scales(*(torch.where(lies, new, old) for new, old in zip(mine, found, strict=True)))
     return found
 
@@ -89,25 +77,29 @@ def _misses(rows: Any, steps: int) -> Any:
 def _between(high: Any, low: Any, shrinks: tuple[float, ...], options: CalibratedOptions) -> Iterator[Scales]:
     """Yield grids from the lowest weight to the highest."""
     for shrink in shrinks:
-        scale = storable((high - low) * (shrink / options.top))
-        yield Scales(scale, (-low * shrink / scale).round().clamp(options.written.LOWEST, options.top))
+        scale = options.numbers.storable((high - low) * (shrink / options.top))
+        yield Scales(scale, (-low * shrink / scale).round().clamp(options.numbers.lowest, options.top))
 
 
 def _symmetric(high: Any, low: Any, shrinks: tuple[float, ...], options: CalibratedOptions) -> Iterator[Scales]:
     """Yield grids with the zero in the middle; one more step lies below it, which a negative scale puts above."""
     import torch
 
-    middle = (options.top + 1) // 2
-    sign = torch.where(high > -low, -1.0, 1.0)
-    largest = torch.maximum(high, -low)
+    numbers = options.numbers
+    middle = (numbers.top + 1) // 2
     zero = torch.full_like(high, middle)
+    reach = torch.maximum(high, -low)
+    if numbers.signed:
+        reach *= torch.where(high > -low, -1.0, 1.0)
+    else:
+        reach = torch.maximum(high * (middle / (numbers.top - middle)), -low)
     for shrink in shrinks:
-        yield Scales(storable(sign * largest * (shrink / middle)), zero)
+        yield Scales(numbers.storable(reach * (shrink / middle)), zero)
 
 
-def round_to(rows: Any, grid: Scales, top: int) -> Any:
+def round_to(rows: Any, grid: Scales, numbers: Numbers) -> Any:
     """Return the integers nearest to weights, float32."""
-    return (rows / grid.scale + grid.zero).round_().clamp_(0, top)
+    return numbers.nearest(rows / grid.scale, grid.zero)
 
 
 def best(rows: Any, cost: Callable[[Any], Any], options: CalibratedOptions) -> Scales:
@@ -124,7 +116,7 @@ def best(rows: Any, cost: Callable[[Any], Any], options: CalibratedOptions) -> S
     for grid in candidates(rows, options):
         if found is None and not options.clip_search:
             return grid
-        error = (round_to(rows, grid, options.top) - grid.zero).mul_(grid.scale).sub_(rows)
+        error = (round_to(rows, grid, options.numbers) - grid.zero).mul_(grid.scale).sub_(rows)
         loss = cost(error)
         if found is None or least is None:
             found, least = grid, loss

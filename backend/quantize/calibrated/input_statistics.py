@@ -1,9 +1,12 @@
-"""What calibration leaves of a layer's inputs: the Gram matrix and the mean of their magnitudes."""
+"""What calibration leaves of a layer's inputs: the Gram matrix, their magnitudes, and some of them as they are."""
 
 from typing import Any
 
 PANEL = 192
 """Rows of the Gram matrix that are added up at a time: what lies below the diagonal is not computed."""
+
+KEPT = 512
+"""Tokens at most whose inputs are kept, spread over all."""
 
 
 class Statistics:
@@ -15,6 +18,9 @@ class Statistics:
     def __init__(self) -> None:
         self._gram: Any = None
         self._magnitude: Any = None
+        self._peak: Any = None
+        self._kept: Any = None
+        self._step = 1  # of so many tokens one is kept
         self._count = 0
 
     def __call__(self, module: Any, args: tuple[Any, ...]) -> None:
@@ -30,11 +36,18 @@ class Statistics:
         if self._gram is None:
             self._gram = torch.zeros(n, n, device=x.device)
             self._magnitude = torch.zeros(n, device=x.device)
+            self._peak = torch.zeros(n, device=x.device)
+            self._kept = x[:0]
         for first in range(0, n, PANEL):
             last = min(first + PANEL, n)
             self._gram[first:last, first:].addmm_(x[:, first:last].T, x[:, first:])
-        self._magnitude += x.abs().sum(0)
+        size = x.abs()
+        self._magnitude += size.sum(0)
+        self._peak = torch.maximum(self._peak, size.amax(0))
+        self._kept = torch.cat([self._kept, x[-self._count % self._step :: self._step]])
         self._count += len(x)
+        while len(self._kept) > KEPT:
+            self._kept, self._step = self._kept[::2].clone(), 2 * self._step
 
     @property
     def heard(self) -> bool:
@@ -51,3 +64,13 @@ class Statistics:
     def magnitude(self) -> Any:
         """The mean of |x| over all tokens, float32 [in_features]."""
         return self._magnitude / self._count
+
+    @property
+    def peak(self) -> Any:
+        """The largest |x| of all tokens, float32 [in_features]."""
+        return self._peak
+
+    @property
+    def kept(self) -> Any:
+        """Some of the inputs, float32 [tokens, in_features]."""
+        return self._kept

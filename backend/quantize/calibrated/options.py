@@ -9,6 +9,7 @@ from backend.data.options import DatasetOptions, RowsOptions
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
 from backend.options import ADVANCED, parse
+from backend.quantize.calibrated.numbers import Numbers
 from backend.quantize.calibrated.packing import MULTIPLE, Packing
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.layouts.layout import Layout, Scheme
@@ -26,8 +27,10 @@ _GROUPS = "g_idx"
 
 if TYPE_CHECKING:
     LayoutName = str
+    GroupSize = int
 else:
     LayoutName = Literal[*LAYOUTS]
+    GroupSize = Literal[-1, *GROUP_SIZES]
 
 
 class CalibratedOptions(MethodOptions):
@@ -45,7 +48,7 @@ class CalibratedOptions(MethodOptions):
     bits: Literal[2, 3, 4, 5, 6, 7, 8] = Field(
         4, description="Bits a weight. 4 is the usual choice; fewer lose much more."
     )
-    group_size: Literal[-1, 32, 64, 128] = Field(
+    group_size: GroupSize = Field(
         128, description="Inputs that share a scale; -1: all of a row. Smaller: better and a little larger."
     )
     scale_search: bool = Field(
@@ -164,9 +167,14 @@ class CalibratedOptions(MethodOptions):
         return Scheme(self.bits, self.group_size, self.symmetric, self.reordered, self.damp_percent)
 
     @property
+    def numbers(self) -> Numbers:
+        """Which integers and scales its grids may hold."""
+        return Numbers(int(2**self.bits) - 1, self.written.LOWEST)
+
+    @property
     def top(self) -> int:
         """The largest integer."""
-        return int(2**self.bits) - 1
+        return self.numbers.top
 
     def group(self, inputs: int) -> int:
         """Return the inputs that share a scale in a layer of so many."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.quantize.calibrated.grids import storable
+from backend.quantize.calibrated.numbers import Numbers
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.layouts.layout import Grid
 
@@ -25,7 +25,7 @@ def refine(weight: Any, gram: Any, grid: Grid, options: CalibratedOptions) -> Gr
         weight: W, float32 [out_features, in_features].
         gram: H, float32 [in_features, in_features]; damped as for error feedback.
         grid: As solve() found it.
-        options: How much is damped.
+        options: How much is damped, and which scales can be stored.
     """
     import torch
 
@@ -51,17 +51,18 @@ def refine(weight: Any, gram: Any, grid: Grid, options: CalibratedOptions) -> Gr
             ],
             1,
         )
-        found.append(_better(mutual, pull, scales))
+        found.append(_better(mutual, pull, scales, options.numbers))
     return grid._replace(scales=torch.cat(found).cpu().numpy())
 
 
-def _better(mutual: Any, pull: Any, scales: Any) -> Any:
+def _better(mutual: Any, pull: Any, scales: Any, numbers: Numbers) -> Any:
     """Minimize s'As - 2b's from where the scales are.
 
     Args:
         mutual: A, [outputs, groups, groups].
         pull: b, [outputs, groups].
         scales: s so far, [outputs, groups].
+        numbers: Say which scales can be stored.
     """
     import torch
 
@@ -72,5 +73,5 @@ def _better(mutual: Any, pull: Any, scales: Any) -> Any:
     stable = mutual + small[:, None, None] * torch.eye(mutual.shape[1], device=mutual.device)
     step = torch.linalg.solve(stable, pull - (mutual @ scales[:, :, None])[:, :, 0])
     allowed = FARTHEST * scales.abs()
-    new = storable(scales + step.clamp(-allowed, allowed))
+    new = numbers.storable(scales + step.clamp(-allowed, allowed))
     return torch.where((loss(new) < loss(scales))[:, None], new, scales)

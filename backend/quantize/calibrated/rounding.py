@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from backend.errors import SpecError
 from backend.progress import Report
 from backend.quantize.calibrated.architectures import Group
@@ -45,14 +47,17 @@ def round_groups(
             scales[i] = search(_stacked(state, group), grams[i], found.magnitude, options)
     for i, (group, scale) in enumerate(zip(groups, scales, strict=True)):
         if scale is not None:
-            exact = fold_scale(state, group, scale, dtype)
+            scales[i] = exact = fold_scale(state, group, scale, dtype)
             grams[i] = grams[i] / exact / exact[:, None]
     grids: dict[str, Grid] = {}
-    for group, gram in zip(groups, grams, strict=True):
-        weight, first = _stacked(state, group), 0
+    for group, found, gram, scale in zip(groups, statistics, grams, scales, strict=True):
+        first, weight = 0, _stacked(state, group)
+        unit = options.numbers.unit(weight)
+        weight *= unit
         solved = solve(weight, gram, options, report)
         if options.error_feedback:
             solved = refine(weight, gram, solved, options)
+        solved = solved._replace(scales=solved.scales / np.float32(unit), unit=unit, reach=_reach(found, scale))
         for name in group.linears:
             last = first + len(state[f"{name}.weight"])
             grids[name] = solved.part(first, last)
@@ -69,6 +74,13 @@ def _gram(state: State, group: Group, found: Statistics) -> Any:
     if not torch.isfinite(gram).all():
         raise SpecError(f"'{group.linears[0]}' gets numbers that are not finite: the model is damaged, choose another.")
     return gram
+
+
+def _reach(found: Statistics, scale: Any) -> float:
+    """Return the largest magnitude of a group's inputs, which a scale divides; 0 where it heard nothing."""
+    if not found.heard:
+        return 0.0
+    return float((found.peak if scale is None else found.peak / scale).max())
 
 
 def _stacked(state: State, group: Group) -> Any:

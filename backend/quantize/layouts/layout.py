@@ -17,16 +17,22 @@ class Grid(NamedTuple):
         scales: float32 [out_features, groups]; float16 and bfloat16 both hold them exactly.
         zeros: Integers, uint8 [out_features, groups].
         g_idx: The group of each input channel, int32 [in_features].
+        unit: By what scales are multiplied before those are stored that have a scale of their own; one for all layers
+            with the same input.
+        reach: The largest magnitude of the inputs that calibration saw, where it saw any.
     """
 
     q: NDArray[np.uint8]
     scales: NDArray[np.float32]
     zeros: NDArray[np.uint8]
     g_idx: NDArray[np.int32]
+    unit: float = 1.0
+    reach: float = 0.0
 
     def part(self, first: int, last: int) -> "Grid":
         """Return the outputs from `first` to before `last`."""
-        return Grid(self.q[first:last], self.scales[first:last], self.zeros[first:last], self.g_idx)
+        part = slice(first, last)
+        return self._replace(q=self.q[part], scales=self.scales[part], zeros=self.zeros[part])
 
     def weight(self) -> NDArray[np.float32]:
         """Return the weights that it stands for, [out_features, in_features]."""

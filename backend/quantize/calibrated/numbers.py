@@ -1,0 +1,80 @@
+"""Numbers: which integers and which scales a grid may hold, as the searches need to know them."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+TINY = 2.0**-24  # the smallest float16 above 0
+
+HALVES = 12
+"""The largest number of the type F4 (E2M1 of OCP MX, 1.0) in halves, of which all of its numbers are multiples."""
+
+LARGEST, SMALLEST = 448.0, 2.0**-9
+"""Numbers of the type F8_E4M3, in which scales of F4 are kept."""
+
+HEADROOM = 1.5
+"""By what a scale of F4 may grow beyond what its largest number asks for: that is rounded to 4 then instead of 6."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """All integers from 0, and scales that a float16 holds.
+
+    Attributes:
+        top: The largest integer.
+        lowest: The smallest zero.
+        signed: Whether scales may be negative, which puts the side with one more step above zero.
+        shrink: Shares of a group's range that are tried, the first alone where no grid is searched.
+    """
+
+    top: int
+    lowest: int = 0
+    signed: bool = True
+    shrink: tuple[float, ...] = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+
+    def nearest(self, steps: Any, zero: Any) -> Any:
+        """Return the integers nearest to weights that are so many steps from zero; `steps` may be overwritten."""
+        return steps.add_(zero).round_().clamp_(0, self.top)
+
+    def storable(self, scale: Any) -> Any:
+        """Return the nearest scales that both float16, which is stored, and bfloat16, which vLLM may use, hold."""
+        import torch
+
+        kept = scale.bfloat16().half().float()
+        return torch.where(kept == 0, TINY, kept)
+
+    def unit(self, weight: Any) -> float:
+        """Return the power of two by which weights are multiplied, so that scales which suit them can be stored."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Halves(Numbers):
+    """What floats of the type F4 are in halves, 12 of which lie on each side of zero, and scales of such halves.
+
+    The scale of the floats, which is stored, is twice that of halves.
+    """
+
+    top: int = 2 * HALVES
+    lowest: int = HALVES
+    signed: bool = False
+    shrink: tuple[float, ...] = (1.0, HEADROOM, 1.25, 0.95, 0.9, 0.85, 0.8)
+
+    def nearest(self, steps: Any, zero: Any) -> Any:
+        """Return the integers nearest to weights that are so many halves from zero; ties go where those of F4 do."""
+        import torch
+
+        size = steps.abs()
+        apart = torch.where(size < 4, 1.0, torch.where(size < 8, 2.0, 4.0))
+        return (steps / apart).round_().mul_(apart).clamp_(-HALVES, HALVES).add_(zero)
+
+    def storable(self, scale: Any) -> Any:
+        """Return the nearest scales of halves of which F8_E4M3 holds twice as much."""
+        import torch
+
+        return (2 * scale).clamp(SMALLEST, LARGEST).to(torch.float8_e4m3fn).float() / 2
+
+    def unit(self, weight: Any) -> float:
+        """Return the power of two that brings the largest scale as high as it may be."""
+        largest = weight.abs().max().item()
+        return 2.0 ** math.floor(math.log2(LARGEST * HALVES / 2 / HEADROOM / largest)) if largest else 1.0

@@ -1,0 +1,46 @@
+"""NVFP4: weights and inputs of linear layers as 4-bit floats with two levels of scales, as Blackwell GPUs multiply."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from backend.quantize.calibrated.engine import quantize_blocks
+from backend.quantize.calibrated.numbers import Halves, Numbers
+from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.layouts import nvfp4
+from backend.quantize.layouts.layout import Layout
+from backend.quantize.method import Method
+
+
+class Options(CalibratedOptions):
+    """As the other calibrated methods'; the format decides the rest."""
+
+    method: Literal["nvfp4"] = "nvfp4"
+    layout: Literal["compressed-tensors"] = Field(
+        "compressed-tensors", description=CalibratedOptions.model_fields["layout"].description
+    )
+    bits: Literal[4] = Field(4, description="Bits a weight: a float of 4.")
+    group_size: Literal[16] = Field(16, description="Inputs that share a scale.")
+
+    @property
+    def written(self) -> Layout:
+        """The layout."""
+        return nvfp4
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether all zeros lie in the middle of the grid."""
+        return True
+
+    @property
+    def numbers(self) -> Numbers:
+        """Which integers and scales its grids may hold."""
+        return Halves()
+
+
+METHOD = Method(
+    Options,
+    "NVFP4 · 4 bit",
+    "Computes in 4-bit floats on Blackwell GPUs, the fastest there; others only read its weights.",
+    quantize_blocks,
+)
