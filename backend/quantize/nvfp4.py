@@ -1,10 +1,12 @@
 """NVFP4: weights and inputs of linear layers as 4-bit floats with two levels of scales, as Blackwell GPUs multiply."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from pydantic import Field
 
 from backend.quantize.calibrated.engine import quantize_blocks
+from backend.quantize.calibrated.input_rounding import to_floats
 from backend.quantize.calibrated.numbers import Halves, Numbers
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.layouts import nvfp4
@@ -36,6 +38,11 @@ class Options(CalibratedOptions):
     def numbers(self) -> Numbers:
         """Which integers and scales its grids may hold."""
         return Halves()
+
+    @property
+    def rounds_inputs(self) -> Callable[[Any], Any]:
+        """What rounds the inputs of a layer while it is computed."""
+        return to_floats
 
 
 METHOD = Method(

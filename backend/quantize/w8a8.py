@@ -1,10 +1,12 @@
 """W8A8: weights and inputs of linear layers as 8-bit integers (SmoothQuant, arXiv 2211.10438)."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from pydantic import Field
 
 from backend.quantize.calibrated.engine import quantize_blocks
+from backend.quantize.calibrated.input_rounding import to_integers
 from backend.quantize.calibrated.numbers import Numbers
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.layouts import int_quantized
@@ -36,6 +38,11 @@ class Options(CalibratedOptions):
     def numbers(self) -> Numbers:
         """Which integers and scales its grids may hold."""
         return Numbers(255, int_quantized.LOWEST, signed=False)
+
+    @property
+    def rounds_inputs(self) -> Callable[[Any], Any]:
+        """What rounds the inputs of a layer while it is computed."""
+        return to_integers
 
 
 METHOD = Method(

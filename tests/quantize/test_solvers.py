@@ -6,7 +6,7 @@ import torch
 
 from backend.progress import silent
 from backend.quantize import METHODS
-from backend.quantize.calibrated.channel_scales import search
+from backend.quantize.calibrated.channel_scales import _nearest, search
 from backend.quantize.calibrated.error_feedback import solve
 from backend.quantize.calibrated.grids import candidates
 from backend.quantize.calibrated.refit_scales import refine
@@ -111,3 +111,24 @@ def test_other_weights_are_searched_as_before(bits, sym):
     high, low = rows.amax(0), rows.amin(0)
     reach = torch.maximum(high, -low) / ((options.top + 1) // 2) if sym else (high - low) / options.top
     assert torch.allclose(grid.scale.abs(), reach, rtol=2**-8)
+
+
+@pytest.mark.parametrize(("method", "share"), [("w8a8", 0.5), ("nvfp4", 0.95)])
+def test_scales_of_channels_lose_less_where_inputs_are_rounded_too_and_never_more_than_none(method, share):
+    """The error of outputs, of weights and inputs as they are rounded, on tokens that the search has not seen."""
+    options, rounds = METHODS[method].Options(), METHODS[method].Options().rounds_inputs
+
+    def lost(scale):
+        scaled = weight * scale
+        inputs = rounds(unseen / scale)
+        return (inputs @ _nearest(scaled, options).T - unseen @ weight.T).square().sum().item()
+
+    for outlier in (1, 50):
+        weight, gram = layer()
+        x = torch.randn(1024, 128) * gram.diagonal().sqrt()
+        x[:, 7] *= outlier
+        seen, unseen = x[:512], x[512:]
+        gram = seen.T @ seen / len(seen)
+        none, searched = torch.ones(128), search(weight, gram, gram.diagonal().sqrt(), options, seen)
+        assert lost(searched) <= lost(none)
+        assert lost(searched) < share * lost(none) or outlier == 1

@@ -1,8 +1,11 @@
 """Scales of input channels: channels that are used strongly get a finer grid (AWQ, arXiv 2306.00978, §3.2).
 
 AWQ runs the block for each exponent that it tries; the layer's own error tr(E H E') with the Gram matrix H needs none.
+Where inputs are rounded too, the same scales make their channels more alike (SmoothQuant, arXiv 2211.10438): what that
+rounding loses on some tokens is added.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from backend.quantize.calibrated.architectures import Group
@@ -16,14 +19,15 @@ State = dict[str, Any]
 """A block's tensors by their names within it, float32; weights of linear layers as [out_features, in_features]."""
 
 
-def search(weight: Any, gram: Any, magnitude: Any, options: CalibratedOptions) -> Any:
+def search(weight: Any, gram: Any, size: Any, options: CalibratedOptions, tokens: Any = None) -> Any:
     """Find the scale of each input channel.
 
     Args:
         weight: Of all layers that share the input, float32 [out_features, in_features].
         gram: Of the input, float32 [in_features, in_features].
-        magnitude: Mean |x| of the input, float32 [in_features].
+        size: How strongly each channel is used, float32 [in_features].
         options: Say how it is rounded.
+        tokens: Some inputs, float32 [tokens, in_features]; needed where they are rounded too.
 
     Returns:
         float32 [in_features].
@@ -31,13 +35,22 @@ def search(weight: Any, gram: Any, magnitude: Any, options: CalibratedOptions) -
     gram = gram.bfloat16()  # to compare errors it does
     best, least = None, float("inf")
     for step in range(EXPONENTS):
-        scale = magnitude.pow(step / EXPONENTS).clamp(min=1e-4)
+        scale = size.pow(step / EXPONENTS).clamp(min=1e-4)
         scale = scale / (scale.max() * scale.min()).sqrt()
-        error = weight - _nearest(weight * scale, options) / scale
+        scaled = weight * scale
+        error = weight - _nearest(scaled, options) / scale
         loss = ((error.bfloat16() @ gram).float() * error).sum().item()
+        if options.rounds_inputs is not None:
+            loss += _lost(tokens / scale, scaled, options.rounds_inputs)
         if loss < least:
             best, least = scale, loss
     return best
+
+
+def _lost(tokens: Any, weight: Any, rounds: Callable[[Any], Any]) -> float:
+    """Return by what the outputs of a token differ where its inputs are rounded, squared and summed, in the mean."""
+    error = (rounds(tokens) - tokens).bfloat16() @ weight.bfloat16().T
+    return float(error.float().square().sum()) / len(tokens)
 
 
 def fold_scale(state: State, group: Group, scale: Any, dtype: Any) -> Any:

@@ -1,6 +1,6 @@
 """What GPTQ and AWQ can both be told, and what they refuse before anything is downloaded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -170,6 +170,11 @@ class CalibratedOptions(MethodOptions):
     def numbers(self) -> Numbers:
         """Which integers and scales its grids may hold."""
         return Numbers(int(2**self.bits) - 1, self.written.LOWEST)
+
+    @property
+    def rounds_inputs(self) -> Callable[[Any], Any] | None:
+        """What rounds the inputs of a layer while it is computed, [tokens, in_features]; None: nothing does."""
+        return None
 
     @property
     def top(self) -> int:

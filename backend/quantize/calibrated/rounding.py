@@ -44,7 +44,8 @@ def round_groups(
     scales: list[Any] = [None] * len(groups)
     for i, (group, found) in enumerate(zip(groups, statistics, strict=True)):
         if group.fold and options.scale_search and found.heard:
-            scales[i] = search(_stacked(state, group), grams[i], found.magnitude, options)
+            size = found.magnitude if options.rounds_inputs is None else grams[i].diagonal().sqrt()
+            scales[i] = search(_stacked(state, group), grams[i], size, options, found.kept)
     for i, (group, scale) in enumerate(zip(groups, scales, strict=True)):
         if scale is not None:
             scales[i] = exact = fold_scale(state, group, scale, dtype)
