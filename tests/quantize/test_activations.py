@@ -11,12 +11,15 @@ from compressed_tensors.quantization import QuantizationConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from backend.errors import SpecError
 from backend.models.loading import load_causal_lm
+from backend.options import parse
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.quantize.calibrated.grids import Scales, round_to
 from backend.quantize.layouts import int_quantized, nvfp4
 from backend.quantize.layouts.layout import Grid, Scheme
+from backend.weights.checkpoint import Checkpoint
 from tests.quantize.test_calibrated import model_of, quantized, windows
 
 LAYOUTS = {"w8a8": int_quantized, "nvfp4": nvfp4}
@@ -99,8 +102,8 @@ def test_what_is_packed_is_what_the_package_decompresses(model_of, tmp_path, met
 
 
 def fixed(method):
-    """Return the options that a method has no choice of."""
-    return {"group_size": METHODS[method].Options().group_size}
+    """Return the size of groups that a method has no choice of, or one that divides the small models."""
+    return {"group_size": {"w8a8": -1, "nvfp4": 16}.get(method, 32)}
 
 
 def numpy(tensor):
@@ -119,3 +122,34 @@ def test_the_folder_loads_as_a_model_like_the_original(model_of, tmp_path, metho
         theirs, ours = (load_causal_lm(f, silent())(input_ids=ids).logits.float() for f in (source, tmp_path / "q"))
     assert (ours - theirs).norm() < {"w8a8": 0.1, "nvfp4": 0.7}[method] * theirs.norm()
     assert not torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("method", ["gptq", "w8a8", "nvfp4"])
+@pytest.mark.parametrize("name", ["llama", "phi3", "opt"])
+def test_scales_of_the_cache_are_those_of_what_the_written_model_puts_there(model_of, tmp_path, name, method):
+    options = {**fixed(method), "layout": "compressed-tensors", "kv_cache_dtype": "fp8"}
+    source = model_of(name, torch.bfloat16)
+    chosen = quantized(method, source, tmp_path / "q", **options)
+    with Checkpoint.of(source) as weights:
+        planned = chosen.plan(weights.tensors, weights.config).files
+    assert planned == {path.name: path.stat().st_size for path in (tmp_path / "q").glob("model*")}
+    settings = json.loads((tmp_path / "q" / "config.json").read_text())["quantization_config"]
+    assert QuantizationConfig.model_validate(settings).kv_cache_scheme.num_bits == 8
+    model, ids = load_causal_lm(tmp_path / "q", silent()), torch.from_numpy(windows().ids)
+    with torch.inference_mode():
+        cache = model(input_ids=ids, use_cache=True).past_key_values
+    found = {key: t for key, t in load_file(tmp_path / "q" / "model.safetensors").items() if key.endswith("_scale")}
+    scales = {key: t for key, t in found.items() if key.endswith((".k_scale", ".v_scale"))}
+    assert len(scales) == 2 * 3
+    for key, scale in scales.items():
+        layer = cache.layers[int(key.split(".layers.")[1].split(".")[0])]
+        put = layer.keys if key.endswith("k_scale") else layer.values
+        assert scale.dtype == torch.bfloat16
+        assert tuple(scale.shape) == (1,)
+        assert scale.item() * 448 == pytest.approx(put.abs().max().item(), rel=0.05)
+
+
+def test_other_layouts_hold_no_scales_of_the_cache():
+    for method in ("gptq", "awq"):
+        with pytest.raises(SpecError, match=f"kv_cache_dtype: the layout {method} .*choose layout compressed-tensors"):
+            parse(METHODS[method].Options, {"method": method, "kv_cache_dtype": "fp8"})

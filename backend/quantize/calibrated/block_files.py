@@ -80,13 +80,20 @@ class Shards:
         self._close_full(views)
         return chain.from_iterable(self._restored(view) for view in views if view.tensor.dtype in FLOATS)
 
-    def write(self, tensors: Iterable[Tensor], state: Mapping[str, Numbers], grids: Mapping[str, Grid]) -> None:
+    def write(
+        self,
+        tensors: Iterable[Tensor],
+        state: Mapping[str, Numbers],
+        grids: Mapping[str, Grid],
+        scales: Mapping[str, Numbers],
+    ) -> None:
         """Write a block.
 
         Args:
             tensors: Of the block.
             state: Numbers of what is not quantized, by the tensors' names; what is missing is as it was.
             grids: What the linear layers were rounded to, by the names of their weights.
+            scales: Of the cache of keys and values, by their names.
         """
         views = [self._views[tensor.name] for tensor in tensors]
         packing = self.packing
@@ -96,6 +103,8 @@ class Shards:
                     for last, values in packing.layout.pack(grids[matrix.name], packing.scheme).items():
                         slot = matrix.name.removesuffix("weight") + last
                         self._writer(slot).write(slot, values)
+                for name in packing.beside(view.name):
+                    self._writer(name).write(name, from_float32(scales[name], packing.scheme.dtype))
             elif view.name in state:
                 raw = from_float32(np.ascontiguousarray(state[view.name]), view.dtype)
                 self._writer(view.name).write(view.name, raw)

@@ -32,6 +32,7 @@ class Layers:
 
     def __init__(self, block: Block, packing: Packing) -> None:
         self.module = block.module
+        self._packing = packing
         self.tensors: list[Tensor] = list(block.tensors.values())
         self.linears: list[str] = []
         self.names: dict[str, str] = {}
@@ -80,6 +81,14 @@ class Layers:
             hear(args[0].reshape(-1, args[0].shape[-1]))
 
         return self.module.get_submodule(linear).register_forward_pre_hook(hook)
+
+    def cached(self) -> dict[str, tuple[str, ...]]:
+        """Return the modules of attention whose cache gets scales, and what these are called in the result."""
+        found: dict[str, tuple[str, ...]] = {}
+        for linear in self.linears:
+            attention = linear.rpartition(".")[0]
+            found[attention] = (*found.get(attention, ()), *self._packing.beside(self.names[f"{linear}.weight"]))
+        return {attention: scales for attention, scales in found.items() if scales}
 
     def put(self, found: Iterable[tuple[str, Numbers]]) -> None:
         """Put numbers in the place of the block's, by what they are called in the result."""

@@ -18,6 +18,7 @@ from backend.quantize.calibrated.block_layers import Layers
 from backend.quantize.calibrated.calls import Calls, Shared
 from backend.quantize.calibrated.empty_model import Skeleton, as_mapping
 from backend.quantize.calibrated.input_statistics import Statistics
+from backend.quantize.calibrated.kv_cache import Largest
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.calibrated.rounding import round_groups
 from backend.quantize.calibrated.windows import Windows
@@ -98,18 +99,17 @@ class _Run:
         """
         layers = Layers(self._skeleton.fill(index), self._shards.packing)
         finished = self._shards.restore(layers.tensors)
-        layers.put(self._quantize(index, layers, hidden, calls) if finished is None else finished)
+        if finished is None:
+            self._quantize(index, layers, hidden, calls)
+        else:
+            layers.put(finished)
         if not last:
             for first, batch in self._batches(hidden):
                 hidden[first : first + len(batch)] = self._forward(layers, first, batch, calls).cpu()
         self._skeleton.empty(index)
 
-    def _quantize(self, index: int, layers: Layers, hidden: Any, calls: Calls) -> Iterator[tuple[str, Numbers]]:
-        """Quantize a block and write it.
-
-        Yields:
-            The names of what is written, and the numbers that it stands for.
-        """
+    def _quantize(self, index: int, layers: Layers, hidden: Any, calls: Calls) -> None:
+        """Quantize a block, put what its weights are rounded to in their place, and write it."""
         groups = self._groups(layers, hidden, calls)
         statistics = self._listen(layers, groups, hidden, calls)
         state = layers.state()
@@ -128,9 +128,16 @@ class _Run:
                     f"Block {index}: {experts.lent} of {count} experts saw too few tokens and heard others of their"
                     " layer."
                 )
-        self._shards.write(layers.tensors, stays, written)
-        yield from stays.items()
-        yield from ((name, grid.weight()) for name, grid in written.items())
+        layers.put(stays.items())
+        layers.put((name, grid.weight()) for name, grid in written.items())
+        self._shards.write(layers.tensors, stays, written, self._cache_scales(layers, hidden, calls))
+
+    def _cache_scales(self, layers: Layers, hidden: Any, calls: Calls) -> dict[str, Numbers]:
+        """Return the scales of a quantized block's cache, by their names; none where none are asked for."""
+        caches = {names: Largest(layers.module.get_submodule(path)) for path, names in layers.cached().items()}
+        for first, batch in self._batches(hidden) if caches else ():
+            self._forward(layers, first, batch, calls)
+        return {name: scale for names, cache in caches.items() for name, scale in cache.scales(names)}
 
     def _groups(self, layers: Layers, hidden: Any, calls: Calls) -> list[Group]:
         """Return the groups of a block: those that are known, and of other linear layers those with the same input."""

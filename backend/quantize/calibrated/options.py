@@ -9,8 +9,10 @@ from backend.data.options import DatasetOptions, RowsOptions
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
 from backend.options import ADVANCED, parse
+from backend.quantize.calibrated import kv_cache
 from backend.quantize.calibrated.numbers import Numbers
 from backend.quantize.calibrated.packing import MULTIPLE, Packing
+from backend.quantize.compressed_tensors import QUANT_METHOD
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.layouts.layout import Layout, Scheme
 from backend.quantize.method import MethodOptions
@@ -60,6 +62,12 @@ class CalibratedOptions(MethodOptions):
     clip_search: bool = Field(
         True, description="Cut off a group's largest weights where the others gain more from a finer grid."
     )
+    kv_cache_dtype: Literal["auto", "fp8"] = Field(
+        "auto",
+        description="fp8: keep scales for the keys and values of a conversation too, which vLLM then holds in 8 bits:"
+        " half the memory. For the layout compressed-tensors.",
+        json_schema_extra=ADVANCED,
+    )
     damp_percent: float = Field(
         0.01,
         gt=0,
@@ -104,6 +112,8 @@ class CalibratedOptions(MethodOptions):
                 f"bits: the layout {self.layout} holds {' or '.join(map(str, self.written.BITS))}, not {self.bits}:"
                 " choose layout compressed-tensors for other widths"
             )
+        if self.cached and self.layout != QUANT_METHOD:
+            raise ValueError(f"kv_cache_dtype: the layout {self.layout} has none: choose layout {QUANT_METHOD}")
         if self.reordered and _GROUPS not in self.written.TENSORS:
             raise ValueError(f"desc_act: the layout {self.layout} has groups of neighbors alone: choose layout gptq")
         return self
@@ -123,6 +133,9 @@ class CalibratedOptions(MethodOptions):
         """
         packing = self.form(facts.tensors, facts.config)
         shapes = packing.shapes
+        if self.cached and not any(map(kv_cache.beside, shapes)):
+            text = f"the keys and values of '{facts.model}' are not found: choose auto"
+            raise SpecError(f"kv_cache_dtype: {text}.", {"kv_cache_dtype": text})
         if not shapes:
             raise SpecError(f"'{facts.model}' has no linear layers in blocks that could be quantized: choose nf4.")
         most = packing.held(-1)
@@ -162,6 +175,11 @@ class CalibratedOptions(MethodOptions):
         return False
 
     @property
+    def cached(self) -> bool:
+        """Whether scales of the cache of keys and values are written."""
+        return self.kv_cache_dtype != "auto"
+
+    @property
     def scheme(self) -> Scheme:
         """What all its grids have in common."""
         return Scheme(self.bits, self.group_size, self.symmetric, self.reordered, self.damp_percent)
@@ -197,7 +215,8 @@ class CalibratedOptions(MethodOptions):
             config: What its config.json says.
         """
         packing = self.form(tensors, config)
-        return {"quantization_config": packing.layout.config(packing.scheme, packing.stays, packing.listed)}
+        found = packing.layout.config(packing.scheme, packing.stays, packing.listed)
+        return {"quantization_config": found | {"kv_cache_scheme": kv_cache.SCHEME} if self.cached else found}
 
     def plan(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Plan:
         """Say which file will hold which bytes: blocks in the order in which they are computed, after all else.

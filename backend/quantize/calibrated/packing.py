@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backend.models.rewriting import loaded_dtype
+from backend.quantize.calibrated import kv_cache
 from backend.quantize.matrices import Matrices, experts_of
 from backend.weights.anatomy import ahead, block_of, kept
 from backend.weights.floats import SAFETENSORS
@@ -92,7 +93,12 @@ class Packing:
     def slots(self, view: View) -> list[Slot]:
         """Return the tensors that a weight becomes."""
         matrices = self.matrices.of(view.tensor)
-        return [slot for matrix in matrices for slot in self.layout.slots(matrix, self.scheme)]
+        found = [slot for matrix in matrices for slot in self.layout.slots(matrix, self.scheme)]
+        return [*found, *(Slot(name, self.scheme.dtype, (1,)) for name in self.beside(view.tensor.name))]
+
+    def beside(self, name: str) -> tuple[str, ...]:
+        """Return the names of the scales of the cache that lie beside a packed layer's weight."""
+        return kv_cache.beside(name) if self._options.cached else ()
 
     def memory(self, view: View) -> Memory:
         """Nothing but the block that it is in, which the engine's own estimate counts."""
