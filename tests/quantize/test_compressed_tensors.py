@@ -89,5 +89,5 @@ def test_the_head_and_what_stays_are_named_for_every_reader():
 def test_a_model_whose_layers_are_no_linear_ones_is_refused():
     facts = facts_of("transformer.h.0.mlp.c_fc.weight 64 256", model_type="gpt2")
     facts = facts.model_copy(update={"model_type": "gpt2"})
-    with pytest.raises(SpecError, match="readers of compressed-tensors find no .*'gpt2': choose layout gptq"):
+    with pytest.raises(SpecError, match=r"layout: its readers find no .*'gpt2': choose layout gptq"):
         METHODS["gptq"].Options(group_size=32, layout="compressed-tensors").check(facts)
