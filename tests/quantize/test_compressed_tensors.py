@@ -6,7 +6,7 @@ import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationScheme
 from compressed_tensors.utils import match_named_modules
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
 from backend.errors import SpecError
 from backend.models.loading import load_causal_lm
@@ -71,7 +71,9 @@ def test_transformers_and_our_decoder_read_the_same_model(tmp_path, options):
     ids = torch.arange(2, 34)[None]
     with torch.inference_mode():
         ours = load_causal_lm(made, silent())(input_ids=ids).logits.float()
-        model, found = AutoModelForCausalLM.from_pretrained(made, dtype="auto", output_loading_info=True)
+        # transformers 5.24 has no room for packed zeros unless it unpacks all at once
+        unpacked = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if "sym" in options else {}
+        model, found = AutoModelForCausalLM.from_pretrained(made, dtype="auto", output_loading_info=True, **unpacked)
         theirs = model(input_ids=ids).logits.float()
         plain = load_causal_lm(source, silent())(input_ids=ids).logits.float()
     assert not any(found.values())
