@@ -12,6 +12,8 @@ from transformers.integrations.finegrained_fp8 import Fp8Dequantize, _dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from backend.errors import SpecError
+from backend.quantize.layouts import compressed_tensors as layout
+from backend.quantize.layouts.layout import Grid, Scheme
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.decoded import decoded, dense, encoded_as
 from backend.weights.floats import to_float32
@@ -344,3 +346,22 @@ def test_scales_of_the_cache_and_of_activations_are_left_out(tmp_path):
     tensors = PAIRS | EIGHTHS | GLOBAL | {name: torch.ones(1) for name in beside}
     settings = of_group(NVFP4_GROUP, kv_cache_scheme={"num_bits": 8, "type": "float", "strategy": "tensor"})
     assert only(tmp_path, tensors, settings).shape == (8, 64)
+
+
+@pytest.mark.parametrize("group_size", [32, -1])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", layout.BITS)
+def test_what_the_layout_writes_is_read_as_the_grid_that_it_was_given(bits, symmetric, group_size, tmp_path):
+    random, groups = np.random.default_rng(bits), 96 // group_size if group_size > 0 else 1
+    codes = random.integers(0, 1 << bits, (64, 96), np.uint8)
+    zeros = np.full((64, groups), 1 << (bits - 1), np.uint8)
+    if not symmetric:
+        zeros = random.integers(0, 1 << bits, (64, groups), np.uint8)
+    scales = to_float32(random.integers(0x3C00, 0x3F80, (64, groups), np.uint16).reshape(-1).view(np.uint8), "BF16")
+    grid = Grid(codes, scales.reshape(64, groups), zeros, np.arange(96, dtype=np.int32) // (96 // groups))
+    scheme = Scheme(bits, group_size, symmetric=symmetric, dtype="BF16")
+    parts = {
+        f"{UP}.{name}": torch.from_numpy(np.ascontiguousarray(part)) for name, part in layout.pack(grid, scheme).items()
+    }
+    parts[f"{WEIGHT}_scale"] = parts[f"{WEIGHT}_scale"].view(torch.bfloat16).reshape(64, groups)
+    assert torch.equal(only(tmp_path, parts, layout.config(scheme)), torch.from_numpy(grid.weight()).bfloat16())
