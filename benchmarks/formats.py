@@ -4,7 +4,7 @@
 each in a fresh process, in groups of 64 where it has groups. A method that reads weights alone runs in five rounds, one
 that reads text once. Loss is KL(original ‖ result) in nats a token on the texts of benchmarks/calibrated.py; what is
 stored in compressed-tensors is read by that package in transformers, which rounds activations too where the config says
-so, and all else as there. A peer that fails is in the results with its error.
+so, and all else as there. A contender that fails is in the results with the last line of its error.
 
 `python -m benchmarks.formats streaming [FOLDER]` makes models of Llama-3-8B's shapes under FOLDER, as
 benchmarks/streaming.py does, and quantizes them in every method that streams, as it is typed, beside `cp` of the same
@@ -160,7 +160,9 @@ def loss(model: Path, place: Path) -> dict[str, float]:
     settings = json.loads((place / "out" / "config.json").read_text()).get("quantization_config", {})
     python = python_of(PEER) if settings.get("quant_method") == "compressed-tensors" else sys.executable
     words = [python, "-m", "benchmarks.unpacked", str(model), str(place / "out"), str(place / "held-out.json")]
-    done = subprocess.run(words, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(words, check=False, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return {text: round(kl, DIGITS) for text, kl in found.items()}
 
