@@ -94,9 +94,11 @@ def need(stage: Any, planned: Planned) -> Need:
     """Estimate it: a calibrated method needs what its layers do, any other goes through piece by piece."""
     if not isinstance(stage, CalibratedOptions):
         return piece_by_piece(stage, planned)
-    from backend.quantize.calibrated.costs import calibrated_cost
+    from backend.quantize.calibrated.costs import calibrated_cost, repacking_cost
 
-    cost = calibrated_cost(planned.facts, stage)
+    at = planned.recipe.stages.index(stage)
+    calibrates = planned.recipe.calibration_of(at) == at
+    cost = (calibrated_cost if calibrates else repacking_cost)(planned.facts, stage)
     plan = stage.plan(planned.facts.tensors, planned.facts.config)
     need = Need(cost.memory + planned.facts.decoding_memory, planned.around + cost.seconds)
     return result(stage, plan, planned, need)
@@ -108,12 +110,20 @@ def grid(options: Mapping[str, Any]) -> str:
     return (f"{bits} bit" if bits else "") + (f" · {group}" if group and group != -1 else "")
 
 
+def method_name(options: Mapping[str, Any]) -> str:
+    """Name a method, with the layout where that has another name: NF4, GPTQ in compressed-tensors."""
+    method = str(options.get("method", "unknown"))
+    layout = options.get("layout") or method
+    return method.upper() + (f" in {layout}" if layout != method else "")
+
+
 def words(stage: Any) -> tuple[str, str]:
     """Say the method and its grid."""
     if stage.method == "cast":
         return f"Cast to {stage.dtype}", "no quantization"
-    detail = grid(stage.model_dump()) or METHODS[stage.method].title.partition("·")[2].strip()
-    return f"Quantize to {stage.method.upper()}", detail
+    options = stage.model_dump()
+    detail = grid(options) or METHODS[stage.method].title.partition("·")[2].strip()
+    return f"Quantize to {method_name(options)}", detail
 
 
 STEP = Step(run, pin=pin, fetch=fetch, need=need, words=words, alone=True)
