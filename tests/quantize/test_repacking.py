@@ -70,10 +70,9 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize(("method", "options", "first", "second"), PAIRS)
-def test_a_layout_that_is_packed_again_has_the_bytes_that_it_has_alone(
-    model_of, tmp_path, kind, method, options, first, second
-):
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_layout_that_is_packed_again_has_the_bytes_that_it_has_alone(model_of, tmp_path, kind, pair):
+    method, options, first, second = pair
     source = model_of(kind)
     before = calibrated(source, tmp_path / "first", method, layout=first, **options)
     calibrated(source, tmp_path / "alone", method, layout=second, **options)
