@@ -182,7 +182,7 @@ class Shards:
         sha256 = hashlib.sha256()
         for view in views:
             for slot in self._slots(view):
-                sha256.update(self._read(slot).tobytes())
+                sha256.update(self._read(slot).data)
         return sha256.hexdigest()
 
     def _is_there(self, views: Collection[View]) -> bool:
