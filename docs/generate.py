@@ -63,6 +63,8 @@ A recipe is a YAML file: a base model, stages in order, and where the result goe
 `estimate` says what it needs. [templates/recipes](../../templates/recipes) holds ready ones. Paths are relative to the
 recipe's folder. Keys that begin with `x-` are ignored, so that YAML anchors have a place.
 
+A calibrated method takes `layouts: [gptq, awq]` in the place of `layout`: one calibration, and a stage in each layout.
+
 `calibration.split` is the key `split` of the mapping `calibration`. A name alone, as in `calibration: rows.csv`, is its
 `dataset`.
 

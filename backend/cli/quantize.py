@@ -7,8 +7,7 @@ from pydantic import Field
 
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP
-from backend.cli.recipe import METHOD_OPTIONS, made, quantization
-from backend.cli.words import summary, words
+from backend.cli.recipe import LAYOUTS, METHOD_OPTIONS, all_made, quantization, told
 
 
 class _Quantize(Command):
@@ -17,10 +16,10 @@ class _Quantize(Command):
     revision: str | None = Field(None, description="Branch, tag or commit of the model.")
 
     def run(self) -> None:
-        output, artifact = made(quantization(self), self.output)
-        self.say({"output": str(output), **summary(artifact)}, f"{output}\n{words(artifact)}")
+        results, lines = told(all_made(quantization(self), self.output))
+        self.say(results[0] if len(results) == 1 else {"artifacts": results}, "\n".join(lines))
 
 
 METHOD = (Literal[tuple(METHOD_OPTIONS)], Field(description="How."))
 
-COMMAND = with_options(_Quantize, METHOD_OPTIONS, method=METHOD)
+COMMAND = with_options(_Quantize, METHOD_OPTIONS, method=METHOD, layouts=LAYOUTS)

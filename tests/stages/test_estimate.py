@@ -20,6 +20,7 @@ from backend.models import fetch
 from backend.models.demo import demo_facts
 from backend.models.inspection import inspect
 from backend.progress import silent
+from backend.quantize.layouts import LAYOUTS
 from backend.recipes import parse_recipe
 from backend.settings import Settings
 from backend.stages.estimate import check_room, estimate, measured_speeds
@@ -106,6 +107,18 @@ def test_calibrated_results_have_the_bytes_that_were_estimated(tiny_model, data,
     expected = estimate(recipe, inspect(str(tiny_model)), data)
     folders = made(recipe, tmp_path / "job")
     assert expected.files == {f"{f.name}/{name}": size for f in folders for name, size in on_disk(f).items()}
+
+
+def test_layouts_of_one_calibration_are_estimated_with_its_time_once_and_the_bytes_of_all(tiny_model, data, tmp_path):
+    stage = {"method": "gptq", "group_size": 32, "max_seq_length": 64}
+    several = recipe_of(tiny_model, {**stage, "layouts": ["gptq", "awq", "compressed-tensors"]})
+    facts = inspect(str(tiny_model))
+    together = estimate(several, facts, data)
+    alone = [estimate(recipe_of(tiny_model, {**stage, "layout": name}), facts, data) for name in LAYOUTS]
+    folders = made(several, tmp_path / "job")
+    assert together.files == {f"{f.name}/{name}": size for f in folders for name, size in on_disk(f).items()}
+    assert together.seconds < alone[0].seconds + alone[1].seconds
+    assert together.peak_memory_bytes == max(each.peak_memory_bytes for each in alone)
 
 
 def test_a_hub_model_is_estimated_to_the_byte_from_less_than_a_mebibyte(hub, source, data, tmp_path):

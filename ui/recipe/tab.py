@@ -273,7 +273,8 @@ def _methods() -> tuple[gr.Radio, dict[str, gr.Column], dict[str, OptionForm], g
             forms[name] = option_form(row.Options, f"quantize-{name}", leave_out=OF_DATA)
     variants = gr.CheckboxGroup(
         [], visible=False, label="Variants", elem_id="variants",
-        info="Made from the same model as the method above, and compared with it in one table.",
+        info="Made from the same model as the method above, and compared with it in one table. Variants that differ in"
+        " layout alone are calibrated once.",
     )  # fmt: skip
     another = gr.Button("Keep this and add another variant", size="sm", scale=0, elem_id="variant-add")
     return method, groups, forms, variants, another

@@ -10,10 +10,9 @@ from functools import partial
 from typing import Any
 
 from backend.machine.hardware import give_freed_memory_back
-from backend.models.rewriting import config_json
 from backend.progress import Report
 from backend.quantize.calibrated.architectures import Group, groups_of
-from backend.quantize.calibrated.block_files import Numbers, Shards
+from backend.quantize.calibrated.block_files import Rounded, Shards
 from backend.quantize.calibrated.block_layers import Layers
 from backend.quantize.calibrated.calls import Calls, Shared
 from backend.quantize.calibrated.empty_model import Skeleton, as_mapping
@@ -61,12 +60,7 @@ def quantize_blocks(
             report.progress("quantizing", index, total, "blocks")
             run.block(index, hidden, call, last=index == total - 1)
         report.progress("quantizing", total, total, "blocks")
-    shards.close()
-    changes = options.config(weights.tensors, weights.config)
-    (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, changes))
-    if served := options.written.unserved(changes["quantization_config"]):
-        packages = " and ".join(options.written.PACKAGES)
-        report.warn(f"{served}: this folder loads in transformers with the packages {packages}.")
+    shards.close(report)
 
 
 class _Run:
@@ -97,19 +91,17 @@ class _Run:
             last: Whether nobody hears its outputs.
         """
         layers = Layers(self._skeleton.fill(index), self._shards.packing)
-        finished = self._shards.restore(layers.tensors)
-        layers.put(self._quantize(index, layers, hidden, calls) if finished is None else finished)
+        rounded = self._shards.restore(layers.tensors)
+        if rounded is None:
+            rounded = self._quantize(index, layers, hidden, calls)
+            self._shards.write(layers.tensors, rounded)
+        layers.put(rounded.weights())
         if not last:
             for first, batch in self._batches(hidden):
                 hidden[first : first + len(batch)] = self._forward(layers, first, batch, calls).cpu()
         self._skeleton.empty(index)
 
-    def _quantize(self, index: int, layers: Layers, hidden: Any, calls: Calls) -> Iterator[tuple[str, Numbers]]:
-        """Quantize a block and write it.
-
-        Yields:
-            The names of what is written, and the numbers that it stands for.
-        """
+    def _quantize(self, index: int, layers: Layers, hidden: Any, calls: Calls) -> Rounded:
         groups = self._groups(layers, hidden, calls)
         statistics = self._listen(layers, groups, hidden, calls)
         state = layers.state()
@@ -128,9 +120,7 @@ class _Run:
                     f"Block {index}: {experts.lent} of {count} experts saw too few tokens and heard others of their"
                     " layer."
                 )
-        self._shards.write(layers.tensors, stays, written)
-        yield from stays.items()
-        yield from ((name, grid.weight()) for name, grid in written.items())
+        return Rounded(stays, written)
 
     def _groups(self, layers: Layers, hidden: Any, calls: Calls) -> list[Group]:
         """Return the groups of a block: those that are known, and of other linear layers those with the same input."""

@@ -146,6 +146,21 @@ class CalibratedOptions(MethodOptions):
         most = packing.held(-1)
         return [*(size for size in reversed(GROUP_SIZES) if packing.held(size) == most), -1]
 
+    def shares(self, earlier: Any) -> bool:
+        """Return whether the grids that an earlier stage finds are this one's too, packed in another way.
+
+        That holds if nothing else differs than the layout and the size of the files, and if the layout's readers take
+        every zero that the earlier one's do. Grids without symmetry then begin where the earlier layout wants it: awq
+        after gptq has no zeros of 0, which it would have alone.
+
+        Args:
+            earlier: The options of a stage before.
+        """
+        if not isinstance(earlier, CalibratedOptions):
+            return False
+        packed = earlier.model_copy(update={"layout": self.layout, "max_shard_size": self.max_shard_size})
+        return packed == self and (self.symmetric or earlier.written.LOWEST >= self.written.LOWEST)
+
     @property
     def written(self) -> Layout:
         """The layout."""
@@ -188,6 +203,17 @@ class CalibratedOptions(MethodOptions):
         """
         packing = self.form(tensors, config)
         return {"quantization_config": packing.layout.config(packing.scheme, packing.stays, packing.listed)}
+
+    def unserved(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> str | None:
+        """Say that vLLM does not serve the result, and how it loads instead; None where vLLM serves it.
+
+        Args:
+            tensors: Of the model.
+            config: What its config.json says.
+        """
+        served = self.written.unserved(self.config(tensors, config)["quantization_config"])
+        packages = " and ".join(self.written.PACKAGES)
+        return f"{served}: this folder loads in transformers with the packages {packages}." if served else None
 
     def plan(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Plan:
         """Say which file will hold which bytes: blocks in the order in which they are computed, after all else.
