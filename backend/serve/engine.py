@@ -95,6 +95,8 @@ class Engine(NamedTuple):
         remark: Returns what its log says of how it serves, in a sentence.
         install: How it is installed, where that is not a part of the app's own environment.
         card: Returns the lines with which a card says that it serves a model; None where it does not.
+        beside: What requests call an adapter's base model, which answers beside it with log-probabilities; None: it
+            does not.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Engine(NamedTuple):
     remark: Callable[[str], str] = lambda log: ""
     install: Install | None = None
     card: Callable[[Shown], CardLines | None] = lambda shown: None
+    beside: str | None = None
 
 
 def quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -26,6 +26,9 @@ _METHODS = (PLAIN, "compressed-tensors")
 
 _GPT_OSS = "vLLM serves gpt-oss in MXFP4 and 16 bit alone"
 
+_BASE = "/base"
+"""What an adapter's base model is called: no folder, by whose name the adapter is asked for, has a slash in its own."""
+
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Of adapters, that it makes room for."""
 
@@ -104,7 +107,7 @@ def _command(folder: Path, port: int, device: str, base: Path | None) -> list[st
         command += _PICTURES
     if base is None:
         return [*command, "--model", str(folder), "--served-model-name", folder.name]
-    return [*command, "--model", str(base), "--served-model-name", "base", *_on_base(folder, folder.name, str(folder))]
+    return [*command, "--model", str(base), "--served-model-name", _BASE, *_on_base(folder, folder.name, str(folder))]
 
 
 def _on_base(adapter: Path, name: str, place: str) -> list[str]:
@@ -180,4 +183,5 @@ ENGINE = Engine(
     remark=kernel,
     install=Install(install, "run 'make vllm' once, which installs it", "3.4 GB on a CPU, once, in a few minutes"),
     card=_card,
+    beside=_BASE,
 )
