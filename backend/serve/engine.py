@@ -89,6 +89,8 @@ class Engine(NamedTuple):
         obstacle: Returns why it cannot run on this machine, as a sentence; None where it can.
         is_installed: Returns whether it is there to be started.
         serves: Returns why it does not serve a model on any machine; None where it does.
+        unserved: Returns why it serves no weights that are quantized as a config says, on any machine, from that config
+            and the words for the model; None where it does.
         command: Returns the command, from the folder of a model, the port, the device, and of an adapter the folder of
             its base model. Its health is asked for at `/health`, all else is behind `backend.serve.guard`.
         environment: Returns what its process gets beside what every child does, from an empty folder for its sockets.
@@ -106,6 +108,7 @@ class Engine(NamedTuple):
     start_seconds: float
     serves: Callable[[Served], Refusal | None]
     command: Callable[[Path, int, str, Path | None], list[str]]
+    unserved: Callable[[Mapping[str, Any], str], Refusal | None] = lambda config, name: None
     obstacle: Callable[[], str | None] = lambda: None
     is_installed: Callable[[], bool] = lambda: True
     environment: Callable[[Path], dict[str, str]] = lambda sockets: {}

@@ -11,6 +11,7 @@ from backend.options import faults_of
 from backend.progress import Report, silent
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
+from backend.serve.engines import ENGINES
 from backend.stages.evaluate import first_text
 from backend.stages.making import Opened, make, piece_by_piece, result
 from backend.stages.step import Need, Planned, Step
@@ -28,6 +29,8 @@ def run(work: Work, token: str | None, report: Report) -> None:
             return None
         from backend.stages.calibration_data import windows
 
+        for doubt in _unserved(options, model.weights.config):
+            report.warn(doubt)
         read = windows(work.recipe, options, model.base, work.fetch_folder, first_text(work), report)
         quantize(model.weights, model.output, options, read, report)
         return read.words
@@ -72,7 +75,15 @@ def need(stage: Any, planned: Planned) -> Need:
     cost = calibrated_cost(planned.facts, stage)
     plan = stage.plan(planned.facts.tensors, planned.facts.config)
     need = Need(cost.memory + planned.facts.decoding_memory, planned.around + cost.seconds)
-    return result(stage, plan, planned, need)
+    found = result(stage, plan, planned, need)
+    return found._replace(doubts=(*found.doubts, *_unserved(stage, planned.facts.config)))
+
+
+def _unserved(stage: CalibratedOptions, config: Mapping[str, Any]) -> list[str]:
+    """Say which engine will not serve the result, although it serves others in the layout."""
+    made = {**config, **stage.config((), config)}
+    refusals = (engine.unserved(made, "the result") for engine in ENGINES.values())
+    return [refusal.words for refusal in refusals if refusal]
 
 
 def grid(options: Mapping[str, Any]) -> str:

@@ -64,9 +64,6 @@ def quantize_blocks(
     shards.close()
     changes = options.config(weights.tensors, weights.config)
     (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, changes))
-    if served := options.LAYOUT.unserved(changes["quantization_config"]):
-        packages = " and ".join(options.LAYOUT.PACKAGES)
-        report.warn(f"{served}: this folder loads in transformers with the packages {packages}.")
 
 
 class _Run:
