@@ -83,7 +83,9 @@ def with_options(
             text = fields[name][1].description if name in fields else info.description or ""
             text += f" [{label}]" if len(models) > 1 else ""
             choices[name] = tuple(dict.fromkeys((*choices.get(name, ()), *_choices(info.annotation))))
-            fields[name] = (_typed(info.annotation, choices[name]), FieldInfo(default=info.default, description=text))
+            same = name not in fields or fields[name][1].default == info.default
+            default = info.default if same else None  # each has its own: none is said
+            fields[name] = (_typed(info.annotation, choices[name]), FieldInfo(default=default, description=text))
     return create_model(command.__name__.strip("_"), __base__=command, **fields)
 
 

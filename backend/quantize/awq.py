@@ -1,13 +1,11 @@
 """AWQ: input channels scaled by how strongly they are used (arXiv 2306.00978), in the layout of AutoAWQ."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from backend.quantize.calibrated.engine import quantize_blocks
-from backend.quantize.calibrated.options import CalibratedOptions
-from backend.quantize.layouts import awq
-from backend.quantize.layouts.layout import Layout
+from backend.quantize.calibrated.options import CalibratedOptions, LayoutName
 from backend.quantize.method import Method
 
 _NAMES = {"w_bit": "bits", "q_group_size": "group_size"}
@@ -17,9 +15,8 @@ _FIXED = {"zero_point": (True, "the layout has zero points"), "version": ("gemm"
 class Options(CalibratedOptions):
     """Defaults are AutoAWQ's; its own names w_bit, q_group_size, zero_point and version are understood too."""
 
-    LAYOUT: ClassVar[Layout] = awq
-
     method: Literal["awq"] = "awq"
+    layout: LayoutName = Field("awq", description=CalibratedOptions.model_fields["layout"].description)
     bits: Literal[4] = Field(4, description="Bits a weight: the layout holds 4.")
 
     @model_validator(mode="before")
@@ -45,6 +42,4 @@ METHOD = Method(
     "AWQ · 4 bit",
     "As GPTQ, with zero points, in the layout that most servers read. Takes minutes.",
     quantize_blocks,
-    "awq",
-    awq.PACKAGES,
 )

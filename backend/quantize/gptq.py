@@ -1,21 +1,17 @@
 """GPTQ: integers with error feedback (arXiv 2210.17323), in the layout of AutoGPTQ."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from backend.options import ADVANCED
 from backend.quantize.calibrated.engine import quantize_blocks
 from backend.quantize.calibrated.options import CalibratedOptions
-from backend.quantize.layouts import gptq
-from backend.quantize.layouts.layout import Layout
 from backend.quantize.method import Method
 
 
 class Options(CalibratedOptions):
     """Names and defaults are AutoGPTQ's."""
-
-    LAYOUT: ClassVar[Layout] = gptq
 
     method: Literal["gptq"] = "gptq"
     sym: bool = Field(
@@ -44,6 +40,4 @@ METHOD = Method(
     "GPTQ · 2 to 8 bit",
     "Calibrated on text: loses far less than NF4 at the same size, and vLLM runs it fast. Takes minutes.",
     quantize_blocks,
-    "gptq",
-    gptq.PACKAGES,
 )

@@ -19,12 +19,14 @@ from backend.quantize.layouts.layout import Layout, Scheme
 from backend.quantize.matrices import Matrices
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Checkpoint, Weights
+from backend.weights.encodings import ENCODINGS
 
 
 def is_packed(folder: Path) -> bool:
-    """Return whether a model folder holds weights in one of the LAYOUTS."""
+    """Return whether a model folder holds weights in one of the LAYOUTS that is not decoded wherever it is read."""
     settings = read_config(folder).get("quantization_config")
-    return isinstance(settings, dict) and settings.get("quant_method") in LAYOUTS
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    return method in LAYOUTS and method not in ENCODINGS
 
 
 def load_unpacked(folder: Path, report: Report) -> Any:

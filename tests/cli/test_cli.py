@@ -56,10 +56,10 @@ def test_the_help_of_a_command_begins_with_its_line_and_names_no_type_of_python(
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["quantize"], "--bits {2,3,4,8} Bits a weight"),
+        (["quantize"], "--bits {2,3,4,5,6,7,8} Bits a weight"),
         (["quantize"], "--group-size {-1,32,64,128} Inputs that share a scale"),
         (["quantize"], "--llm-int8-skip-modules TEXT,… Linear layers that"),
-        (["estimate"], "--bits {2,3,4,8} Bits a weight"),
+        (["estimate"], "--bits {2,3,4,5,6,7,8} Bits a weight"),
         (["finetune"], "-r N Rank of the adapter"),
         (["finetune"], "--target-modules TEXT,… Layers that get an adapter"),
         (["merge"], "--adapter-weights X,… How much"),

@@ -75,8 +75,8 @@ def test_each_layer_is_rounded_and_all_else_is_as_it_was(name, models, tmp_path)
     packed = dict(matrices(options, facts, source))
     for key, weight in packed.items():
         base = key.removesuffix("weight")
-        there = {last: found.pop(base + last) for last in options.LAYOUT.TENSORS}
-        ours = torch.from_numpy(options.LAYOUT.unpack(there, Scheme(4, 32)).weight())
+        there = {last: found.pop(base + last) for last in options.written.TENSORS}
+        ours = torch.from_numpy(options.written.unpack(there, Scheme(4, 32)).weight())
         assert 0.02 < (ours - weight.float()).norm() / weight.float().norm() < 0.3, key
     left = load_file(made / "model.safetensors")
     assert all(torch.equal(left[key], source[key]) for key in found)

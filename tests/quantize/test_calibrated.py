@@ -365,14 +365,18 @@ def test_nobody_calibrates_on_what_quality_is_measured_on(tiny_model):
         check_apart(read, tokenizer, f"Before it.\n{numbered}")
 
 
-def test_a_method_asks_for_no_bits_that_its_layout_does_not_hold():
-    for name, layout in LAYOUTS.items():
-        asked = METHODS[name].Options.model_fields["bits"].annotation
-        assert set(get_args(asked)) <= set(layout.BITS), name
-        assert METHODS[name].packages == layout.PACKAGES
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_takes_the_bits_that_it_holds_and_no_others(method, layout):
+    for bits in get_args(METHODS[method].Options.model_fields["bits"].annotation):
+        if bits in LAYOUTS[layout].BITS:
+            assert METHODS[method].Options(layout=layout, bits=bits).written is LAYOUTS[layout]
+        else:
+            with pytest.raises(ValueError, match=f"bits: the layout {layout} holds .*, not {bits}: choose"):
+                METHODS[method].Options(layout=layout, bits=bits)
 
 
-@pytest.mark.parametrize("method", LAYOUTS)
+@pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_a_folder_in_another_version_of_a_layout_is_refused_in_words(model_of, tmp_path, method):
     quantized(method, model_of("llama"), tmp_path / "q")
     written = json.loads((tmp_path / "q" / "config.json").read_text())

@@ -19,7 +19,8 @@ from backend.weights.tensor import Tensor
 from backend.weights.view import Source, View
 from backend.weights.writer import INDEX, Slot, Writer, index
 
-_NUMPY = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64, "F16": np.float16, "F32": np.float32}
+_NUMPY = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64, "F16": np.float16, "F32": np.float32,
+          "BF16": np.uint16}  # fmt: skip
 
 Numbers = NDArray[np.float32]
 
@@ -88,10 +89,11 @@ class Shards:
             grids: What the linear layers were rounded to, by the names of their weights.
         """
         views = [self._views[tensor.name] for tensor in tensors]
+        packing = self.packing
         for view in views:
-            if not self.packing.skips(view.tensor):
-                for matrix in self.packing.matrices.of(view.tensor):
-                    for last, values in self._options.LAYOUT.pack(grids[matrix.name], self._options.scheme).items():
+            if not packing.skips(view.tensor):
+                for matrix in packing.matrices.of(view.tensor):
+                    for last, values in packing.layout.pack(grids[matrix.name], packing.scheme).items():
                         slot = matrix.name.removesuffix("weight") + last
                         self._writer(slot).write(slot, values)
             elif view.name in state:
@@ -116,7 +118,7 @@ class Shards:
         if self.packing.skips(view.tensor):
             yield view.name, to_float32(self._read(self._slots(view)[0]), view.dtype).reshape(view.shape)
             return
-        layout, scheme = self._options.LAYOUT, self._options.scheme
+        layout, scheme = self.packing.layout, self.packing.scheme
         for matrix in self.packing.matrices.of(view.tensor):
             start = matrix.name.removesuffix("weight")
             packed = {

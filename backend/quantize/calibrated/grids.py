@@ -90,7 +90,7 @@ def _between(high: Any, low: Any, shrinks: tuple[float, ...], options: Calibrate
     """Yield grids from the lowest weight to the highest."""
     for shrink in shrinks:
         scale = storable((high - low) * (shrink / options.top))
-        yield Scales(scale, (-low * shrink / scale).round().clamp(options.LAYOUT.LOWEST, options.top))
+        yield Scales(scale, (-low * shrink / scale).round().clamp(options.written.LOWEST, options.top))
 
 
 def _symmetric(high: Any, low: Any, shrinks: tuple[float, ...], options: CalibratedOptions) -> Iterator[Scales]:

@@ -1,7 +1,7 @@
 """What GPTQ and AWQ can both be told, and what they refuse before anything is downloaded."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,7 @@ from backend.errors import SpecError
 from backend.models.facts import ModelFacts
 from backend.options import ADVANCED, parse
 from backend.quantize.calibrated.packing import MULTIPLE, Packing
+from backend.quantize.layouts import LAYOUTS
 from backend.quantize.layouts.layout import Layout, Scheme
 from backend.quantize.method import MethodOptions
 from backend.weights.anatomy import block_of
@@ -20,15 +21,30 @@ GROUP_SIZES = (32, 64, 128)
 
 _FLAT = "calibration_"
 
+_GROUPS = "g_idx"
+"""The tensor of a layout that says which group each input is in."""
+
+if TYPE_CHECKING:
+    LayoutName = str
+else:
+    LayoutName = Literal[*LAYOUTS]
+
 
 class CalibratedOptions(MethodOptions):
     """What both methods can be told; a method adds its name, its layout and what only it has."""
 
     NAMES = ("calibration",)
-    LAYOUT: ClassVar[Layout]
     gpu = True
 
-    bits: Literal[2, 3, 4, 8] = Field(4, description="Bits a weight. 4 is the usual choice; fewer lose much more.")
+    layout: LayoutName = Field(
+        "gptq",
+        description="How the integers lie in the files, which decides who reads them. compressed-tensors: vLLM, SGLang,"
+        " transformers and llama.cpp, in any bits; gptq and awq: what has always read those.",
+    )
+
+    bits: Literal[2, 3, 4, 5, 6, 7, 8] = Field(
+        4, description="Bits a weight. 4 is the usual choice; fewer lose much more."
+    )
     group_size: Literal[-1, 32, 64, 128] = Field(
         128, description="Inputs that share a scale; -1: all of a row. Smaller: better and a little larger."
     )
@@ -78,6 +94,17 @@ class CalibratedOptions(MethodOptions):
             return rest
         return rest | {"calibration": {"dataset": named, **flat}}
 
+    @model_validator(mode="after")
+    def _held_by_its_layout(self) -> Self:
+        if self.bits not in self.written.BITS:
+            raise ValueError(
+                f"bits: the layout {self.layout} holds {' or '.join(map(str, self.written.BITS))}, not {self.bits}:"
+                " choose layout compressed-tensors for other widths"
+            )
+        if self.reordered and _GROUPS not in self.written.TENSORS:
+            raise ValueError(f"desc_act: the layout {self.layout} has groups of neighbors alone: choose layout gptq")
+        return self
+
     def rows(self) -> DatasetOptions:
         """Return the rows that calibration reads as a training would; faulty and repeated ones are left out."""
         assert self.calibration
@@ -117,6 +144,11 @@ class CalibratedOptions(MethodOptions):
         return [*(size for size in reversed(GROUP_SIZES) if packing.held(size) == most), -1]
 
     @property
+    def written(self) -> Layout:
+        """The layout."""
+        return LAYOUTS[self.layout]
+
+    @property
     def symmetric(self) -> bool:
         """Whether all zeros lie in the middle of the grid."""
         return False
@@ -152,7 +184,7 @@ class CalibratedOptions(MethodOptions):
             config: What its config.json says.
         """
         packing = self.form(tensors, config)
-        return {"quantization_config": self.LAYOUT.config(self.scheme, packing.stays, packing.listed)}
+        return {"quantization_config": packing.layout.config(packing.scheme, packing.stays, packing.listed)}
 
     def plan(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Plan:
         """Say which file will hold which bytes: blocks in the order in which they are computed, after all else.

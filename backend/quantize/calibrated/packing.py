@@ -5,8 +5,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from backend.models.rewriting import loaded_dtype
 from backend.quantize.matrices import Matrices, experts_of
 from backend.weights.anatomy import ahead, block_of, kept
+from backend.weights.floats import SAFETENSORS
 from backend.weights.plan import Memory
 from backend.weights.tensor import Tensor
 from backend.weights.view import View
@@ -37,6 +39,8 @@ class Packing:
         config: What its config.json says.
 
     Attributes:
+        layout: In which linear layers are written.
+        scheme: What all grids have in common.
         matrices: How the tensors hold linear layers.
         layers: The tensors with some, in blocks.
         shapes: Of these layers, [out_features, in_features], by their names as written.
@@ -47,6 +51,8 @@ class Packing:
 
     def __init__(self, options: "CalibratedOptions", tensors: Sequence[Tensor], config: Mapping[str, Any]) -> None:
         self._options = options
+        self.layout = options.written
+        self.scheme = options.scheme._replace(dtype=SAFETENSORS[loaded_dtype(config, tensors)])
         self.matrices = Matrices(config)
         spare = ahead(tensors)
         inside = [tensor for tensor in tensors if block_of(tensor.name) >= 0 and tensor.name not in spare]
@@ -85,8 +91,8 @@ class Packing:
 
     def slots(self, view: View) -> list[Slot]:
         """Return the tensors that a weight becomes."""
-        layout, scheme = self._options.LAYOUT, self._options.scheme
-        return [slot for matrix in self.matrices.of(view.tensor) for slot in layout.slots(matrix, scheme)]
+        matrices = self.matrices.of(view.tensor)
+        return [slot for matrix in matrices for slot in self.layout.slots(matrix, self.scheme)]
 
     def memory(self, view: View) -> Memory:
         """Nothing but the block that it is in, which the engine's own estimate counts."""

@@ -3,11 +3,12 @@
 A new layout is one module and its line here.
 """
 
-from backend.quantize.layouts import awq, gptq
+from backend.quantize.layouts import awq, compressed_tensors, gptq
 from backend.quantize.layouts.layout import Layout
 
 LAYOUTS: dict[str, Layout] = {
     "gptq": gptq,
     "awq": awq,
+    "compressed-tensors": compressed_tensors,
 }
 """By what config.json calls them: `quant_method`."""

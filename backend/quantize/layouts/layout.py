@@ -56,6 +56,7 @@ class Scheme(NamedTuple):
         symmetric: Whether all zeros lie in the middle of the grid.
         reordered: Whether groups are made of inputs in the order of how strongly they are used.
         damp_percent: What the algorithm added to the Gram matrix: GPTQ's config records it, and no reader needs it.
+        dtype: The model's, as safetensors names it: some layouts store scales in it.
     """
 
     bits: int
@@ -63,6 +64,7 @@ class Scheme(NamedTuple):
     symmetric: bool = True
     reordered: bool = False
     damp_percent: float = 0.01
+    dtype: str = "F16"
 
     def groups(self, inputs: int) -> int:
         """Return the groups that a layer of so many inputs has."""

@@ -11,9 +11,10 @@ from backend.serve.engine import Engine, Refusal, Served
 def packages(method: str) -> tuple[str, ...]:
     """Return the packages with which transformers loads weights of a quantization method."""
     from backend.quantize import METHODS
+    from backend.quantize.layouts import LAYOUTS
 
     known = {row.quant_method: row.packages for row in METHODS.values()}
-    return known.get(method, ("compressed-tensors",) if method == "compressed-tensors" else ())
+    return LAYOUTS[method].PACKAGES if method in LAYOUTS else known.get(method, ())
 
 
 def missing_packages(method: str) -> list[str]:

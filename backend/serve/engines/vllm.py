@@ -21,9 +21,6 @@ MOST_TOKENS = 8192
 
 CPU_CACHE = "1"  # GiB for the keys and values of a conversation
 
-_METHODS = (PLAIN, "compressed-tensors")
-"""What it serves on every machine, beside LAYOUTS; its plugins for bitsandbytes and GGUF are for CUDA alone."""
-
 _BASE = "/base"
 """What an adapter's base model is called: no folder, by whose name the adapter is asked for, has a slash in its own."""
 
@@ -69,8 +66,8 @@ def _unserved(config: Mapping[str, Any], name: str) -> Refusal | None:
     settings = quantization(config)
     method = str(settings.get("quant_method", PLAIN))
     layout = _layout(method)
-    if layout is None:
-        return None if method in _METHODS else Refusal(f"vLLM does not serve {method}, which {name} holds")
+    if layout is None:  # its plugins for bitsandbytes and GGUF are for CUDA alone
+        return None if method == PLAIN else Refusal(f"vLLM does not serve {method}, which {name} holds")
     if text_type(config) == "gpt_oss":
         return Refusal(
             f"vLLM serves gpt-oss in MXFP4 and 16 bit alone, and {name} is in {method}", "serve its original"
