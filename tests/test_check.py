@@ -2,10 +2,9 @@
 
 import json
 import shutil
+import sys
 import threading
-from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import ClassVar
 
 import pytest
 import torch
@@ -22,8 +21,9 @@ from backend.publish.card.card import build_card
 from backend.publish.options import PublishOptions
 from backend.publish.push import publish
 from backend.recipes import parse_recipe
-from backend.serve.guard import wrong
+from backend.serve.engines import ENGINES
 from backend.serve.server import Server
+from backend.serve.servers import Servers
 from backend.settings import Settings
 from tests.support.adapters import resaved
 from tests.support.published import publication
@@ -100,41 +100,46 @@ def test_an_adapter_that_an_engine_ignores_fails(make_adapter, tiny_model, tmp_p
     assert found.reason.startswith("vLLM answers as the base model does, without the adapter")
 
 
-class ComparedEngine(BaseHTTPRequestHandler):
-    """Says how likely a token is: by another number with an adapter than without, unless it ignores adapters."""
+@pytest.fixture
+def in_place_of_vllm(monkeypatch):
+    """Have another server start where vLLM would."""
 
-    ignores = False
-    asked: ClassVar[list] = []
+    def use(adapter):
+        command = [sys.executable, "-m", "tests.support.compared_engine"]
+        here = {"obstacle": lambda: None, "is_installed": lambda: True}
+        here["command"] = lambda folder, port, device, base: [*command, str(port), adapter]
+        monkeypatch.setitem(ENGINES, "vllm", ENGINES["vllm"]._replace(**here))
 
-    def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append(request)
-        adapted = request["model"] == "tuned" and not self.ignores
-        said = {"tokens": ["a"], "token_logprobs": [-1.5000001 if adapted else -1.5]}
-        body = json.dumps({"choices": [{"logprobs": said}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
+    return use
 
 
-@pytest.mark.parametrize("ignores", [False, True])
-def test_an_adapter_fails_where_its_base_model_is_computed_beside_it_to_the_last_bit(tmp_path, monkeypatch, ignores):
-    monkeypatch.setattr(ComparedEngine, "ignores", ignores)
-    monkeypatch.setattr(ComparedEngine, "asked", [])
-    with HTTPServer(("127.0.0.1", 0), ComparedEngine) as engine:
-        threading.Thread(target=engine.serve_forever, args=(0.05,), daemon=True).start()
-        place = {"folder": tmp_path / "tuned", "base": tmp_path, "engine": "vllm", "key": "key"}
-        server = Server(base_url=f"http://127.0.0.1:{engine.server_port}/v1", beside="/base", **place)
-        with pytest.raises(JobError, match=r"^vLLM answers as the base model does") if ignores else nullcontext():
-            checking._refuse_ignored(server)
-        engine.shutdown()
-    assert [request["model"] for request in ComparedEngine.asked] == ["tuned"] * 8 + ["/base"] * 8
-    for request in ComparedEngine.asked:
-        assert wrong(json.dumps(request).encode(), "prompt", "tuned", base="/base") is None
+@pytest.mark.parametrize(
+    ("heeded", "words"),
+    [("1-finetune", "vLLM reads a prompt as other tokens"), ("", "vLLM answers as the base model does, without the")],
+)
+def test_an_adapter_whose_base_model_is_computed_alike_to_the_last_bit_fails(
+    make_adapter, tiny_model, tmp_path, in_place_of_vllm, heeded, words
+):
+    in_place_of_vllm(heeded)
+    options = CheckOptions(engine="vllm", max_tokens=4)
+    found = check(make_adapter(), tiny_model, options, settings(tmp_path), silent())
+    assert not found.passed
+    assert found.reason.startswith(words)
+
+
+def test_a_server_for_the_chat_compares_nothing(make_adapter, tiny_model, tmp_path, in_place_of_vllm):
+    in_place_of_vllm("1-finetune")
+    adapter, servers = make_adapter(), Servers(settings(tmp_path), lambda _: tiny_model)
+    try:
+        servers.open(adapter, "vllm")
+        server = servers.wait(adapter, 60)
+        assert server.beside is None
+        with pytest.raises(JobError, match="with status 400"):
+            checking._first_tokens(server, ENGINES["vllm"].beside)
+        with pytest.raises(JobError, match="with status 400"):
+            checking._first_tokens(server, server.model)
+    finally:
+        servers.stop()
 
 
 @pytest.mark.real
