@@ -42,8 +42,8 @@ NEEDED, LIKELIEST = 0.9, 0.75
 """Shares of the tokens of all answers that must count so, and that must be the very likeliest."""
 
 _IGNORED = (
-    "{} answers as the base model does, without the adapter: it does not load layers of these names. Choose another"
-    " engine, or merge the adapter."
+    "{} answers as the base model does, without the adapter: it loads no layers of these names, or they change nothing."
+    " Choose another engine, or merge the adapter."
 )
 
 CONVENTION = f"as theirs counts the likeliest token, and one that is at most {NEAR:g} nat less likely"
