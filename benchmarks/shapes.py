@@ -59,6 +59,8 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
 
 
 SAMPLES = ("--num-calibration-samples", "16", "--group-size", "32")
+UNSEARCHED = ("Gemma-4-31B", "Qwen3.8-27B")
+"""Models that are calibrated without the search for scales: it takes most of the time, and no more memory."""
 FIRST = {"nf4": 12, "gptq": 1}
 """Blocks that a method runs on where it does not take all of them."""
 WHOLE = 25_000_000_000
@@ -83,6 +85,7 @@ def main() -> None:
         for method in asked.methods:
             layers = FIRST[method] if large or method == "gptq" else None
             words = SAMPLES if method == "gptq" else ()
+            words += ("--no-scale-search",) if method == "gptq" and name in UNSEARCHED else ()
             runs[method] = compared(name, method, layers, asked.most_memory, *words)
         keep(name, estimates, runs)
     sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
@@ -115,10 +118,11 @@ def compared(name: str, method: str, layers: int | None, most: float, *words: st
         source = write(name, Path(folder) / "source", layers, holes=method == "nf4")
         said = estimated(source, method, *words)
         if said.get("peak_memory_bytes", 0) > most:
-            return {"layers": layers, "estimated": said}
+            return {"layers": layers, "options": words, "estimated": said}
         took = ran(source, Path(folder) / "out", method, *words)
     ratio = took["peak_memory_bytes"] / said["peak_memory_bytes"] if "refused" not in said | took else None
-    return {"layers": layers, "estimated": said, "measured": took, "peak_memory_ratio": ratio and round(ratio, 2)}
+    found = {"layers": layers, "options": words, "estimated": said, "measured": took}
+    return {**found, "peak_memory_ratio": ratio and round(ratio, 2)}
 
 
 def write(name: str, folder: Path, layers: int | None = None, holes: bool = True) -> Path:
