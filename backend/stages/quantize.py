@@ -13,6 +13,7 @@ from backend.progress import Report, silent
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.calibrated.repacking import repack
+from backend.serve.engines import ENGINES
 from backend.stages.evaluate import first_text
 from backend.stages.making import Opened, make, piece_by_piece, result
 from backend.stages.step import Need, Planned, Step
@@ -28,6 +29,8 @@ def run(work: Work, token: str | None, report: Report) -> None:
         if not isinstance(options, CalibratedOptions):
             quantize(model.weights, model.output, options, report)
             return None
+        for doubt in _unserved(options, model.weights.config):
+            report.warn(doubt)
         finds = work.recipe.calibration_of(work.number - work.recipe.first)
         if finds != work.number - work.recipe.first:
             return _repacked(work, finds, model, report)
@@ -54,9 +57,9 @@ def _repacked(work: Work, finds: int, model: Opened, report: Report) -> str | No
     known = open_artifact(folder)
     report.log(f"The grids are those of '{folder.name}': nothing is calibrated again.")
     repack(model.weights, model.output, work.options, (folder, before), report)
-    of_its_own = before.unserved(model.weights.tensors, model.weights.config)
+    of_its_own = _unserved(before, model.weights.config)
     for warning in known.warnings:
-        if warning != of_its_own and warning not in report.warnings:
+        if warning not in (*of_its_own, *report.warnings):
             report.warn(warning)
     return known.calibration
 
@@ -101,7 +104,15 @@ def need(stage: Any, planned: Planned) -> Need:
     cost = (calibrated_cost if calibrates else repacking_cost)(planned.facts, stage)
     plan = stage.plan(planned.facts.tensors, planned.facts.config)
     need = Need(cost.memory + planned.facts.decoding_memory, planned.around + cost.seconds)
-    return result(stage, plan, planned, need)
+    found = result(stage, plan, planned, need)
+    return found._replace(doubts=(*found.doubts, *_unserved(stage, planned.facts.config)))
+
+
+def _unserved(stage: CalibratedOptions, config: Mapping[str, Any]) -> list[str]:
+    """Say which engine will not serve the result, although it serves others in the layout."""
+    made = {**config, **stage.config((), config)}
+    refusals = (engine.unserved(made, "the result") for engine in ENGINES.values())
+    return [refusal.words for refusal in refusals if refusal]
 
 
 def grid(options: Mapping[str, Any]) -> str:

@@ -133,6 +133,9 @@ def test_an_adapter_is_served_on_its_base_model(vllm, tmp_path):
     command = ENGINES["vllm"].command(adapter, 7, "cpu", base)
     for flag, value in (("--model", str(base)), ("--lora-modules", f"adapter={adapter}"), ("--max-lora-rank", "32")):
         assert command[command.index(flag) + 1] == value
+    name = command[command.index("--served-model-name") + 1]
+    assert name == ENGINES["vllm"].beside
+    assert "/" in name  # else an adapter's folder could have it, and be answered for by its base model
     with pytest.raises(SpecError, match="name the model that it was trained on"):
         choose(adapter)
     (adapter / "adapter_model.safetensors").unlink()

@@ -25,6 +25,7 @@ from backend.recipes import parse_recipe
 from backend.settings import Settings
 from backend.stages.estimate import check_room, estimate, measured_speeds
 from backend.stages.work import stage_folder
+from tests.support.family_models import make
 from tests.support.saved_models import CASES, llama, save
 
 CARD = "---\nlicense: other\nlicense_name: acme-ü\nlanguage: [en, no]\ntags: [chat]\n2: 3\n---\n# Tiny\n"
@@ -119,6 +120,26 @@ def test_layouts_of_one_calibration_are_estimated_with_its_time_once_and_the_byt
     assert together.files == {f"{f.name}/{name}": size for f in folders for name, size in on_disk(f).items()}
     assert together.seconds < alone[0].seconds + alone[1].seconds
     assert together.peak_memory_bytes == max(each.peak_memory_bytes for each in alone)
+
+
+@pytest.mark.parametrize("options", [{"bits": 3}, {"sym": False}, {"desc_act": True}])
+def test_what_vllm_will_not_serve_is_said_before_the_start_and_by_the_result(tiny_model, data, tmp_path, options):
+    short = CALIBRATED[0] | {"num_calibration_samples": 2}
+    recipe, facts = recipe_of(tiny_model, short | options, short), inspect(str(tiny_model))
+    words = "vLLM serves GPTQ in 4 and 8 bits with sym and without desc_act alone, and the result is other: it loads"
+    [said] = [warning for warning in estimate(recipe, facts, data).warnings if "vLLM" in warning]
+    assert said.startswith(words)
+    found = [open_artifact(folder).warnings for folder in made(recipe, tmp_path / "job")]
+    assert [said in warnings for warnings in found] == [True, False]
+    assert not any("vLLM" in warning for warning in found[1])
+
+
+@pytest.mark.parametrize("chosen", CALIBRATED)
+def test_gpt_oss_in_four_bits_is_doubted_before_the_start(chosen, data, tmp_path):
+    facts = inspect(str(make("gpt-oss", tmp_path / "oss")))
+    recipe = recipe_of(facts.model, chosen)
+    words = f"gpt-oss in MXFP4 and 16 bit alone, and the result is in {chosen['method']}: serve its original."
+    assert f"vLLM serves {words}" in estimate(recipe, facts, data).warnings
 
 
 def test_a_hub_model_is_estimated_to_the_byte_from_less_than_a_mebibyte(hub, source, data, tmp_path):

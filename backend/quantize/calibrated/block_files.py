@@ -133,20 +133,14 @@ class Shards:
         self._mark(views)
         self._close_full(views)
 
-    def close(self, report: Report) -> None:
-        """Write the index, where there are several files, and config.json.
-
-        Args:
-            report: Hears who does not serve the result.
-        """
+    def close(self) -> None:
+        """Write the index, where there are several files, and config.json."""
         content = index(self._plan.shards, self._plan.parameters, sum(self._output.finished.values()))
         if content:
             (self._output.folder / INDEX).write_bytes(content)
         tensors, config = self._weights.tensors, self._weights.config
         changes = self._options.config(tensors, config)
         (self._output.folder / "config.json").write_bytes(config_json(config, tensors, changes))
-        if doubt := self._options.unserved(tensors, config):
-            report.warn(doubt)
 
     def _copy(self, view: View) -> None:
         source = Source(view.tensor, view.dtype, view.turned, self._weights, lambda n: None)

@@ -60,7 +60,7 @@ def quantize_blocks(
             report.progress("quantizing", index, total, "blocks")
             run.block(index, hidden, call, last=index == total - 1)
         report.progress("quantizing", total, total, "blocks")
-    shards.close(report)
+    shards.close()
 
 
 class _Run:

@@ -204,17 +204,6 @@ class CalibratedOptions(MethodOptions):
         packing = self.form(tensors, config)
         return {"quantization_config": packing.layout.config(packing.scheme, packing.stays, packing.listed)}
 
-    def unserved(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> str | None:
-        """Say that vLLM does not serve the result, and how it loads instead; None where vLLM serves it.
-
-        Args:
-            tensors: Of the model.
-            config: What its config.json says.
-        """
-        served = self.written.unserved(self.config(tensors, config)["quantization_config"])
-        packages = " and ".join(self.written.PACKAGES)
-        return f"{served}: this folder loads in transformers with the packages {packages}." if served else None
-
     def plan(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Plan:
         """Say which file will hold which bytes: blocks in the order in which they are computed, after all else.
 

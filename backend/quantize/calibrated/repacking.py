@@ -37,4 +37,4 @@ def repack(
         for tensor in tensors:
             weights.release(tensor)
     report.progress("repacking", len(blocks), len(blocks), "blocks")
-    shards.close(report)
+    shards.close()

@@ -21,10 +21,8 @@ MOST_TOKENS = 8192
 
 CPU_CACHE = "1"  # GiB for the keys and values of a conversation
 
-_METHODS = (PLAIN, "compressed-tensors")
-"""What it serves on every machine, beside LAYOUTS; its plugins for bitsandbytes and GGUF are for CUDA alone."""
-
-_GPT_OSS = "vLLM serves gpt-oss in MXFP4 and 16 bit alone"
+_BASE = "/base"
+"""What an adapter's base model is called: no folder, by whose name the adapter is asked for, has a slash in its own."""
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Of adapters, that it makes room for."""
@@ -43,15 +41,9 @@ _SLOW = ("ConchLinearKernel", "ExllamaLinearKernel", "TritonW4A16LinearKernel")
 
 def _serves(served: Served) -> Refusal | None:
     name, method = served.folder.name, served.method
-    layout = _layout(method)
-    if reason := _unserved(served.config):
-        if layout is None:
-            return Refusal(f"{reason}, which '{name}' holds")
-        if reason == _GPT_OSS:
-            return Refusal(f"{reason}, and '{name}' is in {method}", "serve its original")
-        packages = " and ".join(layout.PACKAGES)
-        return Refusal(f"{reason}, and '{name}' is other", f"it loads in transformers with the packages {packages}")
-    if layout and experts(served.config) and not gpus():
+    if refusal := _unserved(served.config, f"'{name}'"):
+        return refusal
+    if _layout(method) and experts(served.config) and not gpus():
         return Refusal(
             f"vLLM serves experts in {method} with a GPU alone, and '{name}' has {experts(served.config)} in a block",
             "chat with it on a machine with one, or with the model in nf4 here",
@@ -69,13 +61,22 @@ def _layout(method: str) -> "Layout | None":
     return LAYOUTS.get(method)
 
 
-def _unserved(config: Mapping[str, Any]) -> str | None:
-    """Say what vLLM serves, or does not, where it serves no weights that are quantized like a model's."""
+def _unserved(config: Mapping[str, Any], name: str) -> Refusal | None:
+    """Return why vLLM serves no weights that are quantized as a config says; None where it does."""
     settings = quantization(config)
     method = str(settings.get("quant_method", PLAIN))
-    if layout := _layout(method):
-        return _GPT_OSS if text_type(config) == "gpt_oss" else layout.unserved(settings)
-    return None if method in _METHODS else f"vLLM does not serve {method}"
+    layout = _layout(method)
+    if layout is None:  # its plugins for bitsandbytes and GGUF are for CUDA alone
+        return None if method == PLAIN else Refusal(f"vLLM does not serve {method}, which {name} holds")
+    if text_type(config) == "gpt_oss":
+        return Refusal(
+            f"vLLM serves gpt-oss in MXFP4 and 16 bit alone, and {name} is in {method}", "serve its original"
+        )
+    reason = layout.unserved(settings)
+    if reason is None:
+        return None
+    packages = " and ".join(layout.PACKAGES)
+    return Refusal(f"{reason}, and {name} is other", f"it loads in transformers with the packages {packages}")
 
 
 def _unserved_part(adapter: Path) -> str | None:
@@ -104,7 +105,7 @@ def _command(folder: Path, port: int, device: str, base: Path | None) -> list[st
         command += _PICTURES
     if base is None:
         return [*command, "--model", str(folder), "--served-model-name", folder.name]
-    return [*command, "--model", str(base), "--served-model-name", "base", *_on_base(folder, folder.name, str(folder))]
+    return [*command, "--model", str(base), "--served-model-name", _BASE, *_on_base(folder, folder.name, str(folder))]
 
 
 def _on_base(adapter: Path, name: str, place: str) -> list[str]:
@@ -153,7 +154,7 @@ def _card(shown: Shown) -> CardLines | None:
     """Return the lines that serve a model on any machine that has vLLM."""
     link = "[vLLM](https://docs.vllm.ai)"
     if shown.config:
-        served = _unserved(shown.config) is None
+        served = _unserved(shown.config, shown.model_id) is None
         return CardLines(link, f"vllm serve {shown.model_id}") if served else None
     if shown.base_model is None or _unserved_part(shown.folder):
         return None
@@ -175,9 +176,11 @@ ENGINE = Engine(
     obstacle=obstacle,
     is_installed=lambda: interpreter() is not None,
     serves=_serves,
+    unserved=_unserved,
     command=_command,
     environment=_environment,
     remark=kernel,
     install=Install(install, "run 'make vllm' once, which installs it", "3.4 GB on a CPU, once, in a few minutes"),
     card=_card,
+    beside=_BASE,
 )
