@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from backend.quantize import awq, cast, gptq, int8, nf4
+from backend.quantize import awq, cast, fp8, gptq, int8, nf4
 from backend.quantize.method import Method, MethodOptions
 
 METHODS: dict[str, Method] = {
     "nf4": nf4.NF4,
     "fp4": nf4.FP4,
     "int8": int8.METHOD,
+    "fp8": fp8.METHOD,
     "gptq": gptq.METHOD,
     "awq": awq.METHOD,
     "cast": cast.METHOD,

@@ -1,0 +1,79 @@
+"""FP8: 8-bit floating-point weights (E4M3 of OCP OFP8, 1.0), of a row or of 128 × 128 numbers one scale.
+
+Format: `float-quantized` of compressed-tensors, its presets FP8_DYNAMIC and FP8_BLOCK: readers quantize activations as
+they come, by the token or by 128 of its numbers.
+"""
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from backend.models.rewriting import stream
+from backend.quantize.compressed_tensors import PACKAGES, QUANT_METHOD, Arguments
+from backend.quantize.layouts.layout import Matrix
+from backend.quantize.method import Method
+from backend.quantize.scaled import ScaledOptions
+from backend.weights.codes import E4M3
+from backend.weights.floats import Bytes, Floats, from_float32
+from backend.weights.rounding import Rows, encode, magnitudes, stored
+from backend.weights.writer import Slot
+
+SIDE = 128
+"""Rows and columns of a block."""
+
+
+class Options(ScaledOptions):
+    """8-bit floating point; `strategy` is that of compressed-tensors' QuantizationArgs."""
+
+    FORMAT: ClassVar[str] = "float-quantized"
+
+    method: Literal["fp8"] = "fp8"
+    strategy: Literal["channel", "block"] = Field(
+        "channel",
+        description="What shares a scale: a row of a layer, which loses least, or a block of 128 × 128 weights, as"
+        " DeepSeek and Qwen ship.",
+    )
+
+    @property
+    def weights(self) -> Arguments:
+        """How weights are quantized."""
+        blocks = {"block_structure": [SIDE, SIDE]} if self.strategy == "block" else {}
+        return {"type": "float", "strategy": self.strategy, **blocks}
+
+    @property
+    def activations(self) -> Arguments:
+        """How readers quantize what comes in."""
+        groups = {"strategy": "group", "group_size": SIDE} if self.strategy == "block" else {"strategy": "token"}
+        return {"type": "float", "dynamic": True, **groups}
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that share a scale."""
+        return (SIDE, SIDE) if self.strategy == "block" else (1, -1)
+
+    def slots(self, matrix: Matrix, dtype: str) -> list[Slot]:
+        """Return the tensors that a matrix becomes."""
+        down, across = (
+            -(-size // side) if side > 0 else 1 for size, side in zip(matrix.shape, self.block, strict=True)
+        )
+        return [Slot(matrix.name, "F8_E4M3", matrix.shape), Slot(f"{matrix.name}_scale", dtype, (down, across))]
+
+    def encode(self, rows: Rows) -> tuple[Bytes, Bytes]:
+        """Return codes and scales."""
+        down, _ = self.block
+        tops: Floats = np.maximum.reduceat(magnitudes(rows), range(0, rows.height, down), axis=0)
+        scales = stored(tops / np.float32(E4M3.largest), rows.dtype)
+        each = np.repeat(scales, down, 0)[: rows.height]
+        codes, _ = encode(rows, "e4m3", each[..., None])
+        return codes, from_float32(scales, rows.dtype)
+
+
+METHOD = Method(
+    Options,
+    "FP8 · 8 bit",
+    "Half the size with hardly any loss, at twice the speed on GPUs since 2022. vLLM and SGLang serve it.",
+    stream,
+    QUANT_METHOD,
+    PACKAGES,
+)
