@@ -82,7 +82,7 @@ class ScaledOptions(MethodOptions, StreamOptions):
         form = self.form(facts.tensors, facts.config)
         if not form.shapes:
             raise SpecError(f"'{facts.model}' has no linear layers in blocks that could be quantized: choose nf4.")
-        if len(form.odd) == len(form.layers):
+        if not any(map(self.holds, form.shapes.values())):
             name, (_, inputs) = next(iter(form.shapes.items()))
             raise SpecError(f"'{name}' has {inputs} inputs, which {self.method} does not divide: choose nf4 or fp8.")
 

@@ -7,7 +7,10 @@ from typing import Any
 
 from backend.quantize.matrices import Matrices, experts_of
 from backend.weights.anatomy import ahead, block_of, is_beside, is_linear, kept
+from backend.weights.plan import Memory
 from backend.weights.tensor import Tensor
+from backend.weights.view import View
+from backend.weights.writer import Slot
 
 _TOGETHER = {
     "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up", "w1": "gate_up",
@@ -60,6 +63,14 @@ class Selection(ABC):
         Args:
             shape: [out_features, in_features].
         """
+
+    @abstractmethod
+    def slots(self, view: View) -> list[Slot]:
+        """Return the tensors that a weight becomes."""
+
+    @abstractmethod
+    def memory(self, view: View) -> Memory:
+        """Say what writing a tensor takes beside the pieces that are read."""
 
     def skips(self, tensor: Tensor) -> bool:
         """Return whether a tensor stays as it is."""

@@ -1,10 +1,10 @@
 """Packing: which linear layers of a model a layout holds, and what becomes of each of its tensors."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backend.models.rewriting import loaded_dtype
+from backend.quantize.groups import fits
 from backend.quantize.selection import Selection
 from backend.weights.floats import SAFETENSORS
 from backend.weights.plan import Memory
@@ -14,9 +14,6 @@ from backend.weights.writer import Slot
 
 if TYPE_CHECKING:
     from backend.quantize.calibrated.options import CalibratedOptions
-
-MULTIPLE = 32
-"""Of what a layer's inputs and outputs are multiples: the layouts pack so many at a time."""
 
 
 class Packing(Selection):
@@ -38,21 +35,13 @@ class Packing(Selection):
         self.scheme = options.scheme._replace(dtype=SAFETENSORS[loaded_dtype(config, tensors)])
         super().__init__(tensors, config)
 
-    def holds(self, shape: Sequence[int], group_size: int | None = None) -> bool:
+    def holds(self, shape: Sequence[int]) -> bool:
         """Return whether the layout holds a layer.
 
         Args:
             shape: [out_features, in_features].
-            group_size: Another one than the options'.
         """
-        outputs, inputs = shape
-        group = self._options.group_size if group_size is None else group_size
-        fits = inputs % MULTIPLE == 0 and outputs % MULTIPLE == 0
-        return fits and (group < 0 or inputs % group == 0)
-
-    def held(self, group_size: int) -> int:
-        """Return how many weights the layout holds with a group size."""
-        return sum(math.prod(shape) for shape in self.shapes.values() if self.holds(shape, group_size))
+        return fits(shape, self._options.group_size)
 
     def slots(self, view: View) -> list[Slot]:
         """Return the tensors that a weight becomes."""
