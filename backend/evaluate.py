@@ -19,7 +19,7 @@ from backend.errors import SpecError
 from backend.model_folder import read_config
 from backend.models.chat_template import chat_text
 from backend.models.config import context_length
-from backend.models.loading import check_embedded, load_causal_lm, load_tokenizer, pad_within, window_length
+from backend.models.loading import check_embedded, load_tokenizer, pad_within, window_length
 from backend.models.tokens import around
 from backend.options import Frozen
 from backend.progress import Report
@@ -137,7 +137,7 @@ def _load(reference: Path, result: Path, report: Report) -> list[Any]:
     models = []
     for folder, what in ((reference, "reference"), (result, "model")):
         report.log(f"Loading the {what} '{folder.name}'.")
-        models.append((load_unpacked if is_packed(folder) else load_causal_lm)(folder, report))
+        models.append(load_unpacked(folder, report))
     vocabularies = [model.config.get_text_config().vocab_size for model in models]
     if vocabularies[0] != vocabularies[1]:
         raise SpecError(

@@ -28,7 +28,7 @@ _STACKS = {
 }
 """By the end of a tensor's name, what lies side by side in the outputs of each of its experts."""
 
-_SINGLE = re.compile(r"\.experts\.\d+\.\w+\.weight$")
+_SINGLE = re.compile(r"\.experts\.\d+\.\w+\.weight(?:_packed)?$")
 
 _OF_EXPERTS = re.compile(r"(.+?)\.experts\.|(.+\.block_sparse_moe)\.(?:input|output)_linear\.weight$")
 
@@ -74,7 +74,7 @@ class Matrices:
         if not is_expert(tensor):
             return {}
         if len(tensor.shape) == 2:
-            return {Matrix(tensor.name, tensor.shape): None} if _SINGLE.search(tensor.name) else {}
+            return {Matrix(tensor.name, tensor.shape): None} if is_single(tensor.name) else {}
         base = experts_of(tensor.name)
         names = next((names for end, names in _STACKS.items() if base and tensor.name.endswith(f".{end}")), ())
         outputs, inputs = tensor.shape[:0:-1] if self.turned else tensor.shape[1:]
@@ -116,6 +116,11 @@ def stacks(name: str) -> tuple[str, ...]:
     base, last = experts_of(name), name.split(".")[-2]
     ends = [end for end, parts in _STACKS.items() if base and last in parts]
     return tuple(f"{base.rpartition('.' + end.partition('.')[0])[0]}.{end}" for end in ends)
+
+
+def is_single(name: str) -> bool:
+    """Return whether a name is that of a matrix of an expert that lies by itself, or of its codes."""
+    return _SINGLE.search(name) is not None
 
 
 def experts_of(name: str) -> str:
