@@ -10,6 +10,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from backend.errors import SpecError
+from backend.models.facts import ModelFacts
 from backend.models.rewriting import stream
 from backend.quantize.compressed_tensors import PACKAGES, QUANT_METHOD, Arguments
 from backend.quantize.layouts.layout import Matrix
@@ -52,6 +54,18 @@ class Options(ScaledOptions):
     def holds(self, shape: Sequence[int]) -> bool:
         """Return whether the groups divide a layer's inputs."""
         return shape[1] % GROUP == 0
+
+    def check(self, facts: ModelFacts) -> None:
+        """Refuse what does not fit the model, before anything is downloaded.
+
+        Raises:
+            SpecError: As of other codes with scales; groups divide no layer's inputs.
+        """
+        super().check(facts)
+        shapes = self.form(facts.tensors, facts.config).shapes
+        if not any(map(self.holds, shapes.values())):
+            name, (_, inputs) = next(iter(shapes.items()))
+            raise SpecError(f"'{name}' has {inputs} inputs, which groups of {GROUP} do not divide: choose nf4 or fp8.")
 
     def slots(self, matrix: Matrix, dtype: str) -> list[Slot]:
         """Return the tensors that a matrix becomes."""

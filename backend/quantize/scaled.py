@@ -72,19 +72,15 @@ class ScaledOptions(MethodOptions, StreamOptions):
         """Refuse what does not fit the model, before anything is downloaded.
 
         Raises:
-            SpecError: No linear layers, none that the format holds, or layers that it does not know.
+            SpecError: No linear layers in blocks, or layers that readers do not find.
         """
         if facts.model_type in TRANSPOSED:
             raise SpecError(
                 f"'{facts.model}' is of the type '{facts.model_type}', whose layers no reader of compressed-tensors"
                 " finds: choose nf4 or gptq."
             )
-        form = self.form(facts.tensors, facts.config)
-        if not form.shapes:
+        if not self.form(facts.tensors, facts.config).shapes:
             raise SpecError(f"'{facts.model}' has no linear layers in blocks that could be quantized: choose nf4.")
-        if not any(map(self.holds, form.shapes.values())):
-            name, (_, inputs) = next(iter(form.shapes.items()))
-            raise SpecError(f"'{name}' has {inputs} inputs, which {self.method} does not divide: choose nf4 or fp8.")
 
     def form(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> "Scaled":
         """Return what becomes of each tensor."""

@@ -65,7 +65,7 @@ def encode(rows: Rows, code: str, scales: Floats) -> tuple[Bytes, Floats]:
     """Return the codes of rows, and the scale of each group that they are of.
 
     Args:
-        rows: Of several scales to choose from, groups are whole and of a multiple of 32 numbers.
+        rows: Of codes of 4 bits, or scales to choose from, groups are whole and have a multiple of 32 numbers.
         code: One of SCALED.
         scales: To choose from, [rows, groups, n], positive.
 
