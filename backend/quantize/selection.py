@@ -18,8 +18,12 @@ _TOGETHER = {
 }  # fmt: skip
 """Layers of which vLLM makes one: all of them are written in the format or none."""
 
-_OURS, _VLLMS = "mamba", "mixer"
-"""What checkpoints of Granite and Falcon-H1 call a module, and how vLLM 0.32 asks whether it is quantized."""
+_ALSO = {
+    "mamba": "mixer", "compressor.wgate": "compressor.gate_proj", "compressor.wkv": "compressor.kv_proj",
+    "attn.wo_a": "self_attn.o_a_proj",
+}  # fmt: skip
+"""What checkpoints of Granite and Falcon-H1 call a module, by which vLLM 0.32 asks whether it is quantized otherwise;
+and those of DeepSeek V4, by which transformers does."""
 
 
 class Selection(ABC):
@@ -52,7 +56,7 @@ class Selection(ABC):
         named = kept(tensors)
         rest = (name for name in map(_from_number, map(_module, beside)) if not name.endswith(named))
         around = (".".join(t.name.split(".")[-3:-1]) for t in tensors if _is_around(t))
-        self.stays = tuple(dict.fromkeys((*named, *_called(rest), *around)))
+        self.stays = tuple(dict.fromkeys(_called([*named, *rest, *around])))
         ends = [".".join(_module(name).split(".")[-2:]) for name in self._chosen]
         self.listed = tuple(dict.fromkeys(_called(sorted(ends)))) if any(map(_is_renamed, ends)) else ()
 
@@ -94,16 +98,24 @@ def _from_number(name: str) -> str:
     return f"{path.rpartition('.')[2]}.{number}.{rest}"
 
 
+def _renamed(name: str) -> str:
+    """Return the name by which a reader asks for a module."""
+    found = f".{name}."
+    for ours, theirs in _ALSO.items():
+        found = found.replace(f".{ours}.", f".{theirs}.")
+    return found[1:-1]
+
+
 def _is_renamed(name: str) -> bool:
-    return _OURS in name.split(".")
+    return _renamed(name) != name
 
 
 def _called(names: Iterable[str]) -> Iterator[str]:
-    """Return names, and those by which vLLM asks for the same modules."""
+    """Return names, and those by which readers ask for the same modules."""
     for name in names:
         yield name
         if _is_renamed(name):
-            yield ".".join(_VLLMS if part == _OURS else part for part in name.split("."))
+            yield _renamed(name)
 
 
 def _is_weight(tensor: Tensor) -> bool:
