@@ -64,7 +64,7 @@ def test_a_recipe_survives_yaml(tmp_path):
 
 def test_an_unknown_method_lists_those_there_are():
     assert (
-        "'nf4', 'fp4', 'int8', 'gptq', 'awq', 'cast'"
+        "'nf4', 'fp4', 'int8', 'fp8', 'w8a16', 'w4a16', 'mxfp4', 'gptq', 'awq', 'cast'"
         in faults({"base_model": "demo", "stages": [{**NF4, "method": "nf5"}]})["stages[0]"]
     )
 

@@ -31,8 +31,7 @@ class Options(ScaledOptions):
     method: Literal["fp8"] = "fp8"
     strategy: Literal["channel", "block"] = Field(
         "channel",
-        description="What shares a scale: a row of a layer, which loses least, or a block of 128 × 128 weights, as"
-        " DeepSeek and Qwen ship.",
+        description="What shares a scale: all weights of a row, or a block of 128 × 128, as DeepSeek and Qwen ship.",
     )
 
     @property
