@@ -4,11 +4,14 @@ Format: `float-quantized` of compressed-tensors, its presets FP8_DYNAMIC and FP8
 they come, by the token or by 128 of its numbers.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from backend.errors import SpecError
+from backend.models.facts import ModelFacts
 from backend.models.rewriting import stream
 from backend.quantize.compressed_tensors import PACKAGES, QUANT_METHOD, Arguments
 from backend.quantize.layouts.layout import Matrix
@@ -50,6 +53,23 @@ class Options(ScaledOptions):
     def block(self) -> tuple[int, int]:
         """Rows and columns that share a scale."""
         return (SIDE, SIDE) if self.strategy == "block" else (1, -1)
+
+    def holds(self, shape: Sequence[int]) -> bool:
+        """Return whether readers can quantize what comes into a layer: in blocks, 128 numbers at a time."""
+        return self.strategy == "channel" or shape[1] % SIDE == 0
+
+    def check(self, facts: ModelFacts) -> None:
+        """Refuse what does not fit the model, before anything is downloaded.
+
+        Raises:
+            SpecError: As of other codes with scales; most layers are no whole number of blocks wide.
+        """
+        super().check(facts)
+        shapes = self.form(facts.tensors, facts.config).shapes
+        narrow = [name for name, shape in shapes.items() if not self.holds(shape)]
+        if len(narrow) > len(shapes) / 2:
+            text = f"block does not divide the {shapes[narrow[0]][1]} inputs of '{narrow[0]}': choose channel"
+            raise SpecError(f"strategy: {text}.", {"strategy": text})
 
     def slots(self, matrix: Matrix, dtype: str) -> list[Slot]:
         """Return the tensors that a matrix becomes."""

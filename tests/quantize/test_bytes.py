@@ -50,7 +50,6 @@ STREAMED = {
     "int8": ("int8", {}),
     "cast": ("cast", {"dtype": "float16"}),
     "fp8": ("fp8", {}),
-    "fp8, in blocks": ("fp8", {"strategy": "block"}),
     "mxfp4": ("mxfp4", {}),
     "w8a16": ("w8a16", {"group_size": 32}),
     "w4a16": ("w4a16", {"group_size": 32}),

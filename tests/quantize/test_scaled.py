@@ -44,6 +44,19 @@ def model(tmp_path_factory):
     return save(config, tmp_path_factory.mktemp("scaled") / "model")
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A model whose layers are whole blocks wide, and some no whole number of them high."""
+    config = llama(hidden_size=128, intermediate_size=384, num_attention_heads=4, num_key_value_heads=2, head_dim=32)
+    return save(config, tmp_path_factory.mktemp("wide") / "model")
+
+
+@pytest.fixture
+def suited(case, model, wide):
+    """The model of a case."""
+    return wide if "blocks" in case else model
+
+
 def quantized(source, output, method, **options):
     """Quantize, and return the tensors as they are stored."""
     output.mkdir(exist_ok=True)
@@ -85,12 +98,12 @@ def test_with_the_scales_of_llm_compressor_codes_are_the_bytes_that_it_writes(na
 
 
 @pytest.mark.parametrize("case", CHOSEN)
-def test_the_package_decompresses_a_result_to_what_our_reader_makes_of_it(case, model, tmp_path):
+def test_the_package_decompresses_a_result_to_what_our_reader_makes_of_it(case, suited, tmp_path):
     from compressed_tensors.compressors import decompress_module
     from transformers import AutoModelForCausalLM
 
     method, options = CHOSEN[case]
-    quantized(model, tmp_path, method, **options)
+    quantized(suited, tmp_path, method, **options)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
     ours, found = decoded(tmp_path), 0
     for name, module in theirs.named_modules():
@@ -118,10 +131,10 @@ BOUNDS = {
 
 
 @pytest.mark.parametrize("case", CHOSEN)
-def test_no_weight_moves_further_than_half_a_step_of_its_format(case, model, tmp_path):
+def test_no_weight_moves_further_than_half_a_step_of_its_format(case, suited, tmp_path):
     method, options = CHOSEN[case]
-    stored = quantized(model, tmp_path / "q", method, **options)
-    source, found = load_file(model / "model.safetensors"), decoded(tmp_path / "q")
+    stored = quantized(suited, tmp_path / "q", method, **options)
+    source, found = load_file(suited / "model.safetensors"), decoded(tmp_path / "q")
     down, across = METHODS[method].Options(**options).block
     scales = {name.removesuffix("_scale"): value for name, value in stored.items() if name.endswith("_scale")}
     assert len(scales) == 14
@@ -166,11 +179,11 @@ def test_a_scale_that_is_searched_loses_less_than_the_one_of_the_largest_weight(
 
 
 @pytest.mark.parametrize("case", [*CHOSEN, "mxfp4, in shards"])
-def test_what_is_planned_is_what_is_written(case, model, tmp_path):
+def test_what_is_planned_is_what_is_written(case, suited, tmp_path):
     method, options = CHOSEN[case.partition(",")[0]]
     given = options | ({"max_shard_size": 100_000} if "shards" in case else {})
-    quantized(model, tmp_path, method, **given)
-    facts = inspect(str(model))
+    quantized(suited, tmp_path, method, **given)
+    facts = inspect(str(suited))
     planned = METHODS[method].Options(**given).plan(facts.tensors, facts.config)
     assert planned.files == {p.name: p.stat().st_size for p in tmp_path.iterdir() if p.name != "config.json"}
     assert (len(planned.parts) > 1) == ("shards" in case)
@@ -201,6 +214,12 @@ def test_experts_are_written_one_by_one_wherever_they_lie(family, tmp_path):
 def test_a_group_size_that_does_not_divide_the_layers_is_refused_with_those_that_do(method, group, model):
     with pytest.raises(SpecError, match=f"{group} does not divide the 224 inputs of .*: choose 32 or -1"):
         METHODS[method].Options(group_size=group).check(inspect(str(model)))
+
+
+def test_blocks_that_do_not_divide_the_layers_are_refused(model, wide):
+    METHODS["fp8"].Options(strategy="block").check(inspect(str(wide)))
+    with pytest.raises(SpecError, match=r"strategy: block does not divide the 224 inputs of .*: choose channel"):
+        METHODS["fp8"].Options(strategy="block").check(inspect(str(model)))
 
 
 @pytest.mark.parametrize("method", ["fp8", "mxfp4", "w8a16", "w4a16"])

@@ -42,7 +42,6 @@ CALIBRATED = [
 ]
 SCALED = [
     {"method": "fp8", "max_shard_size": 30_000},
-    {"method": "fp8", "strategy": "block"},
     {"method": "w8a16", "group_size": 32},
     {"method": "w4a16", "group_size": -1},
     {"method": "mxfp4"},
