@@ -202,9 +202,10 @@ def test_experts_are_written_one_by_one_wherever_they_lie(family, tmp_path):
                 continue
             held = tensors[tensor.name]
             weight = (held if part is None else matrices.view(held, part, matrix.shape[0])).float()
-            scale = (weight.abs().amax(1, keepdim=True) / 448).bfloat16()
+            scale = stored[f"{matrix.name}_scale"]
+            ends = weight.abs().amax(1, keepdim=True) / scale.float()
+            assert ((ends > 256) & (ends < 450)).all()  # within an octave of the end of the grid, 448
             codes = (weight / scale.float()).clamp(-448, 448).to(torch.float8_e4m3fn)
-            assert torch.equal(stored[f"{matrix.name}_scale"], scale)
             assert torch.equal(stored[matrix.name].view(torch.uint8), codes.view(torch.uint8))
             count += 1
     assert count >= 8
