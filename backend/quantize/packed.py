@@ -23,15 +23,34 @@ from backend.weights.decoded import decoded, encoded_as
 from backend.weights.encodings import ENCODINGS
 
 
-def is_packed(folder: Path) -> bool:
+def is_unpacked(folder: Path) -> bool:
+    """Return whether load() makes 16-bit weights of what a model folder holds, as which nobody serves it."""
+    return _is_packed(folder) or encoded_as(read_config(folder)) is not None
+
+
+def load(folder: Path, report: Report) -> Any:
+    """Load a model folder to compute with its very weights, however they are quantized; see load_causal_lm()."""
+    apart = _is_packed(folder) or _has_codes_of_experts(folder)
+    return load_unpacked(folder, report) if apart else load_causal_lm(folder, report)
+
+
+def _is_packed(folder: Path) -> bool:
     """Return whether a model folder holds weights in one of the LAYOUTS that is not decoded wherever it is read."""
     settings = read_config(folder).get("quantization_config")
     method = settings.get("quant_method") if isinstance(settings, dict) else None
     return method in LAYOUTS and method not in ENCODINGS
 
 
+def _has_codes_of_experts(folder: Path) -> bool:
+    """Return whether quantized experts lie one by one, which not every class of transformers is read from."""
+    if not encoded_as(read_config(folder)):
+        return False
+    with Checkpoint.of(folder) as weights:
+        return any(is_single(tensor.name) for tensor in weights.tensors)
+
+
 def load_unpacked(folder: Path, report: Report) -> Any:
-    """Load a model folder, however its weights lie, as a model of transformers in the type that its config names.
+    """Load a quantized folder as a model of transformers, in the type that its config names.
 
     Args:
         folder: Admitted.
@@ -41,13 +60,11 @@ def load_unpacked(folder: Path, report: Report) -> Any:
         SpecError: It is in another layout than those written here, or transformers cannot make sense of it.
     """
     with Checkpoint.of(folder) as weights:
-        if is_packed(folder):
-            config = read_config(folder)
-            layout, scheme = _layout(config.pop("quantization_config"), folder.name)
-            return _fill(_Unpacked(weights, config, layout, scheme), folder, report)
-        if encoded_as(weights.config) and any(is_single(tensor.name) for tensor in weights.tensors):
+        if not _is_packed(folder):
             return _fill(_Apart(decoded(weights)), folder, report)
-    return load_causal_lm(folder, report)
+        config = read_config(folder)
+        layout, scheme = _layout(config.pop("quantization_config"), folder.name)
+        return _fill(_Unpacked(weights, config, layout, scheme), folder, report)
 
 
 def _fill(tensors: "_Apart", folder: Path, report: Report) -> Any:

@@ -11,7 +11,7 @@ from backend.models.rewriting import config_json
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.quantize.calibrated.filling import Filler
-from backend.quantize.packed import load_unpacked
+from backend.quantize.packed import load
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from tests.support.family_models import BUILT, FAMILIES, REFUSED, make, picture
@@ -85,7 +85,7 @@ def test_a_result_in_codes_with_scales_answers_nearly_as_the_model_does(name, me
     made = quantized(folder, method, tmp_path / method)
     planned = options.plan(facts.tensors, facts.config).files
     assert {path.name: path.stat().st_size for path in made.glob("*.safetensors")} == planned
-    theirs, ours = load_causal_lm(folder, silent()), load_unpacked(made, silent())
+    theirs, ours = load_causal_lm(folder, silent()), load(made, silent())
     assert type(theirs) is type(ours)
     inputs = IDS if FAMILIES[name].tower is None else picture(name)
     before, after = logits(theirs, inputs), logits(ours, inputs)

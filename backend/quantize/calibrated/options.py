@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from backend.data.options import DatasetOptions, RowsOptions
+from backend.errors import SpecError
+from backend.models.facts import ModelFacts
 from backend.options import ADVANCED, parse
 from backend.quantize.calibrated.packing import Packing
 from backend.quantize.groups import GroupedOptions
@@ -103,6 +105,17 @@ class CalibratedOptions(GroupedOptions):
         assert self.calibration
         kept = {"on_fault": "drop", "drop_duplicates": True, "allow_identical": True}
         return parse(DatasetOptions, {**self.calibration.model_dump(), **kept}, context={"stored": True})
+
+    def check(self, facts: ModelFacts) -> None:
+        """Refuse what does not fit the model, before anything is downloaded.
+
+        Raises:
+            SpecError: A layout that is not read for such a model; what GroupedOptions refuses.
+        """
+        if self.form(facts.tensors, facts.config).matrices.transposed and not self.written.TURNED:
+            text = f"its readers find no linear layers in the type '{facts.model_type}': choose layout gptq"
+            raise SpecError(f"layout: {text}.", {"layout": text})
+        super().check(facts)
 
     @property
     def written(self) -> Layout:
