@@ -68,8 +68,8 @@ def test_a_result_is_what_transformers_makes_of_the_model(name, method, models, 
     assert torch.equal(logits(ours, inputs), logits(theirs, inputs))
 
 
-FORMATS = {"fp8": 2.0**-4, "mxfp4": 2.0**-2}
-"""The share of a weight that it can move by, half a step of the format: a few such steps are seen in the logits."""
+FORMATS = {"fp8": 0.4, "mxfp4": 0.8}
+"""The share of logits that may change: tiny random models are further off than trained ones; foreign logits have 1.4."""
 
 
 @pytest.mark.parametrize("method", FORMATS)
@@ -89,7 +89,7 @@ def test_a_result_in_codes_with_scales_answers_nearly_as_the_model_does(name, me
     assert type(theirs) is type(ours)
     inputs = IDS if FAMILIES[name].tower is None else picture(name)
     before, after = logits(theirs, inputs), logits(ours, inputs)
-    assert 0 < (after - before).norm() < 4 * FORMATS[method] * before.norm()
+    assert 0 < (after - before).norm() < FORMATS[method] * before.norm()
 
 
 @pytest.mark.parametrize("name", BUILT)
