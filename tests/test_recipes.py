@@ -107,7 +107,7 @@ def test_layouts_that_will_not_do_are_named_once_where_they_were_given(stage, fi
 
 def test_an_unknown_method_lists_those_there_are():
     assert (
-        "'nf4', 'fp4', 'int8', 'gptq', 'awq', 'cast'"
+        "'nf4', 'fp4', 'int8', 'fp8', 'w8a16', 'w4a16', 'mxfp4', 'gptq', 'awq', 'cast'"
         in faults({"base_model": "demo", "stages": [{**NF4, "method": "nf5"}]})["stages[0]"]
     )
 

@@ -42,6 +42,12 @@ CALIBRATED = [
     {"method": "gptq", "group_size": 32, "max_shard_size": 30_000, "max_seq_length": 64},
     {"method": "awq", "group_size": 64, "max_seq_length": 64},
 ]
+SCALED = [
+    {"method": "fp8", "max_shard_size": 30_000},
+    {"method": "w8a16", "group_size": 32},
+    {"method": "w4a16", "group_size": -1},
+    {"method": "mxfp4"},
+]
 METRICS = Metrics(
     kl_mean=1 / 3, kl_p99=1 / 7, top1_agreement=2 / 3, perplexity=1 / 0.07, reference_perplexity=1 / 0.3, tokens=12345,
     text="some text", convention="windows " * 20,
@@ -103,8 +109,9 @@ def test_every_file_of_every_result_has_the_bytes_that_were_estimated(case, sour
     assert ("1-quantize/tokenizer.json" in expected.files) == (case != "float16")
 
 
-def test_calibrated_results_have_the_bytes_that_were_estimated(tiny_model, data, tmp_path):
-    recipe = recipe_of(tiny_model, *CALIBRATED)
+@pytest.mark.parametrize("chosen", [CALIBRATED, SCALED])
+def test_results_in_packed_layouts_have_the_bytes_that_were_estimated(chosen, tiny_model, data, tmp_path):
+    recipe = recipe_of(tiny_model, *chosen)
     expected = estimate(recipe, inspect(str(tiny_model)), data)
     folders = made(recipe, tmp_path / "job")
     assert expected.files == {f"{f.name}/{name}": size for f in folders for name, size in on_disk(f).items()}

@@ -13,6 +13,7 @@ from backend.models.facts import ModelFacts
 from backend.options import Frozen, parse
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.groups import GroupedOptions
 from ui.jobs.variants import NAMED, variant_name
 from ui.kit.events import QUIET
 from ui.kit.format import lead, part
@@ -215,7 +216,7 @@ class RecipeTab:
         if field is None or facts is None:
             return shown
         options = METHODS[method].Options()
-        assert isinstance(options, CalibratedOptions)
+        assert isinstance(options, GroupedOptions)
         there = options.group_sizes(facts)
         return shown | ({field: there[0]} if given[field] not in there else {})
 

@@ -9,15 +9,13 @@ from backend.data.options import DatasetOptions, RowsOptions
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
 from backend.options import ADVANCED, parse
-from backend.quantize.calibrated.packing import MULTIPLE, Packing
+from backend.quantize.calibrated.packing import Packing
+from backend.quantize.groups import GroupedOptions
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.layouts.layout import Layout, Scheme
-from backend.quantize.method import MethodOptions
 from backend.weights.anatomy import block_of
 from backend.weights.plan import Plan
 from backend.weights.tensor import Tensor
-
-GROUP_SIZES = (32, 64, 128)
 
 _FLAT = "calibration_"
 
@@ -30,7 +28,7 @@ else:
     LayoutName = Literal[*LAYOUTS]
 
 
-class CalibratedOptions(MethodOptions):
+class CalibratedOptions(GroupedOptions):
     """What both methods can be told; a method adds its name, its layout and what only it has."""
 
     NAMES = ("calibration",)
@@ -44,9 +42,6 @@ class CalibratedOptions(MethodOptions):
 
     bits: Literal[2, 3, 4, 5, 6, 7, 8] = Field(
         4, description="Bits a weight. 4 is the usual choice; fewer lose much more."
-    )
-    group_size: Literal[-1, 32, 64, 128] = Field(
-        128, description="Inputs that share a scale; -1: all of a row. Smaller: better and a little larger."
     )
     scale_search: bool = Field(
         True, description="Scale input channels by how strongly they are used before rounding (AWQ)."
@@ -115,36 +110,12 @@ class CalibratedOptions(MethodOptions):
         """Refuse what does not fit the model, before anything is downloaded.
 
         Raises:
-            SpecError: A layout that is not read for such a model; no linear layers in blocks, or none that the layout
-                holds; a group size that does not divide most of them, with the sizes that do.
+            SpecError: A layout that is not read for such a model; what GroupedOptions refuses.
         """
-        packing = self.form(facts.tensors, facts.config)
-        if packing.matrices.transposed and not self.written.TURNED:
+        if self.form(facts.tensors, facts.config).matrices.transposed and not self.written.TURNED:
             text = f"its readers find no linear layers in the type '{facts.model_type}': choose layout gptq"
             raise SpecError(f"layout: {text}.", {"layout": text})
-        shapes = packing.shapes
-        if not shapes:
-            raise SpecError(f"'{facts.model}' has no linear layers in blocks that could be quantized: choose nf4.")
-        most = packing.held(-1)
-        if not most:
-            name, (outputs, inputs) = next(iter(shapes.items()))
-            raise SpecError(
-                f"'{name}' has {inputs} inputs and {outputs} outputs, and the layout packs {MULTIPLE} at a time: choose"
-                " method nf4."
-            )
-        if packing.held(self.group_size) < most / 2:
-            name = next(name for name, (_, inputs) in shapes.items() if inputs % self.group_size)
-            text = (
-                f"{self.group_size} does not divide the {shapes[name][1]} inputs of '{name}': choose"
-                f" {' or '.join(map(str, self.group_sizes(facts)))}"
-            )
-            raise SpecError(f"group_size: {text}.", {"group_size": text})
-
-    def group_sizes(self, facts: ModelFacts) -> list[int]:
-        """Return the group sizes with which all is quantized that can be, the largest first; -1 always is one."""
-        packing = self.form(facts.tensors, facts.config)
-        most = packing.held(-1)
-        return [*(size for size in reversed(GROUP_SIZES) if packing.held(size) == most), -1]
+        super().check(facts)
 
     def shares(self, earlier: Any) -> bool:
         """Return whether the grids that an earlier stage finds are this one's too, packed in another way.

@@ -27,10 +27,15 @@ FORMAT = "pack-quantized"
 
 def config(scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
     """Return the quantization_config, as vLLM and transformers read it."""
+    return compressed_tensors.quantization_config(FORMAT, arguments(scheme), kept)
+
+
+def arguments(scheme: Scheme) -> dict[str, Any]:
+    """Return how weights are quantized, in the package's words."""
     weights: dict[str, Any] = {"num_bits": scheme.bits, "symmetric": scheme.symmetric, "strategy": "channel"}
     if scheme.group_size > 0:
         weights |= {"strategy": "group", "group_size": scheme.group_size}
-    return compressed_tensors.quantization_config(FORMAT, weights, kept)
+    return weights
 
 
 def scheme(settings: Mapping[str, Any]) -> Scheme | None:
