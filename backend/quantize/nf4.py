@@ -12,7 +12,7 @@ from pydantic import Field
 from backend.machine.hardware import torch_threads
 from backend.models.rewriting import Dtype, stream
 from backend.options import ADVANCED
-from backend.quantize.bitsandbytes import PACKAGES, QUANT_METHOD, BitsAndBytesOptions
+from backend.quantize.bitsandbytes import BitsAndBytesOptions
 from backend.quantize.method import Method
 from backend.weights.codes import BLOCK, CODES, NESTED_BLOCK
 from backend.weights.floats import SAFETENSORS, Bytes
@@ -122,8 +122,6 @@ NF4 = Method(
     "NF4 · 4 bit",
     "A quarter of the size, on a grid made for the weights of language models. Needs no calibration data.",
     stream,
-    QUANT_METHOD,
-    PACKAGES,
 )
 
 FP4 = Method(
@@ -131,6 +129,4 @@ FP4 = Method(
     "FP4 · 4 bit",
     "A quarter of the size, on a floating-point grid. NF4 loses less on most models.",
     stream,
-    QUANT_METHOD,
-    PACKAGES,
 )

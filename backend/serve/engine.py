@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.model_folder import CONFIG, PROCESSORS, settings_in
-from backend.models.config import reads_pictures
+from backend.models.config import quantization, reads_pictures
 from backend.progress import Report
 
 PLAIN = "16 bit"
@@ -110,12 +110,6 @@ class Engine(NamedTuple):
     remark: Callable[[str], str] = lambda log: ""
     install: Install | None = None
     card: Callable[[Shown], CardLines | None] = lambda shown: None
-
-
-def quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return how a config says that its model's weights are quantized; empty where it does not."""
-    settings = config.get("quantization_config")
-    return settings if isinstance(settings, Mapping) else {}
 
 
 def sees(folder: Path, base: Path | None = None) -> bool:

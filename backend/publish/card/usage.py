@@ -8,7 +8,7 @@ from backend.artifacts.artifact import Artifact
 from backend.model_folder import has_chat_template, has_tokenizer
 from backend.models.config import auto_class_name
 from backend.publish.card.training import AdapterUse
-from backend.serve.engine import CardLines, Shown, quantization
+from backend.serve.engine import CardLines, Shown
 from backend.serve.engines import ENGINES
 from backend.serve.engines.transformers import packages
 
@@ -25,7 +25,7 @@ def loading(
         use: Of an adapter.
         artifact: What it is.
     """
-    needed = packages(quantization(config).get("quant_method", ""))
+    needed = packages(config)
     more = list(needed)
     if use:
         more = ["peft", "bitsandbytes"] if use.quantization else ["peft"]

@@ -64,9 +64,10 @@ def quantize_blocks(
     shards.close()
     changes = options.config(weights.tensors, weights.config)
     (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, changes))
-    if served := options.written.unserved(changes["quantization_config"]):
-        packages = " and ".join(options.written.PACKAGES)
-        report.warn(f"{served}: this folder loads in transformers with the packages {packages}.")
+    readers = options.written.readers(changes["quantization_config"])
+    if refusal := readers["vllm"].refusal:
+        packages = " and ".join(readers["transformers"].packages)
+        report.warn(f"{refusal}: this folder loads in transformers with the packages {packages}.")
 
 
 class _Run:
