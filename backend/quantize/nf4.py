@@ -120,13 +120,13 @@ class FP4Options(FourBitOptions):
 NF4 = Method(
     Options,
     "NF4 · 4 bit",
-    "A quarter of the size, on a grid made for the weights of language models. Needs no calibration data.",
+    "For tuning (QLoRA) and transformers: a quarter of the size, on a grid made for the weights of language models.",
     stream,
 )
 
 FP4 = Method(
     FP4Options,
     "FP4 · 4 bit",
-    "A quarter of the size, on a floating-point grid. NF4 loses less on most models.",
+    "For tuning and transformers: as NF4, on a floating-point grid that loses more on most models.",
     stream,
 )

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 READERS = {
-    "transformers": "transformers",
     "vllm": "vLLM, NVIDIA GPU",
     "vllm-cpu": "vLLM, CPU",
     "sglang": "SGLang",
+    "transformers": "transformers",
     "llama.cpp": "llama.cpp",
 }
 """What a table calls each of them."""
@@ -27,6 +27,7 @@ class Reading(NamedTuple):
         native: The compute capability from which on it multiplies in the format itself, and does not unpack weights
             first; of a CPU 0; None: it always unpacks.
         until: The compute capability from which on it no longer does; 0: it still does.
+        apt: Whether it is one of those that the format is for.
     """
 
     refusal: str = ""
@@ -34,6 +35,7 @@ class Reading(NamedTuple):
     capability: float = 0
     native: float | None = None
     until: float = 0
+    apt: bool = True
 
     def on(self, capability: float) -> "Reading":
         """Return how it loads them on a GPU of a compute capability."""
@@ -69,4 +71,5 @@ def _worse(one: Reading, other: Reading) -> Reading:
         max(one.capability, other.capability),
         native,
         min(filter(None, (one.until, other.until)), default=0),
+        one.apt and other.apt,
     )

@@ -42,7 +42,7 @@ def scheme(settings: Mapping[str, Any]) -> Scheme | None:
 def readers(settings: Mapping[str, Any]) -> Readers:
     """Return who loads it: vLLM's auto_awq with Marlin, on a CPU with CPUWNA16; llama.cpp's converter does not."""
     return EVERYWHERE | {
-        "transformers": Reading(packages=("gptqmodel",)),
+        "transformers": Reading(packages=("gptqmodel",), apt=False),
         "vllm": Reading(capability=7.5),
         "llama.cpp": Reading("llama.cpp does not convert AWQ's layout"),
     }

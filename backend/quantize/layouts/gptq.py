@@ -57,7 +57,7 @@ def readers(settings: Mapping[str, Any]) -> Readers:
     limits = "serves GPTQ in 4 and 8 bits with sym and without desc_act alone"
     on_cpu = Reading() if bits == 4 else Reading("Without a GPU, vLLM serves GPTQ in 4 bits alone")
     return EVERYWHERE | {
-        "transformers": Reading(packages=("gptqmodel", "optimum")),
+        "transformers": Reading(packages=("gptqmodel", "optimum"), apt=False),
         "vllm": Reading(capability=7.5) if served else Reading(f"vLLM {limits}"),
         "vllm-cpu": on_cpu if served else Reading(f"vLLM {limits}"),
         "sglang": Reading() if served else Reading(f"SGLang {limits}"),
