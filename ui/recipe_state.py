@@ -247,7 +247,7 @@ class Workbench:
         shown = {self.recipe.pasted: None, self.recipe.note: "", self.tabs: gr.Tabs(selected="recipe")}
         return {**found, **taken, **shown}
 
-    def merge_finetuned(self, result: Result, method: str, target: str, token: str | None) -> Updates:
+    def merge_finetuned(self, result: Result, method: str, token: str | None, target: str = UNSURE) -> Updates:
         """Choose the model that an adapter was trained on, and merge the adapter first."""
         recipe = result.job.read_spec()
         assert isinstance(recipe, Recipe)

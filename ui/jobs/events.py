@@ -121,7 +121,7 @@ def _wire_results(bench: Workbench) -> None:
         owner = who.known()
         require_alone(studio.settings)
         result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
-        return bench.merge_finetuned(result, method, target, who.token(typed))
+        return bench.merge_finetuned(result, method, who.token(typed), target)
 
     jobs.chat.click(to_chat, jobs.job, [*chat.outputs(), bench.tabs], api_name="jobs_to_chat", **QUIET)
     asked = [jobs.job, bench.recipe.method, bench.recipe.target, bench.token]
