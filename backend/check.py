@@ -18,9 +18,9 @@ from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import PROMPTS
 from backend.model_folder import has_chat_template, is_adapter
 from backend.models.chat_template import chat_text
-from backend.models.loading import in_our_words, load_causal_lm, load_tokenizer, refuse_idle
+from backend.models.loading import in_our_words, load_tokenizer, refuse_idle
 from backend.progress import Report
-from backend.quantize.packed import is_packed, load_unpacked
+from backend.quantize.packed import load
 from backend.serve.engines import AUTO, ENGINES, EngineName
 from backend.settings import Settings
 from backend.stage import Stage
@@ -191,7 +191,7 @@ def _gaps(folder: Path, base: Path | None, answers: list[_Answer], report: Repor
         To all of the weights; and to those of an adapter's base model alone, the same where it is no adapter.
     """
     whole = _whole(folder, base)
-    model = (load_unpacked if is_packed(whole) else load_causal_lm)(whole, report)
+    model = load(whole, report)
     if whole == folder:
         found = _each(model, answers, report)
         return found, found

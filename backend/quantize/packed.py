@@ -8,7 +8,7 @@ from typing import Any
 
 from backend.errors import SpecError
 from backend.model_folder import read_config
-from backend.models.loading import device, greedy
+from backend.models.loading import device, greedy, load_causal_lm
 from backend.models.rewriting import loaded_dtype
 from backend.models.torch_weights import read
 from backend.progress import Report
@@ -19,10 +19,21 @@ from backend.quantize.layouts.layout import Layout, Scheme
 from backend.quantize.matrices import Matrices
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Checkpoint, Weights
+from backend.weights.decoded import encoded_as
 from backend.weights.encodings import ENCODINGS
 
 
-def is_packed(folder: Path) -> bool:
+def is_unpacked(folder: Path) -> bool:
+    """Return whether load() makes 16-bit weights of what a model folder holds, as which nobody serves it."""
+    return _is_packed(folder) or encoded_as(read_config(folder)) is not None
+
+
+def load(folder: Path, report: Report) -> Any:
+    """Load a model folder to compute with its very weights, however they are quantized; see load_causal_lm()."""
+    return load_unpacked(folder, report) if _is_packed(folder) else load_causal_lm(folder, report)
+
+
+def _is_packed(folder: Path) -> bool:
     """Return whether a model folder holds weights in one of the LAYOUTS that is not decoded wherever it is read."""
     settings = read_config(folder).get("quantization_config")
     method = settings.get("quant_method") if isinstance(settings, dict) else None
@@ -30,7 +41,7 @@ def is_packed(folder: Path) -> bool:
 
 
 def load_unpacked(folder: Path, report: Report) -> Any:
-    """Load a folder of which is_packed() holds as a model of transformers, in the type that its config names.
+    """Load a folder with weights in a layout as a model of transformers, in the type that its config names.
 
     Args:
         folder: Admitted.

@@ -21,11 +21,11 @@ from backend.evaluate import EvaluateOptions, Text, measure
 from backend.jobs.store import UNFINISHED, JobState
 from backend.jobs.supervisor import Supervisor
 from backend.models.demo import BASE_MODEL, evaluation_text
-from backend.models.loading import load_causal_lm, load_tokenizer
+from backend.models.loading import load_tokenizer
 from backend.progress import silent
 from backend.publish.adopt import adopt
 from backend.publish.card.card import build_card
-from backend.quantize.packed import is_packed, load_unpacked
+from backend.quantize.packed import load
 from backend.recipes import parse_recipe
 from backend.serve.engines.vllm_environment import interpreter
 from backend.settings import Settings
@@ -100,7 +100,7 @@ def test_the_question_is_decided_by_the_weights_and_not_by_a_processors_rounding
     """Each token of the answer is likelier by a nat than any other: kernels differ by a tenth of one."""
     folder = demo_results.folders[name]
     whole = demo_results.data / "models" / "demo" if name == "adapter" else folder
-    model = (load_unpacked if is_packed(whole) else load_causal_lm)(whole, silent())
+    model = load(whole, silent())
     if whole != folder:
         from peft import PeftModel
 

@@ -13,10 +13,24 @@ from pathlib import Path
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-from compressed_tensors.quantization.utils import calculate_qparams
+from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 from safetensors.torch import save_file
 
 PACK, INT, FLOAT = "pack-quantized", "int-quantized", "float-quantized"
+GROUPS = {"strategy": "group", "group_size": 16}
+FOUR = {"num_bits": 4, "type": "float", "symmetric": True}
+
+
+def integers():
+    """Return cases of each number of bits: the last word of a row is full in some and has room in others."""
+    for bits in range(2, 9):
+        for symmetric in (True, False):
+            kind = {"num_bits": bits, "symmetric": symmetric}
+            name = f"w{bits} {'symmetric' if symmetric else 'with zeros'}"
+            yield f"{name} in groups", (PACK, (12, 48), kind | GROUPS)
+            yield f"{name} of rows", (PACK, (12, 32), kind | {"strategy": "channel"})
+            yield f"{name} of odd rows", (PACK, (5, 45), kind | {"strategy": "channel"})
+
 
 CASES = {
     "w4 groups": (PACK, (24, 96), {"num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": True}),
@@ -36,9 +50,17 @@ CASES = {
     "fp8 blocks": (
         FLOAT, (24, 40), {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [16, 16]},
     ),
+    "mxfp4": (
+        "mxfp4-pack-quantized", (17, 96), FOUR | GROUPS | {"group_size": 32, "scale_dtype": "torch.uint8"},
+    ),
+    "nvfp4": (
+        "nvfp4-pack-quantized", (17, 80),
+        FOUR | GROUPS | {"strategy": "tensor_group", "scale_dtype": "torch.float8_e4m3fn"},
+    ),
+    **dict(integers()),
 }  # fmt: skip
 
-ROUNDED = ("w4 groups with zeros", "fp8 rows")
+ROUNDED = ("w4 groups with zeros", "w3 with zeros in groups", "fp8 rows")
 """Cases whose scales are float16 too: what they make is rounded twice."""
 
 
@@ -47,7 +69,7 @@ def extremes(weight, args):
     rows, columns = weight.shape
     if args.strategy == "tensor":
         return weight.min()[None], weight.max()[None]
-    size = {"channel": (1, columns), "group": (1, args.group_size)}.get(args.strategy, args.block_structure)
+    size = {"channel": (1, columns), "block": args.block_structure}.get(args.strategy, (1, args.group_size))
     down, across = -(-rows // size[0]), -(-columns // size[1])
     cells = [[weight[i * size[0] : (i + 1) * size[0], j * size[1] : (j + 1) * size[1]] for j in range(across)]
              for i in range(down)]  # fmt: skip
@@ -59,8 +81,12 @@ def case(form, shape, settings, dtype):
     args = QuantizationArgs(**settings)
     scheme = QuantizationScheme(targets=["Linear"], weights=args, format=form)
     weight = torch.randn(shape)
-    scale, zero = calculate_qparams(*extremes(weight, args), args)
+    low, high = extremes(weight, args)
+    over = generate_gparam(weight.min(), weight.max()) if args.strategy == "tensor_group" else None
+    scale, zero = calculate_qparams(low, high, args, over)
     state = {"weight": weight, "weight_scale": scale.to(dtype), "weight_zero_point": zero}
+    if over is not None:
+        state["weight_global_scale"] = over
     package = BaseCompressor.get_value_from_registry(form)
     stored = package.compress(state, scheme)
     decoded = package.decompress(stored, scheme)["weight"].to(torch.bfloat16)

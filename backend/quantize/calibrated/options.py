@@ -115,10 +115,13 @@ class CalibratedOptions(MethodOptions):
         """Refuse what does not fit the model, before anything is downloaded.
 
         Raises:
-            SpecError: No linear layers in blocks, or none that the layout holds; a group size that does not divide
-                most of them, with the sizes that do.
+            SpecError: A layout that is not read for such a model; no linear layers in blocks, or none that the layout
+                holds; a group size that does not divide most of them, with the sizes that do.
         """
         packing = self.form(facts.tensors, facts.config)
+        if packing.matrices.transposed and not self.written.TURNED:
+            text = f"its readers find no linear layers in the type '{facts.model_type}': choose layout gptq"
+            raise SpecError(f"layout: {text}.", {"layout": text})
         shapes = packing.shapes
         if not shapes:
             raise SpecError(f"'{facts.model}' has no linear layers in blocks that could be quantized: choose nf4.")

@@ -17,6 +17,7 @@ from backend.weights.writer import Slot
 
 BITS: tuple[int, ...] = (4,)
 LOWEST = 0
+TURNED = True
 TENSORS: tuple[str, ...] = ("qweight", "qzeros", "scales")
 
 

@@ -18,6 +18,7 @@ from backend.weights.writer import Slot
 
 BITS: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
 LOWEST = 0
+TURNED = False  # its target is the class Linear
 TENSORS: tuple[str, ...] = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
 
 FORMAT = "pack-quantized"

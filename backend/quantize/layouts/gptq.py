@@ -18,6 +18,7 @@ from backend.weights.writer import Slot
 
 BITS: tuple[int, ...] = (2, 3, 4, 8)
 LOWEST = 1  # a zero of 0 is stored as -1, which readers disagree on
+TURNED = True
 TENSORS: tuple[str, ...] = ("qweight", "qzeros", "scales", "g_idx")
 
 SERVED = ((4, True, False), (8, True, False))

@@ -78,11 +78,13 @@ class Layout(Protocol):
     Attributes:
         BITS: Of an integer, that it can hold.
         LOWEST: The smallest zero that every reader takes.
+        TURNED: Whether readers take it for layers whose class keeps weights as [in_features, out_features], too.
         TENSORS: The last parts of a packed layer's names; every such layer has the first of them.
     """
 
     BITS: tuple[int, ...]
     LOWEST: int
+    TURNED: bool
     TENSORS: tuple[str, ...]
 
     def config(self, scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from backend.weights.writer import Slot
 
 BITS: tuple[int, ...] = (2, 3, 4, 8)
 LOWEST = 0
+TURNED = True
 TENSORS: tuple[str, ...] = ("codes", "zeros", "scales")
 
 
