@@ -5,6 +5,7 @@ llama.cpp's convert_hf_to_gguf.py as of 2026-11, by which Ollama gets models too
 """
 
 from collections.abc import Iterable
+from functools import reduce
 from typing import NamedTuple
 
 READERS = {
@@ -57,10 +58,8 @@ EVERYWHERE: Readers = dict.fromkeys(READERS, Reading())
 
 def together(found: Iterable[Readers]) -> Readers:
     """Return how a model is loaded that has layers in several formats: as the worst of them."""
-    both = dict(EVERYWHERE)
-    for readers in found:
-        both = {name: _worse(reading, readers[name]) for name, reading in both.items()}
-    return both
+    known = list(found) or [EVERYWHERE]
+    return {name: reduce(_worse, (readers[name] for readers in known)) for name in READERS}
 
 
 def _worse(one: Reading, other: Reading) -> Reading:
