@@ -99,10 +99,11 @@ def _cell(reader: str, made: Sequence[tuple[str, Reading]], reasons: list[str]) 
 
 def _conditions(reading: Reading) -> list[str]:
     packages = [f"with {' and '.join(reading.packages)}"] if reading.packages else []
+    told = [f"`{reading.told}`"] if reading.told else []
     capability = [f"≥ {reading.capability}"] if reading.capability else []
     until = [f"< {reading.until}"] if reading.until else []
     native = [f"native ≥ {reading.native}"] if reading.native and reading.native > reading.capability else []
-    return [*packages, *capability, *until, *native]
+    return [*packages, *told, *capability, *until, *native]
 
 
 def _cells() -> dict[str, Any]:

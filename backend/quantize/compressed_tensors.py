@@ -52,7 +52,8 @@ def readers(settings: Mapping[str, Any]) -> Readers:
     groups = settings.get("config_groups")
     found = [group for group in groups.values() if isinstance(group, Mapping)] if isinstance(groups, Mapping) else []
     forms = (_readers(str(group.get("format") or settings.get("format")), group) for group in found)
-    return {**together(forms), "transformers": Reading(packages=("compressed-tensors",), apt=False)}
+    known = together(forms)
+    return known | {"transformers": known["transformers"]._replace(packages=("compressed-tensors",), apt=False)}
 
 
 def _readers(form: str, group: Mapping[str, Any]) -> Readers:
@@ -71,10 +72,15 @@ def _readers(form: str, group: Mapping[str, Any]) -> Readers:
 
 
 def _integers(weights: Arguments) -> Readers:
-    """Return who loads packed integers: Marlin multiplies them in 4 and 8 bits, Humming in others, CPUWNA16 in 4."""
+    """Return who loads packed integers: Marlin multiplies them in 4 and 8 bits, Humming in others, CPUWNA16 in 4.
+
+    transformers 5.24 with the package 0.20.1 has no room for packed zeros, and refuses them unless it unpacks.
+    """
+    unpacked = "" if weights.get("symmetric", True) else "CompressedTensorsConfig(dequantize=True)"
     on_cpu = Reading("Without a GPU, vLLM serves packed integers of 4 bits alone")
     in_rows = Reading("llama.cpp converts packed integers in groups alone")
     return EVERYWHERE | {
+        "transformers": Reading(told=unpacked),
         "vllm": Reading(capability=7.5),
         "vllm-cpu": Reading() if weights.get("num_bits") == 4 else on_cpu,
         "llama.cpp": Reading() if weights.get("strategy") == "group" else in_rows,

@@ -24,6 +24,7 @@ class Reading(NamedTuple):
     Attributes:
         refusal: Why it does not, as a sentence without its full stop; empty: it does.
         packages: What it needs beside itself.
+        told: What it must be told, as it is typed.
         capability: The compute capability that an NVIDIA GPU needs; 0: any.
         native: The compute capability from which on it multiplies in the format itself, and does not unpack weights
             first; of a CPU 0; None: it always unpacks.
@@ -33,6 +34,7 @@ class Reading(NamedTuple):
 
     refusal: str = ""
     packages: tuple[str, ...] = ()
+    told: str = ""
     capability: float = 0
     native: float | None = None
     until: float = 0
@@ -67,6 +69,7 @@ def _worse(one: Reading, other: Reading) -> Reading:
     return Reading(
         one.refusal or other.refusal,
         tuple(dict.fromkeys((*one.packages, *other.packages))),
+        one.told or other.told,
         max(one.capability, other.capability),
         native,
         min(filter(None, (one.until, other.until)), default=0),

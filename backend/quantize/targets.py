@@ -67,7 +67,8 @@ class Offer(NamedTuple):
         layout = "" if self.options == usual(self.method) else f"in the layout {layout_of(self.options)}"
         packages = f"with the package {' and '.join(self.reading.packages)}" if self.reading.packages else ""
         native = "computed as it is, not unpacked first" if self.reading.native is not None else ""
-        parts = [part for part in (layout, packages, native) if part]
+        told = f"given {self.reading.told}" if self.reading.told else ""
+        parts = [part for part in (layout, packages, told, native) if part]
         return f"Runs there {', '.join(parts)}." if parts else ""
 
 
@@ -86,7 +87,8 @@ def _rank(offer: Offer) -> tuple[Any, ...]:
     quantized = "quantization_config" in options.config((), {})
     calibrated = isinstance(options, CalibratedOptions)
     native = reading.native is not None
-    return bool(reading.refusal), not quantized, not native, not reading.apt, not calibrated, len(reading.packages)
+    effort = len(reading.packages) + bool(reading.told)
+    return bool(reading.refusal), not quantized, not native, not reading.apt, not calibrated, effort
 
 
 def usual(name: str) -> MethodOptions:
