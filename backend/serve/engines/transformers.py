@@ -11,14 +11,10 @@ from backend.quantize.formats import readers
 from backend.serve.engine import Engine, Refusal, Served
 
 
-def packages(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the packages with which transformers loads a model, from its config."""
-    return readers(config)["transformers"].packages
-
-
 def missing_packages(config: Mapping[str, Any]) -> list[str]:
-    """Return those of them that are not installed."""
-    return [package for package in packages(config) if not find_spec(package.replace("-", "_"))]
+    """Return the packages that transformers needs to load a model, and that are not installed."""
+    needed = readers(config)["transformers"].packages
+    return [package for package in needed if not find_spec(package.replace("-", "_"))]
 
 
 def _serves(served: Served) -> Refusal | None:
