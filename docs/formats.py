@@ -21,8 +21,8 @@ What each method writes, and who loads it: transformers 5.24, vLLM 0.32 and 0.33
 SmolLM2-135M-Instruct; [benchmarks](../explanation/benchmarks.md) says how they were measured.
 
 * A number at vLLM is the compute capability that an NVIDIA GPU needs: T4 7.5, A100 8.0, RTX 30 8.6, RTX 40 and L4
-  8.9, H100 9.0, B200 10.0, RTX 50 12.0. *Native* is where the GPU multiplies in the format itself; others unpack the
-  weights first, which saves memory alone.
+  8.9, H100 9.0, B200 10.0, RTX 50 12.0. *Native* is where the GPU multiplies in the format itself; below, weights
+  are unpacked before each product.
 * NF4, FP4 and INT8 are bitsandbytes' formats: for tuning (QLoRA) and for transformers. vLLM left them to a plugin in
   0.28.
 """

@@ -45,7 +45,7 @@ class Reading(NamedTuple):
         if self.refusal:
             return self
         if capability < self.capability:
-            return Reading(f"It needs a GPU of compute capability {self.capability}")
+            return Reading(f"It needs a GPU of compute capability {self.capability} or newer")
         if self.until and capability >= self.until:
             return Reading(f"GPUs of compute capability {self.until} and newer no longer multiply in it")
         return self._replace(native=self.native if self.native is not None and capability >= self.native else None)

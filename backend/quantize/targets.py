@@ -66,10 +66,10 @@ class Offer(NamedTuple):
             return f"{self.reading.refusal}."
         layout = "" if self.options == usual(self.method) else f"in the layout {layout_of(self.options)}"
         packages = f"with the package {' and '.join(self.reading.packages)}" if self.reading.packages else ""
-        native = "computed as it is, not unpacked first" if self.reading.native is not None else ""
         told = f"given {self.reading.told}" if self.reading.told else ""
-        parts = [part for part in (layout, packages, told, native) if part]
-        return f"Runs there {', '.join(parts)}." if parts else ""
+        parts = [part for part in (layout, packages, told) if part]
+        native = "Multiplied there without unpacking." if self.reading.native is not None else ""
+        return " ".join(filter(None, (native, f"Runs there {', '.join(parts)}." if parts else "")))
 
 
 def offers(target: Target) -> list[Offer]:

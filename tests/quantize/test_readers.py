@@ -63,7 +63,7 @@ def test_who_loads_a_model_is_said_of_its_config(settings, able):
 def test_a_model_of_several_formats_needs_what_each_of_them_needs():
     found = readers({"quantization_config": packed(INT8, MXFP4)})["vllm"]
     assert (found.capability, found.native, found.until) == (8.0, 10.0, 10.0)
-    assert found.on(7.5).refusal == "It needs a GPU of compute capability 8.0"
+    assert found.on(7.5).refusal == "It needs a GPU of compute capability 8.0 or newer"
     assert "no longer" in found.on(12.0).refusal
     assert found.on(9.0) == found._replace(native=None)
 
