@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, get_args
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.formats import readers
+from backend.quantize.layouts import LAYOUTS
 from backend.quantize.method import MethodOptions
 from backend.quantize.readers import READERS, Readers, Reading
 
@@ -101,21 +102,28 @@ def kinds(name: str) -> Iterator[MethodOptions]:
     first = usual(name)
     yield first
     if isinstance(first, CalibratedOptions):
-        layouts = get_args(type(first).model_fields["layout"].annotation)
-        yield from (type(first)(layout=layout) for layout in reversed(layouts) if layout != first.layout)
-
-
-def layout_of(options: MethodOptions) -> str:
-    """Return the layout that options name; empty where a method has none to choose."""
-    return options.layout if isinstance(options, CalibratedOptions) else ""
+        for layout in reversed(get_args(type(first).model_fields["layout"].annotation)):
+            held = _bits(first, layout)
+            if layout != first.layout and held:
+                yield type(first)(layout=layout, bits=first.bits if first.bits in held else held[0])
 
 
 def widths(options: MethodOptions) -> list[MethodOptions]:
     """Return the options once for each number of bits that their method and layout can have."""
     if not isinstance(options, CalibratedOptions):
         return [options]
+    return [type(options)(layout=options.layout, bits=bits) for bits in _bits(options, options.layout)]
+
+
+def _bits(options: CalibratedOptions, layout: str) -> list[Any]:
+    """Return the numbers of bits that a method can have in a layout."""
     known = get_args(type(options).model_fields["bits"].annotation)
-    return [type(options)(layout=options.layout, bits=bits) for bits in known if bits in options.written.BITS]
+    return [bits for bits in known if bits in LAYOUTS[layout].BITS]
+
+
+def layout_of(options: MethodOptions) -> str:
+    """Return the layout that options name; empty where a method has none to choose."""
+    return options.layout if isinstance(options, CalibratedOptions) else ""
 
 
 def readers_of(options: MethodOptions) -> Readers:

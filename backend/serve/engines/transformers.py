@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from backend.machine.hardware import gpus
-from backend.quantize.formats import readers
 from backend.serve.engine import Engine, Refusal, Served
 
 
 def missing_packages(config: Mapping[str, Any]) -> list[str]:
     """Return the packages that transformers needs to load a model, and that are not installed."""
+    from backend.quantize.formats import readers
+
     needed = readers(config)["transformers"].packages
     return [package for package in needed if not find_spec(package.replace("-", "_"))]
 

@@ -9,8 +9,6 @@ from typing import Any
 from backend.machine.hardware import gpus
 from backend.model_folder import ADAPTER_CONFIG, CONFIG, GENERATION, TEMPLATE, settings_in
 from backend.models.config import experts, longest_window, quantization, reads_pictures
-from backend.quantize.formats import GPT_OSS, readers
-from backend.quantize.layouts import LAYOUTS
 from backend.serve.engine import HERE, CardLines, Engine, Install, Refusal, Served, Shown, sees
 from backend.serve.engines.vllm_environment import install, interpreter, lacks_torchvision, obstacle
 from backend.serve.pictures import MOST, PIXELS
@@ -48,6 +46,9 @@ def _serves(served: Served) -> Refusal | None:
 
 def _unserved(config: Mapping[str, Any], name: str) -> Refusal | None:
     """Return why vLLM serves no weights that are quantized as a config says, on any machine; None where it does."""
+    from backend.quantize.formats import GPT_OSS, readers
+    from backend.quantize.layouts import LAYOUTS
+
     known, method = readers(config), quantization(config).get("quant_method")
     reason = known["vllm"].refusal
     if not reason:
@@ -61,6 +62,8 @@ def _unserved(config: Mapping[str, Any], name: str) -> Refusal | None:
 
 def _unserved_here(served: Served) -> Refusal | None:
     """Return why vLLM, which serves a model with a GPU, does not without one; None where there is one, or it does."""
+    from backend.quantize.formats import readers
+
     reason = readers(served.config)["vllm-cpu"].refusal
     if gpus() or not reason:
         return None
