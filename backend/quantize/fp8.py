@@ -14,7 +14,7 @@ from pydantic import Field
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
 from backend.models.rewriting import stream
-from backend.quantize.compressed_tensors import PACKAGES, QUANT_METHOD, Arguments
+from backend.quantize.compressed_tensors import Arguments
 from backend.quantize.layouts.layout import Matrix
 from backend.quantize.method import Method
 from backend.quantize.scaled import ScaledOptions
@@ -102,6 +102,4 @@ METHOD = Method(
     "FP8 · 8 bit",
     "Half the size with hardly any loss, at twice the speed on GPUs since 2022. vLLM and SGLang serve it.",
     stream,
-    QUANT_METHOD,
-    PACKAGES,
 )

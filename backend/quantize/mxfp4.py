@@ -13,7 +13,7 @@ import numpy as np
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
 from backend.models.rewriting import stream
-from backend.quantize.compressed_tensors import PACKAGES, QUANT_METHOD, Arguments
+from backend.quantize.compressed_tensors import Arguments
 from backend.quantize.layouts.layout import Matrix
 from backend.quantize.method import Method
 from backend.quantize.scaled import ScaledOptions
@@ -91,6 +91,4 @@ METHOD = Method(
     "MXFP4 · 4 bit",
     "Just over a quarter of the size, in the format of gpt-oss. vLLM serves it, fastest on Blackwell.",
     stream,
-    QUANT_METHOD,
-    PACKAGES,
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from backend.models.facts import ModelFacts
 from backend.models.rewriting import stream
-from backend.quantize.compressed_tensors import PACKAGES, QUANT_METHOD, Arguments
+from backend.quantize.compressed_tensors import Arguments
 from backend.quantize.groups import GroupedOptions, fits
 from backend.quantize.layouts import compressed_tensors as layout
 from backend.quantize.layouts.layout import Matrix, Scheme
@@ -94,7 +94,7 @@ class W4A16Options(IntegerOptions):
 
 
 def _method(Options: type[IntegerOptions], title: str, summary: str) -> Method:
-    return Method(Options, title, summary, stream, QUANT_METHOD, PACKAGES)
+    return Method(Options, title, summary, stream)
 
 
 W8A16 = _method(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.model_folder import CONFIG, PROCESSORS, settings_in
-from backend.models.config import reads_pictures
+from backend.models.config import quantization, reads_pictures
 from backend.progress import Report
 
 PLAIN = "16 bit"
@@ -116,12 +116,6 @@ class Engine(NamedTuple):
     install: Install | None = None
     card: Callable[[Shown], CardLines | None] = lambda shown: None
     beside: str | None = None
-
-
-def quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return how a config says that its model's weights are quantized; empty where it does not."""
-    settings = config.get("quantization_config")
-    return settings if isinstance(settings, Mapping) else {}
 
 
 def sees(folder: Path, base: Path | None = None) -> bool:

@@ -23,9 +23,8 @@ from fastapi import HTTPException
 from backend.errors import SpecError
 from backend.model_folder import kind_of, read_config
 from backend.models.chat_template import in_words
-from backend.models.config import context_length
+from backend.models.config import context_length, quantization
 from backend.models.loading import leave_kernels, leave_pictures_out, refuse_idle, refuse_made_up
-from backend.serve.engine import quantization
 from backend.serve.guard import Guard
 from backend.serve.pictures import KINDS, PIXELS
 
