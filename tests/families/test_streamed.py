@@ -69,7 +69,7 @@ def test_a_result_is_what_transformers_makes_of_the_model(name, method, models, 
 
 
 FORMATS = {"fp8": 0.4, "mxfp4": 0.8}
-"""The share of logits that may change: random models are further off than trained ones; foreign logits have 1.4."""
+"""The share of logits that may change: tiny random models are further off than trained ones; any others have 1.4."""
 
 
 @pytest.mark.parametrize("method", FORMATS)
