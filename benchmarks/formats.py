@@ -108,7 +108,7 @@ def main() -> None:
 def ours(windows: int) -> Iterator[tuple[str, Cell]]:
     """Return the cells of the methods and layouts that there are."""
     for method, row in METHODS.items():
-        if row.quant_method is None and not issubclass(row.Options, CalibratedOptions):
+        if "quantization_config" not in row.Options().config((), {}):
             continue  # an ordinary model
         fields = row.Options.model_fields
         layouts = get_args(fields["layout"].annotation) if "layout" in fields else ()
