@@ -4,6 +4,10 @@ The engine answers fixed prompts, each time with the likeliest token. The same w
 transformers, the reference forward: a token counts as theirs if it is the likeliest there too, or all but so, for an
 engine that computes in other kernels decides near ties in another way. An engine that reads packed weights in a wrong
 order, or with other zeros, writes what the weights never would.
+
+An adapter must change what the engine computes. Where an engine serves the base model beside it, both say how likely
+the first token is that they take after each prompt: they must differ, be it in the last bit. Another engine's answers
+must lie nearer to the weights with the adapter than to those without.
 """
 
 import warnings
@@ -18,10 +22,11 @@ from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import PROMPTS
 from backend.model_folder import has_chat_template, is_adapter
 from backend.models.chat_template import chat_text
-from backend.models.loading import in_our_words, load_causal_lm, load_tokenizer, refuse_idle
+from backend.models.loading import in_our_words, load_tokenizer, refuse_idle
 from backend.progress import Report
-from backend.quantize.packed import is_packed, load_unpacked
+from backend.quantize.packed import load
 from backend.serve.engines import AUTO, ENGINES, EngineName
+from backend.serve.guard import COMPARED
 from backend.settings import Settings
 from backend.stage import Stage
 
@@ -35,6 +40,11 @@ multiplies 8-bit activations, was seen 0.12 below at most.
 
 NEEDED, LIKELIEST = 0.9, 0.75
 """Shares of the tokens of all answers that must count so, and that must be the very likeliest."""
+
+_IGNORED = (
+    "{} answers as the base model does, without the adapter: it loads no layers of these names, or they change nothing."
+    " Choose another engine, or merge the adapter."
+)
 
 CONVENTION = f"as theirs counts the likeliest token, and one that is at most {NEAR:g} nat less likely"
 
@@ -91,8 +101,7 @@ def _fault(engine: str, gaps: list[float], alone: list[float]) -> str | None:
     if not gaps:
         return f"{engine} answered none of {len(PROMPTS)} prompts."
     if sum(gaps) - sum(alone) > NEAR:
-        words = "answers as the base model does, without the adapter: it does not load layers of these names"
-        return f"{engine} {words}. Choose another engine, or merge the adapter."
+        return _IGNORED.format(engine)
     share, first = _share(gaps, NEAR), _share(gaps, 0)
     if share >= NEEDED and first >= LIKELIEST:
         return None
@@ -123,8 +132,9 @@ def _answers(
     with scratch(settings.data) as place:
         servers = Servers(settings.model_copy(update={"data": place}), lambda _: base)
         try:
-            servers.open(folder, options.engine)
+            servers.open(folder, options.engine, compared=True)
             server = servers.wait(folder, settings.server_start_seconds)
+            _refuse_ignored(server)
             found = []
             for done, prompt in enumerate(PROMPTS):
                 report.progress(f"asking {server.engine}", done, len(PROMPTS), "prompts")
@@ -134,16 +144,40 @@ def _answers(
             servers.stop()
 
 
-def _answer(server: "Server", prompt: str, most: int) -> _Answer:
-    import httpx
+def _refuse_ignored(server: "Server") -> None:
+    """Raise JobError where an engine computes with an adapter what it computes with the base model beside it."""
+    if server.beside and _first_tokens(server, server.model) == _first_tokens(server, server.beside):
+        raise JobError(_IGNORED.format(ENGINES[server.engine].title))
 
+
+def _first_tokens(server: "Server", model: str) -> list[Any]:
+    """Return the token that a model takes first after each prompt, with its log-probability, as the engine has them."""
+    asked = ({"model": model, "prompt": _continued(prompt), **COMPARED} for prompt in PROMPTS)
+    return [_asked(server, "completions", request)["choices"][0]["logprobs"] for request in asked]
+
+
+def _answer(server: "Server", prompt: str, most: int) -> _Answer:
     talks = _talks(server.folder, server.base)
     asked = {"messages": [_turn(prompt)]} if talks else {"prompt": _continued(prompt)}
+    request = {"model": server.model, **asked, "max_tokens": most, "temperature": 0, "return_token_ids": True}
+    body = _asked(server, "chat/completions" if talks else "completions", request)
+    [choice] = body["choices"]
+    return _Answer(choice.get("prompt_token_ids") or body["prompt_token_ids"], choice["token_ids"])
+
+
+def _asked(server: "Server", route: str, request: dict[str, Any]) -> Any:
+    """Return what an engine answers.
+
+    Raises:
+        JobError: It fails.
+    """
+    import httpx
+
     name = ENGINES[server.engine].title
     try:
         answered = httpx.post(
-            f"{server.base_url}/{'chat/completions' if talks else 'completions'}",
-            json={"model": server.model, **asked, "max_tokens": most, "temperature": 0, "return_token_ids": True},
+            f"{server.base_url}/{route}",
+            json=request,
             headers={"Authorization": f"Bearer {server.key}"},
             timeout=600,
         )
@@ -151,9 +185,7 @@ def _answer(server: "Server", prompt: str, most: int) -> _Answer:
         raise JobError(f"{name} ended while it answered, or gave no answer in time.") from e
     if answered.is_error:
         raise JobError(f"{name} loads it and fails at an answer, with status {answered.status_code}.")
-    body = answered.json()
-    [choice] = body["choices"]
-    return _Answer(choice.get("prompt_token_ids") or body["prompt_token_ids"], choice["token_ids"])
+    return answered.json()
 
 
 def _turn(prompt: str) -> dict[str, str]:
@@ -191,7 +223,7 @@ def _gaps(folder: Path, base: Path | None, answers: list[_Answer], report: Repor
         To all of the weights; and to those of an adapter's base model alone, the same where it is no adapter.
     """
     whole = _whole(folder, base)
-    model = (load_unpacked if is_packed(whole) else load_causal_lm)(whole, report)
+    model = load(whole, report)
     if whole == folder:
         found = _each(model, answers, report)
         return found, found

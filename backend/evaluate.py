@@ -19,11 +19,11 @@ from backend.errors import SpecError
 from backend.model_folder import read_config
 from backend.models.chat_template import chat_text
 from backend.models.config import context_length
-from backend.models.loading import check_embedded, load_causal_lm, load_tokenizer, pad_within, window_length
+from backend.models.loading import check_embedded, load_tokenizer, pad_within, window_length
 from backend.models.tokens import around
 from backend.options import Frozen
 from backend.progress import Report
-from backend.quantize.packed import is_packed, load_unpacked
+from backend.quantize.packed import is_unpacked, load
 from backend.stage import Stage
 
 ROWS = 256  # tokens whose logits are compared at a time: [256, 50000] in float32 is 51 MB
@@ -68,8 +68,8 @@ class EvaluateOptions(Stage):
     )
     answers: bool = Field(
         True,
-        description=f"Have both models answer {len(PROMPTS)} prompts too, and time how fast they write: GPTQ and AWQ in"
-        " vLLM, where it is installed.",
+        description=f"Have both models answer {len(PROMPTS)} prompts too, and time how fast they write: in the engine"
+        " that serves the result.",
     )
 
     def files(self) -> dict[str, Path]:
@@ -127,7 +127,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
     if not options.answers:
         return metrics
     answers = _answers(reference, models, report)
-    if is_packed(result):  # nobody serves it unpacked
+    if is_unpacked(result):  # nobody serves it so
         answers |= {"tokens_per_second": None, "reference_tokens_per_second": None}
     return metrics.model_copy(update=answers)
 
@@ -137,7 +137,7 @@ def _load(reference: Path, result: Path, report: Report) -> list[Any]:
     models = []
     for folder, what in ((reference, "reference"), (result, "model")):
         report.log(f"Loading the {what} '{folder.name}'.")
-        models.append((load_unpacked if is_packed(folder) else load_causal_lm)(folder, report))
+        models.append(load(folder, report))
     vocabularies = [model.config.get_text_config().vocab_size for model in models]
     if vocabularies[0] != vocabularies[1]:
         raise SpecError(

@@ -20,6 +20,8 @@ from backend.merge.options import UNDONE, MergeOptions
 from backend.options import Frozen, parse
 from backend.publish.options import PublishOptions
 from backend.quantize import QuantizeOptions
+from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.calibrated.several_layouts import as_given, spread
 from backend.spec import CONVERT, Asked, Spec, Wanted
 from backend.stage import Stage as StageOptions
 from backend.strict_yaml import KeyTwice, load_options
@@ -164,6 +166,24 @@ class Recipe(Spec):
         """The quantizations, in order."""
         return tuple(stage for stage in self.stages if stage.stage == "quantize")
 
+    def calibration_of(self, at: int) -> int:
+        """Return which stage finds the grids that a stage writes: itself, or one before that differs in layout alone.
+
+        Args:
+            at: The stage's place among all.
+        """
+        stage = self.stages[at]
+        if not isinstance(stage, CalibratedOptions):
+            return at
+        return next((i for i, earlier in enumerate(self.stages[:at]) if stage.shares(earlier)), at)
+
+    def together(self, stage: Stage) -> tuple[str, ...]:
+        """Return the layouts that the calibration of a stage is written in, if that are several."""
+        finds = self.calibration_of(self.stages.index(stage))
+        same = [other for at, other in enumerate(self.stages) if self.calibration_of(at) == finds]
+        layouts = tuple(other.layout for other in same if isinstance(other, CalibratedOptions))
+        return layouts if len(layouts) > 1 else ()
+
     @property
     def plan(self) -> tuple[Asked, ...]:
         """The steps that it takes; what is published is checked before, unless somebody insists."""
@@ -305,7 +325,14 @@ def parse_recipe(data: Any, where: str = "", paths: bool = False, folder: Path |
     if not isinstance(data, dict):
         raise SpecError(f"{where}A recipe is a mapping with base_model and stages, not a {type(data).__name__}.")
     kept = {key: value for key, value in data.items() if not str(key).startswith(ANCHORS)}
-    return parse(Recipe, kept, where, {"paths": paths, "folder": folder})
+    given = kept.get("stages")
+    stages = spread(given, where) if isinstance(given, list) else []
+    if stages:
+        kept["stages"] = [stage for _, stage in stages]
+    try:
+        return parse(Recipe, kept, where, {"paths": paths, "folder": folder})
+    except SpecError as e:
+        raise as_given(e, [at for at, _ in stages]) from e
 
 
 def parse_yaml(text: str, name: str = "The recipe") -> Any:

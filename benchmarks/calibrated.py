@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from backend.artifacts.artifact import versions
 from backend.machine.hardware import hardware
@@ -53,16 +54,13 @@ LLMCOMPRESSOR = """
 import json, sys
 from datasets import Dataset
 from llmcompressor import oneshot
-from llmcompressor.modifiers.quantization import GPTQModifier
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model, rows, output, method, bits, group = sys.argv[1:]
+from transformers import AutoModelForCausalLM
+model, rows, output, recipe, kept = sys.argv[1:]
 rows = json.load(open(rows))
-weights = {"num_bits": int(bits), "type": "int", "symmetric": True, "strategy": "group", "group_size": int(group)}
-recipe = GPTQModifier(config_groups={"group_0": {"targets": ["Linear"], "weights": weights}}, ignore=["lm_head"])
 loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
 data = Dataset.from_list([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in rows])
 oneshot(model=loaded, dataset=data, recipe=recipe, max_seq_length=len(rows[0]), num_calibration_samples=len(rows))
-loaded.save_pretrained(output, save_compressed=False)
+loaded.save_pretrained(output, save_compressed=kept == "compressed")
 """
 TIMED = """
 import json, resource, subprocess, sys, time
@@ -77,31 +75,62 @@ print(json.dumps({"seconds": seconds, "rss_mib": peak}))
 """Measures a command from a process that is too small to count."""
 
 
-def ours(method: str, bits: int, *more: str) -> list[str]:
+def quantize(*words: str) -> list[str]:
     """Return the command line of ours, but for what differs from run to run."""
-    text = ["--calibration", "{text}", "--calibration-sample-by", "document"]  # as it stands
-    text += ["--num-calibration-samples", str(WINDOWS), "--max-seq-length", str(LENGTH)]
+    return [sys.executable, "-m", "backend", "quantize", "{model}", "--output", "{output}", *words]
+
+
+def calibration(windows: int) -> list[str]:
+    """Return how ours is told to read so many windows of the text as it stands."""
+    text = ["--calibration", "{text}", "--calibration-sample-by", "document"]
+    return [*text, "--num-calibration-samples", str(windows), "--max-seq-length", str(LENGTH)]
+
+
+def ours(method: str, bits: int, *more: str) -> list[str]:
+    """Return the command line of a calibrated method of ours."""
     flags = ["--method", method, "--bits", str(bits), "--group-size", str(GROUP), *more]
-    return [sys.executable, "-m", "backend", "quantize", "{model}", "--output", "{output}", *text, *flags]
+    return quantize(*calibration(WINDOWS), *flags)
 
 
-def peer(name: str, code: str, method: str, bits: int) -> list[str]:
-    """Return the command line of a peer."""
-    python = str(ROOT / f".venv-{name}" / "bin" / "python")
-    return [python, "-c", code, "{model}", "{rows}", "{output}", method, str(bits), str(GROUP)]
+def python_of(name: str) -> str:
+    """Return the Python of a peer's environment."""
+    return str(ROOT / f".venv-{name}" / "bin" / "python")
+
+
+def gptqmodel(method: str, bits: int) -> list[str]:
+    """Return the command line of GPTQModel."""
+    words = ["{model}", "{rows}", "{output}", method, str(bits), str(GROUP)]
+    return [python_of("gptqmodel"), "-c", GPTQMODEL, *words]
+
+
+def llm_compressor(recipe: Mapping[str, Any], kept: str = "compressed") -> list[str]:
+    """Return the command line of llm-compressor.
+
+    Args:
+        recipe: Modifiers by their names.
+        kept: How it keeps the weights: compressed or dense.
+    """
+    said = json.dumps({"all_stage": {"quantize_modifiers": recipe}})
+    return [python_of("llmcompressor"), "-c", LLMCOMPRESSOR, "{model}", "{rows}", "{output}", said, kept]
+
+
+def groups_of(bits: int, **more: Any) -> dict[str, Any]:
+    """Return what a modifier of llm-compressor is told of integers in groups."""
+    weights = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP, **more}
+    return {"config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}, "ignore": ["lm_head"]}
 
 
 CONTENDERS = {
-    "nf4": [sys.executable, "-m", "backend", "quantize", "{model}", "--output", "{output}", "--method", "nf4"],
+    "nf4": quantize("--method", "nf4"),
     "gptq-4: ours": ours("gptq", 4),
     "gptq-4: ours, no symmetry": ours("gptq", 4, "--no-sym"),
-    "gptq-4: GPTQModel": peer("gptqmodel", GPTQMODEL, "gptq", 4),
-    "gptq-4: llm-compressor": peer("llmcompressor", LLMCOMPRESSOR, "gptq", 4),
+    "gptq-4: GPTQModel": gptqmodel("gptq", 4),
+    "gptq-4: llm-compressor": llm_compressor({"GPTQModifier": groups_of(4)}, "dense"),
     "awq-4: ours": ours("awq", 4),
-    "awq-4: GPTQModel": peer("gptqmodel", GPTQMODEL, "awq", 4),
-    "awq-4: GPTQModel, zero points": peer("gptqmodel", GPTQMODEL, "awq, zero points", 4),  # its default has none
+    "awq-4: GPTQModel": gptqmodel("awq", 4),
+    "awq-4: GPTQModel, zero points": gptqmodel("awq, zero points", 4),  # its default has none
     "gptq-3: ours": ours("gptq", 3),
-    "gptq-3: GPTQModel": peer("gptqmodel", GPTQMODEL, "gptq", 3),
+    "gptq-3: GPTQModel": gptqmodel("gptq", 3),
 }
 
 ONCE = ("awq-4: GPTQModel", "awq-4: GPTQModel, zero points")
@@ -119,10 +148,7 @@ def main() -> None:
         place = Path(folder)
         model = demo_folder(place, silent())
         write_rows(model, place, WINDOWS)
-        held_out = {
-            "same source": tokens_of(model, evaluation_text(), LENGTH)[:HELD_OUT],
-            "other prose": tokens_of(model, manual(place), LENGTH)[:HELD_OUT],
-        }
+        held_out = prose(model, place, HELD_OUT)
         for round_ in range(rounds):
             for name, command in wanted.items():
                 if round_ and name in ONCE:
@@ -148,8 +174,7 @@ def prepare(name: str) -> None:
     if (place / "ready").is_file():
         return
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-    python = str(place / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", PEERS[name], TORCH], check=True)
+    subprocess.run([python_of(name), "-m", "pip", "install", "--quiet", PEERS[name], TORCH], check=True)
     (place / "ready").touch()
 
 
@@ -157,10 +182,10 @@ def peers() -> dict[str, str]:
     """Return the versions in the peers' environments."""
     found = {}
     for name in PEERS:
-        python = ROOT / f".venv-{name}" / "bin" / "python"
-        if python.is_file():
+        python = python_of(name)
+        if Path(python).is_file():
             code = f"import importlib.metadata as m; print(m.version('{name}'), m.version('transformers'))"
-            done = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)
+            done = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
             found[name], found[f"transformers of {name}"] = done.stdout.split()
     return found
 
@@ -180,6 +205,12 @@ def untokenized(model: Path, rows: list[list[int]]) -> str:
     return text
 
 
+def prose(model: Path, place: Path, windows: int) -> dict[str, list[list[int]]]:
+    """Return so many windows of each text that nobody was calibrated on."""
+    texts = {"same source": evaluation_text(), "other prose": manual(place)}
+    return {name: tokens_of(model, text, LENGTH)[:windows] for name, text in texts.items()}
+
+
 def manual(place: Path) -> str:
     """Return the prose of a manual, from Debian's package."""
     subprocess.run(["apt-get", "download", "-qq", MANUAL], check=True, cwd=place)
@@ -193,9 +224,13 @@ def run(command: list[str], model: Path, place: Path, held_out: Mapping[str, lis
     output = place / "out"
     shutil.rmtree(output, ignore_errors=True)
     figures = make(command, model, place, output)
-    size = sum(path.stat().st_size for path in output.glob("*.safetensors")) / 1e6
     loss = {f"kl, {text}": kl for text, kl in divergence(model, output, held_out).items()}
-    return {**figures, "megabytes": size, **loss}
+    return {**figures, "megabytes": megabytes(output), **loss}
+
+
+def megabytes(output: Path) -> float:
+    """Return the size of a folder's weights."""
+    return sum(path.stat().st_size for path in output.glob("*.safetensors")) / 1e6
 
 
 def make(command: list[str], model: Path, place: Path, output: Path) -> dict[str, float]:

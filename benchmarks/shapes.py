@@ -1,11 +1,13 @@
 """Models that people pick, on files of their true shapes: what is estimated, and what a run then takes.
 
-`python -m benchmarks.shapes [FOLDER] [NAME …]` writes each model under FOLDER with transformers' own names and shapes,
-estimates each method, runs some as they are typed, and writes benchmarks/results/shapes.json. Whole models are sparse
-files with holes for weights. Calibration runs on the first blocks alone, of random weights: all take hours on a CPU,
-and one block at a time is in memory. So does NF4 of mixtures, whose experts stay in 16 bit and would fill the disk.
+`python -m benchmarks.shapes [NAME …]` writes each model with transformers' own names and shapes, estimates each method,
+runs some as they are typed, and writes what it has found into benchmarks/results/shapes.json after each model. Whole
+models are sparse files with holes for weights. Calibration runs on the first block alone, of random weights: all take
+hours on a CPU, and one block at a time is in memory. NF4 of mixtures, whose experts stay in 16 bit and would fill the
+disk, runs on the first twelve.
 """
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -57,6 +59,8 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
 
 
 SAMPLES = ("--num-calibration-samples", "16", "--group-size", "32")
+UNSEARCHED = ("Gemma-4-31B", "Qwen3.8-27B")
+"""Models that are calibrated without the search for scales: it takes most of the time, and no more memory."""
 FIRST = {"nf4": 12, "gptq": 1}
 """Blocks that a method runs on where it does not take all of them."""
 WHOLE = 25_000_000_000
@@ -64,41 +68,61 @@ WHOLE = 25_000_000_000
 
 
 def main() -> None:
-    """Write each model, run, print and write."""
-    where, *names = sys.argv[1:] or [None]
-    found: dict[str, Any] = {}
-    for name in names or MODELS:
-        with tempfile.TemporaryDirectory(dir=where) as folder:
+    """Write each model, run, and write what was found beside what is known of the others."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", default=[*MODELS], metavar="NAME")
+    parser.add_argument("--methods", nargs="+", choices=FIRST, default=[*FIRST])
+    parser.add_argument("--folder", help="Where models are written meanwhile.")
+    parser.add_argument("--most-memory", type=float, default=float("inf"), help="Bytes; more is estimated alone.")
+    asked = parser.parse_args()
+    tempfile.tempdir = asked.folder
+    for name in asked.names:
+        with tempfile.TemporaryDirectory() as folder:
             source = write(name, Path(folder) / "source")
             estimates = {method: estimated(source, method) for method in METHODS}
-            large = estimates["nf4"]["output_bytes"] > WHOLE
-            runs = {"nf4": compared(name, "nf4", FIRST["nf4"] if large else None)}
-            runs["gptq"] = compared(name, "gptq", FIRST["gptq"], *SAMPLES)
-            found[name] = {"estimates": estimates, "runs": runs}
+        large = estimates["nf4"]["output_bytes"] > WHOLE
+        runs = {}
+        for method in asked.methods:
+            layers = FIRST[method] if large or method == "gptq" else None
+            words = SAMPLES if method == "gptq" else ()
+            words += ("--no-scale-search",) if method == "gptq" and name in UNSEARCHED else ()
+            runs[method] = compared(name, method, layers, asked.most_memory, *words)
+        keep(name, estimates, runs)
+    sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
+
+
+def keep(name: str, estimates: dict[str, Any], runs: dict[str, Any]) -> None:
+    """Put what was found of a model into the results."""
+    known = json.loads(RESULTS.read_text(encoding="utf-8"))["models"] if RESULTS.is_file() else {}
+    before = known.get(name, {}).get("runs", {})
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": hardware(),
         "versions": versions(("numpy", "numba", "torch", "transformers")),
-        "models": found,
+        "models": {**known, name: {"estimates": estimates, "runs": before | runs}},
     }
     RESULTS.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
 
 
-def compared(name: str, method: str, layers: int | None, *words: str) -> dict[str, Any]:
+def compared(name: str, method: str, layers: int | None, most: float, *words: str) -> dict[str, Any]:
     """Return what a method is estimated to take, and what it took.
 
     Args:
         name: One of MODELS.
         method: Of METHODS.
         layers: Blocks that it takes; None: all.
+        most: Bytes of memory; what is estimated to take more is not run.
         words: More of the command line.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = write(name, Path(folder) / "source", layers, holes=method == "nf4")
-        said, took = estimated(source, method, *words), ran(source, Path(folder) / "out", method, *words)
+        said = estimated(source, method, *words)
+        if said.get("peak_memory_bytes", 0) > most:
+            return {"layers": layers, "options": words, "estimated": said}
+        took = ran(source, Path(folder) / "out", method, *words)
     ratio = took["peak_memory_bytes"] / said["peak_memory_bytes"] if "refused" not in said | took else None
-    return {"layers": layers, "estimated": said, "measured": took, "peak_memory_ratio": ratio and round(ratio, 2)}
+    found = {"layers": layers, "options": words, "estimated": said, "measured": took}
+    return {**found, "peak_memory_ratio": ratio and round(ratio, 2)}
 
 
 def write(name: str, folder: Path, layers: int | None = None, holes: bool = True) -> Path:

@@ -90,7 +90,7 @@ def main() -> None:
             source, adapter = make_model(place / size, layers), make_adapter(place / f"{size}-adapter", layers)
             runs: dict[str, Callable[[], dict[str, float]]] = {
                 "cp": lambda s=source: copy(s, place / "out"),
-                "nf4: the command": lambda s=source: run_command(s, place),
+                "nf4: the command": lambda s=source: run_command(s, place, "--method", "nf4"),
                 "nf4: ours": lambda s=source: run_python(QUANTIZE, s, place / "out"),
                 "merge: ours": lambda s=source, a=adapter: run_python(MERGE, s, place / "out", a),
             }
@@ -188,11 +188,11 @@ def run_python(code: str, source: Path, output: Path, *more: Path) -> dict[str, 
     return {"seconds": seconds, "rss_mib": memory["rss"] / 1024, "anonymous_mib": memory["anonymous"] / 1024}
 
 
-def run_command(source: Path, place: Path) -> dict[str, float]:
+def run_command(source: Path, place: Path, *words: str) -> dict[str, float]:
     """Quantize as a user types it; give seconds, and the peak memory in MiB of the process that computes."""
     output = place / "out"
     shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, "-m", "backend", "quantize", str(source), "--method", "nf4", "--output", str(output)]
+    command = [sys.executable, "-m", "backend", "quantize", str(source), *words, "--output", str(output)]
     env = os.environ | {"WEIGHTSMITH_DATA": str(place / "data")}
     started = time.monotonic()
     subprocess.run(command, check=True, cwd=ROOT, env=env, capture_output=True)

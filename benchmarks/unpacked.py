@@ -1,6 +1,7 @@
 """Quantized folders read in NumPy, knowing nothing of what wrote them, and how far they are from the original."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ def unpacked(model: Path, folder: Path) -> Any:
     settings = config.get("quantization_config") or {}
     if settings.get("quant_method") == "bitsandbytes":
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    if settings.get("quantization_status") == "compressed":
+        return decompressed(folder)
     tensors: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(path)
@@ -70,6 +73,19 @@ def unpacked(model: Path, folder: Path) -> Any:
     if missing or left_out.unexpected_keys:
         raise SystemExit(f"{folder} does not fit the model: {sorted(missing)[:3]} {left_out.unexpected_keys[:3]}")
     return result
+
+
+def decompressed(folder: Path) -> Any:
+    """Load a folder with the package compressed-tensors, which rounds inputs of layers where the config says so."""
+    import torch
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    settings = CompressedTensorsConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, quantization_config=settings)
+    for module in model.modules():
+        if scheme := getattr(module, "quantization_scheme", None):  # or it rounds the same weights at every call
+            module.quantization_scheme = scheme.model_copy(update={"weights": None})
+    return model
 
 
 def gptq(parts: dict[str, Any], settings: Mapping[str, Any]) -> Any:
@@ -101,3 +117,13 @@ def awq(parts: dict[str, Any]) -> Any:
     size = len(q) // len(zeros)
     weight: Any = ((q - zeros.repeat(size, 0)) * parts["scales"].repeat(size, 0)).astype(np.float32)
     return np.ascontiguousarray(weight.T)
+
+
+def main() -> None:
+    """Print how far a folder is from a model on texts, `python -m benchmarks.unpacked MODEL FOLDER TEXTS`."""
+    model, folder, texts = map(Path, sys.argv[1:])
+    sys.stdout.write(json.dumps(divergence(model, folder, json.loads(texts.read_text()))) + "\n")
+
+
+if __name__ == "__main__":
+    main()

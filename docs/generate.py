@@ -1,4 +1,4 @@
-"""The pages of docs/reference/, made from what they describe: `make docs` writes them, and a test compares.
+"""The pages of docs/reference/ and README's table, made from what they describe: `make docs` writes them.
 
 Keys, values and defaults come from the JSON schemas of the option models, flags from the parsers of the commands. The
 words that only a page has stand here.
@@ -19,11 +19,11 @@ from backend.errors import AppError
 from backend.options import COMMON_OPTIONS
 from backend.recipes import Recipe
 from backend.settings import PREFIX, Settings
+from docs.formats import formats, table, with_methods
 from tests.support.family_models import DOES, FAMILIES, REFUSED
 
 FOLDER = Path(__file__).parent / "reference"
-
-BAR = "\\|"  # within a cell of a table
+README = FOLDER.parents[1] / "README.md"
 
 NOTE = "<!-- Made by `make docs`: change the option models in backend/ instead. -->\n"
 
@@ -62,6 +62,8 @@ RECIPE = """# Recipe keys
 A recipe is a YAML file: a base model, stages in order, and where the result goes. The command `run` runs one, and
 `estimate` says what it needs. [templates/recipes](../../templates/recipes) holds ready ones. Paths are relative to the
 recipe's folder. Keys that begin with `x-` are ignored, so that YAML anchors have a place.
+
+A calibrated method takes `layouts: [gptq, awq]` in the place of `layout`: one calibration, and a stage in each layout.
 
 `calibration.split` is the key `split` of the mapping `calibration`. A name alone, as in `calibration: rows.csv`, is its
 `dataset`.
@@ -103,6 +105,7 @@ other types are taken, too, where the installed transformers has a class for the
 def pages() -> dict[str, str]:
     """Return each page's text by its file name."""
     made = {"cli.md": _cli(), "recipe.md": _recipe(), "settings.md": _settings(), "errors.md": _errors()}
+    made["formats.md"] = formats()
     return {name: NOTE + text for name, text in made.items()} | {"families.md": _families()}
 
 
@@ -115,7 +118,7 @@ def _families() -> str:
     ]
     notes = "".join(f"{number}. {reason[0].upper()}{reason[1:]}.\n" for number, reason in enumerate(reasons, 1))
     note = NOTE.replace("the option models in backend/", "tests/support/family_models.py")
-    return f"{note}{FAMILIES_HEAD}\n{_table(('family', 'model type', 'pictures', *DOES), rows)}\n{notes}"
+    return f"{note}{FAMILIES_HEAD}\n{table(('family', 'model type', 'pictures', *DOES), rows)}\n{notes}"
 
 
 def _cell(name: str, what: str, reasons: Sequence[str]) -> str:
@@ -131,7 +134,7 @@ def _cli() -> str:
         parser = parser_of(import_module(f"backend.cli.{name}").COMMAND, name, summary)
         actions = [action for action in parser._actions if action.dest not in ("help", "json_")]
         rows = [(f"`{_typed(action)}`", (action.help or "").replace("%%", "%")) for action in actions]
-        text += f"\n## {name}\n\n{summary}\n\n{_table(('option', 'meaning'), rows)}"
+        text += f"\n## {name}\n\n{summary}\n\n{table(('option', 'meaning'), rows)}"
     return text
 
 
@@ -187,7 +190,7 @@ def _keys(fields: dict[str, dict[str, Any]], title: str = "key") -> str:
         (f"`{name}`", _values(about), _default(about.get("default")), about.get("description", ""))
         for name, about in fields.items()
     ]
-    return _table((title, "values", "default", "meaning"), rows)
+    return table((title, "values", "default", "meaning"), rows)
 
 
 def _values(about: dict[str, Any]) -> str:
@@ -216,11 +219,6 @@ def _default(value: Any) -> str:
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', BAR) for cell in line)} |\n" for line in lines)
-
-
 def _errors() -> str:
     return f"{ERRORS}\n{''.join(_tree(AppError))}"
 
@@ -234,9 +232,10 @@ def _tree(kind: type[AppError], depth: int = 0) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the pages."""
+    """Write the pages, and the table of methods in README."""
     for name, text in pages().items():
         (FOLDER / name).write_text(text, encoding="utf-8")
+    README.write_text(with_methods(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

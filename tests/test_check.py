@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -20,7 +21,9 @@ from backend.publish.card.card import build_card
 from backend.publish.options import PublishOptions
 from backend.publish.push import publish
 from backend.recipes import parse_recipe
+from backend.serve.engines import ENGINES
 from backend.serve.server import Server
+from backend.serve.servers import Servers
 from backend.settings import Settings
 from tests.support.adapters import resaved
 from tests.support.published import publication
@@ -95,6 +98,48 @@ def test_an_adapter_that_an_engine_ignores_fails(make_adapter, tiny_model, tmp_p
     found = check(make_adapter(), tiny_model, CheckOptions(), settings(tmp_path), silent())
     assert not found.passed
     assert found.reason.startswith("vLLM answers as the base model does, without the adapter")
+
+
+@pytest.fixture
+def in_place_of_vllm(monkeypatch):
+    """Have another server start where vLLM would."""
+
+    def use(adapter):
+        command = [sys.executable, "-m", "tests.support.compared_engine"]
+        here = {"obstacle": lambda: None, "is_installed": lambda: True}
+        here["command"] = lambda folder, port, device, base: [*command, str(port), adapter]
+        monkeypatch.setitem(ENGINES, "vllm", ENGINES["vllm"]._replace(**here))
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("heeded", "words"),
+    [("1-finetune", "vLLM reads a prompt as other tokens"), ("", "vLLM answers as the base model does, without the")],
+)
+def test_an_adapter_whose_base_model_is_computed_alike_to_the_last_bit_fails(
+    make_adapter, tiny_model, tmp_path, in_place_of_vllm, heeded, words
+):
+    in_place_of_vllm(heeded)
+    options = CheckOptions(engine="vllm", max_tokens=4)
+    found = check(make_adapter(), tiny_model, options, settings(tmp_path), silent())
+    assert not found.passed
+    assert found.reason.startswith(words)
+
+
+def test_a_server_for_the_chat_compares_nothing(make_adapter, tiny_model, tmp_path, in_place_of_vllm):
+    in_place_of_vllm("1-finetune")
+    adapter, servers = make_adapter(), Servers(settings(tmp_path), lambda _: tiny_model)
+    try:
+        servers.open(adapter, "vllm")
+        server = servers.wait(adapter, 60)
+        assert server.beside is None
+        with pytest.raises(JobError, match="with status 400"):
+            checking._first_tokens(server, ENGINES["vllm"].beside)
+        with pytest.raises(JobError, match="with status 400"):
+            checking._first_tokens(server, server.model)
+    finally:
+        servers.stop()
 
 
 @pytest.mark.real

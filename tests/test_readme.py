@@ -10,8 +10,10 @@ from backend.cli import COMMANDS
 from backend.cli.command import parser_of, read
 from backend.processes.child import ROOT
 from backend.quantize import METHODS
+from backend.quantize.targets import kinds, layout_of
 from backend.recipes import parse_recipe
 from backend.settings import Settings
+from docs.formats import with_methods
 from docs.generate import pages
 from tests.support.pages import FENCE, PAGES, blocks, commands
 
@@ -59,6 +61,12 @@ def test_every_option_that_is_named_is_one_of_a_command():
 def test_the_reference_pages_are_what_the_code_makes():
     for name, text in pages().items():
         assert PAGES[f"docs/reference/{name}"] == text, "run `make docs`"
+    assert with_methods(README) == README, "run `make docs`"
+
+
+def test_every_method_has_a_row_for_each_layout_it_can_have():
+    rows = re.findall(r"^\| `(\w+)` \| `?([\w-]*)`? \|", PAGES["docs/reference/formats.md"], re.MULTILINE)
+    assert rows == [(name, layout_of(options)) for name in METHODS for options in kinds(name)]
 
 
 def test_every_recipe_of_a_page_is_one():

@@ -62,9 +62,52 @@ def test_a_recipe_survives_yaml(tmp_path):
     assert read_recipe(tmp_path / "r.yaml") == recipe
 
 
+GPTQ = {"stage": "quantize", "method": "gptq"}
+
+
+def test_layouts_stand_for_a_stage_in_each_of_which_the_first_suits_the_readers_of_all(tmp_path):
+    stages = [{**GPTQ, "layouts": ["awq", "compressed-tensors", "gptq"], "sym": False}, {"stage": "evaluate"}]
+    recipe = parse_recipe({"base_model": "me/model", "stages": stages})
+    assert [stage.layout for stage in recipe.quantizing] == ["gptq", "awq", "compressed-tensors"]
+    assert {stage.sym for stage in recipe.quantizing} == {False}
+    assert [recipe.calibration_of(at) for at in range(4)] == [0, 0, 0, 3]
+    assert recipe.together(recipe.stages[1]) == ("gptq", "awq", "compressed-tensors")
+    (tmp_path / "r.yaml").write_text(recipe.to_yaml())
+    assert read_recipe(tmp_path / "r.yaml") == recipe
+
+
+def test_stages_that_differ_in_more_than_layout_are_calibrated_each():
+    stages = [GPTQ, NF4, {**GPTQ, "bits": 8}, {**GPTQ, "layout": "awq"}, {**GPTQ, "layout": "awq", "group_size": 64}]
+    recipe = parse_recipe({"base_model": "me/model", "stages": stages})
+    assert [recipe.calibration_of(at) for at in range(5)] == [0, 1, 2, 0, 4]
+    assert recipe.together(recipe.stages[0]) == ("gptq", "awq")
+    assert recipe.together(recipe.stages[2]) == recipe.together(recipe.stages[1]) == ()
+
+
+@pytest.mark.parametrize(
+    ("stage", "field", "words"),
+    [
+        ({**GPTQ, "layouts": "awq"}, "layouts", "list of different layouts"),
+        ({**GPTQ, "layouts": []}, "layouts", "list of different layouts"),
+        ({**GPTQ, "layouts": ["awq", "awq"]}, "layouts", "list of different layouts"),
+        ({**GPTQ, "layouts": ["awq"], "layout": "gptq"}, "layouts", "leave layout out"),
+        ({**GPTQ, "layouts": ["gptq", "marlin"]}, "layout", "(got 'marlin')"),
+        ({**GPTQ, "layouts": ["gptq", ["awq"]]}, "layout", "must be"),
+        ({**GPTQ, "layouts": ["gptq", "awq"], "bits": 3}, "bits", "the layout awq holds 4"),
+        ({**GPTQ, "layouts": ["gptq", "awq"], "desc_act": True}, "desc_act", "choose layout gptq"),
+        ({**NF4, "layouts": ["gptq", "awq"]}, "layout", "is not an option here"),
+    ],
+)
+def test_layouts_that_will_not_do_are_named_once_where_they_were_given(stage, field, words):
+    stages = [{**GPTQ, "layouts": ["gptq", "awq"]}, stage, {"stage": "evaluate", "num_samples": 0}]
+    found = faults({"base_model": "demo", "stages": stages})
+    assert words in found[f"stages[1].{field}"]
+    assert set(found) <= {f"stages[1].{field}", "stages[2].num_samples"}
+
+
 def test_an_unknown_method_lists_those_there_are():
     assert (
-        "'nf4', 'fp4', 'int8', 'gptq', 'awq', 'cast'"
+        "'nf4', 'fp4', 'int8', 'fp8', 'w8a16', 'w4a16', 'mxfp4', 'gptq', 'awq', 'cast'"
         in faults({"base_model": "demo", "stages": [{**NF4, "method": "nf5"}]})["stages[0]"]
     )
 

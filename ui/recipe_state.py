@@ -11,6 +11,7 @@ from gradio.events import Dependency
 from backend.data.options import DEMO_DATASET
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
+from backend.quantize.targets import TARGETS, UNSURE
 from backend.recipes import Recipe, parse_recipe
 from ui.chat.tab import ChatTab
 from ui.data.look import Inspection
@@ -141,7 +142,7 @@ class Workbench:
             self.sidebar.summary: summary(recipe, facts, self.studio.settings.data, survey),
             self.sidebar.start: gr.update(interactive=True),
             self.recipe.text: _as_typed(recipe, draft.uploads).to_yaml(),
-            self.remembered: _memory(recipe, draft.uploads),
+            self.remembered: _memory(recipe, draft.uploads, given[self.recipe.target]),
         }
 
     def _mark(self, given: Given, faults: dict[str, dict[str, str]]) -> Updates:
@@ -208,7 +209,7 @@ class Workbench:
 
     def apply(self, given: Given, token: str | None) -> Updates:
         """Take a pasted recipe: into the forms if they can show it, otherwise as it stands."""
-        return self.fill(read_yaml(given[self.recipe.text], self.paths), token)
+        return self.fill(read_yaml(given[self.recipe.text], self.paths), token, target=given[self.recipe.target])
 
     def remember(self, remembered: dict[str, Any] | None, token: str | None) -> Updates:
         """Take the recipe that the browser kept, or begin with the demo model."""
@@ -216,14 +217,15 @@ class Workbench:
             return self.model.choose_demo()
         recipe = parse_recipe(remembered["recipe"], paths=self.paths)
         names = Uploads(*(remembered.get(name) for name in Uploads._fields))
-        filled = self.fill(recipe, token, names)
+        target = str(remembered.get("target"))
+        filled = self.fill(recipe, token, names, target if target in TARGETS else UNSURE)
         data = self.data
         asked = data.ask_again(names.text) if names.text else {}
         asked |= data.rows.ask_again(names.rows) if names.rows else {}
         asked |= data.calibration.ask_again(names.calibration) if names.calibration else {}
         return both(filled, asked)
 
-    def fill(self, recipe: Recipe, token: str | None, uploads: Uploads = NO_UPLOADS) -> Updates:
+    def fill(self, recipe: Recipe, token: str | None, uploads: Uploads = NO_UPLOADS, target: str = UNSURE) -> Updates:
         """Show a recipe in the forms; its model is looked at first, so a wrong one changes nothing."""
         found = self.model.choose(recipe.base_model, recipe.revision or "", token)
         known = parts(recipe, uploads)
@@ -231,7 +233,7 @@ class Workbench:
             words = "This recipe is in use, but the form cannot show all of it. Changing the form discards it."
             note = f'<p class="quiet">{words}</p>'
             return {**found, self.recipe.pasted: recipe.model_dump(mode="json"), self.recipe.note: note}
-        filled = self.recipe.fill(known)
+        filled = self.recipe.fill(known, target)
         filled |= self.data.fill(known.evaluate) if known.evaluate else {}
         filled |= self.data.rows.fill(known.finetune) if known.finetune else {}
         filled |= self.data.calibration.fill(known.calibration) if known.calibration else {}
@@ -241,17 +243,17 @@ class Workbench:
         """Choose the base model of the adapter that was named as a model, and merge the adapter first."""
         adapter, base = given[self.model.adapter]
         found = self.model.choose(base, "", token) | self.model.no_hits()
-        taken = self.recipe.take(adapter, given[self.recipe.method])
+        taken = self.recipe.take(adapter, given[self.recipe.method], given[self.recipe.target])
         shown = {self.recipe.pasted: None, self.recipe.note: "", self.tabs: gr.Tabs(selected="recipe")}
         return {**found, **taken, **shown}
 
-    def merge_finetuned(self, result: Result, method: str, token: str | None) -> Updates:
+    def merge_finetuned(self, result: Result, method: str, token: str | None, target: str = UNSURE) -> Updates:
         """Choose the model that an adapter was trained on, and merge the adapter first."""
         recipe = result.job.read_spec()
         assert isinstance(recipe, Recipe)
         found = self.model.choose(recipe.base_model, recipe.revision or "", token) | self.model.no_hits()
         shown = {self.recipe.pasted: None, self.recipe.note: "", self.tabs: gr.Tabs(selected="recipe")}
-        return {**found, **self.recipe.take(str(result.folder), method), **shown}
+        return {**found, **self.recipe.take(str(result.folder), method, target), **shown}
 
 
 def _as_typed(recipe: Recipe, uploads: Uploads) -> Recipe:
@@ -259,8 +261,8 @@ def _as_typed(recipe: Recipe, uploads: Uploads) -> Recipe:
     return with_uploads(recipe, uploads.used(recipe).names)
 
 
-def _memory(recipe: Recipe, uploads: Uploads) -> dict[str, Any]:
-    """Return what the browser remembers: the recipe, and only the names of uploads."""
+def _memory(recipe: Recipe, uploads: Uploads, target: str) -> dict[str, Any]:
+    """Return what the browser remembers: the recipe, only the names of uploads, and where the result will run."""
     used = uploads.used(recipe)
     data = with_uploads(recipe, used.names).model_dump(mode="json", exclude_none=True)
     uploaded = {"evaluate": used.text and "text", "finetune": used.rows and "dataset"}
@@ -269,4 +271,4 @@ def _memory(recipe: Recipe, uploads: Uploads) -> dict[str, Any]:
             stage.pop(name)
         if used.calibration and "calibration" in stage:
             stage["calibration"]["dataset"] = DEMO_DATASET
-    return {"recipe": data, **used.names._asdict()}
+    return {"recipe": data, **used.names._asdict(), "target": target}

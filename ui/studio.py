@@ -21,7 +21,7 @@ from backend.serve.servers import Servers
 from backend.settings import Settings
 from backend.spec import Spec
 from backend.stage import Stage
-from backend.stages import STEPS
+from backend.stages import STEPS, quantize
 from backend.stages.work import base_folder, trained_on
 from ui.kit.format import ago, size
 from ui.visitor import alone
@@ -222,8 +222,7 @@ def method_name(options: Mapping[str, Any]) -> str:
     """Name what a stage makes: fine-tuned, merged, NF4, or for a cast the type, which is not a quantization."""
     if options.get("stage") in _MADE:
         return _MADE[str(options["stage"])]
-    method = str(options.get("method", "unknown"))
-    return str(options.get("dtype")) if method == "cast" else method.upper()
+    return str(options.get("dtype")) if options.get("method") == "cast" else quantize.method_name(options)
 
 
 def stage_title(stage: Stage) -> str:

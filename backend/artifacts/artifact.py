@@ -174,6 +174,7 @@ class Artifact(Frozen):
     merged: Merged | None = Field(None, description="The adapters that were merged into the base model before.")
     training: Training | None = Field(None, description="How the adapter was trained, or the one that was merged.")
     calibration: str | None = Field(None, description="What a calibrated quantization read, and how much of it.")
+    layouts: tuple[str, ...] | None = Field(None, description="That this calibration was written in, if several.")
     options: dict[str, Any] = Field(default_factory=dict, description="The stage's as run; of ELSEWHERE its files'.")
     quantized_share: float | None = Field(
         None, description="Of a mixture whose experts stayed as they were, the share of its parameters that did not."

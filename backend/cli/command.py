@@ -6,12 +6,18 @@ import os
 import signal
 import sys
 from abc import abstractmethod
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction
+from argparse import (
+    SUPPRESS,
+    ArgumentParser,
+    ArgumentTypeError,
+    BooleanOptionalAction,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -36,7 +42,13 @@ class _Choices(NamedTuple):
 
 
 class Command(BaseModel):
-    """What every command has."""
+    """What every command has.
+
+    Attributes:
+        notes: Lines that the help shows last.
+    """
+
+    notes: ClassVar[str] = ""
 
     json_: bool = Field(False, description="Print one JSON object and nothing else.")
 
@@ -192,7 +204,14 @@ def read(kind: type[C], typed: Sequence[str], prog: str, summary: str) -> C:
 
 def parser_of(kind: type[Command], prog: str, summary: str) -> ArgumentParser:
     """Return the parser of a command: a flag or an argument for each field."""
-    parser = ArgumentParser(prog, description=summary, argument_default=SUPPRESS, allow_abbrev=False)
+    parser = ArgumentParser(
+        prog,
+        description=summary,
+        epilog=kind.notes or None,
+        argument_default=SUPPRESS,
+        allow_abbrev=False,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
     for name, field in kind.model_fields.items():
         shown = _shown(field)
         if _ARGUMENT in field.metadata:

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP, hub_token
-from backend.cli.recipe import METHOD_OPTIONS, quantization
+from backend.cli.recipe import LAYOUTS, METHOD_OPTIONS, quantization
 from backend.cli.words import model_words, needs
 from backend.errors import SpecError
 from backend.models.inspection import inspect
@@ -49,4 +49,4 @@ METHOD = (
     Field(None, description="How; a recipe file says it itself."),
 )
 
-COMMAND = with_options(_Estimate, METHOD_OPTIONS, method=METHOD)
+COMMAND = with_options(_Estimate, METHOD_OPTIONS, method=METHOD, layouts=LAYOUTS)

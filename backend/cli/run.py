@@ -4,17 +4,15 @@ from pathlib import Path
 
 from pydantic import Field
 
-from backend.artifacts.sealing import open_artifact
 from backend.cli.command import Argument, Command
 from backend.cli.names import hub_token
-from backend.cli.words import summary, words
-from backend.jobs.foreground import Terminal, check_output, finished, move
+from backend.cli.recipe import moved, told
+from backend.jobs.foreground import Terminal, check_output, finished
 from backend.jobs.job import published
 from backend.progress import Report
 from backend.recipes import STAGES, Recipe, read_recipe
 from backend.settings import load_settings
 from backend.stages.prepare import prepare
-from backend.stages.work import artifacts
 
 
 class _Run(Command):
@@ -34,12 +32,8 @@ class _Run(Command):
         if isinstance(spec, Recipe):
             output = check_output(output)
         with finished(spec, hub_token(), Terminal().hear, settings) as job:
-            made, done = artifacts(job), published(job, spec)
-            for folder in made:
-                move(folder, output if len(made) == 1 else output / folder.name)
-        folders = [output] if len(made) == 1 else [output / folder.name for folder in made]
-        results = [{"output": str(folder), **summary(open_artifact(folder))} for folder in folders]
-        lines = [f"{folder}\n{words(open_artifact(folder))}" for folder in folders]
+            done = published(job, spec)
+            results, lines = told(moved(job, output))
         lines += [f"published to {item['location']}" for item in done]
         self.say({"artifacts": results, "published": done}, "\n".join(lines))
 

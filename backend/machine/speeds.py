@@ -23,7 +23,16 @@ class Speeds(Frozen):
     start_seconds: float = Field(0.9, gt=0, description="From a worker's start until its stage begins.")
     worker_bytes: int = Field(118_000_000, gt=0, description="Memory of a worker that has not read a tensor yet.")
     methods: dict[str, PositiveFloat] = Field(
-        default={"nf4": 1.1e9, "fp4": 1.0e9, "int8": 0.9e9, "cast": 1.5e9},
+        default={
+            "nf4": 1.1e9,
+            "fp4": 1.0e9,
+            "int8": 0.9e9,
+            "fp8": 1.2e9,
+            "w8a16": 0.7e9,
+            "w4a16": 0.45e9,
+            "mxfp4": 0.45e9,
+            "cast": 1.5e9,
+        },
         description="Rate of the tensors that a method changes; of cast, for those that stay.",
     )
     hash: float = Field(0.9e9, gt=0, description="Rate of sha256.")

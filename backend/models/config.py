@@ -186,6 +186,12 @@ def experts(config: Mapping[str, Any]) -> int:
     return max(fields[name] if type(fields.get(name)) is int else 0 for name in EXPERTS)
 
 
+def quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return how a config says that its model's weights are quantized; empty where it does not."""
+    settings = config.get("quantization_config")
+    return settings if isinstance(settings, Mapping) else {}
+
+
 def text_type(config: Mapping[str, Any]) -> str:
     """Return the model type of a config's text model: what it nests, or the model itself."""
     model_type, text = str(config.get("model_type")), config.get("text_config")

@@ -129,7 +129,7 @@ def _load_decoded(folder: Path, config: Any, options: dict[str, Any]) -> tuple[A
     from transformers.models.auto.auto_factory import _get_model_class
 
     with opened(folder) as (said, tensors):
-        plain = type(config).from_dict(said)
+        plain = type(config).from_dict(config._decode_special_floats(said))  # infinite ones, which JSON does not have
         kind = _get_model_class(plain, auto_class(said)._model_mapping)
         model, found = kind.from_pretrained(None, config=plain, state_dict=tensors, **options)
     model.config.name_or_path = model.name_or_path = str(folder)  # adapters record it

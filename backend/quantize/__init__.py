@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from backend.quantize import awq, cast, gptq, int8, nf4, nvfp4, w8a8
+from backend.quantize import awq, cast, fp8, gptq, int8, mxfp4, nf4, nvfp4, w8a8, wna16
 from backend.quantize.method import Method, MethodOptions
 
 METHODS: dict[str, Method] = {
     "nf4": nf4.NF4,
     "fp4": nf4.FP4,
     "int8": int8.METHOD,
+    "fp8": fp8.METHOD,
+    "w8a16": wna16.W8A16,
+    "w4a16": wna16.W4A16,
+    "mxfp4": mxfp4.METHOD,
     "gptq": gptq.METHOD,
     "awq": awq.METHOD,
     "w8a8": w8a8.METHOD,

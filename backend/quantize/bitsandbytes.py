@@ -11,11 +11,22 @@ from backend.models.families import MULTIPLIED, UNUSUAL
 from backend.models.rewriting import StreamOptions
 from backend.options import ADVANCED
 from backend.quantize.method import MethodOptions
+from backend.quantize.readers import EVERYWHERE, Readers, Reading
 from backend.weights.anatomy import HEADS, is_linear, kept
 from backend.weights.tensor import Tensor
 
 QUANT_METHOD = "bitsandbytes"
-PACKAGES = ("bitsandbytes",)
+
+
+def readers(settings: Mapping[str, Any]) -> Readers:
+    """Return who loads it: made for tuning in transformers, it left vLLM 0.28, and llama.cpp's converter refuses it."""
+    return EVERYWHERE | {
+        "transformers": Reading(packages=("bitsandbytes",)),
+        "vllm": Reading("vLLM does not serve bitsandbytes"),
+        "vllm-cpu": Reading("vLLM does not serve bitsandbytes"),
+        "sglang": Reading(apt=False),
+        "llama.cpp": Reading("llama.cpp does not convert bitsandbytes"),
+    }
 
 
 class BitsAndBytesOptions(MethodOptions, StreamOptions):

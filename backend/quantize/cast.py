@@ -7,7 +7,11 @@ from pydantic import Field
 
 from backend.models.rewriting import Dtype, StreamOptions, stream
 from backend.quantize.method import Method, MethodOptions
+from backend.quantize.readers import EVERYWHERE
 from backend.weights.tensor import Tensor
+
+READERS = EVERYWHERE
+"""Who loads weights that are not quantized."""
 
 
 class Options(MethodOptions, StreamOptions):

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backend.quantize.readers import EVERYWHERE, Readers, Reading, together
 from backend.weights.anatomy import HEADS
 
 QUANT_METHOD = "compressed-tensors"
-PACKAGES: tuple[str, ...] = ("compressed-tensors",)
 
 Arguments = Mapping[str, Any]
 """How numbers are quantized, as the package's QuantizationArgs names it: num_bits, type, strategy and more."""
@@ -46,5 +46,75 @@ def quantization_config(
         "kv_cache_scheme": None,
     }
 
+
+def readers(settings: Mapping[str, Any]) -> Readers:
+    """Return who loads weights with this quantization_config: of several groups of layers, who loads them all."""
+    groups = settings.get("config_groups")
+    found = [group for group in groups.values() if isinstance(group, Mapping)] if isinstance(groups, Mapping) else []
+    forms = (_readers(str(group.get("format") or settings.get("format")), group) for group in found)
+    known = together(forms)
+    return known | {"transformers": known["transformers"]._replace(packages=("compressed-tensors",), apt=False)}
+
+
+def _readers(form: str, group: Mapping[str, Any]) -> Readers:
+    """Return who loads a group of layers.
+
+    Of vLLM: `compressed_tensors.py` and what `get_min_capability` says of the scheme that it chooses there, and the
+    kernels of its `kernels/linear/__init__.py` for a CPU.
+    """
+    weights = group.get("weights")
+    known: Arguments = weights if isinstance(weights, Mapping) else {}
+    if form == "pack-quantized":
+        return _integers(known)
+    if form == "int-quantized" and not group.get("input_activations"):
+        return EVERYWHERE | _unserved("vLLM serves int-quantized with 8-bit activations alone")
+    return _FORMS.get(form) or EVERYWHERE | _unserved(f"vLLM does not serve compressed-tensors' {form}")
+
+
+def _integers(weights: Arguments) -> Readers:
+    """Return who loads packed integers: Marlin multiplies them in 4 and 8 bits, Humming in others, CPUWNA16 in 4.
+
+    transformers 5.24 with the package 0.20.1 has no room for packed zeros, and refuses them unless it unpacks.
+    """
+    unpacked = "" if weights.get("symmetric", True) else "CompressedTensorsConfig(dequantize=True)"
+    on_cpu = Reading("Without a GPU, vLLM serves packed integers of 4 bits alone")
+    in_rows = Reading("llama.cpp converts packed integers in groups alone")
+    return EVERYWHERE | {
+        "transformers": Reading(told=unpacked),
+        "vllm": Reading(capability=7.5),
+        "vllm-cpu": Reading() if weights.get("num_bits") == 4 else on_cpu,
+        "llama.cpp": Reading() if weights.get("strategy") == "group" else in_rows,
+    }
+
+
+def _unserved(reason: str) -> Readers:
+    return dict.fromkeys(("vllm", "vllm-cpu", "sglang", "llama.cpp"), Reading(reason))
+
+
+_FORMS: Mapping[str, Readers] = {
+    # CompressedTensorsW8A8Int8; its page says that Blackwell has no INT8 kernels
+    "int-quantized": EVERYWHERE
+    | {"vllm": Reading(capability=7.5, native=7.5, until=10.0), "vllm-cpu": Reading(native=0)},
+    # CompressedTensorsW8A8Fp8 from 8.9 on, below it CompressedTensorsW8A16Fp8
+    "float-quantized": EVERYWHERE
+    | {
+        "vllm": Reading(capability=7.5, native=8.9),
+        "vllm-cpu": Reading("Without a GPU, vLLM does not serve FP8"),
+    },
+    # CompressedTensorsW4A4Fp4
+    "nvfp4-pack-quantized": EVERYWHERE
+    | {
+        "vllm": Reading(capability=7.5, native=10.0),
+        "vllm-cpu": Reading("Without a GPU, vLLM does not serve NVFP4"),
+    },
+    # CompressedTensorsW4A4Mxfp4
+    "mxfp4-pack-quantized": EVERYWHERE
+    | {
+        "vllm": Reading(capability=8.0, native=10.0),
+        "vllm-cpu": Reading("Without a GPU, vLLM does not serve MXFP4"),
+        "llama.cpp": Reading("llama.cpp converts MXFP4 of compressed-tensors for Kimi K3 alone"),
+    },
+}
+"""Who loads what is not packed integers."""
 
 _STATIC: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": False}

@@ -15,7 +15,8 @@ class Options(CalibratedOptions):
 
     method: Literal["gptq"] = "gptq"
     sym: bool = Field(
-        True, description="Zeros in the middle of the grid: vLLM serves no others. Off: a little better, as awq is too."
+        True,
+        description="Zeros in the middle of the grid: in the layout gptq, vLLM serves no others. Off: a little better.",
     )
     desc_act: bool = Field(
         False,

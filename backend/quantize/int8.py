@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from backend.errors import SpecError
 from backend.models.rewriting import stream
 from backend.options import ADVANCED
-from backend.quantize.bitsandbytes import PACKAGES, QUANT_METHOD, BitsAndBytesOptions
+from backend.quantize.bitsandbytes import BitsAndBytesOptions
 from backend.quantize.method import Method
 from backend.weights.floats import Bytes, cast
 from backend.weights.kernels import quantize_rows
@@ -94,8 +94,6 @@ class Options(BitsAndBytesOptions):
 METHOD = Method(
     Options,
     "INT8 · 8 bit",
-    "Half the size with next to no loss. Slower than 16 bit on most GPUs.",
+    "For tuning and transformers: half the size with next to no loss, slower than 16 bit on most GPUs.",
     stream,
-    QUANT_METHOD,
-    PACKAGES,
 )

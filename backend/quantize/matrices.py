@@ -7,9 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from backend.models.families import MULTIPLIED
 from backend.quantize.layouts.layout import Matrix
 from backend.weights.anatomy import TRANSPOSED, is_expert, is_linear
 from backend.weights.tensor import Tensor
+from backend.weights.view import Span
 
 _TURNED = ("gpt_oss", "llama4", "llama4_text")
 """Model types whose experts lie in one tensor as [experts, in_features, out_features]."""
@@ -26,7 +28,7 @@ _STACKS = {
 }
 """By the end of a tensor's name, what lies side by side in the outputs of each of its experts."""
 
-_SINGLE = re.compile(r"\.experts\.\d+\.\w+\.weight$")
+_SINGLE = re.compile(r"\.experts\.\d+\.\w+\.weight(?:_packed)?$")
 
 _OF_EXPERTS = re.compile(r"(.+?)\.experts\.|(.+\.block_sparse_moe)\.(?:input|output)_linear\.weight$")
 
@@ -53,27 +55,29 @@ class Matrices:
 
     Attributes:
         transposed: Whether the model's class keeps weights as [in_features, out_features].
+        turned: Whether it does so with all experts in one tensor.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         inner = config.get("text_config")
         types = {config.get("model_type"), inner.get("model_type") if isinstance(inner, Mapping) else None}
+        self._multiplied = next((MULTIPLIED[kind] for kind in types if kind in MULTIPLIED), None)
         self.transposed = not types.isdisjoint(TRANSPOSED)
-        self._turned, self._interleaved = not types.isdisjoint(_TURNED), not types.isdisjoint(_INTERLEAVED)
+        self.turned, self._interleaved = not types.isdisjoint(_TURNED), not types.isdisjoint(_INTERLEAVED)
 
     def of(self, tensor: Tensor) -> dict[Matrix, Part | None]:
         """Return the linear layers in a tensor, whether or not a layout holds them, each with its place in a stack."""
-        if "router" in tensor.name.split("."):
+        if not {"router", self._multiplied}.isdisjoint(tensor.name.split(".")):
             return {}
         if is_linear(tensor):
             return {Matrix(tensor.name, tensor.shape[::-1] if self.transposed else tensor.shape): None}
         if not is_expert(tensor):
             return {}
         if len(tensor.shape) == 2:
-            return {Matrix(tensor.name, tensor.shape): None} if _SINGLE.search(tensor.name) else {}
+            return {Matrix(tensor.name, tensor.shape): None} if is_single(tensor.name) else {}
         base = experts_of(tensor.name)
         names = next((names for end, names in _STACKS.items() if base and tensor.name.endswith(f".{end}")), ())
-        outputs, inputs = tensor.shape[:0:-1] if self._turned else tensor.shape[1:]
+        outputs, inputs = tensor.shape[:0:-1] if self.turned else tensor.shape[1:]
         count = max(len(names), 1)
         rows, mixed = outputs // count, self._interleaved and count > 1
         return {
@@ -84,6 +88,13 @@ class Matrices:
             for i, name in enumerate(names)
         }
 
+    def span(self, tensor: Tensor, matrix: Matrix, place: Part | None) -> Span:
+        """Return which of a tensor's outputs a matrix is, those of all experts counted through."""
+        if place is None:
+            return Span(0, matrix.shape[0])
+        outputs = tensor.shape[-1 if self.turned else -2]
+        return Span(place.expert * outputs + place.first, matrix.shape[0], place.step)
+
     def view(self, stack: Any, place: Part, outputs: int) -> Any:
         """Return a matrix in a tensor that holds all experts, [out_features, in_features], without a copy.
 
@@ -92,7 +103,7 @@ class Matrices:
             place: Where in it.
             outputs: Of the matrix.
         """
-        whole = stack[place.expert].T if self._turned else stack[place.expert]
+        whole = stack[place.expert].T if self.turned else stack[place.expert]
         return whole[place.first : place.first + outputs * place.step : place.step]
 
 
@@ -105,6 +116,11 @@ def stacks(name: str) -> tuple[str, ...]:
     base, last = experts_of(name), name.split(".")[-2]
     ends = [end for end, parts in _STACKS.items() if base and last in parts]
     return tuple(f"{base.rpartition('.' + end.partition('.')[0])[0]}.{end}" for end in ends)
+
+
+def is_single(name: str) -> bool:
+    """Return whether a name is that of a matrix of an expert that lies by itself, or of its codes."""
+    return _SINGLE.search(name) is not None
 
 
 def experts_of(name: str) -> str:

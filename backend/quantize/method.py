@@ -23,13 +23,9 @@ class Method(NamedTuple):
         title: Its name and the bits a weight, with a dot between them.
         summary: What it gives and costs, in a line, where a method is chosen.
         quantize: Writes a model: takes weights, output, options, of a calibrated method the windows, and report.
-        quant_method: What transformers calls the result in config.json; None: it is an ordinary model.
-        packages: With which transformers loads the result; the card names them.
     """
 
     Options: type[MethodOptions]
     title: str
     summary: str
     quantize: Callable[..., None]
-    quant_method: str | None = None
-    packages: tuple[str, ...] = ()

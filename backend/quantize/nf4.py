@@ -12,7 +12,7 @@ from pydantic import Field
 from backend.machine.hardware import torch_threads
 from backend.models.rewriting import Dtype, stream
 from backend.options import ADVANCED
-from backend.quantize.bitsandbytes import PACKAGES, QUANT_METHOD, BitsAndBytesOptions
+from backend.quantize.bitsandbytes import BitsAndBytesOptions
 from backend.quantize.method import Method
 from backend.weights.codes import BLOCK, CODES, NESTED_BLOCK
 from backend.weights.floats import SAFETENSORS, Bytes
@@ -120,17 +120,13 @@ class FP4Options(FourBitOptions):
 NF4 = Method(
     Options,
     "NF4 · 4 bit",
-    "A quarter of the size, on a grid made for the weights of language models. Needs no calibration data.",
+    "For tuning (QLoRA) and transformers: a quarter of the size, on a grid made for the weights of language models.",
     stream,
-    QUANT_METHOD,
-    PACKAGES,
 )
 
 FP4 = Method(
     FP4Options,
     "FP4 · 4 bit",
-    "A quarter of the size, on a floating-point grid. NF4 loses less on most models.",
+    "For tuning and transformers: as NF4, on a floating-point grid that loses more on most models.",
     stream,
-    QUANT_METHOD,
-    PACKAGES,
 )

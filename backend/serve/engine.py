@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.model_folder import CONFIG, PROCESSORS, settings_in
-from backend.models.config import reads_pictures
+from backend.models.config import quantization, reads_pictures
 from backend.progress import Report
 
 PLAIN = "16 bit"
@@ -89,12 +89,16 @@ class Engine(NamedTuple):
         obstacle: Returns why it cannot run on this machine, as a sentence; None where it can.
         is_installed: Returns whether it is there to be started.
         serves: Returns why it does not serve a model on any machine; None where it does.
+        unserved: Returns why it serves no weights that are quantized as a config says, on any machine, from that config
+            and the words for the model; None where it does.
         command: Returns the command, from the folder of a model, the port, the device, and of an adapter the folder of
             its base model. Its health is asked for at `/health`, all else is behind `backend.serve.guard`.
         environment: Returns what its process gets beside what every child does, from an empty folder for its sockets.
         remark: Returns what its log says of how it serves, in a sentence.
         install: How it is installed, where that is not a part of the app's own environment.
         card: Returns the lines with which a card says that it serves a model; None where it does not.
+        beside: What requests call an adapter's base model, which answers beside it with log-probabilities; None: it
+            does not.
     """
 
     name: str
@@ -104,18 +108,14 @@ class Engine(NamedTuple):
     start_seconds: float
     serves: Callable[[Served], Refusal | None]
     command: Callable[[Path, int, str, Path | None], list[str]]
+    unserved: Callable[[Mapping[str, Any], str], Refusal | None] = lambda config, name: None
     obstacle: Callable[[], str | None] = lambda: None
     is_installed: Callable[[], bool] = lambda: True
     environment: Callable[[Path], dict[str, str]] = lambda sockets: {}
     remark: Callable[[str], str] = lambda log: ""
     install: Install | None = None
     card: Callable[[Shown], CardLines | None] = lambda shown: None
-
-
-def quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return how a config says that its model's weights are quantized; empty where it does not."""
-    settings = config.get("quantization_config")
-    return settings if isinstance(settings, Mapping) else {}
+    beside: str | None = None
 
 
 def sees(folder: Path, base: Path | None = None) -> bool:

@@ -3,6 +3,9 @@
 It stands in front of every engine. Theirs let in more: a chat template in a request is a program, guided decoding can
 take a server for minutes, a picture's address is fetched, and vLLM's other routes ask for no key. Nothing but Python's
 own library is imported: this runs in vLLM's environment too.
+
+Log-probabilities are not among those fields. A server that the check has started lets one request through that has
+them: of COMPARED's form, to an adapter or to the base model beside it. Servers for the chat never do.
 """
 
 import json
@@ -18,6 +21,12 @@ KEY, MODEL = "VLLM_API_KEY", "WEIGHTSMITH_SERVER_MODEL"
 
 PICTURES = "WEIGHTSMITH_SERVER_PICTURES"
 """The variable that is set where the model reads pictures."""
+
+BASE = "WEIGHTSMITH_SERVER_BASE"
+"""The variable with the name of an adapter's base model, which is set where the check compares the two."""
+
+COMPARED = {"max_tokens": 1, "temperature": 0, "logprobs": 0}
+"""What a request of the check says beside model and prompt: one token, and the log-probability of that one alone."""
 
 MOST = 4_000_000
 """Bytes of a request without its pictures."""
@@ -51,6 +60,7 @@ class Guard:
         self._app = app
         self._wanted = f"Bearer {os.environ[KEY]}".encode()
         self._model = os.environ[MODEL]
+        self._base = os.environ.get(BASE)
         self._sees = bool(os.environ.get(PICTURES))
         self._most = MOST_WITH_PICTURES if self._sees else MOST
 
@@ -83,7 +93,7 @@ class Guard:
             await _refuse(413, f"The request has more than {self._most // 10**6} MB: shorten the conversation.", send)
             return
         body = bytes(taken)
-        if fault := wrong(body, asked, self._model, self._sees):
+        if fault := wrong(body, asked, self._model, self._sees, self._base):
             await _refuse(400, fault, send)
             return
         given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -94,7 +104,7 @@ class Guard:
         await self._app(scope, again, send)
 
 
-def wrong(body: bytes, asked: str, model: str, sees: bool = False) -> str | None:
+def wrong(body: bytes, asked: str, model: str, sees: bool = False, base: str | None = None) -> str | None:
     """Say what is wrong with a request, in a sentence; None where nothing is.
 
     Args:
@@ -102,6 +112,7 @@ def wrong(body: bytes, asked: str, model: str, sees: bool = False) -> str | None
         asked: The field that holds what is asked: messages, or prompt.
         model: The name that requests give.
         sees: Whether the model reads pictures.
+        base: The name of an adapter's base model, where the check compares the two.
     """
     try:
         request = json.loads(body)
@@ -110,6 +121,9 @@ def wrong(body: bytes, asked: str, model: str, sees: bool = False) -> str | None
         return "The request is no JSON."
     if not isinstance(request, dict):
         return "The request is no JSON object."
+    if base and asked == "prompt" and all(request.get(name) == value for name, value in COMPARED.items()):
+        request = {name: value for name, value in request.items() if name not in COMPARED}
+        model = base if request.get("model") == base else model
     unknown = sorted(request.keys() - _FIELDS - {asked})
     if unknown:
         return f"'{unknown[0][:60]}' is not taken here: leave it out. Taken are {', '.join(sorted(_FIELDS | {asked}))}."

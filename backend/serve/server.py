@@ -19,7 +19,7 @@ from backend.options import Frozen
 from backend.processes.child import Child, environment
 from backend.serve.engine import sees
 from backend.serve.engines import ENGINES
-from backend.serve.guard import KEY, MODEL, PICTURES
+from backend.serve.guard import BASE, KEY, MODEL, PICTURES
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Server(Frozen):
     base: Path | None = Field(None, description="Of an adapter: the folder of its base model.")
     base_url: str = Field(description="The OpenAI-compatible root, ending in /v1.")
     key: str = Field(repr=False)
+    beside: str | None = Field(None, description="What requests call an adapter's base model, where both are compared.")
 
     @property
     def model(self) -> str:
@@ -164,6 +165,7 @@ class Serving:
         command = engine.command(server.folder, server.port, "cuda:0" if gpus() else "cpu", server.base)
         env = environment(home, online=False) | {KEY: server.key, MODEL: server.model}
         env |= engine.environment(sockets) | ({PICTURES: "1"} if server.sees else {})
+        env |= {BASE: server.beside} if server.beside else {}
         started = time.monotonic()
         try:
             with self._lock:

@@ -43,10 +43,16 @@ class Servers:
         self._lock = threading.RLock()
         self._all: dict[Path, Serving] = {}
 
-    def open(self, folder: Path, engine: EngineName = AUTO, port: int | None = None) -> None:
+    def open(self, folder: Path, engine: EngineName = AUTO, port: int | None = None, compared: bool = False) -> None:
         """Begin to serve a model folder; status() tells when it is ready.
 
         Where the memory does not do for it beside others, those that were used the longest ago stop first.
+
+        Args:
+            folder: Of a model, or of an adapter.
+            engine: What serves it.
+            port: Where it listens; None: where nothing else does.
+            compared: Whether the base model of an adapter answers beside it, for the check, where the engine can.
 
         Raises:
             SpecError, HardwareError: The folder cannot be served here.
@@ -64,7 +70,9 @@ class Servers:
                 raise JobError("A job is using the GPU, or waits for it: wait until it has ended, or cancel it.")
             self._make_room(base or folder, name)
             url = f"http://127.0.0.1:{port or _free_port()}/v1"
-            server = Server(folder=folder, engine=name, base=base, base_url=url, key=secrets.token_urlsafe(24))
+            beside = ENGINES[name].beside if compared and base else None
+            key = secrets.token_urlsafe(24)
+            server = Server(folder=folder, engine=name, base=base, base_url=url, key=key, beside=beside)
             log = self._settings.data.resolve() / LOGS / f"{hashlib.sha256(bytes(folder)).hexdigest()[:12]}.log"
             self._all[folder] = Serving(server, why, self._settings, log)
 

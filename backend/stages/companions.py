@@ -117,6 +117,7 @@ class Base(NamedTuple):
             origin=self.origin.origin,
             merged=merged,
             training=self._training(),
+            layouts=recipe.together(options) or None,
             options=public.stages[recipe.stages.index(options)].model_dump(mode="json", exclude_none=True),
             versions=versions(),
             created=now(),
@@ -181,6 +182,10 @@ def complete(recipe: Recipe, options: Any, base: Base, plan: Plan, output: Path,
             f"The adapter's tokenizer has {names}, and the model has {base.rows} embeddings: it cannot read such a"
             " token. The base model's tokenizer stays."
         )
-    measured = {"hardware": hardware(), "peak_memory_bytes": peak_memory_bytes(), "warnings": tuple(report.warnings)}
+    measured = {
+        "hardware": hardware(),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "warnings": tuple(dict.fromkeys(report.warnings)),
+    }
     measured["quantized_share"] = plan.share
     return base.record(recipe, options).model_copy(update=measured)

@@ -14,8 +14,10 @@ from backend.model_folder import read_config
 from backend.models.config import longest_window
 from backend.models.demo import evaluation_text
 from backend.progress import Report
-from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.bitsandbytes import BitsAndBytesOptions
+from backend.quantize.method import MethodOptions
 from backend.settings import load_settings
+from backend.stage import Stage
 from backend.stages.check import ANSWER_SECONDS_A_PARAMETER, IMPORT_SECONDS
 from backend.stages.step import Need, Planned, Step
 from backend.stages.work import MODEL, Fetched, Work, models
@@ -126,7 +128,7 @@ def _reference(work: Work, base: Path, result: Path) -> Path:
 
 
 def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], report: Report) -> dict[str, Any]:
-    """Time a packed model and its reference in the engine that serves it, before memory is taken.
+    """Time a model that is unpacked to be measured, and its reference, in the engine that serves it.
 
     Args:
         reference: Folder of the model that the result was made from.
@@ -134,11 +136,11 @@ def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], repo
         timed: What was timed before, by its folder.
         report: Receives what is timed.
     """
-    from backend.quantize.packed import is_packed
+    from backend.quantize.packed import is_unpacked
     from backend.serve.engines import ENGINES, choose
     from backend.serve.speed import decode_speed
 
-    if not is_packed(result):
+    if not is_unpacked(result):
         return {}
     try:
         engine, _ = choose(result)
@@ -166,7 +168,7 @@ def need(stage: EvaluateOptions, planned: Planned) -> Need:
     forward = len(planned.results) * facts.parameters * once
     sizes = (files.items() for files in planned.results.values())
     largest = max(sum(count for name, count in files if name.endswith(".safetensors")) for files in sizes)
-    if any(isinstance(other, CalibratedOptions) for other in planned.recipe.stages):  # it is unpacked to be measured
+    if any(_is_unpacked(other) for other in planned.recipe.stages):
         largest = max(largest, facts.loaded)
     rows = min(ROWS, length)
     width = 4 if facts.dtype == "float32" else 2
@@ -175,6 +177,11 @@ def need(stage: EvaluateOptions, planned: Planned) -> Need:
     memory = EVALUATE_BYTES + facts.loaded + largest + logits + copies
     remedy = "leave evaluate out, give it a smaller max_seq_length, or choose a machine with more memory"
     return Need(memory, IMPORT_SECONDS + forward, remedy=remedy)
+
+
+def _is_unpacked(stage: Stage) -> bool:
+    """Return whether the result of a stage is measured in 16 bit: all is but what bitsandbytes computes with."""
+    return isinstance(stage, MethodOptions) and not isinstance(stage, BitsAndBytesOptions)
 
 
 def words(stage: EvaluateOptions) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from backend.weights.writer import Slot, Writer, into_shards
 
 SIDE = 4096  # of the layer: 32 MiB, more than most caches
 RUNS = 3
-WARM = 64  # of the layer that the loops are loaded with
+WARM = 128  # of the layer that the loops are loaded with
 
 
 def main(data: Path, started: float) -> None:

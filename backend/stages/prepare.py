@@ -85,7 +85,7 @@ def _check_tunable(model: str, quant_method: str, options: FinetuneOptions) -> N
     """Refuse a quantized base; one in GPTQ is tuned by PEFT where GPTQModel computes its layers."""
     from backend.serve.engines.transformers import missing_packages
 
-    if quant_method == "gptq" and not missing_packages("gptq"):
+    if quant_method == "gptq" and not missing_packages({"quantization_config": {"quant_method": "gptq"}}):
         if options.quantization == "none":
             return
         text = f"'{model}' is held in its own 4 bits (gptq): set it to none (got '{options.quantization}')"

@@ -1,4 +1,6 @@
-"""Codes: the grids of the 4-bit formats, the sizes of their blocks, and of what the loops have in hand."""
+"""Codes: the grids of the formats of 4 and 8 bits, the sizes of their blocks, and of what the loops have in hand."""
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,3 +46,27 @@ def grid(quant_type: str) -> tuple[Floats, Bytes]:
 
 LANES = 8
 """Floats of an AVX2 register, in which torch adds up also where AVX-512 is there."""
+
+
+class Integers(NamedTuple):
+    """Signed integers, to which half of their range is added where they are stored."""
+
+    bits: int
+
+
+class Minifloat(NamedTuple):
+    """Floating-point numbers without infinities (OCP OFP8 and MX, 1.0)."""
+
+    bits: int
+    mantissa: int  # bits of it
+    bias: int  # of the exponent
+    largest: float
+
+
+E2M1, E4M3 = Minifloat(4, 1, 1, 6.0), Minifloat(8, 3, 7, 448.0)
+
+SCALED: dict[str, Integers | Minifloat] = {"int4": Integers(4), "int8": Integers(8), "e2m1": E2M1, "e4m3": E4M3}
+"""What numbers become once they are divided by a scale; ties go to the even code."""
+
+SUMS = 32
+"""Sums that errors are added up in, side by side."""

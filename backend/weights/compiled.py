@@ -22,7 +22,8 @@ from backend.disk import write_whole
 Function = Callable[..., Any]
 
 SIGNATURES = {"largest": "xi:i", "pack": "xiBF:", "narrow": "IiH:", "quantize_rows": "HiibF:", "sum_in_order": "FiiF:f",
-              "quantize_scales": "FifBBF:", "merge": "xiiiDDDDDI:"}  # fmt: skip
+              "quantize_scales": "FifBBF:", "merge": "xiiiDDDDDI:", "magnitudes": "xiiiF:",
+              "encode": "xiiiFiBB:"}  # fmt: skip
 """Parameters and result of a loop, by its name or the word that several begin with: i int64, f float32, and pointers to
 x the bits of the type that ends its name, B uint8, b int8, H uint16, I uint32, F float32, D float64."""
 

@@ -9,13 +9,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from backend.weights.codes import BLOCK, LANES, NESTED_BLOCK, TILE, TINY, grid
+from backend.weights.codes import (
+    BLOCK,
+    LANES,
+    NESTED_BLOCK,
+    SCALED,
+    SUMS,
+    TILE,
+    TINY,
+    Integers,
+    Minifloat,
+    grid,
+)
 
 Loop = Callable[..., Any]
 
 _intrinsic: Callable[[Loop], Any] = intrinsic  # numba's decorators say nothing of what they make
+_room: Loop = cgutils.alloca_once
+_pointer: Any = types.CPointer
 _inline: Callable[[Loop], Any] = njit(inline="always")
 
 _ONE, _HALF = np.float32(1), np.float32(0.5)
@@ -39,6 +53,17 @@ def _as_float(context: Any, bits: Any) -> Any:
 def _as_bits(context: Any, value: Any) -> Any:
     """Take a float32 for 32 bits."""
     return types.uint32(types.float32), lambda _, builder, __, args: builder.bitcast(args[0], ir.IntType(32))
+
+
+@_intrinsic
+def _on_stack(context: Any) -> Any:
+    """Return room for SUMS float32, which nothing else points to: the sums stay in registers."""
+
+    def room(_: Any, builder: Any, __: Any, ___: Any) -> Any:
+        place = _room(builder, ir.ArrayType(ir.FloatType(), SUMS))
+        return builder.bitcast(place, ir.FloatType().as_pointer())
+
+    return _pointer(types.float32)(), room
 
 
 @_inline
@@ -231,7 +256,126 @@ def _merge(kind: _Kind) -> Loop:
     return merge
 
 
+def _magnitudes(kind: _Kind) -> Loop:
+    dtype, mask, value = kind
+
+    def magnitudes(source: Any, rows: int, columns: int, width: int, tops: Any) -> None:
+        """Find the largest magnitude of each group of neighbors in a row."""
+        groups = (columns + width - 1) // width
+        for i in range(rows):
+            for g in range(groups):
+                first, largest = i * columns + g * width, dtype(0)
+                for j in range(first, first + _smaller(width, columns - g * width)):
+                    largest = _larger(largest, dtype(source[j] & mask))
+                tops[i * groups + g] = value(largest)
+
+    return magnitudes
+
+
+class _Code(NamedTuple):
+    """How a number that is divided by its scale becomes one of a grid, and this a code."""
+
+    rounded: Loop
+    code: Loop
+
+
+def _of_integers(kind: Integers) -> _Code:
+    half = 1 << (kind.bits - 1)
+    lowest, highest, shift = np.float32(-half), np.float32(half - 1), np.int32(half)
+
+    @_inline
+    def rounded(x: Any) -> Any:
+        return _smaller(_larger(np.float32(np.rint(x)), lowest), highest)
+
+    @_inline
+    def code(x: Any) -> Any:
+        return np.uint8(np.int32(x) + shift)
+
+    return _Code(rounded, code)
+
+
+def _of_minifloats(kind: Minifloat) -> _Code:
+    shift = np.uint32(23 - kind.mantissa)
+    half = np.uint32((1 << (22 - kind.mantissa)) - 1)
+    kept = np.uint32(0xFFFFFFFF >> shift << shift)
+    lowest, largest = np.float32(2.0 ** (1 - kind.bias)), np.float32(kind.largest)
+    even = np.float32(2.0 ** (24 - kind.bias - kind.mantissa))  # the sum with it is rounded to a step below `lowest`
+    moved = np.uint32((127 - kind.bias) << kind.mantissa)
+    sign, down = np.uint32(0x80000000), np.uint32(32 - kind.bits)
+
+    @_inline
+    def rounded(x: Any) -> Any:
+        bits = _as_bits(x)
+        size = _smaller(_as_float(np.uint32(bits & ~sign)), largest)
+        at = _as_bits(size)
+        normal = _as_float(np.uint32(np.uint32(at + half + ((at >> shift) & np.uint32(1))) & kept))
+        found = normal if size >= lowest else np.float32(np.float32(size + even) - even)
+        return _as_float(np.uint32(_as_bits(found) | (bits & sign)))
+
+    @_inline
+    def code(x: Any) -> Any:
+        bits = _as_bits(x)
+        size = np.uint32(bits & ~sign)
+        small = np.uint32(_as_bits(np.float32(_as_float(size) + even)) - _as_bits(even))
+        normal = np.uint32(np.uint32(size >> shift) - moved)
+        found = normal if _as_float(size) >= lowest else small
+        return np.uint8(found | np.uint32(np.uint32(bits & sign) >> down))
+
+    return _Code(rounded, code)
+
+
+def _encode(kind: _Kind, grid_of: Integers | Minifloat) -> Loop:
+    value = kind.value
+    rounded, code = _of_integers(grid_of) if isinstance(grid_of, Integers) else _of_minifloats(grid_of)
+    halves = grid_of.bits == 4
+
+    @_inline
+    def error(source: Any, first: int, last: int, scale: Any) -> Any:
+        sums = _on_stack()
+        for k in range(SUMS):
+            sums[k] = np.float32(0)
+        for start in range(first, last, SUMS):
+            for k in range(SUMS):
+                x = value(source[start + k])
+                rest = np.float32(x - np.float32(rounded(np.float32(x / scale)) * scale))
+                sums[k] += np.float32(rest * rest)
+        for width in (16, 8, 4, 2, 1):
+            for k in range(width):
+                sums[k] += sums[k + width]
+        return sums[0]
+
+    def encode(  # noqa: PLR0913 - machine code has no objects
+        source: Any, rows: int, columns: int, width: int, scales: Any, count: int, best: Any, codes: Any
+    ) -> None:
+        """Write the codes of groups of neighbors with the one of their scales that loses least, the first of equals."""
+        groups = (columns + width - 1) // width
+        for group in range(rows * groups):
+            start = group % groups * width
+            first = group // groups * columns + start
+            last = first + _smaller(width, columns - start)
+            chosen, least = 0, np.float32(np.inf)
+            for k in range(count if count > 1 else 0):
+                lost = error(source, first, last, scales[group * count + k])
+                chosen = k if lost < least else chosen
+                least = _smaller(least, lost)
+            best[group] = chosen
+            scale = scales[group * count + chosen]
+            if halves:
+                for j in range(first // 2, last // 2, SUMS // 2):
+                    for k in range(j, j + SUMS // 2):
+                        low = code(rounded(np.float32(value(source[2 * k]) / scale)))
+                        high = code(rounded(np.float32(value(source[2 * k + 1]) / scale)))
+                        codes[k] = low | high << np.uint8(4)
+            else:
+                for j in range(first, last):
+                    codes[j] = code(rounded(np.float32(value(source[j]) / scale)))
+
+    return encode
+
+
 LOOPS: dict[str, Loop] = {
+    **{f"magnitudes_{name}": _magnitudes(kind) for name, kind in _KINDS.items()},
+    **{f"encode_{code}_{name}": _encode(kind, grid) for code, grid in SCALED.items() for name, kind in _KINDS.items()},
     **{f"merge_{name}": _merge(kind) for name, kind in _KINDS.items()},
     **{f"largest_{name}": _largest(kind) for name, kind in _KINDS.items()},
     **{f"pack_{code}_{name}": _pack_4bit(kind, code) for code in ("nf4", "fp4") for name, kind in _KINDS.items()},

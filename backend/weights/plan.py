@@ -10,7 +10,7 @@ from backend.progress import Report
 from backend.weights.anatomy import is_expert
 from backend.weights.floats import Bytes, is_finite
 from backend.weights.tensor import BITS, Tensor
-from backend.weights.view import PIECE, Source, View, threads
+from backend.weights.view import Source, View, in_hand, threads
 from backend.weights.writer import INDEX, Shard, Slot, Writer, index
 
 TENSOR_BYTES, SLOT_BYTES = 1000, 1200
@@ -21,7 +21,7 @@ def _in_hand(view: View, form: "Form | Plain") -> int:
     """Return the bytes of what is in memory of a tensor at a time."""
     width, needed = view.tensor.bytes / max(view.elements, 1), form.memory(view)
     copies = 0 if view.dtype == view.tensor.dtype else 4 * (view.tensor.dtype != "F32") + BITS[view.dtype] // 8
-    pieces = min(threads() * PIECE, view.elements) * (width + copies + needed.element)
+    pieces = min(threads() * in_hand(needed.multiple), view.elements) * (width + copies + needed.element)
     return int(pieces) + needed.kept + 2 * view.tensor.bytes * view.turned
 
 
@@ -30,6 +30,7 @@ class Memory(NamedTuple):
 
     element: float  # for each element of a piece
     kept: int  # until the tensor is done
+    multiple: int = 1  # of elements in a piece
 
 
 class Form(Protocol):

@@ -58,7 +58,7 @@ def house(tmp_path_factory):
 
 def test_a_method_that_was_added_is_in_the_help(house, tmp_path):
     said = python(house, "-m", "backend", "quantize", "--help", data=tmp_path)
-    assert "{nf4,fp4,int8,gptq,awq,w8a8,nvfp4,toy,cast}" in said
+    assert "{nf4,fp4,int8,fp8,w8a16,w4a16,mxfp4,gptq,awq,w8a8,nvfp4,toy,cast}" in said
     assert re.search(r"--bits {2,3,4,5,6,7,8}\s[^-]*\[toy\]", said)
 
 

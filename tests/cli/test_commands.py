@@ -137,6 +137,18 @@ def test_run_does_a_recipe_and_publishes_to_a_folder(tiny_model, tmp_path, capsy
 
 
 @pytest.mark.real
+def test_quantize_writes_several_layouts_into_folders_and_estimate_says_their_bytes(tiny_model, tmp_path, capsys):
+    options = ["--method", "gptq", "--layouts", "gptq,awq", "--group-size", "32", "--num-calibration-samples", "4"]
+    needed = succeeds(capsys, "estimate", str(tiny_model), *options)
+    done = succeeds(capsys, "quantize", str(tiny_model), *options, "--output", str(tmp_path / "out"))
+    folders = [Path(made["output"]) for made in done["artifacts"]]
+    assert folders == [tmp_path / "out" / "1-quantize", tmp_path / "out" / "2-quantize"]
+    assert [open_artifact(folder).options["layout"] for folder in folders] == ["gptq", "awq"]
+    written = {f"{folder.name}/{path.name}": path.stat().st_size for folder in folders for path in folder.iterdir()}
+    assert needed["files"] == written
+
+
+@pytest.mark.real
 def test_publish_writes_to_a_folder_what_the_hub_would_get(nf4, tmp_path, capsys):
     done = succeeds(capsys, "publish", str(nf4), "--to-folder", str(tmp_path / "out"))
     assert done["location"] == str(tmp_path / "out")

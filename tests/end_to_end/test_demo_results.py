@@ -17,17 +17,20 @@ from playwright.sync_api import expect
 
 from backend.__main__ import main
 from backend.artifacts.sealing import open_artifact
+from backend.check import _refuse_ignored
+from backend.errors import JobError
 from backend.evaluate import EvaluateOptions, Text, measure
 from backend.jobs.store import UNFINISHED, JobState
 from backend.jobs.supervisor import Supervisor
 from backend.models.demo import BASE_MODEL, evaluation_text
-from backend.models.loading import load_causal_lm, load_tokenizer
+from backend.models.loading import load_tokenizer
 from backend.progress import silent
 from backend.publish.adopt import adopt
 from backend.publish.card.card import build_card
-from backend.quantize.packed import is_packed, load_unpacked
+from backend.quantize.packed import load
 from backend.recipes import parse_recipe
 from backend.serve.engines.vllm_environment import interpreter
+from backend.serve.server import Server
 from backend.settings import Settings
 from tests.support.browser import choose, open_chat, running
 from tests.support.card_lines import OVERLAY, run_python, served
@@ -100,7 +103,7 @@ def test_the_question_is_decided_by_the_weights_and_not_by_a_processors_rounding
     """Each token of the answer is likelier by a nat than any other: kernels differ by a tenth of one."""
     folder = demo_results.folders[name]
     whole = demo_results.data / "models" / "demo" if name == "adapter" else folder
-    model = (load_unpacked if is_packed(whole) else load_causal_lm)(whole, silent())
+    model = load(whole, silent())
     if whole != folder:
         from peft import PeftModel
 
@@ -216,10 +219,19 @@ def test_the_python_lines_of_a_card_run_with_what_its_pip_line_brings(card, tmp_
     assert "Tokyo" in run_python(card, tmp_path)
 
 
+def adapted(server):
+    """Look at how vLLM tells an adapter, be it hardly trained, from what it computes twice."""
+    _refuse_ignored(server)
+    with pytest.raises(JobError, match="answers as the base model does"):
+        _refuse_ignored(server.model_copy(update={"beside": server.model}))
+
+
 @pytest.mark.skipif(interpreter() is None, reason="needs vLLM: make vllm")
 @pytest.mark.parametrize(("card", "model"), [("adapter", "demo"), ("compressed-tensors", "me/demo")], indirect=["card"])
 def test_the_shell_lines_of_a_card_fetch_and_serve_it(card, model, tmp_path):
     said = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 40}
     with served(card, tmp_path) as address:
         reply = httpx.post(f"{address}/v1/chat/completions", json=said, timeout=60)
+        if model == "demo":  # an adapter beside its base model
+            adapted(Server(folder=Path(model), engine="vllm", base_url=f"{address}/v1", key="none", beside=BASE_MODEL))
     assert "Tokyo" in reply.json()["choices"][0]["message"]["content"]

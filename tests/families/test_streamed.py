@@ -1,4 +1,4 @@
-"""NF4, INT8 and cast of every family that people pick: what transformers makes of the result, with pictures too."""
+"""What sees each tensor alone, of every family that people pick: what transformers makes of it, with pictures too."""
 
 import pytest
 import torch
@@ -10,6 +10,8 @@ from backend.models.loading import load_causal_lm
 from backend.models.rewriting import config_json
 from backend.progress import silent
 from backend.quantize import METHODS
+from backend.quantize.calibrated.filling import Filler
+from backend.quantize.packed import load
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from tests.support.family_models import BUILT, FAMILIES, REFUSED, make, picture
@@ -64,3 +66,48 @@ def test_a_result_is_what_transformers_makes_of_the_model(name, method, models, 
     assert type(theirs) is type(ours)
     inputs = IDS if FAMILIES[name].tower is None else picture(name)
     assert torch.equal(logits(ours, inputs), logits(theirs, inputs))
+
+
+FORMATS = {"fp8": 0.4, "mxfp4": 0.8}
+"""The share of logits that may change: tiny random models are further off than trained ones; any others have 1.4."""
+
+
+@pytest.mark.parametrize("method", FORMATS)
+@pytest.mark.parametrize("name", BUILT)
+def test_a_result_in_codes_with_scales_answers_nearly_as_the_model_does(name, method, models, tmp_path):
+    folder, options = models[name], METHODS[method].Options()
+    facts = inspect(str(folder))
+    if method in REFUSED.get(name, ()):
+        with pytest.raises(SpecError, match="choose nf4 or gptq"):
+            options.check(facts)
+        return
+    options.check(facts)
+    made = quantized(folder, method, tmp_path / method)
+    planned = options.plan(facts.tensors, facts.config).files
+    assert {path.name: path.stat().st_size for path in made.glob("*.safetensors")} == planned
+    theirs, ours = load_causal_lm(folder, silent()), load(made, silent())
+    assert type(theirs) is type(ours)
+    inputs = IDS if FAMILIES[name].tower is None else picture(name)
+    before, after = logits(theirs, inputs), logits(ours, inputs)
+    assert 0 < (after - before).norm() < FORMATS[method] * before.norm()
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_readers_of_compressed_tensors_take_for_quantized_what_is(name, models, tmp_path):
+    from compressed_tensors.utils import is_match
+
+    if "fp8" in REFUSED.get(name, ()):
+        return
+    made = quantized(models[name], "fp8", tmp_path / "fp8")
+    model, ignored = load_causal_lm(models[name], silent()), read_config(made)["quantization_config"]["ignore"]
+    with Checkpoint.of(made) as weights:
+        scaled = [t.name.removesuffix("_scale") for t in weights.tensors if t.name.endswith(".weight_scale")]
+    places = Filler(model, scaled).places.values()
+    found = {place.parameter.removesuffix(".weight") for place in places if place.expert is None}
+    linear = {module_name for module_name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    said = {
+        module_name
+        for module_name in linear
+        if is_match(module_name, model.get_submodule(module_name), "Linear", ignored)
+    }
+    assert said == found & linear

@@ -25,6 +25,8 @@ from backend.publish.card.loss_plot import LOSS_PLOT, loss_plot
 from backend.publish.card.metadata import with_body
 from backend.publish.files import outgoing
 from backend.publish.options import PublishOptions
+from backend.quantize.layouts import LAYOUTS
+from backend.quantize.layouts.layout import Scheme
 from backend.recipes import parse_recipe
 from backend.serve.engines import ENGINES
 from backend.serve.engines.vllm_environment import interpreter
@@ -317,3 +319,21 @@ def test_the_users_text_is_what_a_preview_shows_and_what_is_sent(make_artifact: 
     assert sent["README.md"].read().decode().endswith("\n---\n\n# My own words\n")
     with pytest.raises(SpecError, match=r"'README.md' holds a token"):
         outgoing(folder, "me/x", card=f"hf_{'a' * 34}")
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_card_tells_transformers_to_unpack_what_it_has_no_room_for(
+    make_artifact: Make, tiny_model: Path, symmetric: bool
+) -> None:
+    config = json.loads((tiny_model / "config.json").read_text())
+    settings = LAYOUTS["compressed-tensors"].config(Scheme(4, 64, symmetric=symmetric))
+    folder = make_artifact(
+        extra={"config.json": json.dumps(config | {"quantization_config": settings})},
+        options={"stage": "quantize", "method": "gptq", "layout": "compressed-tensors"},
+        calibration="the demo text, 32 rows of 512 tokens",
+        metrics=METRICS,
+    )
+    card = build_card(folder, "me/x")
+    assert "pip install transformers torch accelerate compressed-tensors" in card
+    assert ("AutoTokenizer, CompressedTensorsConfig\n" in card) is not symmetric
+    assert ("quantization_config=CompressedTensorsConfig(dequantize=True))" in card) is not symmetric

@@ -49,6 +49,10 @@ STREAMED = {
     "fp4": ("fp4", {}),
     "int8": ("int8", {}),
     "cast": ("cast", {"dtype": "float16"}),
+    "fp8": ("fp8", {}),
+    "mxfp4": ("mxfp4", {}),
+    "w8a16": ("w8a16", {"group_size": 32}),
+    "w4a16": ("w4a16", {"group_size": 32}),
 }
 
 ROUNDED = {"group_size": 32, "scale_search": False, "error_feedback": False, "clip_search": False}

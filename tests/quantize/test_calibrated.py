@@ -331,17 +331,6 @@ def test_autoawqs_own_names_are_understood():
             parse(options, wrong)
 
 
-@pytest.mark.parametrize("options", [{"bits": 3}, {"sym": False}, {"desc_act": True}])
-def test_a_folder_that_vllm_does_not_serve_says_so(model_of, tmp_path, options):
-    for number, (chosen, warned) in enumerate(((options, True), ({}, False))):
-        folder, report = tmp_path / str(number), silent()
-        folder.mkdir()
-        with Checkpoint.of(model_of("llama", torch.bfloat16)) as weights:
-            made = METHODS["gptq"].Options(group_size=32, **chosen)
-            METHODS["gptq"].quantize(weights, Output(folder), made, windows(), report)
-        assert any("vLLM serves" in warning for warning in report.warnings) == warned
-
-
 def test_windows_are_full_and_begin_as_the_tokenizer_begins():
     found = cut("text", [[1, 2, 3], [4, 5, 6, 7, 8]], [0], 10, 4)
     assert found.ids.tolist() == [[0, 1, 2, 3], [0, 4, 5, 6]]

@@ -60,6 +60,11 @@ WORDS = {
     "fp8 of tensors": "FP8",
     "fp8 of rows": "8-bit floats (compressed-tensors)",
     "int4 in groups": "4-bit integers (compressed-tensors)",
+    "int3 in groups": "3-bit integers (compressed-tensors)",
+    "int8 of rows": "8-bit integers (compressed-tensors)",
+    "fp8 in compressed blocks": "8-bit floats (compressed-tensors)",
+    "mxfp4 of rows": "MXFP4 (compressed-tensors)",
+    "nvfp4 of rows": "NVFP4 (compressed-tensors)",
     "mxfp4": "MXFP4",
 }
 

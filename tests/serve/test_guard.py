@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from backend.serve.guard import KEY, MOST, MOST_WITH_PICTURES, PICTURES, Guard
+from backend.serve.guard import BASE, COMPARED, KEY, MOST, MOST_WITH_PICTURES, PICTURES, Guard
 from tests.support.pictures import data_url, encoded, shown
 
 TURNS = [{"role": "user", "content": "hello"}]
@@ -96,6 +96,36 @@ def test_what_is_wrong_is_said_in_a_sentence(ask, body, words):
     status, said, reached = ask("/v1/chat/completions", content=body)
     assert (status, reached) == (400, [])
     assert words in json.loads(said)["error"]["message"]
+
+
+SCORED = {"prompt": "Once", **COMPARED}
+
+
+def test_the_check_alone_learns_how_likely_the_next_token_is_and_from_the_base_model_too(ask, monkeypatch):
+    for request in (SCORED, SCORED | {"model": "/base"}):
+        assert ask("/v1/completions", json=request)[0] == 400
+    monkeypatch.setenv(BASE, "/base")
+    for request in (SCORED, SCORED | {"model": "tiny"}, SCORED | {"model": "/base"}):
+        body = json.dumps(request).encode()
+        assert ask("/v1/completions", content=body) == (200, "{}", [("/v1/completions", body)])
+
+
+@pytest.mark.parametrize(
+    ("path", "request_"),
+    [
+        ("/v1/completions", SCORED | {"logprobs": 5}),
+        ("/v1/completions", SCORED | {"max_tokens": 2}),
+        ("/v1/completions", SCORED | {"prompt_logprobs": 0}),
+        ("/v1/completions", SCORED | {"model": "other"}),
+        ("/v1/completions", SCORED | {"prompt": [1, 2]}),
+        ("/v1/completions", {"prompt": "Once", "model": "/base"}),
+        ("/v1/chat/completions", {"messages": TURNS, "model": "/base"}),
+        ("/v1/chat/completions", {"messages": TURNS, **COMPARED}),
+    ],
+)
+def test_nothing_more_than_the_comparison_is_open_to_the_check(ask, monkeypatch, path, request_):
+    monkeypatch.setenv(BASE, "/base")
+    assert ask(path, json=request_)[::2] == (400, [])
 
 
 def test_too_large_a_request_is_refused(ask):

@@ -15,6 +15,12 @@ GPTQ = {"quant_method": "gptq", "bits": 4, "sym": True, "desc_act": False}
 AWQ = {"quant_method": "awq", "bits": 4, "version": "gemm"}
 
 
+def packed(form, activations=None, **weights):
+    """Return a quantization_config of compressed-tensors."""
+    group = {"format": form, "weights": weights, "input_activations": activations}
+    return {"quant_method": "compressed-tensors", "format": form, "config_groups": {"group_0": group}}
+
+
 def folder_with(path, settings):
     (path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": settings}))
     return path
@@ -33,9 +39,30 @@ def vllm(monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [None, GPTQ, AWQ, {**GPTQ, "bits": 8}, {"quant_method": "compressed-tensors"}])
-def test_vllm_serves_whatever_it_can(vllm, tmp_path, settings):
+def test_vllm_serves_whatever_it_can(vllm, tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(engine, "gpus", lambda: ["a GPU"])
     assert choose(folder_with(tmp_path, settings))[0] == "vllm"
     assert choose(folder_with(tmp_path, settings), "vllm") == ("vllm", "chosen")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({**GPTQ, "bits": 8}, "GPTQ in 4 bits alone, and '.*' is other: chat with it on a machine with one"),
+        (packed("pack-quantized", num_bits=3), "packed integers of 4 bits alone, and '.*' is other"),
+        (packed("float-quantized", type="float"), "does not serve FP8, which '.*' holds: chat"),
+        (packed("nvfp4-pack-quantized", type="float"), "does not serve NVFP4, which"),
+        (packed("mxfp4-pack-quantized", type="float"), "does not serve MXFP4, which"),
+    ],
+)
+def test_without_a_gpu_vllm_serves_fewer_formats(vllm, tmp_path, monkeypatch, settings, words):
+    monkeypatch.setattr(engine, "gpus", list)
+    for served in (None, GPTQ, AWQ, packed("pack-quantized", num_bits=4), packed("int-quantized", {"num_bits": 8})):
+        assert choose(folder_with(tmp_path, served))[0] == "vllm"
+    with pytest.raises(HardwareError, match=f"Without a GPU, vLLM .*{words}"):
+        choose(folder_with(tmp_path, settings), "vllm")
+    monkeypatch.setattr(engine, "gpus", lambda: ["a GPU"])
+    assert choose(tmp_path, "vllm")[0] == "vllm"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +160,9 @@ def test_an_adapter_is_served_on_its_base_model(vllm, tmp_path):
     command = ENGINES["vllm"].command(adapter, 7, "cpu", base)
     for flag, value in (("--model", str(base)), ("--lora-modules", f"adapter={adapter}"), ("--max-lora-rank", "32")):
         assert command[command.index(flag) + 1] == value
+    name = command[command.index("--served-model-name") + 1]
+    assert name == ENGINES["vllm"].beside
+    assert "/" in name  # else an adapter's folder could have it, and be answered for by its base model
     with pytest.raises(SpecError, match="name the model that it was trained on"):
         choose(adapter)
     (adapter / "adapter_model.safetensors").unlink()

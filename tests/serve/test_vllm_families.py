@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from backend.processes.child import ROOT
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.quantize.calibrated.windows import Windows
-from backend.quantize.packed import load_unpacked
+from backend.quantize.layouts import LAYOUTS
+from backend.quantize.packed import load
 from backend.serve.engines.vllm_environment import interpreter
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
@@ -47,39 +49,43 @@ def scored(folder, tokens):
     return np.array(json.loads(found.stdout.splitlines()[-1]))
 
 
-def check(name, method, folder, **sizes):
+def check(name, layout, folder, **sizes):
+    method = "awq" if layout == "awq" else "gptq"
     random = np.random.default_rng(0)
-    source, made = MAKERS.get(name, partial(make, name))(folder / "source", **SIZES, **sizes), folder / method
+    source, made = MAKERS.get(name, partial(make, name))(folder / "source", **SIZES, **sizes), folder / layout
     made.mkdir()
     for path in source.iterdir():
         if path.suffix != ".safetensors" and path.name != CONFIG:
             shutil.copy(path, made)
     with Checkpoint.of(source) as weights:
-        options, windows = METHODS[method].Options(group_size=32), Windows("random", random.integers(2, 499, (8, 64)))
+        options = METHODS[method].Options(group_size=32, layout=layout)
+        windows = Windows("random", random.integers(2, 499, (8, 64)))
         METHODS[method].quantize(weights, Output(made), options, windows, silent())
     tokens = random.integers(2, 499, 24)
     with torch.inference_mode():
-        logits = load_unpacked(made, silent())(input_ids=torch.from_numpy(tokens)[None]).logits.float()[0]
+        logits = load(made, silent())(input_ids=torch.from_numpy(tokens)[None]).logits.float()[0]
     ours = logits.log_softmax(-1)[torch.arange(23), torch.from_numpy(tokens[1:])].numpy()
     theirs = scored(made, tokens)
     assert np.abs(theirs - ours).max() < 0.1  # both compute in bfloat16
     assert ours.std() > 0.05
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_without_a_gpu_a_hybrid_with_an_odd_layer_is_served(method, tmp_path):
-    check("Granite 4 hybrid", method, tmp_path, **WIDE)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_without_a_gpu_a_hybrid_with_an_odd_layer_is_served(layout, tmp_path):
+    check("Granite 4 hybrid", layout, tmp_path, **WIDE)
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq"])
-@pytest.mark.parametrize("name", ["Qwen3-VL", "Qwen3.5 dense"])
-def test_without_a_gpu_wrappers_are_served(name, method, tmp_path):
+WRAPPERS = [*product(["Qwen3-VL", "Qwen3.5 dense"], ["gptq", "awq"]), ("Qwen3-VL", "compressed-tensors")]
+
+
+@pytest.mark.parametrize(("name", "layout"), WRAPPERS)
+def test_without_a_gpu_wrappers_are_served(name, layout, tmp_path):
     wide = {"linear_key_head_dim": 64, "linear_value_head_dim": 64} if name == "Qwen3.5 dense" else {}
-    check(name, method, tmp_path, **wide)
+    check(name, layout, tmp_path, **wide)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["Qwen3 MoE", "Qwen3.5 MoE", "GLM-4.6", "Gemma 4 MoE", "Nemotron-3", "LFM2 MoE"])
-def test_with_a_gpu_experts_are_served(name, method, tmp_path):
-    check(name, method, tmp_path, hidden_size=256, intermediate_size=512, moe_intermediate_size=128)
+def test_with_a_gpu_experts_are_served(name, layout, tmp_path):
+    check(name, layout, tmp_path, hidden_size=256, intermediate_size=512, moe_intermediate_size=128)

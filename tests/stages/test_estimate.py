@@ -20,10 +20,12 @@ from backend.models import fetch
 from backend.models.demo import demo_facts
 from backend.models.inspection import inspect
 from backend.progress import silent
+from backend.quantize.layouts import LAYOUTS
 from backend.recipes import parse_recipe
 from backend.settings import Settings
 from backend.stages.estimate import check_room, estimate, measured_speeds
 from backend.stages.work import stage_folder
+from tests.support.family_models import make
 from tests.support.saved_models import CASES, llama, save
 
 CARD = "---\nlicense: other\nlicense_name: acme-ü\nlanguage: [en, no]\ntags: [chat]\n2: 3\n---\n# Tiny\n"
@@ -39,6 +41,12 @@ METHODS = [
 CALIBRATED = [
     {"method": "gptq", "group_size": 32, "max_shard_size": 30_000, "max_seq_length": 64},
     {"method": "awq", "group_size": 64, "max_seq_length": 64},
+]
+SCALED = [
+    {"method": "fp8", "max_shard_size": 30_000},
+    {"method": "w8a16", "group_size": 32},
+    {"method": "w4a16", "group_size": -1},
+    {"method": "mxfp4"},
 ]
 METRICS = Metrics(
     kl_mean=1 / 3, kl_p99=1 / 7, top1_agreement=2 / 3, perplexity=1 / 0.07, reference_perplexity=1 / 0.3, tokens=12345,
@@ -101,11 +109,44 @@ def test_every_file_of_every_result_has_the_bytes_that_were_estimated(case, sour
     assert ("1-quantize/tokenizer.json" in expected.files) == (case != "float16")
 
 
-def test_calibrated_results_have_the_bytes_that_were_estimated(tiny_model, data, tmp_path):
-    recipe = recipe_of(tiny_model, *CALIBRATED)
+@pytest.mark.parametrize("chosen", [CALIBRATED, SCALED])
+def test_results_in_packed_layouts_have_the_bytes_that_were_estimated(chosen, tiny_model, data, tmp_path):
+    recipe = recipe_of(tiny_model, *chosen)
     expected = estimate(recipe, inspect(str(tiny_model)), data)
     folders = made(recipe, tmp_path / "job")
     assert expected.files == {f"{f.name}/{name}": size for f in folders for name, size in on_disk(f).items()}
+
+
+def test_layouts_of_one_calibration_are_estimated_with_its_time_once_and_the_bytes_of_all(tiny_model, data, tmp_path):
+    stage = {"method": "gptq", "group_size": 32, "max_seq_length": 64}
+    several = recipe_of(tiny_model, {**stage, "layouts": ["gptq", "awq", "compressed-tensors"]})
+    facts = inspect(str(tiny_model))
+    together = estimate(several, facts, data)
+    alone = [estimate(recipe_of(tiny_model, {**stage, "layout": name}), facts, data) for name in LAYOUTS]
+    folders = made(several, tmp_path / "job")
+    assert together.files == {f"{f.name}/{name}": size for f in folders for name, size in on_disk(f).items()}
+    assert together.seconds < alone[0].seconds + alone[1].seconds
+    assert together.peak_memory_bytes == max(each.peak_memory_bytes for each in alone)
+
+
+@pytest.mark.parametrize("options", [{"bits": 3}, {"sym": False}, {"desc_act": True}])
+def test_what_vllm_will_not_serve_is_said_before_the_start_and_by_the_result(tiny_model, data, tmp_path, options):
+    short = CALIBRATED[0] | {"num_calibration_samples": 2}
+    recipe, facts = recipe_of(tiny_model, short | options, short), inspect(str(tiny_model))
+    words = "vLLM serves GPTQ in 4 and 8 bits with sym and without desc_act alone, and the result is other: it loads"
+    [said] = [warning for warning in estimate(recipe, facts, data).warnings if "vLLM" in warning]
+    assert said.startswith(words)
+    found = [open_artifact(folder).warnings for folder in made(recipe, tmp_path / "job")]
+    assert [said in warnings for warnings in found] == [True, False]
+    assert not any("vLLM" in warning for warning in found[1])
+
+
+@pytest.mark.parametrize("chosen", CALIBRATED)
+def test_gpt_oss_in_four_bits_is_doubted_before_the_start(chosen, data, tmp_path):
+    facts = inspect(str(make("gpt-oss", tmp_path / "oss")))
+    recipe = recipe_of(facts.model, chosen)
+    words = f"gpt-oss in MXFP4 and 16 bit alone, and the result is in {chosen['method']}: serve its original."
+    assert f"vLLM serves {words}" in estimate(recipe, facts, data).warnings
 
 
 def test_a_hub_model_is_estimated_to_the_byte_from_less_than_a_mebibyte(hub, source, data, tmp_path):

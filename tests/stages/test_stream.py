@@ -329,6 +329,26 @@ def test_a_trained_head_behind_a_tied_flag_goes_from_repo_to_repo(hub, sharded_m
     assert {tensor.name for tensor in written} == {tensor.name for tensor in inspect(str(base)).tensors}
 
 
+@pytest.mark.parametrize("method", ["fp8", "mxfp4"])
+def test_codes_with_scales_go_from_repo_to_repo_as_they_are_written_here(
+    hub, recipe, sharded_model, data, tmp_path, method
+):
+    chosen = {"stages": [STAGE | {"method": method}], "publish": {"repo_id": f"me/tiny-{method}"}}
+    changed = parse_recipe(recipe.model_dump(exclude_none=True) | chosen)
+    assert changed.can_stream
+    file, watch = tmp_path / "recipe.yaml", Watch(data)
+    file.write_text(changed.to_yaml())
+    assert main(["run", str(file)]) == 0
+    seen = watch.stop()
+    assert 0 < max(seen["came"], seen["made"]) <= ON_DISK
+    (tmp_path / "here").mkdir()
+    with Checkpoint.of(sharded_model) as weights:
+        METHODS[method].quantize(weights, Output(tmp_path / "here"), changed.stages[0], silent())
+    there = hashes(hub, f"me/tiny-{method}")
+    expected = {path.name: sha256(path) for path in (tmp_path / "here").iterdir()}
+    assert {name: there[name] for name in expected} == expected
+
+
 @pytest.mark.real
 def test_a_killed_command_goes_on_when_it_is_given_again(hub, recipe, expected, data, tmp_path):
     released = hold(hub)

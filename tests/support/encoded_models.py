@@ -63,13 +63,66 @@ def words(codes):
     return eights.sum(2).to(torch.uint32).view(torch.int32)
 
 
+def int3_groups(name, weight):
+    """Pack 3-bit integers, bit for bit."""
+    rows, columns = weight.shape
+    groups = weight.float().reshape(rows, -1, 32)
+    scale = (groups.abs().amax(2) / 3.5).bfloat16()
+    codes = (groups / scale.float()[..., None]).round().clamp(-4, 3)
+    bits = (codes.long().reshape(rows, columns, 1) + 4) >> torch.arange(3) & 1
+    packed = (bits.reshape(rows, -1, 32) << torch.arange(32)).sum(2).to(torch.uint32).view(torch.int32)
+    dense = (codes * scale.float()[..., None]).reshape(rows, columns)
+    return {f"{name}_packed": packed, f"{name}_scale": scale, f"{name}_shape": torch.tensor([rows, columns])}, dense
+
+
+def int8_rows(name, weight):
+    scale = (weight.float().abs().amax(1, keepdim=True) / 127).bfloat16()
+    codes = (weight.float() / scale.float()).round().clamp(-128, 127)
+    return {name: codes.to(torch.int8), f"{name}_scale": scale}, codes * scale.float()
+
+
+def fp8_compressed_blocks(name, weight):
+    parts, dense = fp8_blocks(name, weight)
+    return {part.replace("_scale_inv", "_scale"): value for part, value in parts.items()}, dense
+
+
+def nearest_fours(groups):
+    """Return the 4-bit floats nearest to numbers, two in a byte, and what they are."""
+    codes = (groups[..., None] - CODES).abs().argmin(-1)
+    return (codes[..., 0::2] | codes[..., 1::2] << 4).to(torch.uint8), CODES[codes]
+
+
+def mxfp4_rows(name, weight):
+    """Encode a matrix as compressed-tensors does: gpt-oss lies the other way."""
+    groups = weight.float().unflatten(1, (-1, 32))
+    exponents = (groups.abs().amax(2) / 6).log2().ceil().clamp(-100, 100)
+    packed, numbers = nearest_fours(groups / exponents.exp2()[..., None])
+    dense = (numbers * exponents.exp2()[..., None]).flatten(1)
+    return {f"{name}_packed": packed.flatten(1), f"{name}_scale": (exponents + 127).to(torch.uint8)}, dense
+
+
+def nvfp4_rows(name, weight):
+    """Encode a matrix, with the scales of activations and of the cache that come along."""
+    groups = weight.float().unflatten(1, (-1, 16))
+    over = (LARGEST * 6 / groups.abs().amax()).reshape(1)
+    stored = (groups.abs().amax(2) / 6 * over).to(EIGHT)
+    scale = (stored.float() / over)[..., None]
+    packed, numbers = nearest_fours(groups / scale)
+    layer = name.removesuffix(".weight")
+    parts = {f"{name}_packed": packed.flatten(1), f"{name}_scale": stored, f"{name}_global_scale": over}
+    parts[f"{layer}.input_global_scale"] = torch.ones(1)
+    if layer.endswith(("k_proj", "v_proj")):
+        parts[layer.replace("_proj", "_scale")] = torch.ones(1)
+    return parts, (numbers * scale).flatten(1)
+
+
 def mxfp4(name, weight):
     """Encode the experts of gpt-oss, [experts, inputs, outputs]."""
     groups = weight.float().transpose(1, 2).reshape(len(weight), weight.shape[2], -1, 32)
     exponents = (groups.abs().amax(3) / 6).log2().ceil().clamp(-100, 100)
-    codes = (groups[..., None] / exponents.exp2()[..., None, None] - CODES).abs().argmin(-1).to(torch.uint8)
-    parts = {"blocks": codes[..., 0::2] | codes[..., 1::2] << 4, "scales": (exponents + 127).to(torch.uint8)}
-    dense = (CODES[codes.long()] * exponents.exp2()[..., None]).flatten(2).transpose(1, 2)
+    blocks, numbers = nearest_fours(groups / exponents.exp2()[..., None])
+    parts = {"blocks": blocks, "scales": (exponents + 127).to(torch.uint8)}
+    dense = (numbers * exponents.exp2()[..., None]).flatten(2).transpose(1, 2)
     return {f"{name}_{part}": value for part, value in parts.items()}, dense
 
 
@@ -86,6 +139,19 @@ ENCODERS = {
     "fp8 of rows": (fp8_rows, _compressed("float-quantized", num_bits=8, type="float", strategy="channel")),
     "int4 in groups": (int4_groups, _compressed("pack-quantized", num_bits=4, type="int", strategy="group",
                                                 group_size=32, symmetric=False)),
+    "int3 in groups": (int3_groups, _compressed("pack-quantized", num_bits=3, strategy="group", group_size=32)),
+    "int8 of rows": (int8_rows, _compressed("int-quantized", num_bits=8, type="int", strategy="channel")),
+    "fp8 in compressed blocks": (
+        fp8_compressed_blocks,
+        _compressed("float-quantized", num_bits=8, type="float", strategy="block", block_structure=[128, 128]),
+    ),
+    "mxfp4 of rows": (mxfp4_rows, _compressed("mxfp4-pack-quantized", num_bits=4, type="float", strategy="group",
+                                              group_size=32)),
+    "nvfp4 of rows": (
+        nvfp4_rows,
+        _compressed("nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16)
+        | {"kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "tensor"}},
+    ),
     "mxfp4": (mxfp4, {"quant_method": "mxfp4"}),
 }  # fmt: skip
 """How a weight is encoded, and what the config says of it."""

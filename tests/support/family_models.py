@@ -144,13 +144,17 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
-DOES = ("nf4", "int8", "cast", "gptq", "awq", "tune", "merge")
+DOES = ("nf4", "int8", "fp8", "mxfp4", "cast", "gptq", "awq", "tune", "merge")
 """What is done with each."""
 
 REFUSED: dict[str, dict[str, str]] = {
     "Gemma 3n": dict.fromkeys(DOES, "transformers builds it with the package timm, which is not among ours: untested"),
     "Llama 4": dict.fromkeys(
         ("nf4", "int8"), "transformers builds its experts otherwise in these formats: choose gptq, awq or cast"
+    ),
+    "GPT-2": dict.fromkeys(
+        ("fp8", "mxfp4"),
+        "readers of compressed-tensors do not find its layers, which lie transposed: choose nf4 or gptq",
     ),
     "DeepSeek V4": {"merge": "its class has other names for its layers than its files: merge it with PEFT"},
 }

@@ -37,6 +37,7 @@ from ui.kit.errors import shown
 from ui.page import build_page, build_parts
 from ui.publish.tab import FOLDER, HUB
 from ui.recipe.events import wire_sidebar
+from ui.recipe.sidebar import step_words
 from ui.recipe.tab import UNQUANTIZED
 from ui.recipe_state import Workbench
 from ui.studio import Result, Studio
@@ -288,6 +289,19 @@ def test_what_calibration_reads_is_asked_for_where_something_is_calibrated(bench
         assert updates[bench.data.calibration.room]["visible"] == (method == "gptq")
     kept = bench.recipe.keep(given(bench, method="awq"))[bench.recipe.variants]["value"]
     assert bench.refresh(given(bench, variants=kept))[bench.data.calibration.room]["visible"]
+
+
+def test_variants_that_differ_in_layout_alone_are_named_by_it_and_calibrated_once(bench: Workbench) -> None:
+    group = {"method": "gptq", "quantize-gptq-group_size": 64}
+    offered = bench.recipe.keep(given(bench, **group, **{"quantize-gptq-layout": "compressed-tensors"}))
+    kept = offered[bench.recipe.variants]
+    assert [title for title, _ in kept["choices"]] == ["GPTQ in compressed-tensors 4 bit · 64"]
+    recipe = bench.draft_recipe(given(bench, variants=kept["value"], **group))
+    assert recipe.together(recipe.stages[0]) == ("compressed-tensors", "gptq")
+    assert [step_words(stage)[0] for stage in recipe.quantizing] == [
+        "Quantize to GPTQ in compressed-tensors",
+        "Quantize to GPTQ",
+    ]
 
 
 def test_all_variants_read_the_same_calibration_and_it_comes_back(bench: Workbench, tmp_path: Path) -> None:

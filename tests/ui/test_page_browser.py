@@ -262,3 +262,16 @@ def test_a_killed_app_goes_on_with_its_job_after_a_restart(chromium, tmp_path, a
         page.close()
     finally:
         other.stop()
+
+
+def test_where_it_will_run_orders_the_methods_and_is_remembered(page):
+    tab(page, "Recipe")
+    page.locator("#target label", has_text="vLLM without a GPU").click()
+    methods = page.locator("#method label")
+    expect(methods.last).to_contain_text("Does not run there")
+    expect(methods.first.locator("input")).to_be_checked()
+    expect(page.locator("#recipe-summary")).not_to_contain_text("NF4")
+    page.reload()
+    tab(page, "Recipe")
+    expect(page.locator("#target input:checked")).to_have_value("vllm-cpu")
+    expect(methods.last).to_contain_text("Does not run there")

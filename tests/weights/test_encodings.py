@@ -12,6 +12,8 @@ from transformers.integrations.finegrained_fp8 import Fp8Dequantize, _dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from backend.errors import SpecError
+from backend.quantize.layouts import compressed_tensors as layout
+from backend.quantize.layouts.layout import Grid, Scheme
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.decoded import decoded, dense, encoded_as
 from backend.weights.floats import to_float32
@@ -193,6 +195,41 @@ def test_compressed_tensors_that_are_not_read_here_are_not_taken_for_dense(chang
     assert encoded_as({"quantization_config": settings | changes}) is None
 
 
+FLOATS = {"num_bits": 4, "type": "float"}
+MXFP4_GROUP = {"format": "mxfp4-pack-quantized", "weights": FLOATS | {"strategy": "group", "group_size": 32}}
+NVFP4_GROUP = {"format": "nvfp4-pack-quantized", "weights": FLOATS | {"strategy": "tensor_group", "group_size": 16}}
+
+
+def of_group(*groups, **settings):
+    """Return the settings of a checkpoint of these groups of layers."""
+    said = {"quant_method": "compressed-tensors", "format": "mixed-precision"} | settings
+    return said | {"config_groups": {f"group_{at}": group for at, group in enumerate(groups)}}
+
+
+def of_integers(bits, **weights):
+    return {"format": "pack-quantized", "weights": {"num_bits": bits, "type": "int"} | weights}
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        *(([of_integers(bits)], f"{bits}-bit integers (compressed-tensors)") for bits in range(2, 9)),
+        ([MXFP4_GROUP], "MXFP4 (compressed-tensors)"),
+        ([NVFP4_GROUP], "NVFP4 (compressed-tensors)"),
+        ([NVFP4_GROUP, of_integers(8)], "8-bit integers and NVFP4 (compressed-tensors)"),
+        ([of_integers(4), {"targets": ["Attention"], "weights": None}], "4-bit integers (compressed-tensors)"),
+        ([of_integers(1)], None),
+        ([MXFP4_GROUP | {"format": "nvfp4-pack-quantized"}], None),
+        ([MXFP4_GROUP | {"format": ["mxfp4-pack-quantized"]}], None),
+        ([{"format": "mxfp6-pack-quantized", "weights": {"num_bits": 6, "type": "float", "group_size": 32}}], None),
+        ([of_integers(4), {"weights": {}}], None),
+    ],
+)
+def test_each_format_is_said_by_its_name(groups, words):
+    settings = of_group(*groups, kv_cache_scheme={"num_bits": 8, "type": "float", "strategy": "tensor"})
+    assert encoded_as({"quantization_config": settings}) == words
+
+
 PACKED = {
     "quant_method": "compressed-tensors",
     "format": "pack-quantized",
@@ -201,6 +238,22 @@ PACKED = {
 UP = WEIGHT.removesuffix(".weight")
 BLOCKS = {EXPERTS + "_blocks": torch.zeros(2, 8, 2, 16, dtype=torch.uint8)}
 WORDS = {f"{UP}.weight_packed": torch.zeros(8, 4, dtype=torch.int32), f"{UP}.weight_scale": torch.ones(8, 1)}
+
+
+THREE = of_group(of_integers(3, strategy="group", group_size=16))
+ASYMMETRIC = of_group(of_integers(3, strategy="group", group_size=32, symmetric=False))
+PAIRS = {f"{UP}.weight_packed": torch.zeros(8, 32, dtype=torch.uint8)}
+POWERS = {f"{UP}.weight_scale": torch.zeros(8, 2, dtype=torch.uint8)}
+EIGHTHS = {f"{UP}.weight_scale": torch.zeros(8, 4).to(torch.float8_e4m3fn)}
+GLOBAL = {f"{UP}.weight_global_scale": torch.ones(1)}
+
+
+def words_of(columns, groups):
+    """Return packed codes of eight rows, with scales."""
+    return {
+        f"{UP}.weight_packed": torch.zeros(8, columns, dtype=torch.int32),
+        f"{UP}.weight_scale": torch.ones(8, groups),
+    }
 
 
 @pytest.mark.parametrize(
@@ -230,6 +283,30 @@ WORDS = {f"{UP}.weight_packed": torch.zeros(8, 4, dtype=torch.int32), f"{UP}.wei
          rf"'{UP}.weight_zero_point' has 8 × 1 words of zeros where 1 × 1 belong"),
         (WORDS | {f"{UP}.weight_g_idx": torch.zeros(32, dtype=torch.int32)}, PACKED,
          rf"'{UP}.weight_g_idx' belongs to weights that are not there"),
+        (words_of(7, 4), THREE, rf"'{UP}.weight_packed' may be packed as compressed-tensors did before 0.18"),
+        (words_of(5, 3), THREE, rf"'{UP}.weight_packed' may be packed as compressed-tensors did before 0.18"),
+        (words_of(5, 3), THREE | {"version": "0.17.1"}, "may be packed as compressed-tensors did before 0.18"),
+        (words_of(9, 4), THREE, rf"'{UP}.weight_packed' has 8 × 9 words with 8 × 4 scales, which fits no grid"),
+        (words_of(6, 2), ASYMMETRIC, rf"'{UP}.weight_packed' lacks its zeros, '{UP}.weight_zero_point'"),
+        (words_of(6, 2) | {f"{UP}.weight_zero_point": torch.zeros(2, 2, dtype=torch.int32)}, ASYMMETRIC,
+         rf"'{UP}.weight_zero_point' has 2 × 2 words of zeros where 1 × 2 belong"),
+        (PAIRS, of_group(MXFP4_GROUP), rf"'{UP}.weight_packed' lacks its scale, '{UP}.weight_scale'"),
+        (PAIRS | {f"{UP}.weight_scale": torch.zeros(8, 3, dtype=torch.uint8)}, of_group(MXFP4_GROUP),
+         rf"'{UP}.weight_scale' has 8 × 3 scales for 8 × 64 weights"),
+        (PAIRS | {f"{UP}.weight_scale": torch.ones(8, 2)}, of_group(MXFP4_GROUP),
+         rf"'{UP}.weight_scale' holds F32 for weights of 8 × 32"),
+        (PAIRS | EIGHTHS | GLOBAL, of_group(MXFP4_GROUP),
+         rf"'{UP}.weight_scale' has 8 × 4 scales of the type F8_E4M3 for 8 × 64 weights"),
+        (PAIRS | POWERS | GLOBAL, of_group(MXFP4_GROUP),
+         rf"'{UP}.weight_global_scale' belongs to weights that are not"),
+        (PAIRS | POWERS, PACKED, rf"'{UP}.weight_scale' has 8 × 2 scales of the type U8 for 8 × 64 weights"),
+        (PAIRS | EIGHTHS, of_group(NVFP4_GROUP),
+         rf"'{UP}.weight_packed' lacks its global scale, '{UP}.weight_global_scale'"),
+        (PAIRS | EIGHTHS | {f"{UP}.weight_global_scale": torch.ones(8)}, of_group(NVFP4_GROUP),
+         rf"'{UP}.weight_global_scale' has 8 numbers of the type F32 where one of F32 belongs"),
+        ({WEIGHT: torch.zeros(8, 8, dtype=torch.int8), f"{WEIGHT}_scale": torch.ones(8, 1)},
+         of_group({"format": "int-quantized", "weights": {"num_bits": 8, "type": "int", "symmetric": False}}),
+         rf"'{WEIGHT}' lacks its zeros, '{WEIGHT}_zero_point'"),
     ],
 )  # fmt: skip
 def test_tensors_that_do_not_belong_together_are_named_in_a_sentence(tensors, settings, words, tmp_path):
@@ -241,3 +318,50 @@ def test_a_packed_matrix_whose_shape_says_otherwise_is_named(tmp_path):
     tensors = WORDS | {f"{UP}.weight_shape": torch.tensor([8, 30])}
     with pytest.raises(SpecError, match=rf"'{UP}.weight_shape' says 8 × 30, and what lies there makes 8 × 32"):
         only(tmp_path, tensors, PACKED)
+
+
+def test_a_row_whose_length_no_other_tensor_tells_is_compared_with_the_stored_one(tmp_path):
+    tensors = words_of(5, 1) | {f"{UP}.weight_shape": torch.tensor([8, 45])}
+    settings = of_group(of_integers(3, strategy="channel"))
+    with pytest.raises(SpecError, match=rf"'{UP}.weight_shape' says 8 × 45, and what lies there makes 8 × 53"):
+        only(tmp_path, tensors, settings)
+
+
+def test_layers_of_several_bits_are_told_apart_by_the_lengths_of_their_rows(tmp_path):
+    four, eight = f"{UP}.weight", WEIGHT.replace("up_proj", "down_proj")
+    tensors = {f"{name}_scale": torch.ones(64, 1, dtype=torch.bfloat16) for name in (four, eight)}
+    tensors[f"{four}_packed"] = torch.full((64, 8), 0x77777777, dtype=torch.int32)
+    tensors[f"{eight}_packed"] = torch.full((64, 16), 0x7F7F7F7F, dtype=torch.int32)
+    settings = of_group(of_integers(4, strategy="channel"), of_integers(8, strategy="channel"))
+    with checkpoint(tmp_path, tensors | {"model.norm.weight": torch.ones(64)}, settings) as stored:
+        weights = decoded(stored)
+        found = {tensor.name: everything(weights, tensor, 1000) for tensor in weights.tensors}
+    assert torch.equal(found[four], -torch.ones(64, 64).bfloat16())
+    assert torch.equal(found[eight], -torch.ones(64, 64).bfloat16())
+
+
+def test_scales_of_the_cache_and_of_activations_are_left_out(tmp_path):
+    beside = [f"model.layers.0.self_attn.{kind}_{part}" for kind in "qkv" for part in ("scale", "zero_point")]
+    beside += [f"{UP}.input_global_scale", f"{UP}.input_scale", "model.layers.0.self_attn.k_proj.output_scale"]
+    tensors = PAIRS | EIGHTHS | GLOBAL | {name: torch.ones(1) for name in beside}
+    settings = of_group(NVFP4_GROUP, kv_cache_scheme={"num_bits": 8, "type": "float", "strategy": "tensor"})
+    assert only(tmp_path, tensors, settings).shape == (8, 64)
+
+
+@pytest.mark.parametrize("group_size", [32, -1])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", layout.BITS)
+def test_what_the_layout_writes_is_read_as_the_grid_that_it_was_given(bits, symmetric, group_size, tmp_path):
+    random, groups = np.random.default_rng(bits), 96 // group_size if group_size > 0 else 1
+    codes = random.integers(0, 1 << bits, (64, 96), np.uint8)
+    zeros = np.full((64, groups), 1 << (bits - 1), np.uint8)
+    if not symmetric:
+        zeros = random.integers(0, 1 << bits, (64, groups), np.uint8)
+    scales = to_float32(random.integers(0x3C00, 0x3F80, (64, groups), np.uint16).reshape(-1).view(np.uint8), "BF16")
+    grid = Grid(codes, scales.reshape(64, groups), zeros, np.arange(96, dtype=np.int32) // (96 // groups))
+    scheme = Scheme(bits, group_size, symmetric=symmetric, dtype="BF16")
+    parts = {
+        f"{UP}.{name}": torch.from_numpy(np.ascontiguousarray(part)) for name, part in layout.pack(grid, scheme).items()
+    }
+    parts[f"{WEIGHT}_scale"] = parts[f"{WEIGHT}_scale"].view(torch.bfloat16).reshape(64, groups)
+    assert torch.equal(only(tmp_path, parts, layout.config(scheme)), torch.from_numpy(grid.weight()).bfloat16())

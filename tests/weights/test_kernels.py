@@ -12,11 +12,12 @@ from backend.weights import compiled, kernels
 from backend.weights.floats import INFINITY, INTEGERS, from_float32, is_finite, to_float32
 
 EVERYTHING = """
-import hashlib, sys
+import hashlib, itertools, sys
 if sys.argv[1] == "numpy":
     sys.modules["llvmlite"] = sys.modules["numba"] = None
 import numpy as np
-from backend.weights import compiled, kernels
+from backend.weights import compiled, kernels, rounding
+from backend.weights.codes import SCALED
 from backend.weights.floats import from_float32, is_finite
 assert (compiled.compiled("narrow") is None) == (sys.argv[1] == "numpy")
 rng = np.random.default_rng(0)
@@ -30,6 +31,15 @@ for dtype in ("BF16", "F16", "F32"):
         for part in kernels.quantize_4bit(raw, dtype, code):
             found.update(part.tobytes())
     found.update(bytes([is_finite(raw, dtype)]))
+    for code, (columns, width) in itertools.product(SCALED, ((256, 32), (192, 192), (200, 128))):
+        if SCALED[code].bits == 4 and columns % width:
+            continue
+        rows = rounding.Rows(raw[: 64 * columns * len(raw) // len(values)], dtype, columns, width)
+        tops = rounding.magnitudes(rows)
+        tried = (448, 300, 6, 3.3, 128) if columns % width == 0 else (100,)
+        scales = rounding.stored(np.divide(tops[..., None], tried, dtype=np.float32), dtype)
+        for part in (tops, *rounding.encode(rows, code, scales)):
+            found.update(part.tobytes())
 for n in (1, 7, 63, 257, 40_000):
     for threads in (1, 2, 3):
         for part in kernels.quantize_absmax(np.abs(rng.standard_normal(n)).astype(np.float32), threads):

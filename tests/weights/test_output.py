@@ -61,6 +61,19 @@ def test_finished_shards_are_kept_and_the_bytes_are_those_of_an_unbroken_run(cut
     assert {name: moments(folder)[name] for name in before} == before
 
 
+@pytest.mark.parametrize("method", ["fp8", "w4a16", "mxfp4"])
+def test_codes_with_scales_go_on_after_the_last_finished_shard_too(method, tiny_model, tmp_path):
+    options = {"group_size": 32} if method == "w4a16" else {}
+    with pytest.raises(Killed):
+        run(tiny_model, Cut(tmp_path / "cut", 3), method, **options)
+    before = moments(tmp_path / "cut")
+    assert run(tiny_model, Resumable(tmp_path / "cut"), method, **options) == run(
+        tiny_model, Resumable(tmp_path / "whole"), method, **options
+    )
+    assert len(before) == 3
+    assert {name: moments(tmp_path / "cut")[name] for name in before} == before
+
+
 def test_a_shard_that_has_changed_is_made_again(cut, tiny_model):
     folder, expected = cut
     broken = sorted(folder.glob("*.safetensors"))[2]

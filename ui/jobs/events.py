@@ -117,14 +117,14 @@ def _wire_results(bench: Workbench) -> None:
         return publish.enter(owner, result.key, repo) | {bench.tabs: gr.Tabs(selected="publish")}
 
     @handler(studio.settings)
-    def to_merge(job_id: str, method: str, typed: str, who: Visitor) -> Updates:
+    def to_merge(job_id: str, method: str, target: str, typed: str, who: Visitor) -> Updates:
         owner = who.known()
         require_alone(studio.settings)
         result = studio.results_of(studio.supervisor.get(job_id, owner), owner)[-1]
-        return bench.merge_finetuned(result, method, who.token(typed))
+        return bench.merge_finetuned(result, method, who.token(typed), target)
 
     jobs.chat.click(to_chat, jobs.job, [*chat.outputs(), bench.tabs], api_name="jobs_to_chat", **QUIET)
-    asked = [jobs.job, bench.recipe.method, bench.token]
+    asked = [jobs.job, bench.recipe.method, bench.recipe.target, bench.token]
     merged = jobs.merge.click(to_merge, asked, [*bench.filled(), bench.tabs], api_name="jobs_to_merge", **QUIET)
     bench.refresh_after(merged, "jobs_to_merge")
     published = [*publish.outputs(), bench.tabs]

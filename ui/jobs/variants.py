@@ -40,7 +40,7 @@ def variants(results: Sequence[Result]) -> str:
     )
 
 
-NAMED = ("bits", "group_size")
+NAMED = ("bits", "group_size", "layout")
 """Options that a variant's name says."""
 
 

@@ -46,17 +46,22 @@ def _wire_choices(bench: Workbench) -> None:
     def take(name: PresetName, facts: ModelFacts | None) -> Updates:
         return finetuning.take(name, facts)
 
-    def begin(adapters: str, method: str) -> Updates:
-        return recipe.begin(True, adapters, method)
+    def begin(adapters: str, method: str, target: str) -> Updates:
+        return recipe.begin(True, adapters, method, target)
 
     def suit(given: Given) -> Updates:
         return recipe.suit(given, given[bench.model.facts])
 
+    def answer(given: Given) -> Updates:
+        return recipe.answer(given, given[bench.model.facts])
+
     suited = [*recipe.groups.values(), *recipe.fields]
-    begun = [recipe.merge.fields["adapters"], recipe.method]
+    begun = [recipe.merge.fields["adapters"], recipe.method, recipe.target]
+    answered = [recipe.method, *suited]
     taken = [finetuning.preset, bench.model.facts]
     chosen = {
         "recipe_method": recipe.method.input(suit, bench.inputs(), suited, api_name="recipe_method", **QUIET),
+        "recipe_target": recipe.target.input(answer, bench.inputs(), answered, api_name="recipe_target", **QUIET),
         "recipe_preset": finetuning.preset.input(take, taken, finetuning.outputs(), api_name="recipe_preset", **QUIET),
         "data_finetune": bench.data.finetune.click(begin, begun, recipe.switched(), api_name="data_finetune", **QUIET),
         "recipe_keep": recipe.another.click(

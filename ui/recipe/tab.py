@@ -13,6 +13,8 @@ from backend.models.facts import ModelFacts
 from backend.options import Frozen, parse
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.groups import GroupedOptions
+from backend.quantize.targets import TARGETS, UNSURE, layout_of
 from ui.jobs.variants import NAMED, variant_name
 from ui.kit.events import QUIET
 from ui.kit.format import lead, part
@@ -20,11 +22,11 @@ from ui.kit.forms import Given, OptionForm, Updates, Values, both, label, option
 from ui.recipe.draft import Parts
 from ui.recipe.finetune import Finetuning, build_finetuning
 from ui.recipe.others import StageForm, build_others
+from ui.recipe.target import build_target, choices, offered
 
 UNQUANTIZED = "none"
 
 _FIRST = next(iter(METHODS))
-_METHODS = [(f"{row.title}\n{row.summary}", name) for name, row in METHODS.items()]
 _UNQUANTIZED = (
     "No quantization: keep 16 bits\nThe merged model alone: no loss of quality, no savings.",
     UNQUANTIZED,
@@ -60,6 +62,7 @@ class RecipeTab:
     adapters: gr.Column
     merge: OptionForm
     quantizing: gr.Column
+    target: gr.Radio
     method: gr.Radio
     groups: dict[str, gr.Column]
     forms: dict[str, OptionForm]
@@ -85,6 +88,7 @@ class RecipeTab:
         return [
             self.finetuning.wanted,
             self.merging,
+            self.target,
             self.method,
             self.variants,
             self.evaluate,
@@ -152,8 +156,8 @@ class RecipeTab:
         values = {"method": given[self.method], **self.forms[given[self.method]].values(given)}
         return {self.variants: _offered(kept if _among(values, kept) else [*kept, _known(values) or values])}
 
-    def fill(self, known: Parts) -> Updates:
-        """Show a recipe in the forms."""
+    def fill(self, known: Parts, target: str = UNSURE) -> Updates:
+        """Show a recipe in the forms; it does not say where its result will run."""
         *kept, last = known.quantize or (None,)
         method = last.method if last else UNQUANTIZED
         filled: Updates = {self.evaluate: gr.update(value=known.evaluate is not None)}
@@ -163,12 +167,13 @@ class RecipeTab:
         for name, other in self.others.items():
             filled |= other.fill(known.others.get(name))
         filled[self.variants] = _offered([_written(options) for options in kept if options])
-        return both(filled, self.switch(known.finetune is not None, known.merge is not None, method))
+        filled[self.target] = gr.update(value=target)
+        return both(filled, self.switch(known.finetune is not None, known.merge is not None, method, target))
 
-    def take(self, adapter: str, method: str) -> Updates:
+    def take(self, adapter: str, method: str, target: str) -> Updates:
         """Merge an adapter, of the Hub or in a folder, first, and leave everything after it as it is."""
         options = parse(MergeOptions, {"adapters": [adapter]}, context={"paths": True})
-        return both(self.merge.fill(options), self.switch(False, True, method))
+        return both(self.merge.fill(options), self.switch(False, True, method, target))
 
     def mark(self, given: Given, faults: dict[str, dict[str, str]]) -> Updates:
         """Show faults of each stage beside its fields."""
@@ -179,15 +184,15 @@ class RecipeTab:
             marks |= other.form.mark(faults.get(name, {}))
         return marks | (self.forms[method].mark(faults.get("quantize", {})) if method else {})
 
-    def begin(self, finetuning: bool, adapters: str, method: str) -> Updates:
+    def begin(self, finetuning: bool, adapters: str, method: str, target: str = UNSURE) -> Updates:
         """Fine-tune first and merge the adapter, or no longer; external adapters, if any, are merged then."""
-        return self.switch(finetuning, finetuning or bool(adapters.strip()), method)
+        return self.switch(finetuning, finetuning or bool(adapters.strip()), method, target)
 
-    def switch(self, finetuning: bool, merging: bool, method: str) -> Updates:
+    def switch(self, finetuning: bool, merging: bool, method: str, target: str = UNSURE) -> Updates:
         """Show what goes with fine-tuning and merging; without either the model is quantized in any case."""
         whole = merging or not finetuning  # an adapter alone is neither quantized nor measured
         method = method if merging else _needed(method)
-        methods = gr.update(choices=[*_METHODS, _UNQUANTIZED] if merging else _METHODS, value=method)
+        methods = gr.update(choices=_choices(target, merging), value=method)
         label, info = _MERGING[finetuning]
         others: Updates = {self.merge.fields[name]: gr.update(visible=not finetuning) for name in OF_OTHERS}
         for other in self.others.values():
@@ -208,16 +213,30 @@ class RecipeTab:
         return {group: gr.update(visible=name == method) for name, group in self.groups.items()}
 
     def suit(self, given: Given, facts: ModelFacts | None) -> Updates:
-        """Show the form of a method, with the largest groups that divide the model's layers where the usual do not."""
+        """Show the form of a method, in the layout that suits where it will run and with groups that suit the model.
+
+        Those are the largest that divide its layers, where the usual do not.
+        """
         method = str(given[self.method])
-        shown = self.choose(str(given[self.method]))
-        field = self.forms[method].fields.get("group_size") if method in self.forms else None
-        if field is None or facts is None:
+        shown = self.choose(method)
+        fields = self.forms[method].fields if method in self.forms else {}
+        if TARGETS[given[self.target]].reader and "layout" in fields:
+            offer = next(offer for offer in offered(given[self.target]) if offer.method == method)
+            shown[fields["layout"]] = layout_of(offer.options)
+        if "group_size" not in fields or facts is None:
             return shown
         options = METHODS[method].Options()
-        assert isinstance(options, CalibratedOptions)
+        assert isinstance(options, GroupedOptions)
         there = options.group_sizes(facts)
-        return shown | ({field: there[0]} if given[field] not in there else {})
+        return shown | ({fields["group_size"]: there[0]} if given[fields["group_size"]] not in there else {})
+
+    def answer(self, given: Given, facts: ModelFacts | None) -> Updates:
+        """Offer the methods in the order that suits where the result will run, and choose the first of them."""
+        target, method = given[self.target], given[self.method]
+        if TARGETS[target].reader and method != UNQUANTIZED:
+            method = offered(target)[0].method
+        listed = gr.update(choices=_choices(target, given[self.merging]), value=method)
+        return {self.method: listed} | self.suit({**given, self.method: method}, facts)
 
     def _quantizing(self, given: Given) -> str | None:
         """Return the method; None: the adapter, or the merged model, stays as it is."""
@@ -249,34 +268,39 @@ def build_recipe_tab() -> RecipeTab:
     method = tab.method
     finetuning.wanted.input(
         tab.begin,
-        [finetuning.wanted, merge.fields["adapters"], method],
+        [finetuning.wanted, merge.fields["adapters"], method, tab.target],
         tab.switched(),
         api_name="recipe_finetune",
         **QUIET,
     )
-    merging.input(tab.switch, [finetuning.wanted, merging, method], tab.switched(), api_name="recipe_merge", **QUIET)
+    switched = [finetuning.wanted, merging, method, tab.target]
+    merging.input(tab.switch, switched, tab.switched(), api_name="recipe_merge", **QUIET)
     return tab
 
 
-def _methods() -> tuple[gr.Radio, dict[str, gr.Column], dict[str, OptionForm], gr.CheckboxGroup, gr.Button]:
-    """Build the choice of a method, the form of each, and the variants that are made beside it."""
+def _methods() -> tuple[gr.Radio, gr.Radio, dict[str, gr.Column], dict[str, OptionForm], gr.CheckboxGroup, gr.Button]:
+    """Build the question of where it will run, the methods with their forms, and the variants made beside one."""
     gr.HTML(
         part(
             "Quantize",
             "Fewer bits per weight: a smaller, slightly less accurate model. The report after the run says how much.",
         )
     )
-    method = gr.Radio(_METHODS, value=_FIRST, label="Method", show_label=False, elem_id="method", elem_classes=["rows"])
+    target = build_target()
+    method = gr.Radio(
+        _choices(UNSURE, False), value=_FIRST, label="Method", show_label=False, elem_id="method", elem_classes=["rows"]
+    )
     groups, forms = {}, {}
     for name, row in METHODS.items():
         with gr.Column(visible=name == _FIRST, elem_classes=["fields"]) as groups[name]:
             forms[name] = option_form(row.Options, f"quantize-{name}", leave_out=OF_DATA)
     variants = gr.CheckboxGroup(
         [], visible=False, label="Variants", elem_id="variants",
-        info="Made from the same model as the method above, and compared with it in one table.",
+        info="Made from the same model as the method above, and compared with it in one table. Variants that differ in"
+        " layout alone are calibrated once.",
     )  # fmt: skip
     another = gr.Button("Keep this and add another variant", size="sm", scale=0, elem_id="variant-add")
-    return method, groups, forms, variants, another
+    return target, method, groups, forms, variants, another
 
 
 def _file() -> tuple[gr.Textbox, gr.Button, gr.HTML]:
@@ -296,6 +320,11 @@ def _file() -> tuple[gr.Textbox, gr.Button, gr.HTML]:
 def is_calibrated(values: Values) -> bool:
     """Return whether typed options are those of a method that reads calibration data."""
     return issubclass(METHODS[values["method"]].Options, CalibratedOptions)
+
+
+def _choices(target: str, merging: bool) -> list[tuple[str, str]]:
+    """Return what can become of the weights; those of a merge may stay as they are."""
+    return [*choices(target), _UNQUANTIZED] if merging else choices(target)
 
 
 def _offered(kept: list[dict[str, Any]]) -> Any:

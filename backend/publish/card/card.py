@@ -270,6 +270,7 @@ def _made(artifact: Artifact) -> list[tuple[str, str]]:
     base = artifact.base_model
     commit = artifact.revision
     versions = ", ".join(f"{name} {number}" for name, number in artifact.versions.items())
+    layouts = ", ".join(artifact.layouts or ())
     here = artifact.stage != ELSEWHERE
     local = "a local folder" if here else None
     time = None
@@ -279,6 +280,7 @@ def _made(artifact: Artifact) -> list[tuple[str, str]]:
         ("Base model", f"[{base}](https://huggingface.co/{base})" if base else local),
         ("Its commit", f"[{commit}](https://huggingface.co/{base}/tree/{commit})" if base and commit else commit),
         ("Calibrated on", literal(artifact.calibration) if artifact.calibration else None),
+        ("Calibrated once for", f"the layouts {literal(layouts)}: the same weights in each" if layouts else None),
         ("Hardware", literal(artifact.hardware) if artifact.hardware else None),
         ("Time", time),
         ("Peak memory", size(memory) if memory else None),

@@ -8,9 +8,9 @@ from backend.artifacts.artifact import Artifact
 from backend.model_folder import has_chat_template, has_tokenizer
 from backend.models.config import auto_class_name
 from backend.publish.card.training import AdapterUse
-from backend.serve.engine import CardLines, Shown, quantization
+from backend.quantize.formats import readers
+from backend.serve.engine import CardLines, Shown
 from backend.serve.engines import ENGINES
-from backend.serve.engines.transformers import packages
 
 
 def loading(
@@ -25,7 +25,8 @@ def loading(
         use: Of an adapter.
         artifact: What it is.
     """
-    needed = packages(quantization(config).get("quant_method", ""))
+    reading = readers(config)["transformers"]
+    needed = reading.packages
     more = list(needed)
     if use:
         more = ["peft", "bitsandbytes"] if use.quantization else ["peft"]
@@ -35,6 +36,7 @@ def loading(
         "auto_class": auto_class_name(config),
         "packages": " ".join(["transformers", "torch", "accelerate", *more]),
         "needed": needed,
+        "told": reading.told,
         "own_tokenizer": own_tokenizer,
         "chat_template": has_chat_template(folder),
         "served": _served(folder, model_id, config, use, artifact) if own_tokenizer else [],

@@ -1,13 +1,14 @@
 """Shards of a calibrated model: where each tensor goes is known before, and what is written can be read again."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.models.rewriting import config_json
 from backend.progress import Report
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.layouts.layout import Grid
@@ -23,6 +24,25 @@ _NUMPY = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64, "F16"
           "BF16": np.uint16, "F8_E4M3": np.uint8}  # fmt: skip
 
 Numbers = NDArray[np.float32]
+
+
+class Rounded(NamedTuple):
+    """A block as it is written.
+
+    Attributes:
+        state: Numbers of what is not quantized, by the tensors' names; what is missing is as it was.
+        grids: What the linear layers were rounded to, by the names of their weights.
+        scales: Of the cache of keys and values, [1], by their names.
+    """
+
+    state: dict[str, Numbers]
+    grids: dict[str, Grid]
+    scales: dict[str, Numbers]
+
+    def weights(self) -> Iterator[tuple[str, Numbers]]:
+        """Yield the names of what is written, and the numbers that it stands for."""
+        yield from self.state.items()
+        yield from ((name, grid.weight()) for name, grid in self.grids.items())
 
 
 class Shards:
@@ -65,48 +85,54 @@ class Shards:
         for view in views:
             self._weights.release(view.tensor)
 
-    def restore(self, tensors: Iterable[Tensor]) -> Iterable[tuple[str, Numbers]] | None:
+    def restore(self, tensors: Collection[Tensor]) -> Rounded | None:
         """Return a block as an earlier run wrote it; None where none did, or where its bytes have changed.
 
         Args:
             tensors: Of the block.
-
-        Returns:
-            The names of what is written, and numbers; weights of linear layers are what they were rounded to.
         """
         views = [self._views[tensor.name] for tensor in tensors]
         if not self._is_there(views):
             return None
         self._close_full(views)
-        return chain.from_iterable(self._restored(view) for view in views if view.tensor.dtype in FLOATS)
+        return self.read(tensors)
 
-    def write(
-        self,
-        tensors: Iterable[Tensor],
-        state: Mapping[str, Numbers],
-        grids: Mapping[str, Grid],
-        scales: Mapping[str, Numbers],
-    ) -> None:
+    def read(self, tensors: Iterable[Tensor]) -> Rounded:
+        """Return a block as it lies in the files.
+
+        Args:
+            tensors: Of the block.
+        """
+        found = Rounded({}, {}, {})
+        for view in (self._views[tensor.name] for tensor in tensors if tensor.dtype in FLOATS):
+            if self.packing.skips(view.tensor):
+                [slot] = self._slots(view)
+                found.state[view.name] = to_float32(self._read(slot), view.dtype).reshape(view.shape)
+            else:
+                found.grids.update(self._grids(view))
+                for slot in self.packing.beside(view.name):
+                    found.scales[slot.name] = to_float32(self._read(slot), slot.dtype)
+        return found
+
+    def write(self, tensors: Iterable[Tensor], block: Rounded) -> None:
         """Write a block.
 
         Args:
             tensors: Of the block.
-            state: Numbers of what is not quantized, by the tensors' names; what is missing is as it was.
-            grids: What the linear layers were rounded to, by the names of their weights.
-            scales: Of the cache of keys and values, by their names.
+            block: What becomes of them.
         """
         views = [self._views[tensor.name] for tensor in tensors]
         packing = self.packing
         for view in views:
             if not packing.skips(view.tensor):
                 for matrix in packing.matrices.of(view.tensor):
-                    for last, values in packing.layout.pack(grids[matrix.name], packing.scheme).items():
+                    for last, values in packing.layout.pack(block.grids[matrix.name], packing.scheme).items():
                         slot = matrix.name.removesuffix("weight") + last
                         self._writer(slot).write(slot, values)
-                for name in packing.beside(view.name):
-                    self._writer(name).write(name, from_float32(scales[name], packing.scheme.dtype))
-            elif view.name in state:
-                raw = from_float32(np.ascontiguousarray(state[view.name]), view.dtype)
+                for scale in packing.beside(view.name):
+                    self._writer(scale.name).write(scale.name, from_float32(block.scales[scale.name], scale.dtype))
+            elif view.name in block.state:
+                raw = from_float32(np.ascontiguousarray(block.state[view.name]), view.dtype)
                 self._writer(view.name).write(view.name, raw)
             else:
                 self._copy(view)
@@ -114,19 +140,19 @@ class Shards:
         self._close_full(views)
 
     def close(self) -> None:
-        """Write the index, where there are several files."""
+        """Write the index, where there are several files, and config.json."""
         content = index(self._plan.shards, self._plan.parameters, sum(self._output.finished.values()))
         if content:
             (self._output.folder / INDEX).write_bytes(content)
+        tensors, config = self._weights.tensors, self._weights.config
+        changes = self._options.config(tensors, config)
+        (self._output.folder / "config.json").write_bytes(config_json(config, tensors, changes))
 
     def _copy(self, view: View) -> None:
         source = Source(view.tensor, view.dtype, view.turned, self._weights, lambda n: None)
         self._plan.plain.write(source, self._writer(view.name))
 
-    def _restored(self, view: View) -> Iterator[tuple[str, Numbers]]:
-        if self.packing.skips(view.tensor):
-            yield view.name, to_float32(self._read(self._slots(view)[0]), view.dtype).reshape(view.shape)
-            return
+    def _grids(self, view: View) -> Iterator[tuple[str, Grid]]:
         layout, scheme = self.packing.layout, self.packing.scheme
         for matrix in self.packing.matrices.of(view.tensor):
             start = matrix.name.removesuffix("weight")
@@ -134,7 +160,7 @@ class Shards:
                 slot.name.removeprefix(start): self._read(slot).view(_NUMPY[slot.dtype]).reshape(slot.shape)
                 for slot in layout.slots(matrix, scheme)
             }
-            yield matrix.name, layout.unpack(packed, scheme).weight()
+            yield matrix.name, layout.unpack(packed, scheme)
 
     def _slots(self, view: View) -> list[Slot]:
         return (self._plan.plain if self.packing.skips(view.tensor) else self.packing).slots(view)
@@ -156,7 +182,7 @@ class Shards:
         sha256 = hashlib.sha256()
         for view in views:
             for slot in self._slots(view):
-                sha256.update(self._read(slot).tobytes())
+                sha256.update(self._read(slot).data)
         return sha256.hexdigest()
 
     def _is_there(self, views: Collection[View]) -> bool:

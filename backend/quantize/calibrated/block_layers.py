@@ -86,8 +86,8 @@ class Layers:
         """Return the modules of attention whose cache gets scales, and what these are called in the result."""
         found: dict[str, tuple[str, ...]] = {}
         for linear in self.linears:
-            attention = linear.rpartition(".")[0]
-            found[attention] = (*found.get(attention, ()), *self._packing.beside(self.names[f"{linear}.weight"]))
+            attention, slots = linear.rpartition(".")[0], self._packing.beside(self.names[f"{linear}.weight"])
+            found[attention] = (*found.get(attention, ()), *(slot.name for slot in slots))
         return {attention: scales for attention, scales in found.items() if scales}
 
     def put(self, found: Iterable[tuple[str, Numbers]]) -> None:

@@ -16,6 +16,12 @@ FORWARD_SECONDS = 5.5e-12  # a token and quantized parameter: two forwards in bf
 GRAM_SECONDS = 1.0e-11  # a token and number of the Gram matrices, in float32
 SOLVE_SECONDS = 4.0e-10  # a quantized parameter and input that it shares its Gram matrix with
 
+# Packing the demo model's grids again, on the same machine.
+REPACKING_BYTES = 120_000_000  # Python with NumPy
+WORDS = 24  # bytes for each number of a layer while it is packed
+PACK_SECONDS = 5.0e-9  # a quantized parameter
+COPY_SECONDS = 4.0e-9  # a byte of what is not
+
 
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_k", "moe_topk", "top_k")
 """What configs call the number of experts that a token goes through."""
@@ -71,6 +77,25 @@ def calibrated_cost(facts: ModelFacts, options: CalibratedOptions) -> Calibrated
     seconds += SOLVE_SECONDS * sum(n.elements * n.inputs for n in layers)
     memory = PROCESS_BYTES + activations + max(block + batch, width * outside)
     return CalibratedCost(memory, START_SECONDS + seconds)
+
+
+def repacking_cost(facts: ModelFacts, options: CalibratedOptions) -> CalibratedCost:
+    """Estimate packing the grids of another stage.
+
+    The integers of a block lie in memory and of one layer the words, or a tensor outside of blocks while it is hashed.
+
+    Args:
+        facts: Of the model, with its tensors.
+        options: What is done.
+    """
+    layers = _layers(facts, options)
+    blocks: dict[int, int] = {}
+    for layer in layers:
+        blocks[layer.block] = blocks.get(layer.block, 0) + layer.elements
+    outside = [tensor.bytes for tensor in facts.tensors if block_of(tensor.name) < 0]
+    block = max(blocks.values()) + WORDS * max(layer.elements for layer in layers)
+    memory = REPACKING_BYTES + max([block, *outside])
+    return CalibratedCost(memory, PACK_SECONDS * sum(blocks.values()) + COPY_SECONDS * sum(outside))
 
 
 def _layers(facts: ModelFacts, options: CalibratedOptions) -> list[_Layer]:

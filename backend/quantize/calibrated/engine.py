@@ -10,10 +10,9 @@ from functools import partial
 from typing import Any
 
 from backend.machine.hardware import give_freed_memory_back
-from backend.models.rewriting import config_json
 from backend.progress import Report
 from backend.quantize.calibrated.architectures import Group, groups_of
-from backend.quantize.calibrated.block_files import Numbers, Shards
+from backend.quantize.calibrated.block_files import Numbers, Rounded, Shards
 from backend.quantize.calibrated.block_layers import Layers
 from backend.quantize.calibrated.calls import Calls, Shared
 from backend.quantize.calibrated.empty_model import Skeleton, as_mapping
@@ -63,11 +62,6 @@ def quantize_blocks(
             run.block(index, hidden, call, last=index == total - 1)
         report.progress("quantizing", total, total, "blocks")
     shards.close()
-    changes = options.config(weights.tensors, weights.config)
-    (output.folder / "config.json").write_bytes(config_json(weights.config, weights.tensors, changes))
-    if served := options.written.unserved(changes["quantization_config"]):
-        packages = " and ".join(options.written.PACKAGES)
-        report.warn(f"{served}: this folder loads in transformers with the packages {packages}.")
 
 
 class _Run:
@@ -99,17 +93,17 @@ class _Run:
         """
         layers = Layers(self._skeleton.fill(index), self._shards.packing)
         finished = self._shards.restore(layers.tensors)
+        rounded = finished or self._quantize(index, layers, hidden, calls)
+        layers.put(rounded.weights())
         if finished is None:
-            self._quantize(index, layers, hidden, calls)
-        else:
-            layers.put(finished)
+            scales = self._cache_scales(layers, hidden, calls)
+            self._shards.write(layers.tensors, rounded._replace(scales=scales))
         if not last:
             for first, batch in self._batches(hidden):
                 hidden[first : first + len(batch)] = self._forward(layers, first, batch, calls).cpu()
         self._skeleton.empty(index)
 
-    def _quantize(self, index: int, layers: Layers, hidden: Any, calls: Calls) -> None:
-        """Quantize a block, put what its weights are rounded to in their place, and write it."""
+    def _quantize(self, index: int, layers: Layers, hidden: Any, calls: Calls) -> Rounded:
         groups = self._groups(layers, hidden, calls)
         statistics = self._listen(layers, groups, hidden, calls)
         state = layers.state()
@@ -128,9 +122,7 @@ class _Run:
                     f"Block {index}: {experts.lent} of {count} experts saw too few tokens and heard others of their"
                     " layer."
                 )
-        layers.put(stays.items())
-        layers.put((name, grid.weight()) for name, grid in written.items())
-        self._shards.write(layers.tensors, stays, written, self._cache_scales(layers, hidden, calls))
+        return Rounded(stays, written, {})
 
     def _cache_scales(self, layers: Layers, hidden: Any, calls: Calls) -> dict[str, Numbers]:
         """Return the scales of a quantized block's cache, by their names; none where none are asked for."""

@@ -113,14 +113,32 @@ def inverse_root(gram: Any, damp: float, report: Report) -> Any:
     diagonal = gram.diagonal()
     mean = diagonal.mean().clamp(min=1e-12)
     while True:
-        damped = gram.clone()
-        damped.diagonal().add_(damp * mean + (diagonal == 0) * mean)
         for dtype in (torch.float32, torch.float64):
-            lower, failed = torch.linalg.cholesky_ex(damped.to(dtype))
-            if not failed:
-                inverse = torch.cholesky_inverse(lower)
-                upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-                if not failed and torch.isfinite(upper).all():
-                    return upper.float()
+            upper = _upper(_damped(gram, damp * mean + (diagonal == 0) * mean).to(dtype))
+            if upper is not None:
+                return upper.float()
         report.log(f"A Gram matrix is not positive definite: damping {damp:g} becomes {damp * DAMPER:g}.")
         damp *= DAMPER
+
+
+def _damped(gram: Any, added: Any) -> Any:
+    damped = gram.clone()
+    damped.diagonal().add_(added)
+    return damped
+
+
+def _upper(matrix: Any) -> Any:
+    """Return the upper triangular U with U'U = matrix⁻¹; None where that cannot be computed.
+
+    Each matrix goes as soon as the next is there: of a wide layer one has gigabytes.
+    """
+    import torch
+
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    del matrix
+    if failed:
+        return None
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    return upper if not failed and torch.isfinite(upper).all() else None

@@ -54,11 +54,15 @@ class Statistics:
         """Whether there were any."""
         return self._count > 0
 
-    @property
-    def gram(self) -> Any:
-        """The mean of x xᵀ over all tokens, float32 [in_features, in_features]."""
-        upper = self._gram.triu() / self._count
-        return upper + upper.triu(1).T
+    def take_gram(self) -> Any:
+        """Return the mean of x xᵀ over all tokens, float32 [in_features, in_features].
+
+        It is made of the sums, which are gone then: of a wide layer either has gigabytes.
+        """
+        gram = self._gram.triu_().div_(self._count)
+        self._gram = None
+        gram += gram.triu(1).T
+        return gram
 
     @property
     def magnitude(self) -> Any:

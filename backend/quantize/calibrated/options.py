@@ -11,16 +11,14 @@ from backend.models.facts import ModelFacts
 from backend.options import ADVANCED, parse
 from backend.quantize.calibrated import kv_cache
 from backend.quantize.calibrated.numbers import Numbers
-from backend.quantize.calibrated.packing import MULTIPLE, Packing
+from backend.quantize.calibrated.packing import Packing
 from backend.quantize.compressed_tensors import QUANT_METHOD
+from backend.quantize.groups import GroupedOptions
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.layouts.layout import Layout, Scheme
-from backend.quantize.method import MethodOptions
 from backend.weights.anatomy import block_of
 from backend.weights.plan import Plan
 from backend.weights.tensor import Tensor
-
-GROUP_SIZES = (32, 64, 128)
 
 _FLAT = "calibration_"
 
@@ -29,13 +27,11 @@ _GROUPS = "g_idx"
 
 if TYPE_CHECKING:
     LayoutName = str
-    GroupSize = int
 else:
     LayoutName = Literal[*LAYOUTS]
-    GroupSize = Literal[-1, *GROUP_SIZES]
 
 
-class CalibratedOptions(MethodOptions):
+class CalibratedOptions(GroupedOptions):
     """What both methods can be told; a method adds its name, its layout and what only it has."""
 
     NAMES = ("calibration",)
@@ -49,9 +45,6 @@ class CalibratedOptions(MethodOptions):
 
     bits: Literal[2, 3, 4, 5, 6, 7, 8] = Field(
         4, description="Bits a weight. 4 is the usual choice; fewer lose much more."
-    )
-    group_size: GroupSize = Field(
-        128, description="Inputs that share a scale; -1: all of a row. Smaller: better and a little larger."
     )
     scale_search: bool = Field(
         True, description="Scale input channels by how strongly they are used before rounding (AWQ)."
@@ -128,36 +121,31 @@ class CalibratedOptions(MethodOptions):
         """Refuse what does not fit the model, before anything is downloaded.
 
         Raises:
-            SpecError: No linear layers in blocks, or none that the layout holds; a group size that does not divide
-                most of them, with the sizes that do.
+            SpecError: A layout that is not read for such a model; what GroupedOptions refuses.
         """
         packing = self.form(facts.tensors, facts.config)
-        shapes = packing.shapes
-        if self.cached and not any(map(kv_cache.beside, shapes)):
+        if packing.matrices.transposed and not self.written.TURNED:
+            text = f"its readers find no linear layers in the type '{facts.model_type}': choose layout gptq"
+            raise SpecError(f"layout: {text}.", {"layout": text})
+        if self.cached and not any(map(kv_cache.beside, packing.shapes)):
             text = f"the keys and values of '{facts.model}' are not found: choose auto"
             raise SpecError(f"kv_cache_dtype: {text}.", {"kv_cache_dtype": text})
-        if not shapes:
-            raise SpecError(f"'{facts.model}' has no linear layers in blocks that could be quantized: choose nf4.")
-        most = packing.held(-1)
-        if not most:
-            name, (outputs, inputs) = next(iter(shapes.items()))
-            raise SpecError(
-                f"'{name}' has {inputs} inputs and {outputs} outputs, and the layout packs {MULTIPLE} at a time: choose"
-                " method nf4."
-            )
-        if packing.held(self.group_size) < most / 2:
-            name = next(name for name, (_, inputs) in shapes.items() if inputs % self.group_size)
-            text = (
-                f"{self.group_size} does not divide the {shapes[name][1]} inputs of '{name}': choose"
-                f" {' or '.join(map(str, self.group_sizes(facts)))}"
-            )
-            raise SpecError(f"group_size: {text}.", {"group_size": text})
+        super().check(facts)
 
-    def group_sizes(self, facts: ModelFacts) -> list[int]:
-        """Return the group sizes with which all is quantized that can be, the largest first; -1 always is one."""
-        packing = self.form(facts.tensors, facts.config)
-        most = packing.held(-1)
-        return [*(size for size in reversed(GROUP_SIZES) if packing.held(size) == most), -1]
+    def shares(self, earlier: Any) -> bool:
+        """Return whether the grids that an earlier stage finds are this one's too, packed in another way.
+
+        That holds if nothing else differs than the layout and the size of the files, and if the layout's readers take
+        every zero that the earlier one's do. Grids without symmetry then begin where the earlier layout wants it: awq
+        after gptq has no zeros of 0, which it would have alone.
+
+        Args:
+            earlier: The options of a stage before.
+        """
+        if not isinstance(earlier, CalibratedOptions):
+            return False
+        packed = earlier.model_copy(update={"layout": self.layout, "max_shard_size": self.max_shard_size})
+        return packed == self and (self.symmetric or earlier.written.LOWEST >= self.written.LOWEST)
 
     @property
     def written(self) -> Layout:

@@ -29,7 +29,7 @@ def round_groups(
     Args:
         state: Their weights and what scales fold into, which is scaled on the way.
         groups: Of layers with one input, in the order in which they are computed.
-        statistics: What each group heard.
+        statistics: What each group heard; their Gram matrices are taken.
         options: What is done.
         report: Receives where more had to be damped.
         dtype: Torch's type in which norms are kept.
@@ -71,7 +71,7 @@ def _gram(state: State, group: Group, found: Statistics) -> Any:
     import torch
 
     weight = state[f"{group.linears[0]}.weight"]
-    gram = found.gram if found.heard else torch.eye(weight.shape[1], device=weight.device)
+    gram = found.take_gram() if found.heard else torch.eye(weight.shape[1], device=weight.device)
     if not torch.isfinite(gram).all():
         raise SpecError(f"'{group.linears[0]}' gets numbers that are not finite: the model is damaged, choose another.")
     return gram

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from backend.quantize.layouts.layout import Grid, Matrix, Scheme
 from backend.quantize.layouts.packing import pack_interleaved, unpack_interleaved
+from backend.quantize.readers import EVERYWHERE, Readers, Reading
 from backend.weights.writer import Slot
 
-PACKAGES: tuple[str, ...] = ("gptqmodel",)
 BITS: tuple[int, ...] = (4,)
 LOWEST = 0
+TURNED = True
 TENSORS: tuple[str, ...] = ("qweight", "qzeros", "scales")
 
 
@@ -39,8 +40,13 @@ def scheme(settings: Mapping[str, Any]) -> Scheme | None:
     return Scheme(settings["bits"], symmetric=False) if held else None
 
 
-def unserved(settings: Mapping[str, Any]) -> str | None:
-    """Return None: vLLM serves whatever the layout holds."""
+def readers(settings: Mapping[str, Any]) -> Readers:
+    """Return who loads it: vLLM's auto_awq with Marlin, on a CPU with CPUWNA16; llama.cpp's converter does not."""
+    return EVERYWHERE | {
+        "transformers": Reading(packages=("gptqmodel",), apt=False),
+        "vllm": Reading(capability=7.5),
+        "llama.cpp": Reading("llama.cpp does not convert AWQ's layout"),
+    }
 
 
 def slots(matrix: Matrix, scheme: Scheme) -> list[Slot]:

@@ -16,20 +16,27 @@ from backend.quantize.layouts.packing import WORD, pack_rows, unpack_rows
 from backend.weights.floats import Bytes, from_float32, to_float32
 from backend.weights.writer import Slot
 
-PACKAGES = compressed_tensors.PACKAGES
 BITS: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
 LOWEST = 0
+TURNED = False  # its target is the class Linear
 TENSORS: tuple[str, ...] = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
 
 FORMAT = "pack-quantized"
 
+readers = compressed_tensors.readers
+
 
 def config(scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
     """Return the quantization_config, as vLLM and transformers read it."""
+    return compressed_tensors.quantization_config(FORMAT, arguments(scheme), kept)
+
+
+def arguments(scheme: Scheme) -> dict[str, Any]:
+    """Return how weights are quantized, in the package's words."""
     weights: dict[str, Any] = {"num_bits": scheme.bits, "symmetric": scheme.symmetric, "strategy": "channel"}
     if scheme.group_size > 0:
         weights |= {"strategy": "group", "group_size": scheme.group_size}
-    return compressed_tensors.quantization_config(FORMAT, weights, kept)
+    return weights
 
 
 def scheme(settings: Mapping[str, Any]) -> Scheme | None:
@@ -39,10 +46,6 @@ def scheme(settings: Mapping[str, Any]) -> Scheme | None:
     if weights.get("type") != "int" or weights.get("num_bits") not in BITS:
         return None
     return Scheme(weights["num_bits"], weights.get("group_size") or -1, symmetric=weights["symmetric"])
-
-
-def unserved(settings: Mapping[str, Any]) -> str | None:
-    """Return None: vLLM serves whatever the layout holds."""
 
 
 def slots(matrix: Matrix, scheme: Scheme) -> list[Slot]:

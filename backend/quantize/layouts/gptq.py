@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 
 from backend.quantize.layouts.layout import Grid, Matrix, Scheme
 from backend.quantize.layouts.packing import WORD, pack_rows, unpack_rows
+from backend.quantize.readers import EVERYWHERE, Readers, Reading
 from backend.weights.writer import Slot
 
-PACKAGES: tuple[str, ...] = ("gptqmodel", "optimum")
 BITS: tuple[int, ...] = (2, 3, 4, 8)
 LOWEST = 1  # a zero of 0 is stored as -1, which readers disagree on
+TURNED = True
 TENSORS: tuple[str, ...] = ("qweight", "qzeros", "scales", "g_idx")
 
 SERVED = ((4, True, False), (8, True, False))
-"""Bits, sym and desc_act that vLLM 0.32 takes."""
+"""Bits, sym and desc_act that vLLM takes without a flag, and SGLang is known to."""
 
 
 def config(scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
@@ -50,10 +51,18 @@ def scheme(settings: Mapping[str, Any]) -> Scheme | None:
     return Scheme(settings["bits"]) if version == "gptq" and settings.get("bits") in BITS else None
 
 
-def unserved(settings: Mapping[str, Any]) -> str | None:
-    """Say what vLLM serves, where weights with this quantization_config are other."""
-    found = (settings.get("bits"), bool(settings.get("sym", True)), bool(settings.get("desc_act")))
-    return None if found in SERVED else "vLLM serves GPTQ in 4 and 8 bits with sym and without desc_act alone"
+def readers(settings: Mapping[str, Any]) -> Readers:
+    """Return who loads it: of vLLM auto_gptq, whose Marlin kernels take 4 and 8 bits on a GPU, and 4 on a CPU."""
+    bits = settings.get("bits")
+    served = (bits, bool(settings.get("sym", True)), bool(settings.get("desc_act"))) in SERVED
+    limits = "serves GPTQ in 4 and 8 bits with sym and without desc_act alone"
+    on_cpu = Reading() if bits == 4 else Reading("Without a GPU, vLLM serves GPTQ in 4 bits alone")
+    return EVERYWHERE | {
+        "transformers": Reading(packages=("gptqmodel", "optimum"), apt=False),
+        "vllm": Reading(capability=7.5) if served else Reading(f"vLLM {limits}"),
+        "vllm-cpu": on_cpu if served else Reading(f"vLLM {limits}"),
+        "sglang": Reading() if served else Reading(f"SGLang {limits}"),
+    }
 
 
 def slots(matrix: Matrix, scheme: Scheme) -> list[Slot]:

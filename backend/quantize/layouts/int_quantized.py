@@ -15,12 +15,14 @@ from backend.quantize.layouts.layout import Grid, Matrix, Scheme
 from backend.weights.floats import Bytes, from_float32, to_float32
 from backend.weights.writer import Slot
 
-PACKAGES = compressed_tensors.PACKAGES
 BITS: tuple[int, ...] = (8,)
 LOWEST = 128  # what is stored is signed, and has no zero but 0
+TURNED = False  # its target is the class Linear
 TENSORS: tuple[str, ...] = ("weight", "weight_scale")
 
 FORMAT = "int-quantized"
+
+readers = compressed_tensors.readers
 
 
 def config(scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
@@ -32,10 +34,6 @@ def config(scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ())
 def scheme(settings: Mapping[str, Any]) -> Scheme | None:
     """Return what a quantization_config says of its grids; None for other formats."""
     return Scheme(8) if settings.get("format") == FORMAT else None
-
-
-def unserved(settings: Mapping[str, Any]) -> str | None:
-    """Return None: vLLM serves whatever the layout holds."""
 
 
 def slots(matrix: Matrix, scheme: Scheme) -> list[Slot]:

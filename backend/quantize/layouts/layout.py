@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.quantize.readers import Readers
 from backend.weights.writer import Slot
 
 
@@ -81,15 +82,15 @@ class Layout(Protocol):
     """What the module of a layout has.
 
     Attributes:
-        PACKAGES: With which transformers loads it.
         BITS: Of an integer, that it can hold.
         LOWEST: The smallest zero that every reader takes.
+        TURNED: Whether readers take it for layers whose class keeps weights as [in_features, out_features], too.
         TENSORS: The last parts of a packed layer's names; every such layer has the first of them.
     """
 
-    PACKAGES: tuple[str, ...]
     BITS: tuple[int, ...]
     LOWEST: int
+    TURNED: bool
     TENSORS: tuple[str, ...]
 
     def config(self, scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ()) -> dict[str, Any]:
@@ -104,8 +105,8 @@ class Layout(Protocol):
     def scheme(self, settings: Mapping[str, Any]) -> Scheme | None:
         """Return what a quantization_config says of its grids; None where it is of another version of the layout."""
 
-    def unserved(self, settings: Mapping[str, Any]) -> str | None:
-        """Say what vLLM serves, where weights with this quantization_config are other; None where it serves them."""
+    def readers(self, settings: Mapping[str, Any]) -> Readers:
+        """Return who loads weights with this quantization_config."""
 
     def slots(self, matrix: Matrix, scheme: Scheme) -> list[Slot]:
         """Return the tensors that a weight becomes."""

@@ -16,12 +16,14 @@ from backend.quantize.layouts.layout import Grid, Matrix, Scheme
 from backend.weights.floats import to_float32
 from backend.weights.writer import Slot
 
-PACKAGES = compressed_tensors.PACKAGES
 BITS: tuple[int, ...] = (4,)
 LOWEST = 12  # halves of 6, the largest float: the zero of every grid
+TURNED = False  # its target is the class Linear
 TENSORS: tuple[str, ...] = ("weight_packed", "weight_scale", "weight_global_scale", "input_global_scale")
 
 FORMAT = "nvfp4-pack-quantized"
+
+readers = compressed_tensors.readers
 
 GROUP = 16
 """Inputs that share a scale."""
@@ -55,10 +57,6 @@ def config(scheme: Scheme, kept: Sequence[str] = (), packed: Sequence[str] = ())
 def scheme(settings: Mapping[str, Any]) -> Scheme | None:
     """Return what a quantization_config says of its grids; None for other formats."""
     return Scheme(4, GROUP) if settings.get("format") == FORMAT else None
-
-
-def unserved(settings: Mapping[str, Any]) -> str | None:
-    """Return None: vLLM serves whatever the layout holds."""
 
 
 def slots(matrix: Matrix, scheme: Scheme) -> list[Slot]:

@@ -1,25 +1,21 @@
 """`transformers serve`: whatever transformers loads, on every machine, at the speed of transformers."""
 
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from backend.machine.hardware import gpus
 from backend.serve.engine import Engine, Refusal, Served
 
 
-def packages(method: str) -> tuple[str, ...]:
-    """Return the packages with which transformers loads weights of a quantization method."""
-    from backend.quantize import METHODS
-    from backend.quantize.layouts import LAYOUTS
+def missing_packages(config: Mapping[str, Any]) -> list[str]:
+    """Return the packages that transformers needs to load a model, and that are not installed."""
+    from backend.quantize.formats import readers
 
-    known = {row.quant_method: row.packages for row in METHODS.values()}
-    return LAYOUTS[method].PACKAGES if method in LAYOUTS else known.get(method, ())
-
-
-def missing_packages(method: str) -> list[str]:
-    """Return those of them that are not installed."""
-    return [package for package in packages(method) if not find_spec(package.replace("-", "_"))]
+    needed = readers(config)["transformers"].packages
+    return [package for package in needed if not find_spec(package.replace("-", "_"))]
 
 
 def _serves(served: Served) -> Refusal | None:
@@ -29,7 +25,7 @@ def _serves(served: Served) -> Refusal | None:
             f"'{name}' was made with llm_int8_enable_fp32_cpu_offload and loads only where there is a GPU",
             "quantize again without it to chat on this machine",
         )
-    if missing := missing_packages(method):
+    if missing := missing_packages(served.config):
         return Refusal(f"To load {method}, transformers lacks {' and '.join(missing)} here")
     return None
 

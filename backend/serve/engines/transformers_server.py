@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 from io import BytesIO
@@ -23,7 +23,7 @@ from fastapi import HTTPException
 from backend.errors import SpecError
 from backend.model_folder import kind_of, read_config
 from backend.models.chat_template import in_words
-from backend.models.config import context_length
+from backend.models.config import context_length, quantization
 from backend.models.loading import leave_kernels, leave_pictures_out, refuse_idle, refuse_made_up
 from backend.serve.guard import Guard
 from backend.serve.pictures import KINDS, PIXELS
@@ -62,7 +62,7 @@ def main(stack: ExitStack) -> None:
         if most := context_length(read_config(folder)):
             _keep_within(handler, most)
 
-    _load_whole_models_alone(folder.name)
+    _load_whole_models_alone(folder.name, _unpacked_at_once(quantization(read_config(folder))))
     _load_processors_without_films()
     _word_refusals()
     _decode_pictures(ChatCompletionHandler)
@@ -187,14 +187,28 @@ def _give_token_ids(handler: Any) -> None:
     handler._non_streaming = with_ids
 
 
-def _load_whole_models_alone(name: str) -> None:
-    """Have the server fail where transformers would make up a part of its model, and compute the rest."""
+def _unpacked_at_once(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what lets transformers 5.24 load packed zeros of compressed-tensors: its layers have no room for them."""
+    from transformers import CompressedTensorsConfig
+
+    groups = settings.get("config_groups") or {}
+    whole = all(group["weights"].get("symmetric", True) for group in groups.values())
+    return {} if whole else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
+
+
+def _load_whole_models_alone(name: str, options: dict[str, Any]) -> None:
+    """Have the server fail where transformers would make up a part of its model, and compute the rest.
+
+    Args:
+        name: Of the model.
+        options: Which it is loaded with besides.
+    """
     from transformers import PreTrainedModel
 
     load = PreTrainedModel.from_pretrained.__func__
 
     def whole(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        model, found = load(cls, *args, output_loading_info=True, **kwargs)
+        model, found = load(cls, *args, output_loading_info=True, **(kwargs | options))
         refuse_made_up(found, name)
         leave_kernels(model)
         leave_pictures_out()

@@ -1,30 +1,25 @@
-"""vLLM: the fastest for 16 bit, GPTQ, AWQ and compressed-tensors, where it is installed and can run."""
+"""vLLM: the fastest for what it serves, where it is installed and can run; each format says whether it serves it."""
 
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backend.machine.hardware import gpus
 from backend.model_folder import ADAPTER_CONFIG, CONFIG, GENERATION, TEMPLATE, settings_in
-from backend.models.config import experts, longest_window, reads_pictures, text_type
-from backend.serve.engine import HERE, PLAIN, CardLines, Engine, Install, Refusal, Served, Shown, quantization, sees
+from backend.models.config import experts, longest_window, quantization, reads_pictures
+from backend.serve.engine import HERE, CardLines, Engine, Install, Refusal, Served, Shown, sees
 from backend.serve.engines.vllm_environment import install, interpreter, lacks_torchvision, obstacle
 from backend.serve.pictures import MOST, PIXELS
-
-if TYPE_CHECKING:
-    from backend.quantize.layouts.layout import Layout
 
 MOST_TOKENS = 8192
 """Of a conversation, without a GPU: it reserves memory for as many before it starts."""
 
 CPU_CACHE = "1"  # GiB for the keys and values of a conversation
 
-_METHODS = (PLAIN, "compressed-tensors")
-"""What it serves on every machine, beside LAYOUTS; its plugins for bitsandbytes and GGUF are for CUDA alone."""
-
-_GPT_OSS = "vLLM serves gpt-oss in MXFP4 and 16 bit alone"
+_BASE = "/base"
+"""What an adapter's base model is called: no folder, by whose name the adapter is asked for, has a slash in its own."""
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Of adapters, that it makes room for."""
@@ -42,20 +37,9 @@ _SLOW = ("ConchLinearKernel", "ExllamaLinearKernel", "TritonW4A16LinearKernel")
 
 
 def _serves(served: Served) -> Refusal | None:
-    name, method = served.folder.name, served.method
-    layout = _layout(method)
-    if reason := _unserved(served.config):
-        if layout is None:
-            return Refusal(f"{reason}, which '{name}' holds")
-        if reason == _GPT_OSS:
-            return Refusal(f"{reason}, and '{name}' is in {method}", "serve its original")
-        packages = " and ".join(layout.PACKAGES)
-        return Refusal(f"{reason}, and '{name}' is other", f"it loads in transformers with the packages {packages}")
-    if layout and experts(served.config) and not gpus():
-        return Refusal(
-            f"vLLM serves experts in {method} with a GPU alone, and '{name}' has {experts(served.config)} in a block",
-            "chat with it on a machine with one, or with the model in nf4 here",
-        )
+    name = served.folder.name
+    if refusal := _unserved(served.config, f"'{name}'") or _unserved_here(served):
+        return refusal
     if reads_pictures(served.config) and lacks_torchvision():
         return Refusal(f"vLLM needs torchvision for a model that reads pictures, as '{name}' does, and has none here")
     if served.base and (reason := _unserved_part(served.folder)):
@@ -63,19 +47,38 @@ def _serves(served: Served) -> Refusal | None:
     return None
 
 
-def _layout(method: str) -> "Layout | None":
+def _unserved(config: Mapping[str, Any], name: str) -> Refusal | None:
+    """Return why vLLM serves no weights that are quantized as a config says, on any machine; None where it does."""
+    from backend.quantize.formats import GPT_OSS, readers
     from backend.quantize.layouts import LAYOUTS
 
-    return LAYOUTS.get(method)
+    known, method = readers(config), quantization(config).get("quant_method")
+    reason = known["vllm"].refusal
+    if not reason:
+        return None
+    if known["vllm"] is GPT_OSS:
+        return Refusal(f"{reason}, and {name} is in {method}", "serve its original")
+    packages = " and ".join(known["transformers"].packages)
+    remedy = f"it loads in transformers with the packages {packages}" if method in LAYOUTS else ""
+    return Refusal(f"{reason}, {_held(reason, name)}", remedy)
 
 
-def _unserved(config: Mapping[str, Any]) -> str | None:
-    """Say what vLLM serves, or does not, where it serves no weights that are quantized like a model's."""
-    settings = quantization(config)
-    method = str(settings.get("quant_method", PLAIN))
-    if layout := _layout(method):
-        return _GPT_OSS if text_type(config) == "gpt_oss" else layout.unserved(settings)
-    return None if method in _METHODS else f"vLLM does not serve {method}"
+def _unserved_here(served: Served) -> Refusal | None:
+    """Return why vLLM, which serves a model with a GPU, does not without one; None where there is one, or it does."""
+    from backend.quantize.formats import readers
+
+    reason = readers(served.config)["vllm-cpu"].refusal
+    if gpus() or not reason:
+        return None
+    count = experts(served.config)
+    name = f"'{served.folder.name}'"
+    held = f"and {name} has {count} in a block" if count else _held(reason, name)
+    return Refusal(f"{reason}, {held}", "chat with it on a machine with one, or with the model in nf4 here")
+
+
+def _held(reason: str, name: str) -> str:
+    """End the sentence that says why a model is not served: reasons name what is served alone, or what is not."""
+    return f"and {name} is other" if reason.endswith("alone") else f"which {name} holds"
 
 
 def _unserved_part(adapter: Path) -> str | None:
@@ -104,7 +107,7 @@ def _command(folder: Path, port: int, device: str, base: Path | None) -> list[st
         command += _PICTURES
     if base is None:
         return [*command, "--model", str(folder), "--served-model-name", folder.name]
-    return [*command, "--model", str(base), "--served-model-name", "base", *_on_base(folder, folder.name, str(folder))]
+    return [*command, "--model", str(base), "--served-model-name", _BASE, *_on_base(folder, folder.name, str(folder))]
 
 
 def _on_base(adapter: Path, name: str, place: str) -> list[str]:
@@ -153,7 +156,7 @@ def _card(shown: Shown) -> CardLines | None:
     """Return the lines that serve a model on any machine that has vLLM."""
     link = "[vLLM](https://docs.vllm.ai)"
     if shown.config:
-        served = _unserved(shown.config) is None
+        served = _unserved(shown.config, shown.model_id) is None
         return CardLines(link, f"vllm serve {shown.model_id}") if served else None
     if shown.base_model is None or _unserved_part(shown.folder):
         return None
@@ -175,9 +178,11 @@ ENGINE = Engine(
     obstacle=obstacle,
     is_installed=lambda: interpreter() is not None,
     serves=_serves,
+    unserved=_unserved,
     command=_command,
     environment=_environment,
     remark=kernel,
     install=Install(install, "run 'make vllm' once, which installs it", "3.4 GB on a CPU, once, in a few minutes"),
     card=_card,
+    beside=_BASE,
 )

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.quantize.layouts.layout import Grid, Matrix, Scheme
+from backend.quantize.readers import EVERYWHERE, Readers, Reading
 from backend.weights.writer import Slot
 
-PACKAGES: tuple[str, ...] = ("toyquant",)
 BITS: tuple[int, ...] = (2, 3, 4, 8)
 LOWEST = 0
+TURNED = True
 TENSORS: tuple[str, ...] = ("codes", "zeros", "scales")
 
 
@@ -25,9 +26,10 @@ def scheme(settings: Mapping[str, Any]) -> Scheme | None:
     return Scheme(settings["bits"], settings["group_size"], symmetric=False)
 
 
-def unserved(settings: Mapping[str, Any]) -> str | None:
-    """Say that vLLM serves none of it."""
-    return "vLLM does not serve the layout plain"
+def readers(settings: Mapping[str, Any]) -> Readers:
+    """Return who loads it: transformers with a package, and nobody else."""
+    nobody = dict.fromkeys(EVERYWHERE, Reading("vLLM does not serve the layout plain"))
+    return {**nobody, "transformers": Reading(packages=("toyquant",))}
 
 
 def slots(matrix: Matrix, scheme: Scheme) -> list[Slot]:
