@@ -1,0 +1,58 @@
+"""vLLM computes W8A8 and NVFP4 as their searches have it: with inputs that are rounded, too."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from backend.model_folder import CONFIG
+from backend.models.loading import load_causal_lm
+from backend.progress import silent
+from backend.quantize import METHODS
+from backend.quantize.calibrated.windows import Windows
+from backend.serve.engines.vllm_environment import interpreter
+from backend.weights.checkpoint import Checkpoint
+from backend.weights.output import Output
+from tests.serve.test_vllm_families import SIZES, scored
+from tests.support.family_models import make
+
+pytestmark = [pytest.mark.real, pytest.mark.skipif(interpreter() is None, reason="needs vLLM: make vllm")]
+
+
+def check(method, folder, **options):
+    random = np.random.default_rng(0)
+    source, made = make("Llama", folder / "source", **SIZES), folder / method
+    made.mkdir()
+    for path in source.iterdir():
+        if path.suffix != ".safetensors" and path.name != CONFIG:
+            shutil.copy(path, made)
+    chosen = METHODS[method].Options(**options)
+    with Checkpoint.of(source) as weights:
+        windows = Windows("random", random.integers(2, 99, (8, 64)))
+        METHODS[method].quantize(weights, Output(made), chosen, windows, silent())
+    model, tokens = load_causal_lm(made, silent()), random.integers(2, 99, 24)
+
+    def rounded(module, args):
+        x = args[0]
+        return (chosen.rounds_inputs(x.float().flatten(0, -2)).reshape(x.shape).to(x.dtype),)
+
+    for name, module in model.named_modules():
+        if name.endswith("_proj"):
+            module.register_forward_pre_hook(rounded)
+    with torch.inference_mode():
+        logits = model(input_ids=torch.from_numpy(tokens)[None]).logits.float()[0]
+    ours = logits.log_softmax(-1)[torch.arange(23), torch.from_numpy(tokens[1:])].numpy()
+    assert np.abs(scored(made, tokens) - ours).mean() < 0.1 * ours.std()  # both compute in bfloat16
+    assert ours.std() > 0.05
+
+
+def test_without_a_gpu_integers_are_multiplied_by_integers_with_a_cache_in_8_bits(tmp_path):
+    check("w8a8", tmp_path, kv_cache_dtype="fp8")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "fp8"])
+@pytest.mark.parametrize("method", ["w8a8", "nvfp4"])
+def test_with_a_gpu_both_are_served_with_a_cache_in_16_or_8_bits(method, kv_cache_dtype, tmp_path):
+    check(method, tmp_path, kv_cache_dtype=kv_cache_dtype)
