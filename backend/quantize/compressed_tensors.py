@@ -67,7 +67,7 @@ def _readers(form: str, group: Mapping[str, Any]) -> Readers:
     if form == "pack-quantized":
         return _integers(known)
     if form == "float-quantized":
-        return _floats(known)
+        return _floats(known, computed=bool(group.get("input_activations")))
     if form == "int-quantized" and not group.get("input_activations"):
         return EVERYWHERE | _unserved("vLLM serves int-quantized with 8-bit activations alone")
     return _FORMS.get(form) or EVERYWHERE | _unserved(f"vLLM does not serve compressed-tensors' {form}")
@@ -89,15 +89,23 @@ def _integers(weights: Arguments) -> Readers:
     }
 
 
-def _floats(weights: Arguments) -> Readers:
+def _floats(weights: Arguments, computed: bool) -> Readers:
     """Return who loads 8-bit floats: CompressedTensorsW8A8Fp8 from 8.9 on, and below it CompressedTensorsW8A16Fp8.
 
     On a CPU it is ChannelWiseTorchFP8ScaledMMLinearKernel; the kernels for blocks there need AMX.
+
+    Args:
+        weights: How they are quantized.
+        computed: Whether what comes in is quantized, too.
     """
-    in_blocks = Reading("Without a GPU, vLLM does not serve FP8 in blocks")
+    on_cpu = Reading()
+    if not computed:
+        on_cpu = Reading("Without a GPU, vLLM serves FP8 with 8-bit activations alone")
+    if weights.get("strategy") == "block":
+        on_cpu = Reading("Without a GPU, vLLM does not serve FP8 in blocks")
     return EVERYWHERE | {
         "vllm": Reading(capability=7.5, native=8.9),
-        "vllm-cpu": in_blocks if weights.get("strategy") == "block" else Reading(),
+        "vllm-cpu": on_cpu,
     }
 
 
