@@ -47,6 +47,7 @@ GPTQ = {"quant_method": "gptq", "bits": 4, "sym": True}
         (packed(group("int-quantized", num_bits=8)), "transformers"),
         (packed(FP8), "vllm vllm-cpu sglang transformers llama.cpp"),
         (packed(group("float-quantized", ACTIVATIONS, strategy="block")), "vllm sglang transformers llama.cpp"),
+        (packed(group("float-quantized", strategy="channel")), "vllm sglang transformers llama.cpp"),
         (packed(NVFP4), "vllm sglang transformers llama.cpp"),
         (packed(MXFP4), "vllm sglang transformers"),
         (packed(FOUR, MXFP4), "vllm sglang transformers"),
