@@ -66,6 +66,8 @@ def _readers(form: str, group: Mapping[str, Any]) -> Readers:
     known: Arguments = weights if isinstance(weights, Mapping) else {}
     if form == "pack-quantized":
         return _integers(known)
+    if form == "float-quantized":
+        return _floats(known, computed=bool(group.get("input_activations")))
     if form == "int-quantized" and not group.get("input_activations"):
         return EVERYWHERE | _unserved("vLLM serves int-quantized with 8-bit activations alone")
     return _FORMS.get(form) or EVERYWHERE | _unserved(f"vLLM does not serve compressed-tensors' {form}")
@@ -87,6 +89,26 @@ def _integers(weights: Arguments) -> Readers:
     }
 
 
+def _floats(weights: Arguments, computed: bool) -> Readers:
+    """Return who loads 8-bit floats: CompressedTensorsW8A8Fp8 from 8.9 on, and below it CompressedTensorsW8A16Fp8.
+
+    On a CPU it is ChannelWiseTorchFP8ScaledMMLinearKernel; the kernels for blocks there need AMX.
+
+    Args:
+        weights: How they are quantized.
+        computed: Whether what comes in is quantized, too.
+    """
+    on_cpu = Reading()
+    if not computed:
+        on_cpu = Reading("Without a GPU, vLLM serves FP8 with 8-bit activations alone")
+    if weights.get("strategy") == "block":
+        on_cpu = Reading("Without a GPU, vLLM does not serve FP8 in blocks")
+    return EVERYWHERE | {
+        "vllm": Reading(capability=7.5, native=8.9),
+        "vllm-cpu": on_cpu,
+    }
+
+
 def _unserved(reason: str) -> Readers:
     return dict.fromkeys(("vllm", "vllm-cpu", "sglang", "llama.cpp"), Reading(reason))
 
@@ -95,12 +117,6 @@ _FORMS: Mapping[str, Readers] = {
     # CompressedTensorsW8A8Int8; its page says that Blackwell has no INT8 kernels
     "int-quantized": EVERYWHERE
     | {"vllm": Reading(capability=7.5, native=7.5, until=10.0), "vllm-cpu": Reading(native=0)},
-    # CompressedTensorsW8A8Fp8 from 8.9 on, below it CompressedTensorsW8A16Fp8
-    "float-quantized": EVERYWHERE
-    | {
-        "vllm": Reading(capability=7.5, native=8.9),
-        "vllm-cpu": Reading("Without a GPU, vLLM does not serve FP8"),
-    },
     # CompressedTensorsW4A4Fp4
     "nvfp4-pack-quantized": EVERYWHERE
     | {
@@ -115,6 +131,6 @@ _FORMS: Mapping[str, Readers] = {
         "llama.cpp": Reading("llama.cpp converts MXFP4 of compressed-tensors for Kimi K3 alone"),
     },
 }
-"""Who loads what is not packed integers."""
+"""Who loads the other forms."""
 
 _STATIC: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": False}

@@ -39,6 +39,6 @@ class Options(CalibratedOptions):
 METHOD = Method(
     Options,
     "GPTQ · 2 to 8 bit",
-    "Calibrated on text: loses far less than NF4 at the same size, and vLLM runs it fast. Takes minutes.",
+    "Calibrated on text: loses far less than NF4 at the same size, and runs fast. Takes minutes.",
     quantize_blocks,
 )

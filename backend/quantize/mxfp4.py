@@ -89,6 +89,6 @@ class Options(ScaledOptions):
 METHOD = Method(
     Options,
     "MXFP4 · 4 bit",
-    "Just over a quarter of the size, in the format of gpt-oss. vLLM serves it, fastest on Blackwell.",
+    "Just over a quarter of the size, in the format of gpt-oss. Fastest on Blackwell.",
     stream,
 )

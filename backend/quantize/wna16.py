@@ -100,10 +100,10 @@ def _method(Options: type[IntegerOptions], title: str, summary: str) -> Method:
 W8A16 = _method(
     W8A16Options,
     "W8A16 · 8 bit",
-    "Half the size with next to no loss, on any GPU. vLLM serves it.",
+    "Half the size with next to no loss, on any GPU.",
 )
 W4A16 = _method(
     W4A16Options,
     "W4A16 · 4 bit",
-    "A quarter of the size in seconds. vLLM serves it, on CPUs too. GPTQ and AWQ lose less, and take calibration data.",
+    "A quarter of the size in seconds, without calibration data; with it, GPTQ and AWQ lose far less.",
 )

@@ -50,14 +50,21 @@ def test_vllm_serves_whatever_it_can(vllm, tmp_path, monkeypatch, settings):
     [
         ({**GPTQ, "bits": 8}, "GPTQ in 4 bits alone, and '.*' is other: chat with it on a machine with one"),
         (packed("pack-quantized", num_bits=3), "packed integers of 4 bits alone, and '.*' is other"),
-        (packed("float-quantized", type="float"), "does not serve FP8, which '.*' holds: chat"),
+        (packed("float-quantized", strategy="block"), "does not serve FP8 in blocks, which '.*' holds: chat"),
         (packed("nvfp4-pack-quantized", type="float"), "does not serve NVFP4, which"),
         (packed("mxfp4-pack-quantized", type="float"), "does not serve MXFP4, which"),
     ],
 )
 def test_without_a_gpu_vllm_serves_fewer_formats(vllm, tmp_path, monkeypatch, settings, words):
     monkeypatch.setattr(engine, "gpus", list)
-    for served in (None, GPTQ, AWQ, packed("pack-quantized", num_bits=4), packed("int-quantized", {"num_bits": 8})):
+    for served in (
+        None,
+        GPTQ,
+        AWQ,
+        packed("pack-quantized", num_bits=4),
+        packed("int-quantized", {"num_bits": 8}),
+        packed("float-quantized", {"num_bits": 8}),
+    ):
         assert choose(folder_with(tmp_path, served))[0] == "vllm"
     with pytest.raises(HardwareError, match=f"Without a GPU, vLLM .*{words}"):
         choose(folder_with(tmp_path, settings), "vllm")

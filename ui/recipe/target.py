@@ -13,7 +13,7 @@ def build_target() -> gr.Radio:
     choices = [(target.title, name) for name, target in TARGETS.items()]
     return gr.Radio(
         choices, value=UNSURE, label="Where will it run?", elem_id="target", elem_classes=["pills"],
-        info="The methods that suit it come first. The recipe does not depend on it.",
+        info="What suits it comes first. All methods can be chosen.",
     )  # fmt: skip
 
 
@@ -31,4 +31,5 @@ def choices(target: str) -> list[tuple[str, str]]:
 def _about(offer: Offer) -> str:
     if offer.reading and offer.reading.refusal:
         return f"Does not run there: {offer.words}"
-    return f"{METHODS[offer.method].summary} {offer.words}".strip()
+    between = " " if offer.reading else "\n"
+    return f"{METHODS[offer.method].summary}{between}{offer.words}".strip()
