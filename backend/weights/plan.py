@@ -131,7 +131,7 @@ class Plan(NamedTuple):
             found.append(
                 f"The experts of this mixture are not quantized: {self.share:.1%} of its parameters are. Readers of"
                 f" this format hold experts in 16 bit: the weights have {sum(self.files.values()) / 1e9:.3g} GB."
-                " Methods gptq and awq quantize experts too."
+                " Methods gptq, awq, w4a16 and fp8 quantize experts too."
             )
         if self.odd:
             kinds = {re.sub(r".*\.\d+\.", "", t.name.removesuffix(".weight")): t for t in self.odd}

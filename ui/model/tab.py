@@ -214,8 +214,8 @@ def _warnings(facts: ModelFacts) -> list[str]:
         found.append("Its authors state no license. Ask them before you publish anything made from it.")
     if any(is_expert(tensor) for tensor in facts.tensors):
         found.append(
-            "It is a mixture of experts. GPTQ and AWQ quantize them; NF4, FP4 and INT8 leave them in 16 bit and so save"
-            " little."
+            "It is a mixture of experts. NF4, FP4 and INT8 leave them in 16 bit and so save little; all other methods"
+            " quantize them."
         )
     return found
 

@@ -145,7 +145,7 @@ class RecipeTab:
         """
         found = [values for name, values in self.stages(given).items() if "quantize" in name and is_calibrated(values)]
         if not found:
-            raise SpecError("Nothing is calibrated: choose GPTQ or AWQ under Recipe.")
+            raise SpecError("Nothing is calibrated: choose a method that reads text, such as GPTQ, under Recipe.")
         options = parse(METHODS[found[0]["method"]].Options, found[0])
         assert isinstance(options, CalibratedOptions)
         return options

@@ -1,4 +1,4 @@
-"""What GPTQ and AWQ can both be told, and what they refuse before anything is downloaded."""
+"""What all calibrated methods can be told, and what they refuse before anything is downloaded."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
