@@ -1,4 +1,4 @@
-"""vLLM computes W8A8 and NVFP4 as their searches have it: with inputs that are rounded, too."""
+"""vLLM computes the formats of compressed-tensors as we read them: W8A8 and NVFP4 with inputs that are rounded, too."""
 
 import shutil
 
@@ -20,17 +20,21 @@ from tests.support.family_models import make
 pytestmark = [pytest.mark.real, pytest.mark.skipif(interpreter() is None, reason="needs vLLM: make vllm")]
 
 
+WHOLE = {"hidden_size": 128, "intermediate_size": 256}
+"""Blocks of 128."""
+
+
 def check(method, folder, **options):
     random = np.random.default_rng(0)
-    source, made = make("Llama", folder / "source", **SIZES), folder / method
+    source, made = make("Llama", folder / "source", **SIZES, **WHOLE), folder / method
     made.mkdir()
     for path in source.iterdir():
         if path.suffix != ".safetensors" and path.name != CONFIG:
             shutil.copy(path, made)
     chosen = METHODS[method].Options(**options)
     with Checkpoint.of(source) as weights:
-        windows = Windows("random", random.integers(2, 99, (8, 64)))
-        METHODS[method].quantize(weights, Output(made), chosen, windows, silent())
+        read = [] if chosen.streams else [Windows("random", random.integers(2, 99, (8, 64)))]
+        METHODS[method].quantize(weights, Output(made), chosen, *read, silent())
     model, tokens = load_causal_lm(made, silent()), random.integers(2, 99, 24)
 
     def rounded(module, args):
@@ -38,7 +42,7 @@ def check(method, folder, **options):
         return (chosen.rounds_inputs(x.float().flatten(0, -2)).reshape(x.shape).to(x.dtype),)
 
     for name, module in model.named_modules():
-        if name.endswith("_proj"):
+        if name.endswith("_proj") and not chosen.streams:
             module.register_forward_pre_hook(rounded)
     with torch.inference_mode():
         logits = model(input_ids=torch.from_numpy(tokens)[None]).logits.float()[0]
@@ -49,6 +53,25 @@ def check(method, folder, **options):
 
 def test_without_a_gpu_integers_are_multiplied_by_integers_with_a_cache_in_8_bits(tmp_path):
     check("w8a8", tmp_path, kv_cache_dtype="fp8")
+
+
+def test_without_a_gpu_floats_of_8_bits_are_served(tmp_path):
+    check("fp8", tmp_path)
+
+
+STREAMED = [
+    ("fp8", {}),
+    ("fp8", {"strategy": "block"}),
+    ("mxfp4", {}),
+    ("w8a16", {"group_size": 32}),
+    ("w4a16", {"group_size": 32}),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("method", "options"), STREAMED, ids=str)
+def test_with_a_gpu_what_needs_no_calibration_is_served(method, options, tmp_path):
+    check(method, tmp_path, **options)
 
 
 @pytest.mark.gpu
