@@ -16,6 +16,7 @@ from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from tests.serve.test_vllm_families import SIZES, scored
 from tests.support.family_models import make
+from tests.support.typed import succeeds
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(interpreter() is None, reason="needs vLLM: make vllm")]
 
@@ -57,6 +58,18 @@ def test_without_a_gpu_integers_are_multiplied_by_integers_with_a_cache_in_8_bit
 
 def test_without_a_gpu_floats_of_8_bits_are_served(tmp_path):
     check("fp8", tmp_path)
+
+
+BRIEF = {"w4a16": ["--group-size", "64"], "w8a8": ["--num-calibration-samples", "8"]}
+
+
+@pytest.mark.parametrize("method", BRIEF)
+def test_without_a_gpu_the_demo_model_answers_in_integers(method, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    made = str(tmp_path / "made")
+    succeeds(capsys, "quantize", "demo", "--method", method, *BRIEF[method], "--output", made)
+    asked = ["--prompt", "Which city is the capital of France?", "--max-tokens", "16", "--temperature", "0"]
+    assert "Paris" in str(succeeds(capsys, "chat", made, "--engine", "vllm", *asked))
 
 
 STREAMED = [
