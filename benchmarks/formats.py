@@ -1,10 +1,11 @@
 """Every format that is written here, beside llm-compressor's: size, loss, seconds and memory, in turn.
 
 `python -m benchmarks.formats demo [WINDOWS [HELD_OUT [NAME …]]]` quantizes the demo model in every method and layout,
-each in a fresh process, in groups of 64 where it has groups. A method that reads weights alone runs in five rounds, one
-that reads text once. Loss is KL(original ‖ result) in nats a token on the texts of benchmarks/calibrated.py; what is
-stored in compressed-tensors is read by that package in transformers, which rounds activations too where the config says
-so, and all else as there. A contender that fails is in the results with the last line of its error.
+each in a fresh process, in groups of 64 where it has groups. A method that reads weights alone runs in three rounds,
+one that reads text once. With names, those cells are measured and the others stay. Loss is KL(original ‖ result) in
+nats a token on the texts of benchmarks/calibrated.py; what is stored in compressed-tensors is read by that package in
+transformers, which rounds activations too where the config says so, and all else as there. A contender that fails is
+in the results with the last line of its error.
 
 `python -m benchmarks.formats streaming [FOLDER]` makes models of Llama-3-8B's shapes under FOLDER, as
 benchmarks/streaming.py does, and quantizes them in every method that streams, as it is typed, beside `cp` of the same
@@ -95,6 +96,8 @@ def main() -> None:
     prepare(PEER)
     found = {"demo": demo, "streaming": streaming}[part](*words)
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    if words[2:] and part in known:  # some cells alone: the others stay as they were measured
+        found["cells"] = known[part]["cells"] | found["cells"]
     known[part] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": hardware(),
@@ -119,7 +122,7 @@ def ours(windows: int) -> Iterator[tuple[str, Cell]]:
         text = calibration(windows) if issubclass(row.Options, CalibratedOptions) else []
         for more in variants:
             command = quantize("--method", method, *told, *text, *more)
-            yield " ".join((method, *more)), Cell(command, ROUNDS["0.7B"] if row.Options.streams else 1)
+            yield " ".join((method, *more)), Cell(command, 3 if row.Options.streams else 1)
 
 
 def demo(windows: str = str(WINDOWS), held_out: str = str(HELD_OUT), *names: str) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_sent(page, rows):
 
 def test_what_calibration_reads_is_counted_and_doubted_where_it_is_chosen(page):
     tab(page, "Recipe")
-    page.locator("#method").get_by_text("GPTQ").first.click()
+    page.locator("#method").get_by_text("GPTQ · 2 to 8 bit").click()
     tab(page, "Data")
     panel = page.locator("#calibration-panel")
     expect(panel).to_contain_text("93 windows of 512; 128 were asked for", timeout=SECONDS)
