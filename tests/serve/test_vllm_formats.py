@@ -60,7 +60,7 @@ def test_without_a_gpu_floats_of_8_bits_are_served(tmp_path):
     check("fp8", tmp_path)
 
 
-BRIEF = {"w4a16": ["--group-size", "64"], "w8a8": ["--num-calibration-samples", "8"]}
+BRIEF = {"w4a16": ["--group-size", "64"], "w8a8": ["--num-calibration-samples", "4", "--no-error-feedback"]}
 
 
 @pytest.mark.parametrize("method", BRIEF)
