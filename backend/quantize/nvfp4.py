@@ -6,21 +6,17 @@ from typing import Any, Literal
 from pydantic import Field
 
 from backend.quantize.calibrated.engine import quantize_blocks
-from backend.quantize.calibrated.input_rounding import to_floats
+from backend.quantize.calibrated.input_rounding import RoundedInputsOptions, to_floats
 from backend.quantize.calibrated.numbers import Halves, Numbers
-from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.layouts import nvfp4
 from backend.quantize.layouts.layout import Layout
 from backend.quantize.method import Method
 
 
-class Options(CalibratedOptions):
+class Options(RoundedInputsOptions):
     """As the other calibrated methods'; the format decides the rest."""
 
     method: Literal["nvfp4"] = "nvfp4"
-    layout: Literal["compressed-tensors"] = Field(
-        "compressed-tensors", description=CalibratedOptions.model_fields["layout"].description
-    )
     bits: Literal[4] = Field(4, description="Bits a weight: a float of 4.")
     group_size: Literal[16] = Field(16, description="Inputs that share a scale.")
 
@@ -28,11 +24,6 @@ class Options(CalibratedOptions):
     def written(self) -> Layout:
         """The layout."""
         return nvfp4
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether all zeros lie in the middle of the grid."""
-        return True
 
     @property
     def numbers(self) -> Numbers:

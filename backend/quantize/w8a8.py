@@ -6,21 +6,17 @@ from typing import Any, Literal
 from pydantic import Field
 
 from backend.quantize.calibrated.engine import quantize_blocks
-from backend.quantize.calibrated.input_rounding import to_integers
+from backend.quantize.calibrated.input_rounding import RoundedInputsOptions, to_integers
 from backend.quantize.calibrated.numbers import Numbers
-from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.layouts import int_quantized
 from backend.quantize.layouts.layout import Layout
 from backend.quantize.method import Method
 
 
-class Options(CalibratedOptions):
+class Options(RoundedInputsOptions):
     """As the other calibrated methods'; the kernels that compute in 8 bits decide the rest."""
 
     method: Literal["w8a8"] = "w8a8"
-    layout: Literal["compressed-tensors"] = Field(
-        "compressed-tensors", description=CalibratedOptions.model_fields["layout"].description
-    )
     bits: Literal[8] = Field(8, description="Bits a weight: the kernels multiply 8.")
     group_size: Literal[-1] = Field(-1, description="Inputs that share a scale: all of a row.")
 
@@ -28,11 +24,6 @@ class Options(CalibratedOptions):
     def written(self) -> Layout:
         """The layout."""
         return int_quantized
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether all zeros lie in the middle of the grid."""
-        return True
 
     @property
     def numbers(self) -> Numbers:

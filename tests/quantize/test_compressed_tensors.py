@@ -15,6 +15,7 @@ from backend.quantize import METHODS
 from backend.quantize.calibrated.windows import Windows
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.layouts.layout import Grid, Matrix, Scheme
+from backend.serve.engines.transformers_server import _told
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from tests.quantize.test_calibrated import facts_of
@@ -79,6 +80,14 @@ def test_transformers_and_our_decoder_read_the_same_model(tmp_path, options):
     assert not any(found.values())
     assert torch.allclose(ours, theirs, atol=1e-2 * ours.abs().max().item())
     assert 0 < (ours - plain).norm() < 0.9 * plain.norm()
+
+
+def test_the_server_unpacks_at_once_what_transformers_has_no_room_for_and_nothing_else():
+    asymmetric, symmetric = (LAYOUT.config(Scheme(4, 32, symmetric=sym)) for sym in (False, True))
+    cache_alone = {**symmetric, "config_groups": {"group_0": {"targets": ["Linear"], "weights": None}}}
+    found = [_told({"quantization_config": settings}) for settings in (asymmetric, symmetric, cache_alone)]
+    assert found[0]["quantization_config"].dequantize
+    assert found[1:] == [{}, {}]
 
 
 def test_the_head_and_what_stays_are_named_for_every_reader():

@@ -3,12 +3,28 @@
 Both functions take and return inputs as float32 [tokens, in_features]; scales are found anew for each token.
 """
 
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from backend.quantize.calibrated.numbers import HALVES, LARGEST, Halves
+from backend.quantize.calibrated.options import CalibratedOptions
 
 BLOCK = 16
 """Inputs that share a scale where they become floats of 4 bits."""
+
+
+class RoundedInputsOptions(CalibratedOptions):
+    """What methods share whose inputs are rounded too: compressed-tensors alone has such, with zeros in the middle."""
+
+    layout: Literal["compressed-tensors"] = Field(
+        "compressed-tensors", description=CalibratedOptions.model_fields["layout"].description
+    )
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether all zeros lie in the middle of the grid."""
+        return True
 
 
 def to_integers(x: Any) -> Any:

@@ -23,8 +23,9 @@ from fastapi import HTTPException
 from backend.errors import SpecError
 from backend.model_folder import kind_of, read_config
 from backend.models.chat_template import in_words
-from backend.models.config import context_length, quantization
+from backend.models.config import context_length
 from backend.models.loading import leave_kernels, leave_pictures_out, refuse_idle, refuse_made_up
+from backend.quantize.formats import readers
 from backend.serve.guard import Guard
 from backend.serve.pictures import KINDS, PIXELS
 
@@ -62,7 +63,7 @@ def main(stack: ExitStack) -> None:
         if most := context_length(read_config(folder)):
             _keep_within(handler, most)
 
-    _load_whole_models_alone(folder.name, _unpacked_at_once(quantization(read_config(folder))))
+    _load_whole_models_alone(folder.name, _told(read_config(folder)))
     _load_processors_without_films()
     _word_refusals()
     _decode_pictures(ChatCompletionHandler)
@@ -187,13 +188,12 @@ def _give_token_ids(handler: Any) -> None:
     handler._non_streaming = with_ids
 
 
-def _unpacked_at_once(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what lets transformers 5.24 load packed zeros of compressed-tensors: its layers have no room for them."""
+def _told(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what transformers must be told to load a model: to unpack some of compressed-tensors at once."""
     from transformers import CompressedTensorsConfig
 
-    groups = settings.get("config_groups") or {}
-    whole = all(group["weights"].get("symmetric", True) for group in groups.values())
-    return {} if whole else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
+    told = readers(config)["transformers"].told
+    return {"quantization_config": CompressedTensorsConfig(dequantize=True)} if told else {}
 
 
 def _load_whole_models_alone(name: str, options: dict[str, Any]) -> None:
