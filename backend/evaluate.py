@@ -18,11 +18,12 @@ from backend.artifacts.artifact import Answer, Metrics
 from backend.errors import SpecError
 from backend.model_folder import read_config
 from backend.models.chat_template import chat_text
-from backend.models.config import context_length
+from backend.models.config import context_length, quantization
 from backend.models.loading import check_embedded, load_tokenizer, pad_within, window_length
 from backend.models.tokens import around
 from backend.options import Frozen
 from backend.progress import Report
+from backend.quantize.compressed_tensors import rounds_inputs
 from backend.quantize.packed import is_unpacked, load
 from backend.stage import Stage
 
@@ -123,7 +124,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
                 sums.add(rows[0], rows[1], tokens[0, first + start : first + start + ROWS])
             del logits, rows  # the next window's come before these would go
             report.progress("measuring", (i + 1) * (length - first), total, "tokens")
-    metrics = sums.metrics(text.name, _convention(len(windows), length, len(before)))
+    metrics = sums.metrics(text.name, _convention(len(windows), length, len(before), result))
     if not options.answers:
         return metrics
     answers = _answers(reference, models, report)
@@ -237,10 +238,12 @@ def _windows(
     return before, [[*before, *ids[start : start + step]] for start in starts][: options.num_samples]
 
 
-def _convention(windows: int, length: int, before: int) -> str:
-    """Say what was measured on, so that others can measure the same."""
+def _convention(windows: int, length: int, before: int, result: Path) -> str:
+    """Say how it was measured, so that others can measure the same."""
     begun = f", each begun with the {before} that the tokenizer puts before every text" if before else ""
-    return f"{windows} non-overlapping windows of {length} tokens{begun}, the text tokenized once"
+    exact = ", inputs of layers in 16 bit, where engines round them and lose more"
+    rounded = exact if rounds_inputs(quantization(read_config(result))) else ""
+    return f"{windows} non-overlapping windows of {length} tokens{begun}, the text tokenized once{rounded}"
 
 
 class _Sums:

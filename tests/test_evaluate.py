@@ -155,3 +155,11 @@ def test_a_model_of_few_positions_is_measured_in_them_and_asked_nothing(tiny_mod
     assert found.answers == ()
     assert "The model reads 40 tokens at most: the windows have that length." in said
     assert any("the model reads 40: none is asked" in text for text in said)
+
+
+@pytest.mark.parametrize(("method", "says"), [("fp8", True), ("w4a16", False)])
+def test_the_report_says_where_engines_lose_more_than_was_measured(method, says, tiny_model, tmp_path):
+    options = METHODS[method].Options(**({"group_size": 32} if method == "w4a16" else {}))
+    METHODS[method].quantize(Checkpoint.of(tiny_model), Output(tmp_path), options, silent())
+    found = measure(tiny_model, tmp_path, PROSE, EvaluateOptions(max_seq_length=64, num_samples=2), silent())
+    assert ("inputs of layers in 16 bit, where engines round them and lose more" in found.convention) is says

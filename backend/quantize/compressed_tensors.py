@@ -47,6 +47,13 @@ def quantization_config(
     }
 
 
+def rounds_inputs(settings: Mapping[str, Any]) -> bool:
+    """Return whether engines round the inputs of layers, too, with this quantization_config."""
+    groups = settings.get("config_groups")
+    found = groups.values() if isinstance(groups, Mapping) else ()
+    return any(isinstance(group, Mapping) and bool(group.get("input_activations")) for group in found)
+
+
 def readers(settings: Mapping[str, Any]) -> Readers:
     """Return who loads weights with this quantization_config: of several groups of layers, who loads them all."""
     groups = settings.get("config_groups")
