@@ -328,6 +328,7 @@ def test_a_person_sees_the_cost_and_makes_the_space(hub, tmp_path, monkeypatch):
 
 def _make_a_space(page, url):
     page.goto(url)
+    expect(page.locator("#model-facts")).to_contain_text("LlamaForCausalLM", timeout=30_000)  # the page has loaded
     page.get_by_role("tab", name="Publish").click()
     page.get_by_role("button", name="Run this app as a Space").click()
     page.locator("#deploy-ask").click()
