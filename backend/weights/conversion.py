@@ -98,6 +98,7 @@ def convert(source: Path, files: Mapping[str, Pickled], planned: Conversion, out
         if writer:
             writer.close()
         del found  # one file at a time is open
+    output.settle()
     if content := planned.listing:
         (output.folder / INDEX).write_bytes(content)
     (output.folder / "config.json").write_bytes(planned.config)

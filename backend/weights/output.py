@@ -1,7 +1,7 @@
 """Where shards are written: a folder that remembers which are finished, so that a killed run goes on after them."""
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from backend.disk import JOURNAL, fsync, read_whole, sha256, write_whole
@@ -47,6 +47,9 @@ class Output:
         """
         self.finished[file] = tensor_bytes
 
+    def settle(self) -> None:
+        """Wait until what is finished would be found after a crash."""
+
     def mark(self, part: str, digest: str) -> None:
         """Take a part of shards of which every byte is written.
 
@@ -78,13 +81,15 @@ class Resumable(Output):
     stays until the folder is sealed; close() takes it away where nothing is.
 
     Attributes:
-        hashes: sha256 of the finished shards by name.
+        hashes: sha256 of the finished shards by name, once they are settled.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.hashes: dict[str, str] = {}
         self._plan = ""
+        self._beside = ThreadPoolExecutor(2, "finishing")
+        self._last: Future[None] | None = None
 
     def plan(self, description: str) -> None:
         """Keep what was finished for this plan; remove what was for another."""
@@ -104,22 +109,32 @@ class Resumable(Output):
             self._remember()
 
     def finish(self, file: str, tensor_bytes: int) -> None:
-        """Remember a shard of which every byte is written."""
+        """Remember a shard of which every byte is written, while the next one is made."""
+        self.settle()
         super().finish(file, tensor_bytes)
-        with ThreadPoolExecutor(1) as beside:  # the disk works while the processor hashes
-            forced = beside.submit(fsync, self.folder / file)
-            self.hashes[file] = sha256(self.folder / file)
-            forced.result()
-        self._remember()
+        self._last = self._beside.submit(self._keep, file)
+
+    def settle(self) -> None:
+        """Wait until the last shard is on the disk and remembered; its faults are raised here."""
+        last, self._last = self._last, None
+        if last:
+            last.result()
 
     def mark(self, part: str, digest: str) -> None:
         """Remember a part of shards of which every byte is written."""
+        self.settle()
         super().mark(part, digest)
         self._remember()
 
     def close(self) -> None:
         """Remove the journal: what is in the folder now is the result."""
         (self.folder / JOURNAL).unlink(missing_ok=True)
+
+    def _keep(self, file: str) -> None:
+        forced = self._beside.submit(fsync, self.folder / file)  # the disk works while the processor hashes
+        self.hashes[file] = sha256(self.folder / file)
+        forced.result()
+        self._remember()
 
     def _remember(self) -> None:
         state = Journal(plan=self._plan, hashes=self.hashes, finished=self.finished, marks=self.marks)

@@ -57,6 +57,7 @@ def rewrite(weights: Weights, output: Output, planned: Plan, changed: Format | N
             weights.release(view.tensor)
         if writer:
             writer.close()
+    output.settle()
     content = index(planned.shards, planned.parameters, sum(output.finished.values()))
     if content:
         (output.folder / INDEX).write_bytes(content)

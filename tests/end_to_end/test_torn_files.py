@@ -116,6 +116,7 @@ def _journal(folder: Path) -> Kept:
     output.plan("the same")
     (folder / "model.safetensors").write_bytes(b"weights")
     output.finish("model.safetensors", 7)
+    output.settle()
     return Kept(folder / JOURNAL, finished)
 
 
@@ -133,6 +134,7 @@ def _made_for_the_hub(folder: Path) -> Kept:
     output.plan("the same")
     (relay.output / "model.safetensors").write_bytes(b"weights")
     output.finish("model.safetensors", 7)
+    output.settle()
     return Kept(relay.output / JOURNAL, relay.finished)
 
 

@@ -1,7 +1,9 @@
 """Shards on the disk: what a run that goes on keeps, and what it makes again."""
 
+import errno
 import hashlib
 import shutil
+import threading
 
 import pytest
 
@@ -10,6 +12,7 @@ from backend.progress import silent
 from backend.quantize import METHODS
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Resumable
+from backend.weights.writer import INDEX
 
 SHARDS = {"max_shard_size": 1}
 
@@ -27,6 +30,7 @@ class Cut(Resumable):
 
     def begin(self, file):
         if self.left == 0:
+            self.settle()
             raise Killed
         self.left -= 1
 
@@ -106,3 +110,38 @@ def test_a_second_kill_before_the_next_shard_forgets_nothing(cut, tiny_model):
         run(tiny_model, Cut(folder, 0))
     assert run(tiny_model, Resumable(folder)) == expected
     assert {name: moments(folder)[name] for name in before} == before
+
+
+def test_a_fault_of_the_disk_at_the_last_shard_is_raised_before_the_index_is_written(tiny_model, tmp_path, monkeypatch):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("backend.weights.output.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tiny_model, Resumable(tmp_path / "full"), **{"max_shard_size": 10**9})
+    assert not (tmp_path / "full" / INDEX).exists()
+    assert not Resumable(tmp_path / "full").hashes
+
+
+def test_a_kill_while_a_shard_is_hashed_has_it_made_again(tiny_model, tmp_path, monkeypatch):
+    """The next shard is begun meanwhile; nothing says that the first is whole."""
+    hashing, begun = threading.Event(), threading.Event()
+
+    class Slow(Resumable):
+        def begin(self, file):
+            if self.finished:
+                assert hashing.wait(20)
+                begun.set()
+                raise Killed
+
+    def slow(path):
+        hashing.set()
+        assert begun.wait(20)
+        raise Killed
+
+    monkeypatch.setattr("backend.weights.output.sha256", slow)
+    with pytest.raises(Killed):
+        run(tiny_model, Slow(tmp_path / "cut"))
+    monkeypatch.undo()
+    whole = run(tiny_model, Resumable(tmp_path / "whole"))
+    assert run(tiny_model, Resumable(tmp_path / "cut")) == whole

@@ -297,8 +297,10 @@ def test_a_killed_conversion_goes_on_after_its_last_file(tiny_model: Path, tmp_p
         if "00003-of" in event.get("text", ""):
             raise KeyboardInterrupt
 
+    first = Resumable(target)
     with pytest.raises(KeyboardInterrupt):
-        convert(model, held, planned, Resumable(target), Report(killed))
+        convert(model, held, planned, first, Report(killed))
+    first.settle()
     done = {path: path.stat().st_mtime_ns for path in target.glob("*.safetensors")}
     assert len(done) == 2
     convert(model, held, planned, Resumable(target), silent())

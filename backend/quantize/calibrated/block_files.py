@@ -141,6 +141,7 @@ class Shards:
 
     def close(self) -> None:
         """Write the index, where there are several files, and config.json."""
+        self._output.settle()
         content = index(self._plan.shards, self._plan.parameters, sum(self._output.finished.values()))
         if content:
             (self._output.folder / INDEX).write_bytes(content)

@@ -166,6 +166,7 @@ class Departures(Resumable):
     def begin(self, file: str) -> None:
         """Wait until the Hub has taken enough of what lies here."""
         while sum(1 for _ in self.folder.glob("*.safetensors")) >= ON_DISK:
+            self.settle()  # the Hub takes what is remembered
             time.sleep(POLL)
 
     def files(self) -> dict[str, File]:
