@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
-from backend.artifacts.artifact import Answer, Metrics
+from backend.artifacts.artifact import Answer, Intervals, Metrics
 from backend.errors import SpecError
+from backend.intervals import intervals
 from backend.model_folder import read_config
 from backend.models.chat_template import chat_text
 from backend.models.config import context_length, quantization
@@ -112,7 +114,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
     vocabulary = models[0].config.get_text_config().vocab_size
     if (largest := max(map(max, windows))) >= vocabulary:
         check_embedded(load_tokenizer(reference), largest, vocabulary, reference.name)
-    sums = _Sums()
+    sums = _Sums(len(windows))
     total = len(windows) * (length - first)
     report.progress("measuring", 0, total, "tokens")
     with torch.inference_mode():
@@ -121,7 +123,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
             logits = [model(input_ids=tokens, use_cache=False).logits[0, first - 1 : -1] for model in models]
             for start in range(0, length - first, ROWS):
                 rows = [part[start : start + ROWS].float() for part in logits]
-                sums.add(rows[0], rows[1], tokens[0, first + start : first + start + ROWS])
+                sums.add(i, rows[0], rows[1], tokens[0, first + start : first + start + ROWS])
             del logits, rows  # the next window's come before these would go
             report.progress("measuring", (i + 1) * (length - first), total, "tokens")
     metrics = sums.metrics(text.name, _convention(len(windows), length, len(before), result))
@@ -247,21 +249,19 @@ def _convention(windows: int, length: int, before: int, result: Path) -> str:
 
 
 class _Sums:
-    """Running sums over tokens; the KL's percentile comes from a histogram with 230 bins a decade (1 % wide)."""
+    """Running sums over the tokens of each window, and a histogram of the KL with 230 bins a decade (1 % wide)."""
 
     LOW = -10.0  # log10 of nats; below it the two are equal for any purpose
     HIGH = 3.0
     BINS = 2990
 
-    def __init__(self) -> None:
+    def __init__(self, windows: int) -> None:
         import torch
 
-        self.tokens = 0
-        self.kl = self.nll = self.reference_nll = 0.0
-        self.agreed = self.flipped = 0
+        self.windows = np.zeros((windows, 6))  # tokens, KL, log-likelihoods of both, agreed, flipped
         self.histogram = torch.zeros(self.BINS, dtype=torch.int64)
 
-    def add(self, reference: Any, result: Any, target: Any) -> None:
+    def add(self, window: int, reference: Any, result: Any, target: Any) -> None:
         """Add tokens: logits [tokens, vocabulary] in float32 of both, and the true next token ids [tokens]."""
         import torch
 
@@ -272,29 +272,41 @@ class _Sums:
         if not torch.isfinite(kl).all():
             raise SpecError("The result gives numbers that are not finite: the model is broken, do not publish it.")
         index = target[:, None]
-        self.tokens += len(target)
-        self.kl += kl.sum().item()
-        self.nll -= q.gather(1, index).double().sum().item()
-        self.reference_nll -= p.gather(1, index).double().sum().item()
         before, after = reference.argmax(-1), result.argmax(-1)
-        self.agreed += int((before == after).sum())
-        self.flipped += int(((before == target) != (after == target)).sum())
+        self.windows[window] += (
+            len(target),
+            kl.sum().item(),
+            q.gather(1, index).double().sum().item(),
+            p.gather(1, index).double().sum().item(),
+            int((before == after).sum()),
+            int(((before == target) != (after == target)).sum()),
+        )
         place = (kl.clamp(min=1e-300).log10() - self.LOW) / (self.HIGH - self.LOW) * self.BINS
         self.histogram += torch.bincount(place.long().clamp(0, self.BINS - 1).cpu(), minlength=self.BINS)
 
     def metrics(self, text: str, convention: str) -> Metrics:
         """Return the figures of all tokens so far."""
+        count, kl, likelihood, reference, agreed, flipped = self.windows.sum(0).tolist()
         below = self.histogram.cumsum(0)
-        place = int((below < math.ceil(0.99 * self.tokens)).sum())
+        place = int((below < math.ceil(0.99 * count)).sum())
         step = (self.HIGH - self.LOW) / self.BINS
+        sure = intervals(self.windows, _figures)
         return Metrics(
-            kl_mean=self.kl / self.tokens,
+            kl_mean=kl / count,
             kl_p99=0.0 if place == 0 else 10 ** (self.LOW + (place + 0.5) * step),
-            top1_agreement=self.agreed / self.tokens,
-            flips=self.flipped / self.tokens,
-            perplexity=math.exp(self.nll / self.tokens),
-            reference_perplexity=math.exp(self.reference_nll / self.tokens),
-            tokens=self.tokens,
+            top1_agreement=agreed / count,
+            flips=flipped / count,
+            perplexity=math.exp(-likelihood / count),
+            reference_perplexity=math.exp(-reference / count),
+            tokens=int(count),
             text=text,
             convention=convention,
+            windows=len(self.windows),
+            intervals=Intervals(**dict(zip(Intervals.model_fields, sure, strict=True))) if sure else None,
         )
+
+
+def _figures(sums: Any) -> Any:
+    """Return what there are intervals of, in the order of Intervals, from the sums of some windows, [draws, sums]."""
+    count, kl, likelihood, reference, agreed, flipped = sums.T
+    return np.stack([kl / count, agreed / count, flipped / count, np.expm1((reference - likelihood) / count)], 1)

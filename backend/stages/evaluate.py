@@ -46,10 +46,7 @@ def run(work: Work, token: str | None, report: Report) -> None:
         metrics = measure(reference, result, text, options, report).model_copy(update=speeds)
         if (result / MANIFEST).is_file():
             record(result, metrics=metrics)
-        report.log(
-            f"{result.name}: KL {metrics.kl_mean:.4f}, top-1 agreement {metrics.top1_agreement:.1%}, perplexity"
-            f" {metrics.perplexity:.2f} (reference {metrics.reference_perplexity:.2f})."
-        )
+        report.log(f"{result.name}: {metrics.words}")
     artifact = Artifact(
         kind="evaluation",
         stage="evaluate",

@@ -11,6 +11,7 @@ from typing import Any
 from backend.artifacts.artifact import ELSEWHERE, TRAINED_HERE, Artifact, Check
 from backend.artifacts.sealing import open_artifact
 from backend.disk import read_whole
+from backend.intervals import between
 from backend.model_folder import kind_of
 from backend.models.config import reads_pictures
 from backend.publish.card.base_card import BaseCard, read_base_card
@@ -214,11 +215,15 @@ def _quality(artifact: Artifact) -> dict[str, Any] | None:
     return {
         "perplexity": f"{metrics.perplexity:.2f}",
         "reference": f"{metrics.reference_perplexity:.2f}",
-        "change": f"{metrics.perplexity / metrics.reference_perplexity - 1:+.1%}",
+        "change": f"{metrics.perplexity_change:+.1%}{between(metrics.interval('perplexity_change'), '+.1%')}",
         "kl_mean": f"{metrics.kl_mean:.4f}",
+        "kl_between": between(metrics.interval("kl_mean"), ".4f"),
         "kl_p99": f"{metrics.kl_p99:.4f}",
         "top1": f"{metrics.top1_agreement:.1%}",
-        "flips": f"{metrics.flips:.1%}" if metrics.flips is not None else None,
+        "top1_between": between(metrics.interval("top1_agreement"), ".1%"),
+        "flips": f"{metrics.flips:.1%}{between(metrics.interval('flips'), '.1%')}"
+        if metrics.flips is not None
+        else None,
         "speed": _speed(metrics.tokens_per_second),
         "reference_speed": _speed(metrics.reference_tokens_per_second),
         "engine": literal(metrics.engine),
@@ -227,6 +232,7 @@ def _quality(artifact: Artifact) -> dict[str, Any] | None:
         "tokens": f"{metrics.tokens:,}",
         "text": literal(metrics.text),
         "convention": literal(metrics.convention),
+        "sureness": metrics.sureness,
     }
 
 
