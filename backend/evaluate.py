@@ -10,12 +10,13 @@ other way round (arXiv 2407.09141); the answer is the next token here.
 import math
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from backend.artifacts.artifact import Answer, Intervals, Metrics
+from backend.data.options import RowsOptions, named
 from backend.errors import SpecError
 from backend.intervals import intervals
 from backend.model_folder import read_config
@@ -49,7 +50,7 @@ TIMED_TOKENS = 16  # decoded alone, one after the other
 class EvaluateOptions(Stage):
     """What is measured, on which text."""
 
-    NAMES = ("text",)
+    NAMES = ("text", "rows")
     gpu = True
 
     stage: Literal["evaluate"] = "evaluate"
@@ -75,9 +76,19 @@ class EvaluateOptions(Stage):
         " that serves the result.",
     )
 
+    rows: Annotated[RowsOptions | None, BeforeValidator(named)] = Field(
+        None,
+        description="Rows whose answers are compared too: a file of rows, or a Hub data set. Empty: those that the"
+        " recipe's own training kept out (validation_size), where there are any.",
+        json_schema_extra={"file": True},
+    )
+    num_rows: int = Field(
+        40, ge=0, le=10_000, description="Rows that are answered at most; 0: none. More: surer, and as much more time."
+    )
+
     def files(self) -> dict[str, Path]:
-        """Return the text's file, which in a recipe file may be named relative to it."""
-        return {"text": Path(self.text)} if self.text else {}
+        """Return its files; that of the text may be named relative to a recipe file."""
+        return super().files() | ({"text": Path(self.text)} if self.text else {})
 
     @model_validator(mode="after")
     def _one_source(self) -> "EvaluateOptions":

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from backend import __version__
+from backend.artifacts.compared import Compared
 from backend.disk import JOURNAL
 from backend.intervals import FEWEST, LEVEL, Interval, between
 from backend.options import Frozen
@@ -90,6 +91,7 @@ class Metrics(Frozen):
     windows: int | None = Field(None, gt=0, description="Of the text; None: nobody counted them.")
     intervals: Intervals | None = Field(None, description="None: there were too few windows, or nobody computed them.")
     answers: tuple[Answer, ...] = Field((), description="Of both to the same prompts.")
+    rows: Compared | None = Field(None, description="How its answers to rows compare, where there were rows.")
     tokens_per_second: float | None = Field(
         None,
         description="That the result writes alone, one after the other, on the artifact's hardware.",
@@ -107,7 +109,8 @@ class Metrics(Frozen):
             f" agreement {self.top1_agreement:.1%}{between(self.interval('top1_agreement'), '.1%')},"
             f" {self.tokens} tokens of {self.text}"
         )
-        return f"{text}. {self.sureness}" if self.windows else text
+        text = f"{text}. {self.sureness}" if self.windows else text
+        return f"{text}\n{self.rows.words} {self.rows.legend}" if self.rows else text
 
     def interval(self, figure: str) -> Interval | None:
         """Return the interval of a figure, by its name in Intervals, where there is one."""

@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import MANIFEST, Artifact, now, versions
-from backend.artifacts.sealing import record, verify
+from backend.artifacts.artifact import MANIFEST, Artifact, Metrics, now, versions
+from backend.artifacts.compared import ModelName
+from backend.artifacts.sealing import partial, record, verify
 from backend.disk import read_whole
 from backend.errors import AppError, HubError, JobError, SpecError
 from backend.evaluate import ROWS, EvaluateOptions, Text, measure
@@ -19,6 +20,7 @@ from backend.quantize.method import MethodOptions
 from backend.settings import load_settings
 from backend.stage import Stage
 from backend.stages.check import ANSWER_SECONDS_A_PARAMETER, IMPORT_SECONDS
+from backend.stages.held_out import compare, fetch_rows, write_worst
 from backend.stages.step import Need, Planned, Step
 from backend.stages.work import MODEL, Fetched, Work, models
 
@@ -34,23 +36,23 @@ SECONDS_A_TOKEN_AND_PARAMETER = 2.4e-11  # both models, forward
 
 def run(work: Work, token: str | None, report: Report) -> None:
     """Measure every model that the steps before this one made, or the folder that was named."""
-    options, text = work.options, measured_on(work, work.number)
+    started, folder = time.monotonic(), partial(work.target)
     base = work.fetched.folder
     measured = [work.given.folder] if work.given else models(work.job)
-    started, timed = time.monotonic(), dict[Path, float | None]()
-    for result in measured:
-        if (result / MANIFEST).is_file():
-            verify(result)
-        reference = _reference(work, base, result)
-        speeds = _speeds(reference, result, timed, report) if options.answers else {}
-        metrics = measure(reference, result, text, options, report).model_copy(update=speeds)
+    found = _measured(work, base, measured, report)
+    for result, (answers, worst) in compare(work, _before(work, base), _kinds(work, measured), report).items():
+        found[result] = found[result].model_copy(update={"rows": answers})
+        write_worst(folder, result.name, worst)
+    for result, metrics in found.items():
         if (result / MANIFEST).is_file():
             record(result, metrics=metrics)
         report.log(f"{result.name}: {metrics.words}")
+    options: EvaluateOptions = work.options
+    public = options.with_files({field: path.name for field, path in options.files().items()})
     artifact = Artifact(
         kind="evaluation",
         stage="evaluate",
-        options=options.model_copy(update={"text": text.name}).model_dump(exclude_none=True),
+        options=public.model_copy(update={"text": metrics.text}).model_dump(mode="json", exclude_none=True),
         versions=versions(),
         hardware=hardware(),
         seconds=round(time.monotonic() - started, 1),
@@ -58,13 +60,40 @@ def run(work: Work, token: str | None, report: Report) -> None:
         metrics=metrics,
         created=now(),
     )
-    work.seal(artifact)
+    work.seal(artifact, folder)
+
+
+def _measured(work: Work, base: Path, results: list[Path], report: Report) -> dict[Path, Metrics]:
+    """Measure results on the text, each against what it was made from."""
+    options, text = work.options, measured_on(work, work.number)
+    timed, found = dict[Path, float | None](), dict[Path, Metrics]()
+    for result in results:
+        if (result / MANIFEST).is_file():
+            verify(result)
+        reference = _reference(work, base, result)
+        speeds = _speeds(reference, result, timed, report) if options.answers else {}
+        found[result] = measure(reference, result, text, options, report).model_copy(update=speeds)
+    return found
+
+
+def _before(work: Work, base: Path) -> dict[ModelName, Path]:
+    """Return what the answers of results are compared with: the base model's, and the tuned one's."""
+    whole = None if work.given else _merged(work)
+    return {"base": base, "tuned": whole} if whole else {"base": base}
+
+
+def _kinds(work: Work, results: list[Path]) -> dict[Path, ModelName]:
+    """Say what each result is; of a folder that was named nobody knows whether it was tuned too."""
+    if work.given:
+        return dict.fromkeys(results, "result")
+    return {result: "tuned" if result == _merged(work) else "quantized" for result in results}
 
 
 def fetch(stage: EvaluateOptions, work: Work, folder: Path, token: str | None, report: Report) -> None:
-    """Bring the text, and refuse one that is too short for a window."""
+    """Bring the rows and the text, and refuse one that is too short for a window."""
     places = read_whole(folder / MODEL, Fetched)
     assert places
+    fetch_rows(stage, work.number, folder, token, report)
     text = _text(work, stage, folder / "download.txt", token, report)
     length = longest_window(read_config(places.pickled or places.folder), stage.max_seq_length)
     if len(text.content.encode()) < length - 1:  # no token is shorter than a byte; one may stand before the text
@@ -118,10 +147,14 @@ def first_text(work: Work) -> Text | None:
 
 def _reference(work: Work, base: Path, result: Path) -> Path:
     """Return what a result is measured against: what it was made from, which is the merged model where there is one."""
-    if work.given or not work.recipe.merging:
-        return base
-    whole = work.output(work.recipe.stages.index(work.recipe.merging) + work.recipe.first)
-    return base if whole == result else whole
+    whole = None if work.given else _merged(work)
+    return base if whole in (None, result) else whole
+
+
+def _merged(work: Work) -> Path | None:
+    """Return the folder of the model that the recipe has merged, if it merges."""
+    merging = work.recipe.merging
+    return work.output(work.recipe.stages.index(merging) + work.recipe.first) if merging else None
 
 
 def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], report: Report) -> dict[str, Any]:

@@ -1,0 +1,204 @@
+"""The rows that an evaluate step has answered: those that it names, or those that the recipe's training kept out."""
+
+import heapq
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
+
+from backend.artifacts.compared import Compared, ComparedRow, ModelName
+from backend.data.examine import load
+from backend.data.fetch import fetch_dataset, read_sources, write_sources
+from backend.data.findings import Ledger
+from backend.data.options import DatasetOptions
+from backend.data.samples import Sample
+from backend.disk import read_whole, write_whole
+from backend.errors import SpecError
+from backend.evaluate import EvaluateOptions
+from backend.model_folder import read_config, stops_in
+from backend.models.config import embedded, longest_window
+from backend.options import faults_of
+from backend.progress import Report
+from backend.recipes import Recipe
+from backend.stages.work import Work
+
+_SHOWN = TypeAdapter(tuple[ComparedRow, ...])
+
+
+class Chosen(NamedTuple):
+    """Samples that are answered."""
+
+    data: str  # what a card calls them
+    held_out: bool
+    samples: tuple[Sample, ...]
+    longest: int  # tokens of a row at most
+
+
+def fetch_rows(stage: EvaluateOptions, number: int, folder: Path, token: str | None, report: Report) -> None:
+    """Bring the rows that an evaluation names.
+
+    Args:
+        stage: The evaluation.
+        number: Of its step.
+        folder: Of the fetch step, not sealed yet.
+        token: The caller's Hub token.
+        report: Receives the bytes.
+
+    Raises:
+        SpecError: There is no such config or split; what there is instead.
+    """
+    if stage.rows and stage.num_rows:
+        place = folder / f"rows-{number}"
+        place.mkdir()
+        with faults_of("rows"):
+            write_sources(place, fetch_dataset(DatasetOptions.all_of(stage.rows), place, token, report))
+
+
+def chosen(work: Work, report: Report) -> Chosen | None:
+    """Return the samples that are answered, if there are any; those with the smallest hashes where there are more.
+
+    Raises:
+        SpecError: The rows leave a question open.
+    """
+    options: EvaluateOptions = work.options
+    recipe = work.spec.carried_out
+    tuning = recipe.tuning if isinstance(recipe, Recipe) else None
+    longest = min(options.max_seq_length, tuning.max_length) if tuning else options.max_seq_length
+    if not options.num_rows or not (options.rows or tuning):
+        return None
+    trained = _trained(work) if tuning else None
+    if options.rows:
+        with faults_of("rows"):
+            read = DatasetOptions.all_of(options.rows)
+            found = load(read_sources(work.fetch_folder / f"rows-{work.number}").train, read).train()
+        seen = {sample.digest for sample in trained.train()} if trained else set[int]()
+        kept = [sample for sample in found if sample.digest not in seen]
+        data = read.model_copy(update={"dataset": Path(read.dataset).name}) if read.dataset.startswith("/") else read
+        return Chosen(data.dataset, False, _few(kept, options.num_rows), longest)
+    assert trained
+    assert tuning
+    samples = _few(trained.validation(), options.num_rows)
+    if not samples:
+        report.log("No rows were kept out of the training (validation_size): whether it helped is not measured.")
+        return None
+    public = tuning.with_files({field: path.name for field, path in tuning.files().items()})
+    return Chosen(public.validation_dataset or public.dataset, True, samples, longest)
+
+
+def _trained(work: Work) -> Any:
+    """Return the rows of the recipe's own training."""
+    sources = read_sources(work.fetch_folder)
+    assert work.recipe.tuning
+    return load(sources.train, work.recipe.tuning, sources.validation)
+
+
+def _few(samples: Iterable[Sample], most: int) -> tuple[Sample, ...]:
+    few = heapq.nsmallest(most, samples, key=lambda sample: sample.digest)
+    return tuple(sorted(few, key=lambda sample: sample.row))
+
+
+def rendered_rows(chosen: Chosen, folder: Path, report: Report) -> Any:
+    """Render samples as a model reads them; return None where there is nothing that it can read.
+
+    Args:
+        chosen: The samples.
+        folder: Of the model: tokenizer, chat template, stops.
+        report: Receives what is left out.
+    """
+    from backend.answering import Row, Rows
+    from backend.finetune.rendered import rendered
+    from backend.finetune.rendering import Renderer, stops_of
+    from backend.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    if not tokenizer.chat_template and any(sample.messages for sample in chosen.samples):
+        report.log(f"'{folder.name}' has no chat template: its answers to rows are not compared.")
+        return None
+    stops = sorted(stops_of(tokenizer, stops_in(folder)))
+    length = longest_window(read_config(folder), chosen.longest)
+    renderer, ledger = Renderer(tokenizer, "completion", length, stops), Ledger(chosen.data)
+    samples = {sample.row: sample for sample in chosen.samples}
+    whole = [row for row in rendered(chosen.samples, renderer, ledger) if row.learned and not row.cut]
+    if left := len(samples) - len(whole):
+        report.log(
+            f"{left} of {len(samples)} rows are not answered: they have more than {length} tokens, or no answer."
+        )
+    rows = [Row(row.row, *_asked(samples[row.row], tokenizer), row.input_ids, row.labels) for row in whole]
+    return Rows(chosen.data, chosen.held_out, rows, tokenizer, stops) if rows else None
+
+
+def _asked(sample: Sample, tokenizer: Any) -> tuple[str, str, list[int]]:
+    """Return what a row asks and expects, for a person, and the tokens up to the answer, if it can be asked."""
+    from backend.answering import spoken
+    from backend.models.chat_template import chat_text
+
+    if not sample.messages:
+        return "", sample.text or "", []
+    *before, last = sample.messages
+    question = next((turn.content for turn in reversed(before) if turn.role == "user"), "")
+    expected = spoken(last.content)
+    if last.role != "assistant" or not before or not expected:
+        return question, expected or last.more, []
+    turns = [{"role": turn.role, "content": turn.content, **turn.fields} for turn in before]
+    try:
+        text = chat_text(tokenizer, turns, json.loads(sample.tools) if sample.tools else None, prompt=True)
+    except SpecError:  # it may take no conversation that ends with a question
+        return question, expected, []
+    return question, expected, tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def compare(
+    work: Work, before: Mapping[ModelName, Path], results: Mapping[Path, ModelName], report: Report
+) -> dict[Path, tuple[Compared, tuple[ComparedRow, ...]]]:
+    """Have models answer rows, one model after the other; say of each result how its answers compare.
+
+    Args:
+        work: The step.
+        before: What results are compared with: the base model, then the tuned one where there is one.
+        results: Their folders, and what they are; one of them may be the tuned model.
+        report: Receives the rows.
+
+    Returns:
+        By the folder of each result, the figures and the worst rows; nothing where there are no rows.
+
+    Raises:
+        SpecError: The rows leave a question open.
+    """
+    from backend.answering import Said, answered, compared
+
+    found = chosen(work, report)
+    rows = rendered_rows(found, [*before.values()][-1], report) if found else None
+    if rows is None:
+        return {}
+    folders = dict.fromkeys([*before.values(), *results])
+    largest = max(max(row.ids) for row in rows.rows)
+    if lacking := [folder.name for folder in folders if largest >= (embedded(read_config(folder)) or largest + 1)]:
+        report.log(f"'{lacking[0]}' has no embedding for a token of the rows: answers to them are not compared.")
+        return {}
+    said: dict[Path, Said] = {folder: answered(folder, rows, report) for folder in folders}
+    return {
+        result: compared(rows, {name: said[folder] for name, folder in {**before, kind: result}.items()})
+        for result, kind in results.items()
+    }
+
+
+def write_worst(folder: Path, result: str, worst: tuple[ComparedRow, ...]) -> None:
+    """Keep the worst rows of a result in the folder of the step that measured it, which is never published."""
+    write_whole(folder / _name(result), _SHOWN.dump_json(worst))
+
+
+def read_worst(job: Path, result: str) -> tuple[ComparedRow, ...]:
+    """Return the rows that a result of a job answers worst, newest evaluation first; none where none were compared.
+
+    Args:
+        job: Its folder.
+        result: The name of the result's folder.
+    """
+    there = sorted((job / "stages").glob(f"*-evaluate/{_name(result)}"), key=lambda path: -int(path.parent.name[0]))
+    return next((rows for path in there if (rows := read_whole(path, tuple[ComparedRow, ...]))), ())
+
+
+def _name(result: str) -> str:
+    return f"rows-of-{result}.json"
