@@ -8,12 +8,13 @@ other way round (arXiv 2407.09141); the answer is the next token here.
 """
 
 import math
+import re
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from backend.artifacts.artifact import Answer, Intervals, Metrics
 from backend.data.options import RowsOptions, named
@@ -24,7 +25,7 @@ from backend.models.chat_template import chat_text
 from backend.models.config import context_length, quantization
 from backend.models.loading import check_embedded, load_tokenizer, pad_within, window_length
 from backend.models.tokens import around
-from backend.options import Frozen
+from backend.options import ADVANCED, Frozen
 from backend.progress import Report
 from backend.quantize.compressed_tensors import rounds_inputs
 from backend.quantize.packed import is_unpacked, load
@@ -50,7 +51,7 @@ TIMED_TOKENS = 16  # decoded alone, one after the other
 class EvaluateOptions(Stage):
     """What is measured, on which text."""
 
-    NAMES = ("text", "rows")
+    NAMES = ("text", "rows", "tasks")
     gpu = True
 
     stage: Literal["evaluate"] = "evaluate"
@@ -86,6 +87,30 @@ class EvaluateOptions(Stage):
         40, ge=0, le=10_000, description="Rows that are answered at most; 0: none. More: surer, and as much more time."
     )
 
+    tasks: tuple[str, ...] = Field(
+        (),
+        description="Benchmarks of lm-eval that both models take too, such as arc_easy; on your own machine also a"
+        " task's YAML file. They take an extra package: pip install -r requirements-tasks.txt.",
+        json_schema_extra=ADVANCED,
+    )
+    num_fewshot: int | None = Field(
+        None, ge=0, le=100, description="Solved examples before each one of a task.", json_schema_extra=ADVANCED
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Examples of each task at most. Empty: all.", json_schema_extra=ADVANCED
+    )
+    apply_chat_template: bool = Field(
+        False, description="Ask the tasks through the model's chat template.", json_schema_extra=ADVANCED
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        context = info.context or {}
+        if context.get("stored"):
+            return value
+        return tuple(_task(text, bool(context.get("paths")), context.get("folder") or Path()) for text in value)
+
     def files(self) -> dict[str, Path]:
         """Return its files; that of the text may be named relative to a recipe file."""
         return super().files() | ({"text": Path(self.text)} if self.text else {})
@@ -95,6 +120,29 @@ class EvaluateOptions(Stage):
         if self.text and self.dataset:
             raise ValueError("dataset: excludes text: give one of them")
         return self
+
+
+def _task(text: str, paths: bool, folder: Path) -> str:
+    """Return the name of a task, or the absolute path of its file.
+
+    Args:
+        text: What was typed.
+        paths: Whether a file of this machine may be meant: it can name functions that are run.
+        folder: What a relative path starts from.
+    """
+    if not text.endswith((".yaml", ".yml")):
+        if not _TASK.fullmatch(text):
+            raise ValueError(f"{text[:80]!r} is not a task's name: `lm-eval ls tasks` lists them")
+        return text
+    if not paths:
+        raise ValueError(f"{text[:80]!r} is a file of this machine: name a task of lm-eval")
+    path = (folder / Path(text).expanduser()).resolve()
+    if not path.is_file():
+        raise ValueError(f"{text[:80]!r} is not a file: check the path")
+    return str(path)
+
+
+_TASK = re.compile(r"\w[\w.+-]*")
 
 
 class Text(Frozen):

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 
 from backend import __version__
 from backend.artifacts.compared import Compared
+from backend.artifacts.scores import Scores
 from backend.disk import JOURNAL
 from backend.intervals import FEWEST, LEVEL, Interval, between
 from backend.options import Frozen
@@ -92,6 +93,7 @@ class Metrics(Frozen):
     intervals: Intervals | None = Field(None, description="None: there were too few windows, or nobody computed them.")
     answers: tuple[Answer, ...] = Field((), description="Of both to the same prompts.")
     rows: Compared | None = Field(None, description="How its answers to rows compare, where there were rows.")
+    tasks: Scores | None = Field(None, description="Benchmarks that were asked for.")
     tokens_per_second: float | None = Field(
         None,
         description="That the result writes alone, one after the other, on the artifact's hardware.",
@@ -109,8 +111,10 @@ class Metrics(Frozen):
             f" agreement {self.top1_agreement:.1%}{between(self.interval('top1_agreement'), '.1%')},"
             f" {self.tokens} tokens of {self.text}"
         )
-        text = f"{text}. {self.sureness}" if self.windows else text
-        return f"{text}\n{self.rows.words} {self.rows.legend}" if self.rows else text
+        said = [f"{text}. {self.sureness}" if self.windows else text]
+        said += [f"{self.rows.words} {self.rows.legend}"] if self.rows else []
+        said += [self.tasks.words] if self.tasks else []
+        return "\n".join(said)
 
     def interval(self, figure: str) -> Interval | None:
         """Return the interval of a figure, by its name in Intervals, where there is one."""

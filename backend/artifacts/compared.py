@@ -64,11 +64,19 @@ class Compared(Frozen):
     @property
     def words(self) -> str:
         """Whether tuning helped, and what quantizing cost, as far as the rows can tell."""
+        return " ".join(self.sentences.values())
+
+    @property
+    def sentences(self) -> dict[ModelName, str]:
+        """The same by the model that each sentence is about."""
         base, *others = self.models
-        said = [self._tuned(base, one) for one in others if one.name == "tuned"]
-        said += [self._quantized(one) for one in others if one.name == "quantized"]
-        said += [self._result(base, one) for one in others if one.name == "result"]
-        return " ".join(said)
+        said: dict[ModelName, str] = {}
+        for one in others:
+            if one.name == "quantized":
+                said[one.name] = self._quantized(one)
+            else:
+                said[one.name] = self._tuned(base, one) if one.name == "tuned" else self._result(base, one)
+        return said
 
     @property
     def legend(self) -> str:

@@ -14,13 +14,15 @@ from backend.machine.hardware import hardware, peak_memory_bytes
 from backend.model_folder import read_config
 from backend.models.config import longest_window
 from backend.models.demo import evaluation_text
+from backend.models.facts import ModelFacts
 from backend.progress import Report
 from backend.quantize.bitsandbytes import BitsAndBytesOptions
 from backend.quantize.method import MethodOptions
 from backend.settings import load_settings
 from backend.stage import Stage
 from backend.stages.check import ANSWER_SECONDS_A_PARAMETER, IMPORT_SECONDS
-from backend.stages.held_out import compare, fetch_rows, write_worst
+from backend.stages.held_out import compare, write_worst
+from backend.stages.named_rows import fetch_rows, pin_rows
 from backend.stages.step import Need, Planned, Step
 from backend.stages.work import MODEL, Fetched, Work, models
 
@@ -65,6 +67,8 @@ def run(work: Work, token: str | None, report: Report) -> None:
 
 def _measured(work: Work, base: Path, results: list[Path], report: Report) -> dict[Path, Metrics]:
     """Measure results on the text, each against what it was made from."""
+    from backend.tasks import score
+
     options, text = work.options, measured_on(work, work.number)
     timed, found = dict[Path, float | None](), dict[Path, Metrics]()
     for result in results:
@@ -72,7 +76,8 @@ def _measured(work: Work, base: Path, results: list[Path], report: Report) -> di
             verify(result)
         reference = _reference(work, base, result)
         speeds = _speeds(reference, result, timed, report) if options.answers else {}
-        found[result] = measure(reference, result, text, options, report).model_copy(update=speeds)
+        more = {**speeds, "tasks": score(reference, result, options, report)} if options.tasks else speeds
+        found[result] = measure(reference, result, text, options, report).model_copy(update=more)
     return found
 
 
@@ -89,11 +94,23 @@ def _kinds(work: Work, results: list[Path]) -> dict[Path, ModelName]:
     return {result: "tuned" if result == _merged(work) else "quantized" for result in results}
 
 
+def pin(stage: EvaluateOptions, facts: ModelFacts, token: str | None) -> EvaluateOptions:
+    """Refuse tasks that cannot be run here, read rows of this machine, and pin a data set to its commit."""
+    from backend.tasks import check_installed
+
+    check_installed(stage)
+    return stage.model_copy(update={"rows": pin_rows(stage.rows, "rows", token)}) if stage.rows else stage
+
+
 def fetch(stage: EvaluateOptions, work: Work, folder: Path, token: str | None, report: Report) -> None:
     """Bring the rows and the text, and refuse one that is too short for a window."""
     places = read_whole(folder / MODEL, Fetched)
     assert places
-    fetch_rows(stage, work.number, folder, token, report)
+    from backend.tasks import fetch_tasks
+
+    fetch_tasks(stage, report)
+    if stage.rows and stage.num_rows:
+        fetch_rows(stage.rows, "rows", folder / f"rows-{work.number}", token, report)
     text = _text(work, stage, folder / "download.txt", token, report)
     length = longest_window(read_config(places.pickled or places.folder), stage.max_seq_length)
     if len(text.content.encode()) < length - 1:  # no token is shorter than a byte; one may stand before the text
@@ -220,4 +237,4 @@ def words(stage: EvaluateOptions) -> tuple[str, str]:
     return "Measure the quality", f"{windows} of {stage.max_seq_length} tokens"
 
 
-STEP = Step(run, fetch=fetch, need=need, words=words, alone=True)
+STEP = Step(run, pin=pin, fetch=fetch, need=need, words=words, alone=True)

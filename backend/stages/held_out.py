@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from backend.artifacts.compared import Compared, ComparedRow, ModelName
 from backend.data.examine import load
-from backend.data.fetch import fetch_dataset, read_sources, write_sources
+from backend.data.fetch import read_sources
 from backend.data.findings import Ledger
 from backend.data.options import DatasetOptions
 from backend.data.samples import Sample
@@ -34,26 +34,6 @@ class Chosen(NamedTuple):
     held_out: bool
     samples: tuple[Sample, ...]
     longest: int  # tokens of a row at most
-
-
-def fetch_rows(stage: EvaluateOptions, number: int, folder: Path, token: str | None, report: Report) -> None:
-    """Bring the rows that an evaluation names.
-
-    Args:
-        stage: The evaluation.
-        number: Of its step.
-        folder: Of the fetch step, not sealed yet.
-        token: The caller's Hub token.
-        report: Receives the bytes.
-
-    Raises:
-        SpecError: There is no such config or split; what there is instead.
-    """
-    if stage.rows and stage.num_rows:
-        place = folder / f"rows-{number}"
-        place.mkdir()
-        with faults_of("rows"):
-            write_sources(place, fetch_dataset(DatasetOptions.all_of(stage.rows), place, token, report))
 
 
 def chosen(work: Work, report: Report) -> Chosen | None:

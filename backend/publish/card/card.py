@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.artifacts.artifact import ELSEWHERE, TRAINED_HERE, Artifact, Check
+from backend.artifacts.compared import Compared
 from backend.artifacts.sealing import open_artifact
 from backend.disk import read_whole
 from backend.intervals import between
@@ -27,6 +28,9 @@ TEMPLATE = Path(__file__).parents[3] / "templates" / "model_card.md.j2"
 
 WORDS = {"nf4": "NF4", "fp4": "FP4"}
 """What the weights that adapters were merged into had been quantized to."""
+
+ROW_NAMES = {"base": "Base model", "tuned": "Tuned", "quantized": "This model, quantized", "result": "This model"}
+"""What the card calls the models that have answered the same rows."""
 
 README, NOTICE = "README.md", "NOTICE"
 
@@ -233,7 +237,19 @@ def _quality(artifact: Artifact) -> dict[str, Any] | None:
         "text": literal(metrics.text),
         "convention": literal(metrics.convention),
         "sureness": metrics.sureness,
+        "rows": _rows(metrics.rows) if metrics.rows else None,
     }
+
+
+def _rows(compared: Compared) -> dict[str, Any]:
+    """Say how answers to rows compare; no row stands there."""
+    models = []
+    for one in compared.models:
+        change = one.change
+        right = f"{one.right} of {compared.short}" if compared.short else ""
+        moved = [change.words, str(change.better), str(change.worse)] if change else ["", "", ""]
+        models.append([ROW_NAMES[one.name], f"{one.loss:.3f}", *moved, right])
+    return {"words": compared.words, "legend": literal(compared.legend), "models": models}
 
 
 def _speed(tokens_per_second: float | None) -> str | None:
