@@ -90,7 +90,7 @@ class EvaluateOptions(Stage):
     tasks: tuple[str, ...] = Field(
         (),
         description="Benchmarks of lm-eval that both models take too, such as arc_easy; on your own machine also a"
-        " task's YAML file. They take an extra package: pip install -r requirements-tasks.txt.",
+        " task's YAML file. They take an extra package: pip install lm-eval.",
         json_schema_extra=ADVANCED,
     )
     num_fewshot: int | None = Field(

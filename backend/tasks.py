@@ -26,7 +26,7 @@ def check_installed(options: EvaluateOptions) -> None:
         SpecError: What to run to install it.
     """
     if options.tasks and find_spec("lm_eval") is None:
-        how = "run `pip install -r requirements-tasks.txt`, or leave tasks out"
+        how = "run `pip install lm-eval`, or leave tasks out"
         text = f"lm-eval runs them and is not installed here: {how}"
         raise SpecError(f"tasks: {text}", {"tasks": text})
 

@@ -19,6 +19,7 @@ from backend.stages.estimate import converts
 from backend.stages.held_out import read_worst
 from backend.stages.kinds import Evaluation
 from backend.stages.work import stage_folder
+from backend.tasks import check_installed
 
 
 class _Evaluate(Command):
@@ -29,6 +30,7 @@ class _Evaluate(Command):
     def run(self) -> None:
         settings, folder = load_settings().writable(), admitted(self.folder)
         options = parse(EvaluateOptions, absolute_text(self.given(EvaluateOptions)), context={"paths": True})
+        check_installed(options)
         reference = local_or_id(self.reference)
         facts = inspect(reference, self.revision, hub_token())
         converting = converts(facts, settings.data) or None

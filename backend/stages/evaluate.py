@@ -34,6 +34,7 @@ EVALUATE_BYTES = 540_000_000  # Python with torch, transformers and bitsandbytes
 ROWS_BYTES = 24  # for each of the compared rows and token of the vocabulary: six copies in float32
 COPIES_BYTES = 160  # for each token of a window and number that it is in a layer
 SECONDS_A_TOKEN_AND_PARAMETER = 2.4e-11  # both models, forward
+ROW_SECONDS_A_PARAMETER = 4e-9  # of one model: the loss of a row, and the answer to it
 
 
 def run(work: Work, token: str | None, report: Report) -> None:
@@ -212,7 +213,7 @@ def need(stage: EvaluateOptions, planned: Planned) -> Need:
     length = longest_window(facts.config, stage.max_seq_length)
     tokens = length * stage.num_samples
     once = tokens * SECONDS_A_TOKEN_AND_PARAMETER + stage.answers * ANSWER_SECONDS_A_PARAMETER
-    forward = len(planned.results) * facts.parameters * once
+    forward = facts.parameters * (len(planned.results) * once + _row_seconds(stage, planned))
     sizes = (files.items() for files in planned.results.values())
     largest = max(sum(count for name, count in files if name.endswith(".safetensors")) for files in sizes)
     if any(_is_unpacked(other) for other in planned.recipe.stages):
@@ -224,6 +225,16 @@ def need(stage: EvaluateOptions, planned: Planned) -> Need:
     memory = EVALUATE_BYTES + facts.loaded + largest + logits + copies
     remedy = "leave evaluate out, give it a smaller max_seq_length, or choose a machine with more memory"
     return Need(memory, IMPORT_SECONDS + forward, remedy=remedy)
+
+
+def _row_seconds(stage: EvaluateOptions, planned: Planned) -> float:
+    """Return the seconds a parameter that answers to rows take: as many models as results, and the base model."""
+    tuning = planned.recipe.tuning
+    held_out = tuning and (tuning.validation_size or tuning.validation_dataset or tuning.validation_split)
+    if not (stage.rows or held_out):
+        return 0.0
+    models = len(planned.results) + 1
+    return models * stage.num_rows * ROW_SECONDS_A_PARAMETER
 
 
 def _is_unpacked(stage: Stage) -> bool:

@@ -1,6 +1,7 @@
 """The quality report: what evaluate measured, as a table under one plain sentence."""
 
 from backend.artifacts.artifact import Metrics
+from backend.artifacts.scores import Scores
 from backend.intervals import Interval, between
 from ui.kit.format import escape, percent
 from ui.studio import Result
@@ -44,7 +45,8 @@ def report(result: Result, metrics: Metrics) -> str:
         f'<p class="verdict">{escape(told)}</p><div class="wide"><table><thead><tr>'
         f'<th></th><th scope="col">{reference}</th><th scope="col">Result</th></tr></thead><tbody>{body}</tbody>'
         f'</table></div><p class="quiet">Measured on {metrics.tokens:,} tokens of {escape(metrics.text)}.'
-        f" {escape(metrics.convention.rstrip('.'))}.{sureness}</p>{_answers(reference, metrics)}</section>"
+        f" {escape(metrics.convention.rstrip('.'))}.{sureness}</p>{_tasks(reference, metrics.tasks)}"
+        f"{_answers(reference, metrics)}</section>"
     )
 
 
@@ -73,6 +75,22 @@ def _figures(metrics: Metrics) -> list[tuple[str, str, str]]:
 def within(interval: Interval | None, digits: str) -> str:
     """Write an interval below its figure, where there is one; see between()."""
     return f"<small>{between(interval, digits).strip()}</small>" if interval else ""
+
+
+def _tasks(reference: str, tasks: Scores | None) -> str:
+    """Write the scores of benchmarks, where they were asked for."""
+    if not tasks:
+        return ""
+    body = "".join(
+        f'<tr><th scope="row">{escape(one.task)}<small>{escape(f"{one.metric}, {one.asked}")}</small></th>'
+        f"<td>{one.figures[0]}</td><td>{one.figures[1]}</td></tr>"
+        for one in tasks.scores
+    )
+    return (
+        f'<div class="wide"><table class="tasks"><thead><tr><th scope="col">Task</th><th scope="col">{reference}</th>'
+        f'<th scope="col">Result</th></tr></thead><tbody>{body}</tbody></table></div>'
+        f'<p class="quiet">{escape(tasks.legend)}</p>'
+    )
 
 
 def _answers(reference: str, metrics: Metrics) -> str:

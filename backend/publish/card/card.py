@@ -10,6 +10,7 @@ from typing import Any
 
 from backend.artifacts.artifact import ELSEWHERE, TRAINED_HERE, Artifact, Check
 from backend.artifacts.compared import Compared
+from backend.artifacts.scores import Scores
 from backend.artifacts.sealing import open_artifact
 from backend.disk import read_whole
 from backend.intervals import between
@@ -238,6 +239,7 @@ def _quality(artifact: Artifact) -> dict[str, Any] | None:
         "convention": literal(metrics.convention),
         "sureness": metrics.sureness,
         "rows": _rows(metrics.rows) if metrics.rows else None,
+        "tasks": _tasks(metrics.tasks) if metrics.tasks else None,
     }
 
 
@@ -250,6 +252,12 @@ def _rows(compared: Compared) -> dict[str, Any]:
         moved = [change.words, str(change.better), str(change.worse)] if change else ["", "", ""]
         models.append([ROW_NAMES[one.name], f"{one.loss:.3f}", *moved, right])
     return {"words": compared.words, "legend": literal(compared.legend), "models": models}
+
+
+def _tasks(tasks: Scores) -> dict[str, Any]:
+    """List the scores of benchmarks."""
+    scores = [[literal(one.task), literal(one.metric), one.asked, *one.figures] for one in tasks.scores]
+    return {"legend": literal(tasks.legend), "scores": scores}
 
 
 def _speed(tokens_per_second: float | None) -> str | None:
