@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from backend.artifacts.compared import Answered, Compared, ComparedRow
 from ui.jobs.variants import variant_name
-from ui.kit.format import escape
+from ui.kit.format import escape, plural
 from ui.studio import Result
 
 _NAMES = {"base": "Base model", "tuned": "Tuned", "quantized": "Quantized", "result": "Result"}
@@ -86,8 +86,8 @@ def _sides(result: Result, compared: Compared, worst: Sequence[ComparedRow], sev
     names = [_name(result, one) for one in compared.models]
     body = "".join(_side(row, names) for row in worst)
     return (
-        f"<details{'' if several else ' open'}><summary>The {len(worst)} rows that the {escape(whose)} model answers"
-        f" worst</summary>{body}</details>"
+        f"<details{'' if several else ' open'}><summary>The {plural(len(worst), 'row')} that the {escape(whose)} model"
+        f" answers worst</summary>{body}</details>"
     )
 
 
