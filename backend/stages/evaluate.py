@@ -34,7 +34,7 @@ EVALUATE_BYTES = 540_000_000  # Python with torch, transformers and bitsandbytes
 ROWS_BYTES = 24  # for each of the compared rows and token of the vocabulary: six copies in float32
 COPIES_BYTES = 160  # for each token of a window and number that it is in a layer
 SECONDS_A_TOKEN_AND_PARAMETER = 2.4e-11  # both models, forward
-ROW_SECONDS_A_PARAMETER = 4e-9  # of one model: the loss of a row, and the answer to it
+ROW_SECONDS_A_PARAMETER = 2.5e-9  # of one model: the loss of a row, and the answer to it
 
 
 def run(work: Work, token: str | None, report: Report) -> None:

@@ -176,7 +176,9 @@ def read_worst(job: Path, result: str) -> tuple[ComparedRow, ...]:
         job: Its folder.
         result: The name of the result's folder.
     """
-    there = sorted((job / "stages").glob(f"*-evaluate/{_name(result)}"), key=lambda path: -int(path.parent.name[0]))
+    there = sorted(
+        (job / "stages").glob(f"*-evaluate/{_name(result)}"), key=lambda path: -int(path.parent.name.split("-")[0])
+    )
     return next((rows for path in there if (rows := read_whole(path, tuple[ComparedRow, ...]))), ())
 
 

@@ -1,10 +1,11 @@
 """Reports of answers to rows and of benchmarks, as the page shows them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from backend.artifacts.artifact import Artifact, Metrics, now
+from backend.artifacts.artifact import Artifact, Metrics, Training, now
 from backend.artifacts.compared import Answered, Change, Compared, ComparedRow
 from backend.artifacts.scores import Score, Scores
 from backend.data.options import RowsOptions
@@ -77,8 +78,14 @@ def test_a_training_that_hurt_or_shows_nothing_is_not_green(change: Change, kind
     assert f'class="panel quality {kind}"' in rows([made], {})
 
 
-def test_results_without_rows_have_no_such_panel() -> None:
-    assert rows([], {}) == ""
+def test_who_kept_no_rows_out_of_the_training_is_told_what_that_would_show() -> None:
+    training = Training(
+        dataset="demo", rows=9, validation_rows=0, tokens=90, learned_tokens=50, steps=1, planned_steps=1, train_loss=2
+    )  # fmt: skip
+    tuned = replace(MERGED, artifact=MERGED.artifact.model_copy(update={"training": training, "metrics": METRICS}))
+    assert "Set <b>Validation size</b>" in rows([tuned], {})
+    plain = replace(MERGED, artifact=MERGED.artifact.model_copy(update={"metrics": METRICS}))
+    assert rows([plain], {}) == ""
 
 
 def test_benchmarks_stand_in_the_report_with_their_standard_errors() -> None:

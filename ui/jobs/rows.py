@@ -10,6 +10,12 @@ from ui.studio import Result
 _NAMES = {"base": "Base model", "tuned": "Tuned", "quantized": "Quantized", "result": "Result"}
 _HEAD = ("Loss", "Against the base model", "Rows better", "Rows worse", "Short answers right")
 
+_UNANSWERED = (
+    '<section class="panel"><header><h2>Answers to your rows</h2></header><p class="quiet">Nothing shows whether tuning'
+    " helped: no rows were kept out of the training. Set <b>Validation size</b> beside the training data, to 40 for"
+    " example, and base, tuned and quantized model answer these rows.</p></section>"
+)
+
 Worst = Mapping[str, Sequence[ComparedRow]]
 """By the key of a result, the rows that it answers worst."""
 
@@ -23,7 +29,7 @@ def rows(results: Sequence[Result], worst: Worst) -> str:
     """
     found = [(r, r.artifact.metrics.rows) for r in results if r.artifact.metrics and r.artifact.metrics.rows]
     if not found:
-        return ""
+        return _UNANSWERED if any(map(_kept_none_out, results)) else ""
     named = {_name(result, one): one for result, compared in found for one in compared.models}
     several = sum(result.artifact.kind == "quantized" for result, _ in found) > 1
     said = dict.fromkeys(_sentence(r, name, text, several) for r, c in found for name, text in c.sentences.items())
@@ -36,6 +42,12 @@ def rows(results: Sequence[Result], worst: Worst) -> str:
         f' of {escape(first.data)}</p></header><div class="verdict">{told}</div>{_table(first, named)}'
         f'<p class="quiet">{escape(first.legend)}</p>{sides}</section>'
     )
+
+
+def _kept_none_out(result: Result) -> bool:
+    """Return whether a result was tuned and measured, and no row was left to see whether that helped."""
+    training = result.artifact.training
+    return training is not None and training.validation_rows == 0 and result.artifact.metrics is not None
 
 
 def _name(result: Result, one: Answered) -> str:
