@@ -161,40 +161,44 @@ def compared(rows: Rows, said: dict[ModelName, Said]) -> tuple[Compared, tuple[C
         said: By model, the base model first, the result last.
     """
     tokens = np.array([row.tokens for row in rows.rows], dtype=np.float64)
-    right = {name: _right(rows.rows, one) for name, one in said.items()}
-    names = list(said)
-
-    def change(one: ModelName, other: ModelName) -> Change:
-        sums = np.stack([tokens, said[one].losses - said[other].losses], 1)
-        found = intervals(sums, lambda drawn: drawn[:, 1:] / drawn[:, :1])
-        return Change(
-            loss=float(sums[:, 1].sum() / tokens.sum()),
-            interval=found[0] if found else None,
-            better=int((sums[:, 1] < 0).sum()),
-            worse=int((sums[:, 1] > 0).sum()),
-            gained=int((right[one] & ~right[other]).sum()),
-            lost=int((right[other] & ~right[one]).sum()),
-        )
-
-    models = tuple(
-        Answered(
-            name=name,
-            loss=float(one.losses.sum() / tokens.sum()),
-            right=int(right[name].sum()),
-            change=change(name, "base") if name != "base" else None,
-            cost=change(name, "tuned") if name == "quantized" and "tuned" in said else None,
-        )
-        for name, one in said.items()
-    )
-    short = sum(row.short for row in rows.rows)
     found = Compared(
-        data=rows.data, held_out=rows.held_out, rows=len(tokens), tokens=int(tokens.sum()), short=short, models=models
+        data=rows.data,
+        held_out=rows.held_out,
+        rows=len(tokens),
+        tokens=int(tokens.sum()),
+        short=sum(row.short for row in rows.rows),
+        models=tuple(
+            Answered(
+                name=name,
+                loss=float(one.losses.sum() / tokens.sum()),
+                right=int(_right(rows.rows, one).sum()),
+                change=_change(rows.rows, tokens, one, said["base"]) if name != "base" else None,
+                cost=_change(rows.rows, tokens, one, said["tuned"])
+                if name == "quantized" and "tuned" in said
+                else None,
+            )
+            for name, one in said.items()
+        ),
     )
-    lost = right["base"] & ~right[names[-1]]
-    last = said[names[-1]].losses / tokens
-    worst = sorted(range(len(tokens)), key=lambda i: (not lost[i], -last[i]))[:SHOWN]
-    return found, tuple(_shown(rows.rows[i], [one.texts[i] for one in said.values()],
-                               [one.losses[i] / tokens[i] for one in said.values()]) for i in worst)  # fmt: skip
+    *_, last = said.values()
+    lost = _right(rows.rows, said["base"]) & ~_right(rows.rows, last)
+    worst = sorted(range(len(tokens)), key=lambda i: (not lost[i], -last.losses[i] / tokens[i]))[:SHOWN]
+    return found, tuple(_shown(i, rows.rows[i], list(said.values())) for i in worst)
+
+
+def _change(rows: Sequence[Row], tokens: NDArray[np.float64], one: Said, other: Said) -> Change:
+    """Say how answers differ from others to the same rows, of so many tokens each, [rows]."""
+    sums = np.stack([tokens, one.losses - other.losses], 1)
+    found = intervals(sums, lambda drawn: drawn[:, 1:] / drawn[:, :1])
+    right, before = _right(rows, one), _right(rows, other)
+    return Change(
+        loss=float(sums[:, 1].sum() / tokens.sum()),
+        interval=found[0] if found else None,
+        better=int((sums[:, 1] < 0).sum()),
+        worse=int((sums[:, 1] > 0).sum()),
+        gained=int((right & ~before).sum()),
+        lost=int((before & ~right).sum()),
+    )
 
 
 def _right(rows: Sequence[Row], said: Said) -> NDArray[np.bool_]:
@@ -202,11 +206,13 @@ def _right(rows: Sequence[Row], said: Said) -> NDArray[np.bool_]:
     return np.array([row.short and text == row.expected for row, text in zip(rows, said.texts, strict=True)])
 
 
-def _shown(row: Row, answers: list[str | None], losses: list[float]) -> ComparedRow:
+def _shown(place: int, row: Row, said: Sequence[Said]) -> ComparedRow:
+    """Return a row with what each model makes of it, at its place among all."""
+    texts = [one.texts[place] for one in said]
     return ComparedRow(
         row=row.number,
         prompt=shortened(row.question, LETTERS),
         expected=shortened(row.expected, LETTERS),
-        answers=tuple(text and shortened(text, LETTERS) for text in answers),
-        losses=tuple(round(float(loss), 4) for loss in losses),
+        answers=tuple(text and shortened(text, LETTERS) for text in texts),
+        losses=tuple(round(float(one.losses[place]) / row.tokens, 4) for one in said),
     )

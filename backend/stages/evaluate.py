@@ -44,11 +44,9 @@ def run(work: Work, token: str | None, report: Report) -> None:
     measured = [work.given.folder] if work.given else models(work.job)
     found = _measured(work, base, measured, report)
     for result, (answers, worst) in compare(work, _before(work, base), _kinds(work, measured), report).items():
-        found[result] = found[result].model_copy(update={"rows": answers})
+        found[result] = _kept(result, found[result].model_copy(update={"rows": answers}))
         write_worst(folder, result.name, worst)
     for result, metrics in found.items():
-        if (result / MANIFEST).is_file():
-            record(result, metrics=metrics)
         report.log(f"{result.name}: {metrics.words}")
     options: EvaluateOptions = work.options
     public = options.with_files({field: path.name for field, path in options.files().items()})
@@ -78,8 +76,15 @@ def _measured(work: Work, base: Path, results: list[Path], report: Report) -> di
         reference = _reference(work, base, result)
         speeds = _speeds(reference, result, timed, report) if options.answers else {}
         more = {**speeds, "tasks": score(reference, result, options, report)} if options.tasks else speeds
-        found[result] = measure(reference, result, text, options, report).model_copy(update=more)
+        found[result] = _kept(result, measure(reference, result, text, options, report).model_copy(update=more))
     return found
+
+
+def _kept(result: Path, metrics: Metrics) -> Metrics:
+    """Record with a result what was measured of it, where it is an artifact."""
+    if (result / MANIFEST).is_file():
+        record(result, metrics=metrics)
+    return metrics
 
 
 def _before(work: Work, base: Path) -> dict[ModelName, Path]:

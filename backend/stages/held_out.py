@@ -4,25 +4,28 @@ import heapq
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import TypeAdapter
 
 from backend.artifacts.compared import Compared, ComparedRow, ModelName
-from backend.data.examine import load
+from backend.data.examine import Dataset, load
 from backend.data.fetch import read_sources
 from backend.data.findings import Ledger
-from backend.data.options import DatasetOptions
+from backend.data.options import DatasetOptions, RowsOptions, is_file
 from backend.data.samples import Sample
 from backend.disk import read_whole, write_whole
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.model_folder import read_config, stops_in
-from backend.models.config import embedded, longest_window
+from backend.models.config import context_length, embedded, longest_window
 from backend.options import faults_of
 from backend.progress import Report
 from backend.recipes import Recipe
 from backend.stages.work import Work
+
+if TYPE_CHECKING:  # the page reads what was found, and needs none of that
+    from backend.answering import Rows
 
 _SHOWN = TypeAdapter(tuple[ComparedRow, ...])
 
@@ -45,33 +48,35 @@ def chosen(work: Work, report: Report) -> Chosen | None:
     options: EvaluateOptions = work.options
     recipe = work.spec.carried_out
     tuning = recipe.tuning if isinstance(recipe, Recipe) else None
-    longest = min(options.max_seq_length, tuning.max_length) if tuning else options.max_seq_length
     if not options.num_rows or not (options.rows or tuning):
         return None
-    trained = _trained(work) if tuning else None
+    sources = read_sources(work.fetch_folder) if tuning else None
+    trained = load(sources.train, tuning, sources.validation) if tuning and sources else None
     if options.rows:
-        with faults_of("rows"):
-            read = DatasetOptions.all_of(options.rows)
-            found = load(read_sources(work.fetch_folder / f"rows-{work.number}").train, read).train()
-        seen = {sample.digest for sample in trained.train()} if trained else set[int]()
-        kept = [sample for sample in found if sample.digest not in seen]
-        data = read.model_copy(update={"dataset": Path(read.dataset).name}) if read.dataset.startswith("/") else read
-        return Chosen(data.dataset, False, _few(kept, options.num_rows), longest)
-    assert trained
-    assert tuning
-    samples = _few(trained.validation(), options.num_rows)
-    if not samples:
-        report.log("No rows were kept out of the training (validation_size): whether it helped is not measured.")
-        return None
-    public = tuning.with_files({field: path.name for field, path in tuning.files().items()})
-    return Chosen(public.validation_dataset or public.dataset, True, samples, longest)
+        found = _named(options.rows, work, trained, report)
+    else:
+        assert trained
+        assert tuning
+        public = tuning.with_files({field: path.name for field, path in tuning.files().items()})
+        data = public.validation_dataset or public.dataset
+        found = Chosen(data, True, _few(trained.validation(), options.num_rows), options.max_seq_length)
+        if not found.samples:
+            report.log("No rows were kept out of the training (validation_size): whether it helped is not measured.")
+    longest = min(options.max_seq_length, tuning.max_length) if tuning else options.max_seq_length
+    return found._replace(longest=longest) if found.samples else None
 
 
-def _trained(work: Work) -> Any:
-    """Return the rows of the recipe's own training."""
-    sources = read_sources(work.fetch_folder)
-    assert work.recipe.tuning
-    return load(sources.train, work.recipe.tuning, sources.validation)
+def _named(rows: RowsOptions, work: Work, trained: Dataset | None, report: Report) -> Chosen:
+    """Return the rows that the step names, but for those that were trained on."""
+    options = DatasetOptions.all_of(rows)
+    with faults_of("rows"):
+        found = list(load(read_sources(work.fetch_folder / f"rows-{work.number}").train, options).train())
+    seen = {sample.digest for sample in trained.train()} if trained else set[int]()
+    kept = [sample for sample in found if sample.digest not in seen]
+    if left := len(found) - len(kept):
+        report.log(f"{left} of {len(found)} rows were trained on: they are not answered.")
+    data = Path(rows.dataset).name if is_file(rows.dataset) else rows.dataset
+    return Chosen(data, False, _few(kept, work.options.num_rows), work.options.max_seq_length)
 
 
 def _few(samples: Iterable[Sample], most: int) -> tuple[Sample, ...]:
@@ -79,7 +84,7 @@ def _few(samples: Iterable[Sample], most: int) -> tuple[Sample, ...]:
     return tuple(sorted(few, key=lambda sample: sample.row))
 
 
-def rendered_rows(chosen: Chosen, folder: Path, report: Report) -> Any:
+def rendered_rows(chosen: Chosen, folder: Path, report: Report) -> "Rows | None":
     """Render samples as a model reads them; return None where there is nothing that it can read.
 
     Args:
@@ -87,7 +92,7 @@ def rendered_rows(chosen: Chosen, folder: Path, report: Report) -> Any:
         folder: Of the model: tokenizer, chat template, stops.
         report: Receives what is left out.
     """
-    from backend.answering import Row, Rows
+    from backend.answering import WRITTEN, Row, Rows
     from backend.finetune.rendered import rendered
     from backend.finetune.rendering import Renderer, stops_of
     from backend.models.loading import load_tokenizer
@@ -106,6 +111,8 @@ def rendered_rows(chosen: Chosen, folder: Path, report: Report) -> Any:
             f"{left} of {len(samples)} rows are not answered: they have more than {length} tokens, or no answer."
         )
     rows = [Row(row.row, *_asked(samples[row.row], tokenizer), row.input_ids, row.labels) for row in whole]
+    limit = context_length(read_config(folder))
+    rows = [row._replace(prompt=[]) if limit and len(row.prompt) + WRITTEN > limit else row for row in rows]
     return Rows(chosen.data, chosen.held_out, rows, tokenizer, stops) if rows else None
 
 

@@ -5,11 +5,16 @@ import json
 import pytest
 
 from backend.__main__ import main
+from backend.answering import answered
 from backend.artifacts.sealing import open_artifact
 from backend.data.examine import load
 from backend.data.files.rows import Source
+from backend.data.samples import Message, Sample
 from backend.finetune.options import FinetuneOptions
+from backend.options import parse
+from backend.progress import silent
 from backend.publish.card.card import build_card
+from backend.stages.held_out import Chosen, rendered_rows
 
 pytestmark = pytest.mark.real
 
@@ -62,7 +67,8 @@ def test_a_tuned_and_quantized_model_answers_the_rows_that_its_training_kept_out
     assert (found["data"], found["held_out"], found["rows"]) == ("mine.jsonl", True, 8)
     assert found["models"][1]["change"]["loss"] < -1  # it has learned to speak of zebras
     assert found["models"][1] == merged["metrics"]["rows"]["models"][1]
-    kept_out = {s.row for s in load(Source(name="x", files=(data,)), FinetuneOptions(**tuning)).validation()}
+    options = parse(FinetuneOptions, tuning, context={"paths": True})
+    kept_out = {sample.row for sample in load(Source(name="x", files=(data,)), options).validation()}
     assert {row["row"] for row in quantized["worst_rows"]} < kept_out
     assert all(SECRET in row["expected"] and len(row["answers"]) == 3 for row in quantized["worst_rows"])
     assert "Tuning helped: over 8 held-out rows" in err
@@ -78,7 +84,8 @@ def test_rows_that_were_trained_on_are_not_answered_and_who_keeps_none_out_is_to
     data, others = rows(tmp_path / "mine.jsonl", 12), rows(tmp_path / "others.jsonl", 20)
     tuning = {"dataset": str(data), "num_train_epochs": 1}
     path = recipe(tmp_path, tiny_model, tuning, rows={"dataset": str(others)})
-    done, _ = run(capsys, "run", path, "--output", tmp_path / "out")
+    done, err = run(capsys, "run", path, "--output", tmp_path / "out")
+    assert "12 of 20 rows were trained on: they are not answered." in err
     found = done["artifacts"][-1]["metrics"]["rows"]
     assert (found["data"], found["held_out"], found["rows"]) == ("others.jsonl", False, 8)
     assert {row["row"] for row in done["artifacts"][-1]["worst_rows"]} < set(range(13, 21))
@@ -103,3 +110,22 @@ def test_a_folder_is_measured_on_rows_that_are_named(tiny_model, tmp_path, capsy
     assert code == 0, err
     assert "rows that it answers worst:" in out
     assert f"  expected  The {SECRET}" in out
+
+
+def test_a_model_of_few_positions_has_its_losses_compared_and_is_asked_nothing(tiny_model, tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from backend.models.loading import load_tokenizer
+
+    folder = tmp_path / "short"
+    GPT2LMHeadModel(GPT2Config(vocab_size=256, n_positions=60, n_embd=32, n_layer=1, n_head=2)).save_pretrained(folder)
+    load_tokenizer(tiny_model).save_pretrained(folder)
+    turns = (Message("user", "What is it?"), Message("assistant", "Yes."))
+    long = (Message("user", "What? " * 30), Message("assistant", "Yes."))
+    samples = (Sample(1, turns), Sample(2, long))
+    found = rendered_rows(Chosen("mine", True, samples, 2048), folder, silent())
+    assert [row.number for row in found.rows] == [1]  # the other does not fit
+    assert found.rows[0].prompt == []  # nor would 48 tokens of an answer
+    said = answered(folder, found, silent())
+    assert said.texts == [None]
+    assert said.losses[0] > 0
