@@ -8,7 +8,7 @@ from pydantic import Field
 from backend.artifacts.sealing import open_artifact
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP, admitted, hub_token, local_or_id
-from backend.cli.words import worst_words
+from backend.cli.words import worst_data, worst_words
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.jobs.foreground import Terminal, finished
@@ -42,7 +42,7 @@ class _Evaluate(Command):
             worst = read_worst(job, folder.name)
         assert metrics
         lines = [metrics.words, *worst_words(metrics, worst)]
-        self.say(metrics.model_dump() | {"worst_rows": [row.model_dump() for row in worst]}, "\n".join(lines))
+        self.say({**metrics.model_dump(), **worst_data(worst)}, "\n".join(lines))
 
 
 def absolute_text(options: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from backend.artifacts.compared import ComparedRow
 from backend.artifacts.sealing import open_artifact
 from backend.cli.command import Command
 from backend.cli.names import hub_token
-from backend.cli.words import summary, words, worst_words
+from backend.cli.words import summary, words, worst_data, worst_words
 from backend.jobs.foreground import Terminal, check_output, finished, move
 from backend.quantize import METHODS
 from backend.quantize.calibrated.several_layouts import KEY
@@ -75,7 +75,6 @@ def told(
     results, lines = [], []
     for folder, rows in zip(folders, worst or [()] * len(folders), strict=True):
         artifact = open_artifact(folder)
-        shown = {"worst_rows": [row.model_dump() for row in rows]} if rows else {}
-        results.append({"output": str(folder), **summary(artifact), **shown})
+        results.append({"output": str(folder), **summary(artifact), **worst_data(rows)})
         lines.append("\n".join([f"{folder}\n{words(artifact)}", *worst_words(artifact.metrics, rows)]))
     return results, lines

@@ -57,3 +57,8 @@ def worst_words(metrics: Metrics | None, worst: Sequence[ComparedRow]) -> list[s
         return []
     names = [one.name for one in metrics.rows.models]
     return [f"The {len(worst)} rows that it answers worst:", *(row.words(names) for row in worst)]
+
+
+def worst_data(worst: Sequence[ComparedRow]) -> dict[str, Any]:
+    """Return the same for a script."""
+    return {"worst_rows": [row.model_dump() for row in worst]} if worst else {}
