@@ -9,7 +9,7 @@ DATA := $(or $(WEIGHTSMITH_DATA),data)
 app: $(VENV)/.app
 	$(BIN)/python app.py
 
-test: $(VENV)/.dev chromium tests/node/node_modules $(VENV)-cards/ready vllm
+test: $(VENV)/.dev chromium tests/node/node_modules $(VENV)-cards/ready $(VENV)-tasks/ready vllm
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # What answers within minutes while one works: nothing that runs the demo model, a server or a browser.
@@ -66,9 +66,9 @@ tests/node/node_modules: tests/node/package-lock.json
 	npm ci --prefix tests/node --no-audit --no-fund --loglevel=error
 	touch $@
 
-# What cards of GPTQ, AWQ and compressed-tensors say to install, in an environment over the app's: its packages are seen
-# there and stay as they are.
-$(VENV)-cards/ready: requirements-cards.txt $(VENV)/.app
+# What cards of GPTQ, AWQ and compressed-tensors say to install, and what benchmarks are run with, each in an environment
+# over the app's: its packages are seen there and stay as they are.
+$(VENV)-%/ready: requirements-%.txt $(VENV)/.app
 	rm -rf $(@D)
 	$(BIN)/python -m venv $(@D)
 	realpath $(VENV)/lib/python*/site-packages > $$(echo $(@D)/lib/python*/site-packages)/app.pth
@@ -76,4 +76,4 @@ $(VENV)-cards/ready: requirements-cards.txt $(VENV)/.app
 	touch $@
 
 clean:
-	rm -rf tests/node/node_modules $(VENV) $(VENV)-cards $(VENV)-vllm
+	rm -rf tests/node/node_modules $(VENV) $(VENV)-cards $(VENV)-tasks $(VENV)-vllm

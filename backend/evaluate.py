@@ -8,20 +8,24 @@ other way round (arXiv 2407.09141); the answer is the next token here.
 """
 
 import math
+import re
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+import numpy as np
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from backend.artifacts.artifact import Answer, Metrics
+from backend.artifacts.artifact import Answer, Intervals, Metrics
+from backend.data.options import RowsOptions, named
 from backend.errors import SpecError
+from backend.intervals import intervals
 from backend.model_folder import read_config
 from backend.models.chat_template import chat_text
 from backend.models.config import context_length, quantization
 from backend.models.loading import check_embedded, load_tokenizer, pad_within, window_length
 from backend.models.tokens import around
-from backend.options import Frozen
+from backend.options import ADVANCED, Frozen
 from backend.progress import Report
 from backend.quantize.compressed_tensors import rounds_inputs
 from backend.quantize.packed import is_unpacked, load
@@ -47,7 +51,7 @@ TIMED_TOKENS = 16  # decoded alone, one after the other
 class EvaluateOptions(Stage):
     """What is measured, on which text."""
 
-    NAMES = ("text",)
+    NAMES = ("text", "rows", "tasks")
     gpu = True
 
     stage: Literal["evaluate"] = "evaluate"
@@ -73,15 +77,72 @@ class EvaluateOptions(Stage):
         " that serves the result.",
     )
 
+    rows: Annotated[RowsOptions | None, BeforeValidator(named)] = Field(
+        None,
+        description="Rows whose answers are compared too: a file of rows, or a Hub data set. Empty: those that the"
+        " recipe's own training kept out (validation_size), where there are any.",
+        json_schema_extra={"file": True},
+    )
+    num_rows: int = Field(
+        40, ge=0, le=10_000, description="Rows that are answered at most; 0: none. More: surer, and as much more time."
+    )
+
+    tasks: tuple[str, ...] = Field(
+        (),
+        description="Benchmarks of lm-eval that both models take too, such as arc_easy; on your own machine also a"
+        " task's YAML file. They take an extra package: pip install lm-eval.",
+        json_schema_extra=ADVANCED,
+    )
+    num_fewshot: int | None = Field(
+        None, ge=0, le=100, description="Solved examples before each one of a task.", json_schema_extra=ADVANCED
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Examples of each task at most. Empty: all.", json_schema_extra=ADVANCED
+    )
+    apply_chat_template: bool = Field(
+        False, description="Ask the tasks through the model's chat template.", json_schema_extra=ADVANCED
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        context = info.context or {}
+        if context.get("stored"):
+            return value
+        return tuple(_task(text, bool(context.get("paths")), context.get("folder") or Path()) for text in value)
+
     def files(self) -> dict[str, Path]:
-        """Return the text's file, which in a recipe file may be named relative to it."""
-        return {"text": Path(self.text)} if self.text else {}
+        """Return its files; that of the text may be named relative to a recipe file."""
+        return super().files() | ({"text": Path(self.text)} if self.text else {})
 
     @model_validator(mode="after")
     def _one_source(self) -> "EvaluateOptions":
         if self.text and self.dataset:
             raise ValueError("dataset: excludes text: give one of them")
         return self
+
+
+def _task(text: str, paths: bool, folder: Path) -> str:
+    """Return the name of a task, or the absolute path of its file.
+
+    Args:
+        text: What was typed.
+        paths: Whether a file of this machine may be meant: it can name functions that are run.
+        folder: What a relative path starts from.
+    """
+    if not text.endswith((".yaml", ".yml")):
+        if not _TASK.fullmatch(text):
+            raise ValueError(f"{text[:80]!r} is not a task's name: `lm-eval ls tasks` lists them")
+        return text
+    if not paths:
+        raise ValueError(f"{text[:80]!r} is a file of this machine: name a task of lm-eval")
+    path = (folder / Path(text).expanduser()).resolve()
+    if not path.is_file():
+        raise ValueError(f"{text[:80]!r} is not a file: check the path")
+    return str(path)
+
+
+_TASK = re.compile(r"\w[\w.+-]*")
 
 
 class Text(Frozen):
@@ -112,7 +173,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
     vocabulary = models[0].config.get_text_config().vocab_size
     if (largest := max(map(max, windows))) >= vocabulary:
         check_embedded(load_tokenizer(reference), largest, vocabulary, reference.name)
-    sums = _Sums()
+    sums = _Sums(len(windows))
     total = len(windows) * (length - first)
     report.progress("measuring", 0, total, "tokens")
     with torch.inference_mode():
@@ -121,7 +182,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
             logits = [model(input_ids=tokens, use_cache=False).logits[0, first - 1 : -1] for model in models]
             for start in range(0, length - first, ROWS):
                 rows = [part[start : start + ROWS].float() for part in logits]
-                sums.add(rows[0], rows[1], tokens[0, first + start : first + start + ROWS])
+                sums.add(i, rows[0], rows[1], tokens[0, first + start : first + start + ROWS])
             del logits, rows  # the next window's come before these would go
             report.progress("measuring", (i + 1) * (length - first), total, "tokens")
     metrics = sums.metrics(text.name, _convention(len(windows), length, len(before), result))
@@ -247,21 +308,19 @@ def _convention(windows: int, length: int, before: int, result: Path) -> str:
 
 
 class _Sums:
-    """Running sums over tokens; the KL's percentile comes from a histogram with 230 bins a decade (1 % wide)."""
+    """Running sums over the tokens of each window, and a histogram of the KL with 230 bins a decade (1 % wide)."""
 
     LOW = -10.0  # log10 of nats; below it the two are equal for any purpose
     HIGH = 3.0
     BINS = 2990
 
-    def __init__(self) -> None:
+    def __init__(self, windows: int) -> None:
         import torch
 
-        self.tokens = 0
-        self.kl = self.nll = self.reference_nll = 0.0
-        self.agreed = self.flipped = 0
+        self.windows = np.zeros((windows, 6))  # tokens, KL, log-likelihoods of both, agreed, flipped
         self.histogram = torch.zeros(self.BINS, dtype=torch.int64)
 
-    def add(self, reference: Any, result: Any, target: Any) -> None:
+    def add(self, window: int, reference: Any, result: Any, target: Any) -> None:
         """Add tokens: logits [tokens, vocabulary] in float32 of both, and the true next token ids [tokens]."""
         import torch
 
@@ -272,29 +331,41 @@ class _Sums:
         if not torch.isfinite(kl).all():
             raise SpecError("The result gives numbers that are not finite: the model is broken, do not publish it.")
         index = target[:, None]
-        self.tokens += len(target)
-        self.kl += kl.sum().item()
-        self.nll -= q.gather(1, index).double().sum().item()
-        self.reference_nll -= p.gather(1, index).double().sum().item()
         before, after = reference.argmax(-1), result.argmax(-1)
-        self.agreed += int((before == after).sum())
-        self.flipped += int(((before == target) != (after == target)).sum())
+        self.windows[window] += (
+            len(target),
+            kl.sum().item(),
+            q.gather(1, index).double().sum().item(),
+            p.gather(1, index).double().sum().item(),
+            int((before == after).sum()),
+            int(((before == target) != (after == target)).sum()),
+        )
         place = (kl.clamp(min=1e-300).log10() - self.LOW) / (self.HIGH - self.LOW) * self.BINS
         self.histogram += torch.bincount(place.long().clamp(0, self.BINS - 1).cpu(), minlength=self.BINS)
 
     def metrics(self, text: str, convention: str) -> Metrics:
         """Return the figures of all tokens so far."""
+        count, kl, likelihood, reference, agreed, flipped = self.windows.sum(0).tolist()
         below = self.histogram.cumsum(0)
-        place = int((below < math.ceil(0.99 * self.tokens)).sum())
+        place = int((below < math.ceil(0.99 * count)).sum())
         step = (self.HIGH - self.LOW) / self.BINS
+        sure = intervals(self.windows, _figures)
         return Metrics(
-            kl_mean=self.kl / self.tokens,
+            kl_mean=kl / count,
             kl_p99=0.0 if place == 0 else 10 ** (self.LOW + (place + 0.5) * step),
-            top1_agreement=self.agreed / self.tokens,
-            flips=self.flipped / self.tokens,
-            perplexity=math.exp(self.nll / self.tokens),
-            reference_perplexity=math.exp(self.reference_nll / self.tokens),
-            tokens=self.tokens,
+            top1_agreement=agreed / count,
+            flips=flipped / count,
+            perplexity=math.exp(-likelihood / count),
+            reference_perplexity=math.exp(-reference / count),
+            tokens=int(count),
             text=text,
             convention=convention,
+            windows=len(self.windows),
+            intervals=Intervals(**dict(zip(Intervals.model_fields, sure, strict=True))) if sure else None,
         )
+
+
+def _figures(sums: Any) -> Any:
+    """Return what there are intervals of, in the order of Intervals, from the sums of some windows, [draws, sums]."""
+    count, kl, likelihood, reference, agreed, flipped = sums.T
+    return np.stack([kl / count, agreed / count, flipped / count, np.expm1((reference - likelihood) / count)], 1)

@@ -59,6 +59,26 @@ def test_the_figures_are_those_of_a_direct_computation(tiny_model, nf4_model):
     assert found.flips == pytest.approx(flips)
 
 
+def test_every_figure_lies_in_an_interval_that_comes_out_the_same_again(tiny_model, nf4_model):
+    options = EvaluateOptions(max_seq_length=16, num_samples=12, answers=False)
+    found, again = (measure(tiny_model, nf4_model, PROSE, options, silent()) for _ in range(2))
+    assert found.intervals == again.intervals
+    assert found.windows == 12
+    for name, (low, high) in found.intervals.model_dump().items():
+        assert low <= getattr(found, name) <= high, name
+    low, high = found.intervals.kl_mean
+    assert low < high
+    assert f"KL mean {found.kl_mean:.4f} [{low:.4f}, {high:.4f}]" in found.words
+    assert "95% intervals, from how much the 12 windows differ" in found.words
+
+
+def test_too_few_windows_have_no_interval_and_the_report_says_why(tiny_model, nf4_model):
+    options = EvaluateOptions(max_seq_length=16, num_samples=4, answers=False)
+    found = measure(tiny_model, nf4_model, PROSE, options, silent())
+    assert found.intervals is None
+    assert "4 windows cannot tell how far these figures may be off: measure on 5 or more." in found.words
+
+
 def test_no_time_of_the_prompts_goes_into_the_speed_of_writing(tiny_model):
     model, pauses = load_causal_lm(tiny_model, silent()), iter([0, 0.5, 0])  # of a machine that others use, too
 

@@ -17,11 +17,11 @@ FLOORS = (
     ("jobs",),
     ("stages",),
     ("recipes", "spec"),
-    ("finetune", "merge", "quantize", "evaluate", "check", "publish", "serve"),
+    ("finetune", "merge", "quantize", "evaluate", "answering", "tasks", "check", "publish", "serve"),
     ("data", "models", "artifacts", "stage", "executors"),
     ("hub", "weights", "machine", "processes"),
-    ("options", "progress", "errors", "disk", "settings", "strict_json", "strict_yaml", "model_folder", "credentials",
-     "backend"),
+    ("options", "progress", "errors", "disk", "intervals", "settings", "strict_json", "strict_yaml", "model_folder",
+     "credentials", "backend"),
 )  # fmt: skip
 """From the top: packages and modules of `backend/`, `ui/` and `app.py`; `backend` alone is its version."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.artifacts.artifact import MODELS, Artifact, Training
+from backend.artifacts.compared import ComparedRow
 from backend.artifacts.sealing import open_artifact
 from backend.errors import JobError, SpecError
 from backend.hub.ids import DEMO
@@ -22,6 +23,7 @@ from backend.settings import Settings
 from backend.spec import Spec
 from backend.stage import Stage
 from backend.stages import STEPS, quantize
+from backend.stages.held_out import read_worst
 from backend.stages.work import base_folder, trained_on
 from ui.kit.format import ago, size
 from ui.visitor import alone
@@ -147,6 +149,10 @@ class Studio:
         """Return what one job has made, in the order in which it made it."""
         folders = self.supervisor.artifacts(job.id, owner) if job.kind == "recipe" else []
         return [Result(job, folder, open_artifact(folder)) for folder in folders]
+
+    def worst_rows(self, results: Sequence[Result]) -> dict[str, tuple[ComparedRow, ...]]:
+        """Return the rows that results answer worst, by their keys."""
+        return {result.key: read_worst(self.settings.jobs / result.job.id, result.folder.name) for result in results}
 
     def models(self, owner: str) -> list[Model]:
         """Return what an owner can chat with, newest first, then the base models, each once."""

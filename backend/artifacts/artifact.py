@@ -14,7 +14,10 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from backend import __version__
+from backend.artifacts.compared import Compared
+from backend.artifacts.scores import Scores
 from backend.disk import JOURNAL
+from backend.intervals import FEWEST, LEVEL, Interval, between
 from backend.options import Frozen
 
 MANIFEST = "artifact.json"
@@ -63,6 +66,15 @@ class Answer(Frozen):
     result: str
 
 
+class Intervals(Frozen):
+    """Between which figures 95 of 100 such measurements would hold the true one, from how much the windows differ."""
+
+    kl_mean: Interval
+    top1_agreement: Interval
+    flips: Interval
+    perplexity_change: Interval = Field(description="The perplexity over the reference's, less 1.")
+
+
 class Metrics(Frozen):
     """What was measured; `convention` says how, in one line, for the card."""
 
@@ -77,7 +89,11 @@ class Metrics(Frozen):
     tokens: int = Field(gt=0, description="Predicted tokens measured on.")
     text: str = Field(description="Name of the text or data set.")
     convention: str = Field(description="How it was measured.")
+    windows: int | None = Field(None, gt=0, description="Of the text; None: nobody counted them.")
+    intervals: Intervals | None = Field(None, description="None: there were too few windows, or nobody computed them.")
     answers: tuple[Answer, ...] = Field((), description="Of both to the same prompts.")
+    rows: Compared | None = Field(None, description="How its answers to rows compare, where there were rows.")
+    tasks: Scores | None = Field(None, description="Benchmarks that were asked for.")
     tokens_per_second: float | None = Field(
         None,
         description="That the result writes alone, one after the other, on the artifact's hardware.",
@@ -88,11 +104,36 @@ class Metrics(Frozen):
     @property
     def words(self) -> str:
         """How much worse the result is, for a person."""
-        return (
-            f"perplexity {self.perplexity:.2f} (reference {self.reference_perplexity:.2f}), KL mean {self.kl_mean:.4f},"
-            f" 99th percentile {self.kl_p99:.3f}, top-1 agreement {self.top1_agreement:.1%}, {self.tokens} tokens of"
-            f" {self.text}"
+        change = f", {self.perplexity_change:+.1%}{between(self.interval('perplexity_change'), '+.1%')}"
+        text = (
+            f"perplexity {self.perplexity:.2f} (reference {self.reference_perplexity:.2f}{change}), KL mean"
+            f" {self.kl_mean:.4f}{between(self.interval('kl_mean'), '.4f')}, 99th percentile {self.kl_p99:.3f}, top-1"
+            f" agreement {self.top1_agreement:.1%}{between(self.interval('top1_agreement'), '.1%')},"
+            f" {self.tokens} tokens of {self.text}"
         )
+        said = [f"{text}. {self.sureness}" if self.windows else text]
+        said += [f"{self.rows.words} {self.rows.legend}"] if self.rows else []
+        said += [self.tasks.words] if self.tasks else []
+        return "\n".join(said)
+
+    def interval(self, figure: str) -> Interval | None:
+        """Return the interval of a figure, by its name in Intervals, where there is one."""
+        return getattr(self.intervals, figure) if self.intervals else None
+
+    @property
+    def perplexity_change(self) -> float:
+        """The perplexity over the reference's, less 1."""
+        return self.perplexity / self.reference_perplexity - 1
+
+    @property
+    def sureness(self) -> str:
+        """What the intervals are, or why there are none; nothing where nobody counted the windows."""
+        if self.windows is None:
+            return ""
+        drawn = f"{self.windows} window{'' if self.windows == 1 else 's'}"
+        if self.intervals:
+            return f"In brackets: {LEVEL:.0%} intervals, from how much the {drawn} differ."
+        return f"{drawn} cannot tell how far these figures may be off: measure on {FEWEST} or more."
 
 
 class Check(Frozen):

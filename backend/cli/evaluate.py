@@ -8,6 +8,7 @@ from pydantic import Field
 from backend.artifacts.sealing import open_artifact
 from backend.cli.command import Argument, Command, with_options
 from backend.cli.names import MODEL_HELP, admitted, hub_token, local_or_id
+from backend.cli.words import worst_data, worst_words
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
 from backend.jobs.foreground import Terminal, finished
@@ -15,8 +16,10 @@ from backend.models.inspection import inspect
 from backend.options import parse
 from backend.settings import load_settings
 from backend.stages.estimate import converts
+from backend.stages.held_out import read_worst
 from backend.stages.kinds import Evaluation
 from backend.stages.work import stage_folder
+from backend.tasks import check_installed
 
 
 class _Evaluate(Command):
@@ -26,7 +29,8 @@ class _Evaluate(Command):
 
     def run(self) -> None:
         settings, folder = load_settings().writable(), admitted(self.folder)
-        options = parse(EvaluateOptions, absolute_text(self.given(EvaluateOptions)))
+        options = parse(EvaluateOptions, absolute_text(self.given(EvaluateOptions)), context={"paths": True})
+        check_installed(options)
         reference = local_or_id(self.reference)
         facts = inspect(reference, self.revision, hub_token())
         converting = converts(facts, settings.data) or None
@@ -35,8 +39,10 @@ class _Evaluate(Command):
         )
         with finished(spec, hub_token(), Terminal().hear, settings) as job:
             metrics = open_artifact(stage_folder(job, spec, len(spec.steps) - 1)).metrics
+            worst = read_worst(job, folder.name)
         assert metrics
-        self.say(metrics.model_dump(), metrics.words)
+        lines = [metrics.words, *worst_words(metrics, worst)]
+        self.say({**metrics.model_dump(), **worst_data(worst)}, "\n".join(lines))
 
 
 def absolute_text(options: dict[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from typing import Any
 from pydantic import Field
 
 from backend.artifacts.artifact import Artifact
+from backend.artifacts.compared import ComparedRow
 from backend.artifacts.sealing import open_artifact
 from backend.cli.command import Command
 from backend.cli.names import hub_token
-from backend.cli.words import summary, words
+from backend.cli.words import summary, words, worst_data, worst_words
 from backend.jobs.foreground import Terminal, check_output, finished, move
 from backend.quantize import METHODS
 from backend.quantize.calibrated.several_layouts import KEY
@@ -62,8 +63,18 @@ def moved(job: Path, output: Path) -> list[Path]:
     return places
 
 
-def told(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return what is said of results, to a script and to a person."""
-    known = {folder: open_artifact(folder) for folder in folders}
-    results = [{"output": str(folder), **summary(artifact)} for folder, artifact in known.items()]
-    return results, [f"{folder}\n{words(artifact)}" for folder, artifact in known.items()]
+def told(
+    folders: Sequence[Path], worst: Sequence[tuple[ComparedRow, ...]] = ()
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what is said of results, to a script and to a person.
+
+    Args:
+        folders: Where they lie.
+        worst: The rows that each answers worst, where rows were compared.
+    """
+    results, lines = [], []
+    for folder, rows in zip(folders, worst or [()] * len(folders), strict=True):
+        artifact = open_artifact(folder)
+        results.append({"output": str(folder), **summary(artifact), **worst_data(rows)})
+        lines.append("\n".join([f"{folder}\n{words(artifact)}", *worst_words(artifact.metrics, rows)]))
+    return results, lines

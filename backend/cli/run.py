@@ -12,7 +12,9 @@ from backend.jobs.job import published
 from backend.progress import Report
 from backend.recipes import STAGES, Recipe, read_recipe
 from backend.settings import load_settings
+from backend.stages.held_out import read_worst
 from backend.stages.prepare import prepare
+from backend.stages.work import artifacts
 
 
 class _Run(Command):
@@ -33,7 +35,8 @@ class _Run(Command):
             output = check_output(output)
         with finished(spec, hub_token(), Terminal().hear, settings) as job:
             done = published(job, spec)
-            results, lines = told(moved(job, output))
+            worst = [read_worst(job, folder.name) for folder in artifacts(job)]
+            results, lines = told(moved(job, output), worst)
         lines += [f"published to {item['location']}" for item in done]
         self.say({"artifacts": results, "published": done}, "\n".join(lines))
 

@@ -1,8 +1,10 @@
 """How the command line says what was made, measured and estimated, to a person and to a script."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from backend.artifacts.artifact import Artifact
+from backend.artifacts.artifact import Artifact, Metrics
+from backend.artifacts.compared import ComparedRow
 from backend.models.facts import ModelFacts
 
 if TYPE_CHECKING:
@@ -47,3 +49,16 @@ def words(artifact: Artifact) -> str:
     measured += [artifact.training.words] if artifact.training else []
     measured += [artifact.check.words] if artifact.check else []
     return "\n".join([made, *measured, *artifact.warnings])
+
+
+def worst_words(metrics: Metrics | None, worst: Sequence[ComparedRow]) -> list[str]:
+    """Write the rows that a model answers worst, if any were compared."""
+    if not (metrics and metrics.rows and worst):
+        return []
+    names = [one.name for one in metrics.rows.models]
+    return [f"The {len(worst)} rows that it answers worst:", *(row.words(names) for row in worst)]
+
+
+def worst_data(worst: Sequence[ComparedRow]) -> dict[str, Any]:
+    """Return the same for a script."""
+    return {"worst_rows": [row.model_dump() for row in worst]} if worst else {}

@@ -1,7 +1,7 @@
 """DatasetOptions: which rows, how they are read, and which columns become what; for tuning and for calibration."""
 
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -9,7 +9,7 @@ from backend.data.slices import parse_split
 from backend.data.synonyms import SUFFIXES
 from backend.data.template import placeholders
 from backend.hub.ids import parse_repo_id
-from backend.options import ADVANCED, Frozen
+from backend.options import ADVANCED, Frozen, parse
 
 DEMO_DATASET = "demo"
 
@@ -140,6 +140,11 @@ class RowsOptions(Frozen):
         return self
 
 
+def named(value: Any) -> Any:
+    """Take a text for the rows that it names; a validator of fields that hold RowsOptions."""
+    return {"dataset": value} if isinstance(value, str) else value
+
+
 class DatasetOptions(RowsOptions):
     """Which rows are learned from, and which are kept to measure on."""
 
@@ -186,6 +191,12 @@ class DatasetOptions(RowsOptions):
     def _another_split(cls, value: str | None) -> str | None:
         parse_split(value)
         return value
+
+    @classmethod
+    def all_of(cls, rows: RowsOptions) -> Self:
+        """Return options that read all of some rows; faulty and repeated ones are left out."""
+        kept = {"on_fault": "drop", "drop_duplicates": True, "allow_identical": True}
+        return parse(cls, {**rows.model_dump(include=set(RowsOptions.model_fields)), **kept}, context={"stored": True})
 
     @model_validator(mode="after")
     def _one_validation(self) -> "DatasetOptions":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.data.examine import Dataset, load
-from backend.data.fetch import fetch_dataset, read_sources, write_sources
+from backend.data.fetch import read_sources
 from backend.data.findings import Finding, Ledger, refusal
 from backend.disk import scratch
 from backend.errors import SpecError
@@ -25,25 +25,6 @@ from backend.stages.companions import Base
 EMBEDDED = f"{TEXT}, every second topic"
 
 _UNCUT = 10**9
-
-
-def fetch_calibration(stage: CalibratedOptions, number: int, folder: Path, token: str | None, report: Report) -> None:
-    """Bring the rows that a quantization names.
-
-    Args:
-        stage: The quantization.
-        number: Of it among the stages of its recipe, from 1.
-        folder: Of the fetch step, not sealed yet.
-        token: The caller's Hub token.
-        report: Receives the bytes.
-
-    Raises:
-        SpecError: There is no such config or split; what there is instead.
-    """
-    place = folder / f"calibration-{number}"
-    place.mkdir()
-    with faults_of("calibration"):
-        write_sources(place, fetch_dataset(stage.rows(), place, token, report))
 
 
 def windows(

@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from backend.artifacts.artifact import MANIFEST, Artifact, now, versions
-from backend.artifacts.sealing import record, verify
+from backend.artifacts.artifact import MANIFEST, Artifact, Metrics, now, versions
+from backend.artifacts.compared import ModelName
+from backend.artifacts.sealing import partial, record, verify
 from backend.disk import read_whole
 from backend.errors import AppError, HubError, JobError, SpecError
 from backend.evaluate import ROWS, EvaluateOptions, Text, measure
@@ -13,12 +14,15 @@ from backend.machine.hardware import hardware, peak_memory_bytes
 from backend.model_folder import read_config
 from backend.models.config import longest_window
 from backend.models.demo import evaluation_text
+from backend.models.facts import ModelFacts
 from backend.progress import Report
 from backend.quantize.bitsandbytes import BitsAndBytesOptions
 from backend.quantize.method import MethodOptions
 from backend.settings import load_settings
 from backend.stage import Stage
 from backend.stages.check import ANSWER_SECONDS_A_PARAMETER, IMPORT_SECONDS
+from backend.stages.held_out import compare, write_worst
+from backend.stages.named_rows import fetch_rows, pin_rows
 from backend.stages.step import Need, Planned, Step
 from backend.stages.work import MODEL, Fetched, Work, models
 
@@ -30,30 +34,26 @@ EVALUATE_BYTES = 540_000_000  # Python with torch, transformers and bitsandbytes
 ROWS_BYTES = 24  # for each of the compared rows and token of the vocabulary: six copies in float32
 COPIES_BYTES = 160  # for each token of a window and number that it is in a layer
 SECONDS_A_TOKEN_AND_PARAMETER = 2.4e-11  # both models, forward
+ROW_SECONDS_A_PARAMETER = 2.5e-9  # of one model: the loss of a row, and the answer to it
 
 
 def run(work: Work, token: str | None, report: Report) -> None:
     """Measure every model that the steps before this one made, or the folder that was named."""
-    options, text = work.options, measured_on(work, work.number)
+    started, folder = time.monotonic(), partial(work.target)
     base = work.fetched.folder
     measured = [work.given.folder] if work.given else models(work.job)
-    started, timed = time.monotonic(), dict[Path, float | None]()
-    for result in measured:
-        if (result / MANIFEST).is_file():
-            verify(result)
-        reference = _reference(work, base, result)
-        speeds = _speeds(reference, result, timed, report) if options.answers else {}
-        metrics = measure(reference, result, text, options, report).model_copy(update=speeds)
-        if (result / MANIFEST).is_file():
-            record(result, metrics=metrics)
-        report.log(
-            f"{result.name}: KL {metrics.kl_mean:.4f}, top-1 agreement {metrics.top1_agreement:.1%}, perplexity"
-            f" {metrics.perplexity:.2f} (reference {metrics.reference_perplexity:.2f})."
-        )
+    found = _measured(work, base, measured, report)
+    for result, (answers, worst) in compare(work, _before(work, base), _kinds(work, measured), report).items():
+        found[result] = _kept(result, found[result].model_copy(update={"rows": answers}))
+        write_worst(folder, result.name, worst)
+    for result, metrics in found.items():
+        report.log(f"{result.name}: {metrics.words}")
+    options: EvaluateOptions = work.options
+    public = options.with_files({field: path.name for field, path in options.files().items()})
     artifact = Artifact(
         kind="evaluation",
         stage="evaluate",
-        options=options.model_copy(update={"text": text.name}).model_dump(exclude_none=True),
+        options=public.model_copy(update={"text": metrics.text}).model_dump(mode="json", exclude_none=True),
         versions=versions(),
         hardware=hardware(),
         seconds=round(time.monotonic() - started, 1),
@@ -61,13 +61,62 @@ def run(work: Work, token: str | None, report: Report) -> None:
         metrics=metrics,
         created=now(),
     )
-    work.seal(artifact)
+    work.seal(artifact, folder)
+
+
+def _measured(work: Work, base: Path, results: list[Path], report: Report) -> dict[Path, Metrics]:
+    """Measure results on the text, each against what it was made from."""
+    from backend.tasks import score
+
+    options, text = work.options, measured_on(work, work.number)
+    timed, found = dict[Path, float | None](), dict[Path, Metrics]()
+    for result in results:
+        if (result / MANIFEST).is_file():
+            verify(result)
+        reference = _reference(work, base, result)
+        speeds = _speeds(reference, result, timed, report) if options.answers else {}
+        more = {**speeds, "tasks": score(reference, result, options, report)} if options.tasks else speeds
+        found[result] = _kept(result, measure(reference, result, text, options, report).model_copy(update=more))
+    return found
+
+
+def _kept(result: Path, metrics: Metrics) -> Metrics:
+    """Record with a result what was measured of it, where it is an artifact."""
+    if (result / MANIFEST).is_file():
+        record(result, metrics=metrics)
+    return metrics
+
+
+def _before(work: Work, base: Path) -> dict[ModelName, Path]:
+    """Return what the answers of results are compared with: the base model's, and the tuned one's."""
+    whole = None if work.given else _merged(work)
+    return {"base": base, "tuned": whole} if whole else {"base": base}
+
+
+def _kinds(work: Work, results: list[Path]) -> dict[Path, ModelName]:
+    """Say what each result is; of a folder that was named nobody knows whether it was tuned too."""
+    if work.given:
+        return dict.fromkeys(results, "result")
+    return {result: "tuned" if result == _merged(work) else "quantized" for result in results}
+
+
+def pin(stage: EvaluateOptions, facts: ModelFacts, token: str | None) -> EvaluateOptions:
+    """Refuse tasks that cannot be run here, read rows of this machine, and pin a data set to its commit."""
+    from backend.tasks import check_installed
+
+    check_installed(stage)
+    return stage.model_copy(update={"rows": pin_rows(stage.rows, "rows", token)}) if stage.rows else stage
 
 
 def fetch(stage: EvaluateOptions, work: Work, folder: Path, token: str | None, report: Report) -> None:
-    """Bring the text, and refuse one that is too short for a window."""
+    """Bring the rows and the text, and refuse one that is too short for a window."""
     places = read_whole(folder / MODEL, Fetched)
     assert places
+    from backend.tasks import fetch_tasks
+
+    fetch_tasks(stage, report)
+    if stage.rows and stage.num_rows:
+        fetch_rows(stage.rows, "rows", folder / f"rows-{work.number}", token, report)
     text = _text(work, stage, folder / "download.txt", token, report)
     length = longest_window(read_config(places.pickled or places.folder), stage.max_seq_length)
     if len(text.content.encode()) < length - 1:  # no token is shorter than a byte; one may stand before the text
@@ -121,10 +170,14 @@ def first_text(work: Work) -> Text | None:
 
 def _reference(work: Work, base: Path, result: Path) -> Path:
     """Return what a result is measured against: what it was made from, which is the merged model where there is one."""
-    if work.given or not work.recipe.merging:
-        return base
-    whole = work.output(work.recipe.stages.index(work.recipe.merging) + work.recipe.first)
-    return base if whole == result else whole
+    whole = None if work.given else _merged(work)
+    return base if whole in (None, result) else whole
+
+
+def _merged(work: Work) -> Path | None:
+    """Return the folder of the model that the recipe has merged, if it merges."""
+    merging = work.recipe.merging
+    return work.output(work.recipe.stages.index(merging) + work.recipe.first) if merging else None
 
 
 def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], report: Report) -> dict[str, Any]:
@@ -165,7 +218,7 @@ def need(stage: EvaluateOptions, planned: Planned) -> Need:
     length = longest_window(facts.config, stage.max_seq_length)
     tokens = length * stage.num_samples
     once = tokens * SECONDS_A_TOKEN_AND_PARAMETER + stage.answers * ANSWER_SECONDS_A_PARAMETER
-    forward = len(planned.results) * facts.parameters * once
+    forward = facts.parameters * (len(planned.results) * once + _row_seconds(stage, planned))
     sizes = (files.items() for files in planned.results.values())
     largest = max(sum(count for name, count in files if name.endswith(".safetensors")) for files in sizes)
     if any(_is_unpacked(other) for other in planned.recipe.stages):
@@ -179,6 +232,16 @@ def need(stage: EvaluateOptions, planned: Planned) -> Need:
     return Need(memory, IMPORT_SECONDS + forward, remedy=remedy)
 
 
+def _row_seconds(stage: EvaluateOptions, planned: Planned) -> float:
+    """Return the seconds a parameter that answers to rows take: as many models as results, and the base model."""
+    tuning = planned.recipe.tuning
+    held_out = tuning and (tuning.validation_size or tuning.validation_dataset or tuning.validation_split)
+    if not (stage.rows or held_out):
+        return 0.0
+    models = len(planned.results) + 1
+    return models * stage.num_rows * ROW_SECONDS_A_PARAMETER
+
+
 def _is_unpacked(stage: Stage) -> bool:
     """Return whether the result of a stage is measured in 16 bit: all is but what bitsandbytes computes with."""
     return isinstance(stage, MethodOptions) and not isinstance(stage, BitsAndBytesOptions)
@@ -190,4 +253,4 @@ def words(stage: EvaluateOptions) -> tuple[str, str]:
     return "Measure the quality", f"{windows} of {stage.max_seq_length} tokens"
 
 
-STEP = Step(run, fetch=fetch, need=need, words=words, alone=True)
+STEP = Step(run, pin=pin, fetch=fetch, need=need, words=words, alone=True)

@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from backend.artifacts.sealing import open_artifact
-from backend.data.options import RowsOptions, is_file
 from backend.models.facts import ModelFacts
-from backend.options import faults_of
-from backend.progress import Report, silent
+from backend.progress import Report
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.calibrated.repacking import repack
 from backend.serve.engines import ENGINES
 from backend.stages.evaluate import first_text
 from backend.stages.making import Opened, make, piece_by_piece, result
+from backend.stages.named_rows import fetch_rows, pin_rows
 from backend.stages.step import Need, Planned, Step
 from backend.stages.work import Work
 
@@ -66,31 +64,16 @@ def _repacked(work: Work, finds: int, model: Opened, report: Report) -> str | No
 
 def pin(stage: Any, facts: ModelFacts, token: str | None) -> Any:
     """Read the rows of this machine that a calibrated method reads, or pin its data set to a commit."""
-    if not isinstance(stage, CalibratedOptions):
+    if not (isinstance(stage, CalibratedOptions) and stage.calibration):
         return stage
-    return stage.model_copy(update={"calibration": _pinned(stage, token)})
-
-
-def _pinned(stage: CalibratedOptions, token: str | None) -> RowsOptions | None:
-    if not stage.calibration:
-        return None
-    from backend.data.examine import load
-    from backend.data.fetch import fetch_dataset, pin
-
-    rows = stage.rows()
-    if is_file(rows.dataset):
-        with TemporaryDirectory() as folder, faults_of("calibration"):
-            load(fetch_dataset(rows, Path(folder), token, silent()).train, rows)
-    return stage.calibration.model_copy(update={"revision": pin(rows, token).revision})
+    return stage.model_copy(update={"calibration": pin_rows(stage.calibration, "calibration", token)})
 
 
 def fetch(stage: Any, work: Work, folder: Path, token: str | None, report: Report) -> None:
     """Bring the rows that a calibrated method reads."""
     at = work.number - work.recipe.first
     if isinstance(stage, CalibratedOptions) and stage.calibration and work.recipe.calibration_of(at) == at:
-        from backend.stages.calibration_data import fetch_calibration
-
-        fetch_calibration(stage, at + 1, folder, token, report)
+        fetch_rows(stage.calibration, "calibration", folder / f"calibration-{at + 1}", token, report)
 
 
 def need(stage: Any, planned: Planned) -> Need:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from backend.artifacts.artifact import BASE_CARD, MANIFEST, METRICS, SAMPLES, Artifact, now
+from backend.artifacts.compared import ComparedRow
 from backend.artifacts.sealing import is_sealed, partial, seal
 from backend.artifacts.training_log import read_course
 from backend.data.fetch import SOURCES, read_sources
@@ -34,6 +35,7 @@ from backend.publish.card.base_card import BaseCard, read_base_card
 from backend.recipes import parse_recipe
 from backend.settings import Settings
 from backend.spec import Preview
+from backend.stages.held_out import read_worst, write_worst
 from backend.stages.preview import EXAMINATION, FAULTS, FINDINGS, SURVEY
 from backend.stages.stream.handover import Departures, Relay
 from backend.stages.work import MODEL, PUBLISHED, Fetched, base_folder
@@ -81,6 +83,14 @@ def _manifest(folder: Path) -> Kept:
 def _spec(folder: Path) -> Kept:
     write_spec(folder, parse_recipe(RECIPE))
     return Kept(folder / "recipe.json", lambda: read_spec(folder))
+
+
+def _worst_rows(folder: Path) -> Kept:
+    (folder / "stages" / "4-evaluate").mkdir(parents=True)
+    row = ComparedRow(row=7, prompt="Why?", expected="So.", answers=("A", None), losses=(3.0, 2.0))
+    write_worst(folder / "stages" / "4-evaluate", "3-quantize", (row,))
+    [path] = (folder / "stages" / "4-evaluate").iterdir()
+    return Kept(path, lambda: read_worst(folder, "3-quantize"))
 
 
 def _model(folder: Path) -> Kept:
@@ -160,7 +170,8 @@ def _upload(folder: Path) -> Kept:
 
 
 KEPT = {
-    "manifest": _manifest, "spec": _spec, "place of the model": _model, "publications": _published,
+    "manifest": _manifest, "spec": _spec, "place of the model": _model, "worst rows": _worst_rows,
+    "publications": _published,
     "seal of a checkpoint": _checkpoint, "speeds of the machine": _speeds, "journal of shards": _journal,
     "what is on the Hub": _on_the_hub, "what is made for the Hub": _made_for_the_hub, "card of the base": _base_card,
 }  # fmt: skip

@@ -24,7 +24,7 @@ from backend.stages.companions import accompany, base_in
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 from tests.support.loopback_hub import LoopbackHub
-from tests.support.published import METRICS
+from tests.support.published import METRICS, SURE
 
 Make = Callable[..., Path]
 
@@ -170,6 +170,22 @@ def test_answers_flips_and_speed_stand_in_the_card_where_they_were_measured(make
     assert "| 9.9 | 12.3 |" in card
     assert "2 prompts, always with the likeliest next token; 1 of 2 answers are the same" in card
     assert "| A table? | a \\| b &lt;b&gt;c&lt;/b&gt; | (nothing) |" in card
+
+
+def test_figures_stand_with_their_intervals_and_with_what_these_are(make_artifact: Make) -> None:
+    folder = make_artifact(metrics=METRICS)
+
+    def card(**more: object) -> str:
+        metrics = METRICS.model_copy(update=more)
+        return build_card(folder, None, open_artifact(folder).model_copy(update={"metrics": metrics}))
+
+    sure = card(windows=8, intervals=SURE)
+    assert "| **0.0912** [0.0812, 0.1031] |" in sure
+    assert "| **87.3%** [86.0%, 88.5%] |" in sure
+    assert "**24.12** (+10.1% [+9.0%, +11.2%])" in sure
+    assert "95% intervals, from how much the 8 windows differ." in sure
+    assert "1 window cannot tell how far these figures may be off" in card(windows=1)
+    assert "interval" not in card()
 
 
 def test_hostile_text_appears_literally(make_artifact: Make) -> None:

@@ -24,6 +24,7 @@ from backend.quantize.layouts import LAYOUTS
 from backend.recipes import parse_recipe
 from backend.settings import Settings
 from backend.stages.estimate import check_room, estimate, measured_speeds
+from backend.stages.evaluate import ROW_SECONDS_A_PARAMETER
 from backend.stages.work import stage_folder
 from tests.support.family_models import make
 from tests.support.saved_models import CASES, llama, save
@@ -246,6 +247,21 @@ def test_a_plan_that_does_not_fit_the_memory_is_refused_with_its_figures(measure
     monkeypatch.setattr(local, "memory_bytes", lambda: 100_000_000)
     with pytest.raises(HardwareError, match=words):
         check_room(estimate(recipe, facts, data), facts, this_machine(data, Settings()))
+
+
+def test_answers_to_rows_take_time_where_there_are_rows(source, data):
+    facts = inspect(str(source("tied")))
+    stages = [{"stage": "finetune", "validation_size": 4}, {"stage": "merge"}, METHODS[0] | {"stage": "quantize"}]
+
+    def seconds(**measuring):
+        made = [*stages, {"stage": "evaluate", **measuring}]
+        return estimate(parse_recipe({"base_model": facts.model, "stages": made}, paths=True), facts, data).seconds
+
+    answers = 10_000 * 3 * facts.parameters * ROW_SECONDS_A_PARAMETER  # of base, merged and quantized model
+    assert seconds(num_rows=10_000) - seconds(num_rows=0) > 0.9 * answers
+    stages[0].pop("validation_size")
+    assert seconds(num_rows=10_000) == pytest.approx(seconds(num_rows=0))
+    assert seconds(num_rows=10_000, rows="me/rows") > seconds(num_rows=10_000)
 
 
 def test_a_machine_is_measured_once_and_the_time_follows(source, data):

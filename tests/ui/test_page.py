@@ -28,6 +28,7 @@ from backend.settings import Settings
 from backend.stages.work import stage_folder
 from tests.support.house import call, event
 from tests.support.loopback_hub import LoopbackHub
+from tests.support.published import METRICS, SURE
 from ui.data.rows_form import HUB as HUB_ROWS
 from ui.data.tab import DATASET, UPLOAD
 from ui.jobs.job import view
@@ -459,6 +460,29 @@ def test_an_adapter_of_a_path_offers_nothing_and_takes_an_earlier_offer_away(
     updates = shown(bench.model.note, bench.model.offer)(bench.model.look)("me/law", None)
     assert "this is an adapter" in updates[bench.model.note]
     assert not updates[bench.model.offer]["visible"]
+
+
+def test_the_report_and_the_table_of_variants_show_intervals_where_there_are_any() -> None:
+    job = Job(
+        id="j", owner="me", kind="recipe", spec={"base_model": "me/tiny"}, state=JobState.COMPLETED, steps=(), created=0
+    )  # fmt: skip
+    sure = METRICS.model_copy(update={"windows": 8, "intervals": SURE, "flips": 0.04})
+    files = {"model.safetensors": File(size=90_000_000, sha256="0" * 64)}
+    nf4 = Artifact(
+        kind="quantized", stage="quantize", options={"stage": "quantize", "method": "nf4"}, metrics=sure, files=files,
+        created=now(),
+    )  # fmt: skip
+    made = Result(job, Path("1-quantize"), nf4)
+    told = report(made, sure)
+    assert "0.0912<small>[0.0812, 0.1031]</small>" in told
+    assert "24.12<small>+10.1% [+9.0%, +11.2%]</small>" in told
+    assert "95% intervals, from how much the 8 windows differ." in told
+    few = report(made, METRICS.model_copy(update={"windows": 2}))
+    assert "2 windows cannot tell how far these figures may be off" in few
+    assert "interval" not in report(made, METRICS)
+    table = variants([made, Result(job, Path("2-quantize"), nf4)])
+    assert table.count("<small>[0.0812, 0.1031]</small>") == 2
+    assert "All variants read the same windows" in table
 
 
 def test_a_merged_model_is_not_called_worse_for_what_its_adapters_changed() -> None:

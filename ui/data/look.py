@@ -170,7 +170,8 @@ def calibrating(studio: Studio, data: DataTab, recipe: RecipeTab) -> Ask:
         usual = given[rows.source] == USUAL
         kept = {} if usual and finetuned else {"on_fault": "drop", "drop_duplicates": True, "allow_identical": True}
         options = pin(_options(studio, data.rows if usual and finetuned else rows, given, kept, owner), token)
-        measured = parse(EvaluateOptions, data.values(given)) if given[recipe.evaluate] else None
+        paths = {"paths": alone(studio.settings)}
+        measured = parse(EvaluateOptions, data.values(given), context=paths) if given[recipe.evaluate] else None
         if measured and (text := data.text(given)):
             measured = measured.model_copy(update={"text": str(studio.supervisor.uploads.keep(Path(text), owner))})
         cut = Cut(

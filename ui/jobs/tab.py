@@ -9,6 +9,7 @@ from backend.jobs.store import UNFINISHED, UNREADABLE, Job, JobState
 from ui.jobs.job import adapter_alone, row, sizes, view
 from ui.jobs.question import Question, build_question
 from ui.jobs.report import report
+from ui.jobs.rows import rows
 from ui.jobs.training import answers, training
 from ui.jobs.variants import variants
 from ui.kit.errors import warning
@@ -109,7 +110,8 @@ class JobsTab:
         """Show what a job has made so far; each stage's result can be used before the whole job is done."""
         results = self.studio.results_of(job, owner) if job.state not in UNFINISHED else []
         alone = bool(results) and all(result.artifact.kind == "adapter" for result in results)
-        text = variants(results) + "".join(report(r, r.artifact.metrics) for r in results if r.artifact.metrics)
+        text = rows(results, self.studio.worst_rows(results)) + variants(results)
+        text += "".join(report(r, r.artifact.metrics) for r in results if r.artifact.metrics)
         text += sizes(results, self.studio.original_bytes(job)) if results else ""
         places = self.studio.supervisor.published(job.id, owner) if job.state == JobState.COMPLETED else []
         text += published(places) if places else ""

@@ -6,6 +6,7 @@ from typing import Any
 
 from backend.artifacts.artifact import Metrics
 from backend.stages.quantize import grid
+from ui.jobs.report import within
 from ui.kit.format import escape, percent, size
 from ui.kit.plot import ticks
 from ui.studio import Result, method_name
@@ -21,6 +22,8 @@ LETTER, LINE = 7.2, 16  # of a label, in pixels
 _ROUND = tuple(digit * 10.0**power for power in range(-4, 7) for digit in (1, 2, 5))
 """Where lines are drawn on the scale of powers."""
 
+_SURE = "{} All variants read the same windows: which of two is better is surer than these intervals make it look."
+
 _HEAD = ("Size", "KL, mean", "KL, 99th percentile", "Same next token", "Flips", "Perplexity", "Tokens/s")
 
 
@@ -33,10 +36,12 @@ def variants(results: Sequence[Result]) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in _HEAD)
     rows = "".join(_row(variant_name(r.artifact.options), r.artifact.size, m) for r, m in measured)
     points = [(variant_name(r.artifact.options), r.artifact.size / 1e6, m.kl_mean) for r, m in measured]
+    sure = all(m.intervals for _, m in measured)
+    told = f'<p class="quiet">{_SURE.format(measured[0][1].sureness)}</p>' if sure else ""
     return (
         '<section class="panel variants"><header><h2>Variants</h2><p>Lower and further left is better: smaller, and'
         f' closer to the original.</p></header>{_picture(points)}<div class="wide"><table><thead><tr><th></th>{head}'
-        f"</tr></thead><tbody>{rows}</tbody></table></div></section>"
+        f"</tr></thead><tbody>{rows}</tbody></table></div>{told}</section>"
     )
 
 
@@ -53,11 +58,11 @@ def _row(name: str, made: int, metrics: Metrics) -> str:
     speed, flips = metrics.tokens_per_second, metrics.flips
     figures = (
         size(made),
-        f"{metrics.kl_mean:.4f}",
+        f"{metrics.kl_mean:.4f}{within(metrics.interval('kl_mean'), '.4f')}",
         f"{metrics.kl_p99:.3f}",
-        percent(metrics.top1_agreement),
-        "" if flips is None else percent(flips),
-        f"{metrics.perplexity:.2f}",
+        percent(metrics.top1_agreement) + within(metrics.interval("top1_agreement"), ".1%"),
+        "" if flips is None else percent(flips) + within(metrics.interval("flips"), ".1%"),
+        f"{metrics.perplexity:.2f}{within(metrics.interval('perplexity_change'), '+.1%')}",
         f"{speed:.1f} <small>{escape(metrics.engine)}</small>" if speed else "",
     )
     return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{figure}</td>" for figure in figures)}</tr>'

@@ -54,11 +54,15 @@ class OptionForm:
         return {self.fields[name]: gr.update(value=value) for name, value in shown.items()}
 
     def mark(self, faults: dict[str, str]) -> Updates:
-        """Say beside each field what is wrong with it, and take back what no longer is."""
+        """Say beside each field what is wrong with it, and take back what no longer is.
+
+        Of options within options the first field stands for the whole: `rows.dataset` is wrong with `rows`.
+        """
+        found = {name.split(".")[0]: text for name, text in faults.items()}
         return {
             component: gr.update(
-                info=_sentence(faults[name]) if name in faults else self.options.model_fields[name].description,
-                elem_classes=[_FAULTY] if name in faults else [],
+                info=_sentence(found[name]) if name in found else self.options.model_fields[name].description,
+                elem_classes=[_FAULTY] if name in found else [],
             )
             for name, component in self.fields.items()
         }

@@ -164,7 +164,7 @@ def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
     shown.sort(key=lambda stage: _rank(stage.stage))
     if shown != list(recipe.stages) or recipe.publish or not all(map(can_show, shown)):
         return None
-    if evaluate and evaluate.text:
+    if evaluate and (evaluate.text or not _named_alone(evaluate.rows)):
         return None
     if finetune and not (uploads.rows or can_show_rows(finetune)):
         return None
@@ -178,6 +178,12 @@ def parts(recipe: Recipe, uploads: Uploads = NO_UPLOADS) -> Parts | None:
     if elsewhere and not uploads.calibration:
         return None
     return Parts(finetune, calibration, merge, quantize, evaluate, others)
+
+
+def _named_alone(rows: RowsOptions | None) -> bool:
+    """Return whether a text box can show rows: nothing is said of them but their name."""
+    fields = RowsOptions.model_fields
+    return rows is None or all(getattr(rows, name) == fields[name].default for name in fields if name != "dataset")
 
 
 def read_yaml(text: str, paths: bool) -> Recipe:

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from backend.artifacts.artifact import ELSEWHERE, TRAINED_HERE, Artifact, Check
+from backend.artifacts.compared import Compared
+from backend.artifacts.scores import Scores
 from backend.artifacts.sealing import open_artifact
 from backend.disk import read_whole
+from backend.intervals import between
 from backend.model_folder import kind_of
 from backend.models.config import reads_pictures
 from backend.publish.card.base_card import BaseCard, read_base_card
@@ -26,6 +29,9 @@ TEMPLATE = Path(__file__).parents[3] / "templates" / "model_card.md.j2"
 
 WORDS = {"nf4": "NF4", "fp4": "FP4"}
 """What the weights that adapters were merged into had been quantized to."""
+
+ROW_NAMES = {"base": "Base model", "tuned": "Tuned", "quantized": "This model, quantized", "result": "This model"}
+"""What the card calls the models that have answered the same rows."""
 
 README, NOTICE = "README.md", "NOTICE"
 
@@ -214,11 +220,15 @@ def _quality(artifact: Artifact) -> dict[str, Any] | None:
     return {
         "perplexity": f"{metrics.perplexity:.2f}",
         "reference": f"{metrics.reference_perplexity:.2f}",
-        "change": f"{metrics.perplexity / metrics.reference_perplexity - 1:+.1%}",
+        "change": f"{metrics.perplexity_change:+.1%}{between(metrics.interval('perplexity_change'), '+.1%')}",
         "kl_mean": f"{metrics.kl_mean:.4f}",
+        "kl_between": between(metrics.interval("kl_mean"), ".4f"),
         "kl_p99": f"{metrics.kl_p99:.4f}",
         "top1": f"{metrics.top1_agreement:.1%}",
-        "flips": f"{metrics.flips:.1%}" if metrics.flips is not None else None,
+        "top1_between": between(metrics.interval("top1_agreement"), ".1%"),
+        "flips": f"{metrics.flips:.1%}{between(metrics.interval('flips'), '.1%')}"
+        if metrics.flips is not None
+        else None,
         "speed": _speed(metrics.tokens_per_second),
         "reference_speed": _speed(metrics.reference_tokens_per_second),
         "engine": literal(metrics.engine),
@@ -227,7 +237,27 @@ def _quality(artifact: Artifact) -> dict[str, Any] | None:
         "tokens": f"{metrics.tokens:,}",
         "text": literal(metrics.text),
         "convention": literal(metrics.convention),
+        "sureness": metrics.sureness,
+        "rows": _rows(metrics.rows) if metrics.rows else None,
+        "tasks": _tasks(metrics.tasks) if metrics.tasks else None,
     }
+
+
+def _rows(compared: Compared) -> dict[str, Any]:
+    """Say how answers to rows compare; no row stands there."""
+    models = []
+    for one in compared.models:
+        change = one.change
+        right = f"{one.right} of {compared.short}" if compared.short else ""
+        moved = [change.words, str(change.better), str(change.worse)] if change else ["", "", ""]
+        models.append([ROW_NAMES[one.name], f"{one.loss:.3f}", *moved, right])
+    return {"words": compared.words, "legend": literal(compared.legend), "models": models}
+
+
+def _tasks(tasks: Scores) -> dict[str, Any]:
+    """List the scores of benchmarks."""
+    scores = [[literal(one.task), literal(one.metric), one.asked, *one.figures] for one in tasks.scores]
+    return {"legend": literal(tasks.legend), "scores": scores}
 
 
 def _speed(tokens_per_second: float | None) -> str | None:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from backend.data.options import DatasetOptions, RowsOptions
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
-from backend.options import ADVANCED, parse
+from backend.options import ADVANCED
 from backend.quantize.calibrated import kv_cache
 from backend.quantize.calibrated.numbers import Numbers
 from backend.quantize.calibrated.packing import Packing
@@ -114,8 +114,7 @@ class CalibratedOptions(GroupedOptions):
     def rows(self) -> DatasetOptions:
         """Return the rows that calibration reads as a training would; faulty and repeated ones are left out."""
         assert self.calibration
-        kept = {"on_fault": "drop", "drop_duplicates": True, "allow_identical": True}
-        return parse(DatasetOptions, {**self.calibration.model_dump(), **kept}, context={"stored": True})
+        return DatasetOptions.all_of(self.calibration)
 
     def check(self, facts: ModelFacts) -> None:
         """Refuse what does not fit the model, before anything is downloaded.
