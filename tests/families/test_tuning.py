@@ -25,8 +25,6 @@ pytestmark = pytest.mark.real
 
 UNTUNED = {"Gemma 3n": "with the package timm, which is not installed here: run `pip install timm`"}
 """Rows that are not tuned here, and what is said of them."""
-UNMERGED = {"DeepSeek V4": "the model's class has other names for its layers than its files, so merge it with PEFT"}
-"""Rows whose adapters are not merged into their files, and what is said of them."""
 
 CONTEXT = "Rows have 512 tokens at most: the model reads no more."
 EAGER = "Attention is computed plainly (eager): transformers has no faster way for this kind of model."
@@ -89,10 +87,6 @@ def test_a_family_is_tuned_with_defaults_and_merged_as_peft_computes_it(name, tm
     assert all(BESIDE_TEXT.isdisjoint(key.split(".")) for key in tensors)
     with_peft = with_adapter(load_causal_lm(folder, silent()), adapter)
     assert changes(with_peft)
-    if name in UNMERGED:
-        with pytest.raises(SpecError, match=UNMERGED[name]):
-            merge_to(tmp_path / "merged", folder, adapter, merge_into="original")
-        return
     merge_to(tmp_path / "merged", folder, adapter, merge_into="original", dtype="float32")
     assert torch.allclose(logits(load_causal_lm(tmp_path / "merged", silent())), logits(with_peft), atol=1e-4)
     if name == "Llama 4":  # transformers reads its experts otherwise where they are in 4 bits
@@ -134,7 +128,7 @@ def test_an_adapter_has_the_names_that_engines_load_against_the_published_base(t
 
 def test_the_table_of_families_names_what_is_refused():
     assert {name for name, row in REFUSED.items() if "tune" in row} == set(UNTUNED)
-    assert {name for name, row in REFUSED.items() if "merge" in row} == set(UNTUNED | UNMERGED)
+    assert {name for name, row in REFUSED.items() if "merge" in row} == set(UNTUNED)
 
 
 def test_what_people_tune_works(capsys):

@@ -156,7 +156,6 @@ REFUSED: dict[str, dict[str, str]] = {
         ("fp8", "mxfp4"),
         "readers of compressed-tensors do not find its layers, which lie transposed: choose nf4 or gptq",
     ),
-    "DeepSeek V4": {"merge": "its class has other names for its layers than its files: merge it with PEFT"},
 }
 """What is refused of a row, and why, in the words of the table of families."""
 
