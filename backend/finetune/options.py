@@ -10,7 +10,7 @@ from backend.errors import SpecError
 from backend.finetune.layers import ALL_LINEAR, adaptable
 from backend.machine.hardware import gpus
 from backend.models.facts import ModelFacts
-from backend.models.families import MULTIPLIED, PACKAGES
+from backend.models.families import MULTIPLIED
 from backend.options import ADVANCED, Switch
 from backend.stage import Stage
 
@@ -180,12 +180,6 @@ class FinetuneOptions(DatasetOptions, Stage):
                 was chosen is not installed here.
         """
         self._check_machine()
-        package = PACKAGES.get(facts.model_type)
-        if package and find_spec(package) is None:
-            what = f"transformers builds a model of the type '{facts.model_type}' with the package {package}"
-            raise SpecError(
-                f"{what}, which is not installed here: run `pip install {package}`, or choose another model."
-            )
         if self.quantization != "none" and facts.model_type in ("falcon", *MULTIPLIED):
             text = f"transformers does not load a model of the type '{facts.model_type}' so: choose none"
             raise SpecError(f"quantization: {text} (got {self.quantization})", {"quantization": text})

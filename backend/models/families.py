@@ -19,8 +19,8 @@ UNUSUAL = ("falcon", "llama4", "llama4_text", "zamba", "zamba2")
 MULTIPLIED = dict.fromkeys(("falcon_mamba", "jamba", "mamba"), "dt_proj")
 """A linear layer, by model type, whose weight transformers multiplies by without calling it: it stays in 16 bit."""
 
-PACKAGES = {"gemma3n": "timm"}
-"""A package that transformers builds a model type with, beside what is installed."""
+TOWERS_OF = {"gemma3n_vision": "timm"}
+"""A package that a tower is built with, by the model type of the tower's own config."""
 
 OTHERS = {
     "an encoder, which writes no text": _words("""

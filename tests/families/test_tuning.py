@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from backend.errors import SpecError
 from backend.finetune import qlora
 from backend.finetune.costs import adapter_parameters
 from backend.finetune.options import FinetuneOptions
@@ -23,8 +22,6 @@ from tests.support.training import rows
 
 pytestmark = pytest.mark.real
 
-UNTUNED = {"Gemma 3n": "with the package timm, which is not installed here: run `pip install timm`"}
-"""Rows that are not tuned here, and what is said of them."""
 
 CONTEXT = "Rows have 512 tokens at most: the model reads no more."
 EAGER = "Attention is computed plainly (eager): transformers has no faster way for this kind of model."
@@ -76,7 +73,7 @@ def tuned(folder, output, **given):
     return said, load_file(output / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - UNTUNED.keys()))
+@pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_a_family_is_tuned_with_defaults_and_merged_as_peft_computes_it(name, tmp_path):
     folder, adapter = make(name, tmp_path / "model"), tmp_path / "job" / "adapter"
     facts, options = inspect(str(folder)), FinetuneOptions()
@@ -103,14 +100,6 @@ def test_what_is_done_otherwise_stands_in_the_estimate(tmp_path):
     assert estimate(recipe, inspect(str(folder)), tmp_path).warnings == (CONTEXT, EXPERTS, OUT)
 
 
-@pytest.mark.parametrize("name", UNTUNED)
-def test_a_family_that_cannot_be_tuned_is_refused_before_a_download(name, tmp_path):
-    model = make("Qwen3", tmp_path / "model")
-    facts = inspect(str(model)).model_copy(update={"model_type": FAMILIES[name].model_type})
-    with pytest.raises(SpecError, match=UNTUNED[name]):
-        FinetuneOptions().check(facts)
-
-
 @pytest.mark.parametrize("name", ["Qwen3.5 dense", "Gemma 4 MoE", "gpt-oss", "Nemotron-3", "GPT-2"])
 def test_a_family_is_tuned_in_16_bit(name, tmp_path):
     folder = make(name, tmp_path / "model")
@@ -126,14 +115,10 @@ def test_an_adapter_has_the_names_that_engines_load_against_the_published_base(t
     assert json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
 
 
-def test_the_table_of_families_names_what_is_refused():
-    assert {name for name, row in REFUSED.items() if "tune" in row} == set(UNTUNED)
-    assert {name for name, row in REFUSED.items() if "merge" in row} == set(UNTUNED)
-
-
 def test_what_people_tune_works(capsys):
     total = sum(family.tune for family in FAMILIES.values())
-    share = 100 * sum(family.tune for name, family in FAMILIES.items() if name not in UNTUNED) / total
+    tuned = (family.tune for name, family in FAMILIES.items() if not {"tune", "merge"} & REFUSED.get(name, {}).keys())
+    share = 100 * sum(tuned) / total
     with capsys.disabled():
         sys.stdout.write(f"\nOf what people tune, {share:.1f} % works with default options.\n")
     assert share >= 97

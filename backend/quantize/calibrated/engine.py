@@ -162,7 +162,8 @@ class _Run:
 
     def _forward(self, layers: Layers, first: int, batch: Any, calls: Calls) -> Any:
         args, kwargs = calls.at(first, len(batch), self._shared)
-        found = layers.module(batch.to(self._skeleton.device, copy=True), *args, **kwargs)  # some change their input
+        given = calls.as_given(batch.to(self._skeleton.device, copy=True))  # some change it
+        found = layers.module(given, *args, **kwargs)
         return calls.hand_on(found, first, self._shared)
 
     def _batches(self, hidden: Any) -> Iterator[tuple[int, Any]]:

@@ -9,8 +9,9 @@ from typing import Any
 from backend.machine.hardware import gpus
 from backend.model_folder import ADAPTER_CONFIG, CONFIG, GENERATION, TEMPLATE, settings_in
 from backend.models.config import experts, longest_window, quantization, reads_pictures
+from backend.models.towers import tower_package
 from backend.serve.engine import HERE, CardLines, Engine, Install, Refusal, Served, Shown, sees
-from backend.serve.engines.vllm_environment import install, interpreter, lacks_torchvision, obstacle
+from backend.serve.engines.vllm_environment import install, interpreter, lacks, obstacle
 from backend.serve.pictures import MOST, PIXELS
 
 MOST_TOKENS = 8192
@@ -40,8 +41,9 @@ def _serves(served: Served) -> Refusal | None:
     name = served.folder.name
     if refusal := _unserved(served.config, f"'{name}'") or _unserved_here(served):
         return refusal
-    if reads_pictures(served.config) and lacks_torchvision():
-        return Refusal(f"vLLM needs torchvision for a model that reads pictures, as '{name}' does, and has none here")
+    for package in ("torchvision", tower_package(served.config)) if reads_pictures(served.config) else ():
+        if package and lacks(package):
+            return Refusal(f"vLLM needs {package} for a model that reads pictures, as '{name}' does, and has none here")
     if served.base and (reason := _unserved_part(served.folder)):
         return Refusal(f"vLLM serves no adapter with {reason}, as '{name}' has")
     return None
