@@ -97,7 +97,8 @@ What is done with the models that people pick, shown by a tiny model of each fam
 other types are taken, too, where the installed transformers has a class for them that writes text.
 
 * **e**: NF4, FP4 and INT8 leave the experts of a mixture in 16 bit, as their readers hold them; the estimate says how
-  large the result is. All others quantize experts, one by one. Adapters are for attention and other shared layers.
+  large the result is. All others quantize experts, one by one. Adapters are for attention and other shared layers,
+  and with `target_parameters: experts` for all experts too.
 * What reads pictures and sound stays in 16 bit and goes with every result. Gemma 3n needs the package timm to read
   them; without it, everything here works on its text.
 """

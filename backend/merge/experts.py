@@ -8,10 +8,14 @@ nested, the first innermost; the first stacks the gate's rows upon those of the 
 from collections.abc import Collection, Iterator
 from typing import Any
 
-PARAMETERS = ("gate_up_proj", "down_proj")
+PARAMETERS = ("gate_up_proj", "up_proj", "down_proj")
 """In the order in which transformers' modules have them."""
 
-_PIECES = {"gate_up_proj": (("gate_proj", "w1"), ("up_proj", "w3")), "down_proj": (("down_proj", "w2"),)}
+_PIECES = {
+    "gate_up_proj": (("gate_proj", "w1"), ("up_proj", "w3")),
+    "up_proj": (("up_proj",),),
+    "down_proj": (("down_proj", "w2"),),
+}
 """What a parameter consists of, and how checkpoints call that for each expert."""
 
 

@@ -93,6 +93,27 @@ def test_a_family_is_tuned_with_defaults_and_merged_as_peft_computes_it(name, tm
     assert torch.allclose(logits(load_causal_lm(tmp_path / "dequantized", silent())), logits(trained_on), atol=1e-4)
 
 
+MIXTURES = [name for name, family in FAMILIES.items() if any("expert" in key for key in family.text)]
+NO_DROPOUT = "Nothing is dropped out: the adapter of experts cannot do that."
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_experts_are_tuned_where_they_are_asked_for_and_merged_as_peft_computes_it(name, tmp_path):
+    folder, adapter = make(name, tmp_path / "model"), tmp_path / "job" / "adapter"
+    facts, options = inspect(str(folder)), FinetuneOptions(target_parameters="experts")
+    said, tensors = tuned(folder, adapter, target_parameters="experts")
+    lines = suited(options, facts).lines
+    assert set(lines) <= set(said)
+    assert NO_DROPOUT in lines
+    experts = sum(tensor.numel() for key, tensor in tensors.items() if "experts" in key.split("."))
+    assert any(line.startswith(f"The adapter of all experts has {experts:,} numbers") for line in lines)
+    assert sum(tensor.numel() for tensor in tensors.values()) == adapter_parameters(facts, options)
+    assert all(tensor.any() for key, tensor in tensors.items() if "experts" in key.split("."))  # B begins with zeros
+    with_peft = with_adapter(load_causal_lm(folder, silent()), adapter)
+    merge_to(tmp_path / "merged", folder, adapter, merge_into="original", dtype="float32")
+    assert torch.allclose(logits(load_causal_lm(tmp_path / "merged", silent())), logits(with_peft), atol=1e-4)
+
+
 def test_what_is_done_otherwise_stands_in_the_estimate(tmp_path):
     folder = make("Nemotron-3", tmp_path / "model")
     stages = [{"stage": "finetune", "dataset": "demo"}]
