@@ -17,6 +17,7 @@ from backend.cli import COMMANDS
 from backend.cli.command import parser_of
 from backend.errors import AppError
 from backend.options import COMMON_OPTIONS
+from backend.quantize.one_by_one import MODEL_TYPES as ONE_BY_ONE
 from backend.recipes import Recipe
 from backend.settings import PREFIX, Settings
 from docs.formats import formats, table, with_methods
@@ -96,8 +97,8 @@ FAMILIES_HEAD = """# Families of models
 What is done with the models that people pick, shown by a tiny model of each family in `tests/families/`. Models of
 other types are taken, too, where the installed transformers has a class for them that writes text.
 
-* **e**: NF4, FP4 and INT8 leave the experts of a mixture in 16 bit, as their readers hold them; the estimate says how
-  large the result is. All others quantize experts, one by one. Adapters are for attention and other shared layers,
+* **e**: NF4, FP4 and INT8 leave the experts of most mixtures in 16 bit, as their readers hold them; the estimate says
+  how large the result is. All others quantize experts, one by one. Adapters are for attention and other shared layers,
   and with `target_parameters: experts` for all experts too.
 * What reads pictures and sound stays in 16 bit and goes with every result. Gemma 3n needs the package timm to read
   them; without it, everything here works on its text.
@@ -134,7 +135,8 @@ def _cell(name: str, what: str, reasons: Sequence[str]) -> str:
     if reason := REFUSED.get(name, {}).get(what):
         return f"no ({reasons.index(reason) + 1})"
     mixture = any("expert" in key for key in FAMILIES[name].text)
-    return "yes, e" if mixture and what in ("nf4", "int8", "tune") else "yes"
+    held = what in ("nf4", "int8") and FAMILIES[name].model_type not in ONE_BY_ONE
+    return "yes, e" if mixture and (held or what == "tune") else "yes"
 
 
 def _cli() -> str:

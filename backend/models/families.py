@@ -13,8 +13,8 @@ def _words(text: str) -> frozenset[str]:
 SAME_AS = {"gpt-sw3": "gpt2", "shieldgemma2": "gemma3"}
 """Model types that transformers reads as another one."""
 
-UNUSUAL = ("falcon", "llama4", "llama4_text", "zamba", "zamba2")
-"""Model types whose layers transformers builds otherwise where they are in bitsandbytes' formats, or shares."""
+UNUSUAL = ("falcon", "zamba", "zamba2")
+"""Model types whose layers transformers does not convert to bitsandbytes' formats, or whose blocks share them."""
 
 MULTIPLIED = dict.fromkeys(("falcon_mamba", "jamba", "mamba"), "dt_proj")
 """A linear layer, by model type, whose weight transformers multiplies by without calling it: it stays in 16 bit."""

@@ -11,6 +11,7 @@ from backend.models.families import MULTIPLIED, UNUSUAL
 from backend.models.rewriting import StreamOptions
 from backend.options import ADVANCED
 from backend.quantize.method import MethodOptions
+from backend.quantize.one_by_one import MODEL_TYPES, OneByOne
 from backend.quantize.readers import EVERYWHERE, Readers, Reading
 from backend.weights.anatomy import HEADS, is_linear, kept
 from backend.weights.tensor import Tensor
@@ -73,8 +74,9 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
         return not is_linear(tensor) or any(m in parts for m in (*self.UNFIT, *(self.llm_int8_skip_modules or ())))
 
     def form(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Any:
-        """Return the options: they know what becomes of each tensor."""
-        return self
+        """Return the options, which know what becomes of a layer, and where transformers needs it of experts too."""
+        layers: Any = self  # each of the formats writes one
+        return OneByOne(layers, config) if config.get("model_type") in MODEL_TYPES else layers
 
     def config(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         """Return what changes in config.json; every key that BitsAndBytesConfig has is written."""

@@ -159,9 +159,6 @@ DOES = ("nf4", "int8", "fp8", "mxfp4", "cast", "gptq", "awq", "tune", "merge")
 """What is done with each."""
 
 REFUSED: dict[str, dict[str, str]] = {
-    "Llama 4": dict.fromkeys(
-        ("nf4", "int8"), "transformers builds its experts otherwise in these formats: choose gptq, awq or cast"
-    ),
     "GPT-2": dict.fromkeys(
         ("fp8", "mxfp4"),
         "readers of compressed-tensors do not find its layers, which lie transposed: choose nf4 or gptq",
