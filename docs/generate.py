@@ -16,8 +16,8 @@ from backend import errors
 from backend.cli import COMMANDS
 from backend.cli.command import parser_of
 from backend.errors import AppError
+from backend.models.families import traits
 from backend.options import COMMON_OPTIONS
-from backend.quantize.one_by_one import MODEL_TYPES as ONE_BY_ONE
 from backend.recipes import Recipe
 from backend.settings import PREFIX, Settings
 from docs.formats import formats, table, with_methods
@@ -135,7 +135,7 @@ def _cell(name: str, what: str, reasons: Sequence[str]) -> str:
     if reason := REFUSED.get(name, {}).get(what):
         return f"no ({reasons.index(reason) + 1})"
     mixture = any("expert" in key for key in FAMILIES[name].text)
-    held = what in ("nf4", "int8") and FAMILIES[name].model_type not in ONE_BY_ONE
+    held = what in ("nf4", "int8") and not traits(FAMILIES[name].model_type).one_by_one
     return "yes, e" if mixture and (held or what == "tune") else "yes"
 
 

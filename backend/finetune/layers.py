@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from backend.merge.experts import is_parameter
 from backend.models.facts import ModelFacts
-from backend.models.families import MULTIPLIED
+from backend.models.families import traits
 from backend.models.native import rebuilds_experts
 from backend.quantize.matrices import experts_of
 from backend.weights.anatomy import ahead, block_of, is_expert, is_linear
@@ -19,10 +19,6 @@ ALL_LINEAR = ("all-linear",)
 
 EXPERTS = frozenset(("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"))
 """Names that PEFT takes for the experts of a mixture, wherever they stand, in models whose experts it rebuilds."""
-
-MAMBA = ("bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "mamba", "mamba2", "nemotron_h", "zamba2")
-"""Model types whose out_proj is multiplied by without being called, where its kernels are; PEFT refuses most."""
-
 
 CHOOSING = "indexer"
 """Part of the names of layers that choose what others attend to: no gradient reaches them."""
@@ -81,8 +77,8 @@ def adaptable(facts: ModelFacts) -> list[Tensor]:
 def left_out(facts: ModelFacts) -> frozenset[str]:
     """Return the last part of the names of linear layers of a model that PEFT does not train as what they are."""
     left = EXPERTS if rebuilds_experts(facts.model_type) and has_experts(facts) else frozenset[str]()
-    left |= {"out_proj"} if facts.model_type in MAMBA else set()
-    return left | {name for name in (MULTIPLIED.get(facts.model_type),) if name}
+    known = traits(facts.model_type)
+    return left | {name for name in (known.multiplied, known.in_kernels) if name}
 
 
 def has_experts(facts: ModelFacts) -> bool:

@@ -10,7 +10,7 @@ from backend.errors import SpecError
 from backend.finetune.layers import ALL_LINEAR, adaptable, has_experts
 from backend.machine.hardware import gpus
 from backend.models.facts import ModelFacts
-from backend.models.families import MULTIPLIED
+from backend.models.families import traits
 from backend.options import ADVANCED, Switch
 from backend.stage import Stage
 
@@ -188,7 +188,8 @@ class FinetuneOptions(DatasetOptions, Stage):
                 was chosen is not installed here.
         """
         self._check_machine()
-        if self.quantization != "none" and facts.model_type in ("falcon", *MULTIPLIED):
+        known = traits(facts.model_type)
+        if self.quantization != "none" and (facts.model_type == "falcon" or known.multiplied):
             text = f"transformers does not load a model of the type '{facts.model_type}' so: choose none"
             raise SpecError(f"quantization: {text} (got {self.quantization})", {"quantization": text})
         if self.target_parameters == "experts" and not has_experts(facts):

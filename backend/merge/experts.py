@@ -19,10 +19,6 @@ _PIECES = {
 """What a parameter consists of, and how checkpoints call that for each expert."""
 
 
-TURNED = ("aria", "gpt_oss")
-"""Model types that keep all experts in one tensor as [experts, in, out], and whose classes say so."""
-
-
 def is_parameter(name: Any) -> bool:
     """Return whether the name of a parameter is that of experts that can be merged."""
     return str(name).rpartition(".")[2] in PARAMETERS and "experts" in str(name).split(".")

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from backend.errors import SpecError
 from backend.merge.adapter import WEIGHTS, Adapter, Lora, Rows
-from backend.merge.experts import TURNED, is_parameter, pieces
+from backend.merge.experts import is_parameter, pieces
+from backend.models.families import traits
 from backend.models.renamings import name_in_class
 from backend.strict_json import quoted
 from backend.weights.anatomy import HEADS, TRANSPOSED, input_embeddings, inside, is_linear, output_head
@@ -180,7 +181,7 @@ class Merger:
     def _are_turned(self, source: Tensor, lora: Lora) -> bool:
         """Return whether experts that are one tensor lie as [experts, in, out]."""
         wide, high = lora.a.shape[1], lora.outputs
-        return source.shape[1:] == (wide, high) if wide != high else self._base.model_type in TURNED
+        return source.shape[1:] == (wide, high) if wide != high else traits(self._base.model_type).says_turned
 
     def _shape_saved(
         self, name: str, source: Tensor, saves: tuple[Save, ...], adapters: Sequence[Adapter]

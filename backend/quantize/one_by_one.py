@@ -19,8 +19,6 @@ from backend.weights.tensor import Tensor
 from backend.weights.view import Source, View
 from backend.weights.writer import Slot, Writer
 
-MODEL_TYPES = ("llama4", "llama4_text")
-
 
 class OneByOne:
     """A format, of experts too.
