@@ -16,11 +16,12 @@ from backend import errors
 from backend.cli import COMMANDS
 from backend.cli.command import parser_of
 from backend.errors import AppError
+from backend.models.families import traits
 from backend.options import COMMON_OPTIONS
 from backend.recipes import Recipe
 from backend.settings import PREFIX, Settings
 from docs.formats import formats, table, with_methods
-from tests.support.family_models import DOES, FAMILIES, REFUSED
+from tests.support.family_models import DOES, FAMILIES, REFUSED, Family
 
 FOLDER = Path(__file__).parent / "reference"
 README = FOLDER.parents[1] / "README.md"
@@ -96,9 +97,11 @@ FAMILIES_HEAD = """# Families of models
 What is done with the models that people pick, shown by a tiny model of each family in `tests/families/`. Models of
 other types are taken, too, where the installed transformers has a class for them that writes text.
 
-* **e**: NF4, FP4 and INT8 leave the experts of a mixture in 16 bit, as their readers hold them; the estimate says how
-  large the result is. All others quantize experts, one by one. Adapters are for attention and other shared layers.
-* What reads pictures and sound stays in 16 bit and goes with every result.
+* **e**: NF4, FP4 and INT8 leave the experts of most mixtures in 16 bit, as their readers hold them; the estimate says
+  how large the result is. All others quantize experts, one by one. Adapters are for attention and other shared layers,
+  and with `target_parameters: experts` for all experts too.
+* What reads pictures and sound stays in 16 bit and goes with every result. Gemma 3n needs the package timm to read
+  them; without it, everything here works on its text.
 """
 
 
@@ -113,7 +116,7 @@ def _families() -> str:
     """Write what is done with each family, and below the table why something is not."""
     reasons = list(dict.fromkeys(reason for row in REFUSED.values() for reason in row.values()))
     rows = [
-        (name, f"`{family.model_type}`", "yes" if family.tower else "", *(_cell(name, what, reasons) for what in DOES))
+        (name, f"`{family.model_type}`", _pictures(family), *(_cell(name, what, reasons) for what in DOES))
         for name, family in FAMILIES.items()
     ]
     notes = "".join(f"{number}. {reason[0].upper()}{reason[1:]}.\n" for number, reason in enumerate(reasons, 1))
@@ -121,11 +124,19 @@ def _families() -> str:
     return f"{note}{FAMILIES_HEAD}\n{table(('family', 'model type', 'pictures', *DOES), rows)}\n{notes}"
 
 
+def _pictures(family: Family) -> str:
+    """Say whether a family reads pictures."""
+    if family.tower is None:
+        return ""
+    return f"with {family.package}" if family.package else "yes"
+
+
 def _cell(name: str, what: str, reasons: Sequence[str]) -> str:
     if reason := REFUSED.get(name, {}).get(what):
         return f"no ({reasons.index(reason) + 1})"
     mixture = any("expert" in key for key in FAMILIES[name].text)
-    return "yes, e" if mixture and what in ("nf4", "int8", "tune") else "yes"
+    held = what in ("nf4", "int8") and not traits(FAMILIES[name].model_type).one_by_one
+    return "yes, e" if mixture and (held or what == "tune") else "yes"
 
 
 def _cli() -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from backend.data.slices import parse_split
 from backend.executors.contract import Machine
-from backend.finetune.layers import ALL_LINEAR, adaptable
+from backend.finetune.layers import ALL_LINEAR, adaptable, stacks
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendered import Survey
 from backend.models.facts import ModelFacts
@@ -20,6 +20,7 @@ PROCESS_BYTES = 780_000_000  # Python with torch, transformers, peft and trl
 GPU_BYTES = 700_000_000  # CUDA's context and cuBLAS' workspace; not measured here
 LAYER_BYTES = 1.25  # kept for each number that goes into or comes out of a linear layer, times the type's bytes
 ADAPTED_BYTES = 7  # for each number that goes into an adapted layer: a float32 copy, the same dropped out, its mask
+SUM_BYTES = 2  # for each number in experts that learn, whose adapter PEFT adds to all of them, times the type's bytes
 SQUARE_BYTES = 3  # for each pair of tokens and head where attention is eager, times the type's bytes
 TILE = (4096, 32768)  # tokens and words of the tiles in which TRL computes the loss
 TILE_BYTES, GPU_TILE_BYTES = 47, 4  # of a cell, as if every token counted; of a GPU not measured here
@@ -109,10 +110,18 @@ def adapted(facts: ModelFacts, options: FinetuneOptions) -> list[Tensor]:
 
 def adapter_parameters(facts: ModelFacts, options: FinetuneOptions) -> int:
     """Count what is trained: of each layer two matrices of the rank, and with DoRA a length for each output."""
-    return sum(
+    layers = sum(
         options.r * sum(tensor.shape) + (tensor.shape[0] if options.use_dora else 0)
         for tensor in adapted(facts, options)
     )
+    return layers + expert_parameters(facts, options)
+
+
+def expert_parameters(facts: ModelFacts, options: FinetuneOptions) -> int:
+    """Count what is trained of experts: of each of a layer's two matrices of the rank."""
+    if options.target_parameters == "none":
+        return 0
+    return sum(options.r * stack.experts * (stack.outputs + stack.inputs) for stack in stacks(facts))
 
 
 def steps_of(options: FinetuneOptions, rows: float, processes: int) -> int:
@@ -227,6 +236,8 @@ def _activations(facts: ModelFacts, options: FinetuneOptions, sizes: RowSizes, m
     square = batch * longest * heads * layers * SQUARE_BYTES * width if options.attn_implementation == "eager" else 0
     twice = {"on": True, "off": False, "auto": bool(machine.gpu)}[options.gradient_checkpointing]
     kept = (batch * token + square) / (layers if twice else 1) + batch * width * facts.hidden_size * layers * twice
+    if options.target_parameters == "experts":
+        kept += SUM_BYTES * width * sum(stack.elements for stack in stacks(facts))
     if machine.processes == 1 and batch * facts.vocab_size <= LOGITS:
         logits = LOGIT_BYTES * batch * facts.vocab_size
     else:

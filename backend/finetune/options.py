@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 
 from backend.data.options import DatasetOptions
 from backend.errors import SpecError
-from backend.finetune.layers import ALL_LINEAR, adaptable
+from backend.finetune.layers import ALL_LINEAR, adaptable, has_experts
 from backend.machine.hardware import gpus
 from backend.models.facts import ModelFacts
-from backend.models.families import MULTIPLIED, PACKAGES
+from backend.models.families import traits
 from backend.options import ADVANCED, Switch
 from backend.stage import Stage
 
@@ -60,7 +60,13 @@ class FinetuneOptions(DatasetOptions, Stage):
         ALL_LINEAR,
         min_length=1,
         description="Layers that get an adapter: all-linear, or names that the model has, such as q_proj. The experts"
-        " of a mixture get none.",
+        " of a mixture are no layers: see target_parameters.",
+        json_schema_extra=ADVANCED,
+    )
+    target_parameters: Literal["none", "experts"] = Field(
+        "none",
+        description="What gets an adapter beside layers. experts: all experts of a mixture, which learn more, and take"
+        " many times the memory.",
         json_schema_extra=ADVANCED,
     )
     use_rslora: bool = Field(
@@ -168,6 +174,8 @@ class FinetuneOptions(DatasetOptions, Stage):
             raise ValueError(f"save_steps: {text}: change one, or turn load_best_model_at_end off")
         if self.use_dora and self.quantization == "int8":
             raise ValueError("use_dora: PEFT trains it on 4-bit and 16-bit bases: choose another quantization")
+        if self.use_dora and self.target_parameters != "none":
+            raise ValueError("use_dora: PEFT trains no experts so: turn it off, or set target_parameters to none")
         if len(self.target_modules) > 1 and "all-linear" in self.target_modules:
             raise ValueError("target_modules: all-linear stands alone: leave the names or it out")
         return self
@@ -180,15 +188,13 @@ class FinetuneOptions(DatasetOptions, Stage):
                 was chosen is not installed here.
         """
         self._check_machine()
-        package = PACKAGES.get(facts.model_type)
-        if package and find_spec(package) is None:
-            what = f"transformers builds a model of the type '{facts.model_type}' with the package {package}"
-            raise SpecError(
-                f"{what}, which is not installed here: run `pip install {package}`, or choose another model."
-            )
-        if self.quantization != "none" and facts.model_type in ("falcon", *MULTIPLIED):
+        known = traits(facts.model_type)
+        if self.quantization != "none" and (facts.model_type == "falcon" or known.multiplied):
             text = f"transformers does not load a model of the type '{facts.model_type}' so: choose none"
             raise SpecError(f"quantization: {text} (got {self.quantization})", {"quantization": text})
+        if self.target_parameters == "experts" and not has_experts(facts):
+            text = f"'{facts.model}' is no mixture of experts: choose none"
+            raise SpecError(f"target_parameters: {text}", {"target_parameters": text})
         linears = sorted({tensor.name.split(".")[-2] for tensor in adaptable(facts)})
         if self.target_modules != ALL_LINEAR:
             for module in self.target_modules:

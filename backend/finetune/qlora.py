@@ -17,7 +17,7 @@ from backend.errors import HardwareError, JobError, SpecError
 from backend.executors.contract import Machine
 from backend.finetune import costs
 from backend.finetune.checkpoints import newest_sealed, read_losses, step_of
-from backend.finetune.layers import targets
+from backend.finetune.layers import parameters, targets
 from backend.finetune.options import FinetuneOptions
 from backend.finetune.rendering import Rendered
 from backend.finetune.side_by_side import fits_side_by_side
@@ -202,7 +202,7 @@ def _train(model: Any, tokenizer: Any, rows: Rows, output: Path, options: Finetu
         train_dataset=Dataset.from_list([_columns(row) for row in rows.train]),
         eval_dataset=Dataset.from_list([_columns(row) for row in rows.validation]) if rows.validation else None,
         processing_class=tokenizer,
-        peft_config=LoraConfig(**lora(options)),
+        peft_config=LoraConfig(**lora(options, model)),
         callbacks=[watch, *_early(options, rows)],
     )
     watch.watch(tuner)
@@ -261,11 +261,12 @@ def _mean_loss(here: float, before: float | None, resumed: int, steps: int) -> f
     return (before + here * (steps - resumed)) / steps
 
 
-def lora(options: FinetuneOptions) -> dict[str, Any]:
+def lora(options: FinetuneOptions, model: Any) -> dict[str, Any]:
     """Return the arguments of PEFT's LoraConfig."""
     return {
         "task_type": "CAUSAL_LM",
         "target_modules": list(options.target_modules),
+        "target_parameters": parameters(model) if options.target_parameters == "experts" else None,
         **{name: getattr(options, name) for name in
            ("r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora")},
     }  # fmt: skip

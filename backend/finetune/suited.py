@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from backend.finetune.costs import expert_parameters
 from backend.finetune.layers import EXPERTS, has_experts, left_out
 from backend.finetune.options import FinetuneOptions
 from backend.machine.hardware import gpus
@@ -39,7 +40,10 @@ def suited(options: FinetuneOptions, facts: ModelFacts) -> Suited:
     if twice and "gradient_checkpointing" in missing:
         changes["gradient_checkpointing"] = "off"
         lines.append("Layers are not computed twice to save memory: this kind of model cannot do that.")
-    lines.extend(_left(facts))
+    if options.target_parameters == "experts" and options.lora_dropout:
+        changes["lora_dropout"] = 0.0
+        lines.append("Nothing is dropped out: the adapter of experts cannot do that.")
+    lines.extend(_left(options, facts))
     return Suited(options.model_copy(update=changes), tuple(lines))
 
 
@@ -53,12 +57,15 @@ def _attention(options: FinetuneOptions) -> str:
     return {"flash_attention_2": "flash_attn", "eager": ""}.get(options.attn_implementation, "sdpa")
 
 
-def _left(facts: ModelFacts) -> list[str]:
-    """Say which layers get no adapter although they are linear."""
+def _left(options: FinetuneOptions, facts: ModelFacts) -> list[str]:
+    """Say which layers get no adapter although they are linear, and how much of it experts take."""
     without = left_out(facts)
     names = {tensor.name.split(".")[-2] for tensor in facts.tensors if is_linear(tensor)} & without
     lines = []
-    if has_experts(facts):
+    if options.target_parameters == "experts":
+        beside = "; the layers of the same names beside them stay as they are" if names & EXPERTS else ""
+        lines.append(f"The adapter of all experts has {expert_parameters(facts, options):,} numbers{beside}.")
+    elif has_experts(facts):
         shared = " and so do the layers of the same names beside them" if names & EXPERTS else ""
         lines.append(f"The experts stay as they are{shared}: the adapter is for attention and the other shared layers.")
     if others := sorted(names - EXPERTS):

@@ -8,18 +8,15 @@ nested, the first innermost; the first stacks the gate's rows upon those of the 
 from collections.abc import Collection, Iterator
 from typing import Any
 
-PARAMETERS = ("gate_up_proj", "down_proj")
+PARAMETERS = ("gate_up_proj", "up_proj", "down_proj")
 """In the order in which transformers' modules have them."""
 
-_PIECES = {"gate_up_proj": (("gate_proj", "w1"), ("up_proj", "w3")), "down_proj": (("down_proj", "w2"),)}
+_PIECES = {
+    "gate_up_proj": (("gate_proj", "w1"), ("up_proj", "w3")),
+    "up_proj": (("up_proj",),),
+    "down_proj": (("down_proj", "w2"),),
+}
 """What a parameter consists of, and how checkpoints call that for each expert."""
-
-
-TURNED = ("aria", "gpt_oss")
-"""Model types that keep all experts in one tensor as [experts, in, out], and whose classes say so."""
-
-_STACKS = {"gate_up_proj": "input_linear.weight", "down_proj": "output_linear.weight"}
-"""How checkpoints of Granite call the tensor of all experts."""
 
 
 def is_parameter(name: Any) -> bool:
@@ -47,12 +44,6 @@ def parameter_of(module: str, targets: Collection[str]) -> str | None:
     return f"{bare}.{adapted[-1 - depth]}" if depth < len(adapted) else None
 
 
-def stacks(parameter: str) -> tuple[str, str]:
-    """Return the names that checkpoints have for the one tensor that a parameter lies in."""
-    path, _, name = parameter.rpartition(".")
-    return parameter, f"{path.removesuffix('.experts')}.{_STACKS[name]}"
-
-
 def pieces(parameter: str, expert: int, outputs: int) -> Iterator[tuple[list[str], int, int]]:
     """Yield the tensors that one expert's part of a parameter lies in.
 
@@ -65,7 +56,6 @@ def pieces(parameter: str, expert: int, outputs: int) -> Iterator[tuple[list[str
         Names that checkpoints have for a tensor, its first row in the parameter, and the one after its last.
     """
     path, _, name = parameter.rpartition(".")
-    paths, step = (path, path.replace(".mlp.experts", ".block_sparse_moe.experts")), outputs // len(_PIECES[name])
+    step = outputs // len(_PIECES[name])
     for index, called in enumerate(_PIECES[name]):
-        names = [f"{place}.{expert}.{last}.weight" for place in paths for last in called]
-        yield names, index * step, (index + 1) * step
+        yield [f"{path}.{expert}.{last}.weight" for last in called], index * step, (index + 1) * step

@@ -17,7 +17,7 @@ from backend.merge.adapter import Adapter, read_adapter
 from backend.merge.options import Into, MergeOptions
 from backend.merge.plan import Base, Made, Merger, packed, vocabulary
 from backend.merge.weights import AdapterFile, MergedWeights, Opened
-from backend.models.families import UNUSUAL
+from backend.models.families import traits
 from backend.models.rewriting import loaded_dtype, stream
 from backend.progress import Report
 from backend.weights.checkpoint import Checkpoint, Weights
@@ -100,7 +100,7 @@ def merged(weights: Weights, folders: Sequence[Path], options: MergeOptions, rep
     model_type, dtype = str(weights.config.get("model_type")), loaded_dtype(weights.config, weights.tensors)
     trained = trained_on(adapters, options)
     if trained.into != "original":
-        if model_type in UNUSUAL:
+        if not traits(model_type).converted:
             raise SpecError(f"'{weights.name}' is of the type '{model_type}': choose merge_into original.")
         weights = Dequantized(weights, trained.into, trained.double, SAFETENSORS[dtype])
     report.log(words(trained, options))

@@ -10,7 +10,7 @@ from backend.errors import SpecError
 from backend.hub.ids import model_field
 from backend.merge.plan import packed
 from backend.models.facts import ModelFacts
-from backend.models.families import UNUSUAL
+from backend.models.families import traits
 from backend.models.rewriting import Dtype, StreamOptions
 from backend.options import ADVANCED
 from backend.weights.codes import CODES
@@ -102,7 +102,7 @@ class MergeOptions(StreamOptions):
         """
         if facts.quant_method:
             raise packed(facts.base_model or Path(facts.model).name, facts.quant_method)
-        if self.merge_into not in ("auto", "original") and facts.model_type in UNUSUAL:
+        if self.merge_into not in ("auto", "original") and not traits(facts.model_type).converted:
             text = f"a model of the type '{facts.model_type}' is merged into its original weights only: choose original"
             raise SpecError(f"merge_into: {text}", {"merge_into": text})
 

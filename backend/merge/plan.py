@@ -5,12 +5,15 @@ trained; where PEFT's own merge_and_unload() would change a tied tensor for both
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from backend.errors import SpecError
 from backend.merge.adapter import WEIGHTS, Adapter, Lora, Rows
-from backend.merge.experts import TURNED, is_parameter, pieces, stacks
+from backend.merge.experts import is_parameter, pieces
+from backend.models.families import traits
+from backend.models.renamings import name_in_class
 from backend.strict_json import quoted
 from backend.weights.anatomy import HEADS, TRANSPOSED, input_embeddings, inside, is_linear, output_head
 from backend.weights.floats import FLOATS
@@ -75,9 +78,7 @@ class Merger:
     def __init__(self, base: Base) -> None:
         self._base = base
         self._stored = {tensor.name: tensor for tensor in base.tensors}
-        places = [(inside(name), name) for name in self._stored]
-        often = Counter(place for place, _ in places)
-        self._inside = {place: name for place, name in places if often[place] == 1}
+        self._inside = _once((inside(name), name) for name in self._stored)
         embedding, head = input_embeddings(base.tensors), output_head(base.tensors)
         self.embedding = embedding.name if embedding else ""
         self.head = head.name if head else "lm_head.weight"
@@ -118,7 +119,7 @@ class Merger:
         """Take the changes of a mixture's experts, which lie here one by one, or all in one tensor."""
         lora = adapter.loras[parameter]
         outputs = lora.b.shape[0]
-        if (whole := next(filter(None, map(self._known, stacks(parameter))), None)) is not None:
+        if (whole := self._known(parameter)) is not None:
             change = Change(index, lora._replace(part=(0, 0, outputs)), weight)
             self._changes.setdefault(self._place(whole, adapter), []).append(change)
             return
@@ -180,7 +181,7 @@ class Merger:
     def _are_turned(self, source: Tensor, lora: Lora) -> bool:
         """Return whether experts that are one tensor lie as [experts, in, out]."""
         wide, high = lora.a.shape[1], lora.outputs
-        return source.shape[1:] == (wide, high) if wide != high else self._base.model_type in TURNED
+        return source.shape[1:] == (wide, high) if wide != high else traits(self._base.model_type).says_turned
 
     def _shape_saved(
         self, name: str, source: Tensor, saves: tuple[Save, ...], adapters: Sequence[Adapter]
@@ -197,10 +198,15 @@ class Merger:
 
     def _known(self, target: str) -> str | None:
         """Return the name that a tensor has here, if it is here."""
-        short = target.partition(".")[2]
-        router = target.replace(".mlp.gate.", ".block_sparse_moe.gate.")  # as checkpoints of Mixtral call it
-        names = (target, short, f"model.{target}", f"transformer.{target}", router)
-        return next((name for name in names if name in self._stored), self._inside.get(inside(target)))
+        names = (target, target.partition(".")[2], f"model.{target}", f"transformer.{target}")
+        place = inside(target)
+        found = next((name for name in names if name in self._stored), self._inside.get(place))
+        return found or self._in_class.get(place)
+
+    @cached_property
+    def _in_class(self) -> dict[str, str]:
+        """The names of tensors here, by what the model's class calls them, from their blocks' numbers on."""
+        return _once((inside(name_in_class(name, self._base.model_type)), name) for name in self._stored)
 
     def _place(self, target: str, adapter: Adapter) -> str:
         """Find a tensor by the name that an adapter knows it by.
@@ -229,6 +235,13 @@ class Merger:
 
     def _is_tied(self, name: str) -> bool:
         return self.tied and name in (self.embedding, self.head)
+
+
+def _once(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the names of tensors by what they are called elsewhere, but for those that share that."""
+    known = list(pairs)
+    often = Counter(place for place, _ in known)
+    return {place: name for place, name in known if often[place] == 1}
 
 
 def vocabulary(made: Sequence[Made], merger: Merger) -> int | None:

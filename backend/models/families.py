@@ -3,6 +3,8 @@
 Taken is what the installed transformers builds for writing text, of text alone or of pictures too, but for OTHERS.
 """
 
+from typing import NamedTuple
+
 from backend.models.native import picture_types, text_types
 
 
@@ -13,14 +15,65 @@ def _words(text: str) -> frozenset[str]:
 SAME_AS = {"gpt-sw3": "gpt2", "shieldgemma2": "gemma3"}
 """Model types that transformers reads as another one."""
 
-UNUSUAL = ("falcon", "llama4", "llama4_text", "zamba", "zamba2")
-"""Model types whose layers transformers builds otherwise where they are in bitsandbytes' formats, or shares."""
 
-MULTIPLIED = dict.fromkeys(("falcon_mamba", "jamba", "mamba"), "dt_proj")
-"""A linear layer, by model type, whose weight transformers multiplies by without calling it: it stays in 16 bit."""
+class Traits(NamedTuple):
+    """What is otherwise with the models of a type.
 
-PACKAGES = {"gemma3n": "timm"}
-"""A package that transformers builds a model type with, beside what is installed."""
+    Attributes:
+        converted: Whether transformers converts its layers to bitsandbytes' formats, each by itself.
+        one_by_one: Whether transformers builds its experts as layers where they are in those formats.
+        turned: Whether all experts lie in one tensor as [experts, in_features, out_features].
+        says_turned: Whether its class says so, which PEFT reads.
+        interleaved: Whether rows of gate and up take turns in that tensor.
+        multiplied: A linear layer whose weight transformers multiplies by without calling it: it stays in 16 bit.
+        in_kernels: One that is so multiplied by where its kernels are; PEFT refuses most.
+        alone: Whether blocks are called with masks or biases of so many windows as go through: noted down of one.
+    """
+
+    converted: bool = True
+    one_by_one: bool = False
+    turned: bool = False
+    says_turned: bool = False
+    interleaved: bool = False
+    multiplied: str = ""
+    in_kernels: str = ""
+    alone: bool = False
+
+
+_MAMBA = Traits(in_kernels="out_proj")
+_MAMBA_1 = Traits(in_kernels="out_proj", multiplied="dt_proj")
+_LLAMA_4 = Traits(turned=True, one_by_one=True)
+
+TRAITS = {
+    "aria": Traits(turned=True, says_turned=True),
+    "bamba": _MAMBA,
+    "bloom": Traits(alone=True),
+    "falcon": Traits(converted=False),
+    "falcon_h1": _MAMBA,
+    "falcon_mamba": _MAMBA_1,
+    "gpt_oss": Traits(turned=True, says_turned=True, interleaved=True),
+    "granitemoehybrid": _MAMBA,
+    "jamba": Traits(multiplied="dt_proj"),
+    "llama4": _LLAMA_4,
+    "llama4_text": _LLAMA_4,
+    "mamba": _MAMBA_1,
+    "mamba2": _MAMBA,
+    "nemotron_h": _MAMBA,
+    "qwen4_exp_text": Traits(alone=True),
+    "xglm": Traits(alone=True),
+    "zamba": Traits(converted=False),
+    "zamba2": Traits(converted=False, in_kernels="out_proj"),
+}
+"""By model type; of all others nothing is otherwise."""
+
+
+def traits(model_type: object) -> Traits:
+    """Return what is otherwise with the models of a type."""
+    return TRAITS.get(str(model_type), Traits())
+
+
+TOWERS_OF = {"gemma3n_vision": "timm"}
+"""A package that a tower is built with, by the model type of the tower's own config."""
 
 OTHERS = {
     "an encoder, which writes no text": _words("""

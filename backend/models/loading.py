@@ -21,6 +21,7 @@ from backend.model_folder import (
 )
 from backend.models.config import auto_class_name, longest_window
 from backend.models.torch_weights import opened
+from backend.models.towers import stand_in
 from backend.progress import Report
 from backend.strict_json import quoted
 from backend.weights.decoded import encoded_as
@@ -118,9 +119,10 @@ def _package(error: BaseException) -> str:
 
 
 def auto_class(config: Mapping[str, Any]) -> Any:
-    """Return the class of transformers that builds a model; see auto_class_name()."""
+    """Return the class of transformers that builds a model, with empty towers where it could not build their own."""
     import transformers
 
+    stand_in()
     return getattr(transformers, auto_class_name(config))
 
 

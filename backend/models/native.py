@@ -88,7 +88,7 @@ def rebuilds_experts(model_type: str) -> bool:
 
     It does so for models that it knows from before transformers had their experts in one tensor.
     """
-    [source] = [path.read_text(encoding="utf-8") for path in _sources("../conversion_mapping.py")] or [""]
+    [source] = [path.read_text(encoding="utf-8") for path in sources("../conversion_mapping.py")] or [""]
     table = source.partition("\n_MODEL_TO_CONVERSION_PATTERN = ")[2].partition("\n}\n")[0]
     known = {name for name, like in _LIKE.findall(table) if like in _SPLIT_BEFORE}
     return model_type in known | {*_SPLIT_BEFORE}
@@ -103,7 +103,7 @@ def is_native_tokenizer(name: object) -> bool:
 def _table(name: str) -> dict[str, list[str]]:
     """Return the classes of each model type in one of transformers' tables; none where it is not installed."""
     found: dict[str, list[str]] = {}
-    for path in _sources("auto/modeling_auto.py"):
+    for path in sources("auto/modeling_auto.py"):
         table = path.read_text(encoding="utf-8").partition(f"\nMODEL_FOR_{name}_MAPPING_NAMES = ")[2]
         for model_type, architecture in _PAIR.findall(table.partition("\n)\n")[0]):
             found.setdefault(model_type, []).append(architecture)
@@ -145,7 +145,7 @@ def _held(node: ast.ClassDef, key: str) -> list[ast.AST]:
 @cache
 def _configs() -> dict[str, Path]:
     """Return the file that holds the config of each model type."""
-    files = [(path, path.read_text(encoding="utf-8")) for path in _sources("*/configuration_*.py")]
+    files = [(path, path.read_text(encoding="utf-8")) for path in sources("*/configuration_*.py")]
     return {model_type: path for path, source in files for model_type in _TYPE.findall(source)}
 
 
@@ -156,11 +156,12 @@ def _modeling(config: Path) -> Path:
 
 @cache
 def _tokenizers() -> frozenset[str]:
-    sources = (path.read_text(encoding="utf-8") for path in _sources("*/tokenization_*.py"))
-    return frozenset((*_ANY_TOKENIZER, *(name for text in sources for name in _CLASS.findall(text))))
+    texts = (path.read_text(encoding="utf-8") for path in sources("*/tokenization_*.py"))
+    return frozenset((*_ANY_TOKENIZER, *(name for text in texts for name in _CLASS.findall(text))))
 
 
-def _sources(pattern: str) -> list[Path]:
+def sources(pattern: str) -> list[Path]:
+    """Return the files of transformers that a pattern finds beside its models; none where it is not installed."""
     spec = find_spec("transformers")
     return list((Path(spec.origin).parent / "models").glob(pattern)) if spec and spec.origin else []
 

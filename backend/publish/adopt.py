@@ -44,8 +44,8 @@ _NAMES_A_PLACE = {
 """The fields in which libraries write down where they read a model from."""
 
 _OF_ADAPTERS = (
-    "peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "bias",
-    "use_rslora", "use_dora",
+    "peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters",
+    "modules_to_save", "bias", "use_rslora", "use_dora",
 )  # fmt: skip
 
 

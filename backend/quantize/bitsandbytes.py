@@ -7,10 +7,11 @@ from pydantic import Field
 
 from backend.errors import SpecError
 from backend.models.facts import ModelFacts
-from backend.models.families import MULTIPLIED, UNUSUAL
+from backend.models.families import traits
 from backend.models.rewriting import StreamOptions
 from backend.options import ADVANCED
 from backend.quantize.method import MethodOptions
+from backend.quantize.one_by_one import OneByOne
 from backend.quantize.readers import EVERYWHERE, Readers, Reading
 from backend.weights.anatomy import HEADS, is_linear, kept
 from backend.weights.tensor import Tensor
@@ -47,7 +48,8 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
         Raises:
             SpecError: A module to skip is not in the model; the model has no layer that can be quantized.
         """
-        if facts.model_type in UNUSUAL:
+        known = traits(facts.model_type)
+        if not known.converted:
             raise SpecError(
                 f"'{facts.model}' is of the type '{facts.model_type}', whose layers transformers does not load from"
                 " bitsandbytes' formats: choose method cast, or another model."
@@ -55,16 +57,16 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
         linears = [tensor for tensor in facts.tensors if is_linear(tensor)]
         if not linears:
             raise SpecError(f"'{facts.model}' has no linear layers that could be quantized: choose another model.")
-        whole = MULTIPLIED.get(facts.model_type)
+        whole = known.multiplied
         if whole and any(whole in tensor.name.split(".") for tensor in linears if not self.skips(tensor)):
             text = (
                 f"a model of the type '{facts.model_type}' multiplies by the weight of '{whole}' itself: give {whole}"
             )
             raise SpecError(f"llm_int8_skip_modules: {text}", {"llm_int8_skip_modules": text})
-        known = {tensor.name.split(".")[-2] for tensor in linears}
+        names = {tensor.name.split(".")[-2] for tensor in linears}
         for module in self.llm_int8_skip_modules or ():
-            if module not in known | HEADS:  # a part of a path means other layers to each of those who read the result
-                text = f"'{module}' is no linear layer of the model: choose among {', '.join(sorted(known))}"
+            if module not in names | HEADS:  # a part of a path means other layers to each of those who read the result
+                text = f"'{module}' is no linear layer of the model: choose among {', '.join(sorted(names))}"
                 raise SpecError(f"llm_int8_skip_modules: {text}", {"llm_int8_skip_modules": text})
 
     def skips(self, tensor: Tensor) -> bool:
@@ -73,8 +75,9 @@ class BitsAndBytesOptions(MethodOptions, StreamOptions):
         return not is_linear(tensor) or any(m in parts for m in (*self.UNFIT, *(self.llm_int8_skip_modules or ())))
 
     def form(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> Any:
-        """Return the options: they know what becomes of each tensor."""
-        return self
+        """Return the options, which know what becomes of a layer, and where transformers needs it of experts too."""
+        layers: Any = self  # each of the formats writes one
+        return OneByOne(layers, config) if traits(config.get("model_type")).one_by_one else layers
 
     def config(self, tensors: Sequence[Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
         """Return what changes in config.json; every key that BitsAndBytesConfig has is written."""

@@ -7,17 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from backend.models.families import MULTIPLIED
+from backend.models.families import traits
 from backend.quantize.layouts.layout import Matrix
 from backend.weights.anatomy import TRANSPOSED, is_expert, is_linear
 from backend.weights.tensor import Tensor
 from backend.weights.view import Span
-
-_TURNED = ("gpt_oss", "llama4", "llama4_text")
-"""Model types whose experts lie in one tensor as [experts, in_features, out_features]."""
-
-_INTERLEAVED = ("gpt_oss",)
-"""Model types whose rows of gate and up take turns in one tensor."""
 
 _STACKS = {
     "experts.gate_up_proj": ("gate_proj", "up_proj"),
@@ -61,9 +55,11 @@ class Matrices:
     def __init__(self, config: Mapping[str, Any]) -> None:
         inner = config.get("text_config")
         types = {config.get("model_type"), inner.get("model_type") if isinstance(inner, Mapping) else None}
-        self._multiplied = next((MULTIPLIED[kind] for kind in types if kind in MULTIPLIED), None)
+        known = [traits(kind) for kind in types]
+        self._multiplied = next((each.multiplied for each in known if each.multiplied), None)
         self.transposed = not types.isdisjoint(TRANSPOSED)
-        self.turned, self._interleaved = not types.isdisjoint(_TURNED), not types.isdisjoint(_INTERLEAVED)
+        self.turned = any(each.turned for each in known)
+        self._interleaved = any(each.interleaved for each in known)
 
     def of(self, tensor: Tensor) -> dict[Matrix, Part | None]:
         """Return the linear layers in a tensor, whether or not a layout holds them, each with its place in a stack."""

@@ -5,11 +5,13 @@ OpenAI's API on a port of this machine, behind the guard.
 """
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.model_folder import CONFIG, PROCESSORS, settings_in
 from backend.models.config import quantization, reads_pictures
+from backend.models.towers import tower_package
 from backend.progress import Report
 
 PLAIN = "16 bit"
@@ -119,7 +121,7 @@ class Engine(NamedTuple):
 
 
 def sees(folder: Path, base: Path | None = None) -> bool:
-    """Return whether a model takes pictures: it has a tower for them, and what prepares them lies beside it.
+    """Return whether a model takes pictures: it has a tower that is built here, and what prepares them lies beside it.
 
     Args:
         folder: Of the model, or of an adapter.
@@ -128,4 +130,7 @@ def sees(folder: Path, base: Path | None = None) -> bool:
     config = settings_in(base or folder, CONFIG)
     places = [place for place in (folder, base) if place]
     prepared = any((place / name).is_file() for place in places for name in PROCESSORS)
-    return prepared and reads_pictures(config) and isinstance(config.get("vision_config"), dict)
+    if not prepared or not reads_pictures(config) or not isinstance(config.get("vision_config"), dict):
+        return False
+    package = tower_package(config)
+    return package is None or find_spec(package) is not None

@@ -28,7 +28,7 @@ from backend.weights.codes import CODES
 PROMPTS = 3
 """Questions of the validation rows whose answers are shown at every validation."""
 
-UNORDERED = ("target_modules", "modules_to_save", "exclude_modules")
+UNORDERED = ("target_modules", "target_parameters", "modules_to_save", "exclude_modules")
 """Settings that PEFT keeps as sets, and so writes in another order each run."""
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "safetensors")

@@ -57,8 +57,8 @@ _STACKED = (".input_linear.weight", ".output_linear.weight")
 
 _FLOATS = ("BF16", "F16", "F32", "F64")
 
-_BLOCK = re.compile(r"(?:[A-Za-z_]\w*\.)+(\d{1,9})\.")
-"""The name of a tensor in a block, which is one of a numbered list."""
+_BLOCK = re.compile(r"(?:(?!altup_)[A-Za-z_]\w*\.)+(\d{1,9})\.")
+"""The name of a tensor in a block, which is one of a numbered list; Gemma 3n has two more, of projections."""
 
 TRANSPOSED = ("gpt2", "gpt-sw3", "openai-gpt")
 """Model types that keep the weights of their linear layers as [in, out]; quantized ones are kept as [out, in]."""

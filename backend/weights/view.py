@@ -115,7 +115,7 @@ class Source(View):
         inputs, outputs = self.tensor.shape[-2:] if turned else self.tensor.shape[:-3:-1]
         step = in_hand(multiple * inputs) // inputs
         for expert, numbers in groupby(range(len(matrices)), lambda number: turned * matrices[number].first // outputs):
-            whole = self._expert(expert) if turned else None
+            whole = self.expert(expert) if turned else None
 
             def piece(job: tuple[int, int], whole: Bytes | None = whole, expert: int = expert) -> None:
                 number, top = job
@@ -140,7 +140,7 @@ class Source(View):
             raise SpecError(f"'{self.name}' holds numbers that are not finite: the model is damaged, choose another.")
         return cast(raw, self.tensor.dtype, self.dtype)
 
-    def _expert(self, number: int) -> Bytes:
+    def expert(self, number: int) -> Bytes:
         """Return the bytes of one of the matrices of a tensor, [rows, columns, bytes of an element]."""
         _, rows, columns = self.tensor.shape
         size, width = rows * columns, self.tensor.bytes // max(self.elements, 1)

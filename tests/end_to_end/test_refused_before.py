@@ -40,11 +40,12 @@ MERGE = {"stage": "merge"}
 
 @pytest.mark.parametrize(("kind", "words"), [
     ("falcon", "quantization: transformers does not load a model of the type 'falcon' so: choose none"),
-    ("llama4_text", "a model of the type 'llama4_text' is merged into its original weights only"),
+    ("zamba2", "a model of the type 'zamba2' is merged into its original weights only"),
 ])  # fmt: skip
 def test_a_merge_that_cannot_be_done_is_refused_before_its_training(kind, words, tmp_path):
-    experts = {"num_local_experts": 2, "intermediate_size": 64, "intermediate_size_mlp": 64, "head_dim": 16}
-    sizes = {"llama4_text": {"num_key_value_heads": 2, **experts}}.get(kind, {})
+    states = {"mamba_d_state": 16, "mamba_headdim": 16, "n_mamba_heads": 8, "mamba_expand": 2, "num_mem_blocks": 1}
+    layers = {"layers_block_type": ["mamba", "hybrid"], "hybrid_layer_ids": [1], "num_key_value_heads": 4}
+    sizes = {"zamba2": {"intermediate_size": 64, **states, **layers}}.get(kind, {})
     model = saved(tmp_path / kind, kind, **sizes)
     with pytest.raises(SpecError, match=words):
         prepare(recipe(model, tmp_path, MERGE, quantization="nf4"), tmp_path / "data", None)

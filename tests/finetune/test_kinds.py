@@ -62,3 +62,13 @@ def test_a_layer_that_peft_does_not_train_is_refused_before_the_start(kind, modu
     facts = inspect(str(made(kind, tiny_model, tmp_path / kind)))
     with pytest.raises(SpecError, match=f"'{module}' is no linear layer of the model: choose among"):
         FinetuneOptions(dataset="demo", max_length=64, target_modules=(module,)).check(facts)
+
+
+def test_experts_are_asked_for_where_there_are_some(tiny_model):
+    with pytest.raises(SpecError, match=r"target_parameters: '.*' is no mixture of experts: choose none"):
+        FinetuneOptions(dataset="demo", max_length=64, target_parameters="experts").check(inspect(str(tiny_model)))
+
+
+def test_dora_is_not_for_experts():
+    with pytest.raises(ValueError, match="use_dora: PEFT trains no experts so"):
+        FinetuneOptions(dataset="demo", target_parameters="experts", use_dora=True)

@@ -4,6 +4,7 @@ The weights are what people pick to be quantized and to be tuned, each adding to
 """
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,7 @@ class Family(NamedTuple):
         text: Fields of the text model's config beside SIZES; a value of `...` leaves one of those out.
         tower: Fields of what reads pictures; None: nothing does.
         top: Fields of the config around both.
+        package: That the tower is built with, beside transformers.
     """
 
     model_type: str
@@ -65,6 +67,7 @@ class Family(NamedTuple):
     text: Mapping[str, Any] = {}
     tower: Mapping[str, Any] | None = None
     top: Mapping[str, Any] = {}
+    package: str = ""
 
 
 FAMILIES: dict[str, Family] = {
@@ -93,7 +96,15 @@ FAMILIES: dict[str, Family] = {
     }, QWEN_TOWER),
     "Gemma 3": Family("gemma3", 3, 5, SLIDING, TOWER, {"mm_tokens_per_image": 4}),
     "Gemma 3 text": Family("gemma3_text", 1, 4),
-    "Gemma 3n": Family("gemma3n", 1, 1),
+    "Gemma 3n": Family("gemma3n", 1, 1, {
+        "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 16,
+        "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": 512,
+        "laurel_rank": 32, "altup_num_inputs": 2, "activation_sparsity_pattern": [0.9, 0.0, 0.0, 0.0],
+        "pad_token_id": 511,  # whose embedding is zeros, of which a square root has no gradient: no text has it
+    }, {"hidden_size": 32}, {"audio_config": {
+        "hidden_size": 32, "conf_num_attention_heads": 2, "conf_num_hidden_layers": 1, "input_feat_size": 32,
+        "sscp_conv_channel_size": (8, 4),
+    }}, "timm"),
     "Mistral Small": Family("mistral3", 3, 3, {"model_type": "mistral"}, TOWER | {"head_dim": 16, "image_size": 56}),
     "Ministral 3": Family("mistral3", 2, 3, {"model_type": "ministral3"}, TOWER | {"head_dim": 16, "image_size": 56}),
     "Mistral": Family("mistral", 1, 3),
@@ -148,20 +159,12 @@ DOES = ("nf4", "int8", "fp8", "mxfp4", "cast", "gptq", "awq", "tune", "merge")
 """What is done with each."""
 
 REFUSED: dict[str, dict[str, str]] = {
-    "Gemma 3n": dict.fromkeys(DOES, "transformers builds it with the package timm, which is not among ours: untested"),
-    "Llama 4": dict.fromkeys(
-        ("nf4", "int8"), "transformers builds its experts otherwise in these formats: choose gptq, awq or cast"
-    ),
     "GPT-2": dict.fromkeys(
         ("fp8", "mxfp4"),
         "readers of compressed-tensors do not find its layers, which lie transposed: choose nf4 or gptq",
     ),
-    "DeepSeek V4": {"merge": "its class has other names for its layers than its files: merge it with PEFT"},
 }
 """What is refused of a row, and why, in the words of the table of families."""
-
-BUILT = tuple(sorted(name for name in FAMILIES if set(REFUSED.get(name, ())) != set(DOES)))
-"""Rows of which something is done."""
 
 
 def config_of(family: Family, **sizes: int) -> Any:
@@ -195,7 +198,9 @@ def make(name: str, folder: Path, **sizes: int) -> Path:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     from backend.models.native import text_types
+    from backend.models.towers import stand_in
 
+    stand_in()
     family = FAMILIES[name]
     text = family.tower is None and family.model_type in text_types()
     torch.manual_seed(0)
@@ -206,8 +211,26 @@ def make(name: str, folder: Path, **sizes: int) -> Path:
         if parameter.dim() > 1 and not parameter.any():  # some projectors begin with nothing
             torch.nn.init.normal_(parameter, std=0.02)
     made.save_pretrained(folder)
+    if family.package and find_spec(family.package) is None:
+        _add_tower(folder / "model.safetensors")
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+def _add_tower(file: Path) -> None:
+    """Add tensors of a tower that only a package which is not here can build, by the names of published ones."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shapes = {"conv_stem.conv.weight": (8, 3, 3, 3), "blocks.0.0.bn1.weight": (8,), "msfa.ffn.pw_exp.weight": (8, 8)}
+    tower = {f"model.vision_tower.timm_model.{name}": torch.randn(shape) for name, shape in shapes.items()}
+    save_file(load_file(file) | {name: t.bfloat16() for name, t in tower.items()}, file, {"format": "pt"})
+
+
+def inputs(name: str, text: Any) -> dict[str, Any]:
+    """Return what a family reads: a picture among words, or text, [rows, tokens]."""
+    plain = FAMILIES[name].tower is None or FAMILIES[name].package
+    return {"input_ids": text} if plain else picture(name)
 
 
 def picture(name: str) -> dict[str, Any]:

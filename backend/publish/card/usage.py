@@ -7,6 +7,7 @@ from typing import Any
 from backend.artifacts.artifact import Artifact
 from backend.model_folder import has_chat_template, has_tokenizer
 from backend.models.config import auto_class_name
+from backend.models.towers import tower_package
 from backend.publish.card.training import AdapterUse
 from backend.quantize.formats import readers
 from backend.serve.engine import CardLines, Shown
@@ -30,6 +31,7 @@ def loading(
     more = list(needed)
     if use:
         more = ["peft", "bitsandbytes"] if use.quantization else ["peft"]
+    more += filter(None, [tower_package(config)])
     own_tokenizer = has_tokenizer(path.name for path in folder.iterdir())
     return {
         "model_id": model_id,

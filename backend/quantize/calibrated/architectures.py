@@ -75,6 +75,15 @@ def _gemma4(config: Mapping[str, Any]) -> tuple[Group, ...]:
     )  # values are normed
 
 
+def _gemma3n(config: Mapping[str, Any]) -> tuple[Group, ...]:
+    attention, *rest = _gemma4(config)
+    return (
+        Group((*attention.linears, "laurel.linear_left")),  # laurel adds what it is given to what it gives
+        Group(("laurel.linear_right",), Fold("laurel.linear_left")),
+        *rest,
+    )
+
+
 def _olmo2(config: Mapping[str, Any]) -> tuple[Group, ...]:
     return _gated(config, None, None)  # its norms come after the layers
 
@@ -199,9 +208,9 @@ _TABLE: dict[str, Callable[[Mapping[str, Any]], tuple[Group, ...]]] = {
     "qwen3_vl_text": _llama, "ministral3": _llama, "seed_oss": _llama, "hunyuan_v1_dense": _llama, "ernie4_5": _llama,
     "qwen3_moe": _llama, "glm4_moe": _llama, "minimax_m2": _llama, "mixtral": _llama, "gpt_oss": _llama,
     "llama4_text": _llama, "ernie4_5_moe": _llama, "qwen3_5_text": _zero_centered, "qwen3_5_moe_text": _zero_centered,
-    "qwen3_next": _zero_centered, "gemma4_text": _gemma4, "gemma4_unified_text": _gemma4, "olmo3": _olmo2,
-    "exaone4": _olmo2, "deepseek_v3": _latent, "glm4_moe_lite": _latent, "mistral4": _latent, "falcon_h1": _falcon_h1,
-    "lfm2": _lfm2, "lfm2_moe": _lfm2, "granitemoehybrid": _granite_hybrid, "nemotron_h": _nemotron_h,
-    "phi3": _phi3, "gemma2": _gemma, "gemma3_text": _gemma, "olmo2": _olmo2, "opt": _opt, "gpt_neox": _gpt_neox,
-    "gpt2": _gpt2,
+    "qwen3_next": _zero_centered, "gemma4_text": _gemma4, "gemma4_unified_text": _gemma4, "gemma3n_text": _gemma3n,
+    "olmo3": _olmo2, "exaone4": _olmo2, "deepseek_v3": _latent, "glm4_moe_lite": _latent, "mistral4": _latent,
+    "falcon_h1": _falcon_h1, "lfm2": _lfm2, "lfm2_moe": _lfm2, "granitemoehybrid": _granite_hybrid,
+    "nemotron_h": _nemotron_h, "phi3": _phi3, "gemma2": _gemma, "gemma3_text": _gemma, "olmo2": _olmo2, "opt": _opt,
+    "gpt_neox": _gpt_neox, "gpt2": _gpt2,
 }  # fmt: skip

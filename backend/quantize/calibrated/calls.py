@@ -20,7 +20,7 @@ class Calls:
         more: How many values a block gives beside its output.
 
     Attributes:
-        hidden: The input that it was called with last.
+        hidden: The input that it was called with last, [1, length, …].
     """
 
     def __init__(self, last: bool, more: int = 0) -> None:
@@ -29,6 +29,7 @@ class Calls:
         self._form: Any = None
         self._varying: dict[int, list[Any]] = {}  # by the leaf's number, what it is in each window
         self._windows = 0
+        self._several = False  # inputs for each token, [inputs, windows, length, hidden_size], as of Gemma 3n
         self.hidden: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -39,7 +40,9 @@ class Calls:
         """
         from torch.utils._pytree import tree_flatten
 
-        self.hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), args)
+        given, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), args)
+        self._several = given.dim() > 3 and len(given) > 1
+        self.hidden = given.movedim(0, -2) if self._several else given
         leaves, self._form = tree_flatten((args, kwargs), is_leaf=_is_shared)
         if self._leaves is None:
             self._leaves = leaves
@@ -47,7 +50,7 @@ class Calls:
         self._windows += 1
         if self._last:
             raise Heard
-        return (self.hidden, *self._more) if self._more else self.hidden
+        return (given, *self._more) if self._more else given
 
     def at(self, first: int, count: int, shared: Shared) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return what the block is called with for some windows, beside its input.
@@ -82,7 +85,11 @@ class Calls:
         """
         output, *more = found if isinstance(found, tuple | list) else (found,)
         shared.update({(handed.number, first): value for handed, value in zip(self._more, more, strict=False)})
-        return output
+        return output.movedim(0, -2) if self._several else output
+
+    def as_given(self, hidden: Any) -> Any:
+        """Return the inputs of some windows, [windows, length, …], as a block is given them."""
+        return hidden.movedim(-2, 0) if self._several else hidden
 
     def _note(self, leaves: list[Any]) -> None:
         """Keep what is not as it was in the first window."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from backend.models.config import longest_window
+from backend.models.config import longest_window, text_fields
 from backend.models.facts import ModelFacts
 from backend.quantize.calibrated.engine import BATCH
 from backend.quantize.calibrated.options import CalibratedOptions
@@ -25,6 +25,9 @@ COPY_SECONDS = 4.0e-9  # a byte of what is not
 
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_k", "moe_topk", "top_k")
 """What configs call the number of experts that a token goes through."""
+
+_INPUTS = ("altup_num_inputs", "hc_mult", "hc_count")
+"""What configs call the number of inputs that a block has for each token, where it is more than one."""
 
 
 class CalibratedCost(NamedTuple):
@@ -68,7 +71,7 @@ def calibrated_cost(facts: ModelFacts, options: CalibratedOptions) -> Calibrated
     outside = blocks.pop(-1, 0)
     widest, height = max(n.inputs for n in layers), max(n.outputs for n in layers)
     single = max((n.elements for n in layers if n.expert), default=0)
-    activations = width * tokens * facts.hidden_size * (2 if experts else 1)
+    activations = width * tokens * _numbers(facts) * (2 if experts else 1)
     # a block itself, in float32 thrice; its experts as they are read and stacked; the Gram matrix and its root
     block = max((width + 3 * 4) * n + 2 * width * experts.get(i, 0) for i, n in blocks.items())
     block += 3 * 3 * 4 * single + 6 * 4 * widest**2
@@ -96,6 +99,14 @@ def repacking_cost(facts: ModelFacts, options: CalibratedOptions) -> CalibratedC
     block = max(blocks.values()) + WORDS * max(layer.elements for layer in layers)
     memory = REPACKING_BYTES + max([block, *outside])
     return CalibratedCost(memory, PACK_SECONDS * sum(blocks.values()) + COPY_SECONDS * sum(outside))
+
+
+def _numbers(facts: ModelFacts) -> int:
+    """Return the numbers that a block is given for a token, and that its other blocks will be given beside."""
+    fields = text_fields(facts.config)
+    inputs = next((fields[name] for name in _INPUTS if type(fields.get(name)) is int), 1)
+    beside = fields.get("hidden_size_per_layer_input")
+    return facts.hidden_size * inputs + facts.layers * (beside if type(beside) is int else 0)
 
 
 def _layers(facts: ModelFacts, options: CalibratedOptions) -> list[_Layer]:

@@ -20,6 +20,9 @@ from backend.weights.anatomy import block_of, is_beside, output_head
 from backend.weights.checkpoint import Weights
 from backend.weights.tensor import Tensor
 
+_ALWAYS_CALLED = (".embed_vision.", ".embed_audio.")
+"""Parts of the names of what Gemma 3n calls on any text, though only pictures and sound need it."""
+
 MOST = 3
 """Values that blocks return at most."""
 
@@ -89,8 +92,9 @@ class Skeleton:
         """
 
         outside = self._model.base_model
-        needed = [t for t in self.outside if not is_beside(t.name) and t is not output_head(self._tensors.values())]
-        self._fill(t for t in needed if self._filler.reads(t.name))
+        head = output_head(self._tensors.values())
+        read_by_text = (t for t in self.outside if not is_beside(t.name) or any(p in t.name for p in _ALWAYS_CALLED))
+        self._fill(t for t in read_by_text if t is not head and self._filler.reads(t.name))
         for more in range(MOST):
             try:
                 found = self._listen(outside, ids, more)

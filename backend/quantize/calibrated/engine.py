@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from backend.machine.hardware import give_freed_memory_back
+from backend.models.families import traits
 from backend.progress import Report
 from backend.quantize.calibrated.architectures import Group, groups_of
 from backend.quantize.calibrated.block_files import Numbers, Rounded, Shards
@@ -26,9 +27,6 @@ from backend.weights.output import Output
 
 BATCH = 2048
 """Tokens that go through a block at a time: with twice as many, peak memory is 70 MB more and no second is won."""
-
-ONE_BY_ONE = ("bloom", "xglm", "qwen4_exp_text")
-"""Model types whose blocks are called with masks or biases of so many windows as go through: noted down of one."""
 
 
 def quantize_blocks(
@@ -78,7 +76,7 @@ class _Run:
                 f"'{skeleton.config.model_type}' is not known here: its layers are rounded without scale search."
             )
         self._known = known or ()
-        alone = skeleton.config.model_type in ONE_BY_ONE or getattr(skeleton.config, "alibi", False)
+        alone = traits(skeleton.config.model_type).alone or getattr(skeleton.config, "alibi", False)
         self._tokens = 1 if alone else BATCH
         self._shared: Shared = {}
 
@@ -162,7 +160,8 @@ class _Run:
 
     def _forward(self, layers: Layers, first: int, batch: Any, calls: Calls) -> Any:
         args, kwargs = calls.at(first, len(batch), self._shared)
-        found = layers.module(batch.to(self._skeleton.device, copy=True), *args, **kwargs)  # some change their input
+        given = calls.as_given(batch.to(self._skeleton.device, copy=True))  # some change it
+        found = layers.module(given, *args, **kwargs)
         return calls.hand_on(found, first, self._shared)
 
     def _batches(self, hidden: Any) -> Iterator[tuple[int, Any]]:

@@ -25,6 +25,7 @@ from backend.model_folder import kind_of, read_config
 from backend.models.chat_template import in_words
 from backend.models.config import context_length
 from backend.models.loading import leave_kernels, leave_pictures_out, refuse_idle, refuse_made_up
+from backend.models.towers import stand_in
 from backend.quantize.formats import readers
 from backend.serve.guard import Guard
 from backend.serve.pictures import KINDS, PIXELS
@@ -63,6 +64,7 @@ def main(stack: ExitStack) -> None:
         if most := context_length(read_config(folder)):
             _keep_within(handler, most)
 
+    stand_in()
     _load_whole_models_alone(folder.name, _told(read_config(folder)))
     _load_processors_without_films()
     _word_refusals()

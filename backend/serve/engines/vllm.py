@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from backend.machine.hardware import gpus
 from backend.model_folder import ADAPTER_CONFIG, CONFIG, GENERATION, TEMPLATE, settings_in
 from backend.models.config import experts, longest_window, quantization, reads_pictures
+from backend.models.towers import tower_package
 from backend.serve.engine import HERE, CardLines, Engine, Install, Refusal, Served, Shown, sees
-from backend.serve.engines.vllm_environment import install, interpreter, lacks_torchvision, obstacle
+from backend.serve.engines.vllm_environment import install, interpreter, lacks, obstacle
 from backend.serve.pictures import MOST, PIXELS
 
 MOST_TOKENS = 8192
@@ -40,10 +42,13 @@ def _serves(served: Served) -> Refusal | None:
     name = served.folder.name
     if refusal := _unserved(served.config, f"'{name}'") or _unserved_here(served):
         return refusal
-    if reads_pictures(served.config) and lacks_torchvision():
-        return Refusal(f"vLLM needs torchvision for a model that reads pictures, as '{name}' does, and has none here")
+    for package in ("torchvision", tower_package(served.config)) if reads_pictures(served.config) else ():
+        if package and lacks(package):
+            return Refusal(f"vLLM needs {package} for a model that reads pictures, as '{name}' does, and has none here")
     if served.base and (reason := _unserved_part(served.folder)):
         return Refusal(f"vLLM serves no adapter with {reason}, as '{name}' has")
+    if served.base and _experts_of(served.folder) and not gpus():
+        return Refusal(f"Without a GPU vLLM serves no adapter of experts, as '{name}' is")
     return None
 
 
@@ -93,7 +98,15 @@ def _unserved_part(adapter: Path) -> str | None:
         return "whole layers beside its own (modules_to_save)"
     if config.get("bias", "none") != "none":
         return "biases"
+    if any(str(name).endswith(".up_proj") for name in _experts_of(adapter)):
+        return "experts that have no gate"
     return "so high a rank" if rank > _RANKS[-1] else None
+
+
+def _experts_of(adapter: Path) -> list[Any]:
+    """Return the parameters of experts that an adapter is of, as PEFT names them."""
+    found = settings_in(adapter, ADAPTER_CONFIG).get("target_parameters")
+    return found if isinstance(found, list) else []
 
 
 def _command(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
@@ -119,7 +132,12 @@ def _on_base(adapter: Path, name: str, place: str) -> list[str]:
         place: Where its folder lies for vLLM.
     """
     rank = next(rank for rank in _RANKS if rank >= settings_in(adapter, ADAPTER_CONFIG)["r"])
-    found = ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{name}={place}"]
+    found = ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules"]
+    if _experts_of(adapter):  # which PEFT holds in one matrix, and some of vLLM's classes one by one
+        module = json.dumps({"name": name, "path": place, "is_3d_lora_weight": True})
+        found += [module, "--enable-mixed-moe-lora-format"]
+    else:
+        found.append(f"{name}={place}")
     # what the adapter was trained with, and where its answers end, is not what its base has
     if (adapter / TEMPLATE).is_file():
         found += ["--chat-template", f"{place}/{TEMPLATE}"]
@@ -164,7 +182,7 @@ def _card(shown: Shown) -> CardLines | None:
     place = HERE if shown.model_id == HERE else name
     lines = [] if shown.model_id == HERE else [f"hf download {shown.model_id} --local-dir {place}"]
     revision = f" --revision {shown.revision}" if shown.revision else ""
-    lines.append(f"vllm serve {shown.base_model}{revision} {' '.join(_on_base(shown.folder, name, place))}")
+    lines.append(f"vllm serve {shown.base_model}{revision} {shlex.join(_on_base(shown.folder, name, place))}")
     note = "which holds the base model\nunquantized, so that some answers differ" if shown.base_was_quantized else ""
     return CardLines(link, "\n".join(lines), note)
 

@@ -29,9 +29,9 @@ def interpreter() -> Path | None:
     return PLACE / "bin" / "python" if (PLACE / _READY).is_file() else None
 
 
-def lacks_torchvision() -> bool:
-    """Return whether it is there without the package that most models that read pictures need in it."""
-    return (PLACE / _READY).is_file() and not any(PLACE.glob("lib/python*/site-packages/torchvision"))
+def lacks(package: str) -> bool:
+    """Return whether it is there without a package, as models that read pictures need some in it."""
+    return (PLACE / _READY).is_file() and not any(PLACE.glob(f"lib/python*/site-packages/{package}"))
 
 
 def obstacle() -> str | None:
