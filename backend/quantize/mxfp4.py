@@ -88,7 +88,7 @@ class Options(ScaledOptions):
 
 METHOD = Method(
     Options,
-    "MXFP4 · 4 bit",
+    "MXFP4 · 4-bit floats",
     "Just over a quarter of the size, in the format of gpt-oss. Fastest on Blackwell.",
     stream,
 )

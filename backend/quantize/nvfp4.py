@@ -6,8 +6,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from backend.quantize.calibrated.engine import quantize_blocks
-from backend.quantize.calibrated.input_rounding import RoundedInputsOptions, to_floats
 from backend.quantize.calibrated.numbers import Halves, Numbers
+from backend.quantize.calibrated.options import RoundedInputsOptions
+from backend.quantize.input_rounding import to_floats
 from backend.quantize.layouts import nvfp4
 from backend.quantize.layouts.layout import Layout
 from backend.quantize.method import Method
@@ -38,7 +39,7 @@ class Options(RoundedInputsOptions):
 
 METHOD = Method(
     Options,
-    "NVFP4 · 4 bit",
+    "NVFP4 · 4-bit floats",
     "Computes in 4-bit floats on Blackwell GPUs, the fastest there; others only read its weights.",
     quantize_blocks,
 )
