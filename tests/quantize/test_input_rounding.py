@@ -106,21 +106,26 @@ def test_of_several_groups_the_one_that_names_a_layer_says_how():
 
 
 @pytest.mark.parametrize("method", ["fp8", "nvfp4"])
-def test_a_model_that_is_measured_computes_what_the_package_computes(model_of, tmp_path, method):
-    from transformers import AutoModelForCausalLM
-
+def test_of_a_model_that_is_measured_all_quantized_layers_round_as_the_package_does(model_of, tmp_path, method):
     source, made = model_of("llama", torch.float32), tmp_path / "made"
     if METHODS[method].Options().streams:
         made_by(method, source, tmp_path)
     else:
         quantized(method, source, made, group_size=16)
-    exact, model = load(made, silent()), load(made, silent())
-    assert round_as_engines(model, made) == f"inputs of layers {ROUNDED}"
-    theirs = AutoModelForCausalLM.from_pretrained(made, dtype=torch.float32)
-    ids = torch.arange(2, 50)[None]
+    exact, ours, theirs = (load(made, silent()) for _ in range(3))
+    assert round_as_engines(ours, made) == f"inputs of layers {ROUNDED}"
+    said = json.loads((made / "config.json").read_text())["quantization_config"]["config_groups"]["group_0"]
+    stored = load_file(made / "model.safetensors")
+    for name, layer in theirs.named_modules():
+        if name.endswith("_proj"):
+            scale = {"input_global_scale": stored[f"{name}.input_global_scale"].item()} if method == "nvfp4" else {}
+            layer.register_forward_pre_hook(
+                lambda module, args, scale=scale: by_the_package(args[0][0], said["input_activations"], **scale)[None]
+            )
     with torch.inference_mode():
-        plain, ours, wanted = (each(input_ids=ids).logits.float() for each in (exact, model, theirs))
-    assert (ours - wanted).norm() < 0.2 * (plain - wanted).norm()
+        plain, found, wanted = (each(input_ids=torch.arange(2, 50)[None]).logits for each in (exact, ours, theirs))
+    assert torch.equal(found, wanted)
+    assert not torch.equal(found, plain)
 
 
 def made_by(method, source, folder, **options):
@@ -177,7 +182,7 @@ def test_scales_that_were_found_before_are_read(tmp_path):
 
 
 def test_it_is_said_where_inputs_of_experts_are_not_rounded(tmp_path):
-    made = made_by("fp8", make("Mixtral", tmp_path / "source"), tmp_path)
+    made = made_by("fp8", make("Qwen3 MoE", tmp_path / "source"), tmp_path)
     said = f"inputs of layers {ROUNDED}, inputs of experts {EXACT}"
     assert round_as_engines(load(made, silent()), made) == said
 
