@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from backend.quantize.calibrated.numbers import HALVES, LARGEST, Halves
+from backend.quantize.calibrated.numbers import HALVES, LARGEST, Halves, nearest_floats
 from backend.quantize.compressed_tensors import Arguments
 
 Rounds = Callable[[Any], Any]
@@ -70,13 +70,13 @@ def to_floats(x: Any, unit: float | None = None) -> Any:
         unit: By what scales are multiplied before they are rounded; None: what brings the largest of all highest.
     """
     import torch
+    from torch.nn.functional import max_pool1d
 
-    blocks = x.unflatten(1, (-1, BLOCK))
-    unit = unit or (LARGEST * HALVES / 2 / x.abs().max().clamp(min=_TINY)).item()
-    scale = blocks.abs().amax(2, keepdim=True).div_(HALVES / 2).mul_(unit).clamp_(max=LARGEST)
-    scale = scale.to(torch.float8_e4m3fn).float()
-    scale = torch.where(scale == 0, _EMPTY, scale) / (2 * unit)
-    return Halves().nearest(blocks / scale, 0.0).mul_(scale).flatten(1)
+    tops = max_pool1d(x.abs(), BLOCK)[..., None]  # three times as fast as amax() of so few
+    unit = unit or (LARGEST * HALVES / 2 / tops.max().clamp(min=_TINY)).item()
+    scale = _nearest_floats(tops.div_(HALVES / 2).mul_(unit))
+    scale = torch.where(scale == 0, _EMPTY, scale).div_(2 * unit)
+    return Halves().nearest(x.unflatten(1, (-1, BLOCK)) / scale, 0.0).mul_(scale).flatten(1)
 
 
 def _to_own_scales(x: Any, numbers: _Numbers, size: int | None = None) -> Any:
@@ -96,9 +96,7 @@ def _nearest_integers(x: Any) -> Any:
 
 
 def _nearest_floats(x: Any) -> Any:
-    import torch
-
-    return x.clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn).float()
+    return nearest_floats(x, 3, 2.0**-6, LARGEST)
 
 
 _INTEGERS: _Numbers = (127.0, _nearest_integers)
