@@ -99,7 +99,7 @@ class Options(ScaledOptions):
 
 METHOD = Method(
     Options,
-    "FP8 · 8-bit floats",
-    "Half the size with hardly any loss, and twice the speed on GPUs since 2022.",
+    "FP8 · 8 bit",
+    "8-bit floats (E4M3): half the size with hardly any loss, and twice the speed on GPUs since 2022.",
     stream,
 )

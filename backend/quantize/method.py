@@ -20,7 +20,7 @@ class Method(NamedTuple):
     Attributes:
         Options: What it can be told. They say themselves whether it sees each tensor alone (`streams`), and are
             CalibratedOptions where it reads text meanwhile.
-        title: Its name and the bits a weight, with a dot between them, and whether these are floats.
+        title: Its name and the bits a weight, with a dot between them.
         summary: What it gives and costs, in a line, where a method is chosen.
         quantize: Writes a model: takes weights, output, options, of a calibrated method the windows, and report.
     """

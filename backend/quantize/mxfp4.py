@@ -88,7 +88,7 @@ class Options(ScaledOptions):
 
 METHOD = Method(
     Options,
-    "MXFP4 · 4-bit floats",
-    "Just over a quarter of the size, in the format of gpt-oss. Fastest on Blackwell.",
+    "MXFP4 · 4 bit",
+    "4-bit floats, as gpt-oss ships: just over a quarter of the size. Fastest on Blackwell.",
     stream,
 )

@@ -39,7 +39,7 @@ class Options(RoundedInputsOptions):
 
 METHOD = Method(
     Options,
-    "NVFP4 · 4-bit floats",
+    "NVFP4 · 4 bit",
     "Computes in 4-bit floats on Blackwell GPUs, the fastest there; others only read its weights.",
     quantize_blocks,
 )
