@@ -1,9 +1,9 @@
 """The check before publishing: does the engine that will serve an artifact load it, and say what its weights say?
 
 The engine answers fixed prompts, each time with the likeliest token. The same weights then read every answer in
-transformers, the reference forward: a token counts as theirs if it is the likeliest there too, or all but so, for an
-engine that computes in other kernels decides near ties in another way. An engine that reads packed weights in a wrong
-order, or with other zeros, writes what the weights never would.
+transformers, the reference forward, which rounds inputs of layers where engines do: a token counts as theirs if it is
+the likeliest there too, or all but so, for an engine that computes in other kernels decides near ties in another way.
+An engine that reads packed weights in a wrong order, or with other zeros, writes what the weights never would.
 
 An adapter must change what the engine computes. Where an engine serves the base model beside it, both say how likely
 the first token is that they take after each prompt: they must differ, be it in the last bit. Another engine's answers
@@ -24,6 +24,7 @@ from backend.model_folder import has_chat_template, is_adapter
 from backend.models.chat_template import chat_text
 from backend.models.loading import in_our_words, load_tokenizer, refuse_idle
 from backend.progress import Report
+from backend.quantize.engine_rounding import round_as_engines
 from backend.quantize.packed import load
 from backend.serve.engines import AUTO, ENGINES, EngineName
 from backend.serve.guard import COMPARED
@@ -224,6 +225,7 @@ def _gaps(folder: Path, base: Path | None, answers: list[_Answer], report: Repor
     """
     whole = _whole(folder, base)
     model = load(whole, report)
+    round_as_engines(model, whole)
     if whole == folder:
         found = _each(model, answers, report)
         return found, found

@@ -22,12 +22,12 @@ from backend.errors import SpecError
 from backend.intervals import intervals
 from backend.model_folder import read_config
 from backend.models.chat_template import chat_text
-from backend.models.config import context_length, quantization
+from backend.models.config import context_length
 from backend.models.loading import check_embedded, load_tokenizer, pad_within, window_length
 from backend.models.tokens import around
 from backend.options import ADVANCED, Frozen
 from backend.progress import Report
-from backend.quantize.compressed_tensors import rounds_inputs
+from backend.quantize.engine_rounding import round_as_engines
 from backend.quantize.packed import is_unpacked, load
 from backend.stage import Stage
 
@@ -170,6 +170,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
     before, windows = _windows(reference, text, options, report)
     length, first = len(windows[0]), max(len(before), 1)  # nobody guesses the first token, nor what always stands there
     models = _load(reference, result, report)
+    rounded = round_as_engines(models[1], result)
     vocabulary = models[0].config.get_text_config().vocab_size
     if (largest := max(map(max, windows))) >= vocabulary:
         check_embedded(load_tokenizer(reference), largest, vocabulary, reference.name)
@@ -185,7 +186,7 @@ def measure(reference: Path, result: Path, text: Text, options: EvaluateOptions,
                 sums.add(i, rows[0], rows[1], tokens[0, first + start : first + start + ROWS])
             del logits, rows  # the next window's come before these would go
             report.progress("measuring", (i + 1) * (length - first), total, "tokens")
-    metrics = sums.metrics(text.name, _convention(len(windows), length, len(before), result))
+    metrics = sums.metrics(text.name, _convention(len(windows), length, len(before), rounded))
     if not options.answers:
         return metrics
     answers = _answers(reference, models, report)
@@ -299,12 +300,11 @@ def _windows(
     return before, [[*before, *ids[start : start + step]] for start in starts][: options.num_samples]
 
 
-def _convention(windows: int, length: int, before: int, result: Path) -> str:
+def _convention(windows: int, length: int, before: int, rounded: str) -> str:
     """Say how it was measured, so that others can measure the same."""
     begun = f", each begun with the {before} that the tokenizer puts before every text" if before else ""
-    exact = ", inputs of layers in 16 bit, where engines round them and lose more"
-    rounded = exact if rounds_inputs(quantization(read_config(result))) else ""
-    return f"{windows} non-overlapping windows of {length} tokens{begun}, the text tokenized once{rounded}"
+    said = f"{windows} non-overlapping windows of {length} tokens{begun}, the text tokenized once"
+    return f"{said}, {rounded}" if rounded else said
 
 
 class _Sums:

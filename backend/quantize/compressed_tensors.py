@@ -5,12 +5,16 @@ Format: github.com/vllm-project/compressed-tensors 0.20. vLLM, SGLang, transform
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from backend.quantize.readers import EVERYWHERE, Readers, Reading, together
 from backend.weights.anatomy import HEADS
 
 QUANT_METHOD = "compressed-tensors"
+
+_PATTERN = "re:"
+"""What a target begins with that is a pattern of names."""
 
 Arguments = Mapping[str, Any]
 """How numbers are quantized, as the package's QuantizationArgs names it: num_bits, type, strategy and more."""
@@ -40,27 +44,69 @@ def quantization_config(
         "quantization_status": "compressed",
         "config_groups": {"group_0": group},
         "ignore": [
-            *sorted(f"re:.*\\b{head}$" for head in HEADS),
-            *(f"re:.*\\b{re.escape(name)}\\b.*" for name in kept),
+            *sorted(f"{_PATTERN}.*\\b{head}$" for head in HEADS),
+            *(f"{_PATTERN}.*\\b{re.escape(name)}\\b.*" for name in kept),
         ],
         "kv_cache_scheme": None,
     }
 
 
-def rounds_inputs(settings: Mapping[str, Any]) -> bool:
-    """Return whether engines round the inputs of layers, too, with this quantization_config."""
-    groups = settings.get("config_groups")
-    found = groups.values() if isinstance(groups, Mapping) else ()
-    return any(isinstance(group, Mapping) and bool(group.get("input_activations")) for group in found)
+def inputs_of(settings: Mapping[str, Any], layer: str) -> Arguments | None:
+    """Return how engines round the inputs of a layer whose weights are quantized; None: they do not.
+
+    Args:
+        settings: The quantization_config.
+        layer: Its name. Of several groups, one that names it goes before one with a pattern for its name, and that
+            before one for a class, as in the package's `match_targets`.
+    """
+
+    found = [group for group in _groups(settings) if group.get("weights")]
+    group = found[0] if len(found) == 1 else min(found, key=lambda group: _distance(group, layer), default={})
+    inputs = group.get("input_activations")
+    return inputs if isinstance(inputs, Mapping) else None
+
+
+def _distance(group: Mapping[str, Any], layer: str) -> int:
+    """Return how far the targets of a group are from naming a layer."""
+    targets = [str(target) for target in group.get("targets") or ()]
+    if layer in targets:
+        return 0
+    with suppress(re.error):
+        if any(re.match(target.removeprefix(_PATTERN), layer) for target in targets if target.startswith(_PATTERN)):
+            return 1
+    return 2
+
+
+def words(settings: Mapping[str, Any]) -> str:
+    """Say what weights with this quantization_config are, in the words of their field."""
+    said = (_words(group["weights"]) for group in _groups(settings) if isinstance(group.get("weights"), Mapping))
+    return " and ".join(dict.fromkeys(said))
+
+
+def _words(weights: Arguments) -> str:
+    kind, bits, strategy = weights.get("type", "int"), weights.get("num_bits", 8), weights.get("strategy")
+    if kind != "float" or bits not in (4, 8):
+        return f"{bits} bits"
+    if bits == 4 and strategy == "tensor_group":
+        return "NVFP4, 4-bit floats with one FP8 scale for 16 weights and one scale for the layer"
+    if bits == 4:
+        return "MXFP4, 4-bit floats with one power-of-two scale for 32 weights"
+    block = " × ".join(map(str, weights.get("block_structure") or ()))
+    shared = {"channel": "row", "block": f"block of {block}", "tensor": "layer"}.get(str(strategy))
+    return f"FP8 (E4M3) with one scale for a {shared}" if shared else "FP8 (E4M3)"
 
 
 def readers(settings: Mapping[str, Any]) -> Readers:
     """Return who loads weights with this quantization_config: of several groups of layers, who loads them all."""
-    groups = settings.get("config_groups")
-    found = [group for group in groups.values() if isinstance(group, Mapping)] if isinstance(groups, Mapping) else []
-    forms = (_readers(str(group.get("format") or settings.get("format")), group) for group in found)
+    forms = (_readers(str(group.get("format") or settings.get("format")), group) for group in _groups(settings))
     known = together(forms)
     return known | {"transformers": known["transformers"]._replace(packages=("compressed-tensors",), apt=False)}
+
+
+def _groups(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what is said of each group of layers."""
+    groups = settings.get("config_groups")
+    return [group for group in groups.values() if isinstance(group, Mapping)] if isinstance(groups, Mapping) else []
 
 
 def _readers(form: str, group: Mapping[str, Any]) -> Readers:

@@ -1,12 +1,13 @@
-"""Formats: who loads a model's weights, ours and others', from what its config.json says of them."""
+"""Formats: what a model's weights are and who loads them, ours and others', from what its config.json says of them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from backend.models.config import experts, quantization, text_type
-from backend.quantize import bitsandbytes, cast
+from backend.quantize import bitsandbytes, cast, compressed_tensors
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.readers import EVERYWHERE, READERS, Readers, Reading
+from backend.weights.decoded import encoded_as
 
 GPT_OSS = Reading("vLLM serves gpt-oss in MXFP4 and 16 bit alone")
 
@@ -39,6 +40,20 @@ def readers(config: Mapping[str, Any]) -> Readers:
     if experts(config) and not found["vllm-cpu"].refusal:
         return {**found, "vllm-cpu": Reading(f"vLLM serves experts in {method} with a GPU alone")}
     return found
+
+
+def words(config: Mapping[str, Any]) -> str:
+    """Say what a model's weights are quantized to, in the words of their field; nothing where they are not.
+
+    Args:
+        config: What its config.json says.
+    """
+    settings = quantization(config)
+    if settings.get("quant_method") == compressed_tensors.QUANT_METHOD:
+        return compressed_tensors.words(settings)
+    held = {"load_in_4bit": 4, "load_in_8bit": 8}
+    bits = settings.get("bits") or next((held[key] for key in held if settings.get(key)), None)
+    return f"{bits} bits" if isinstance(bits, int) else encoded_as(config) or ""
 
 
 def _readers(method: str, settings: Mapping[str, Any]) -> Readers:

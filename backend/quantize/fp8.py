@@ -100,6 +100,6 @@ class Options(ScaledOptions):
 METHOD = Method(
     Options,
     "FP8 · 8 bit",
-    "Half the size with hardly any loss, and twice the speed on GPUs since 2022.",
+    "8-bit floats (E4M3): half the size with hardly any loss, and twice the speed on GPUs since 2022.",
     stream,
 )

@@ -89,6 +89,6 @@ class Options(ScaledOptions):
 METHOD = Method(
     Options,
     "MXFP4 · 4 bit",
-    "Just over a quarter of the size, in the format of gpt-oss. Fastest on Blackwell.",
+    "4-bit floats, as gpt-oss ships: just over a quarter of the size. Fastest on Blackwell.",
     stream,
 )

@@ -6,8 +6,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from backend.quantize.calibrated.engine import quantize_blocks
-from backend.quantize.calibrated.input_rounding import RoundedInputsOptions, to_floats
 from backend.quantize.calibrated.numbers import Halves, Numbers
+from backend.quantize.calibrated.options import RoundedInputsOptions
+from backend.quantize.input_rounding import to_floats
 from backend.quantize.layouts import nvfp4
 from backend.quantize.layouts.layout import Layout
 from backend.quantize.method import Method

@@ -6,8 +6,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from backend.quantize.calibrated.engine import quantize_blocks
-from backend.quantize.calibrated.input_rounding import RoundedInputsOptions, to_integers
 from backend.quantize.calibrated.numbers import Numbers
+from backend.quantize.calibrated.options import RoundedInputsOptions
+from backend.quantize.input_rounding import to_integers
 from backend.quantize.layouts import int_quantized
 from backend.quantize.layouts.layout import Layout
 from backend.quantize.method import Method

@@ -112,6 +112,10 @@ def test_a_model_saved_by_transformers_says_what_it_is(model: Make) -> None:
         (GPTQ, "quantized to 4 bits (gptq)"),
         (AWQ, "quantized to 4 bits (awq)"),
         (PACKED, "quantized to 4 bits (compressed-tensors)"),
+        (
+            {"quant_method": "fp8", "weight_block_size": [128, 128]},
+            "quantized to FP8 in blocks of 128 × 128 (fp8)",
+        ),
     ],
 )
 def test_a_quantized_model_says_how(model: Make, settings: dict[str, Any], words: str) -> None:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from backend.quantize import METHODS
-from backend.quantize.formats import readers
+from backend.quantize.formats import readers, words
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.readers import READERS, Reading
 from backend.quantize.targets import TARGETS, kinds, layout_of, offers, readers_of
@@ -117,3 +117,28 @@ def test_the_gpus_are_those_that_vllm_names(scheme, settings):
     [path] = PLACE.glob(f"{SCHEMES}/compressed_tensors_{scheme}.py")
     [said] = re.findall(r"def get_min_capability\(.*?return (\d+)", path.read_text(), re.DOTALL)
     assert readers({"quantization_config": packed(settings)})["vllm"].capability == int(said) / 10
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("nf4", {}, "4 bits"),
+        ("int8", {}, "8 bits"),
+        ("fp8", {}, "FP8 (E4M3) with one scale for a row"),
+        ("fp8", {"strategy": "block"}, "FP8 (E4M3) with one scale for a block of 128 × 128"),
+        ("w4a16", {}, "4 bits"),
+        ("mxfp4", {}, "MXFP4, 4-bit floats with one power-of-two scale for 32 weights"),
+        ("gptq", {"bits": 3}, "3 bits"),
+        ("w8a8", {}, "8 bits"),
+        ("nvfp4", {}, "NVFP4, 4-bit floats with one FP8 scale for 16 weights and one scale for the layer"),
+        ("cast", {}, ""),
+    ],
+)
+def test_what_weights_are_is_said_in_the_words_of_their_field(method, options, said):
+    assert words(METHODS[method].Options(**options).config((), {})) == said
+
+
+def test_of_several_groups_all_kinds_of_weights_are_named():
+    two = packed(group("float-quantized", num_bits=8, type="float", strategy="tensor"), FOUR)
+    assert words({"quantization_config": two}) == "FP8 (E4M3) with one scale for a layer and 4 bits"
+    assert words({"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}) == "MXFP4"

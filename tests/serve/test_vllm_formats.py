@@ -11,6 +11,7 @@ from backend.models.loading import load_causal_lm
 from backend.progress import silent
 from backend.quantize import METHODS
 from backend.quantize.calibrated.windows import Windows
+from backend.quantize.engine_rounding import round_as_engines
 from backend.serve.engines.vllm_environment import interpreter
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
@@ -37,14 +38,7 @@ def check(method, folder, **options):
         read = [] if chosen.streams else [Windows("random", random.integers(2, 99, (8, 64)))]
         METHODS[method].quantize(weights, Output(made), chosen, *read, silent())
     model, tokens = load_causal_lm(made, silent()), random.integers(2, 99, 24)
-
-    def rounded(module, args):
-        x = args[0]
-        return (chosen.rounds_inputs(x.float().flatten(0, -2)).reshape(x.shape).to(x.dtype),)
-
-    for name, module in model.named_modules():
-        if name.endswith("_proj") and not chosen.streams:
-            module.register_forward_pre_hook(rounded)
+    round_as_engines(model, made)
     with torch.inference_mode():
         logits = model(input_ids=torch.from_numpy(tokens)[None]).logits.float()[0]
     ours = logits.log_softmax(-1)[torch.arange(23), torch.from_numpy(tokens[1:])].numpy()

@@ -4,7 +4,7 @@ Whatever a user or the Hub wrote reaches the template as an escaped value, never
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from backend.publish.card.markdown import fenced, literal, size
 from backend.publish.card.metadata import HUB_ID, REPO_ID, is_lora, license_link, metadata, with_body
 from backend.publish.card.training import adapter_use, is_causal_lm, needs_a_file, plot, trained
 from backend.publish.card.usage import loading
+from backend.quantize.formats import words
 from backend.serve.engine import HERE
 
 TEMPLATE = Path(__file__).parents[3] / "templates" / "model_card.md.j2"
@@ -188,7 +189,7 @@ def _weights(artifact: Artifact, base: BaseCard, config: dict[str, Any]) -> dict
     found = sum(file.size for name, file in artifact.files.items() if name.endswith(".safetensors"))
     quantization = config.get("quantization_config") or {}
     return {
-        "bits": _bits(quantization),
+        "quantized": literal(words(config)),
         "part": f"{artifact.quantized_share:.1%}" if artifact.quantized_share is not None else None,
         "format": literal(quantization["quant_method"]) if quantization.get("quant_method") else None,
         "method": literal(artifact.options["method"]) if artifact.options.get("method") else None,
@@ -197,20 +198,6 @@ def _weights(artifact: Artifact, base: BaseCard, config: dict[str, Any]) -> dict
         "base_size": size(base.weights_bytes) if base.weights_bytes else None,
         "share": f"{found / base.weights_bytes:.0%}" if base.weights_bytes else None,
     }
-
-
-def _bits(quantization: Mapping[str, Any]) -> int | None:
-    """Return the bits of most weights, from each method's own words for them."""
-    groups = quantization.get("config_groups")  # compressed-tensors
-    grouped = {
-        (group.get("weights") or {}).get("num_bits")
-        for group in (groups.values() if isinstance(groups, dict) else ())
-        if isinstance(group, dict)
-    }
-    held = {"load_in_4bit": 4, "load_in_8bit": 8}
-    named = next((held[key] for key in held if quantization.get(key)), grouped.pop() if len(grouped) == 1 else None)
-    bits = quantization.get("bits") or named
-    return bits if isinstance(bits, int) else None
 
 
 def _quality(artifact: Artifact) -> dict[str, Any] | None:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from backend.errors import SpecError
 from backend.quantize.calibrated.numbers import LARGEST
+from backend.quantize.input_rounding import Rounds
 from backend.strict_json import quoted
 
 SCHEME: dict[str, Any] = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
 """What config.json says of it."""
 
-_KEYS, _VALUES = "k_scale", "v_scale"
+SCALES = _KEYS, _VALUES = "k_scale", "v_scale"
 
 _BESIDE = {"k_proj": (_KEYS,), "v_proj": (_VALUES,), "qkv_proj": (_KEYS, _VALUES)}
 """By the last part of a layer's name, the scales that lie beside it."""
@@ -38,18 +39,30 @@ def beside(name: str) -> tuple[str, ...]:
     return tuple(f"{attention}.{scale}" for scale in _BESIDE.get(last, ()))
 
 
-class Largest:
-    """Stands for the cache of an attention: notes the largest that is put into it, and gives it back.
+class _Replaced:
+    """Stands for the cache of an attention.
 
     Args:
         attention: Torch's module, which is called with the cache.
     """
 
     def __init__(self, attention: Any) -> None:
-        self._found = {_KEYS: 0.0, _VALUES: 0.0}
         known = signature(attention.forward).parameters
         self._name = next((name for name in _CALLED if name in known), _CALLED[0])
+        self._cache: Any = None
         self._hook = attention.register_forward_pre_hook(self._replace, with_kwargs=True)
+
+    def _replace(self, module: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        self._cache = kwargs.get(self._name)
+        return args, {**kwargs, self._name: self}
+
+
+class Largest(_Replaced):
+    """Notes the largest that is put into the cache of an attention, and gives it back."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__(attention)
+        self._found = {_KEYS: 0.0, _VALUES: 0.0}
 
     def update(self, keys: Any, values: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Note keys, with their positions in them, and values."""
@@ -70,5 +83,27 @@ class Largest:
                 raise SpecError(f"kv_cache_dtype: nothing is put into the cache of {quoted(name)}: choose auto.")
             yield name, np.array([found / LARGEST], np.float32)
 
-    def _replace(self, module: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, {**kwargs, self._name: self}
+
+class Rounded(_Replaced):
+    """Rounds what is put into the cache of an attention, and what the attention reads where there is none.
+
+    Args:
+        attention: Torch's module.
+        rounds: By the names of the scales, what rounds keys and values.
+    """
+
+    def __init__(self, attention: Any, rounds: Mapping[str, Rounds]) -> None:
+        super().__init__(attention)
+        self._rounds = rounds
+
+    def update(self, keys: Any, values: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Round keys, with their positions in them, and values, and put them where they belong."""
+        keys = self._rounds[_KEYS](keys.float()).to(keys.dtype)
+        values = self._rounds[_VALUES](values.float()).to(values.dtype)
+        if self._cache is None:
+            return keys, values
+        found: tuple[Any, Any] = self._cache.update(keys, values, *args, **kwargs)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)

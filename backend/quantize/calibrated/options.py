@@ -215,3 +215,16 @@ class CalibratedOptions(GroupedOptions):
         packing = self.form(tensors, config)
         ordered = sorted(tensors, key=lambda tensor: block_of(tensor.name))
         return self.planned(ordered, config, packing)._replace(odd=packing.odd)
+
+
+class RoundedInputsOptions(CalibratedOptions):
+    """What methods share whose inputs are rounded too: compressed-tensors alone has such, with zeros in the middle."""
+
+    layout: Literal["compressed-tensors"] = Field(
+        "compressed-tensors", description=CalibratedOptions.model_fields["layout"].description
+    )
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether all zeros lie in the middle of the grid."""
+        return True
