@@ -41,6 +41,7 @@ class Given(NamedTuple):
     base: Path | None = None  # of an adapter: the folder of its base model
     original: Path | None = None  # made elsewhere, and made an artifact of first
     base_model: str | None = None  # of a folder made elsewhere: the Hub id of what it was made from
+    reference: Path | None = None  # the folder of what it was made from, where it is named
 
 
 class Spec(Frozen):

@@ -8,23 +8,28 @@ order, or with other zeros, writes what the weights never would.
 An adapter must change what the engine computes. Where an engine serves the base model beside it, both say how likely
 the first token is that they take after each prompt: they must differ, be it in the last bit. Another engine's answers
 must lie nearer to the weights with the adapter than to those without.
+
+Answers go on to their end, for what fails without an error; see failures.py. Where one does, the original is asked the
+same in transformers, and only what it does not do counts.
 """
 
-import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from backend.artifacts.artifact import Check
+from backend.check.failures import Answer, counted, findings, symptoms
+from backend.check.prompts import Prompt, continued, prompts_of
+from backend.check.reading import gaps, whole, within, written
 from backend.disk import scratch
-from backend.errors import AppError, JobError, SpecError
+from backend.errors import AppError, JobError
 from backend.evaluate import PROMPTS
-from backend.model_folder import has_chat_template, is_adapter
-from backend.models.chat_template import chat_text
-from backend.models.loading import in_our_words, load_tokenizer, refuse_idle
+from backend.model_folder import has_chat_template
+from backend.models.chat_template import abilities
+from backend.models.loading import load_tokenizer
 from backend.progress import Report
-from backend.quantize.packed import load
 from backend.serve.engines import AUTO, ENGINES, EngineName
 from backend.serve.guard import COMPARED
 from backend.settings import Settings
@@ -38,8 +43,14 @@ NEAR = 0.5
 multiplies 8-bit activations, was seen 0.12 below at most.
 """
 
+THINKING = 4
+"""Times as many tokens as other models may write within which a model that thinks must end."""
+
 NEEDED, LIKELIEST = 0.9, 0.75
 """Shares of the tokens of all answers that must count so, and that must be the very likeliest."""
+
+ANSWER_SECONDS = 3600.0
+"""That one answer may take."""
 
 _IGNORED = (
     "{} answers as the base model does, without the adapter: it loads no layers of these names, or they change nothing."
@@ -57,52 +68,113 @@ class CheckOptions(Stage):
 
     stage: Literal["check"] = "check"
     engine: EngineName = Field(AUTO, description="What serves the result: by default what its card recommends.")
-    max_tokens: int = Field(24, ge=4, le=256, description="Tokens an answer may have.")
+    max_tokens: int = Field(
+        256,
+        ge=4,
+        le=8192,
+        description="Tokens within which an answer must end where its original's does. A model that thinks has"
+        f" {THINKING} times as many.",
+    )
 
 
-def check(folder: Path, base: Path | None, options: CheckOptions, settings: Settings, report: Report) -> Check:
+class Tried(NamedTuple):
+    """What is tried.
+
+    Attributes:
+        folder: Of a model, or of an adapter.
+        base: Of an adapter, the folder of its base model.
+        original: The folder of what it was made from; None where that is not here.
+    """
+
+    folder: Path
+    base: Path | None = None
+    original: Path | None = None
+
+    @property
+    def talks(self) -> bool:
+        """Return whether it has a chat template."""
+        return has_chat_template(self.folder) or bool(self.base and has_chat_template(self.base))
+
+    def tokenizer(self) -> Any:
+        """Return its tokenizer, as it is served.
+
+        Raises:
+            SpecError: It will not do.
+        """
+        return load_tokenizer(self.folder if has_chat_template(self.folder) else whole(self.folder, self.base))
+
+
+def check(tried: Tried, options: CheckOptions, settings: Settings, report: Report) -> Check:
     """Try a model folder in the engine that serves it; what goes wrong is part of the result.
 
     Args:
-        folder: Of a model, or of an adapter.
-        base: Of an adapter, the folder of its base model.
+        tried: The folder, and those that belong to it.
         options: Which engine, how much it writes.
         settings: How long a server may take to start; its log lies in a folder that is removed again.
         report: Receives how far it is.
     """
     try:
-        prompts = _prompts(folder, base)
-        engine, answers = _answers(folder, base, options, settings, report)
+        tokenizer = tried.tokenizer()
+        prompts = prompts_of(tokenizer, tried.talks)
+        most = options.max_tokens * (THINKING if abilities(tokenizer).thinks else 1)
+        engine, answers = _answers(tried, prompts, options.engine, most, settings, report)
     except AppError as e:
         return Check(passed=False, prompts=len(PROMPTS), reason=str(e))
-    found = {"engine": engine, "prompts": len(PROMPTS), "convention": CONVENTION}
-    if [answer.read for answer in answers] != prompts:
+    found = {"engine": engine, "prompts": len(prompts), "convention": CONVENTION}
+    if [answer.read for answer in answers] != [prompt.ids for prompt in prompts]:
         words = "reads a prompt as other tokens than its tokenizer and chat template write"
         return Check(passed=False, reason=f"{engine} {words}.", **found)
     try:
-        gaps, alone = _gaps(folder, base, answers, report)
+        each, alone = gaps(tried.folder, tried.base, answers, report)
+        found |= {"tokens": len(each)}
+        if each:
+            found |= {"agreement": _share(each, NEAR), "likeliest": _share(each, 0)}
+        reason = _fault(engine, each, alone)
+        if reason is None:
+            shown = symptoms(prompts, answers, tokenizer)
+            failures, found["silent"] = _silent(tried.original, prompts, shown, most, report)
+            found["findings"] = failures
+            reason = " ".join(failures) or None
     except AppError as e:
-        return Check(passed=False, reason=str(e), **found)
-    found |= {"tokens": len(gaps)}
-    if gaps:
-        found |= {"agreement": _share(gaps, NEAR), "likeliest": _share(gaps, 0)}
-    reason = _fault(engine, gaps, alone)
+        reason = str(e)
     return Check(passed=reason is None, reason=reason, **found)
 
 
-def _fault(engine: str, gaps: list[float], alone: list[float]) -> str | None:
+def _silent(
+    original: Path | None, prompts: list[Prompt], shown: list[str | None], most: int, report: Report
+) -> tuple[tuple[str, ...], str]:
+    """Return in which ways answers fail without an error and their original's do not, and how many do at all.
+
+    Args:
+        original: The folder of what the model was made from, if it is here; asked only where an answer shows anything.
+        prompts: That were asked.
+        shown: What symptoms() has found.
+        most: Tokens that an answer might have.
+        report: Receives how far it is.
+    """
+    if original is None or not any(shown):
+        return (), counted(shown, None, most)
+    tokenizer = load_tokenizer(original)
+    asked = {prompt.words: prompt for prompt in prompts_of(tokenizer, has_chat_template(original))}
+    answers = written(original, tokenizer, [*asked.values()], most, report)
+    by_words = dict(zip(asked, symptoms([*asked.values()], answers, tokenizer), strict=True))
+    before = [by_words.get(prompt.words, "call") for prompt in prompts]
+    return findings(prompts, shown, before, most), counted(shown, before, most)
+
+
+def _fault(engine: str, each: list[float], alone: list[float]) -> str | None:
     """Say what is wrong with what an engine wrote; None where nothing is.
 
     Args:
         engine: Its title.
-        gaps: Of each token to the weights, in nats; see _gaps().
+        each: Of each token to the weights, in nats; see gaps().
         alone: To those of the base model alone.
     """
-    if not gaps:
+    if not each:
         return f"{engine} answered none of {len(PROMPTS)} prompts."
-    if sum(gaps) - sum(alone) > NEAR:
+    if sum(each) - sum(alone) > NEAR:
         return _IGNORED.format(engine)
-    share, first = _share(gaps, NEAR), _share(gaps, 0)
+    share, first = _share(each, NEAR), _share(each, 0)
     if share >= NEEDED and first >= LIKELIEST:
         return None
     return (
@@ -111,34 +183,29 @@ def _fault(engine: str, gaps: list[float], alone: list[float]) -> str | None:
     )
 
 
-def _share(gaps: list[float], most: float) -> float:
-    return sum(gap <= most for gap in gaps) / len(gaps)
-
-
-class _Answer(NamedTuple):
-    """What an engine read and wrote, as tokens."""
-
-    read: list[int]
-    written: list[int]
+def _share(each: list[float], most: float) -> float:
+    return sum(gap <= most for gap in each) / len(each)
 
 
 def _answers(
-    folder: Path, base: Path | None, options: CheckOptions, settings: Settings, report: Report
-) -> tuple[str, list[_Answer]]:
+    tried: Tried, prompts: list[Prompt], wanted: EngineName, most: int, settings: Settings, report: Report
+) -> tuple[str, list[Answer]]:
     """Return the engine that served, and its answer to each prompt."""
     from backend.serve.servers import Servers  # noqa: PLC0415 - this module's options are part of every recipe
 
+    folder = tried.folder
     report.log(f"Loading '{folder.name}' as it will be served.")
     with scratch(settings.data) as place:
-        servers = Servers(settings.model_copy(update={"data": place}), lambda _: base)
+        servers = Servers(settings.model_copy(update={"data": place}), lambda _: tried.base)
         try:
-            servers.open(folder, options.engine, compared=True)
+            servers.open(folder, wanted, compared=True)
             server = servers.wait(folder, settings.server_start_seconds)
             _refuse_ignored(server)
             found = []
-            for done, prompt in enumerate(PROMPTS):
-                report.progress(f"asking {server.engine}", done, len(PROMPTS), "prompts")
-                found.append(_answer(server, prompt, options.max_tokens))
+            for done, prompt in enumerate(prompts):
+                report.progress(f"asking {server.engine}", done, len(prompts), "prompts")
+                room = within(whole(folder, tried.base), most, len(prompt.ids))
+                found.append(_answer(server, prompt.asked, room))
             return ENGINES[server.engine].title, found
         finally:
             servers.stop()
@@ -152,17 +219,16 @@ def _refuse_ignored(server: "Server") -> None:
 
 def _first_tokens(server: "Server", model: str) -> list[Any]:
     """Return the token that a model takes first after each prompt, with its log-probability, as the engine has them."""
-    asked = ({"model": model, "prompt": _continued(prompt), **COMPARED} for prompt in PROMPTS)
+    asked = ({"model": model, "prompt": continued(prompt), **COMPARED} for prompt in PROMPTS)
     return [_asked(server, "completions", request)["choices"][0]["logprobs"] for request in asked]
 
 
-def _answer(server: "Server", prompt: str, most: int) -> _Answer:
-    talks = _talks(server.folder, server.base)
-    asked = {"messages": [_turn(prompt)]} if talks else {"prompt": _continued(prompt)}
+def _answer(server: "Server", asked: Mapping[str, Any], most: int) -> Answer:
     request = {"model": server.model, **asked, "max_tokens": most, "temperature": 0, "return_token_ids": True}
-    body = _asked(server, "chat/completions" if talks else "completions", request)
+    body = _asked(server, "chat/completions" if "messages" in asked else "completions", request)
     [choice] = body["choices"]
-    return _Answer(choice.get("prompt_token_ids") or body["prompt_token_ids"], choice["token_ids"])
+    read = choice.get("prompt_token_ids") or body["prompt_token_ids"]
+    return Answer(read, choice["token_ids"], choice.get("finish_reason") != "length")
 
 
 def _asked(server: "Server", route: str, request: dict[str, Any]) -> Any:
@@ -179,111 +245,10 @@ def _asked(server: "Server", route: str, request: dict[str, Any]) -> Any:
             f"{server.base_url}/{route}",
             json=request,
             headers={"Authorization": f"Bearer {server.key}"},
-            timeout=600,
+            timeout=ANSWER_SECONDS,
         )
     except httpx.HTTPError as e:
         raise JobError(f"{name} ended while it answered, or gave no answer in time.") from e
     if answered.is_error:
         raise JobError(f"{name} loads it and fails at an answer, with status {answered.status_code}.")
     return answered.json()
-
-
-def _turn(prompt: str) -> dict[str, str]:
-    return {"role": "user", "content": prompt}
-
-
-def _talks(folder: Path, base: Path | None) -> bool:
-    return has_chat_template(folder) or bool(base and has_chat_template(base))
-
-
-def _continued(prompt: str) -> str:
-    """Write a prompt for a model that only continues text."""
-    return f"Question: {prompt}\nAnswer:"
-
-
-def _prompts(folder: Path, base: Path | None) -> list[list[int]]:
-    """Return the tokens of each prompt, as a model should read it.
-
-    Raises:
-        SpecError: Its tokenizer or its chat template will not do.
-    """
-    tokenizer = load_tokenizer(folder if has_chat_template(folder) else _whole(folder, base))
-    return [_tokens(tokenizer, prompt, _talks(folder, base)) for prompt in PROMPTS]
-
-
-def _whole(folder: Path, base: Path | None) -> Path:
-    """Return the folder with the whole model: of an adapter its base model's."""
-    return base if base and is_adapter(folder) else folder
-
-
-def _gaps(folder: Path, base: Path | None, answers: list[_Answer], report: Report) -> tuple[list[float], list[float]]:
-    """Return how much likelier than each token that was written the likeliest one is to the weights, in nats.
-
-    Returns:
-        To all of the weights; and to those of an adapter's base model alone, the same where it is no adapter.
-    """
-    whole = _whole(folder, base)
-    model = load(whole, report)
-    if whole == folder:
-        found = _each(model, answers, report)
-        return found, found
-    model = _with_adapter(model, folder)
-    found = _each(model, answers, report)
-    with model.disable_adapter():
-        return found, _each(model, answers, report)
-
-
-def _each(model: Any, answers: list[_Answer], report: Report) -> list[float]:
-    import torch
-
-    penalty = getattr(model.generation_config, "repetition_penalty", None) or 1.0
-    gaps = []
-    for done, (read, written) in enumerate(answers):
-        report.progress("reading answers", done, len(answers), "prompts")
-        ids = [*read, *written]
-        with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float().cpu()
-            for at in range(len(read), len(ids)):
-                scores = _scores(logits[at - 1], ids[:at], penalty)
-                gaps.append(float(scores.max() - scores[ids[at]]))
-    return gaps
-
-
-def _tokens(tokenizer: Any, prompt: str, talks: bool) -> list[int]:
-    """Return the tokens of a prompt, as a model reads it."""
-    text, special = _continued(prompt), True
-    if talks:
-        text, special = chat_text(tokenizer, [_turn(prompt)], prompt=True), False
-    ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
-    return ids
-
-
-def _scores(logits: Any, before: list[int], penalty: float) -> Any:
-    """Return log-probabilities as an engine chooses by them: a model's folder can ask to penalize repetition."""
-    import torch
-
-    if penalty != 1.0:
-        used = torch.tensor(sorted(set(before)))
-        logits[used] = torch.where(logits[used] > 0, logits[used] / penalty, logits[used] * penalty)
-    return logits.log_softmax(-1)
-
-
-def _with_adapter(model: Any, adapter: Path) -> Any:
-    """Return a model with an adapter, as PEFT loads it.
-
-    Raises:
-        SpecError: It changes nothing, or not all of it is loaded.
-    """
-    from peft import PeftModel
-
-    again = "tune again, or save the adapter again with PEFT"
-    with warnings.catch_warnings(), in_our_words(f"Loading the adapter '{adapter.name}'", again):
-        warnings.filterwarnings("error", "Found missing adapter keys")
-        try:
-            loaded = PeftModel.from_pretrained(model, adapter, is_trainable=False).eval()
-        except UserWarning as e:
-            raise SpecError(
-                f"'{adapter.name}' lacks weights that its settings speak of: save the adapter again."
-            ) from e
-    refuse_idle(loaded, adapter.name)
-    return loaded
