@@ -122,7 +122,8 @@ class Spec(Frozen):
 class Cut(Frozen):
     """How a calibrated quantization would read rows: as windows of tokens."""
 
-    embedded: bool = Field(description="Whether it reads the embedded prose, and no rows.")
+    embedded: bool = Field(description="Whether it reads the embedded texts, and no rows.")
+    mixed: bool = Field(False, description="Whether it reads them beside the rows, which the recipe trains on.")
     num_calibration_samples: int
     max_seq_length: int
     measured_on: EvaluateOptions | None = Field(None, description="What quality is measured on, if it is.")

@@ -11,16 +11,7 @@ from typing import Any, NamedTuple
 from backend.check.prompts import Prompt
 from backend.check.tool_calls import calls
 from backend.finetune.rendering import stops_of
-from backend.models.tokens import THINKS, THOUGHT, control_tokens
-
-THOUGHTS = (
-    (THINKS, THOUGHT),
-    ("[THINK]", "[/THINK]"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|channel|>analysis", "<|end|>"),
-    ("<|channel>thought", "<channel|>"),
-)
-"""What opens and what closes thoughts, as models write them."""
+from backend.models.tokens import THOUGHTS, control_tokens
 
 GRAM, FEWEST, NEW = 4, 24, 1 / 3
 """Of the groups of so many tokens in the second half of an answer, if there are enough, the share that must differ."""
