@@ -15,6 +15,7 @@ from backend.stages.work import Work, artifacts, models, trained_on
 
 IMPORT_SECONDS = 8.0
 ANSWER_SECONDS_A_PARAMETER = 3.7e-8  # the answers of both models
+LONGER = 2  # times as many tokens has an answer that goes on to its end
 
 
 def run(work: Work, token: str | None, report: Report) -> None:
@@ -52,7 +53,7 @@ def need(stage: CheckOptions, planned: Planned) -> Need:
     facts = planned.facts
     engine = expected(stage.engine)
     memory = engine.overhead + facts.loaded
-    once = engine.start_seconds + facts.parameters * ANSWER_SECONDS_A_PARAMETER
+    once = engine.start_seconds + facts.parameters * ANSWER_SECONDS_A_PARAMETER * LONGER
     remedy = "leave the check out, or choose a machine with more memory"
     return Need(memory, IMPORT_SECONDS + len(planned.results) * once, remedy=remedy)
 
