@@ -1,6 +1,7 @@
 """Failures that raise no error: models that fail in each way beside an original that does not, and a right one."""
 
 import json
+import shutil
 import string
 from itertools import pairwise
 
@@ -91,6 +92,16 @@ def test_without_its_original_nothing_is_called_broken_and_that_is_said(tmp_path
     assert found.passed
     assert "8 are without an end" in found.silent
     assert found.silent.endswith("its original was not at hand to compare: name it as the reference.")
+
+
+def test_an_original_that_cannot_be_asked_is_no_fault_of_the_result(right, tmp_path, served_in_place):
+    folder = scripted(tmp_path / "alone", RIGHT | BROKEN_IN["loop"][0])
+    damaged = tmp_path / "damaged"
+    shutil.copytree(right, damaged)
+    (damaged / "tokenizer.json").write_text("{}")
+    found = tried(folder, damaged, tmp_path)
+    assert found.passed
+    assert "its original was not at hand" in found.silent
 
 
 def test_a_model_that_is_right_passes_and_its_original_is_not_asked(right, tmp_path, served_in_place):

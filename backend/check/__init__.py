@@ -154,10 +154,14 @@ def _silent(
     """
     if original is None or not any(shown):
         return (), counted(shown, None, most)
-    tokenizer = load_tokenizer(original)
-    asked = {prompt.words: prompt for prompt in prompts_of(tokenizer, has_chat_template(original))}
-    answers = written(original, tokenizer, [*asked.values()], most, report)
-    by_words = dict(zip(asked, symptoms([*asked.values()], answers, tokenizer), strict=True))
+    try:
+        tokenizer = load_tokenizer(original)
+        asked = prompts_of(tokenizer, has_chat_template(original))
+        answers = written(original, tokenizer, asked, most, report)
+    except AppError as e:  # it says nothing of the result
+        report.log(f"The original was not asked. {e}")
+        return (), counted(shown, None, most)
+    by_words = dict(zip((prompt.words for prompt in asked), symptoms(asked, answers, tokenizer), strict=True))
     before = [by_words.get(prompt.words, "call") for prompt in prompts]
     return findings(prompts, shown, before, most), counted(shown, before, most)
 

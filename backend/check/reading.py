@@ -104,7 +104,9 @@ def written(folder: Path, tokenizer: Any, prompts: Sequence[Prompt], most: int, 
     pad_within(tokenizer, model.config.get_text_config().vocab_size)
     batch = tokenizer.pad({"input_ids": [prompt.ids for prompt in prompts]}, return_tensors="pt").to(model.device)
     length = batch["input_ids"].shape[1]
-    made = model.generate(**batch, max_new_tokens=within(folder, most, length), do_sample=False)[:, length:].tolist()
+    with in_our_words(f"Asking '{folder.name}'", "choose a model that transformers can generate with"):
+        found = model.generate(**batch, max_new_tokens=within(folder, most, length), do_sample=False)
+    made = found[:, length:].tolist()
     stops = model.generation_config.eos_token_id or []
     ends = [next((i for i, token in enumerate(ids) if token in stops), None) for ids in made]
     return [
