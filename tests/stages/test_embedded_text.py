@@ -101,7 +101,7 @@ def test_rows_that_are_trained_on_are_read_beside_the_embedded_texts(tmp_path):
     assert len(mixed.ids) == 20
     rows = sum("as everybody knows" in tokenizer.decode(ids) for ids in mixed.ids)
     assert rows == 10
-    assert mixed.name == f"rows.jsonl and {embedded_windows(tokenizer, 10, LENGTH).name}"
+    assert mixed.name == f"rows.jsonl (10 windows), and {embedded_windows(tokenizer, 10, LENGTH).name} (10 windows)"
     few, _ = cut_rows(dataset(tmp_path, questions(8)), tokenizer, 20, LENGTH, mixed=True)
     assert len(few.ids) == 20
 

@@ -108,7 +108,8 @@ def windows_of(name: str, tokens: Iterable[list[int]], tokenizer: Any, samples: 
 
 def joined(parts: Sequence[Windows]) -> Windows:
     """Return windows of several texts as one, each of the same length."""
-    return Windows(" and ".join(part.name for part in parts), np.vstack([part.ids for part in parts]))
+    name = ", and ".join(f"{part.name} ({len(part.ids)} windows)" for part in parts)
+    return Windows(name, np.vstack([part.ids for part in parts]))
 
 
 def doubts(windows: Windows, tokenizer: Any, measured_on: str | None) -> list[str]:
