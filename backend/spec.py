@@ -41,6 +41,7 @@ class Given(NamedTuple):
     base: Path | None = None  # of an adapter: the folder of its base model
     original: Path | None = None  # made elsewhere, and made an artifact of first
     base_model: str | None = None  # of a folder made elsewhere: the Hub id of what it was made from
+    reference: Path | None = None  # the folder of what it was made from, where it is named
 
 
 class Spec(Frozen):
@@ -121,7 +122,8 @@ class Spec(Frozen):
 class Cut(Frozen):
     """How a calibrated quantization would read rows: as windows of tokens."""
 
-    embedded: bool = Field(description="Whether it reads the embedded prose, and no rows.")
+    embedded: bool = Field(description="Whether it reads the embedded texts, and no rows.")
+    mixed: bool = Field(False, description="Whether it reads them beside the rows, which the recipe trains on.")
     num_calibration_samples: int
     max_seq_length: int
     measured_on: EvaluateOptions | None = Field(None, description="What quality is measured on, if it is.")

@@ -13,7 +13,9 @@ from backend import check as checking
 from backend.__main__ import main
 from backend.artifacts.artifact import MANIFEST, Check
 from backend.artifacts.sealing import open_artifact, record
-from backend.check import CheckOptions, check
+from backend.check import CheckOptions, Tried, check
+from backend.check.failures import Answer
+from backend.check.prompts import prompts_of
 from backend.errors import JobError, SpecError
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import silent
@@ -90,12 +92,12 @@ def test_an_adapter_whose_layers_nothing_loads_fails(make_adapter, tiny_model, t
 def test_an_adapter_that_an_engine_ignores_fails(make_adapter, tiny_model, tmp_path, monkeypatch):
     model, tokenizer = load_causal_lm(tiny_model, silent()), load_tokenizer(tiny_model)
     answers = []
-    for prompt in checking.PROMPTS:
-        read = checking._tokens(tokenizer, prompt, True)
+    for prompt in prompts_of(tokenizer, True):
+        read = prompt.ids
         made = model.generate(torch.tensor([read]), max_new_tokens=8, do_sample=False)[0].tolist()
-        answers.append(checking._Answer(read, made[len(read) :]))
+        answers.append(Answer(read, made[len(read) :]))
     monkeypatch.setattr(checking, "_answers", lambda *args: ("vLLM", answers))
-    found = check(make_adapter(), tiny_model, CheckOptions(), settings(tmp_path), silent())
+    found = check(Tried(make_adapter(), tiny_model), CheckOptions(), settings(tmp_path), silent())
     assert not found.passed
     assert found.reason.startswith("vLLM answers as the base model does, without the adapter")
 
@@ -122,7 +124,7 @@ def test_an_adapter_whose_base_model_is_computed_alike_to_the_last_bit_fails(
 ):
     in_place_of_vllm(heeded)
     options = CheckOptions(engine="vllm", max_tokens=4)
-    found = check(make_adapter(), tiny_model, options, settings(tmp_path), silent())
+    found = check(Tried(make_adapter(), tiny_model), options, settings(tmp_path), silent())
     assert not found.passed
     assert found.reason.startswith(words)
 
@@ -154,9 +156,9 @@ def test_what_an_engine_serves_otherwise_fails(tiny_model, tmp_path, monkeypatch
 
 
 def test_a_prompt_that_is_read_as_other_tokens_fails(tiny_model, tmp_path, monkeypatch):
-    answers = [checking._Answer([1, 2, 3], [4])] * 8
+    answers = [Answer([1, 2, 3], [4])] * 8
     monkeypatch.setattr(checking, "_answers", lambda *args: ("vLLM", answers))
-    found = check(tiny_model, None, CheckOptions(), settings(tmp_path), silent())
+    found = check(Tried(tiny_model), CheckOptions(), settings(tmp_path), silent())
     assert not found.passed
     assert "reads a prompt as other tokens" in found.reason
 
@@ -167,7 +169,7 @@ def test_what_no_engine_serves_here_fails_with_the_reason(tiny_model, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 3, "sym": True}
     (folder / "config.json").write_text(json.dumps(config))
-    found = check(folder, None, CheckOptions(), settings(tmp_path), silent())
+    found = check(Tried(folder), CheckOptions(), settings(tmp_path), silent())
     assert (found.passed, found.engine) == (False, None)
     assert "'three'" in found.reason
 
@@ -186,10 +188,10 @@ def test_an_engine_that_fails_at_an_answer_is_named(tiny_model):
         url = f"http://127.0.0.1:{broken.server_port}/v1"
         server = Server(folder=tiny_model, engine="vllm", base_url=url, key="key")
         with pytest.raises(JobError, match=r"^vLLM loads it and fails at an answer, with status 500\.$"):
-            checking._answer(server, "Hello", 4)
+            checking._answer(server, {"prompt": "Hello"}, 4)
         broken.shutdown()
     with pytest.raises(JobError, match=r"^vLLM ended while it answered"):
-        checking._answer(server, "Hello", 4)
+        checking._answer(server, {"prompt": "Hello"}, 4)
 
 
 def test_what_is_published_is_checked_before_unless_somebody_insists(make_artifact):

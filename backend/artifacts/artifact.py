@@ -148,6 +148,12 @@ class Check(Frozen):
     )
     likeliest: float | None = Field(None, ge=0, le=1, description="Share of them that are the likeliest there, too.")
     convention: str | None = Field(None, description="What counts as written by the same weights.")
+    silent: str | None = Field(
+        None, description="How many answers fail without an error, as one without an end does, in words."
+    )
+    findings: tuple[str, ...] = Field(
+        (), description="In which ways they fail and the original's do not, a sentence each; any fails the check."
+    )
     reason: str | None = Field(None, description="Why it failed.")
 
     @property
@@ -155,10 +161,11 @@ class Check(Frozen):
         """What came of it, for a person."""
         if not self.passed:
             return f"The check failed. {self.reason}"
-        return (
+        text = (
             f"Checked in {self.engine}: {self.agreement:.0%} of {self.tokens} tokens that it wrote are what its weights"
             " say."
         )
+        return f"{text} {self.silent}" if self.silent else text
 
 
 TRAINED_HERE = "the adapter trained by this recipe"

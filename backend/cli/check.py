@@ -19,12 +19,17 @@ from backend.stages.work import stage_folder
 class _Check(Command):
     folder: Argument[Path] = Field(description="The folder of the model.")
     base_model: str | None = Field(None, description="Of an adapter: the model that it was trained on.")
+    reference: str | None = Field(
+        None, description="The model that it was made from: what that one does too is no failure of this one."
+    )
 
     def run(self) -> None:
         settings, base = load_settings().writable(), self.base_model
         options = parse(CheckOptions, self.given(CheckOptions))
         folder = existing(self.folder) if base else admitted(self.folder)
-        spec = Checking(folder=folder, base=fetched(base, settings) if base else None, options=options)
+        named = {"base": base, "reference": self.reference}
+        places = {name: fetched(model, settings) for name, model in named.items() if model}
+        spec = Checking(folder=folder, options=options, **places)
         with finished(spec, hub_token(), Terminal().hear, settings) as job:
             check = open_artifact(stage_folder(job, spec, 0)).check
         assert check

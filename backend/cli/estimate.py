@@ -31,6 +31,7 @@ class _Estimate(Command):
         needed = estimate(recipe, facts, data)
         more: dict[str, Any] = {"training": needed.training_memory} if needed.training else {}
         more |= {"warnings": needed.warnings} if needed.warnings else {}
+        more |= {"notes": needed.notes} if needed.notes else {}
         self.say(needed.model_dump() | more, f"{model_words(facts)}\n{needs(needed)}")
 
     def _recipe(self: Any) -> Recipe:

@@ -28,7 +28,7 @@ def needs(needed: "Estimate") -> str:
     for place, parts in needed.training_memory.items():
         listed = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in parts.items())
         text += f"\nthe training's {place}: {listed}"
-    return "\n".join([text, *needed.warnings])
+    return "\n".join([text, *needed.notes, *needed.warnings])
 
 
 def summary(artifact: Artifact) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from backend.data.findings import SHOWN, Finding, listed
-from backend.models.tokens import Control
+from backend.models.tokens import THOUGHT, Control
 from backend.strict_json import quoted
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -35,6 +35,12 @@ class Sample(NamedTuple):
     text: str | None = None  # where there are no messages
     prompt: int | None = None  # messages that are the prompt; None: every assistant turn is learned
     tools: str = ""  # JSON of the functions that may be called, a list of schemas
+
+    @property
+    def thinks(self) -> bool:
+        """Whether answers come with thoughts."""
+        answers = [message for message in self.messages if message.role == "assistant"]
+        return any("reasoning_content" in answer.fields or THOUGHT in answer.content for answer in answers)
 
     @property
     def digest(self) -> int:

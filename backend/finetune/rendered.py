@@ -1,19 +1,26 @@
 """What the model will see: rendered rows counted and shown before anything is trained on them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ConfigDict, Field
 
 from backend.data.findings import Ledger
 from backend.data.samples import Sample
-from backend.finetune.rendering import IGNORED, Rendered, Renderer
+from backend.finetune.rendering import IGNORED, Rendered
 from backend.models.chat_template import TemplateRefusal
 from backend.options import Frozen
 
 SHOWN = 10
 BINS = 20
 SHOWN_TEXT = 2_000  # characters of a sample
+
+
+class Renders(Protocol):
+    """What renders rows: a Renderer, or what chooses among several."""
+
+    def render(self, sample: Sample) -> Rendered:
+        """Render a row; see Renderer."""
 
 
 class Piece(Frozen):
@@ -62,7 +69,7 @@ class Survey(Frozen):
         return f"{text} {', '.join(said)[:1].upper()}{', '.join(said)[1:]}." if said else text
 
 
-def rendered(samples: Iterable[Sample], renderer: Renderer, ledger: Ledger) -> Iterator[Rendered]:
+def rendered(samples: Iterable[Sample], renderer: Renders, ledger: Ledger) -> Iterator[Rendered]:
     """Yield rows as the model sees them; the ledger is told of those that the chat template does not take."""
     for sample in samples:
         try:
@@ -72,7 +79,7 @@ def rendered(samples: Iterable[Sample], renderer: Renderer, ledger: Ledger) -> I
             ledger.faulty("chat_template", sample.row, text, "change it")
 
 
-def render(samples: Iterable[Sample], renderer: Renderer, ledger: Ledger) -> tuple[list[Rendered], int]:
+def render(samples: Iterable[Sample], renderer: Renders, ledger: Ledger) -> tuple[list[Rendered], int]:
     """Render rows; give those that something can be learned from, and how many others there were; see rendered()."""
     rows = list(rendered(samples, renderer, ledger))
     kept = [row for row in rows if row.learned]

@@ -3,9 +3,10 @@
 A template is a Jinja program of the model's author, so what it may raise is what a program may raise.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from backend.errors import SpecError
 from backend.models.bounded import TakesTooMuch, bounded
@@ -105,7 +106,50 @@ def check_template(tokenizer: Any, tools: bool = False) -> None:
         return  # of this conversation, which says nothing of others
 
 
-_TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
+_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "f", "description": "", "parameters": {"type": "object"}},
+}
+
+
+class Abilities(NamedTuple):
+    """What a model's chat template knows of beside plain turns.
+
+    Attributes:
+        chats: Whether there is a template at all.
+        thinks: Whether it knows of thoughts before an answer.
+        tools: Whether it writes the tools that it is given.
+    """
+
+    chats: bool
+    thinks: bool
+    tools: bool
+
+
+_THOUGHTS = re.compile(
+    r"\b(enable_thinking|thinking|reasoning_content|reasoning_effort|reasoning)\b|<(seed:)?think>|\[THINK\]"
+)
+"""What templates of models that think hold: a variable, a field of an answer, or a tag."""
+
+_LISTED = "listed_as_a_tool"
+
+
+def abilities(tokenizer: Any) -> Abilities:
+    """Return what conversations a model's chat template is made for.
+
+    Args:
+        tokenizer: Of transformers.
+    """
+    template = tokenizer.chat_template
+    if not template:
+        return Abilities(chats=False, thinks=False, tools=False)
+    said = "\n".join(template.values()) if isinstance(template, dict) else str(template)
+    function = {**_TOOL["function"], "name": _LISTED}
+    try:
+        written = chat_text(tokenizer, [{"role": "user", "content": "Q"}], [{**_TOOL, "function": function}])
+    except SpecError:
+        written = ""
+    return Abilities(chats=True, thinks=bool(_THOUGHTS.search(said)), tools=_LISTED in written)
 
 
 def _line(text: str | None) -> str:

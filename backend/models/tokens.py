@@ -14,6 +14,15 @@ from backend.models.chat_template import chat_text
 THINKS, THOUGHT = "<think>", "</think>"
 """Around what a reasoning model says to itself, as most of them write it; so does a server that tells it apart."""
 
+THOUGHTS = (
+    (THINKS, THOUGHT),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|channel|>analysis<|message|>", "<|end|>"),
+    ("<|channel>thought", "<channel|>"),
+)
+"""What opens and what closes thoughts, in all the ways in which models write them."""
+
 
 class Around(NamedTuple):
     """The tokens that a tokenizer puts around every text."""
@@ -79,3 +88,12 @@ def _talk(tokenizer: Any) -> str:
         return chat_text(tokenizer, turns, prompt=True) if tokenizer.chat_template else ""
     except SpecError:
         return ""
+
+
+_OPENED = re.compile(rf"({'|'.join(re.escape(opens) for opens, _ in THOUGHTS)})\s*[^\s<\[]")
+"""Thoughts that begin with a word: what closes them begins with a bracket, and may be cut."""
+
+
+def has_thoughts(text: str) -> bool:
+    """Return whether thoughts begin in a text, with the tokens that steer the model, that say something."""
+    return bool(_OPENED.search(text))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from backend.artifacts.artifact import MANIFEST, Artifact, now
 from backend.artifacts.sealing import record, verify
-from backend.check import CheckOptions, check
+from backend.check import CheckOptions, Tried, check
 from backend.evaluate import PROMPTS
 from backend.model_folder import is_adapter
 from backend.progress import Report
@@ -15,6 +15,7 @@ from backend.stages.work import Work, artifacts, models, trained_on
 
 IMPORT_SECONDS = 8.0
 ANSWER_SECONDS_A_PARAMETER = 3.7e-8  # the answers of both models
+LONGER = 2  # times as many tokens has an answer that goes on to its end
 
 
 def run(work: Work, token: str | None, report: Report) -> None:
@@ -25,11 +26,19 @@ def run(work: Work, token: str | None, report: Report) -> None:
         base = None
         if is_adapter(folder):
             base = (given.base if given else None) or trained_on(folder)
-        found = check(folder, base, work.options, load_settings(), report)
+        tried = Tried(folder, base, base or _original(work, folder))
+        found = check(tried, work.options, load_settings(), report)
         if known:
             record(folder, check=found)
         report.log(f"{folder.name}: {found.words}")
     work.seal(Artifact(kind="checked", stage="check", check=found, created=now()))
+
+
+def _original(work: Work, folder: Path) -> Path | None:
+    """Return the folder of the model that a result was made from, if it is still here."""
+    if work.given:
+        return work.given.reference or trained_on(folder)
+    return work.fetched.folder
 
 
 def _tried(work: Work) -> list[Path]:
@@ -44,7 +53,7 @@ def need(stage: CheckOptions, planned: Planned) -> Need:
     facts = planned.facts
     engine = expected(stage.engine)
     memory = engine.overhead + facts.loaded
-    once = engine.start_seconds + facts.parameters * ANSWER_SECONDS_A_PARAMETER
+    once = engine.start_seconds + facts.parameters * ANSWER_SECONDS_A_PARAMETER * LONGER
     remedy = "leave the check out, or choose a machine with more memory"
     return Need(memory, IMPORT_SECONDS + len(planned.results) * once, remedy=remedy)
 
@@ -55,8 +64,9 @@ def words(stage: CheckOptions) -> tuple[str, str]:
 
 
 SUMMARY = (
-    "It answers a few prompts there, which are compared with what its weights say. What is published is tested first in"
-    " any case."
+    "It answers a few prompts there, which are compared with what its weights say. Answers that never end, repeat"
+    " themselves, are empty, only think or call no tool fail it, where the original's do not. What is published is"
+    " tested first in any case."
 )
 
 STEP = Step(run, need=need, words=words, summary=SUMMARY, alone=True)

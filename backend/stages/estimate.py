@@ -40,6 +40,7 @@ class Estimate(Frozen):
     seconds: float = Field(description="All steps, without the download.")
     files: dict[str, int] = Field(description="Bytes of every file; with the result's folder where there are several.")
     warnings: tuple[str, ...] = Field((), exclude=True, description="What stays as it is, or is done otherwise.")
+    notes: tuple[str, ...] = Field((), exclude=True, description="What is done where nothing else is asked for.")
     memory: dict[str, int] = Field(exclude=True, description="Of each kind of step.")
     training: TrainingCost | None = Field(None, exclude=True, description="Of the training, by part.")
     gpu_memory: dict[str, int] = Field(exclude=True, description="On the GPU, of each kind of step that trains.")
@@ -103,6 +104,7 @@ def estimate(
         seconds=round(sum(need.seconds for _, need in needs), 1),
         files=files,
         warnings=tuple(dict.fromkeys(doubt for _, need in needs for doubt in need.doubts)),
+        notes=tuple(dict.fromkeys(note for _, need in needs for note in need.notes)),
         training=next((need.training for _, need in needs if need.training), None),
         gpu_memory={name: need.training.gpu_memory for name, need in needs if need.training},
         memory={name: need.memory for name, need in largest_last},

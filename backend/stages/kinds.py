@@ -105,6 +105,7 @@ class Checking(Spec):
 
     folder: Path = Field(description="The artifact, or a model folder made elsewhere.")
     base: Path | None = Field(None, description="Of an adapter: the folder of its base model.")
+    reference: Path | None = Field(None, description="The folder of what it was made from, to compare with.")
     options: CheckOptions
 
     @property
@@ -119,11 +120,11 @@ class Checking(Spec):
 
     def files(self) -> list[Path]:
         """Return the folders of this machine that it reads."""
-        return [self.folder, *([self.base] if self.base else [])]
+        return [self.folder, *filter(None, (self.base, self.reference))]
 
     def given(self, job: Path) -> Given:
         """Return the folder that is tried."""
-        return Given(self.folder, self.base)
+        return Given(self.folder, self.base, reference=self.reference)
 
 
 KINDS: dict[str, type[Spec]] = {

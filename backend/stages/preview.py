@@ -27,10 +27,10 @@ from backend.models.fetch import fetch_model, fetch_tokenizer
 from backend.models.loading import load_tokenizer
 from backend.options import Frozen
 from backend.progress import Report
-from backend.quantize.calibrated.windows import check_apart, doubts
+from backend.quantize.calibrated.windows import check_apart, doubts, unsuited
 from backend.settings import load_settings
 from backend.spec import Cut, Preview
-from backend.stages.calibration_data import cut_rows
+from backend.stages.calibration_data import cut_rows, talks
 from backend.stages.step import Step
 from backend.stages.work import MODEL, Fetched, Work
 
@@ -167,14 +167,14 @@ def _render(spec: Preview, fetched: Path, folder: Path, report: Report) -> None:
 def _cut(cut: Cut, data: Dataset | None, base: Path, folder: Path) -> None:
     """Cut what calibration would read into windows."""
     tokenizer, samples = load_tokenizer(base), cut.num_calibration_samples
-    found, said = cut_rows(data, tokenizer, samples, longest_window(read_config(base), cut.max_seq_length))
-    windows, length = found.ids.shape
+    length = longest_window(read_config(base), cut.max_seq_length)
+    found, said = cut_rows(data, tokenizer, samples, length, cut.mixed)
     measured = _measured(cut.measured_on)
     if measured:
         check_apart(found, tokenizer, measured)
     (folder / FINDINGS).write_bytes(_FINDINGS.dump_json(said))
-    doubtful = tuple(doubts(found, tokenizer, measured))
-    reading = Reading(name=found.name, windows=windows, length=length, asked=samples, doubts=doubtful)
+    doubtful = (*doubts(found, tokenizer, measured), *unsuited(found, tokenizer, talks(data), None))
+    reading = Reading(name=found.name, windows=len(found.ids), length=length, asked=samples, doubts=doubtful)
     (folder / READING).write_text(reading.model_dump_json(), encoding="utf-8")
 
 

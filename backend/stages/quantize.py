@@ -88,7 +88,24 @@ def need(stage: Any, planned: Planned) -> Need:
     plan = stage.plan(planned.facts.tensors, planned.facts.config)
     need = Need(cost.memory + planned.facts.decoding_memory, planned.around + cost.seconds)
     found = result(stage, plan, planned, need)
-    return found._replace(doubts=(*found.doubts, *_unserved(stage, planned.facts.config)))
+    doubts = (*found.doubts, *_unserved(stage, planned.facts.config))
+    return found._replace(doubts=doubts, notes=_read(stage, planned) if calibrates else ())
+
+
+def _read(stage: CalibratedOptions, planned: Planned) -> tuple[str, ...]:
+    """Say what calibration reads where nobody names rows; whether a template has thoughts or tools is seen later.
+
+    Args:
+        stage: The quantization.
+        planned: Of which recipe, and which model.
+    """
+    if stage.calibration:
+        return ()
+    text = "embedded prose alone, for the model has no chat template"
+    if planned.facts.chat_template:
+        text = "embedded prose and conversations, with thoughts and tool calls if the model's chat template has them"
+    rows = "the rows that are trained on, and beside them " if planned.recipe.tuning else ""
+    return (f"Calibration reads {rows}{text}.",)
 
 
 def _unserved(stage: CalibratedOptions, config: Mapping[str, Any]) -> list[str]:

@@ -48,6 +48,7 @@ class Need(NamedTuple):
     doubts: tuple[str, ...] = ()  # what of the model stays as it is, or is done otherwise for its sake
     training: "TrainingCost | None" = None
     remedy: str = "choose a smaller model, or a machine with more memory"  # where its memory is not there
+    notes: tuple[str, ...] = ()  # what is done where nothing else is asked for
 
 
 def _nothing_pinned(stage: Any, facts: ModelFacts, token: str | None) -> Any:

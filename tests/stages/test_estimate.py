@@ -130,6 +130,19 @@ def test_layouts_of_one_calibration_are_estimated_with_its_time_once_and_the_byt
     assert together.peak_memory_bytes == max(each.peak_memory_bytes for each in alone)
 
 
+def test_what_calibration_reads_is_said_before_the_start(tiny_model, tiny_bare_model, data):
+    def notes(model, *stages):
+        return estimate(recipe_of(model, *stages), inspect(str(model)), data).notes
+
+    [talks], [base] = notes(tiny_model, CALIBRATED[0]), notes(tiny_bare_model, CALIBRATED[0])
+    assert talks.startswith("Calibration reads embedded prose and conversations, with thoughts and tool calls if ")
+    assert base == "Calibration reads embedded prose alone, for the model has no chat template."
+    tuned = ({"stage": "finetune", "dataset": "demo"}, {"stage": "merge"}, CALIBRATED[0])
+    [mixed] = notes(tiny_model, *tuned)
+    assert mixed.startswith("Calibration reads the rows that are trained on, and beside them embedded prose and ")
+    assert notes(tiny_model, CALIBRATED[0] | {"calibration": {"dataset": "demo"}}) == ()
+
+
 @pytest.mark.parametrize("options", [{"bits": 3}, {"sym": False}, {"desc_act": True}])
 def test_what_vllm_will_not_serve_is_said_before_the_start_and_by_the_result(tiny_model, data, tmp_path, options):
     short = CALIBRATED[0] | {"num_calibration_samples": 2}

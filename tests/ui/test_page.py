@@ -355,6 +355,7 @@ def test_what_calibration_reads_is_what_the_recipe_says(bench: Workbench) -> Non
     assert ask(given(bench, **gptq), facts, "me", None).cut.embedded
     tuned = ask(given(bench, tuning=True, merging=True, **gptq, **{"rows-split": "train[:9]"}), facts, "me", None)
     assert (tuned.cut.embedded, tuned.options.split, tuned.options.on_fault) == (False, "train[:9]", "stop")
+    assert tuned.cut.mixed
     with pytest.raises(SpecError, match="choose a method that reads text"):
         ask(given(bench), facts, "me", None)
 

@@ -176,6 +176,7 @@ def calibrating(studio: Studio, data: DataTab, recipe: RecipeTab) -> Ask:
             measured = measured.model_copy(update={"text": str(studio.supervisor.uploads.keep(Path(text), owner))})
         cut = Cut(
             embedded=usual and not finetuned,
+            mixed=usual and finetuned,
             num_calibration_samples=asked.num_calibration_samples,
             max_seq_length=asked.max_seq_length,
             measured_on=measured,

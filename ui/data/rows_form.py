@@ -74,7 +74,8 @@ CALIBRATING = Purpose(
     "Calibration data",
     "What the model reads while its weights are rounded, so that little is lost where they matter. Use text like what"
     " the model will see, never the text that quality is measured on.",
-    "Automatic\nThe training data of the recipe; without fine-tuning, embedded English prose.",
+    "Automatic\nEmbedded prose and conversations, with thoughts and tool calls if the model's chat template has them,"
+    " and the training data of the recipe.",
     "Show what calibration reads",
     "rows or text for calibration",
     "Press the button to see how much calibration reads, and whether that is enough.",

@@ -107,8 +107,9 @@ def _costs(recipe: Recipe, facts: ModelFacts, data: Path, survey: Survey | None)
     for place, parts in needed.training_memory.items():
         told = {f"{place[:1].upper()}{place[1:]} to fine-tune": sum(parts.values()), **parts}
         rows += "".join(f'<div class="share"><dt>{escape(k)}</dt><dd>{size(v)}</dd></div>' for k, v in told.items())
+    notes = "".join(f'<p class="quiet">{escape(text)}</p>' for text in needed.notes)
     doubts = "".join(f'<p class="warn">{escape(text)}</p>' for text in needed.warnings)
-    return f'<dl class="costs">{rows}</dl>{doubts}{_refusal(needed, facts, data)}'
+    return f'<dl class="costs">{rows}</dl>{notes}{doubts}{_refusal(needed, facts, data)}'
 
 
 def _refusal(needed: Estimate, facts: ModelFacts, data: Path) -> str:

@@ -273,11 +273,12 @@ def _check(check: Check | None) -> str:
         return "No engine was tried with these files before they were published."
     if not check.passed:
         return f"**It failed, and the author published the model all the same.** {literal(check.reason or '')}"
-    return (
+    text = (
         f"{literal(check.engine)} loaded these files and answered {check.prompts} prompts, always with the likeliest"
-        f" token. Of the {check.tokens} tokens that it wrote, {check.agreement:.1%} are what the same weights write in"
-        f" transformers ({literal(check.convention)}); {check.likeliest:.1%} are exactly the likeliest there."
+        f" token. Of the {check.tokens} tokens that were compared, {check.agreement:.1%} are what the same weights"
+        f" write in transformers ({literal(check.convention)}); {check.likeliest:.1%} are exactly the likeliest there."
     )
+    return f"{text} {literal(check.silent)}" if check.silent else text
 
 
 def _made(artifact: Artifact) -> list[tuple[str, str]]:

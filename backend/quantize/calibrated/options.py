@@ -72,7 +72,7 @@ class CalibratedOptions(GroupedOptions):
     calibration: RowsOptions | None = Field(
         None,
         description="What the model reads meanwhile: a text file, a file of rows, or a Hub data set. Empty: the rows"
-        " that it was tuned on in this recipe, else embedded English prose.",
+        " that it was tuned on in this recipe, beside embedded prose and conversations that suit its chat template.",
         json_schema_extra={"file": True},
     )
     num_calibration_samples: int = Field(

@@ -4,7 +4,7 @@ A window begins with the token that the tokenizer puts before every text, where 
 sensible without. Evaluation text is never among it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import SpecError
-from backend.models.tokens import around
+from backend.models.chat_template import abilities
+from backend.models.tokens import around, has_thoughts
 
 FEW = 8192
 """Tokens from which a Gram matrix of some thousand inputs begins to mean something."""
@@ -105,6 +106,12 @@ def windows_of(name: str, tokens: Iterable[list[int]], tokenizer: Any, samples: 
     return cut(name, bare, before, samples, length)
 
 
+def joined(parts: Sequence[Windows]) -> Windows:
+    """Return windows of several texts as one, each of the same length."""
+    name = ", and ".join(f"{part.name} ({len(part.ids)} windows)" for part in parts)
+    return Windows(name, np.vstack([part.ids for part in parts]))
+
+
 def doubts(windows: Windows, tokenizer: Any, measured_on: str | None) -> list[str]:
     """Say where calibration reads too little, too much of the same, or another language than quality is measured in.
 
@@ -121,14 +128,49 @@ def doubts(windows: Windows, tokenizer: Any, measured_on: str | None) -> list[st
     if repeated > ALIKE * count:
         found.append(f"{repeated} of {count} calibration windows repeat another: give more varied text.")
     if measured_on:
-        some = windows.ids[:: max(1, count // HEARD)].reshape(-1)
-        read, measured = language(tokenizer.decode(some, skip_special_tokens=True)), language(measured_on)
+        read, measured = _language(windows, tokenizer), language(measured_on)
         if read and measured and read != measured:
             found.append(
                 f"Calibration reads {read}, quality is measured in {measured}: measure on a text in the language that"
                 " the model is for, and calibrate on the same."
             )
     return found
+
+
+def unsuited(windows: Windows, tokenizer: Any, talks: bool, tuned_on: str | None) -> list[str]:
+    """Say where calibration reads something else than what the model is made for.
+
+    Args:
+        windows: What it reads.
+        tokenizer: Made them.
+        talks: Whether conversations are among them.
+        tuned_on: What the model is tuned on in the same recipe, where that is something else.
+    """
+    able = abilities(tokenizer)
+    found = []
+    if able.chats and not talks:
+        found.append(
+            "Calibration reads plain text, and the model has a chat template: calibrate on rows of conversations, or"
+            " name none, and embedded ones are read too."
+        )
+    elif able.thinks and not any(has_thoughts(tokenizer.decode(ids)) for ids in windows.ids):
+        found.append(
+            "Calibration reads no thoughts, and the model's chat template is made for them: calibrate on rows with"
+            " thoughts (reasoning_content), or name none, and embedded ones are read too."
+        )
+    if tuned_on:
+        read, learned = _language(windows, tokenizer), language(tuned_on)
+        if read and learned and read != learned:
+            found.append(
+                f"Calibration reads {read}, and the model is tuned on {learned}: calibrate on the rows that it is tuned"
+                " on, which are read where none are named."
+            )
+    return found
+
+
+def _language(windows: Windows, tokenizer: Any) -> str | None:
+    some = windows.ids[:: max(1, len(windows.ids) // HEARD)].reshape(-1)
+    return language(tokenizer.decode(some, skip_special_tokens=True))
 
 
 def check_apart(windows: Windows, tokenizer: Any, measured_on: str) -> None:
