@@ -8,6 +8,13 @@ from backend.quantize import bitsandbytes, cast
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.readers import EVERYWHERE, READERS, Readers, Reading
 
+_IN_ONE = {
+    "gemma4_text", "gpt_oss", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hy_v4",
+    "hy_v4_vl_text", "inkling_text", "lara_mini", "llama4_text", "minimax_m3_vl_text", "mistral4", "muse_spark_text",
+    "qwen3_vl_moe_text", "zaya",
+}  # fmt: skip
+"""Types of text models of which transformers reads all experts from one tensor alone, and not one by one."""
+
 GPT_OSS = Reading("vLLM serves gpt-oss in MXFP4 and 16 bit alone")
 
 _FP8: Readers = EVERYWHERE | {
@@ -34,11 +41,28 @@ def readers(config: Mapping[str, Any]) -> Readers:
     found = _readers(method, settings) if settings else cast.READERS
     if method not in LAYOUTS:
         return found
-    if text_type(config) == "gpt_oss":
-        return {**found, "vllm": GPT_OSS, "vllm-cpu": GPT_OSS}
-    if experts(config) and not found["vllm-cpu"].refusal:
-        return {**found, "vllm-cpu": Reading(f"vLLM serves experts in {method} with a GPU alone")}
-    return found
+    kind = text_type(config)
+    if kind == "gpt_oss":
+        return {**found, "transformers": _mixture(kind, found), "vllm": GPT_OSS, "vllm-cpu": GPT_OSS}
+    if not experts(config):
+        return found
+    on_cpu = found["vllm-cpu"]
+    if not on_cpu.refusal:
+        on_cpu = Reading(f"vLLM serves experts in {method} with a GPU alone")
+    return {**found, "transformers": _mixture(kind, found), "vllm-cpu": on_cpu}
+
+
+def _mixture(kind: str, found: Readers) -> Reading:
+    """Return how transformers loads a mixture whose experts are written one by one.
+
+    Args:
+        kind: Its model type.
+        found: Who loads other models in the same format.
+    """
+    reading = found["transformers"]
+    if kind in _IN_ONE:
+        return Reading(f"transformers reads the experts of the type '{kind}' from one tensor alone")
+    return Reading(reading.experts) if reading.experts else reading
 
 
 def _readers(method: str, settings: Mapping[str, Any]) -> Readers:
