@@ -20,7 +20,7 @@ from backend.artifacts.artifact import Check
 from backend.disk import scratch
 from backend.errors import AppError, JobError, SpecError
 from backend.evaluate import PROMPTS
-from backend.model_folder import has_chat_template, is_adapter
+from backend.model_folder import CONFIG, has_chat_template, is_adapter, settings_in
 from backend.models.chat_template import chat_text
 from backend.models.loading import in_our_words, load_tokenizer, refuse_idle
 from backend.progress import Report
@@ -139,9 +139,16 @@ def _answers(
             for done, prompt in enumerate(PROMPTS):
                 report.progress(f"asking {server.engine}", done, len(PROMPTS), "prompts")
                 found.append(_answer(server, prompt, options.max_tokens))
-            return ENGINES[server.engine].title, found
+            return _title(server), found
         finally:
             servers.stop()
+
+
+def _title(server: "Server") -> str:
+    """Name the engine that serves a model, and say what it serves where that is not what the files hold."""
+    engine = ENGINES[server.engine]
+    how = engine.unpacks(settings_in(_whole(server.folder, server.base), CONFIG))
+    return f"{engine.title} ({how})" if how else engine.title
 
 
 def _refuse_ignored(server: "Server") -> None:

@@ -38,7 +38,7 @@ def unpacks(config: Mapping[str, Any]) -> str:
     """Say that our own reader loads a model in place of transformers; nothing where that loads it."""
     from backend.quantize.formats import readers
 
-    return "unpacked to 16 bit" if readers(config)["transformers"].refusal else ""
+    return "unpacked to 16 bit by Weightsmith" if readers(config)["transformers"].refusal else ""
 
 
 def _weights(folder: Path) -> int:
