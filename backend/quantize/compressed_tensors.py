@@ -12,6 +12,9 @@ from backend.weights.anatomy import HEADS
 
 QUANT_METHOD = "compressed-tensors"
 
+UNPACKED = "CompressedTensorsConfig(dequantize=True)"
+"""What transformers is told to unpack all weights while it loads them."""
+
 Arguments = Mapping[str, Any]
 """How numbers are quantized, as the package's QuantizationArgs names it: num_bits, type, strategy and more."""
 
@@ -88,7 +91,7 @@ def _integers(weights: Arguments) -> Readers:
     in_transformers = Reading()
     if not weights.get("symmetric", True):
         zeros = UNREAD.format("packed integers with zeros")
-        in_transformers = Reading(told="CompressedTensorsConfig(dequantize=True)", experts=zeros)
+        in_transformers = Reading(told=UNPACKED, experts=zeros)
     on_cpu = Reading("Without a GPU, vLLM serves packed integers of 4 bits alone")
     in_rows = Reading("llama.cpp converts packed integers in groups alone")
     return EVERYWHERE | {

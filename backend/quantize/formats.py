@@ -5,15 +5,23 @@ from typing import Any
 
 from backend.models.config import experts, quantization, text_type
 from backend.quantize import bitsandbytes, cast
+from backend.quantize.compressed_tensors import QUANT_METHOD, UNPACKED
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.readers import EVERYWHERE, READERS, Readers, Reading
+from backend.weights.anatomy import TRANSPOSED
 
 _IN_ONE = {
     "gemma4_text", "gpt_oss", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hy_v4",
-    "hy_v4_vl_text", "inkling_text", "lara_mini", "llama4_text", "minimax_m3_vl_text", "mistral4", "muse_spark_text",
+    "hy_v4_vl_text", "inkling_text", "lara_mini", "minimax_m3_vl_text", "mistral4", "muse_spark_text",
     "qwen3_vl_moe_text", "zaya",
 }  # fmt: skip
 """Types of text models of which transformers reads all experts from one tensor alone, and not one by one."""
+
+_TAKEN_APART = {"llama4_text"}
+"""Those of which it makes linear layers of the experts before it loads compressed-tensors."""
+
+_WITH_SCALES = {"bloom", "falcon", "gpt_bigcode", "gpt_neox", "gptj", "mpt", "starcoder2"}
+"""Model types for which transformers looks for a scale behind an activation in AWQ, and makes it up where none is."""
 
 GPT_OSS = Reading("vLLM serves gpt-oss in MXFP4 and 16 bit alone")
 
@@ -41,28 +49,34 @@ def readers(config: Mapping[str, Any]) -> Readers:
     found = _readers(method, settings) if settings else cast.READERS
     if method not in LAYOUTS:
         return found
-    kind = text_type(config)
+    kind, mixture = text_type(config), experts(config) > 0 or text_type(config) == "gpt_oss"
+    found = {**found, "transformers": _in_transformers(kind, method, mixture, found["transformers"])}
     if kind == "gpt_oss":
-        return {**found, "transformers": _mixture(kind, found), "vllm": GPT_OSS, "vllm-cpu": GPT_OSS}
-    if not experts(config):
-        return found
-    on_cpu = found["vllm-cpu"]
-    if not on_cpu.refusal:
-        on_cpu = Reading(f"vLLM serves experts in {method} with a GPU alone")
-    return {**found, "transformers": _mixture(kind, found), "vllm-cpu": on_cpu}
+        return {**found, "vllm": GPT_OSS, "vllm-cpu": GPT_OSS}
+    if mixture and not found["vllm-cpu"].refusal:
+        return {**found, "vllm-cpu": Reading(f"vLLM serves experts in {method} with a GPU alone")}
+    return found
 
 
-def _mixture(kind: str, found: Readers) -> Reading:
-    """Return how transformers loads a mixture whose experts are written one by one.
+def _in_transformers(kind: str, method: str, mixture: bool, reading: Reading) -> Reading:
+    """Return how transformers loads a model of a type in one of the LAYOUTS; experts are written one by one.
 
     Args:
-        kind: Its model type.
-        found: Who loads other models in the same format.
+        kind: The type of the text model.
+        method: The layout.
+        mixture: Whether it has experts.
+        reading: How it loads models of other types.
     """
-    reading = found["transformers"]
-    if kind in _IN_ONE:
+    if method == "awq" and kind in _WITH_SCALES:
+        return Reading(f"transformers wants scales of activations in awq of the type '{kind}'")
+    if method in ("gptq", "awq") and kind in TRANSPOSED:
+        return Reading(f"transformers does not find the layers of the type '{kind}' in {method}")
+    if mixture and kind in _IN_ONE:
         return Reading(f"transformers reads the experts of the type '{kind}' from one tensor alone")
-    return Reading(reading.experts) if reading.experts else reading
+    if mixture and reading.experts and not (method == QUANT_METHOD and kind in _TAKEN_APART):
+        return Reading(reading.experts)
+    # its class has other names for some layers than its files, by which packed ones are not found
+    return reading._replace(told=UNPACKED) if kind == "deepseek_v4" else reading
 
 
 def _readers(method: str, settings: Mapping[str, Any]) -> Readers:

@@ -7,12 +7,14 @@ from typing import Any
 
 from backend.artifacts.sealing import open_artifact
 from backend.data.options import RowsOptions, is_file
+from backend.hub.transfer import size_words
 from backend.models.facts import ModelFacts
 from backend.options import faults_of
 from backend.progress import Report, silent
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.calibrated.repacking import repack
+from backend.quantize.formats import readers
 from backend.serve.engines import ENGINES
 from backend.stages.evaluate import first_text
 from backend.stages.making import Opened, make, piece_by_piece, result
@@ -95,8 +97,10 @@ def fetch(stage: Any, work: Work, folder: Path, token: str | None, report: Repor
 
 def need(stage: Any, planned: Planned) -> Need:
     """Estimate it: a calibrated method needs what its layers do, any other goes through piece by piece."""
+    unread = _unread(stage, planned.facts)
     if not isinstance(stage, CalibratedOptions):
-        return piece_by_piece(stage, planned)
+        found = piece_by_piece(stage, planned)
+        return found._replace(doubts=(*found.doubts, *unread))
     from backend.quantize.calibrated.costs import calibrated_cost, repacking_cost
 
     at = planned.recipe.stages.index(stage)
@@ -105,7 +109,14 @@ def need(stage: Any, planned: Planned) -> Need:
     plan = stage.plan(planned.facts.tensors, planned.facts.config)
     need = Need(cost.memory + planned.facts.decoding_memory, planned.around + cost.seconds)
     found = result(stage, plan, planned, need)
-    return found._replace(doubts=(*found.doubts, *_unserved(stage, planned.facts.config)))
+    return found._replace(doubts=(*found.doubts, *_unserved(stage, planned.facts.config), *unread))
+
+
+def _unread(stage: Any, facts: ModelFacts) -> list[str]:
+    """Say what a chat takes where transformers does not load the result, which its card says."""
+    reading = readers({**facts.config, **stage.config((), facts.config)})["transformers"]
+    held = f"without vLLM, the chat here unpacks the result to 16 bit: {size_words(facts.loaded)} of memory"
+    return [f"{reading.refusal}; {held}."] if reading.refusal else []
 
 
 def _unserved(stage: CalibratedOptions, config: Mapping[str, Any]) -> list[str]:
