@@ -23,6 +23,12 @@ _TAKEN_APART = {"llama4_text"}
 _WITH_SCALES = {"bloom", "falcon", "gpt_bigcode", "gpt_neox", "gptj", "mpt", "starcoder2"}
 """Model types for which transformers looks for a scale behind an activation in AWQ, and makes it up where none is."""
 
+_ELSEWHERE = {
+    "biogpt", "blt", "gpt_neox_japanese", "granite_docling", "hrm_text", "idefics2", "idefics3", "llama4", "mpt",
+    "nemotron_h_omni", "rwkv", "smolvlm", "xlstm",
+}  # fmt: skip
+"""Model types whose blocks optimum does not find, which looks for them under some names alone."""
+
 GPT_OSS = Reading("vLLM serves gpt-oss in MXFP4 and 16 bit alone")
 
 _FP8: Readers = EVERYWHERE | {
@@ -49,8 +55,9 @@ def readers(config: Mapping[str, Any]) -> Readers:
     found = _readers(method, settings) if settings else cast.READERS
     if method not in LAYOUTS:
         return found
-    kind, mixture = text_type(config), experts(config) > 0 or text_type(config) == "gpt_oss"
-    found = {**found, "transformers": _in_transformers(kind, method, mixture, found["transformers"])}
+    kind = text_type(config)
+    mixture = experts(config) > 0 or kind == "gpt_oss"
+    found = {**found, "transformers": _in_transformers(config, method, mixture, found["transformers"])}
     if kind == "gpt_oss":
         return {**found, "vllm": GPT_OSS, "vllm-cpu": GPT_OSS}
     if mixture and not found["vllm-cpu"].refusal:
@@ -58,19 +65,20 @@ def readers(config: Mapping[str, Any]) -> Readers:
     return found
 
 
-def _in_transformers(kind: str, method: str, mixture: bool, reading: Reading) -> Reading:
-    """Return how transformers loads a model of a type in one of the LAYOUTS; experts are written one by one.
+def _in_transformers(config: Mapping[str, Any], method: str, mixture: bool, reading: Reading) -> Reading:
+    """Return how transformers loads a model in one of the LAYOUTS; experts are written one by one.
 
     Args:
-        kind: The type of the text model.
+        config: What its config.json says.
         method: The layout.
         mixture: Whether it has experts.
-        reading: How it loads models of other types.
+        reading: How it loads others in the same format.
     """
+    kind, whole = text_type(config), config.get("model_type")
     if method == "awq" and kind in _WITH_SCALES:
         return Reading(f"transformers wants scales of activations in awq of the type '{kind}'")
-    if method in ("gptq", "awq") and kind in TRANSPOSED:
-        return Reading(f"transformers does not find the layers of the type '{kind}' in {method}")
+    if (method == "gptq" and whole in _ELSEWHERE) or (method in ("gptq", "awq") and kind in TRANSPOSED):
+        return Reading(f"transformers does not find the layers of the type '{whole}' in {method}")
     if mixture and kind in _IN_ONE:
         return Reading(f"transformers reads the experts of the type '{kind}' from one tensor alone")
     if mixture and reading.experts and not (method == QUANT_METHOD and kind in _TAKEN_APART):

@@ -25,6 +25,9 @@ from backend.weights.encodings import ENCODINGS
 from backend.weights.floats import SAFETENSORS
 from backend.weights.tensor import BITS
 
+_BEHIND = ".act.scales"
+"""What AutoAWQ put behind the activations of some types, by which they are divided."""
+
 
 def is_unpacked(folder: Path) -> bool:
     """Return whether load() makes 16-bit weights of what a model folder holds, as which nobody serves it."""
@@ -161,6 +164,9 @@ class _Unpacked(_Apart):
         self.config = config
         self._layout = layout
         self._scheme = scheme
+        if any(name.endswith(_BEHIND) for name in self._tensors):
+            text = "scales its activations, which is not read here: choose the model that it was made from"
+            raise SpecError(f"'{weights.name}' {text}.")
         first = f".{layout.TENSORS[0]}"
         packed = {name.removesuffix(first) for name in self._tensors if name.endswith(first)}
         plain = [name for name in self._tensors if name.rpartition(".")[0] not in packed or name.endswith(".bias")]

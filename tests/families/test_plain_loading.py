@@ -2,21 +2,25 @@
 
 import json
 import os
+import re
 import subprocess
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 
+from backend.errors import SpecError
 from backend.model_folder import read_config
 from backend.models.config import auto_class_name, text_type
 from backend.models.loading import auto_class
 from backend.progress import silent
 from backend.quantize import METHODS
+from backend.quantize.calibrated.empty_model import _find_blocks
 from backend.quantize.calibrated.filling import Filler
 from backend.quantize.calibrated.windows import Windows
 from backend.quantize.compressed_tensors import UNPACKED
-from backend.quantize.formats import _IN_ONE, _TAKEN_APART, readers
+from backend.quantize.formats import _ELSEWHERE, _IN_ONE, _TAKEN_APART, readers
 from backend.quantize.matrices import Matrices, is_single
 from backend.quantize.packed import load, unpacked_bytes
 from backend.serve.engines import choose
@@ -171,18 +175,31 @@ def test_gptq_and_awq_load_with_their_packages_where_the_table_says_so(tmp_path)
     assert json.loads(done.stdout.splitlines()[-1]) == said
 
 
-def test_the_types_whose_experts_lie_in_one_tensor_are_those_of_transformers():
-    """Of all types it has, and of the names that experts have in files and in our results."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    found = set()
+def test_the_types_that_are_read_otherwise_are_those_of_transformers_and_optimum():
+    """Of all types, by the names that experts have in files and in our results, and by where optimum looks."""
+    [constants] = OVERLAY.glob("lib/python*/site-packages/optimum/gptq/constants.py")
+    places = re.findall(r'"([\w.]+)"', constants.read_text().partition("BLOCK_PATTERNS")[2].partition("]")[0])
+    in_one, elsewhere = set(), set()
     for kind in TAKEN:
         for model in built(kind):
-            config, state = model.config.to_dict(), revert_weight_conversion(model, model.state_dict())
-            tensors = [Tensor(name=name, dtype="BF16", shape=tuple(value.shape)) for name, value in state.items()]
-            experts = [matrix.name for tensor in tensors if is_expert(tensor) for matrix in Matrices(config).of(tensor)]
-            experts = [name for name in experts if is_single(name)]
-            filler = Filler(model, experts[:6])
-            if not all(map(filler.reads, experts[:6])):
-                found.add(text_type(config))
-    assert found == _IN_ONE | _TAKEN_APART
+            if not all(_reads_experts(model)):
+                in_one.add(text_type(model.config.to_dict()))
+            with suppress(SpecError):  # it has no blocks, and is refused
+                path, _ = _find_blocks(model, kind)
+                modules = [name for name, _ in model.named_modules()]
+                first = next((place for place in places if any(name.startswith(place) for name in modules)), None)
+                elsewhere |= {kind} if first != path else set()
+    assert in_one == _IN_ONE | _TAKEN_APART
+    assert elsewhere == _ELSEWHERE
+
+
+def _reads_experts(model):
+    """Yield whether transformers reads the matrices of the first experts, as they lie by themselves."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    matrices, state = Matrices(model.config.to_dict()), revert_weight_conversion(model, model.state_dict())
+    tensors = [Tensor(name=name, dtype="BF16", shape=tuple(value.shape)) for name, value in state.items()]
+    found = [matrix.name for tensor in tensors if is_expert(tensor) for matrix in matrices.of(tensor)]
+    singles = [name for name in found if is_single(name)][:6]
+    filler = Filler(model, singles)
+    return map(filler.reads, singles)
