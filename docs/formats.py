@@ -23,6 +23,8 @@ SmolLM2-135M-Instruct; [benchmarks](../explanation/benchmarks.md) says how they 
 * A number at vLLM is the compute capability that an NVIDIA GPU needs: T4 7.5, A100 8.0, RTX 30 8.6, RTX 40 and L4
   8.9, H100 9.0, B200 10.0, RTX 50 12.0. *Native* is where the GPU multiplies in the format itself; below, weights
   are unpacked before each product.
+* *No experts*: a mixture whose experts are in the format does not load there. [Families](families.md) says of which
+  mixtures transformers loads no such format; the chat here unpacks them to 16 bit, and their cards say so.
 * NF4, FP4 and INT8 are bitsandbytes' formats: for tuning (QLoRA) and for transformers. vLLM left them to a plugin in
   0.28.
 """
@@ -94,7 +96,11 @@ def _cell(reader: str, made: Sequence[tuple[str, Reading]], reasons: list[str]) 
     if not able:
         return f"no{numbers}"
     bits = f"{', '.join(width for width, _ in able)} bit" if notes else "yes"
-    return f"{', '.join([bits, *_conditions(able[0][1])])}{numbers}"
+    first = able[0][1]
+    if first.experts and first.experts not in reasons:
+        reasons.append(first.experts)
+    mixtures = f", no experts ({reasons.index(first.experts) + 1})" if first.experts else ""
+    return f"{', '.join([bits, *_conditions(first)])}{numbers}{mixtures}"
 
 
 def _conditions(reading: Reading) -> list[str]:

@@ -18,6 +18,9 @@ from backend.cli.command import parser_of
 from backend.errors import AppError
 from backend.models.families import traits
 from backend.options import COMMON_OPTIONS
+from backend.quantize import METHODS
+from backend.quantize.formats import readers
+from backend.quantize.readers import Readers
 from backend.recipes import Recipe
 from backend.settings import PREFIX, Settings
 from docs.formats import formats, table, with_methods
@@ -100,6 +103,9 @@ other types are taken, too, where the installed transformers has a class for the
 * **e**: NF4, FP4 and INT8 leave the experts of most mixtures in 16 bit, as their readers hold them; the estimate says
   how large the result is. All others quantize experts, one by one. Adapters are for attention and other shared layers,
   and with `target_parameters: experts` for all experts too.
+* **t**: transformers does not load this result by itself: it would fail, or make up a part of it. The chat here
+  unpacks it to 16 bit, and its card says so. GPTQ and AWQ of all mixtures are like that; with a GPU, vLLM
+  serves them, but for gpt-oss.
 * What reads pictures and sound stays in 16 bit and goes with every result. Gemma 3n needs the package timm to read
   them; without it, everything here works on its text.
 """
@@ -136,7 +142,16 @@ def _cell(name: str, what: str, reasons: Sequence[str]) -> str:
         return f"no ({reasons.index(reason) + 1})"
     mixture = any("expert" in key for key in FAMILIES[name].text)
     held = what in ("nf4", "int8") and not traits(FAMILIES[name].model_type).one_by_one
-    return "yes, e" if mixture and (held or what == "tune") else "yes"
+    if mixture and (held or what == "tune"):
+        return "yes, e"
+    return "yes, t" if what in METHODS and _readers(FAMILIES[name], what)["transformers"].refusal else "yes"
+
+
+def _readers(family: Family, method: str) -> Readers:
+    """Return who loads what a method makes of a family's model."""
+    text = {name: value for name, value in family.text.items() if value is not ...}
+    config = {"model_type": family.model_type, **(text if family.tower is None else {"text_config": text})}
+    return readers({**config, **METHODS[method].Options().config((), config)})
 
 
 def _cli() -> str:

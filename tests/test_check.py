@@ -28,6 +28,7 @@ from backend.serve.server import Server
 from backend.serve.servers import Servers
 from backend.settings import Settings
 from tests.support.adapters import resaved
+from tests.support.family_models import make
 from tests.support.published import publication
 from tests.support.typed import fails, succeeds
 
@@ -63,6 +64,17 @@ def test_what_an_engine_serves_as_its_weights_say_passes(request, model, tmp_pat
     assert found["agreement"] == 1
     assert found["tokens"] > 30
     assert not (tmp_path / "data" / "servers").exists()
+
+
+@pytest.mark.real
+def test_what_transformers_does_not_load_is_checked_unpacked_and_said_to_be(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WEIGHTSMITH_DATA", str(tmp_path / "data"))
+    source = make("gpt-oss", tmp_path / "oss")
+    succeeds(capsys, "quantize", str(source), "--method", "fp8", "--output", str(tmp_path / "made"))
+    found = succeeds(capsys, "check", str(tmp_path / "made"), "--engine", "transformers", "--max-tokens", "8")
+    assert found["passed"]
+    assert found["likeliest"] == 1
+    assert found["engine"] == "transformers (unpacked to 16 bit by Weightsmith)"
 
 
 @pytest.mark.real

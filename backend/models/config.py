@@ -24,7 +24,7 @@ LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 VOCABULARY = ("vocab_size",)
 CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 _RANGES: dict[str, int] = (
     dict.fromkeys(HIDDEN, 262_144)

@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from backend.quantize.readers import EVERYWHERE, Readers, Reading, together
+from backend.quantize.readers import EVERYWHERE, UNREAD, Readers, Reading, together
 from backend.weights.anatomy import HEADS
 
 QUANT_METHOD = "compressed-tensors"
 
 _PATTERN = "re:"
 """What a target begins with that is a pattern of names."""
+
+UNPACKED = "CompressedTensorsConfig(dequantize=True)"
+"""What transformers is told to unpack all weights while it loads them."""
 
 Arguments = Mapping[str, Any]
 """How numbers are quantized, as the package's QuantizationArgs names it: num_bits, type, strategy and more."""
@@ -122,7 +125,7 @@ def _readers(form: str, group: Mapping[str, Any]) -> Readers:
     if form == "float-quantized":
         return _floats(known, computed=bool(group.get("input_activations")))
     if form == "int-quantized" and not group.get("input_activations"):
-        return EVERYWHERE | _unserved("vLLM serves int-quantized with 8-bit activations alone")
+        return _INTEGERS | _unserved("vLLM serves int-quantized with 8-bit activations alone")
     return _FORMS.get(form) or EVERYWHERE | _unserved(f"vLLM does not serve compressed-tensors' {form}")
 
 
@@ -131,11 +134,14 @@ def _integers(weights: Arguments) -> Readers:
 
     transformers 5.24 with the package 0.20.1 has no room for packed zeros, and refuses them unless it unpacks.
     """
-    unpacked = "" if weights.get("symmetric", True) else "CompressedTensorsConfig(dequantize=True)"
+    in_transformers = Reading()
+    if not weights.get("symmetric", True):
+        zeros = UNREAD.format("packed integers with zeros")
+        in_transformers = Reading(told=UNPACKED, experts=zeros)
     on_cpu = Reading("Without a GPU, vLLM serves packed integers of 4 bits alone")
     in_rows = Reading("llama.cpp converts packed integers in groups alone")
     return EVERYWHERE | {
-        "transformers": Reading(told=unpacked),
+        "transformers": in_transformers,
         "vllm": Reading(capability=7.5),
         "vllm-cpu": Reading() if weights.get("num_bits") == 4 else on_cpu,
         "llama.cpp": Reading() if weights.get("strategy") == "group" else in_rows,
@@ -166,13 +172,16 @@ def _unserved(reason: str) -> Readers:
     return dict.fromkeys(("vllm", "vllm-cpu", "sglang", "llama.cpp"), Reading(reason))
 
 
+_INTEGERS: Readers = EVERYWHERE | {"transformers": Reading(experts=UNREAD.format("int-quantized"))}
+
 _FORMS: Mapping[str, Readers] = {
     # CompressedTensorsW8A8Int8; its page says that Blackwell has no INT8 kernels
-    "int-quantized": EVERYWHERE
+    "int-quantized": _INTEGERS
     | {"vllm": Reading(capability=7.5, native=7.5, until=10.0), "vllm-cpu": Reading(native=0)},
-    # CompressedTensorsW4A4Fp4
+    # CompressedTensorsW4A4Fp4; transformers 5.24 leaves out the scale of a whole expert
     "nvfp4-pack-quantized": EVERYWHERE
     | {
+        "transformers": Reading(experts=UNREAD.format("NVFP4")),
         "vllm": Reading(capability=7.5, native=10.0),
         "vllm-cpu": Reading("Without a GPU, vLLM does not serve NVFP4"),
     },

@@ -8,7 +8,7 @@ from typing import Any
 
 from backend.errors import SpecError
 from backend.model_folder import read_config
-from backend.models.loading import device, greedy, load_causal_lm
+from backend.models.loading import device, greedy, leave_pictures_out, load_causal_lm
 from backend.models.rewriting import loaded_dtype
 from backend.models.torch_weights import read
 from backend.progress import Report
@@ -16,11 +16,17 @@ from backend.quantize.calibrated.empty_model import empty_model
 from backend.quantize.calibrated.filling import Filler
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.layouts.layout import Layout, Scheme
+from backend.quantize.layouts.packing import WORD
 from backend.quantize.matrices import Matrices, is_single
 from backend.strict_json import quoted
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.decoded import decoded, encoded_as
 from backend.weights.encodings import ENCODINGS
+from backend.weights.floats import SAFETENSORS
+from backend.weights.tensor import BITS
+
+_BEHIND = ".act.scales"
+"""What AutoAWQ put behind the activations of some types, by which they are divided."""
 
 
 def is_unpacked(folder: Path) -> bool:
@@ -32,6 +38,18 @@ def load(folder: Path, report: Report) -> Any:
     """Load a model folder to compute with its very weights, however they are quantized; see load_causal_lm()."""
     apart = _is_packed(folder) or _has_codes_of_experts(folder)
     return load_unpacked(folder, report) if apart else load_causal_lm(folder, report)
+
+
+def unpacked_bytes(folder: Path) -> int:
+    """Return the bytes of the weights of a quantized folder once load_unpacked() has loaded them, from its headers."""
+    with Checkpoint.of(folder) as weights:
+        if not _is_packed(folder):
+            return sum(tensor.bytes for tensor in decoded(weights).tensors)
+        layout, scheme = _layout(read_config(folder)["quantization_config"], folder.name)
+        width = BITS[SAFETENSORS[loaded_dtype(weights.config, weights.tensors)]] // 8
+        sizes = dict.fromkeys(layout.TENSORS, 0.0) | {layout.TENSORS[0]: width * WORD / scheme.bits}
+        ends = ((tensor, tensor.name.rpartition(".")[2]) for tensor in weights.tensors)
+        return sum(int(tensor.elements * sizes[end]) if end in sizes else tensor.bytes for tensor, end in ends)
 
 
 def _is_packed(folder: Path) -> bool:
@@ -81,6 +99,7 @@ def _fill(tensors: "_Apart", folder: Path, report: Report) -> Any:
     missing = {name for name, p in model.named_parameters() if p.is_meta}
     model.tie_weights(missing, recompute_mapping=False)  # a head that is there and differs stays
     model.generation_config = greedy(folder)
+    leave_pictures_out()
     if missing:
         raise SpecError(f"{quoted(min(missing))} is missing in '{folder.name}': choose a complete model.")
     return model
@@ -145,6 +164,9 @@ class _Unpacked(_Apart):
         self.config = config
         self._layout = layout
         self._scheme = scheme
+        if any(name.endswith(_BEHIND) for name in self._tensors):
+            text = "scales its activations, which is not read here: choose the model that it was made from"
+            raise SpecError(f"'{weights.name}' {text}.")
         first = f".{layout.TENSORS[0]}"
         packed = {name.removesuffix(first) for name in self._tensors if name.endswith(first)}
         plain = [name for name in self._tensors if name.rpartition(".")[0] not in packed or name.endswith(".bias")]

@@ -25,6 +25,7 @@ class Reading(NamedTuple):
         refusal: Why it does not, as a sentence without its full stop; empty: it does.
         packages: What it needs beside itself.
         told: What it must be told, as it is typed.
+        experts: Why it does not load a mixture in it, whose experts are written one by one, in the same way as refusal.
         capability: The compute capability that an NVIDIA GPU needs; 0: any.
         native: The compute capability from which on it multiplies in the format itself, and does not unpack weights
             first; of a CPU 0; None: it always unpacks.
@@ -35,6 +36,7 @@ class Reading(NamedTuple):
     refusal: str = ""
     packages: tuple[str, ...] = ()
     told: str = ""
+    experts: str = ""
     capability: float = 0
     native: float | None = None
     until: float = 0
@@ -54,6 +56,9 @@ class Reading(NamedTuple):
 Readers = dict[str, Reading]
 """By the keys of READERS."""
 
+UNREAD = "transformers does not load experts in {}"
+"""Why a mixture is not loaded in a format in which other models are: measured on tiny ones of every family."""
+
 EVERYWHERE: Readers = dict.fromkeys(READERS, Reading())
 """Of what all of them load as it is."""
 
@@ -70,6 +75,7 @@ def _worse(one: Reading, other: Reading) -> Reading:
         one.refusal or other.refusal,
         tuple(dict.fromkeys((*one.packages, *other.packages))),
         one.told or other.told,
+        one.experts or other.experts,
         max(one.capability, other.capability),
         native,
         min(filter(None, (one.until, other.until)), default=0),

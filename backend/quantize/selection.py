@@ -38,7 +38,8 @@ class Selection(ABC):
         layers: The tensors with some, in blocks.
         shapes: Of these layers, [out_features, in_features], by their names as written.
         odd: The tensors with layers that the format does not hold, and those that must stay with them.
-        listed: Ends of the names of what is written in the format, where vLLM would not find all of it by itself.
+        listed: Ends of the names of what is written in the format, where vLLM would not find all of it by itself, or
+            transformers would find more in GPTQ: it skips nothing of a block by other means.
         stays: Parts of the names of the modules that readers must know that they are not.
     """
 
@@ -58,7 +59,8 @@ class Selection(ABC):
         around = (".".join(t.name.split(".")[-3:-1]) for t in tensors if _is_around(t))
         self.stays = tuple(dict.fromkeys(_called([*named, *rest, *around])))
         ends = [".".join(_module(name).split(".")[-2:]) for name in self._chosen]
-        self.listed = tuple(dict.fromkeys(_called(sorted(ends)))) if any(map(_is_renamed, ends)) else ()
+        apart = bool(beside) and not any(map(experts_of, self._chosen))  # of a mixture, transformers finds no expert
+        self.listed = tuple(dict.fromkeys(_called(sorted(ends)))) if apart or any(map(_is_renamed, ends)) else ()
 
     @abstractmethod
     def holds(self, shape: Sequence[int]) -> bool:

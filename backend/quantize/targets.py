@@ -69,8 +69,9 @@ class Offer(NamedTuple):
         packages = f"with the package {' and '.join(self.reading.packages)}" if self.reading.packages else ""
         told = f"given {self.reading.told}" if self.reading.told else ""
         parts = [part for part in (layout, packages, told) if part]
+        mixtures = "Mixtures of experts do not." if self.reading.experts else ""
         native = "Multiplied there without unpacking." if self.reading.native is not None else ""
-        return " ".join(filter(None, (native, f"Runs there {', '.join(parts)}." if parts else "")))
+        return " ".join(filter(None, (native, f"Runs there {', '.join(parts)}." if parts else "", mixtures)))
 
 
 def offers(target: Target) -> list[Offer]:

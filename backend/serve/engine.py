@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backend.model_folder import CONFIG, PROCESSORS, settings_in
+from backend.model_folder import CONFIG, PROCESSORS, settings_in, weights_bytes
 from backend.models.config import quantization, reads_pictures
 from backend.models.towers import tower_package
 from backend.progress import Report
@@ -93,6 +93,9 @@ class Engine(NamedTuple):
         serves: Returns why it does not serve a model on any machine; None where it does.
         unserved: Returns why it serves no weights that are quantized as a config says, on any machine, from that config
             and the words for the model; None where it does.
+        weights: Returns the bytes that the weights of a model take, from its folder.
+        unpacks: Returns how it holds the weights of a model otherwise than its files do, in a few words; nothing where
+            it does not.
         command: Returns the command, from the folder of a model, the port, the device, and of an adapter the folder of
             its base model. Its health is asked for at `/health`, all else is behind `backend.serve.guard`.
         environment: Returns what its process gets beside what every child does, from an empty folder for its sockets.
@@ -111,6 +114,8 @@ class Engine(NamedTuple):
     serves: Callable[[Served], Refusal | None]
     command: Callable[[Path, int, str, Path | None], list[str]]
     unserved: Callable[[Mapping[str, Any], str], Refusal | None] = lambda config, name: None
+    weights: Callable[[Path], int] = weights_bytes
+    unpacks: Callable[[Mapping[str, Any]], str] = lambda config: ""
     obstacle: Callable[[], str | None] = lambda: None
     is_installed: Callable[[], bool] = lambda: True
     environment: Callable[[Path], dict[str, str]] = lambda sockets: {}

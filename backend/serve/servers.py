@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backend.errors import JobError
 from backend.machine.hardware import available_bytes, gpu_memory_bytes, gpus
-from backend.model_folder import is_adapter, weights_bytes
+from backend.model_folder import is_adapter
 from backend.processes.marks import marked, marker_prefix
 from backend.serve.engines import AUTO, ENGINES, EngineName, choose
 from backend.serve.server import Server, ServerStatus, Serving
@@ -136,7 +136,7 @@ class Servers:
 
         None is named: it may be another visitor's, of a private model.
         """
-        needed = weights_bytes(folder) + ENGINES[engine].overhead
+        needed = ENGINES[engine].weights(folder) + ENGINES[engine].overhead
         for other in sorted(self.live(), key=lambda other: self._all[other].used):
             if not gpus() and needed <= available_bytes():
                 return

@@ -200,6 +200,8 @@ def _speeds(reference: Path, result: Path, timed: dict[Path, float | None], repo
     except AppError as e:
         report.log(f"The speed of '{result.name}' is not measured: {e}")
         return {}
+    if ENGINES[engine].unpacks(read_config(result)):  # another speed than where it is meant to run
+        return {}
     for folder in (reference, result):
         if folder not in timed:
             timed[folder] = decode_speed(folder, engine, load_settings(), report)

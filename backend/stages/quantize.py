@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from backend.artifacts.sealing import open_artifact
+from backend.hub.transfer import size_words
 from backend.models.facts import ModelFacts
 from backend.progress import Report
 from backend.quantize import METHODS
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.quantize.calibrated.repacking import repack
+from backend.quantize.formats import readers
 from backend.serve.engines import ENGINES
 from backend.stages.evaluate import first_text
 from backend.stages.making import Opened, make, piece_by_piece, result
@@ -78,8 +80,10 @@ def fetch(stage: Any, work: Work, folder: Path, token: str | None, report: Repor
 
 def need(stage: Any, planned: Planned) -> Need:
     """Estimate it: a calibrated method needs what its layers do, any other goes through piece by piece."""
+    unread = _unread(stage, planned.facts)
     if not isinstance(stage, CalibratedOptions):
-        return piece_by_piece(stage, planned)
+        found = piece_by_piece(stage, planned)
+        return found._replace(doubts=(*found.doubts, *unread))
     from backend.quantize.calibrated.costs import calibrated_cost, repacking_cost
 
     at = planned.recipe.stages.index(stage)
@@ -88,7 +92,7 @@ def need(stage: Any, planned: Planned) -> Need:
     plan = stage.plan(planned.facts.tensors, planned.facts.config)
     need = Need(cost.memory + planned.facts.decoding_memory, planned.around + cost.seconds)
     found = result(stage, plan, planned, need)
-    doubts = (*found.doubts, *_unserved(stage, planned.facts.config))
+    doubts = (*found.doubts, *_unserved(stage, planned.facts.config), *unread)
     return found._replace(doubts=doubts, notes=_read(stage, planned) if calibrates else ())
 
 
@@ -106,6 +110,13 @@ def _read(stage: CalibratedOptions, planned: Planned) -> tuple[str, ...]:
         text = "embedded prose and conversations, with thoughts and tool calls if the model's chat template has them"
     rows = "the rows that are trained on, and beside them " if planned.recipe.tuning else ""
     return (f"Calibration reads {rows}{text}.",)
+
+
+def _unread(stage: Any, facts: ModelFacts) -> list[str]:
+    """Say what a chat takes where transformers does not load the result, which its card says."""
+    reading = readers({**facts.config, **stage.config((), facts.config)})["transformers"]
+    held = f"without vLLM, the chat here unpacks the result to 16 bit: {size_words(facts.loaded)} of memory"
+    return [f"{reading.refusal}; {held}."] if reading.refusal else []
 
 
 def _unserved(stage: CalibratedOptions, config: Mapping[str, Any]) -> list[str]:

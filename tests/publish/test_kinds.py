@@ -337,3 +337,23 @@ def test_a_card_tells_transformers_to_unpack_what_it_has_no_room_for(
     assert "pip install transformers torch accelerate compressed-tensors" in card
     assert ("AutoTokenizer, CompressedTensorsConfig\n" in card) is not symmetric
     assert ("quantization_config=CompressedTensorsConfig(dequantize=True))" in card) is not symmetric
+
+
+@pytest.mark.parametrize("repo", ["me/x", None])
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss"])
+def test_a_card_promises_nothing_of_transformers_where_that_makes_up_the_experts(
+    make_artifact: Make, model_type: str, repo: str | None
+) -> None:
+    config = {"model_type": model_type, "num_experts": 4, "architectures": ["MoeForCausalLM"]}
+    settings = LAYOUTS["gptq"].config(Scheme(4, 64))
+    options = {"stage": "quantize", "method": "gptq"}
+    extra = {"config.json": json.dumps(config | {"quantization_config": settings})}
+    card = build_card(make_artifact(extra=extra, options=options, metrics=METRICS), repo)
+    assert "library_name" not in front_matter(card)
+    assert "from_pretrained(" not in card
+    assert "pip install" not in card
+    assert re.search(r"transformers (does not load experts in gptq|reads the experts of the type 'gpt_oss')", card)
+    assert bool(re.search("^vllm serve", card, re.MULTILINE)) == (model_type == "qwen3_moe")
+    assert ("\nhf download me/x --local-dir x\npython -m backend chat x --prompt" in card) == bool(repo)
+    assert ("python -m backend chat . --prompt" in card) is not bool(repo)
+    assert "\n\n\n" not in card

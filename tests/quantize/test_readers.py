@@ -82,6 +82,44 @@ def test_quantized_experts_need_a_gpu_of_vllm():
     assert found["vllm-cpu"].refusal == "vLLM serves experts in gptq with a GPU alone"
 
 
+AWQ = {"quant_method": "awq", "bits": 4}
+ZEROS = group("pack-quantized", num_bits=4, type="int", strategy="group", group_size=64, symmetric=False)
+QWEN, OSS, LLAMA4 = {"model_type": "qwen3_moe", "num_experts": 8}, {"model_type": "gpt_oss"}, {"model_type": "llama4"}
+LLAMA4 |= {"text_config": {"model_type": "llama4_text", "num_local_experts": 8}}
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "words"),
+    [
+        (QWEN, GPTQ, "does not load experts in gptq"),
+        (QWEN, AWQ, "does not load experts in awq"),
+        (QWEN, packed(FOUR), None),
+        (QWEN, packed(FP8), None),
+        (QWEN, packed(MXFP4), None),
+        (QWEN, packed(ZEROS), "does not load experts in packed integers with zeros"),
+        (QWEN, packed(INT8), "does not load experts in int-quantized"),
+        (QWEN, packed(FP8, NVFP4), "does not load experts in NVFP4"),
+        (QWEN, None, None),
+        (OSS, packed(FOUR), "reads the experts of the type 'gpt_oss' from one tensor alone"),
+        (OSS, {"quant_method": "mxfp4"}, None),
+        (LLAMA4, packed(INT8), None),
+        (LLAMA4, AWQ, "does not load experts in awq"),
+        ({"model_type": "gpt2"}, GPTQ, "does not find the layers of the type 'gpt2' in gptq"),
+        (
+            {"model_type": "smolvlm", "text_config": {"model_type": "llama"}},
+            GPTQ,
+            "does not find the layers of the type",
+        ),
+        ({"model_type": "smolvlm", "text_config": {"model_type": "llama"}}, AWQ, None),
+        ({"model_type": "gpt_neox"}, AWQ, "wants scales of activations"),
+        ({"model_type": "llama"}, packed(INT8), None),
+    ],
+)
+def test_what_transformers_does_not_load_of_some_types_is_said(config, settings, words):
+    reading = readers({**config, "quantization_config": settings})["transformers"]
+    assert (words in reading.refusal) if words else not reading.refusal
+
+
 def test_every_method_says_who_loads_it_in_every_layout():
     layouts = {layout_of(options) for name in METHODS for options in kinds(name)} - {""}
     assert layouts == set(LAYOUTS)

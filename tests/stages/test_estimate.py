@@ -305,3 +305,16 @@ def test_a_calibration_of_another_machine_is_none(data, monkeypatch):
     assert read_speeds(data)
     monkeypatch.setattr(speeds, "processor", lambda: "another")
     assert read_speeds(data) is None
+
+
+@pytest.mark.parametrize(("name", "method"), [("Qwen3 MoE", "awq"), ("gpt-oss", "fp8"), ("Qwen3 MoE", "fp8")])
+def test_what_a_chat_takes_is_said_before_the_start_where_transformers_does_not_load_the_result(
+    name, method, data, tmp_path
+):
+    facts = inspect(str(make(name, tmp_path / "mixture")))
+    grid = {"group_size": 32} if method == "awq" else {}
+    found = estimate(recipe_of(facts.model, {"stage": "quantize", "method": method} | grid), facts, data).warnings
+    said = [warning for warning in found if "the chat here unpacks the result to 16 bit" in warning]
+    assert [f"{facts.loaded / 1e6:.1f} MB of memory" in warning for warning in said] == [True] * (
+        (name, method) != ("Qwen3 MoE", "fp8")
+    )

@@ -95,8 +95,9 @@ def build_card(
     config = _json(folder / "config.json")
     title = repo_id.split("/")[-1] if repo_id else _title(artifact)
     recipe, use = folder / "recipe.yaml", adapter_use(folder, artifact)
+    load = loading(folder, repo_id or HERE, config, use, artifact)
     card = ModelCard.from_template(
-        metadata(artifact, base, _task(folder, config), title),
+        metadata(artifact, base, _task(folder, config), title, loads=not load["refusal"]),
         template_path=str(TEMPLATE),
         title=literal(title),
         artifact=artifact,
@@ -112,7 +113,7 @@ def build_card(
         at_hand=_at_hand(artifact),
         reference="merged" if artifact.merged and artifact.kind == "quantized" else "base",
         metrics=_quality(artifact),
-        load=loading(folder, repo_id or HERE, config, use, artifact),
+        load=load,
         settings=_settings(artifact),
         made=_made(artifact),
         recipe=fenced(recipe.read_text(encoding="utf-8", errors="replace"), "yaml") if recipe.is_file() else None,

@@ -22,8 +22,16 @@ _OWN = re.compile(r"\A\s*---[ \t]*\r?\n.*?\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
-def metadata(artifact: Artifact, base: BaseCard, task: str | None, title: str) -> "ModelCardData":
-    """Return the front matter of an artifact's card."""
+def metadata(artifact: Artifact, base: BaseCard, task: str | None, title: str, loads: bool) -> "ModelCardData":
+    """Return the front matter of an artifact's card.
+
+    Args:
+        artifact: What it is.
+        base: What is said of its base model.
+        task: What the Hub calls its task.
+        title: Of the card.
+        loads: Whether transformers loads it: the Hub shows lines of the library that is named.
+    """
 
     from huggingface_hub import ModelCardData
 
@@ -32,6 +40,9 @@ def metadata(artifact: Artifact, base: BaseCard, task: str | None, title: str) -
     if artifact.base_model:
         bases = [artifact.base_model]
     relation = _relation(artifact, base) if bases else None
+    library = "transformers" if loads else None
+    if artifact.kind == "adapter":
+        library = "peft"
     return ModelCardData(
         base_model=_scalar(bases) if relation or found else None,
         base_model_relation=relation,
@@ -40,7 +51,7 @@ def metadata(artifact: Artifact, base: BaseCard, task: str | None, title: str) -
         license_link=license_link(base, artifact),
         language=hub_languages(base.language) or None,
         datasets=_datasets(artifact, base) or None,
-        library_name="peft" if artifact.kind == "adapter" else "transformers",
+        library_name=library,
         pipeline_tag=task,
         tags=list(dict.fromkeys([*base.tags, *(["lora"] if is_lora(artifact) else []), "weightsmith"])),
         model_name=title if artifact.metrics else None,

@@ -35,6 +35,7 @@ def loading(
     own_tokenizer = has_tokenizer(path.name for path in folder.iterdir())
     return {
         "model_id": model_id,
+        "refusal": reading.refusal,
         "auto_class": auto_class_name(config),
         "packages": " ".join(["transformers", "torch", "accelerate", *more]),
         "needed": needed,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from backend.quantize.layouts.layout import Grid, Matrix, Scheme
 from backend.quantize.layouts.packing import pack_interleaved, unpack_interleaved
-from backend.quantize.readers import EVERYWHERE, Readers, Reading
+from backend.quantize.readers import EVERYWHERE, UNREAD, Readers, Reading
 from backend.weights.writer import Slot
 
 BITS: tuple[int, ...] = (4,)
@@ -43,7 +43,7 @@ def scheme(settings: Mapping[str, Any]) -> Scheme | None:
 def readers(settings: Mapping[str, Any]) -> Readers:
     """Return who loads it: vLLM's auto_awq with Marlin, on a CPU with CPUWNA16; llama.cpp's converter does not."""
     return EVERYWHERE | {
-        "transformers": Reading(packages=("gptqmodel",), apt=False),
+        "transformers": Reading(packages=("gptqmodel",), experts=UNREAD.format("awq"), apt=False),
         "vllm": Reading(capability=7.5),
         "llama.cpp": Reading("llama.cpp does not convert AWQ's layout"),
     }

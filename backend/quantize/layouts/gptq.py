@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from backend.quantize.layouts.layout import Grid, Matrix, Scheme
 from backend.quantize.layouts.packing import WORD, pack_rows, unpack_rows
-from backend.quantize.readers import EVERYWHERE, Readers, Reading
+from backend.quantize.readers import EVERYWHERE, UNREAD, Readers, Reading
 from backend.weights.writer import Slot
 
 BITS: tuple[int, ...] = (2, 3, 4, 8)
@@ -58,7 +58,7 @@ def readers(settings: Mapping[str, Any]) -> Readers:
     limits = "serves GPTQ in 4 and 8 bits with sym and without desc_act alone"
     on_cpu = Reading() if bits == 4 else Reading("Without a GPU, vLLM serves GPTQ in 4 bits alone")
     return EVERYWHERE | {
-        "transformers": Reading(packages=("gptqmodel", "optimum"), apt=False),
+        "transformers": Reading(packages=("gptqmodel", "optimum"), experts=UNREAD.format("gptq"), apt=False),
         "vllm": Reading(capability=7.5) if served else Reading(f"vLLM {limits}"),
         "vllm-cpu": on_cpu if served else Reading(f"vLLM {limits}"),
         "sglang": Reading() if served else Reading(f"SGLang {limits}"),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from backend.errors import HardwareError, SpecError
+from backend.hub.transfer import size_words
 from backend.model_folder import ADAPTER, CONFIG, is_adapter, settings_in
 from backend.serve.engine import Engine, Refusal, Served
 from backend.serve.engines import transformers, vllm
@@ -40,10 +41,10 @@ def choose(folder: Path, wanted: EngineName = AUTO, base: Path | None = None) ->
     served = _served(folder, base)
     refusals = {name: _refusal(engine, served) for name, engine in ENGINES.items()}
     able = [name for name, refusal in refusals.items() if refusal is None]
-    if wanted == AUTO and able:
-        return able[0], ENGINES[able[0]].merit.format(served.method)
-    if wanted in able:
-        return wanted, "chosen"
+    if wanted in able or (wanted == AUTO and able):
+        name = able[0] if wanted == AUTO else wanted
+        why = ENGINES[name].merit.format(served.method) if wanted == AUTO else "chosen"
+        return name, why + _held(ENGINES[name], served)
     raise HardwareError(_words([refusal for refusal in (refusals.get(wanted), *refusals.values()) if refusal], able))
 
 
@@ -76,6 +77,12 @@ def _served(folder: Path, base: Path | None) -> Served:
     if not isinstance(config.get("quantization_config") or {}, dict):
         raise SpecError(f"The quantization_config of '{folder.name}' is damaged: make the model again.")
     return Served(folder, config, base)
+
+
+def _held(engine: Engine, served: Served) -> str:
+    """Say what an engine does with weights that it does not hold as they lie, and what that takes."""
+    how = engine.unpacks(served.config)
+    return f", {how}: {size_words(engine.weights(served.base or served.folder))}" if how else ""
 
 
 def _refusal(engine: Engine, served: Served) -> Refusal | None:

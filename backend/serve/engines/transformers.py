@@ -1,4 +1,7 @@
-"""`transformers serve`: whatever transformers loads, on every machine, at the speed of transformers."""
+"""`transformers serve`: whatever transformers loads, on every machine, at the speed of transformers.
+
+What it does not load itself is unpacked to 16 bit by our own reader, as evaluate and check read it.
+"""
 
 import sys
 from collections.abc import Mapping
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.machine.hardware import gpus
+from backend.model_folder import CONFIG, settings_in, weights_bytes
 from backend.serve.engine import Engine, Refusal, Served
 
 
@@ -30,6 +34,19 @@ def _serves(served: Served) -> Refusal | None:
     return None
 
 
+def unpacks(config: Mapping[str, Any]) -> str:
+    """Say that our own reader loads a model in place of transformers; nothing where that loads it."""
+    from backend.quantize.formats import readers
+
+    return "unpacked to 16 bit by Weightsmith" if readers(config)["transformers"].refusal else ""
+
+
+def _weights(folder: Path) -> int:
+    from backend.quantize.packed import unpacked_bytes
+
+    return unpacked_bytes(folder) if unpacks(settings_in(folder, CONFIG)) else weights_bytes(folder)
+
+
 def _command(folder: Path, port: int, device: str, base: Path | None) -> list[str]:
     command = [sys.executable, "-m", "backend.serve.engines.transformers_server", str(folder), str(port), device]
     return [*command, str(base)] if base else command
@@ -42,5 +59,7 @@ ENGINE = Engine(
     overhead=1_000_000_000,  # torch
     start_seconds=15.0,
     serves=_serves,
+    weights=_weights,
+    unpacks=unpacks,
     command=_command,
 )

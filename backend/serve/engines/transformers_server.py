@@ -21,12 +21,15 @@ from typing import Any
 from fastapi import HTTPException
 
 from backend.errors import SpecError
-from backend.model_folder import kind_of, read_config
+from backend.model_folder import ADAPTER_CONFIG, GENERATION, kind_of, read_config
 from backend.models.chat_template import in_words
 from backend.models.config import context_length
 from backend.models.loading import leave_kernels, leave_pictures_out, refuse_idle, refuse_made_up
 from backend.models.towers import stand_in
+from backend.progress import silent
 from backend.quantize.formats import readers
+from backend.quantize.packed import load_unpacked
+from backend.serve.engines.transformers import unpacks
 from backend.serve.guard import Guard
 from backend.serve.pictures import KINDS, PIXELS
 
@@ -65,7 +68,7 @@ def main(stack: ExitStack) -> None:
             _keep_within(handler, most)
 
     stand_in()
-    _load_whole_models_alone(folder.name, _told(read_config(folder)))
+    _load_whole_models_alone(folder)
     _load_processors_without_films()
     _word_refusals()
     _decode_pictures(ChatCompletionHandler)
@@ -198,27 +201,43 @@ def _told(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"quantization_config": CompressedTensorsConfig(dequantize=True)} if told else {}
 
 
-def _load_whole_models_alone(name: str, options: dict[str, Any]) -> None:
+def _load_whole_models_alone(folder: Path) -> None:
     """Have the server fail where transformers would make up a part of its model, and compute the rest.
 
+    What transformers does not load is unpacked.
+
     Args:
-        name: Of the model.
-        options: Which it is loaded with besides.
+        folder: Of the model.
     """
     from transformers import PreTrainedModel
 
-    load = PreTrainedModel.from_pretrained.__func__
+    load, config = PreTrainedModel.from_pretrained.__func__, read_config(folder)
 
     def whole(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        model, found = load(cls, *args, output_loading_info=True, **(kwargs | options))
-        refuse_made_up(found, name)
+        if unpacks(config):
+            model = _unpacked(folder)
+        else:
+            model, found = load(cls, *args, output_loading_info=True, **(kwargs | _told(config)))
+            refuse_made_up(found, folder.name)
         leave_kernels(model)
         leave_pictures_out()
         if getattr(model, "_hf_peft_config_loaded", False):
-            refuse_idle(model.eval(), name)
+            refuse_idle(model.eval(), folder.name)
         return model
 
     PreTrainedModel.from_pretrained = classmethod(whole)
+
+
+def _unpacked(folder: Path) -> Any:
+    """Load a model as evaluate and check do, with its adapter if there is one, to answer as its files say."""
+    from transformers import GenerationConfig
+
+    model = load_unpacked(folder, silent())
+    if (folder / GENERATION).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    if (folder / ADAPTER_CONFIG).is_file():
+        model.load_adapter(folder)
+    return model
 
 
 def _keep_within(handler: Any, most: int) -> None:
