@@ -24,6 +24,9 @@ from backend.stages.companions import Base
 
 EMBEDDED = f"{TEXT}, every second topic"
 
+HELD_BACK = 4
+"""Windows that decide whether refined scales are better."""
+
 _UNCUT = 10**9
 
 
@@ -68,7 +71,9 @@ def windows(
         tokenizer = load_tokenizer(place / base.folder.name)
     samples = options.num_calibration_samples
     length = window_length(base.folder, options.max_seq_length, report)
-    found, said = cut_rows(_rows(recipe, options, fetched), tokenizer, samples, length)
+    held = min(HELD_BACK, samples // 7) if options.refine else 0
+    found, said = cut_rows(_rows(recipe, options, fetched), tokenizer, samples + held, length)
+    found = found.holding_back(held)
     check_embedded(tokenizer, int(found.ids.max()), base.rows, base.folder.name)
     for finding in said:
         report.warn(finding.text)

@@ -1,13 +1,16 @@
 """What a calibrated quantization will need, before it starts: memory by part, and time, from the headers alone."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
+from backend.hub.transfer import size_words
 from backend.models.config import longest_window
 from backend.models.facts import ModelFacts
+from backend.models.rewriting import loaded_dtype
 from backend.quantize.calibrated.engine import BATCH
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.weights.anatomy import block_of, is_beside, is_expert
+from backend.weights.tensor import Tensor
 
 # From the demo model on 2 cores of an AVX-512 server, torch 2.13, transformers 5.23: 32 windows of 512 tokens.
 PROCESS_BYTES = 690_000_000  # Python with torch and transformers
@@ -25,6 +28,25 @@ COPY_SECONDS = 4.0e-9  # a byte of what is not
 
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_k", "moe_topk", "top_k")
 """What configs call the number of experts that a token goes through."""
+
+
+# Training the demo model's scales, on the same machine.
+TRAIN_SECONDS = 1.5e-11  # a token and parameter: forward twice and backward, in bfloat16
+NUMBERS = 6 * 4  # bytes for each scale: its value, its change, that one's gradient and moments, and what is stored
+LOGITS = 16  # bytes for each next token of a window
+INNER = 40  # bytes for each number that a layer of a block takes or gives, of a window's tokens
+
+
+class Described(Protocol):
+    """What a model is known by: its tensors and its config, of Weights and of ModelFacts alike."""
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """All of them."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What config.json says."""
 
 
 class CalibratedCost(NamedTuple):
@@ -79,6 +101,48 @@ def calibrated_cost(facts: ModelFacts, options: CalibratedOptions) -> Calibrated
     return CalibratedCost(memory, START_SECONDS + seconds)
 
 
+def refinement_cost(model: Described, options: CalibratedOptions) -> CalibratedCost:
+    """Estimate training the scales: the original in memory once, then its integers, and a window at a time.
+
+    Args:
+        model: With its tensors.
+        options: What is done.
+    """
+    layers = _layers(model, options)
+    width = 4 if loaded_dtype(model.config, model.tensors) == "float32" else 2
+    total = sum(tensor.elements for tensor in model.tensors)
+    outside = [tensor for tensor in model.tensors if block_of(tensor.name) < 0 and len(tensor.shape) == 2]
+    vocabulary, hidden = max((tensor.shape for tensor in outside), key=lambda shape: shape[0])
+    length = longest_window(model.config, options.max_seq_length)
+    blocks: dict[int, int] = {}
+    for layer in layers:
+        blocks[layer.block] = blocks.get(layer.block, 0) + layer.outputs + layer.inputs
+    scales = sum(n.outputs * (n.inputs // options.group(n.inputs)) for n in layers)
+    passing = length * (width * hidden * len(blocks) + INNER * max(blocks.values()) + LOGITS * vocabulary)
+    tokens = options.num_calibration_samples * length
+    return CalibratedCost(PROCESS_BYTES + width * total + NUMBERS * scales + passing, TRAIN_SECONDS * tokens * total)
+
+
+def refinement_obstacle(model: Described, options: CalibratedOptions, room: int) -> str | None:
+    """Say why the scales of a model cannot be trained, though that is asked for; None where they can.
+
+    Args:
+        model: With its tensors.
+        options: What is done.
+        room: Bytes of the memory that the model is computed in.
+    """
+    if not options.refine:
+        return None
+    if any(layer.expert for layer in _layers(model, options)):
+        return "The scales are not refined: those of a mixture's experts are not trained here."
+    needed = refinement_cost(model, options).memory
+    if needed > room:
+        return (
+            f"The scales are not refined: that takes {size_words(needed)} of memory, and there are {size_words(room)}."
+        )
+    return None
+
+
 def repacking_cost(facts: ModelFacts, options: CalibratedOptions) -> CalibratedCost:
     """Estimate packing the grids of another stage.
 
@@ -98,8 +162,8 @@ def repacking_cost(facts: ModelFacts, options: CalibratedOptions) -> CalibratedC
     return CalibratedCost(memory, PACK_SECONDS * sum(blocks.values()) + COPY_SECONDS * sum(outside))
 
 
-def _layers(facts: ModelFacts, options: CalibratedOptions) -> list[_Layer]:
-    packing = options.form(facts.tensors, facts.config)
+def _layers(model: Described, options: CalibratedOptions) -> list[_Layer]:
+    packing = options.form(model.tensors, model.config)
     packed = [tensor for tensor in packing.layers if not packing.skips(tensor)]
     return [
         _Layer(block_of(matrix.name), ".".join(matrix.name.split(".")[:-2]) if is_expert(tensor) else "", *matrix.shape)

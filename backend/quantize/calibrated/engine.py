@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from backend.errors import HardwareError, SpecError
 from backend.machine.hardware import give_freed_memory_back
 from backend.progress import Report
 from backend.quantize.calibrated.architectures import Group, groups_of
@@ -46,11 +47,22 @@ def quantize_blocks(
     Raises:
         SpecError: The model cannot be taken apart, or holds numbers that are not finite.
     """
+    give_freed_memory_back()
+    read = hashlib.sha256(windows.ids.tobytes())
+    read.update(windows.held.tobytes())
+    shards = Shards(weights, output, options, read.hexdigest())
+    if refined := shards.refined():
+        report.log(f"An earlier run has calibrated all blocks and refined the scales: {refined}.")
+    else:
+        _calibrate(weights, shards, options, windows, report)
+        _refine(weights, shards, options, windows, report)
+    shards.close()
+
+
+def _calibrate(weights: Weights, shards: Shards, options: CalibratedOptions, windows: Windows, report: Report) -> None:
     import torch
 
-    give_freed_memory_back()
     skeleton = Skeleton(weights)
-    shards = Shards(weights, output, options, hashlib.sha256(windows.ids.tobytes()).hexdigest())
     run = _Run(skeleton, shards, options, report)
     with torch.inference_mode():
         report.progress("reading calibration text", 0, 1, "blocks")
@@ -61,7 +73,18 @@ def quantize_blocks(
             report.progress("quantizing", index, total, "blocks")
             run.block(index, hidden, call, last=index == total - 1)
         report.progress("quantizing", total, total, "blocks")
-    shards.close()
+
+
+def _refine(weights: Weights, shards: Shards, options: CalibratedOptions, windows: Windows, report: Report) -> None:
+    """Train the scales of what was calibrated, where that is asked for and can be done."""
+    if not options.refine:
+        return
+    from backend.quantize.calibrated.refinement import refine
+
+    try:
+        refine(weights, shards, options, windows, report)
+    except (HardwareError, SpecError) as e:
+        report.log(str(e))
 
 
 class _Run:

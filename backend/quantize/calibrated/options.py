@@ -55,6 +55,11 @@ class CalibratedOptions(GroupedOptions):
     clip_search: bool = Field(
         True, description="Cut off a group's largest weights where the others gain more from a finer grid."
     )
+    refine: bool = Field(
+        True,
+        description="Train the scales afterwards, so that the whole model says what it said in 16 bit. Takes as long as"
+        " the calibration at most, and the memory of the whole model; where that is not there, nothing is trained.",
+    )
     kv_cache_dtype: Literal["auto", "fp8"] = Field(
         "auto",
         description="fp8: keep scales for the keys and values of a conversation too, which vLLM then holds in 8 bits:"

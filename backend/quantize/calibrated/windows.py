@@ -54,16 +54,24 @@ class Windows(NamedTuple):
     Attributes:
         name: Of the text or data set, for the card.
         ids: Tokens, int64 [windows, length].
+        held: Those of windows that it does not read: they decide whether training scales has gained anything.
     """
 
     name: str
     ids: NDArray[np.int64]
+    held: NDArray[np.int64] = np.empty((0, 0), np.int64)
 
     @property
     def words(self) -> str:
         """What it is and how much, in words."""
         count, length = self.ids.shape
         return f"{self.name}: {count} windows of {length} tokens"
+
+    def holding_back(self, most: int) -> "Windows":
+        """Return them with some held back, spread over all: at most so many, and an eighth."""
+        count = min(most, len(self.ids) // 8)
+        at = (2 * np.arange(count) + 1) * len(self.ids) // max(2 * count, 1)
+        return self._replace(ids=np.delete(self.ids, at, 0), held=self.ids[at])
 
 
 def cut(name: str, tokens: Iterable[list[int]], before: list[int], samples: int, length: int) -> Windows:
