@@ -54,7 +54,7 @@ def divergence(model: Any, windows: Sequence[Said]) -> Any:
     """Return the mean KL divergence of a model from the original at windows of one length, in nats a token."""
     ids, likeliest, shares = (torch.stack(parts).to(model.device) for parts in zip(*windows, strict=True))
     logits = model(input_ids=ids, use_cache=False).logits.flatten(0, 1)
-    return _Divergence.apply(logits, likeliest.flatten(0, 1).long(), shares.flatten(0, 1))
+    return _Divergence.apply(logits, likeliest.flatten(0, 1).long(), shares.flatten(0, 1))  # type: ignore[no-untyped-call]
 
 
 class _Divergence(torch.autograd.Function):

@@ -34,7 +34,7 @@ ONE_BY_ONE = ("bloom", "xglm", "qwen4_exp_text")
 
 def quantize_blocks(
     weights: Weights, output: Output, options: CalibratedOptions, windows: Windows, report: Report
-) -> None:
+) -> str | None:
     """Write a model with the linear layers of its blocks quantized; goes on after the blocks that are there already.
 
     Args:
@@ -44,6 +44,9 @@ def quantize_blocks(
         windows: What calibration reads.
         report: Receives the blocks.
 
+    Returns:
+        What training its scales has gained, in words; None: nothing, or it was not done.
+
     Raises:
         SpecError: The model cannot be taken apart, or holds numbers that are not finite.
     """
@@ -51,12 +54,12 @@ def quantize_blocks(
     read = hashlib.sha256(windows.ids.tobytes())
     read.update(windows.held.tobytes())
     shards = Shards(weights, output, options, read.hexdigest())
-    if refined := shards.refined():
-        report.log(f"An earlier run has calibrated all blocks and refined the scales: {refined}.")
-    else:
+    gained = shards.refined()
+    if gained is None:
         _calibrate(weights, shards, options, windows, report)
-        _refine(weights, shards, options, windows, report)
+        gained = _refine(weights, shards, options, windows, report) if options.refine else None
     shards.close()
+    return gained
 
 
 def _calibrate(weights: Weights, shards: Shards, options: CalibratedOptions, windows: Windows, report: Report) -> None:
@@ -75,16 +78,17 @@ def _calibrate(weights: Weights, shards: Shards, options: CalibratedOptions, win
         report.progress("quantizing", total, total, "blocks")
 
 
-def _refine(weights: Weights, shards: Shards, options: CalibratedOptions, windows: Windows, report: Report) -> None:
-    """Train the scales of what was calibrated, where that is asked for and can be done."""
-    if not options.refine:
-        return
+def _refine(
+    weights: Weights, shards: Shards, options: CalibratedOptions, windows: Windows, report: Report
+) -> str | None:
+    """Train the scales of what was calibrated; a model that cannot be trained stays as it is."""
     from backend.quantize.calibrated.refinement import refine
 
     try:
-        refine(weights, shards, options, windows, report)
+        return refine(weights, shards, options, windows, report)
     except (HardwareError, SpecError) as e:
         report.log(str(e))
+        return None
 
 
 class _Run:

@@ -45,7 +45,7 @@ class PackedWeight(torch.nn.Module):
 
     def forward(self, change: Any) -> Any:
         """Return the layer's weight."""
-        return _Dequantize.apply(change, self)
+        return _Dequantize.apply(change, self)  # type: ignore[no-untyped-call]
 
     def right_inverse(self, weight: Any) -> tuple[Any]:
         """Return what is trained, as it is at first; in a tuple it may be of another type than the weight."""

@@ -142,4 +142,4 @@ def trained(
 
 def _mean(model: Any, said: Sequence[Said]) -> float:
     with torch.no_grad():
-        return sum(divergence(model, [window]).item() for window in said) / len(said)
+        return float(sum(divergence(model, [window]) for window in said)) / len(said)
