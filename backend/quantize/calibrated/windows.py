@@ -96,8 +96,19 @@ def cut(name: str, tokens: Iterable[list[int]], before: list[int], samples: int,
             " a smaller max_seq_length."
         )
     windows = stream[: count * step].reshape(count, step)
-    chosen = windows[np.arange(min(samples, count)) * count // min(samples, count)]
+    chosen = spread(windows, samples)
     return Windows(name, np.hstack([np.tile(np.array(before, np.int64), (len(chosen), 1)), chosen]))
+
+
+def spread(windows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return so many windows at most, spread over all; there is at least one.
+
+    Args:
+        windows: [windows, length].
+        most: At least 1.
+    """
+    count = min(most, len(windows))
+    return windows[np.arange(count) * len(windows) // count]
 
 
 def text_windows(name: str, text: str, tokenizer: Any, samples: int, length: int) -> Windows:
