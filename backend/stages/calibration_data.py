@@ -71,7 +71,7 @@ def windows(
         tokenizer = load_tokenizer(place / base.folder.name)
     samples = options.num_calibration_samples
     length = window_length(base.folder, options.max_seq_length, report)
-    held = min(HELD_BACK, samples // 7) if options.refine else 0
+    held = min(HELD_BACK, samples // 7) if options.refines else 0
     found, said = cut_rows(_rows(recipe, options, fetched), tokenizer, samples + held, length)
     found = found.holding_back(held)
     check_embedded(tokenizer, int(found.ids.max()), base.rows, base.folder.name)

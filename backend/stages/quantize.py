@@ -104,7 +104,7 @@ def need(stage: Any, planned: Planned) -> Need:
     calibrates = planned.recipe.calibration_of(at) == at
     cost = (calibrated_cost if calibrates else repacking_cost)(facts, stage)
     memory, seconds = cost
-    if calibrates and stage.refine:
+    if calibrates and stage.refines:
         obstacle = refinement_obstacle(facts, stage, planned.machine.room)
         more = refinement_cost(facts, stage)
         if obstacle:

@@ -131,7 +131,7 @@ def refinement_obstacle(model: Described, options: CalibratedOptions, room: int)
         options: What is done.
         room: Bytes of the memory that the model is computed in.
     """
-    if not options.refine:
+    if not options.refines:
         return None
     if any(layer.expert for layer in _layers(model, options)):
         return "The scales are not refined: those of a mixture's experts are not trained here."

@@ -57,7 +57,7 @@ def quantize_blocks(
     gained = shards.refined()
     if gained is None:
         _calibrate(weights, shards, options, windows, report)
-        gained = _refine(weights, shards, options, windows, report) if options.refine else None
+        gained = _refine(weights, shards, options, windows, report) if options.refines else None
     shards.close()
     return gained
 

@@ -20,9 +20,6 @@ class RoundedInputsOptions(CalibratedOptions):
     layout: Literal["compressed-tensors"] = Field(
         "compressed-tensors", description=CalibratedOptions.model_fields["layout"].description
     )
-    refine: Literal[False] = Field(
-        False, description="Scales are not trained on: what rounding of inputs loses has no gradient that says how."
-    )
 
     @property
     def symmetric(self) -> bool:

@@ -55,11 +55,6 @@ class CalibratedOptions(GroupedOptions):
     clip_search: bool = Field(
         True, description="Cut off a group's largest weights where the others gain more from a finer grid."
     )
-    refine: bool = Field(
-        True,
-        description="Train the scales afterwards, so that the whole model says what it said in 16 bit. Takes as long as"
-        " the calibration at most, and the memory of the whole model; where that is not there, nothing is trained.",
-    )
     kv_cache_dtype: Literal["auto", "fp8"] = Field(
         "auto",
         description="fp8: keep scales for the keys and values of a conversation too, which vLLM then holds in 8 bits:"
@@ -168,6 +163,11 @@ class CalibratedOptions(GroupedOptions):
         return False
 
     @property
+    def refines(self) -> bool:
+        """Whether scales are trained when all blocks are written."""
+        return False
+
+    @property
     def cached(self) -> bool:
         """Whether scales of the cache of keys and values are written."""
         return self.kv_cache_dtype != "auto"
@@ -221,3 +221,18 @@ class CalibratedOptions(GroupedOptions):
         packing = self.form(tensors, config)
         ordered = sorted(tensors, key=lambda tensor: block_of(tensor.name))
         return self.planned(ordered, config, packing)._replace(odd=packing.odd)
+
+
+class RefinedOptions(CalibratedOptions):
+    """What methods can be told whose layers get their inputs as they are: what rounding those loses has no gradient."""
+
+    refine: bool = Field(
+        True,
+        description="Train the scales afterwards, so that the whole model says what it said in 16 bit. Takes as long as"
+        " the calibration at most, and the memory of the whole model; where that is not there, nothing is trained.",
+    )
+
+    @property
+    def refines(self) -> bool:
+        """Whether scales are trained when all blocks are written."""
+        return self.refine
