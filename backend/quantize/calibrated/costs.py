@@ -30,11 +30,14 @@ _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe
 """What configs call the number of experts that a token goes through."""
 
 
-# Training the demo model's scales, on the same machine.
-TRAIN_SECONDS = 1.5e-11  # a token and parameter: forward twice and backward, in bfloat16
+READ = 32
+"""Windows that scales are trained on, at most: with more, it would take longer than the calibration."""
+
+# Training the demo model's scales, on the same machine while others used it too.
+TRAIN_SECONDS = 3.0e-11  # a token and parameter: the original's forward, the model's twice, and back
 NUMBERS = 6 * 4  # bytes for each scale: its value, its change, that one's gradient and moments, and what is stored
-LOGITS = 16  # bytes for each next token of a window
-INNER = 40  # bytes for each number that a layer of a block takes or gives, of a window's tokens
+LOGITS = 12  # bytes for each next token of a window
+INNER = 8  # bytes for each number that a layer of a block takes or gives, of a window's tokens
 
 
 class Described(Protocol):
@@ -119,7 +122,7 @@ def refinement_cost(model: Described, options: CalibratedOptions) -> CalibratedC
         blocks[layer.block] = blocks.get(layer.block, 0) + layer.outputs + layer.inputs
     scales = sum(n.outputs * (n.inputs // options.group(n.inputs)) for n in layers)
     passing = length * (width * hidden * len(blocks) + INNER * max(blocks.values()) + LOGITS * vocabulary)
-    tokens = options.num_calibration_samples * length
+    tokens = min(options.num_calibration_samples, READ) * length
     return CalibratedCost(PROCESS_BYTES + width * total + NUMBERS * scales + passing, TRAIN_SECONDS * tokens * total)
 
 

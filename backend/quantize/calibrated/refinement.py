@@ -20,7 +20,7 @@ from backend.models.loading import in_our_words
 from backend.progress import Report
 from backend.quantize.calibrated.block_files import Rounded, Shards
 from backend.quantize.calibrated.block_layers import Layers
-from backend.quantize.calibrated.costs import refinement_obstacle
+from backend.quantize.calibrated.costs import READ, refinement_obstacle
 from backend.quantize.calibrated.distillation import Said, divergence, listen
 from backend.quantize.calibrated.empty_model import Skeleton
 from backend.quantize.calibrated.options import CalibratedOptions
@@ -28,9 +28,6 @@ from backend.quantize.calibrated.packed_weight import PackedWeight
 from backend.quantize.calibrated.windows import Windows, spread
 from backend.weights.checkpoint import Weights
 from backend.weights.tensor import Tensor
-
-READ = 32
-"""Windows that are trained on, at most: half a minute to a minute on the demo model, as its calibration takes."""
 
 TOGETHER = 2
 """Windows of a step."""
