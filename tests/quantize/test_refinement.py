@@ -99,6 +99,32 @@ def test_a_result_that_training_makes_worse_stays_as_it_was(model_of, tmp_path, 
     assert "The scales stay as they were calibrated" in str(heard)
 
 
+@pytest.mark.parametrize(
+    ("kind", "windows", "words"),
+    [
+        ("qwen3_moe", text(), "those of a mixture's experts are not trained here"),
+        ("llama", text(held=0), "too little calibration text to hold some of it back"),
+    ],
+)
+def test_what_cannot_be_refined_stays_and_the_log_says_why(model_of, tmp_path, kind, windows, words):
+    heard = []
+    quantized(model_of(kind), tmp_path / "q", report=Report(heard.append), windows=windows)
+    assert f"The scales are not refined: {words}" in str(heard).replace('"', "'")
+    assert "refining" not in str(heard)
+
+
+def test_a_model_that_torch_cannot_train_stays_as_it_was_calibrated(model_of, tmp_path, monkeypatch):
+    def fails(*args):
+        raise NotImplementedError("derivative for aten::something is not implemented")
+
+    source, heard = model_of("llama"), []
+    monkeypatch.setattr(refinement, "divergence", fails)
+    quantized(source, tmp_path / "before", refine=False)
+    quantized(source, tmp_path / "after", report=Report(heard.append))
+    assert contents(tmp_path / "after") == contents(tmp_path / "before")
+    assert "it stays as it was calibrated" in str(heard)
+
+
 @pytest.mark.parametrize(("method", "options"), LAYOUTS)
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_the_model_that_is_trained_is_bit_for_bit_the_one_that_is_read(model_of, tmp_path, kind, method, options):

@@ -34,6 +34,7 @@ READ = 32
 """Windows that scales are trained on, at most: with more, it would take longer than the calibration."""
 
 # Training the demo model's scales, on the same machine while others used it too.
+LOAD_SECONDS = 2.0  # until the original is in memory, and its integers after it
 TRAIN_SECONDS = 3.0e-11  # a token and parameter: the original's forward, the model's twice, and back
 NUMBERS = 6 * 4  # bytes for each scale: its value, its change, that one's gradient and moments, and what is stored
 LOGITS = 12  # bytes for each next token of a window
@@ -123,7 +124,8 @@ def refinement_cost(model: Described, options: CalibratedOptions) -> CalibratedC
     scales = sum(n.outputs * (n.inputs // options.group(n.inputs)) for n in layers)
     passing = length * (width * hidden * len(blocks) + INNER * max(blocks.values()) + LOGITS * vocabulary)
     tokens = min(options.num_calibration_samples, READ) * length
-    return CalibratedCost(PROCESS_BYTES + width * total + NUMBERS * scales + passing, TRAIN_SECONDS * tokens * total)
+    memory = PROCESS_BYTES + width * total + NUMBERS * scales + passing
+    return CalibratedCost(memory, LOAD_SECONDS + TRAIN_SECONDS * tokens * total)
 
 
 def refinement_obstacle(model: Described, options: CalibratedOptions, room: int) -> str | None:
