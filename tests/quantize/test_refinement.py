@@ -103,7 +103,7 @@ def test_a_result_that_training_makes_worse_stays_as_it_was(model_of, tmp_path, 
     ("kind", "windows", "words"),
     [
         ("qwen3_moe", text(), "those of a mixture's experts are not trained here"),
-        ("llama", text(held=0), "too little calibration text to hold some of it back"),
+        ("llama", text(held=0), "there is too little calibration text to hold some of it back"),
     ],
 )
 def test_what_cannot_be_refined_stays_and_the_log_says_why(model_of, tmp_path, kind, windows, words):
