@@ -56,7 +56,7 @@ def text(count=24, held=4):
 
 def quantized(source, folder, method="gptq", output=None, report=None, windows=None, **options):
     folder.mkdir(exist_ok=True)
-    chosen = METHODS[method].Options(**{"group_size": 32, **options})
+    chosen = METHODS[method].Options(**{"group_size": 32, "refine": True, **options})
     with Checkpoint.of(source) as weights:
         METHODS[method].quantize(weights, output or Output(folder), chosen, windows or text(), report or silent())
     return chosen
