@@ -123,15 +123,23 @@ def groups_of(bits: int, **more: Any) -> dict[str, Any]:
 CONTENDERS = {
     "nf4": quantize("--method", "nf4"),
     "gptq-4: ours": ours("gptq", 4),
+    "gptq-4: ours, refined": ours("gptq", 4, "--refine"),
     "gptq-4: ours, no symmetry": ours("gptq", 4, "--no-sym"),
     "gptq-4: GPTQModel": gptqmodel("gptq", 4),
     "gptq-4: llm-compressor": llm_compressor({"GPTQModifier": groups_of(4)}, "dense"),
     "awq-4: ours": ours("awq", 4),
+    "awq-4: ours, refined": ours("awq", 4, "--refine"),
     "awq-4: GPTQModel": gptqmodel("awq", 4),
     "awq-4: GPTQModel, zero points": gptqmodel("awq, zero points", 4),  # its default has none
     "gptq-3: ours": ours("gptq", 3),
+    "gptq-3: ours, refined": ours("gptq", 3, "--refine"),
     "gptq-3: GPTQModel": gptqmodel("gptq", 3),
+    "gptq-2: ours": ours("gptq", 2),
+    "gptq-2: ours, refined": ours("gptq", 2, "--refine"),
 }
+
+REFINED = ("gptq-4", "awq-4", "gptq-3", "gptq-2")
+"""What ours runs with the training of scales too."""
 
 ONCE = ("awq-4: GPTQModel", "awq-4: GPTQModel, zero points")
 
@@ -264,9 +272,13 @@ def ratios(found: dict[str, list[dict[str, float]]]) -> dict[str, float]:
             for other in ("gptq-4: GPTQModel", "gptq-4: llm-compressor", "awq-4: GPTQModel", "nf4"):
                 compared |= over(name, other, kl)
         compared |= over("gptq-3: ours", "gptq-3: GPTQModel", kl)
+        for name in REFINED:
+            compared |= over(f"{name}: ours, refined", f"{name}: ours", kl)
     for key in ("seconds", "rss_mib"):
         compared |= over("gptq-4: ours", "gptq-4: GPTQModel", key) | over("awq-4: ours", "awq-4: GPTQModel", key)
         compared |= over("gptq-4: ours", "gptq-4: llm-compressor", key)
+        for name in REFINED:
+            compared |= over(f"{name}: ours, refined", f"{name}: ours", key)
     return compared
 
 

@@ -5,18 +5,18 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from backend.quantize.calibrated.engine import quantize_blocks
-from backend.quantize.calibrated.options import CalibratedOptions, LayoutName
+from backend.quantize.calibrated.options import LayoutName, RefinedOptions
 from backend.quantize.method import Method
 
 _NAMES = {"w_bit": "bits", "q_group_size": "group_size"}
 _FIXED = {"zero_point": (True, "the layout has zero points"), "version": ("gemm", "gemm is the layout that is written")}
 
 
-class Options(CalibratedOptions):
+class Options(RefinedOptions):
     """Defaults are AutoAWQ's; its own names w_bit, q_group_size, zero_point and version are understood too."""
 
     method: Literal["awq"] = "awq"
-    layout: LayoutName = Field("awq", description=CalibratedOptions.model_fields["layout"].description)
+    layout: LayoutName = Field("awq", description=RefinedOptions.model_fields["layout"].description)
     bits: Literal[4] = Field(4, description="Bits a weight: the layout holds 4.")
 
     @model_validator(mode="before")

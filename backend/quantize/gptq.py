@@ -6,11 +6,11 @@ from pydantic import Field
 
 from backend.options import ADVANCED
 from backend.quantize.calibrated.engine import quantize_blocks
-from backend.quantize.calibrated.options import CalibratedOptions
+from backend.quantize.calibrated.options import RefinedOptions
 from backend.quantize.method import Method
 
 
-class Options(CalibratedOptions):
+class Options(RefinedOptions):
     """Names and defaults are AutoGPTQ's."""
 
     method: Literal["gptq"] = "gptq"

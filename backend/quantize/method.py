@@ -22,10 +22,11 @@ class Method(NamedTuple):
             CalibratedOptions where it reads text meanwhile.
         title: Its name and the bits a weight, with a dot between them.
         summary: What it gives and costs, in a line, where a method is chosen.
-        quantize: Writes a model: takes weights, output, options, of a calibrated method the windows, and report.
+        quantize: Writes a model: takes weights, output, options, of a calibrated method the windows, and report. Such
+            a method returns what training its scales has gained, in words; None: nothing, or it was not done.
     """
 
     Options: type[MethodOptions]
     title: str
     summary: str
-    quantize: Callable[..., None]
+    quantize: Callable[..., str | None]

@@ -12,13 +12,12 @@ from backend.models.loading import device, greedy, leave_pictures_out, load_caus
 from backend.models.rewriting import loaded_dtype
 from backend.models.torch_weights import read
 from backend.progress import Report
-from backend.quantize.calibrated.empty_model import empty_model
+from backend.quantize.calibrated.empty_model import empty_model, tie
 from backend.quantize.calibrated.filling import Filler
 from backend.quantize.layouts import LAYOUTS
 from backend.quantize.layouts.layout import Layout, Scheme
 from backend.quantize.layouts.packing import WORD
 from backend.quantize.matrices import Matrices, is_single
-from backend.strict_json import quoted
 from backend.weights.checkpoint import Checkpoint, Weights
 from backend.weights.decoded import decoded, encoded_as
 from backend.weights.encodings import ENCODINGS
@@ -96,12 +95,9 @@ def _fill(tensors: "_Apart", folder: Path, report: Report) -> Any:
     for done, names in enumerate(batches):
         filler.fill(tensors.load(names, filler), device(), dtype)
         report.progress("loading weights", done + 1, len(batches), "tensors")
-    missing = {name for name, p in model.named_parameters() if p.is_meta}
-    model.tie_weights(missing, recompute_mapping=False)  # a head that is there and differs stays
+    tie(model, folder.name)
     model.generation_config = greedy(folder)
     leave_pictures_out()
-    if missing:
-        raise SpecError(f"{quoted(min(missing))} is missing in '{folder.name}': choose a complete model.")
     return model
 
 

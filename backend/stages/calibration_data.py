@@ -30,6 +30,9 @@ from backend.stages.embedded_text import Talks, embedded_windows
 HEARD = 200
 """Rows trained on whose language is looked at."""
 
+HELD_BACK = 4
+"""Windows that decide whether refined scales are better."""
+
 
 def windows(
     recipe: Recipe, options: CalibratedOptions, base: Base, fetched: Path, measured: Text | None, report: Report
@@ -55,7 +58,9 @@ def windows(
     length = window_length(base.folder, options.max_seq_length, report)
     tuned = _tuned_on(recipe, fetched)
     data = _named(recipe, options, fetched) if options.calibration else tuned
-    found, said = cut_rows(data, tokenizer, samples, length, mixed=data is tuned)
+    held = min(HELD_BACK, samples // 7) if options.refines else 0
+    found, said = cut_rows(data, tokenizer, samples + held, length, mixed=data is tuned)
+    found = found.holding_back(held)
     check_embedded(tokenizer, int(found.ids.max()), base.rows, base.folder.name)
     for finding in said:
         report.warn(finding.text)

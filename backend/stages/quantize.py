@@ -37,8 +37,8 @@ def run(work: Work, token: str | None, report: Report) -> None:
         from backend.stages.calibration_data import windows
 
         read = windows(work.recipe, options, model.base, work.fetch_folder, first_text(work), report)
-        quantize(model.weights, model.output, options, read, report)
-        return read.words
+        gained = quantize(model.weights, model.output, options, read, report)
+        return f"{read.words}; scales refined: {gained}" if gained else read.words
 
     make(work, options.method, write, report)
 
@@ -84,16 +84,24 @@ def need(stage: Any, planned: Planned) -> Need:
     if not isinstance(stage, CalibratedOptions):
         found = piece_by_piece(stage, planned)
         return found._replace(doubts=(*found.doubts, *unread))
-    from backend.quantize.calibrated.costs import calibrated_cost, repacking_cost
+    from backend.quantize.calibrated.costs import calibrated_cost, refinement_cost, refinement_obstacle, repacking_cost
 
+    facts, doubts = planned.facts, _unserved(stage, planned.facts.config)
     at = planned.recipe.stages.index(stage)
     calibrates = planned.recipe.calibration_of(at) == at
-    cost = (calibrated_cost if calibrates else repacking_cost)(planned.facts, stage)
-    plan = stage.plan(planned.facts.tensors, planned.facts.config)
-    need = Need(cost.memory + planned.facts.decoding_memory, planned.around + cost.seconds)
-    found = result(stage, plan, planned, need)
-    doubts = (*found.doubts, *_unserved(stage, planned.facts.config), *unread)
-    return found._replace(doubts=doubts, notes=_read(stage, planned) if calibrates else ())
+    cost = (calibrated_cost if calibrates else repacking_cost)(facts, stage)
+    memory, seconds = cost
+    if calibrates and stage.refines:
+        obstacle = refinement_obstacle(facts, stage, planned.machine.room)
+        more = refinement_cost(facts, stage)
+        if obstacle:
+            doubts.append(obstacle)
+        else:
+            memory, seconds = max(memory, 0 if planned.machine.gpu else more.memory), seconds + more.seconds
+    plan = stage.plan(facts.tensors, facts.config)
+    found = result(stage, plan, planned, Need(memory + facts.decoding_memory, planned.around + seconds))
+    notes = _read(stage, planned) if calibrates else ()
+    return found._replace(doubts=(*found.doubts, *doubts, *unread), notes=notes)
 
 
 def _read(stage: CalibratedOptions, planned: Planned) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from backend.quantize import METHODS
 from backend.quantize.calibrated.channel_scales import _nearest, search
 from backend.quantize.calibrated.error_feedback import solve
 from backend.quantize.calibrated.grids import candidates
-from backend.quantize.calibrated.refit_scales import refine
+from backend.quantize.calibrated.refit_scales import refit
 
 
 def layer(outputs=96, inputs=128, tokens=512):
@@ -65,7 +65,7 @@ def test_refined_scales_bring_a_layer_closer_and_are_numbers_that_can_be_stored(
     for options in ({}, {"sym": False}, {"desc_act": True}, {"bits": 3}):
         chosen = METHODS["gptq"].Options(group_size=32, **options)
         before = solve(weight, gram, chosen, silent())
-        after = refine(weight, gram, before, chosen)
+        after = refit(weight, gram, before, chosen)
         assert loss(weight, gram, after) < loss(weight, gram, before)
         assert np.array_equal(after.q, before.q)
         assert np.array_equal(after.scales.astype(np.float16).astype(np.float32), after.scales)
@@ -89,7 +89,7 @@ def test_weights_that_lie_on_a_grid_lose_next_to_nothing(method, options, steps)
     weight, gram = layer()
     weight = on_a_grid(weight, steps)
     chosen = METHODS[method].Options(group_size=32, **options)
-    grid = refine(weight, gram, solve(weight, gram, chosen, silent()), chosen)
+    grid = refit(weight, gram, solve(weight, gram, chosen, silent()), chosen)
     everything = ((weight.double() @ gram.double()) * weight).sum().item()
     assert loss(weight, gram, grid) < 1e-5 * everything  # a search leaves 30 to 60 times as much
 

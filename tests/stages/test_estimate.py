@@ -10,6 +10,7 @@ from backend.artifacts.sealing import open_artifact, record
 from backend.errors import HardwareError
 from backend.evaluate import EvaluateOptions
 from backend.executors import local
+from backend.executors.contract import Machine
 from backend.executors.local import this_machine
 from backend.jobs.foreground import finished
 from backend.jobs.job import write_spec
@@ -141,6 +142,20 @@ def test_what_calibration_reads_is_said_before_the_start(tiny_model, tiny_bare_m
     [mixed] = notes(tiny_model, *tuned)
     assert mixed.startswith("Calibration reads the rows that are trained on, and beside them embedded prose and ")
     assert notes(tiny_model, CALIBRATED[0] | {"calibration": {"dataset": "demo"}}) == ()
+
+
+def test_refined_scales_are_counted_where_there_is_room_and_else_it_is_said(tiny_model, data):
+    facts = inspect(str(tiny_model))
+
+    def needed(refine, memory):
+        recipe = recipe_of(tiny_model, CALIBRATED[0] | {"refine": refine})
+        return estimate(recipe, facts, data, machine=Machine(memory))
+
+    plain, refined, cramped = needed(False, 10**10), needed(True, 10**10), needed(True, 5 * 10**8)
+    assert refined.seconds > plain.seconds == cramped.seconds
+    assert refined.peak_memory_bytes >= plain.peak_memory_bytes == cramped.peak_memory_bytes
+    assert [text for text in cramped.warnings if "The scales are not refined: that takes" in text]
+    assert refined.warnings == plain.warnings
 
 
 @pytest.mark.parametrize("options", [{"bits": 3}, {"sym": False}, {"desc_act": True}])

@@ -20,6 +20,9 @@ from backend.weights.tensor import Tensor
 from backend.weights.view import Source, View
 from backend.weights.writer import INDEX, Slot, Writer, index
 
+_REFINED = "refined: "
+"""Begins the name of the mark of a result whose scales are trained; what was gained follows."""
+
 _NUMPY = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64, "F16": np.float16, "F32": np.float32,
           "BF16": np.uint16, "F8_E4M3": np.uint8}  # fmt: skip
 
@@ -122,6 +125,33 @@ class Shards:
             block: What becomes of them.
         """
         views = [self._views[tensor.name] for tensor in tensors]
+        self._write(views, block)
+        self._mark(views)
+        self._close_full(views)
+
+    def rewrite(self, blocks: Iterable[tuple[Collection[Tensor], Rounded]], words: str) -> None:
+        """Write blocks over what the files hold; those that a run has begun and not ended are calibrated again.
+
+        Args:
+            blocks: Their tensors, and what becomes of them.
+            words: Say what is gained.
+        """
+        for tensors, block in blocks:
+            self._write([self._views[tensor.name] for tensor in tensors], block)
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+        self._output.mark(_REFINED + words, self._digest(self._views.values()))
+
+    def refined(self) -> str | None:
+        """Return what rewrite() was told to have gained; None where it did not end, or bytes have changed since."""
+        marks = {part: digest for part, digest in self._output.marks.items() if part.startswith(_REFINED)}
+        with suppress(FileNotFoundError):
+            found = self._digest(self._views.values()) if marks else ""
+            return next((part.removeprefix(_REFINED) for part, digest in marks.items() if digest == found), None)
+        return None
+
+    def _write(self, views: Iterable[View], block: Rounded) -> None:
         packing = self.packing
         for view in views:
             if not packing.skips(view.tensor):
@@ -136,8 +166,6 @@ class Shards:
                 self._writer(view.name).write(view.name, raw)
             else:
                 self._copy(view)
-        self._mark(views)
-        self._close_full(views)
 
     def close(self) -> None:
         """Write the index, where there are several files, and config.json."""

@@ -1,13 +1,16 @@
 """What a calibrated quantization will need, before it starts: memory by part, and time, from the headers alone."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
+from backend.hub.transfer import size_words
 from backend.models.config import longest_window, text_fields
 from backend.models.facts import ModelFacts
+from backend.models.rewriting import loaded_dtype
 from backend.quantize.calibrated.engine import BATCH
 from backend.quantize.calibrated.options import CalibratedOptions
 from backend.weights.anatomy import block_of, is_beside, is_expert
+from backend.weights.tensor import Tensor
 
 # From the demo model on 2 cores of an AVX-512 server, torch 2.13, transformers 5.23: 32 windows of 512 tokens.
 PROCESS_BYTES = 690_000_000  # Python with torch and transformers
@@ -28,6 +31,29 @@ _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe
 
 _INPUTS = ("altup_num_inputs", "hc_mult", "hc_count")
 """What configs call the number of inputs that a block has for each token, where it is more than one."""
+
+
+READ = 32
+"""Windows that scales are trained on, at most: with more, it would take longer than the calibration."""
+
+# Training the demo model's scales, on the same machine while others used it too.
+LOAD_SECONDS = 2.0  # until the original is in memory, and its integers after it
+TRAIN_SECONDS = 3.0e-11  # a token and parameter: the original's forward, the model's twice, and back
+NUMBERS = 6 * 4  # bytes for each scale: its value, its change, that one's gradient and moments, and what is stored
+LOGITS = 12  # bytes for each next token of a window
+INNER = 8  # bytes for each number that a layer of a block takes or gives, of a window's tokens
+
+
+class Described(Protocol):
+    """What a model is known by: its tensors and its config, of Weights and of ModelFacts alike."""
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """All of them."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What config.json says."""
 
 
 class CalibratedCost(NamedTuple):
@@ -82,6 +108,49 @@ def calibrated_cost(facts: ModelFacts, options: CalibratedOptions) -> Calibrated
     return CalibratedCost(memory, START_SECONDS + seconds)
 
 
+def refinement_cost(model: Described, options: CalibratedOptions) -> CalibratedCost:
+    """Estimate training the scales: the original in memory once, then its integers, and a window at a time.
+
+    Args:
+        model: With its tensors.
+        options: What is done.
+    """
+    layers = _layers(model, options)
+    width = 4 if loaded_dtype(model.config, model.tensors) == "float32" else 2
+    total = sum(tensor.elements for tensor in model.tensors)
+    outside = [tensor for tensor in model.tensors if block_of(tensor.name) < 0 and len(tensor.shape) == 2]
+    vocabulary, hidden = max((tensor.shape for tensor in outside), key=lambda shape: shape[0])
+    length = longest_window(model.config, options.max_seq_length)
+    blocks: dict[int, int] = {}
+    for layer in layers:
+        blocks[layer.block] = blocks.get(layer.block, 0) + layer.outputs + layer.inputs
+    scales = sum(n.outputs * (n.inputs // options.group(n.inputs)) for n in layers)
+    passing = length * (width * hidden * len(blocks) + INNER * max(blocks.values()) + LOGITS * vocabulary)
+    tokens = min(options.num_calibration_samples, READ) * length
+    memory = PROCESS_BYTES + width * total + NUMBERS * scales + passing
+    return CalibratedCost(memory, LOAD_SECONDS + TRAIN_SECONDS * tokens * total)
+
+
+def refinement_obstacle(model: Described, options: CalibratedOptions, room: int) -> str | None:
+    """Say why the scales of a model cannot be trained, though that is asked for; None where they can.
+
+    Args:
+        model: With its tensors.
+        options: What is done.
+        room: Bytes of the memory that the model is computed in.
+    """
+    if not options.refines:
+        return None
+    if any(layer.expert for layer in _layers(model, options)):
+        return "The scales are not refined: those of a mixture's experts are not trained here."
+    needed = refinement_cost(model, options).memory
+    if needed > room:
+        return (
+            f"The scales are not refined: that takes {size_words(needed)} of memory, and there are {size_words(room)}."
+        )
+    return None
+
+
 def repacking_cost(facts: ModelFacts, options: CalibratedOptions) -> CalibratedCost:
     """Estimate packing the grids of another stage.
 
@@ -109,8 +178,8 @@ def _numbers(facts: ModelFacts) -> int:
     return facts.hidden_size * inputs + facts.layers * (beside if type(beside) is int else 0)
 
 
-def _layers(facts: ModelFacts, options: CalibratedOptions) -> list[_Layer]:
-    packing = options.form(facts.tensors, facts.config)
+def _layers(model: Described, options: CalibratedOptions) -> list[_Layer]:
+    packing = options.form(model.tensors, model.config)
     packed = [tensor for tensor in packing.layers if not packing.skips(tensor)]
     return [
         _Layer(block_of(matrix.name), ".".join(matrix.name.split(".")[:-2]) if is_expert(tensor) else "", *matrix.shape)

@@ -136,14 +136,30 @@ class Skeleton:
         Raises:
             SpecError: Some are missing.
         """
-        tensors = self.tensors_of(index)
-        self._fill(tensor for name, tensor in tensors.items() if self._filler.reads(name))
+        self._fill(tensor for name, tensor in self.tensors_of(index).items() if self._filler.reads(name))
         start, module = self._paths[index], self.blocks[index]
         if missing := next((name for name, p in module.named_parameters() if p.is_meta), None):
             raise SpecError(f"{quoted(start + missing)} is missing in '{self._weights.name}': choose a complete model.")
+        return self.block(index)
+
+    def whole(self) -> Any:
+        """Read all weights, and return the model.
+
+        Raises:
+            SpecError: Some are missing.
+        """
+        self._fill(tensor for tensor in self.outside if self._filler.reads(tensor.name))
+        for index in range(len(self.blocks)):
+            self.fill(index)
+        tie(self._model, self._weights.name)
+        return self._model
+
+    def block(self, index: int) -> Block:
+        """Return a block that is filled."""
+        tensors, start = self.tensors_of(index), self._paths[index]
         places = {name: self._filler.places[name] for name in tensors}
         inside = {n: p._replace(parameter=p.parameter.removeprefix(start)) for n, p in places.items()}
-        return Block(module, tensors, inside)
+        return Block(self.blocks[index], tensors, inside)
 
     def tensors_of(self, index: int) -> dict[str, Tensor]:
         """Return a block's tensors by their names."""
@@ -187,6 +203,22 @@ def empty_model(config: Mapping[str, Any], dtype: Any, name: str) -> Any:
         for key, buffer in module.named_buffers(recurse=False):
             setattr(module, key, buffer.to(device()))
     return model.eval()
+
+
+def tie(model: Any, name: str) -> None:
+    """Give a model that is filled the weights that others stand for, such as its head's; one that is there stays.
+
+    Args:
+        model: Of transformers.
+        name: The checkpoint's, for errors.
+
+    Raises:
+        SpecError: Some are missing.
+    """
+    missing = {name for name, p in model.named_parameters() if p.is_meta}
+    model.tie_weights(missing, recompute_mapping=False)
+    if missing:
+        raise SpecError(f"{quoted(min(missing))} is missing in '{name}': choose a complete model.")
 
 
 def _drop(module: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from backend.errors import HardwareError, SpecError
 from backend.machine.hardware import give_freed_memory_back
 from backend.models.families import traits
 from backend.progress import Report
@@ -31,7 +32,7 @@ BATCH = 2048
 
 def quantize_blocks(
     weights: Weights, output: Output, options: CalibratedOptions, windows: Windows, report: Report
-) -> None:
+) -> str | None:
     """Write a model with the linear layers of its blocks quantized; goes on after the blocks that are there already.
 
     Args:
@@ -41,14 +42,28 @@ def quantize_blocks(
         windows: What calibration reads.
         report: Receives the blocks.
 
+    Returns:
+        What training its scales has gained, in words; None: nothing, or it was not done.
+
     Raises:
         SpecError: The model cannot be taken apart, or holds numbers that are not finite.
     """
+    give_freed_memory_back()
+    read = hashlib.sha256(windows.ids.tobytes())
+    read.update(windows.held.tobytes())
+    shards = Shards(weights, output, options, read.hexdigest())
+    gained = shards.refined()
+    if gained is None:
+        _calibrate(weights, shards, options, windows, report)
+        gained = _refine(weights, shards, options, windows, report) if options.refines else None
+    shards.close()
+    return gained
+
+
+def _calibrate(weights: Weights, shards: Shards, options: CalibratedOptions, windows: Windows, report: Report) -> None:
     import torch
 
-    give_freed_memory_back()
     skeleton = Skeleton(weights)
-    shards = Shards(weights, output, options, hashlib.sha256(windows.ids.tobytes()).hexdigest())
     run = _Run(skeleton, shards, options, report)
     with torch.inference_mode():
         report.progress("reading calibration text", 0, 1, "blocks")
@@ -59,7 +74,19 @@ def quantize_blocks(
             report.progress("quantizing", index, total, "blocks")
             run.block(index, hidden, call, last=index == total - 1)
         report.progress("quantizing", total, total, "blocks")
-    shards.close()
+
+
+def _refine(
+    weights: Weights, shards: Shards, options: CalibratedOptions, windows: Windows, report: Report
+) -> str | None:
+    """Train the scales of what was calibrated; a model that cannot be trained stays as it is."""
+    from backend.quantize.calibrated.refinement import refine
+
+    try:
+        return refine(weights, shards, options, windows, report)
+    except (HardwareError, SpecError) as e:
+        report.log(str(e))
+        return None
 
 
 class _Run:

@@ -1,4 +1,4 @@
-"""Refinement: when the integers are known, the scales that suit them best, by least squares."""
+"""Refitting: when the integers are known, the scales that suit them best, by least squares."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ FARTHEST = 0.3
 """By what share a scale may change; beyond, the Gram matrix says little of it."""
 
 
-def refine(weight: Any, gram: Any, grid: Grid, options: CalibratedOptions) -> Grid:
+def refit(weight: Any, gram: Any, grid: Grid, options: CalibratedOptions) -> Grid:
     """Return a grid with the same integers and the scales s that minimize the layer's error tr((W - D·s) H (W - D·s)').
 
     With D = q - zero that is a linear system for each output, one unknown a group. An output keeps its scales where

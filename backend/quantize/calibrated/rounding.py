@@ -12,7 +12,7 @@ from backend.quantize.calibrated.channel_scales import State, fold_scale, search
 from backend.quantize.calibrated.error_feedback import solve
 from backend.quantize.calibrated.input_statistics import Statistics
 from backend.quantize.calibrated.options import CalibratedOptions
-from backend.quantize.calibrated.refit_scales import refine
+from backend.quantize.calibrated.refit_scales import refit
 from backend.quantize.layouts.layout import Grid
 
 
@@ -57,7 +57,7 @@ def round_groups(
         weight *= unit
         solved = solve(weight, gram, options, report)
         if options.error_feedback:
-            solved = refine(weight, gram, solved, options)
+            solved = refit(weight, gram, solved, options)
         solved = solved._replace(scales=solved.scales / np.float32(unit), unit=unit, reach=_reach(found, scale))
         for name in group.linears:
             last = first + len(state[f"{name}.weight"])

@@ -55,16 +55,24 @@ class Windows(NamedTuple):
     Attributes:
         name: Of the text or data set, for the card.
         ids: Tokens, int64 [windows, length].
+        held: Those of windows that it does not read: they decide whether training scales has gained anything.
     """
 
     name: str
     ids: NDArray[np.int64]
+    held: NDArray[np.int64] = np.empty((0, 0), np.int64)
 
     @property
     def words(self) -> str:
         """What it is and how much, in words."""
         count, length = self.ids.shape
         return f"{self.name}: {count} windows of {length} tokens"
+
+    def holding_back(self, most: int) -> "Windows":
+        """Return them with some held back, spread over all: at most so many, and an eighth."""
+        count = min(most, len(self.ids) // 8)
+        at = (2 * np.arange(count) + 1) * len(self.ids) // max(2 * count, 1)
+        return self._replace(ids=np.delete(self.ids, at, 0), held=self.ids[at])
 
 
 def cut(name: str, tokens: Iterable[list[int]], before: list[int], samples: int, length: int) -> Windows:
@@ -89,8 +97,19 @@ def cut(name: str, tokens: Iterable[list[int]], before: list[int], samples: int,
             " a smaller max_seq_length."
         )
     windows = stream[: count * step].reshape(count, step)
-    chosen = windows[np.arange(min(samples, count)) * count // min(samples, count)]
+    chosen = spread(windows, samples)
     return Windows(name, np.hstack([np.tile(np.array(before, np.int64), (len(chosen), 1)), chosen]))
+
+
+def spread(windows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return so many windows at most, spread over all; there is at least one.
+
+    Args:
+        windows: [windows, length].
+        most: At least 1.
+    """
+    count = min(most, len(windows))
+    return windows[np.arange(count) * len(windows) // count]
 
 
 def text_windows(name: str, text: str, tokenizer: Any, samples: int, length: int) -> Windows:
