@@ -111,9 +111,10 @@ class _Engine:
         import torch
 
         layer, size = self._modules.get(path), said.get("group_size") or 1
-        if not isinstance(layer, torch.nn.Linear) or layer.in_features % size:
+        if not isinstance(layer, torch.nn.Linear) or type(size) is not int or layer.in_features % size:
             return None
-        return rounding(said, self._number(f"{name}.{scale}" for scale in SCALES.get(str(said.get("strategy")), ())))
+        scales = SCALES.get(str(said.get("strategy") or "tensor"), ())
+        return rounding(said, self._number(f"{name}.{scale}" for scale in scales))
 
     def _number(self, names: Iterable[str]) -> float | None:
         """Return the number that is stored under the first of some names that is there."""

@@ -47,12 +47,12 @@ def rounding(said: Arguments, scale: float | None = None) -> Rounds | None:
         return partial(to_floats, unit=scale)
     if numbers not in _EIGHT_BITS or not symmetric or said.get("scale_dtype"):
         return None
-    match known:
-        case (_, "token", True):
+    match known[1:]:
+        case ("token", True):
             return partial(_to_own_scales, numbers=_EIGHT_BITS[numbers])
-        case (_, "group", True) if size:
+        case ("group", True) if size and size > 0:
             return partial(_to_own_scales, numbers=_EIGHT_BITS[numbers], size=size)
-        case (_, "tensor", False) if scale:
+        case ("tensor", False) if scale:
             return partial(_to_scale, numbers=_EIGHT_BITS[numbers], scale=scale)
     return None
 
