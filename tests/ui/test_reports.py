@@ -51,7 +51,8 @@ def test_whether_tuning_helped_and_what_quantizing_cost_stand_first_and_the_wors
     assert "<p>Quantizing cost 0.050 [0.020, 0.080] nats a token of the answers, 6% of what tuning had gained" in told
     assert told.count("Tuning helped") == 1
     assert 'class="panel quality good"' in told
-    assert ">10 of 20<small>9 gained, 1 lost</small></td>" in told
+    assert "<span>10 of 20<small>9 gained, 1 lost</small></span></td>" in told
+    assert [row.count("<td ") for row in told.split("<tr>")[2:]] == [5, 5, 5]  # what the base model lacks is left empty
     assert "The 1 row that the quantized model answers worst" in told
     assert "Row 7 · &lt;b&gt;Why?&lt;/b&gt;" in told
     assert [

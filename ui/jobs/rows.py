@@ -68,26 +68,28 @@ def _kind(compared: Compared) -> str:
 
 
 def _table(compared: Compared, models: Mapping[str, Answered]) -> str:
-    head = "".join(f'<th scope="col">{name}</th>' for name in _HEAD)
-    body = "".join(_row(name, one, compared) for name, one in models.items())
+    columns = _HEAD if compared.short else _HEAD[:-1]
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    body = "".join(
+        _row(name, dict(zip(columns, _figures(one, compared), strict=False))) for name, one in models.items()
+    )
     return f'<table class="stacked"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _row(name: str, one: Answered, compared: Compared) -> str:
-    change = one.change
-    figures = [
-        f"{one.loss:.3f}",
-        change.words if change else "",
-        str(change.better) if change else "",
-        str(change.worse) if change else "",
-        f"{one.right} of {compared.short}" if compared.short else "",
-    ]
-    if change and (change.gained or change.lost):
-        figures[-1] += f"<small>{change.gained} gained, {change.lost} lost</small>"
-    cells = "".join(
-        f'<td data-label="{label}">{figure}</td>' for label, figure in zip(_HEAD, figures, strict=True) if figure
-    )
+def _row(name: str, figures: Mapping[str, str]) -> str:
+    cells = "".join(f'<td data-label="{label}">{figure}</td>' for label, figure in figures.items())
     return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
+
+
+def _figures(one: Answered, compared: Compared) -> list[str]:
+    """Return a model's figures in the order of the table; of the base model there is nothing to compare."""
+    change, right = one.change, f"{one.right} of {compared.short}"
+    if change is None:
+        return [f"<span>{one.loss:.3f}</span>", "", "", "", f"<span>{right}</span>"]
+    if change.gained or change.lost:
+        right += f"<small>{change.gained} gained, {change.lost} lost</small>"
+    told = [f"{one.loss:.3f}", change.words, str(change.better), str(change.worse), right]
+    return [f"<span>{figure}</span>" for figure in told]
 
 
 def _sides(result: Result, compared: Compared, worst: Sequence[ComparedRow], several: bool) -> str:
