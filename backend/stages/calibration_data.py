@@ -64,7 +64,8 @@ def windows(
     check_embedded(tokenizer, int(found.ids.max()), base.rows, base.folder.name)
     for finding in said:
         report.warn(finding.text)
-    report.log(f"Calibrating on {found.words}, {found.ids.size} in all{fewer(len(found.ids), samples)}.")
+    apart = f"; {len(found.held)} more are held back" if len(found.held) else ""
+    report.log(f"Calibrating on {found.words}, {found.ids.size} in all{apart}{fewer(len(found.ids), samples)}.")
     if measured:
         check_apart(found, tokenizer, measured.content)
     elsewhere = "\n".join(map(_text, islice(tuned.train(), HEARD))) if tuned and options.calibration else None
