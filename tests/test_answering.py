@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from backend.answering import WRITTEN, Row, Rows, Said, answered, compared
+from backend.evaluate.answering import WRITTEN, Row, Rows, Said, answered, compared
 from backend.finetune.rendering import IGNORED
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.progress import silent

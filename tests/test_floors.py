@@ -17,7 +17,7 @@ FLOORS = (
     ("jobs",),
     ("stages",),
     ("recipes", "spec"),
-    ("finetune", "merge", "quantize", "evaluate", "answering", "tasks", "check", "publish", "serve"),
+    ("finetune", "merge", "quantize", "evaluate", "check", "publish", "serve"),
     ("data", "models", "artifacts", "stage", "executors"),
     ("hub", "weights", "machine", "processes"),
     ("options", "progress", "errors", "disk", "intervals", "settings", "strict_json", "strict_yaml", "model_folder",

@@ -10,6 +10,7 @@ import torch
 
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.evaluate.tasks import check_installed
 from backend.models.loading import load_causal_lm, load_tokenizer
 from backend.options import parse
 from backend.processes.child import ROOT
@@ -17,7 +18,6 @@ from backend.progress import silent
 from backend.publish.card.card import build_card
 from backend.quantize import METHODS
 from backend.recipes import parse_recipe
-from backend.tasks import check_installed
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output
 

@@ -11,6 +11,7 @@ from backend.cli.names import MODEL_HELP, admitted, hub_token, local_or_id
 from backend.cli.words import worst_data, worst_words
 from backend.errors import SpecError
 from backend.evaluate import EvaluateOptions
+from backend.evaluate.tasks import check_installed
 from backend.jobs.foreground import Terminal, finished
 from backend.models.inspection import inspect
 from backend.options import parse
@@ -19,7 +20,6 @@ from backend.stages.estimate import converts
 from backend.stages.held_out import read_worst
 from backend.stages.kinds import Evaluation
 from backend.stages.work import stage_folder
-from backend.tasks import check_installed
 
 
 class _Evaluate(Command):

@@ -66,7 +66,7 @@ def run(work: Work, token: str | None, report: Report) -> None:
 
 def _measured(work: Work, base: Path, results: list[Path], report: Report) -> dict[Path, Metrics]:
     """Measure results on the text, each against what it was made from."""
-    from backend.tasks import score
+    from backend.evaluate.tasks import score
 
     options, text = work.options, measured_on(work, work.number)
     timed, found = dict[Path, float | None](), dict[Path, Metrics]()
@@ -102,7 +102,7 @@ def _kinds(work: Work, results: list[Path]) -> dict[Path, ModelName]:
 
 def pin(stage: EvaluateOptions, facts: ModelFacts, token: str | None) -> EvaluateOptions:
     """Refuse tasks that cannot be run here, read rows of this machine, and pin a data set to its commit."""
-    from backend.tasks import check_installed
+    from backend.evaluate.tasks import check_installed
 
     check_installed(stage)
     return stage.model_copy(update={"rows": pin_rows(stage.rows, "rows", token)}) if stage.rows else stage
@@ -112,7 +112,7 @@ def fetch(stage: EvaluateOptions, work: Work, folder: Path, token: str | None, r
     """Bring the rows and the text, and refuse one that is too short for a window."""
     places = read_whole(folder / MODEL, Fetched)
     assert places
-    from backend.tasks import fetch_tasks
+    from backend.evaluate.tasks import fetch_tasks
 
     fetch_tasks(stage, report)
     if stage.rows and stage.num_rows:

@@ -25,7 +25,7 @@ from backend.recipes import Recipe
 from backend.stages.work import Work
 
 if TYPE_CHECKING:  # the page reads what was found, and needs none of that
-    from backend.answering import Rows
+    from backend.evaluate.answering import Rows
 
 _SHOWN = TypeAdapter(tuple[ComparedRow, ...])
 
@@ -92,7 +92,7 @@ def rendered_rows(chosen: Chosen, folder: Path, report: Report) -> "Rows | None"
         folder: Of the model: tokenizer, chat template, stops.
         report: Receives what is left out.
     """
-    from backend.answering import WRITTEN, Row, Rows
+    from backend.evaluate.answering import WRITTEN, Row, Rows
     from backend.finetune.rendered import rendered
     from backend.finetune.rendering import Renderer, stops_of
     from backend.models.loading import load_tokenizer
@@ -118,7 +118,7 @@ def rendered_rows(chosen: Chosen, folder: Path, report: Report) -> "Rows | None"
 
 def _asked(sample: Sample, tokenizer: Any) -> tuple[str, str, list[int]]:
     """Return what a row asks and expects, for a person, and the tokens up to the answer, if it can be asked."""
-    from backend.answering import spoken
+    from backend.evaluate.answering import spoken
     from backend.models.chat_template import chat_text
 
     if not sample.messages:
@@ -153,7 +153,7 @@ def compare(
     Raises:
         SpecError: The rows leave a question open.
     """
-    from backend.answering import Said, answered, compared
+    from backend.evaluate.answering import Said, answered, compared
 
     found = chosen(work, report)
     rows = rendered_rows(found, [*before.values()][-1], report) if found else None

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from backend.__main__ import main
-from backend.answering import answered
 from backend.artifacts.sealing import open_artifact
 from backend.data.examine import load
 from backend.data.files.rows import Source
 from backend.data.samples import Message, Sample
+from backend.evaluate.answering import answered
 from backend.finetune.options import FinetuneOptions
 from backend.options import parse
 from backend.progress import silent
