@@ -26,7 +26,7 @@ from backend.check.reading import gaps, whole, within, written
 from backend.disk import scratch
 from backend.errors import AppError, JobError
 from backend.evaluate import PROMPTS
-from backend.model_folder import has_chat_template
+from backend.model_folder import CONFIG, has_chat_template, settings_in
 from backend.models.chat_template import abilities
 from backend.models.loading import load_tokenizer
 from backend.progress import Report
@@ -210,9 +210,16 @@ def _answers(
                 report.progress(f"asking {server.engine}", done, len(prompts), "prompts")
                 room = within(whole(folder, tried.base), most, len(prompt.ids))
                 found.append(_answer(server, prompt.asked, room))
-            return ENGINES[server.engine].title, found
+            return _title(server), found
         finally:
             servers.stop()
+
+
+def _title(server: "Server") -> str:
+    """Name the engine that serves a model, and say what it serves where that is not what the files hold."""
+    engine = ENGINES[server.engine]
+    how = engine.unpacks(settings_in(whole(server.folder, server.base), CONFIG))
+    return f"{engine.title} ({how})" if how else engine.title
 
 
 def _refuse_ignored(server: "Server") -> None:
