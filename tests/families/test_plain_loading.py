@@ -31,12 +31,12 @@ from backend.weights.output import Output
 from backend.weights.tensor import Tensor
 from tests.families.test_anatomy import TAKEN, built
 from tests.support.card_lines import OVERLAY
-from tests.support.family_models import BUILT, FAMILIES, make, picture
+from tests.support.family_models import FAMILIES, make, picture
 
 pytestmark = pytest.mark.real
 
 IDS = np.random.default_rng(0).integers(2, 500, (4, 32))
-MIXTURES = [name for name in BUILT if any("expert" in key for key in FAMILIES[name].text)]
+MIXTURES = [name for name in FAMILIES if any("expert" in key for key in FAMILIES[name].text)]
 CASES = {
     "gptq": ("gptq", {"layout": "gptq", "group_size": 32}),
     "awq": ("awq", {"layout": "awq", "group_size": 32}),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backend.__main__ import main
-from backend.check import CheckOptions, check
+from backend.check import CheckOptions, Tried, check
 from backend.data.examine import Dataset, load
 from backend.data.files.rows import Source
 from backend.data.options import DatasetOptions
@@ -140,7 +140,7 @@ def test_what_was_measured_is_kept_where_the_prompts_cannot_be_asked(
 def test_a_check_fails_with_the_reason_before_an_engine_starts(tiny_model: Path, tmp_path: Path, case: str) -> None:
     template, _ = (NONE | THIS)[case]
     broken = model(tiny_model, tmp_path / "m", template)
-    found = check(broken, None, CheckOptions(), load_settings(), silent())
+    found = check(Tried(broken), CheckOptions(), load_settings(), silent())
     assert (found.passed, found.engine) == (False, None)
     assert found.reason
     assert "chat template" in found.reason
