@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import TimeoutError, expect, sync_playwright
 
 from backend.processes.child import ROOT
 from backend.processes.marks import marked, marker_prefix
@@ -109,7 +109,16 @@ def open_chat(page):
 
 
 def choose(page, field, option):
-    """Pick an option of a dropdown; another one's list may still be closing."""
-    page.locator(f"{field} input").evaluate("field => field.scrollIntoView({ block: 'center' })")  # the list needs room
-    page.locator(f"{field} input").click()
-    page.locator(field).get_by_role("option", name=option).click()
+    """Pick an option of a dropdown; another one's list may still be closing, and what is above it growing."""
+    box = page.locator(f"{field} input")
+    for seconds in (3, 3, 20):
+        box.evaluate("field => field.scrollIntoView({ block: 'center' })")  # the list needs room
+        box.click()
+        try:
+            page.locator(field).get_by_role("option", name=option).click(timeout=1000 * seconds)
+        except TimeoutError:
+            if seconds == 20:
+                raise
+            box.press("Escape")
+        else:
+            return

@@ -27,6 +27,7 @@ from backend.models.config import context_length
 from backend.models.loading import leave_kernels, leave_pictures_out, refuse_idle, refuse_made_up
 from backend.models.towers import stand_in
 from backend.progress import silent
+from backend.quantize.engine_rounding import round_as_engines
 from backend.quantize.formats import readers
 from backend.quantize.packed import load_unpacked
 from backend.serve.engines.transformers import unpacks
@@ -229,10 +230,11 @@ def _load_whole_models_alone(folder: Path) -> None:
 
 
 def _unpacked(folder: Path) -> Any:
-    """Load a model as evaluate and check do, with its adapter if there is one, to answer as its files say."""
+    """Load a model as evaluate and check do, with its adapter if there is one, and round what engines round."""
     from transformers import GenerationConfig
 
     model = load_unpacked(folder, silent())
+    round_as_engines(model, folder)
     if (folder / GENERATION).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     if (folder / ADAPTER_CONFIG).is_file():
