@@ -20,6 +20,7 @@ from backend.quantize.calibrated.empty_model import _find_blocks
 from backend.quantize.calibrated.filling import Filler
 from backend.quantize.calibrated.windows import Windows
 from backend.quantize.compressed_tensors import UNPACKED
+from backend.quantize.engine_rounding import round_as_engines
 from backend.quantize.formats import _ELSEWHERE, _IN_ONE, _TAKEN_APART, readers
 from backend.quantize.matrices import Matrices, is_single
 from backend.quantize.packed import load, unpacked_bytes
@@ -126,7 +127,9 @@ def unhooked(monkeypatch):
 )
 def test_the_chat_computes_what_evaluate_does_whatever_transformers_loads(name, case, tmp_path, unhooked):
     made = quantized(name, case, tmp_path)
-    ours = logits(load(made, silent()), name)
+    measured = load(made, silent())
+    round_as_engines(measured, made)
+    ours = logits(measured, name)
     _, why = choose(made, "transformers")
     held = readers(read_config(made))["transformers"].refusal
     assert ("unpacked to 16 bit by Weightsmith: " in why) == bool(held)
