@@ -125,11 +125,14 @@ def test_a_model_that_torch_cannot_train_stays_as_it_was_calibrated(model_of, tm
     assert "it stays as it was calibrated" in str(heard)
 
 
-@pytest.mark.parametrize(("method", "options"), LAYOUTS)
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("kind", "method", "options"),
+    [
+        *(("llama", *layout) for layout in LAYOUTS),
+        *(("gpt2", *layout) for layout in LAYOUTS[:-1]),  # compressed-tensors has no layers that are kept turned
+    ],
+)
 def test_the_model_that_is_trained_is_bit_for_bit_the_one_that_is_read(model_of, tmp_path, kind, method, options):
-    if kind == "gpt2" and options.get("layout"):
-        pytest.skip("compressed-tensors has no layers that are kept turned")
     source, folder = model_of(kind), tmp_path / "q"
     chosen = quantized(source, folder, method, refine=False, **options)
     ids = torch.from_numpy(text().held)
