@@ -5,7 +5,7 @@ import torch
 
 from backend.models.loading import load_causal_lm
 from backend.progress import silent
-from tests.support.adapters import merge_to
+from tests.support.adapters import merge_to, taught
 from tests.support.family_models import make
 
 
@@ -20,11 +20,7 @@ def test_experts_in_one_tensor_are_merged_as_peft_merges_them(name, targets, tmp
     before = {key: value.clone() for key, value in plain.state_dict().items()}
     named = [f"experts.{target}" for target in targets]
     model = get_peft_model(plain, LoraConfig(r=2, lora_alpha=6, target_modules=[], target_parameters=named))
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if "lora_" in key:
-                parameter.copy_(torch.randn(parameter.shape) * 0.1)
+    taught(model)
     model.save_pretrained(tmp_path / "adapter")
     merge_to(tmp_path / "merged", base, tmp_path / "adapter", dtype="float32")
     theirs = model.merge_and_unload().state_dict()

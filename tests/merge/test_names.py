@@ -6,7 +6,7 @@ import torch
 from backend.errors import SpecError
 from backend.models.loading import load_causal_lm
 from backend.progress import silent
-from tests.support.adapters import TINY, merge_to, resaved, save_adapter, save_model
+from tests.support.adapters import TINY, merge_to, resaved, save_adapter, save_model, taught
 from tests.support.family_models import make
 
 
@@ -25,11 +25,7 @@ def test_an_adapter_is_merged_into_files_that_have_other_names(name, targets, tm
     base = make(name, tmp_path / "base")
     options = LoraConfig(r=2, lora_alpha=6, **{"target_modules": []} | targets)
     model = get_peft_model(load_causal_lm(base, silent()).float(), options)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if "lora_" in key:
-                parameter.copy_(torch.randn(parameter.shape) * 0.1)
+    taught(model)
     model.save_pretrained(tmp_path / "adapter")
     before = load_causal_lm(base, silent()).float().state_dict()
     merge_to(tmp_path / "merged", base, tmp_path / "adapter", dtype="float32")

@@ -13,15 +13,8 @@ from backend.quantize.calibrated.windows import Windows
 from backend.weights.checkpoint import Checkpoint
 from backend.weights.output import Output, Resumable
 from tests.support.killed_runs import Killed, Mortal
-from tests.support.saved_models import save
+from tests.support.saved_models import THREE_BLOCKS, save
 
-SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
-SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
-TYPES = {
-    "llama": SIZES,
-    "gpt2": {"vocab_size": 128, "n_positions": 64, "n_embd": 64, "n_layer": 3, "n_head": 4},
-    "qwen3_moe": SIZES | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": 16},
-}
 PAIRS = [
     ("gptq", {}, "gptq", "compressed-tensors"),
     ("gptq", {}, "compressed-tensors", "awq"),
@@ -39,7 +32,7 @@ def model_of(tmp_path_factory):
 
     def make(kind, dtype=torch.bfloat16) -> Path:
         if (kind, dtype) not in made:
-            config = AutoConfig.for_model(kind, **TYPES[kind])
+            config = AutoConfig.for_model(kind, **THREE_BLOCKS[kind])
             made[kind, dtype] = save(config, tmp_path_factory.mktemp("models") / kind, dtype)
         return made[kind, dtype]
 
@@ -69,7 +62,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", THREE_BLOCKS)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_a_layout_that_is_packed_again_has_the_bytes_that_it_has_alone(model_of, tmp_path, kind, pair):
     method, options, first, second = pair

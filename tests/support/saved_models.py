@@ -2,6 +2,15 @@
 
 import torch
 
+_SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
+_SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+THREE_BLOCKS = {
+    "llama": _SIZES,
+    "gpt2": {"vocab_size": 128, "n_positions": 64, "n_embd": 64, "n_layer": 3, "n_head": 4},
+    "qwen3_moe": _SIZES | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": 16},
+}
+"""Configs of tiny models with three blocks, by model type."""
+
 
 def save(config, folder, dtype=torch.bfloat16, **options):
     """Save a random model of a config."""
